@@ -1,0 +1,107 @@
+//! Values that cross the border between the programs and userspace. Plain data, `repr(C)`, versioned as a whole.
+
+use crate::verdict::COUNTERS;
+
+/// Raised whenever anything in this module or in [`crate::dfa`] changes its layout.
+pub const VERSION: u32 = 1;
+
+/// Names of the maps, as the loader and the programs spell them.
+pub mod maps {
+    pub const SERVERS: &str = "SERVERS";
+    pub const DFA: &str = "DFA";
+    pub const CELLS: &str = "CELLS";
+    pub const COUNTERS: &str = "COUNTERS";
+    pub const RING: &str = "RING";
+    pub const HEARTBEAT: &str = "HEARTBEAT";
+    pub const INTERFACES: &str = "INTERFACES";
+    pub const OTHER_SERVERS: &str = "OTHER_SERVERS";
+    pub const SCRATCH: &str = "SCRATCH";
+}
+
+/// Most servers of one address family.
+pub const MAX_SERVERS: usize = 16;
+
+/// The server addresses whose queries are looked at, in network byte order as they stand in a packet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Servers {
+    pub v4_count: u32,
+    pub v6_count: u32,
+    /// `u32::from_ne_bytes(octets)`.
+    pub v4: [u32; MAX_SERVERS],
+    /// Each half `u64::from_ne_bytes(octets)`.
+    pub v6: [[u64; 2]; MAX_SERVERS],
+}
+
+/// What an interface may ask of the responder, as a virtual-scheduling bucket (GCRA): one word, so that a lost race
+/// between two processors lets one query through rather than corrupting the bucket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Interface {
+    /// Theoretical arrival time of the next query, `bpf_ktime_get_ns`.
+    pub arrival_ns: u64,
+    /// Nanoseconds that one query costs; 0 means no limit.
+    pub cost_ns: u64,
+    /// How far `arrival_ns` may run ahead of now.
+    pub burst_ns: u64,
+}
+
+impl Interface {
+    /// Takes one token at `now_ns`, or says that there is none.
+    #[inline(always)]
+    pub fn admit(&mut self, now_ns: u64) -> bool {
+        let arrival = if self.arrival_ns > now_ns {
+            self.arrival_ns
+        } else {
+            now_ns
+        };
+        if arrival - now_ns > self.burst_ns {
+            return false;
+        }
+        self.arrival_ns = arrival + self.cost_ns;
+        true
+    }
+}
+
+/// Most bytes of a frame that an event carries; larger ones pass.
+pub const MAX_FRAME: usize = 1536;
+
+/// In front of the frame in a ring buffer record.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct EventHeader {
+    /// Interface that the query came in on, in the namespace that the program is attached in.
+    pub ifindex: u32,
+    /// Index of the rule in the rule set that this program was loaded with.
+    pub rule: u32,
+    /// Bytes of the frame that follow, from the Ethernet header on.
+    pub frame_len: u16,
+    /// Where the IP header starts in the frame: 14, 18 or 22.
+    pub l3_offset: u16,
+    /// Tag that the kernel keeps outside the frame: TCI in host byte order.
+    pub vlan_tci: u16,
+    /// Its TPID in host byte order, or 0 when there is no such tag.
+    pub vlan_tpid: u16,
+}
+
+/// Counters of one processor, indexed by [`crate::verdict::Verdict::counter`].
+pub type Counters = [u64; COUNTERS];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bucket_refuses_past_its_burst_and_refills() {
+        let mut bucket = Interface {
+            arrival_ns: 0,
+            cost_ns: 10,
+            burst_ns: 25,
+        };
+        let taken = (0..10).filter(|_| bucket.admit(1000)).count();
+        assert_eq!(taken, 3);
+        assert!(!bucket.admit(1004));
+        assert!(bucket.admit(1010));
+        assert!(!bucket.admit(1010));
+    }
+}

@@ -1,0 +1,401 @@
+//! The matcher: a reversed DFA over a name whose length bytes were replaced by a separator, walked from the root label
+//! back.
+//!
+//! The input of a name `a.bc.` (wire `01 a 02 b c 00`) is `FF a FF b c`, read from its end. The table is made by
+//! userspace (`dns-userspace/src/rules`); this module only walks it. Two things keep the walk short without changing
+//! what it accepts: a literal suffix that all rules share is compared in words before the first step, and a state from
+//! which every further sequence of labels leads to the same rule (a leading `*`) ends the walk.
+
+/// Stands for a label boundary. A byte of this value inside a label never matches.
+pub const SEPARATOR: u8 = 0xff;
+
+/// Where the name starts in the scratch: room in front, so that words read from the end never run below zero.
+pub const NAME_AT: u32 = 64;
+/// Most bytes copied there: the longest name, qtype and qclass.
+pub const NAME_COPY: u32 = 255 + 4;
+const SCRATCH_MASK: u32 = 511;
+/// A word may start at the last masked index.
+const SCRATCH_LEN: usize = SCRATCH_MASK as usize + 1 + 8;
+
+/// Per-processor working memory, too large for the stack of a program.
+#[derive(Clone, Copy)]
+#[repr(C, align(8))]
+pub struct Scratch {
+    pub bytes: [u8; SCRATCH_LEN],
+    /// Offset of each label's length byte from the start of the name, first label first.
+    pub labels: [u8; 128],
+    /// Number of labels, the root not counted.
+    pub label_count: u32,
+    /// Bytes of the name on the wire, the root label included.
+    pub name_len: u32,
+}
+
+impl Scratch {
+    pub const fn new() -> Self {
+        Self {
+            bytes: [0; SCRATCH_LEN],
+            labels: [0; 128],
+            label_count: 0,
+            name_len: 0,
+        }
+    }
+
+    /// A byte of the scratch; the index is masked, never out of bounds.
+    #[inline(always)]
+    pub fn byte(&self, index: u32) -> u8 {
+        let index = (index & SCRATCH_MASK) as usize;
+        debug_assert!(index < SCRATCH_LEN);
+        // SAFETY: masked to the length of the array. A checked index would pull the panic machinery into the program.
+        unsafe { *self.bytes.as_ptr().add(index) }
+    }
+
+    /// Eight bytes from `index`, little-endian; the index is masked.
+    #[inline(always)]
+    fn word(&self, index: u32) -> u64 {
+        let index = (index & SCRATCH_MASK) as usize;
+        // SAFETY: index ≤ SCRATCH_MASK and SCRATCH_MASK + 8 < SCRATCH_LEN.
+        u64::from_le(unsafe { unaligned(self.bytes.as_ptr().add(index)) })
+    }
+
+    #[inline(always)]
+    fn set(&mut self, index: u32, value: u8) {
+        let index = (index & SCRATCH_MASK) as usize;
+        // SAFETY: masked to the length of the array.
+        unsafe { *self.bytes.as_mut_ptr().add(index) = value }
+    }
+
+    /// Big-endian 16-bit integer at `index`.
+    #[inline(always)]
+    pub fn be16(&self, index: u32) -> u16 {
+        u16::from(self.byte(index)) << 8 | u16::from(self.byte(index + 1))
+    }
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Reads a word at any alignment.
+///
+/// # Safety
+/// Eight bytes from `at` must be readable.
+#[inline(always)]
+unsafe fn unaligned(at: *const u8) -> u64 {
+    #[cfg(target_arch = "bpf")]
+    {
+        // SAFETY: the machines that gregor supports read unaligned words; `read_unaligned` would become eight byte
+        // loads here, because LLVM's BPF target knows no unaligned access.
+        unsafe { core::ptr::read_volatile(at.cast::<u64>()) }
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        // SAFETY: as the caller promises.
+        unsafe { at.cast::<u64>().read_unaligned() }
+    }
+}
+
+/// Words of the shared suffix.
+pub const SUFFIX_WORDS: usize = 4;
+
+/// One word of the shared suffix: `(name | fold) & care == value`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct SuffixWord {
+    /// 0x20 where the suffix has a letter, so that both cases become the lower one.
+    pub fold: u64,
+    /// 0xff where a byte is compared.
+    pub care: u64,
+    pub value: u64,
+}
+
+/// Everything about the table but its cells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Header {
+    /// Class of each byte, 1 and up: the column in a row.
+    pub classes: [u8; 256],
+    /// Words that the name must end with, last word first; unused ones have `care` 0.
+    pub suffix: [SuffixWord; SUFFIX_WORDS],
+    /// Words in use.
+    pub suffix_words: u32,
+    /// Bytes that they stand for.
+    pub suffix_len: u32,
+    /// Separators among those bytes.
+    pub suffix_labels: u32,
+    /// State before the first byte in front of the suffix.
+    pub start: u32,
+    /// Cells in use.
+    pub cells: u32,
+}
+
+impl Header {
+    /// A table that matches nothing.
+    pub const EMPTY: Header = Header {
+        classes: [1; 256],
+        suffix: [SuffixWord {
+            fold: 0,
+            care: 0,
+            value: 0,
+        }; SUFFIX_WORDS],
+        suffix_words: 0,
+        suffix_len: 0,
+        suffix_labels: 0,
+        start: DEAD,
+        cells: 0,
+    };
+
+    #[inline(always)]
+    fn class(&self, byte: u8) -> u32 {
+        // SAFETY: a u8 indexes 256 entries.
+        u32::from(unsafe { *self.classes.as_ptr().add(byte as usize) })
+    }
+}
+
+/// Cells in one chunk: rows never cross from one chunk to the next.
+pub const CHUNK_CELLS: usize = 1 << CHUNK_SHIFT;
+/// log2 of [`CHUNK_CELLS`].
+pub const CHUNK_SHIFT: u32 = 16;
+const CHUNK_MASK: u32 = CHUNK_CELLS as u32 - 1;
+
+/// A run of rows. A state is the index of its row's first cell over all chunks; that cell says what the state accepts
+/// ([`accept`]), and the cell `class(byte)` further on is the next state.
+pub type Chunk = [u32; CHUNK_CELLS];
+
+/// The state that nothing leaves; its row is all zero.
+pub const DEAD: u32 = 0;
+
+/// The first cell of a row: the rule accepted when the name ends here, and the rule accepted whatever labels follow
+/// (at least one). Both plus one, 0 for none.
+pub const fn accept(at_end: u16, any_labels: u16) -> u32 {
+    (any_labels as u32) << 16 | at_end as u32
+}
+
+/// Most rules of one table.
+pub const MAX_RULES: usize = 65_534;
+
+/// Where the cells are.
+pub trait Cells {
+    /// The chunk of this number, if there is one.
+    fn chunk(&self, number: u32) -> Option<&Chunk>;
+}
+
+/// Cells in memory: one element per chunk.
+impl<C: core::ops::Deref<Target = Chunk>> Cells for [C] {
+    fn chunk(&self, number: u32) -> Option<&Chunk> {
+        self.get(number as usize).map(|chunk| &**chunk)
+    }
+}
+
+#[inline(always)]
+fn cell(chunk: &Chunk, index: u32) -> u32 {
+    let index = (index & CHUNK_MASK) as usize;
+    // SAFETY: masked to the length of the array.
+    unsafe { *chunk.as_ptr().add(index) }
+}
+
+/// What stands wrong with a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NameError {
+    /// A label type other than 00, or more than 255 bytes.
+    Invalid,
+    /// It does not end within the bytes given.
+    Truncated,
+}
+
+impl Scratch {
+    /// Finds the labels of the name at [`NAME_AT`], of which at most `available` bytes are there, and puts
+    /// [`SEPARATOR`] in the place of each length byte. Sets `labels`, `label_count` and `name_len`.
+    #[inline(always)]
+    pub fn split_labels(&mut self, available: u32) -> Result<(), NameError> {
+        let mut position = 0u32;
+        let mut count = 0u32;
+        // 127 labels of one byte fill 255 bytes with the root label; one more round finds the root.
+        while count < 128 {
+            if position >= available {
+                return Err(NameError::Truncated);
+            }
+            let length = u32::from(self.byte(NAME_AT + position));
+            if length == 0 {
+                self.label_count = count;
+                self.name_len = position + 1;
+                return Ok(());
+            }
+            if length > 63 {
+                return Err(NameError::Invalid);
+            }
+            self.set(NAME_AT + position, SEPARATOR);
+            // SAFETY: count < 128, the length of the array.
+            unsafe { *self.labels.as_mut_ptr().add((count & 127) as usize) = position as u8 };
+            position += length + 1;
+            if position > 254 {
+                return Err(NameError::Invalid);
+            }
+            count += 1;
+        }
+        Err(NameError::Invalid)
+    }
+
+    /// Puts the length bytes back, for a caller that wants the name as it was.
+    pub fn restore_lengths(&mut self) {
+        let count = self.label_count.min(128) as usize;
+        for index in 0..count {
+            let start = u32::from(self.labels[index]);
+            let end = if index + 1 < count {
+                u32::from(self.labels[index + 1])
+            } else {
+                self.name_len - 1
+            };
+            self.set(NAME_AT + start, (end - start - 1) as u8);
+        }
+    }
+}
+
+const ONES: u64 = 0x0101_0101_0101_0101;
+const LOW_BITS: u64 = 0x7f7f_7f7f_7f7f_7f7f;
+
+/// 0x80 in each byte of `word` that is zero, exactly.
+#[inline(always)]
+const fn zero_bytes(word: u64) -> u64 {
+    !(((word & LOW_BITS) + LOW_BITS) | word | LOW_BITS)
+}
+
+/// The rule that the name in `scratch` matches, if any. The name was split by [`Scratch::split_labels`].
+#[inline(always)]
+pub fn find<C: Cells + ?Sized>(header: &Header, cells: &C, scratch: &Scratch) -> Option<u32> {
+    let end = NAME_AT + (scratch.name_len & 0xff).wrapping_sub(1);
+    let labels = scratch.label_count;
+    if end < NAME_AT + header.suffix_len {
+        return None;
+    }
+
+    let mut word = 0u32;
+    while word < SUFFIX_WORDS as u32 && word < header.suffix_words {
+        // SAFETY: word < SUFFIX_WORDS.
+        let expected = unsafe { &*header.suffix.as_ptr().add((word & 3) as usize) };
+        let found = scratch.word(end - 8 * (word + 1));
+        if (found | expected.fold) & expected.care != expected.value {
+            return None;
+        }
+        word += 1;
+    }
+
+    let mut position = end - (header.suffix_len & 63);
+    let mut separators = header.suffix_labels;
+    let mut state = header.start;
+    let mut number = state >> CHUNK_SHIFT;
+    let mut chunk = cells.chunk(number)?;
+    let mut steps = 0u32;
+    while steps < 255 && position > NAME_AT {
+        position -= 1;
+        let byte = scratch.byte(position);
+        state = cell(chunk, state + header.class(byte));
+        if state == DEAD {
+            return None;
+        }
+        if state >> CHUNK_SHIFT != number {
+            number = state >> CHUNK_SHIFT;
+            chunk = cells.chunk(number)?;
+        }
+        if byte == SEPARATOR {
+            separators += 1;
+            let any_labels = cell(chunk, state) >> 16;
+            if any_labels != 0 && position > NAME_AT {
+                let more = separators_in_plain_labels(scratch, position)?;
+                return (separators + more == labels).then(|| any_labels - 1);
+            }
+        }
+        steps += 1;
+    }
+    let at_end = cell(chunk, state) & 0xffff;
+    // A literal separator inside a label makes one too many.
+    (at_end != 0 && separators == labels).then(|| at_end.wrapping_sub(1))
+}
+
+/// Number of separators from [`NAME_AT`] to `end`, or `None` when a '.' is among the bytes.
+#[inline(always)]
+fn separators_in_plain_labels(scratch: &Scratch, end: u32) -> Option<u32> {
+    let mut dots = 0u64;
+    let mut separators = 0u64;
+    let mut at = NAME_AT;
+    let mut steps = 0u32;
+    while steps < 32 && at < end {
+        let mut word = scratch.word(at);
+        let left = end - at;
+        if left < 8 {
+            word &= (1u64 << ((left & 7) * 8)) - 1;
+        }
+        dots |= zero_bytes(word ^ (ONES * b'.' as u64));
+        separators += (zero_bytes(!word) >> 7).wrapping_mul(ONES) >> 56;
+        at += 8;
+        steps += 1;
+    }
+    (dots == 0).then_some(separators as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zero_bytes_is_exact() {
+        for word in [
+            0u64,
+            1,
+            0x0100,
+            0x8000_0001_00ff_0100,
+            u64::MAX,
+            0x0001_0203_8081_00ff,
+        ] {
+            let expected = (0..8)
+                .filter(|i| (word >> (i * 8)) & 0xff == 0)
+                .fold(0u64, |sum, i| sum | 0x80 << (i * 8));
+            assert_eq!(zero_bytes(word), expected, "{word:#x}");
+        }
+    }
+
+    fn scratch(wire: &[u8]) -> Scratch {
+        let mut scratch = Scratch::new();
+        scratch.bytes[NAME_AT as usize..][..wire.len()].copy_from_slice(wire);
+        scratch
+    }
+
+    #[test]
+    fn labels_are_split_and_restored() {
+        let wire = b"\x01a\x02bc\x00";
+        let mut s = scratch(wire);
+        s.split_labels(wire.len() as u32).unwrap();
+        assert_eq!((s.label_count, s.name_len), (2, 6));
+        assert_eq!(&s.bytes[64..70], b"\xffa\xffbc\x00");
+        assert_eq!(s.labels[..2], [0, 2]);
+        s.restore_lengths();
+        assert_eq!(&s.bytes[64..70], wire);
+    }
+
+    #[test]
+    fn names_at_the_limits() {
+        let longest: Vec<u8> = [1, b'a'].repeat(127).into_iter().chain([0]).collect();
+        assert_eq!(longest.len(), 255);
+        let mut s = scratch(&longest);
+        s.split_labels(255).unwrap();
+        assert_eq!((s.label_count, s.name_len), (127, 255));
+
+        let mut over = [1, b'a'].repeat(126);
+        over.extend([2, b'a', b'a', 0]);
+        assert_eq!(over.len(), 256);
+        assert_eq!(scratch(&over).split_labels(256), Err(NameError::Invalid));
+        assert_eq!(scratch(&[64]).split_labels(255), Err(NameError::Invalid));
+        assert_eq!(
+            scratch(&[0xc0, 12]).split_labels(2),
+            Err(NameError::Invalid)
+        );
+        assert_eq!(
+            scratch(&[3, b'a']).split_labels(2),
+            Err(NameError::Truncated)
+        );
+        let mut root = scratch(&[0]);
+        root.split_labels(1).unwrap();
+        assert_eq!((root.label_count, root.name_len), (0, 1));
+    }
+}

@@ -1,0 +1,12 @@
+//! What the kernel side and userspace share: the ABI of the maps, the packet pipeline and the DFA walk.
+//!
+//! Nothing here knows of aya, of maps or of sockets: the same code runs in the loaded programs, over byte slices in
+//! tests, and under a fuzzer.
+#![cfg_attr(not(test), no_std)]
+
+pub mod abi;
+pub mod dfa;
+pub mod packet;
+pub mod pipeline;
+pub mod verdict;
+pub mod wire;

@@ -1,0 +1,87 @@
+//! What the pipeline decides about a frame, and why; turned into a kernel action in one place, `dns-ebpf/src/main.rs`.
+
+/// The decision about one frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The frame goes on, untouched, to whatever stands behind gregor.
+    Pass(Reason),
+    /// The frame was handed to the responder and is taken off the stack.
+    Taken,
+}
+
+macro_rules! reasons {
+    ($( $(#[doc = $doc:literal])+ $name:ident => $label:literal, )+) => {
+        /// Why a frame passes. The discriminant is the index of its counter.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u32)]
+        pub enum Reason { $( $(#[doc = $doc])+ $name, )+ }
+
+        impl Reason {
+            /// Every reason, in the order of the counters.
+            pub const ALL: &'static [Reason] = &[$( Reason::$name, )+];
+
+            /// The name used in metrics and by `gregor status`.
+            pub const fn label(self) -> &'static str {
+                match self { $( Reason::$name => $label, )+ }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Not IP, not UDP or not to port 53. Never counted: it is all of the pod's other traffic.
+    NotDns => "not_dns",
+    /// To port 53 of an address that is not among `servers`.
+    OtherServer => "other_server",
+    /// IPv4 options or IPv6 extension headers.
+    IpOptions => "ip_options",
+    /// A fragment.
+    Fragment => "fragment",
+    /// Several datagrams in one buffer (UDP_SEGMENT), or larger than an event can carry.
+    Oversize => "oversize",
+    /// Shorter than its headers say, or its lengths disagree.
+    Truncated => "truncated",
+    /// QR=1.
+    Response => "response",
+    /// An opcode other than QUERY, or header bits that no query carries.
+    Opcode => "opcode",
+    /// QDCOUNT ≠ 1, ANCOUNT or NSCOUNT > 0, or more than one additional record.
+    Counts => "counts",
+    /// A compressed or extended label, or a name over 255 bytes.
+    BadName => "bad_name",
+    /// A qclass or qtype that gregor leaves to the cache: ANY, AXFR, IXFR, HINFO, other meta types.
+    Qtype => "qtype",
+    /// No rule matches the name.
+    NoRule => "no_rule",
+    /// An additional record other than OPT (TSIG, SIG(0)), bytes after the last record, or a second OPT.
+    Additional => "additional",
+    /// EDNS version ≠ 0.
+    EdnsVersion => "edns_version",
+    /// Matched, but no responder renews its deadline.
+    NoResponder => "no_responder",
+    /// Matched, but the interface is over its token bucket.
+    RateLimited => "rate_limited",
+    /// Matched, but the ring buffer is full.
+    RingFull => "ring_full",
+    /// Matched, but the tenant has no target: the existing cache answers.
+    NoTarget => "no_target",
+    /// A map that must be there is not: nothing can be decided.
+    Internal => "internal",
+}
+
+/// Index of the counter of taken frames, after those of the reasons.
+pub const TAKEN: usize = Reason::ALL.len();
+/// Number of counters.
+pub const COUNTERS: usize = 32;
+
+const _: () = assert!(TAKEN < COUNTERS);
+
+impl Verdict {
+    /// Index of the counter of this verdict.
+    pub const fn counter(self) -> usize {
+        match self {
+            Verdict::Pass(reason) => reason as usize,
+            Verdict::Taken => TAKEN,
+        }
+    }
+}

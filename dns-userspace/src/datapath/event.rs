@@ -1,0 +1,25 @@
+//! A query as the kernel handed it over.
+
+use std::sync::Arc;
+
+pub use dns_common::packet::VlanTag;
+
+use crate::rules::RuleSet;
+
+/// A query that a rule matched, with everything needed to answer it or to pass it on.
+#[derive(Clone, Debug)]
+pub struct Intercepted {
+    /// Interface that it came in on.
+    pub ifindex: u32,
+    /// Index into `rules.rules()`.
+    pub rule: usize,
+    /// The rule set that the program which took it was loaded with.
+    pub rules: Arc<RuleSet>,
+    /// Tag that the kernel keeps outside the frame; a reply carries it inside.
+    pub vlan: Option<VlanTag>,
+    /// Where the IP header starts in `frame`.
+    pub l3_offset: usize,
+    /// The frame from its Ethernet header on, as the pod sent it. The pipeline has checked the lengths of its headers,
+    /// that it is UDP to a configured server, and that the DNS message is one question and at most one OPT of version 0.
+    pub frame: Vec<u8>,
+}

@@ -1,0 +1,1 @@
+//! Frames that gregor sends: replies to pods, and queries passed on to the existing cache in the pod's own name.

@@ -1,0 +1,13 @@
+//! gregor: gives every tenant of a Kubernetes node its own answer for a wildcard of DNS names.
+//!
+//! Data flows one way: [`config`] → [`rules`] → [`datapath`]; packets → [`resolve`] → [`inject`]. Modules that decide do
+//! no I/O; modules that touch the kernel or the network are thin.
+
+pub mod cli;
+pub mod config;
+pub mod datapath;
+pub mod discover;
+pub mod inject;
+pub mod observe;
+pub mod resolve;
+pub mod rules;

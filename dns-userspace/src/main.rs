@@ -1,0 +1,3 @@
+//! The `gregor` binary.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! From an intercepted query to an answer: look the target up, follow its chain, compose the reply.

@@ -1,0 +1,1 @@
+//! What the end-to-end tests, `cargo xtask run` and the benchmarks share: the lab and its parts.

@@ -14,7 +14,7 @@ use dns_common::dfa::{self, NAME_AT, Scratch};
 use hickory_proto::rr::Name;
 
 pub use pattern::{MAX_LABEL, MAX_NAME, NAMESPACE};
-pub use table::{MAX_CHUNKS, Table};
+pub use table::Table;
 
 use pattern::{Pattern, Problem, Template};
 use regex::RegexMatcher;
@@ -198,7 +198,7 @@ impl RuleSet {
         let mut scratch = Scratch::new();
         scratch.bytes[NAME_AT as usize..][..qname.len()].copy_from_slice(qname);
         scratch.split_labels(qname.len() as u32).ok()?;
-        let rule = dfa::find(&self.table.header, self.table.chunks.as_slice(), &scratch)?;
+        let rule = dfa::find(&self.table.header, &self.table.entries, &mut scratch)?;
         Some(rule as usize)
     }
 }

@@ -6,6 +6,7 @@
 //! `{1}` or, where they are named (`(?P<namespace>…)`), as `{namespace}`. The first rule that matches wins.
 
 mod check;
+pub mod corefile;
 mod pattern;
 mod regex;
 mod table;

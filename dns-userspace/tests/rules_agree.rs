@@ -3,7 +3,7 @@
 use gregor::rules::RuleSet;
 use gregor::rules::testing::{Oracle, Rng, random_name, random_rules, realistic_rules};
 
-const NAMES: usize = 500;
+const NAMES: usize = 1_000;
 
 /// Pairs of a rule set and a name: `GREGOR_PAIRS`, or a million.
 fn pairs() -> usize {

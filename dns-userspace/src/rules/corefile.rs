@@ -380,8 +380,15 @@ fn unescaped(text: &str, helm: bool) -> Result<(String, bool), String> {
 fn check_together(import: &mut Import) {
     while !import.rules.is_empty() {
         let specs: Vec<RuleSpec> = import.rules.iter().map(|rule| rule.rule.clone()).collect();
-        let Err(complaints) = RuleSet::compile(&specs) else {
-            return;
+        let complaints = match RuleSet::compile(&specs) {
+            Ok(rules) => {
+                for warning in rules.warnings() {
+                    let line = import.rules[warning.rule].line;
+                    import.warn(line, format!("as a rule, {}", warning.problem));
+                }
+                return;
+            }
+            Err(complaints) => complaints,
         };
         let mut bad: Vec<usize> = Vec::new();
         for complaint in complaints {

@@ -28,13 +28,10 @@ pub fn convert(text: &str, zones: &[String], answer: &Answer) -> Result<Converte
         _ => None,
     };
     let expression = Expression::read(&ast);
-    if let Some(converted) = expression
-        .as_ref()
-        .and_then(|expression| expression.as_pattern(zones, zone, answer))
-    {
-        return converted;
+    match expression.as_pattern(zones, zone, answer) {
+        Some(converted) => converted,
+        None => as_regex(text, &ast, &expression, zones, zone, answer),
     }
-    as_regex(text, &ast, expression.as_ref(), zones, zone, answer)
 }
 
 fn every_name(zones: &[String], answer: &Answer) -> Result<Converted, String> {
@@ -91,6 +88,8 @@ enum Item {
     Any(Option<Group>),
     /// A class that stands for one label, captured or not; whether it takes more than RFC 1123 does.
     Label(Option<Group>, bool),
+    /// What no pattern can say.
+    Other,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,7 +98,7 @@ struct Group {
     name: Option<String>,
 }
 
-/// The parts of an expression that is simple enough to become a pattern.
+/// The parts of an expression, as far as a pattern can say them.
 struct Expression {
     start: bool,
     end: bool,
@@ -107,7 +106,7 @@ struct Expression {
 }
 
 impl Expression {
-    fn read(ast: &Ast) -> Option<Self> {
+    fn read(ast: &Ast) -> Self {
         let mut expression = Self {
             start: false,
             end: false,
@@ -118,22 +117,28 @@ impl Expression {
             other => std::slice::from_ref(other),
         };
         for (index, part) in parts.iter().enumerate() {
-            match part {
-                Ast::Assertion(assertion) => match assertion.kind {
-                    ast::AssertionKind::StartLine | ast::AssertionKind::StartText if index == 0 => {
-                        expression.start = true;
-                    }
-                    ast::AssertionKind::EndLine | ast::AssertionKind::EndText
-                        if index + 1 == parts.len() =>
-                    {
-                        expression.end = true;
-                    }
-                    _ => return None,
-                },
-                other => expression.items.push(item(other, None)?),
+            let kind = match part {
+                Ast::Assertion(assertion) => Some(&assertion.kind),
+                _ => None,
+            };
+            match kind {
+                Some(ast::AssertionKind::StartLine | ast::AssertionKind::StartText)
+                    if index == 0 =>
+                {
+                    expression.start = true;
+                }
+                Some(ast::AssertionKind::EndLine | ast::AssertionKind::EndText)
+                    if index + 1 == parts.len() =>
+                {
+                    expression.end = true;
+                }
+                Some(_) => expression.items.push(Item::Other),
+                None => expression
+                    .items
+                    .push(item(part, None).unwrap_or(Item::Other)),
             }
         }
-        Some(expression)
+        expression
     }
 
     /// The labels that the expression ends with, from the last one on; `None` in the place of what is not literal.
@@ -355,17 +360,13 @@ fn label_class(ast: &Ast) -> Option<bool> {
 fn as_regex(
     text: &str,
     ast: &Ast,
-    expression: Option<&Expression>,
+    expression: &Expression,
     zones: &[String],
     zone: Option<&str>,
     answer: &Answer,
 ) -> Result<Converted, String> {
     let anchored = |zone: &String| {
-        expression.is_some_and(|expression| {
-            expression.end
-                && expression.items.last() == Some(&Item::Dot)
-                && expression.ends_in(zone)
-        })
+        expression.end && expression.items.last() == Some(&Item::Dot) && expression.ends_in(zone)
     };
     if !zones.iter().any(|zone| zone == "." || anchored(zone)) {
         return Err(format!(

@@ -13,7 +13,7 @@ impl Rng {
         Self(seed)
     }
 
-    pub fn next(&mut self) -> u64 {
+    pub fn word(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -23,7 +23,7 @@ impl Rng {
 
     /// Less than `bound`, which is not 0.
     pub fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound as u64) as usize
+        (self.word() % bound as u64) as usize
     }
 
     /// True once in `times`.
@@ -237,7 +237,7 @@ fn mutate(random: &mut Rng, labels: &mut Vec<Vec<u8>>) {
         }
         9 => {
             let last = labels[at].len() - 1;
-            labels[at][last] = random.next() as u8;
+            labels[at][last] = random.word() as u8;
         }
         10 => {
             // Two labels become one with a dot or a separator in it.

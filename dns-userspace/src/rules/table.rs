@@ -244,6 +244,7 @@ impl States {
                 states.next[index as usize * class_count + class] = target;
             }
         }
+        states.cut_dead_ends();
         states.merge_classes();
         states
     }
@@ -258,6 +259,35 @@ impl States {
 
     fn class_of(&self, byte: u8) -> usize {
         usize::from(self.classes[usize::from(byte)])
+    }
+
+    /// Makes a state from which no rule is reached the dead one: above all the one behind each match, which the
+    /// automaton needs because it tells a match one byte late.
+    fn cut_dead_ends(&mut self) {
+        let mut leads_on: Vec<bool> = self.at_end.iter().map(|&rule| rule != 0).collect();
+        // Successors are mostly made after their state, so that few rounds from the back suffice.
+        loop {
+            let mut changed = false;
+            for state in (1..self.len()).rev() {
+                if !leads_on[state]
+                    && self
+                        .row(state as Index)
+                        .iter()
+                        .any(|&next| leads_on[next as usize])
+                {
+                    leads_on[state] = true;
+                    changed = true;
+                }
+            }
+            if !changed {
+                break;
+            }
+        }
+        for next in &mut self.next {
+            if !leads_on[*next as usize] {
+                *next = DEAD;
+            }
+        }
     }
 
     /// Gives bytes that lead to the same state everywhere one class: above all the two cases of a letter.

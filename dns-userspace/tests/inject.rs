@@ -2,6 +2,8 @@
 //!
 //! Needs root and network namespaces: `cargo test -p dns-userspace --test inject -- --ignored`.
 
+#![allow(clippy::unwrap_used)] // clippy.toml allows it in test functions only, not in what they call.
+
 use std::{
     fs::File,
     io,

@@ -68,6 +68,11 @@ impl Inject for Injector {
         let (packet, mut server) = frame::original_packet(query).ok_or_else(not_a_query)?;
         // Raw IPv6 sockets take a port for a protocol number.
         server.set_port(0);
+        if let SocketAddr::V6(server) = &mut server
+            && server.ip().is_unicast_link_local()
+        {
+            server.set_scope_id(query.ifindex);
+        }
         let socket = match server {
             SocketAddr::V4(_) => &self.raw_v4,
             SocketAddr::V6(_) => self.raw_v6.as_ref().ok_or(io::ErrorKind::Unsupported)?,

@@ -37,7 +37,7 @@ pub struct Answer {
     /// Uncompressed rdata of the RRset at the last name. Empty means NODATA.
     pub rdata: Vec<Vec<u8>>,
     /// Of a NODATA, if the upstream gave one.
-    pub soa: Option<(Name, SOA)>,
+    pub soa: Option<Box<(Name, SOA)>>,
     /// Minimum over the chain, the RRset and the SOA.
     pub ttl_seconds: u32,
 }
@@ -58,19 +58,16 @@ pub enum Failure {
     TooLong,
     /// A well-formed reply that contradicts itself or only refers elsewhere.
     Unusable,
-    /// gregor's own fault.
-    Internal,
 }
 
 impl Failure {
-    pub const ALL: [Failure; 7] = [
+    pub const ALL: [Failure; 6] = [
         Failure::Timeout,
         Failure::Network,
         Failure::Rcode,
         Failure::Loop,
         Failure::TooLong,
         Failure::Unusable,
-        Failure::Internal,
     ];
 
     /// The name used in metrics.
@@ -82,7 +79,6 @@ impl Failure {
             Failure::Loop => "loop",
             Failure::TooLong => "too_long",
             Failure::Unusable => "unusable",
-            Failure::Internal => "internal",
         }
     }
 }
@@ -229,7 +225,7 @@ impl Walk {
             qtype: self.qtype,
             names: self.names.clone(),
             rdata: Vec::new(),
-            soa: soa.map(|(record, soa)| (record.name.clone(), soa.clone())),
+            soa: soa.map(|(record, soa)| Box::new((record.name.clone(), soa.clone()))),
             ttl_seconds: self.ttl_seconds.min(negative),
         })
     }

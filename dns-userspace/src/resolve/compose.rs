@@ -68,7 +68,7 @@ impl Section {
                 rrset.push(start..writer.bytes.len());
             }
         }
-        let soa = answer.soa.as_ref().filter(|_| rrset.is_empty());
+        let soa = answer.soa.as_deref().filter(|_| rrset.is_empty());
         if let Some((zone, soa)) = soa {
             writer.record(Some(zone), TYPE_SOA, |writer| writer.soa(soa));
         }

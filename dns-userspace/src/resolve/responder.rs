@@ -409,7 +409,7 @@ fn extended_error(trouble: Trouble) -> ExtendedError {
         Trouble::Failed(Failure::Rcode) => (0, "upstream failed for the target"),
         Trouble::Failed(Failure::Loop) => (0, "the target's CNAME chain is a loop"),
         Trouble::Failed(Failure::TooLong) => (0, "the target's CNAME chain is too long"),
-        Trouble::Failed(Failure::Unusable | Failure::Internal) => (0, "no usable reply"),
+        Trouble::Failed(Failure::Unusable) => (0, "no usable reply"),
     };
     ExtendedError { code, text }
 }

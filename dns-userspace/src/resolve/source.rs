@@ -142,3 +142,6 @@ pub async fn explain(
         .await;
     Explanation { steps, outcome }
 }
+
+#[cfg(test)]
+mod tests;

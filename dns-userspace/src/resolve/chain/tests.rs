@@ -58,7 +58,10 @@ fn the_end_of_a_bare_cname_is_asked_for_itself_whatever_the_rcode() {
         let answer = answer(walk.take(&nodata));
         assert_eq!(answer.names, [name(TARGET), name(END)]);
         assert_eq!((answer.rdata.len(), answer.ttl_seconds), (0, 20));
-        assert_eq!(answer.soa, Some((name("amazonaws.com."), soa_data(20))));
+        assert_eq!(
+            answer.soa,
+            Some(Box::new((name("amazonaws.com."), soa_data(20))))
+        );
     }
 }
 

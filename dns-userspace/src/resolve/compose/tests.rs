@@ -1,6 +1,6 @@
 use hickory_proto::{
     op::{Message, ResponseCode},
-    rr::RData,
+    rr::{RData, Record},
 };
 
 use super::*;
@@ -29,8 +29,6 @@ fn rrset(message: &Message) -> Vec<u8> {
     };
     message.answers.iter().filter_map(address).collect()
 }
-
-use hickory_proto::rr::Record;
 
 #[test]
 fn chain_then_addresses_with_one_ttl() {
@@ -159,7 +157,7 @@ fn nodata(soa: bool) -> Answer {
         qtype: RecordType::AAAA,
         names: vec![name(TARGET), name(END)],
         rdata: vec![],
-        soa: soa.then(|| (name("cluster.local."), soa_data(30))),
+        soa: soa.then(|| Box::new((name("cluster.local."), soa_data(30)))),
         ttl_seconds: 30,
     }
 }

@@ -34,11 +34,12 @@ fn pass(seconds: u64) {
 }
 
 type Asked = (Name, RecordType, SocketAddr);
+type Pending = VecDeque<(Asked, oneshot::Sender<Outcome>)>;
 
 /// Look-ups wait until the test gives them an outcome.
 #[derive(Clone, Default)]
 struct Scripted {
-    pending: Arc<Mutex<VecDeque<(Asked, oneshot::Sender<Outcome>)>>>,
+    pending: Arc<Mutex<Pending>>,
 }
 
 impl TargetSource for Scripted {
@@ -460,7 +461,7 @@ async fn nodata_is_noerror_with_the_chain() {
     let lab = Lab::new(ResponderOptions::default());
     let nodata = Answer {
         qtype: RecordType::AAAA,
-        soa: Some((name("cluster.local."), soa_data(30))),
+        soa: Some(Box::new((name("cluster.local."), soa_data(30)))),
         ..addresses(&[TARGET], 0, 12)
     };
     lab.asks(3, 1, QNAME, RecordType::AAAA);

@@ -13,8 +13,11 @@ const LONG: Duration = Duration::from_secs(30);
 /// What a server does with the queries that it gets: each gives any number of datagrams.
 type Script = Box<dyn FnMut(&[u8]) -> Vec<Vec<u8>> + Send>;
 
+/// The reply to a query over TCP.
+type TcpScript = fn(&[u8]) -> Vec<u8>;
+
 /// Starts a server; `tcp` gives its reply to a query over TCP, or there is no TCP.
-async fn server(mut script: Script, tcp: Option<fn(&[u8]) -> Vec<u8>>) -> SocketAddr {
+async fn server(mut script: Script, tcp: Option<TcpScript>) -> SocketAddr {
     // A port that is free for both.
     let (udp, listener) = loop {
         let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();

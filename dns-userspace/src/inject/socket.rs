@@ -3,7 +3,8 @@
 //! A query is passed on through a raw IP socket with the pod's address as its source. Where the asked address is local
 //! to the node, the kernel routes such a packet over `lo` with the route already attached, so neither the check for
 //! martian sources nor `rp_filter` looks at it and the cache receives it as the pod's; where it is not, it leaves by the
-//! ordinary output path, NAT of a Service address included. `tests/inject.rs` holds both, with `rp_filter=1`.
+//! ordinary output path, so that a Service address is translated there, and the reply translated back to the pod
+//! (measured with nftables DNAT, IPv4 and IPv6). `tests/inject.rs` holds the rest, with `rp_filter=1`.
 
 use std::{
     io,

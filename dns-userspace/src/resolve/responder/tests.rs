@@ -13,7 +13,10 @@ use hickory_proto::{
 use tokio::sync::oneshot;
 
 use super::*;
-use crate::resolve::{chain::Answer, testing::*};
+use crate::{
+    resolve::{chain::Answer, testing::*},
+    rules::{MatchSpec, RuleSet, RuleSpec},
+};
 
 const TARGET: &str = "kafka-upstream.foo.svc.cluster.local.";
 const QNAME: &str = "lkc-1.aws.private.kafka.managed.foo.svc.cluster.local.";
@@ -470,4 +473,42 @@ async fn nodata_is_noerror_with_the_chain() {
     assert_eq!(reply.metadata.response_code, ResponseCode::NoError);
     assert_eq!(reply.answers, [cname(QNAME, 12, TARGET)]);
     assert_eq!(reply.authorities, [soa("cluster.local.", 12, 30)]);
+}
+
+#[tokio::test]
+async fn rules_decide_about_the_target_and_their_ttl_is_a_cap() {
+    let spec = RuleSpec {
+        name: "kafka".to_owned(),
+        matches: MatchSpec::Pattern(
+            "*.aws.private.kafka.managed.{namespace}.svc.cluster.local".to_owned(),
+        ),
+        cname: "kafka-upstream.{namespace}.svc.cluster.local".to_owned(),
+        ttl_seconds: 7,
+    };
+    let rules = Arc::new(RuleSet::compile(&[spec]).unwrap());
+    let lab = Lab::new(ResponderOptions::default());
+    let ask = |rule, qname: &str| {
+        let query = frame(3, &query_bytes(1, qname, RecordType::A, None));
+        lab.responder.handle(Intercepted {
+            ifindex: query.ifindex,
+            rule,
+            rules: rules.clone(),
+            vlan: query.vlan,
+            l3_offset: query.l3_offset,
+            frame: query.frame,
+        });
+    };
+    let shouted = QNAME.to_uppercase();
+    ask(0, &shouted);
+    let asked = lab.resolve(found(1, 20)).await;
+    assert_eq!(asked.0, name(TARGET));
+    let reply = lab.reply();
+    assert_eq!(reply.answers[0], cname(&shouted, 7, TARGET));
+    assert!(reply.queries[0].name().eq_case(&name(&shouted)));
+    assert_eq!(lab.responder.snapshot().namespaces["foo"].answers, 1);
+
+    // A rule that is not there, and one that does not match: what the kernel says is checked.
+    ask(1, QNAME);
+    ask(0, "aws.private.kafka.managed.foo.svc.cluster.local.");
+    assert_eq!(lab.sent(), [Sent::PassedOn(3), Sent::PassedOn(3)]);
 }

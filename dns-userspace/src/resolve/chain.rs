@@ -164,7 +164,8 @@ impl Walk {
                 return Err(Failure::TooLong);
             }
             self.ttl_seconds = self.ttl_seconds.min(ttl(record));
-            self.names.push(alias.0.clone());
+            // Compression against a question in random case leaves that case in what it shares with it.
+            self.names.push(alias.0.to_lowercase());
         }
     }
 
@@ -225,10 +226,17 @@ impl Walk {
             qtype: self.qtype,
             names: self.names.clone(),
             rdata: Vec::new(),
-            soa: soa.map(|(record, soa)| Box::new((record.name.clone(), soa.clone()))),
+            soa: soa.map(|(record, soa)| Box::new(lower_case(&record.name, soa))),
             ttl_seconds: self.ttl_seconds.min(negative),
         })
     }
+}
+
+fn lower_case(zone: &Name, soa: &SOA) -> (Name, SOA) {
+    let mut soa = soa.clone();
+    soa.mname = soa.mname.to_lowercase();
+    soa.rname = soa.rname.to_lowercase();
+    (zone.to_lowercase(), soa)
 }
 
 /// The records of one RRset.

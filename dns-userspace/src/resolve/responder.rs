@@ -23,6 +23,7 @@ use super::{
     store::{Found, Kept, Key, Limits, Store, Trouble},
 };
 use crate::{
+    config::{Config, UpstreamServer},
     datapath::Intercepted,
     inject::{Datagram, Inject, QueryFrame},
 };
@@ -31,6 +32,8 @@ use crate::{
 const STALE_TTL: Duration = Duration::from_secs(30);
 /// Queries of one interface for types that are not kept.
 const UNKEPT_PER_SECOND: u32 = 20;
+/// Interfaces that may fill their share of the kept answers before there is no room for others.
+const FULL_SHARES: usize = 64;
 /// Log lines about broken chains.
 const WARNINGS_PER_SECOND: u32 = 1;
 
@@ -66,7 +69,23 @@ impl Default for ResponderOptions {
             serve_stale: Duration::from_secs(3600),
             chases_per_interface: 64,
             max_answers: 16_384,
-            answers_per_interface: 256,
+            answers_per_interface: 16_384 / FULL_SHARES,
+        }
+    }
+}
+
+impl From<&Config> for ResponderOptions {
+    fn from(config: &Config) -> Self {
+        ResponderOptions {
+            upstream: match config.upstream.server {
+                UpstreamServer::Same => Upstream::Same,
+                UpstreamServer::Address(address) => Upstream::Addr(address),
+            },
+            max_ttl: config.answer.max_ttl,
+            serve_stale: config.answer.serve_stale,
+            chases_per_interface: config.limits.chases_per_interface,
+            max_answers: config.limits.answers,
+            answers_per_interface: (config.limits.answers / FULL_SHARES).max(1),
         }
     }
 }

@@ -3,6 +3,8 @@ use hickory_proto::{
     rr::{RData, Record},
 };
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::resolve::testing::*;
 
@@ -245,4 +247,56 @@ fn the_longest_chain_with_the_longest_names_stays_in_reach_of_its_pointers() {
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let section = Section::new(&addresses(&names, 100, 9)).unwrap();
     assert!(section.len() < MAX_POINTER / 2);
+}
+
+fn dns_name() -> impl Strategy<Value = String> {
+    // Few labels to choose from, so that suffixes are shared.
+    prop::collection::vec("[a-c]{1,2}|[a-z0-9]{1,50}", 1..5)
+        .prop_map(|labels| labels.join(".") + ".")
+}
+
+proptest! {
+    /// Whatever the names, sizes and numbers: a reply parses back to what went in and stays within its limit.
+    #[test]
+    fn replies_parse_back(
+        qname in dns_name(),
+        names in prop::collection::vec(dns_name(), 1..8),
+        count in 0..100u8,
+        opt in prop::option::of((any::<u16>(), any::<bool>())),
+        rotation: usize,
+        ttl in 1..100u32,
+    ) {
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let mut answer_of = addresses(&names, count, 60);
+        answer_of.soa = (count == 0).then(|| Box::new((name(names[0]), soa_data(9))));
+        let query = query(&qname, RecordType::A, opt);
+        let section = Section::new(&answer_of).unwrap();
+        let Some(bytes) = answer(&query, &section, ttl, rotation) else {
+            prop_assert!(section.len() + 12 + query.question().len() + 11 > 512);
+            return Ok(());
+        };
+        prop_assert!(bytes.len() <= limit(&query));
+        let message = parse(&bytes);
+        let mut owner = qname.as_str();
+        for (record, target) in message.answers.iter().zip(&names) {
+            prop_assert_eq!(record, &cname(owner, ttl, target));
+            owner = target;
+        }
+        let records = &message.answers[names.len()..];
+        let mut seen = Vec::new();
+        for record in records {
+            prop_assert_eq!(&record.name, &name(owner));
+            prop_assert_eq!(record.ttl, ttl);
+            seen.push(record.data.clone());
+        }
+        seen.dedup();
+        prop_assert_eq!(seen.len(), records.len());
+        if count > 0 {
+            prop_assert!(!records.is_empty() && records.len() <= usize::from(count));
+        }
+        for record in &message.authorities {
+            prop_assert_eq!(record, &soa(names[0], ttl, 9));
+        }
+        prop_assert_eq!(message.edns.is_some(), opt.is_some());
+    }
 }

@@ -1,4 +1,5 @@
-//! What the injector sends arrives: at pods through their veth, at the existing cache in the pod's own name.
+//! What the injector sends arrives: at pods through their veth, at the existing cache in the pod's own name; and the
+//! responder answers over it.
 //!
 //! Needs root and network namespaces: `cargo test -p dns-userspace --test inject -- --ignored`.
 
@@ -9,11 +10,17 @@ use std::{
     io,
     net::{IpAddr, SocketAddr, UdpSocket},
     process::Command,
+    sync::Arc,
     thread,
     time::Duration,
 };
 
-use gregor::inject::{Inject, Injector, InjectorOptions, QueryFrame};
+use gregor::{
+    datapath::Intercepted,
+    inject::{Inject, Injector, InjectorOptions, QueryFrame},
+    resolve::{DnsSource, Responder, ResponderOptions},
+    rules::{MatchSpec, RuleSet, RuleSpec},
+};
 use nix::sched::{CloneFlags, setns};
 
 const POD_PORT: u16 = 40_053;
@@ -266,4 +273,111 @@ fn what_cannot_be_sent_is_an_error() {
     }
     let unroutable = lab.query("192.0.2.1", b"?");
     assert!(injector.pass_on(&unroutable).is_err());
+}
+
+/// A DNS query without OPT, of class IN and type A.
+fn dns_query(id: u16, qname: &str) -> Vec<u8> {
+    let mut message = id.to_be_bytes().to_vec();
+    message.extend([1, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
+    for label in qname.split('.') {
+        message.push(label.len() as u8);
+        message.extend(label.as_bytes());
+    }
+    message.extend([0, 0, 1, 0, 1]);
+    message
+}
+
+/// Answers for the target in foo, knows of no other, and says REFUSED (5) for what is no target.
+fn cluster_dns(query: &[u8]) -> Vec<u8> {
+    let name_end = 12 + query[12..].iter().position(|&byte| byte == 0).unwrap() + 1;
+    let name = query[12..name_end].to_ascii_lowercase();
+    let mut reply = query[..name_end + 4].to_vec();
+    reply[2..12].copy_from_slice(&[0x81, 0x80, 0, 1, 0, 0, 0, 0, 0, 0]);
+    if name.starts_with(b"\x0ekafka-upstream\x03foo") {
+        reply[7] = 1;
+        reply.extend(b"\xc0\x0c\0\x01\0\x01\0\0\0\x0f\0\x04\x0a\0\0\x63");
+    } else {
+        reply[3] |= if name.starts_with(b"\x0ekafka-upstream") {
+            3
+        } else {
+            5
+        };
+    }
+    reply
+}
+
+#[test]
+#[ignore = "needs root"]
+fn the_responder_answers_a_tenant_and_leaves_the_others_to_the_cache() {
+    let lab = Lab::new("answer");
+    let spec = RuleSpec {
+        name: "kafka".to_owned(),
+        matches: MatchSpec::Pattern("*.managed.{namespace}.svc.cluster.local".to_owned()),
+        cname: "kafka-upstream.{namespace}.svc.cluster.local".to_owned(),
+        ttl_seconds: 60,
+    };
+    let rules = Arc::new(RuleSet::compile(&[spec]).unwrap());
+    for server in LOCAL {
+        let cache = lab.socket("node", server, 53);
+        // Two look-ups, and the query that is passed on.
+        let cache = thread::spawn(move || {
+            let mut asked_by = Vec::new();
+            for _ in 0..3 {
+                let (query, from) = receive(&cache).unwrap();
+                cache.send_to(&cluster_dns(&query), from).unwrap();
+                asked_by.push(from.ip().to_string());
+            }
+            asked_by
+        });
+        let pod_address = if server.contains(':') { POD_V6 } else { POD_V4 };
+        let pod = lab.socket("pod", pod_address, POD_PORT);
+        pod.connect(SocketAddr::new(server.parse().unwrap(), 53))
+            .unwrap();
+
+        let queries = [
+            dns_query(1, "lkc-1.managed.foo.svc.cluster.local"),
+            dns_query(2, "lkc-1.managed.foo.svc.cluster.local"),
+            dns_query(3, "lkc-1.managed.bar.svc.cluster.local"),
+        ];
+        let frames = queries.each_ref().map(|query| lab.query(server, query));
+        let injector = lab.injector();
+        let (rules, pod) = (rules.clone(), &pod);
+        let replies = lab.enter("node", move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async {
+                let source = DnsSource::new(PATIENCE);
+                let responder = Responder::new(ResponderOptions::default(), source, injector);
+                let responder = Arc::new(responder);
+                let mut replies = Vec::new();
+                for frame in frames {
+                    responder.handle(Intercepted {
+                        ifindex: frame.ifindex,
+                        rule: 0,
+                        rules: rules.clone(),
+                        vlan: None,
+                        l3_offset: frame.l3_offset,
+                        frame: frame.frame,
+                    });
+                    responder.drained().await;
+                    replies.push(receive(pod).unwrap().0);
+                }
+                replies
+            })
+        });
+        for (reply, rcode) in replies.iter().zip([0, 0, 5]) {
+            assert_eq!(reply[3] & 0xf, rcode, "{server}: {reply:02x?}");
+        }
+        assert_eq!([replies[0][1], replies[1][1], replies[2][1]], [1, 2, 3]);
+        assert!(replies[0].ends_with(&[0, 4, 10, 0, 0, 99]));
+        assert!(replies[1].ends_with(&[0, 4, 10, 0, 0, 99]));
+
+        // The second query came from memory; the one passed on came from the pod.
+        let asked_by = cache.join().unwrap();
+        let own = asked_by.iter().filter(|&address| *address == pod_address);
+        assert_eq!(own.count(), 1, "{asked_by:?}");
+        assert_eq!(asked_by[2], pod_address);
+    }
 }

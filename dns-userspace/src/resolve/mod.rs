@@ -17,6 +17,7 @@ pub use query::{Edns, Query};
 pub use responder::{Responder, ResponderOptions, Upstream};
 pub use source::{DnsSource, Explanation, Step, StepReply, TargetSource, explain};
 pub use stats::{NamespaceCounts, PassReason, Snapshot, Stats};
+pub use store::Sizes;
 pub use upstream::Transport;
 
 #[cfg(test)]

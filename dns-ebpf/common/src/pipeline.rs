@@ -58,9 +58,14 @@ impl Matched {
     }
 }
 
-/// Decides about one frame. Reads only; what it changes is the scratch.
+/// Decides about one frame. Reads only; what it changes is the scratch, which is asked for only once a frame is a query
+/// to one of the servers.
 #[inline(always)]
-pub fn intercept<P: Packet, H: Host<P>>(packet: &P, host: &H, scratch: &mut Scratch) -> Verdict {
+pub fn intercept<'s, P: Packet, H: Host<P>>(
+    packet: &P,
+    host: &H,
+    scratch: impl FnOnce() -> Option<&'s mut Scratch>,
+) -> Verdict {
     match decide(packet, host, scratch) {
         Ok(()) => Verdict::Taken,
         Err(reason) => Verdict::Pass(reason),
@@ -77,10 +82,10 @@ struct Datagram {
 }
 
 #[inline(always)]
-fn decide<P: Packet, H: Host<P>>(
+fn decide<'s, P: Packet, H: Host<P>>(
     packet: &P,
     host: &H,
-    scratch: &mut Scratch,
+    scratch: impl FnOnce() -> Option<&'s mut Scratch>,
 ) -> Result<(), Reason> {
     let datagram = parse_datagram(packet, host)?;
     let question_at = parse_dns_header(packet, &datagram)?;
@@ -93,6 +98,7 @@ fn decide<P: Packet, H: Host<P>>(
     } else {
         available
     };
+    let scratch = scratch().ok_or(Reason::Internal)?;
     if copied < 1 + QUESTION_TAIL || !packet.copy_name(question_at, copied, scratch) {
         return Err(Reason::Truncated);
     }
@@ -327,7 +333,7 @@ fn be16<P: Packet>(packet: &P, offset: u32) -> Option<u16> {
     }
 }
 
-/// The same decision again, for callers that hold tables in memory.
+/// A host whose tables are in memory, for tests, fuzzing and `gregor explain`.
 pub struct MemoryHost<'a, C: dfa::Cells + ?Sized, S: FnMut(Matched)> {
     pub servers: Servers,
     pub header: &'a dfa::Header,

@@ -3,10 +3,3 @@
 mod event;
 
 pub use event::{Intercepted, VlanTag};
-
-/// A network interface.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Interface {
-    pub index: u32,
-    pub name: String,
-}

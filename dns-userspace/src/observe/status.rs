@@ -5,10 +5,10 @@ use std::{collections::BTreeMap, net::IpAddr};
 use dns_common::verdict::{Reason, Verdict};
 use serde::{Deserialize, Serialize};
 
-/// Most namespaces that are told apart in metrics; the rest is summed up as [`OTHER_NAMESPACES`].
+/// Most namespaces that are told apart; the rest is summed up as [`OTHER_NAMESPACES`].
 pub const MAX_NAMESPACES: usize = 1_000;
 /// Stands for every namespace past [`MAX_NAMESPACES`]. No namespace can be called that.
-pub const OTHER_NAMESPACES: &str = "(other)";
+pub const OTHER_NAMESPACES: &str = "_other";
 /// A ring loop that has not come round for this long hangs: it comes round several times a second.
 const STUCK_SECONDS: f64 = 30.0;
 
@@ -102,11 +102,11 @@ pub struct Counter {
 #[serde(default)]
 pub struct ProgramStatus {
     pub id: u32,
-    pub tag: String,
     pub verified_instructions: u64,
     pub load_seconds: f64,
     pub jited_bytes: u64,
-    pub map_bytes: u64,
+    /// Cells of the matcher.
+    pub table_bytes: u64,
 }
 
 /// What the responder tells. Keys of the maps are fixed sets of labels, but for the namespaces, which are bounded.
@@ -126,20 +126,10 @@ pub struct ResponderStatus {
     pub chases_in_flight: u64,
     /// Entries by store.
     pub stores: BTreeMap<String, u64>,
-    /// Queries by the namespace that a rule captured.
-    pub namespaces: BTreeMap<String, u64>,
-    /// From a query's arrival at the responder to its reply.
-    pub duration: Option<Duration>,
-}
-
-/// A histogram of seconds.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Duration {
-    pub sum_seconds: f64,
-    pub count: u64,
-    /// Upper bound in seconds and how many fell between it and the one before. What exceeds the last bound is in
-    /// `count` alone.
-    pub buckets: Vec<(f64, u64)>,
+    /// Replies and queries passed on that could not be sent.
+    pub send_errors: u64,
+    /// By the namespace that a rule captured: replies by result (`answer`, `stale`, `servfail`).
+    pub namespaces: BTreeMap<String, BTreeMap<String, u64>>,
 }
 
 impl KernelStatus {
@@ -157,30 +147,6 @@ impl KernelStatus {
                 count: counters.get(verdict.counter()).copied().unwrap_or(0),
             })
             .collect()
-    }
-}
-
-impl ResponderStatus {
-    /// The namespaces with the most queries, at most [`MAX_NAMESPACES`], and the sum of the others.
-    pub fn bounded_namespaces(&self) -> BTreeMap<&str, u64> {
-        if self.namespaces.len() <= MAX_NAMESPACES {
-            return self
-                .namespaces
-                .iter()
-                .map(|(name, count)| (name.as_str(), *count))
-                .collect();
-        }
-        // By name, not by count: a label that comes and goes would look like a counter that was reset.
-        let mut bounded: BTreeMap<&str, u64> = BTreeMap::new();
-        for (position, (name, count)) in self.namespaces.iter().enumerate() {
-            let name = if position < MAX_NAMESPACES {
-                name.as_str()
-            } else {
-                OTHER_NAMESPACES
-            };
-            *bounded.entry(name).or_default() += count;
-        }
-        bounded
     }
 }
 
@@ -240,20 +206,6 @@ mod tests {
         assert_eq!(find("not_dns"), None);
         // Counters of an older program may be fewer.
         assert!(KernelStatus::requests(&[]).iter().all(|c| c.count == 0));
-    }
-
-    #[test]
-    fn namespaces_are_bounded_and_none_is_lost() {
-        let responder = ResponderStatus {
-            namespaces: (0..MAX_NAMESPACES as u64 + 500)
-                .map(|n| (format!("tenant-{n:05}"), 1))
-                .collect(),
-            ..Default::default()
-        };
-        let bounded = responder.bounded_namespaces();
-        assert_eq!(bounded.len(), MAX_NAMESPACES + 1);
-        assert_eq!(bounded[OTHER_NAMESPACES], 500);
-        assert_eq!(bounded.values().sum::<u64>(), 1_500);
     }
 
     #[test]

@@ -16,7 +16,7 @@ mod watch;
 
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use sd_notify::NotifyState;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -341,10 +341,35 @@ impl RingTask {
 fn prepare(options: Options) -> JoinHandle<anyhow::Result<Prepared>> {
     tokio::task::spawn_blocking(move || {
         let settings = Settings::load(&options.config, &options.interfaces)?;
-        let datapath = Datapath::load(&settings.load_options())
-            .context("cannot load the program; `gregor check` says what is missing")?;
+        let datapath = Datapath::load(&settings.load_options()).map_err(|error| {
+            let error = error.to_string();
+            tracing::debug!(error, "cannot load the program");
+            anyhow!(
+                "cannot load the program: {}\n`gregor check` says what the node lacks; --log debug shows all that the \
+                 verifier said",
+                ends(&error)
+            )
+        })?;
         Ok(Prepared { settings, datapath })
     })
+}
+
+/// The first and the last lines of a text: a verifier's log has thousands in between.
+fn ends(text: &str) -> String {
+    const HEAD: usize = 1;
+    const TAIL: usize = 6;
+    let lines: Vec<&str> = text.lines().collect();
+    if lines.len() <= HEAD + TAIL + 1 {
+        return text.to_owned();
+    }
+    let (head, rest) = lines.split_at(HEAD);
+    let (left_out, tail) = rest.split_at(rest.len() - TAIL);
+    format!(
+        "{}\n… {} lines …\n{}",
+        head.join("\n"),
+        left_out.len(),
+        tail.join("\n")
+    )
 }
 
 async fn finished<T>(pending: &mut Option<JoinHandle<T>>) -> Result<T, tokio::task::JoinError> {
@@ -400,4 +425,19 @@ fn reloading() -> Vec<NotifyState<'static>> {
     let mut states = vec![NotifyState::Reloading];
     states.extend(NotifyState::monotonic_usec_now());
     states
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_errors_keep_their_ends() {
+        assert_eq!(ends("one\ntwo"), "one\ntwo");
+        let long: Vec<String> = (0..100).map(|line| line.to_string()).collect();
+        assert_eq!(
+            ends(&long.join("\n")),
+            "0\n… 93 lines …\n94\n95\n96\n97\n98\n99"
+        );
+    }
 }

@@ -24,7 +24,7 @@ use nix::sys::{
 use rtnetlink::packet_route::tc::{TcAttribute, TcFilterBpfOption, TcOption};
 use serde::Serialize;
 
-use super::explain::wire;
+use super::explain::{rcode, wire};
 use crate::{
     app::settings::{Settings, hook_name},
     datapath::{Hook, Interface, PROGRAM, detect_hook, programs_on},
@@ -190,15 +190,15 @@ fn render(report: &Report) -> String {
         let mut lines = finding.detail.lines();
         let _ = writeln!(
             text,
-            "{level}  {:<16} {}",
+            "{level}  {:<20} {}",
             finding.what,
             lines.next().unwrap_or_default()
         );
         for line in lines {
-            let _ = writeln!(text, "{:<26}{line}", "");
+            let _ = writeln!(text, "{:<30}{line}", "");
         }
         if let Some(remedy) = &finding.remedy {
-            let _ = writeln!(text, "{:<26}→ {remedy}", "");
+            let _ = writeln!(text, "{:<30}→ {remedy}", "");
         }
     }
     let _ = writeln!(
@@ -519,7 +519,7 @@ fn judge_probe(what: String, rule: &str, reply: &Explanation) -> Finding {
             format!(
                 "says {} to names of rule `{rule}`: while gregor is down, clients go on to the public name; a template \
                  in the cache would prevent that",
-                reply.rcode
+                rcode(reply.rcode)
             ),
         ),
     }
@@ -620,12 +620,12 @@ mod tests {
         assert_eq!(
             render(&report),
             "\
-ok       a                fine
-WARNING  b                hm
-                          more
-                          → do this
-ERROR    c                no
-                          → do that
+ok       a                    fine
+WARNING  b                    hm
+                              more
+                              → do this
+ERROR    c                    no
+                              → do that
 `gregor run` would not work as it should: see the errors above
 "
         );

@@ -9,7 +9,10 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use dns_common::wire::{DNS_PORT, qtype_passes};
-use hickory_proto::rr::{Name, RecordType};
+use hickory_proto::{
+    op::ResponseCode,
+    rr::{Name, RecordType},
+};
 
 use crate::{
     app::settings::Settings,
@@ -266,7 +269,7 @@ fn told(step: &Step) -> String {
             let _ = writeln!(
                 text,
                 "{head}: {} in {:.1} ms",
-                reply.rcode,
+                rcode(reply.rcode),
                 step.elapsed.as_secs_f64() * 1000.0
             );
             for record in &reply.records {
@@ -278,6 +281,11 @@ fn told(step: &Step) -> String {
         }
     }
     text
+}
+
+/// As RFC 1035 and its successors spell it.
+pub(super) fn rcode(code: ResponseCode) -> String {
+    format!("{code:?}").to_ascii_uppercase()
 }
 
 fn apply<'a>(rules: &'a RuleSet, name: &Name) -> Option<(&'a Rule, crate::rules::Match)> {
@@ -489,6 +497,13 @@ mod tests {
         let name = Name::from_ascii("a.bc.").unwrap();
         assert_eq!(wire(&name), b"\x01a\x02bc\x00");
         assert_eq!(wire(&Name::root()), b"\x00");
+    }
+
+    #[test]
+    fn rcodes_as_the_rfcs_spell_them() {
+        assert_eq!(rcode(ResponseCode::NXDomain), "NXDOMAIN");
+        assert_eq!(rcode(ResponseCode::ServFail), "SERVFAIL");
+        assert_eq!(rcode(ResponseCode::NoError), "NOERROR");
     }
 
     #[test]

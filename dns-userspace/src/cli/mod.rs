@@ -16,7 +16,10 @@ const CONTROL: &str = "/run/gregor/gregor.sock";
 /// Where the configuration is looked for.
 const CONFIG: &str = "/etc/gregor/gregor.toml";
 
-const EXIT_CODES: &str = "\
+const AFTER_HELP: &str = "\
+Example:
+  gregor check --config /etc/gregor/gregor.toml && gregor run --config /etc/gregor/gregor.toml
+
 Exit codes:
   0  done; for `check`: nothing stands in the way
   1  it failed, or `check` found an error; the reason is on standard error or in the report
@@ -28,11 +31,7 @@ Exit codes:
     name = "gregor",
     version,
     max_term_width = 100,
-    after_help = concat!(
-        "Example:\n",
-        "  gregor check --config /etc/gregor/gregor.toml && gregor run --config /etc/gregor/gregor.toml"
-    ),
-    after_long_help = EXIT_CODES
+    after_help = AFTER_HELP
 )]
 struct Cli {
     /// What to log, as in `info` or `gregor=debug,warn`; RUST_LOG says the same.

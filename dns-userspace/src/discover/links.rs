@@ -46,6 +46,8 @@ pub struct Links {
     requests: Requests,
     tracker: Tracker,
     needs_dump: bool,
+    /// A dump on its way, in a task of its own: a caller who gives up waiting finds it here again.
+    dump: Option<Dump>,
     overruns: u64,
 }
 
@@ -64,6 +66,7 @@ impl Links {
             requests: Requests::open().map_err(DiscoverError::Open)?,
             tracker: Tracker::new(selection),
             needs_dump: true,
+            dump: None,
             overruns: 0,
         })
     }
@@ -82,10 +85,19 @@ impl Links {
     /// The next changes: first all interfaces that are there (perhaps none), then whatever happens. Cancel-safe.
     pub async fn next(&mut self) -> Result<Vec<Event>, DiscoverError> {
         loop {
+            if let Some(dump) = &mut self.dump {
+                let links = (&mut dump.0).await;
+                self.dump = None;
+                let links =
+                    links.map_err(|error| DiscoverError::Read(io::Error::other(error)))??;
+                if !self.needs_dump {
+                    return Ok(self.tracker.resync(links));
+                }
+            }
             if self.needs_dump {
-                let links = self.requests.dump().await?;
                 self.needs_dump = false;
-                return Ok(self.tracker.resync(links));
+                self.dump = Some(Dump(tokio::spawn(dump(self.requests.handle.clone()))));
+                continue;
             }
             let (datagram, sender) = match self.socket.recv_from_full().await {
                 Ok(received) => received,
@@ -130,8 +142,7 @@ impl Links {
 /// The interfaces that a selection wants and that are there now.
 pub async fn present(selection: &Selection) -> Result<Vec<Interface>, DiscoverError> {
     let requests = Requests::open().map_err(DiscoverError::Open)?;
-    Ok(requests
-        .dump()
+    Ok(dump(requests.handle.clone())
         .await?
         .into_iter()
         .filter(|link| selection.wants(link))
@@ -156,16 +167,25 @@ impl Requests {
             driver: tokio::spawn(connection),
         })
     }
+}
 
-    async fn dump(&self) -> Result<Vec<Link>, DiscoverError> {
-        self.handle
-            .link()
-            .get()
-            .execute()
-            .try_filter_map(|message| async move { Ok(link(&message)) })
-            .try_collect()
-            .await
-            .map_err(DiscoverError::Dump)
+async fn dump(handle: Handle) -> Result<Vec<Link>, DiscoverError> {
+    handle
+        .link()
+        .get()
+        .execute()
+        .try_filter_map(|message| async move { Ok(link(&message)) })
+        .try_collect()
+        .await
+        .map_err(DiscoverError::Dump)
+}
+
+/// Ends with its owner.
+struct Dump(JoinHandle<Result<Vec<Link>, DiscoverError>>);
+
+impl Drop for Dump {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! Everything happens in namespaces of its own, named after the process, that are deleted at the end.
 
+#![allow(clippy::unwrap_used, reason = "a panic is the report")]
+
 use std::{process::Command, thread, time::Duration};
 
 use gregor::{

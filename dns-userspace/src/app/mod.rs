@@ -229,7 +229,7 @@ impl App {
         prepared: Result<anyhow::Result<Prepared>, tokio::task::JoinError>,
     ) -> anyhow::Result<()> {
         let ready = [NotifyState::Ready];
-        let prepared = match prepared.map_err(anyhow::Error::from).flatten() {
+        let prepared = match prepared.unwrap_or_else(|error| Err(error.into())) {
             Ok(prepared) => prepared,
             Err(error) => {
                 let error = format!("{error:#}");

@@ -3,6 +3,7 @@
 mod check;
 mod detach;
 mod explain;
+pub mod import;
 mod run;
 mod status;
 
@@ -51,6 +52,8 @@ enum Command {
     Status(status::Args),
     /// Say what would happen to a query, and why.
     Explain(explain::Args),
+    /// Turn another program's configuration into rules.
+    Import(import::ImportArgs),
     /// Take every program of gregor off this node, also while a hung gregor holds them.
     Detach(detach::Args),
 }
@@ -63,6 +66,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(args),
         Command::Status(args) => status::run(args),
         Command::Explain(args) => explain::run(args),
+        Command::Import(args) => import::run(args).map(|()| ExitCode::SUCCESS),
         Command::Detach(args) => detach::run(args),
     });
     result.unwrap_or_else(|error| {
@@ -135,7 +139,7 @@ mod tests {
             }
             commands.extend(command.get_subcommands().cloned());
         }
-        assert!(seen >= 6);
+        assert!(seen >= 8);
     }
 
     #[test]
@@ -192,6 +196,7 @@ Commands:
             "  check    Look at kernel, privileges, hooks and configuration before anything is attached",
             "  status   Ask the running gregor how it does",
             "  explain  Say what would happen to a query, and why",
+            "  import   Turn another program's configuration into rules",
             "  detach   Take every program of gregor off this node, also while a hung gregor holds them",
         ] {
             assert!(help.contains(command), "missing {command}\n{help}");

@@ -141,22 +141,34 @@ pub fn cluster_corefile(world: &World, binds: &[IpAddr]) -> String {
         {soa}
     }}
 }}
-.:53 {{
-    log . \"query {{remote}} {{type}} {{name}}\"
-    errors
-    bind {bind}
 "
     );
     for zone in &world.zones {
-        let _ = writeln!(text, "    file {} {}", zone_file_name(zone), zone.apex);
+        let _ = write!(
+            text,
+            "{apex}:53 {{
+    log . \"query {{remote}} {{type}} {{name}}\"
+    errors
+    bind {bind}
+    file {file}
+}}
+",
+            apex = zone.apex.trim_end_matches('.'),
+            file = zone_file_name(zone)
+        );
     }
-    text.push_str(
-        "    template IN ANY . {
+    let _ = write!(
+        text,
+        ".:53 {{
+    log . \"query {{remote}} {{type}} {{name}}\"
+    errors
+    bind {bind}
+    template IN ANY . {{
         rcode NXDOMAIN
         authority \". 30 IN SOA a.root-servers.net. nstld.verisign-grs.com. 1 1800 900 604800 30\"
-    }
-}
-",
+    }}
+}}
+"
     );
     text
 }

@@ -163,24 +163,26 @@ fn a_panic_leaves_nothing() {
     assert!(leavings(&receive.recv().unwrap()).is_empty());
 }
 
-/// Not a test: what the two tests below run as a child that is told to end, or killed.
-#[test]
-#[ignore = "a child of other tests"]
-fn child_with_a_lab() {
-    let lab = Lab::builder(&std::env::var("LAB_PREFIX").unwrap())
+/// In the child that the two tests below start, and only there: holds a lab until it is told to end, or killed.
+fn hold_a_lab_if_child() -> bool {
+    let Ok(prefix) = std::env::var("LAB_PREFIX") else {
+        return false;
+    };
+    let lab = Lab::builder(&prefix)
         .pod("foo")
         .cache(CacheKind::Unbound)
         .start()
         .unwrap();
     println!("lab {}", lab.name());
     std::thread::sleep(Duration::from_secs(60));
+    true
 }
 
 /// Starts the child and waits for its lab; returns the lab's name too.
-fn start_child(prefix: &str) -> (std::process::Child, String) {
+fn start_child(test: &str, prefix: &str) -> (std::process::Child, String) {
     use std::io::BufRead as _;
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", "child_with_a_lab", "--nocapture"])
+        .args(["--exact", test, "--nocapture"])
         .env("LAB_PREFIX", prefix)
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -196,7 +198,10 @@ fn start_child(prefix: &str) -> (std::process::Child, String) {
 
 #[test]
 fn an_interrupt_leaves_nothing() {
-    let (mut child, name) = start_child("labint");
+    if hold_a_lab_if_child() {
+        return;
+    }
+    let (mut child, name) = start_child("an_interrupt_leaves_nothing", "labint");
     assert!(!leavings(&name).is_empty());
     let pid = nix::unistd::Pid::from_raw(child.id() as i32);
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
@@ -206,7 +211,13 @@ fn an_interrupt_leaves_nothing() {
 
 #[test]
 fn the_next_start_removes_what_a_killed_process_left() {
-    let (mut child, name) = start_child("labkill");
+    if hold_a_lab_if_child() {
+        return;
+    }
+    let (mut child, name) = start_child(
+        "the_next_start_removes_what_a_killed_process_left",
+        "labkill",
+    );
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(!leavings(&name).is_empty());

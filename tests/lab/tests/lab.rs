@@ -1,5 +1,11 @@
 //! The lab without gregor: it must itself be what the other tests take it for. Needs root.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_names,
+    reason = "a panic is the report, and foo is the tenant's name"
+)]
+
 use std::{
     net::IpAddr,
     path::Path,

@@ -163,6 +163,16 @@ pub fn node_cache() -> Result<PathBuf> {
     )
 }
 
+/// Whether [`coredns`] would return at once.
+pub fn coredns_is_built() -> bool {
+    std::env::var_os("GREGOR_COREDNS").is_some()
+        || cache_dir().is_ok_and(|cache| {
+            cache
+                .join(format!("coredns-{COREDNS_VERSION}/coredns"))
+                .exists()
+        })
+}
+
 /// CoreDNS, built once; `GREGOR_COREDNS` names another binary.
 pub fn coredns() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("GREGOR_COREDNS").filter(|path| !path.is_empty()) {
@@ -272,13 +282,21 @@ impl Go {
     }
 }
 
-/// Go from PATH or from Debian; one too old to fetch its successor is told which to fetch, through the module proxy.
-fn go() -> Result<Go> {
-    let found = find("go").or_else(|| {
+/// Whether there is a Go of any age.
+pub fn has_go() -> bool {
+    installed_go().is_some()
+}
+
+fn installed_go() -> Option<PathBuf> {
+    find("go").or_else(|| {
         let usual = PathBuf::from("/usr/local/go/bin/go");
         usual.exists().then_some(usual)
-    });
-    let binary = match found {
+    })
+}
+
+/// Go from PATH or from Debian; one too old to fetch its successor is told which to fetch, through the module proxy.
+fn go() -> Result<Go> {
+    let binary = match installed_go() {
         Some(binary) => binary,
         None => packaged("go", "golang-go")?,
     };

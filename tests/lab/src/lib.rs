@@ -11,13 +11,16 @@ mod gregor;
 mod netns;
 mod node;
 mod process;
+mod skip;
 pub mod tools;
 pub mod world;
 
 pub use cleanup::{exit_code_on_interrupt, sweep};
 pub use client::{Ask, Transport};
+pub use config::{ARTICLE_TEMPLATE, gregor_toml};
 pub use dns::Asked;
 pub use gregor::Gregor;
 pub use netns::Netns;
 pub use node::{Builder, CacheKind, ClusterKind, Lab, Pod, Server};
 pub use process::Process;
+pub use skip::{SKIPPED_FILE, skip};

@@ -53,6 +53,18 @@ pub fn find(program: &str) -> Option<PathBuf> {
         })
 }
 
+/// The gregor to test: `GREGOR_BINARY`, or the one that cargo left beside the running test.
+pub fn gregor() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("GREGOR_BINARY") {
+        return Ok(path.into());
+    }
+    let own = std::env::current_exe()?;
+    own.ancestors()
+        .map(|directory| directory.join("gregor"))
+        .find(|path| path.is_file())
+        .context("no gregor beside this test: run `cargo xtask build`")
+}
+
 /// Keeps other processes out of the same piece of work until it is dropped.
 pub fn exclusive(what: &str) -> Result<Flock<File>> {
     let path = cache_dir()?.join(format!("{what}.lock"));

@@ -280,7 +280,7 @@ fn print_commands(lab: &Lab, binary: Option<&Path>) {
     println!("\nThe lab stays up until Ctrl-C. To try by hand, as root in another terminal:\n");
     println!(
         "  ip netns exec {name}.foo getent ahosts {}",
-        BROKER.replace('1', "2")
+        BROKER.replacen('1', "2", 1)
     );
     println!("  ip netns exec {name}.bar getent ahosts {BROKER}");
     println!("  ip netns exec {name}.baz getent ahosts {BROKER}");

@@ -1,0 +1,129 @@
+//! What the pipeline finds around it in the kernel: maps, clock, ring buffer.
+
+use aya_ebpf::{
+    helpers::generated::bpf_ktime_get_ns,
+    maps::{Array, ring_buf::RingBufEntry},
+};
+use dns_common::{
+    abi::{EventHeader, MAX_FRAME, Servers},
+    dfa::{self, Cells, Chunk, Scratch},
+    pipeline::{Address, Host, Matched},
+    verdict::Reason,
+};
+
+use crate::{
+    maps::{CELLS, DFA, HEARTBEAT, INTERFACES, OTHER_SERVERS, RING, SERVERS},
+    skb::Skb,
+};
+
+pub struct Kernel;
+
+struct MapCells(&'static Array<Chunk>);
+
+impl Cells for MapCells {
+    #[inline(always)]
+    fn chunk(&self, number: u32) -> Option<&Chunk> {
+        self.0.get(number)
+    }
+}
+
+/// Frames up to this size take the smaller record: nearly all queries.
+const SMALL_FRAME: usize = 256;
+
+/// A ring buffer record. The verifier wants reservations of constant size.
+#[repr(C)]
+struct Record<const N: usize> {
+    header: EventHeader,
+    frame: [u8; N],
+}
+
+impl Host<Skb> for Kernel {
+    #[inline(always)]
+    fn servers(&self) -> Option<&Servers> {
+        SERVERS.get(0)
+    }
+
+    #[inline(always)]
+    fn saw_other_server(&self, address: Address) {
+        // IPv4-mapped (RFC 4291 §2.5.5.2), in the byte order of the packet.
+        let key = match address {
+            Address::V4(address) => [0, u64::from(0xffff_u32.to_be()) | u64::from(address) << 32],
+            Address::V6(halves) => halves,
+        };
+        if let Some(count) = OTHER_SERVERS.get_ptr_mut(&key) {
+            // SAFETY: a u64 lives there; a lost increment does no harm.
+            unsafe { *count += 1 };
+        } else {
+            // A full map or a race loses one count.
+            let _ = OTHER_SERVERS.insert(&key, &1, 0);
+        }
+    }
+
+    #[inline(always)]
+    fn find_rule(&self, scratch: &mut Scratch) -> Option<u32> {
+        find_rule(scratch).checked_sub(1)
+    }
+
+    #[inline(always)]
+    fn admit(&self, packet: &Skb) -> Result<(), Reason> {
+        // SAFETY: takes no argument.
+        let now = unsafe { bpf_ktime_get_ns() };
+        let deadline = HEARTBEAT.get(0).ok_or(Reason::Internal)?;
+        if now > *deadline {
+            return Err(Reason::NoResponder);
+        }
+        let interface = INTERFACES
+            .get_ptr_mut(&packet.ifindex())
+            .ok_or(Reason::NoResponder)?;
+        // SAFETY: userspace only inserts and removes whole values; see `Interface` on races.
+        if unsafe { (*interface).admit(now) } {
+            Ok(())
+        } else {
+            Err(Reason::RateLimited)
+        }
+    }
+
+    #[inline(always)]
+    fn hand_over(&self, packet: &Skb, matched: &Matched) -> Result<(), Reason> {
+        let mut header = matched.event(packet.ifindex());
+        if let Some(tag) = packet.vlan() {
+            header.vlan_tci = tag.tci;
+            header.vlan_tpid = tag.tpid;
+        }
+        if matched.frame_len <= SMALL_FRAME as u32 {
+            submit::<SMALL_FRAME>(packet, &header, matched.frame_len)
+        } else {
+            submit::<MAX_FRAME>(packet, &header, matched.frame_len)
+        }
+    }
+}
+
+/// A function of its own, so that the walk has all registers to itself. Returns the rule plus one, 0 for none: a
+/// subprogram returns one register.
+#[inline(never)]
+fn find_rule(scratch: &mut Scratch) -> u32 {
+    DFA.get(0)
+        .and_then(|header| dfa::find(header, &MapCells(&CELLS), scratch))
+        .map_or(0, |rule| rule + 1)
+}
+
+#[inline(always)]
+fn submit<const N: usize>(packet: &Skb, header: &EventHeader, len: u32) -> Result<(), Reason> {
+    let mut entry: RingBufEntry<Record<N>> = RING.reserve(0).ok_or(Reason::RingFull)?;
+    let record = entry.as_mut_ptr();
+    // SAFETY: the reservation has room for a header and N bytes; the length is checked against both bounds where the
+    // verifier can see it.
+    let copied = unsafe {
+        (*record).header = *header;
+        len > 0 && len <= N as u32 && packet.copy(0, (&raw mut (*record).frame).cast(), len)
+    };
+    if copied {
+        entry.submit(0);
+        Ok(())
+    } else {
+        entry.discard(0);
+        Err(Reason::Truncated)
+    }
+}
+
+const _: () = assert!(SMALL_FRAME <= MAX_FRAME);

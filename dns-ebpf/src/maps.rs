@@ -1,0 +1,59 @@
+//! The maps, each with the one thing that programs do with it. Names and values: `dns_common::abi`.
+
+use aya_ebpf::{
+    macros::map,
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
+};
+use dns_common::{
+    abi,
+    dfa::{Chunk, Header, Scratch},
+    verdict::Verdict,
+};
+
+#[map]
+pub static SERVERS: Array<abi::Servers> = Array::with_max_entries(1, 0);
+
+#[map]
+pub static DFA: Array<Header> = Array::with_max_entries(1, 0);
+
+/// Sized by the loader.
+#[map]
+pub static CELLS: Array<Chunk> = Array::with_max_entries(1, 0);
+
+#[map]
+pub static COUNTERS: PerCpuArray<abi::Counters> = PerCpuArray::with_max_entries(1, 0);
+
+/// Sized by the loader.
+#[map]
+pub static RING: RingBuf = RingBuf::with_byte_size(1 << 18, 0);
+
+/// Until when the responder is known to drain the ring, `bpf_ktime_get_ns`.
+#[map]
+pub static HEARTBEAT: Array<u64> = Array::with_max_entries(1, 0);
+
+/// The interfaces that the program is attached to, by index.
+#[map]
+pub static INTERFACES: HashMap<u32, abi::Interface> = HashMap::with_max_entries(8192, 0);
+
+/// Addresses asked on port 53 that are not in the configuration, with a count.
+#[map]
+pub static OTHER_SERVERS: LruHashMap<[u64; 2], u64> = LruHashMap::with_max_entries(64, 0);
+
+#[map]
+static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+
+/// This processor's working memory; programs do not nest.
+#[inline(always)]
+pub fn scratch<'a>() -> Option<&'a mut Scratch> {
+    let scratch = SCRATCH.get_ptr_mut(0)?;
+    // SAFETY: a value of this type lives there, and only the program running on this processor uses it.
+    Some(unsafe { &mut *scratch })
+}
+
+#[inline(always)]
+pub fn count(verdict: Verdict) {
+    if let Some(counters) = COUNTERS.get_ptr_mut(0) {
+        // SAFETY: counter() < COUNTERS; the value belongs to this processor.
+        unsafe { *counters.cast::<u64>().add(verdict.counter()) += 1 };
+    }
+}

@@ -170,7 +170,7 @@ fn in_lab(options: &Options, binary: Option<&Path>) -> Result<ExitCode> {
     }
     if !options.once {
         exit_code_on_interrupt(0);
-        print_commands(&lab, binary);
+        print_commands(&lab, gregor.as_ref(), binary);
         stay(gregor.as_ref())?;
     }
     Ok(ExitCode::SUCCESS)
@@ -261,21 +261,14 @@ fn same(found: &[IpAddr], expected: &[IpAddr]) -> bool {
 }
 
 fn print_counters(gregor: &Gregor) -> Result<()> {
-    let output = gregor.command(&["status"])?;
-    if !output.status.success() {
-        bail!(
-            "gregor status: {}",
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
-    }
     println!("\ngregor status:\n");
-    for line in String::from_utf8_lossy(&output.stdout).lines() {
+    for line in gregor.status_text(&[])?.lines() {
         println!("  {line}");
     }
     Ok(())
 }
 
-fn print_commands(lab: &Lab, binary: Option<&Path>) {
+fn print_commands(lab: &Lab, gregor: Option<&Gregor>, binary: Option<&Path>) {
     let name = lab.name();
     println!("\nThe lab stays up until Ctrl-C. To try by hand, as root in another terminal:\n");
     println!(
@@ -284,11 +277,17 @@ fn print_commands(lab: &Lab, binary: Option<&Path>) {
     );
     println!("  ip netns exec {name}.bar getent ahosts {BROKER}");
     println!("  ip netns exec {name}.baz getent ahosts {BROKER}");
-    if let Some(binary) = binary {
-        let binary = binary.display();
-        println!("  ip netns exec {name}.node {binary} status");
-        println!("  ip netns exec {name}.node {binary} explain {BROKER}.foo.svc.cluster.local");
-        println!("  tail -f {}", lab.directory().join("gregor.log").display());
+    if let (Some(gregor), Some(binary)) = (gregor, binary) {
+        let gregor_in_node = format!("ip netns exec {name}.node {}", binary.display());
+        println!(
+            "  {gregor_in_node} status --control {}",
+            gregor.control_path().display()
+        );
+        println!(
+            "  {gregor_in_node} explain {BROKER} --namespace foo --config {}",
+            gregor.config_path().display()
+        );
+        println!("  tail -f {}", gregor.process().log_path().display());
     }
     if tools::find("tcpdump").is_some() {
         println!("  ip netns exec {name}.node tcpdump -lni any port 53");

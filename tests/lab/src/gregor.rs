@@ -25,6 +25,7 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 pub struct Gregor {
     pub(crate) binary: PathBuf,
     pub(crate) config: PathBuf,
+    pub(crate) control: PathBuf,
     pub(crate) process: Process,
     pub(crate) netns: Arc<Netns>,
 }
@@ -74,14 +75,31 @@ impl Gregor {
 
     /// `gregor status --json`.
     pub fn status(&self) -> Result<serde_json::Value> {
-        let output = self.command(&["status", "--json"])?;
+        serde_json::from_str(&self.status_text(&["--json"])?)
+            .context("reading what `gregor status --json` says")
+    }
+
+    /// What `gregor status` prints, with these options.
+    pub fn status_text(&self, options: &[&str]) -> Result<String> {
+        let mut command = Command::new(&self.binary);
+        command
+            .arg("status")
+            .arg("--control")
+            .arg(&self.control)
+            .args(options);
+        let output = self.netns.output(command)?;
         if !output.status.success() {
             bail!(
                 "gregor status: {}",
                 String::from_utf8_lossy(&output.stderr).trim()
             );
         }
-        serde_json::from_slice(&output.stdout).context("reading what `gregor status --json` says")
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Where it listens for `gregor status`: in the lab's own directory, since all namespaces share /run.
+    pub fn control_path(&self) -> &Path {
+        &self.control
     }
 
     /// Its configuration file, for tests that change it.

@@ -443,12 +443,15 @@ route add ::/0 via fd00:244:{index:x}::1
         let path = self.directory.join("gregor.toml");
         fs::write(&path, config)?;
         let mut command = Command::new(binary);
+        let control = self.directory.join("gregor.sock");
         command.arg("run").arg("--config").arg(&path);
+        command.arg("--control").arg(&control);
         let log = self.directory.join("gregor.log");
         let process = start(&self.made, &self.node, command, &log)?;
         Ok(Gregor {
             binary: binary.to_owned(),
             config: path,
+            control,
             process,
             netns: self.node.clone(),
         })

@@ -89,15 +89,23 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     setup::ensure_run()?;
     let release = !options.dev;
     if options.config.is_some() || !options.interface.is_empty() {
-        let binary = build::run(&build::Options { release })?;
+        let binary = gregor(release)?;
         return Err(run_on_node(options, &binary));
     }
     let binary = if options.without_gregor {
         None
     } else {
-        Some(build::run(&build::Options { release })?)
+        Some(gregor(release)?)
     };
     in_lab(options, binary.as_deref())
+}
+
+/// `GREGOR_BINARY`, for a binary built elsewhere, or a fresh build.
+fn gregor(release: bool) -> Result<PathBuf> {
+    match std::env::var_os("GREGOR_BINARY") {
+        Some(path) => Ok(path.into()),
+        None => build::run(&build::Options { release }),
+    }
 }
 
 /// Becomes gregor; returns only when that fails.

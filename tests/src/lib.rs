@@ -1,1 +1,4 @@
 //! What the end-to-end tests, `cargo xtask run` and the benchmarks share: the lab and its parts.
+
+pub use gregor_lab as lab;
+pub use gregor_lab::tools;

@@ -1,3 +1,51 @@
 //! Every task of this repository, one file per subcommand.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use gregor_lab::tools::say;
+
+mod build;
+mod doctor;
+mod machine;
+mod run;
+mod setup;
+mod table;
+mod test;
+
+/// Every task of this repository.
+#[derive(Debug, Parser)]
+#[command(bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Say what this machine has and lacks, and the command that installs each lack
+    Doctor(doctor::Options),
+    /// Install what is missing
+    Setup(setup::Options),
+    /// Build target/debug/gregor, or target/release/gregor
+    Build(build::Options),
+    /// Show gregor at work in a lab of network namespaces, or run it on this node
+    Run(run::Options),
+    /// Formatting, lints, unit tests and end-to-end tests
+    Test(test::Options),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().task {
+        Task::Doctor(options) => doctor::run(&options),
+        Task::Setup(options) => setup::run(&options).map(|()| ExitCode::SUCCESS),
+        Task::Build(options) => build::run(&options).map(|_| ExitCode::SUCCESS),
+        Task::Run(options) => run::run(&options),
+        Task::Test(options) => test::run(&options),
+    };
+    outcome.unwrap_or_else(|error| {
+        // What to do about it, without a backtrace of this program.
+        say(&format!("error: {error:#}"));
+        ExitCode::FAILURE
+    })
+}

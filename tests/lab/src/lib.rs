@@ -1,0 +1,26 @@
+//! A Kubernetes node as DNS sees it, in network namespaces: pods, an existing cache, a cluster DNS, and gregor if asked.
+//!
+//! Shared by `cargo xtask run` and the end-to-end tests. Everything that a [`Lab`] makes goes when it is dropped, when the
+//! process panics or is told to end, and, should it be killed outright, when the next lab of the same prefix starts.
+
+mod cleanup;
+mod client;
+mod config;
+mod dns;
+mod gregor;
+mod netns;
+mod node;
+mod process;
+mod skip;
+pub mod tools;
+pub mod world;
+
+pub use cleanup::{exit_code_on_interrupt, sweep};
+pub use client::{Ask, Transport};
+pub use config::{ARTICLE_TEMPLATE, gregor_toml};
+pub use dns::Asked;
+pub use gregor::Gregor;
+pub use netns::Netns;
+pub use node::{Builder, CacheKind, ClusterKind, Lab, Pod, Server};
+pub use process::Process;
+pub use skip::{SKIPPED_FILE, skip};

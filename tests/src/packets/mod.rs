@@ -1,0 +1,5 @@
+//! Packet fixtures: one table of frames and verdicts, and the engines that must all agree with it.
+
+pub mod build;
+pub mod engine;
+pub mod table;

@@ -1,6 +1,8 @@
 //! The engines: each puts a frame through the pipeline in its own way and reports what became of it.
 
 mod slice;
+mod test_run;
+mod veth;
 
 use std::fmt::Write as _;
 
@@ -10,6 +12,8 @@ use dns_common::{
 };
 
 pub use slice::Slice;
+pub use test_run::TestRun;
+pub use veth::Veth;
 
 use super::{
     build::{Frame, Tag},

@@ -2,4 +2,7 @@
 
 pub mod build;
 pub mod engine;
+pub mod loaded;
+pub mod observer;
 pub mod table;
+pub mod wire;

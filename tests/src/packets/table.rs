@@ -1367,7 +1367,7 @@ fn ethernet_and_tags(t: &mut Table) {
     );
     t.pass(
         "tag that hides a tag cut short",
-        broker_query().tag(0x8100, 1).tag(0x8100, 2).cut(19),
+        broker_query().tag(0x8100, 1).tag(0x8100, 2).cut(21),
         Reason::NotDns,
         "no ethertype behind the second tag",
     );

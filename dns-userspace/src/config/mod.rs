@@ -1,1 +1,920 @@
 //! The configuration file: TOML to typed values, checked as a whole, every complaint with file, line, key and remedy.
+
+mod diagnostic;
+mod reader;
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use dns_common::abi::MAX_SERVERS;
+use globset::{Glob, GlobSet, GlobSetBuilder};
+use ipnet::IpNet;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+pub use diagnostic::{ConfigErrors, Diagnostic};
+
+use crate::rules::{Complaint, DEFAULT_TTL, Key, MAX_TTL, MatchSpec, RuleSet, RuleSpec};
+use diagnostic::Source;
+use reader::{At, Reader, Section, address};
+
+/// Largest file that is read.
+pub const MAX_FILE: u64 = 16 << 20;
+/// Most entries of `interfaces` and of `allow_sources`.
+const MAX_LIST: usize = 256;
+
+/// A checked configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub intercept: Intercept,
+    pub upstream: Upstream,
+    pub answer: Answer,
+    pub limits: Limits,
+    pub metrics: Metrics,
+    /// Checked one by one; [`RuleSet::compile`] checks them against each other.
+    pub rules: Vec<RuleSpec>,
+    file: PathBuf,
+    warnings: Vec<Diagnostic>,
+    positions: Vec<RulePosition>,
+}
+
+/// `[intercept]`: whose queries are looked at, and where.
+#[derive(Clone, Debug)]
+pub struct Intercept {
+    /// Addresses whose port 53 is looked at: 1 to 16 of each family, each once.
+    pub servers: Vec<IpAddr>,
+    /// Interfaces by name; `None` for every veth whose peer lives in another network namespace.
+    pub interfaces: Option<InterfaceGlobs>,
+    pub hook: Hook,
+    pub order: Order,
+    pub tcp: Tcp,
+    /// Source addresses that are served; empty for all.
+    pub allow_sources: Vec<IpNet>,
+}
+
+/// Patterns of interface names.
+#[derive(Clone, Debug)]
+pub struct InterfaceGlobs {
+    patterns: Vec<String>,
+    set: GlobSet,
+}
+
+impl InterfaceGlobs {
+    pub fn is_match(&self, interface: &str) -> bool {
+        self.set.is_match(interface)
+    }
+
+    /// As they are written.
+    pub fn patterns(&self) -> &[String] {
+        &self.patterns
+    }
+}
+
+impl PartialEq for InterfaceGlobs {
+    fn eq(&self, other: &Self) -> bool {
+        self.patterns == other.patterns
+    }
+}
+
+/// Where programs are attached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Hook {
+    /// tcx where the kernel has it, clsact elsewhere.
+    #[default]
+    Auto,
+    Tcx,
+    Clsact,
+}
+
+/// Where among the programs on the hook.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Order {
+    #[default]
+    First,
+    Last,
+}
+
+/// Which TCP queries are answered, where the asked address is local to the node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Tcp {
+    /// Those of a client that was just told TC=1.
+    #[default]
+    AfterTruncation,
+    Always,
+    Never,
+}
+
+/// `[upstream]`: who is asked for a rule's target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upstream {
+    pub server: UpstreamServer,
+    /// For one look-up, retries included.
+    pub timeout: Duration,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UpstreamServer {
+    /// The server that the pod asked.
+    #[default]
+    Same,
+    Address(SocketAddr),
+}
+
+/// `[answer]`: what clients are told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// Cap on the TTL of every answer, in whole seconds.
+    pub max_ttl: Duration,
+    /// How long a last good answer may outlive its TTL when the upstream fails.
+    pub serve_stale: Duration,
+}
+
+/// `[limits]`: what one pod, and all of them, may take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Intercepted queries of one interface per second; 0 for no limit.
+    pub queries_per_second: u32,
+    /// How many of them may come at once.
+    pub burst: u32,
+    /// Queries of one interface that may wait for the upstream.
+    pub chases_per_interface: usize,
+    /// Answers that are kept.
+    pub answers: usize,
+}
+
+/// `[metrics]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Metrics {
+    /// Where `/metrics`, `/healthz` and `/readyz` are served.
+    pub listen: SocketAddr,
+}
+
+impl Default for Upstream {
+    fn default() -> Self {
+        Self {
+            server: UpstreamServer::Same,
+            timeout: Duration::from_secs(2),
+        }
+    }
+}
+
+impl Default for Answer {
+    fn default() -> Self {
+        Self {
+            max_ttl: Duration::from_secs(30),
+            serve_stale: Duration::from_secs(3600),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            queries_per_second: 2000,
+            burst: 400,
+            chases_per_interface: 256,
+            answers: 100_000,
+        }
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 9353)),
+        }
+    }
+}
+
+/// Where a rule stands in the file.
+#[derive(Clone, Debug, Default)]
+struct RulePosition {
+    table: Range<usize>,
+    keys: HashMap<Key, Range<usize>>,
+}
+
+/// Reads and checks a file: its values, its rules compiled, and what is worth a warning.
+pub fn load(path: &Path) -> Result<(Config, RuleSet, Vec<Diagnostic>), ConfigErrors> {
+    let unreadable = |problem: String, remedy: &str| {
+        ConfigErrors(vec![Diagnostic {
+            file: path.to_owned(),
+            line: 1,
+            column: 1,
+            key: "file".to_owned(),
+            problem,
+            remedy: remedy.to_owned(),
+        }])
+    };
+    let metadata = std::fs::metadata(path).map_err(|error| {
+        unreadable(
+            format!("cannot be read: {error}"),
+            "give the path of a configuration file that gregor may read",
+        )
+    })?;
+    if metadata.len() > MAX_FILE {
+        return Err(unreadable(
+            format!("has {} bytes", metadata.len()),
+            "give a configuration file of at most 16 MiB",
+        ));
+    }
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        unreadable(
+            format!("cannot be read: {error}"),
+            "give a UTF-8 text file that gregor may read",
+        )
+    })?;
+    compile(path, &text)
+}
+
+/// [`load`], for a text that is at hand.
+pub fn compile(
+    path: &Path,
+    text: &str,
+) -> Result<(Config, RuleSet, Vec<Diagnostic>), ConfigErrors> {
+    let (config, mut errors) = Config::read(path, text);
+    let source = Source { file: path, text };
+    match RuleSet::compile(&config.rules) {
+        Ok(rules) if errors.is_empty() => {
+            let mut warnings = config.warnings.clone();
+            warnings.extend(
+                rules
+                    .warnings()
+                    .iter()
+                    .map(|complaint| config.locate(&source, complaint)),
+            );
+            in_order(&mut warnings);
+            Ok((config, rules, warnings))
+        }
+        Ok(_) => Err(sorted(errors)),
+        Err(complaints) => {
+            errors.extend(
+                complaints
+                    .iter()
+                    .map(|complaint| config.locate(&source, complaint)),
+            );
+            Err(sorted(errors))
+        }
+    }
+}
+
+fn sorted(mut errors: Vec<Diagnostic>) -> ConfigErrors {
+    in_order(&mut errors);
+    ConfigErrors(errors)
+}
+
+fn in_order(diagnostics: &mut [Diagnostic]) {
+    diagnostics.sort_by_key(|diagnostic| (diagnostic.line, diagnostic.column));
+}
+
+impl Config {
+    /// Reads the text of a file, which `path` names in messages. The rules are only checked by [`compile`] and
+    /// [`load`].
+    pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigErrors> {
+        let (config, errors) = Self::read(path, text);
+        if errors.is_empty() {
+            Ok(config)
+        } else {
+            Err(sorted(errors))
+        }
+    }
+
+    /// What can be run but hardly means what it says; warnings about rules come from [`compile`] and [`load`].
+    pub fn warnings(&self) -> &[Diagnostic] {
+        &self.warnings
+    }
+
+    /// The file that the configuration was read from.
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
+    fn read(path: &Path, text: &str) -> (Self, Vec<Diagnostic>) {
+        let (document, syntax) = DeTable::parse_recoverable(text);
+        let mut reader = Reader {
+            source: Source { file: path, text },
+            errors: Vec::new(),
+        };
+        for error in &syntax {
+            let span = error.span().unwrap_or(0..0);
+            let message = error.message().replace('\n', ", ");
+            reader.complain(&span, "toml", message, "write valid TOML 1.1 here");
+        }
+        // What follows a syntax error may be read wrongly: complaints about it would mislead.
+        let table = syntax.is_empty().then(|| document.get_ref());
+        let root = Section::new("", table, 0..0);
+        reader.refuse_unknown(
+            &root,
+            &[
+                "intercept",
+                "upstream",
+                "answer",
+                "limits",
+                "metrics",
+                "rule",
+            ],
+        );
+        let intercept = read_intercept(&mut reader, &root, table.is_some());
+        let upstream = read_upstream(&mut reader, &root);
+        let answer = read_answer(&mut reader, &root);
+        let limits = read_limits(&mut reader, &root);
+        let metrics = read_metrics(&mut reader, &root);
+        let (rules, positions) = read_rules(&mut reader, &root);
+        let mut warnings = Vec::new();
+        if rules.is_empty() && syntax.is_empty() && root.get("rule").is_none() {
+            warnings.push(reader.source.diagnostic(
+                &(0..0),
+                "rule",
+                "there is no rule, so every query passes",
+                "add a [[rule]] with `name`, `match` and `cname`",
+            ));
+        }
+        let config = Self {
+            intercept,
+            upstream,
+            answer,
+            limits,
+            metrics,
+            rules,
+            file: path.to_owned(),
+            warnings,
+            positions,
+        };
+        (config, reader.errors)
+    }
+
+    fn locate(&self, source: &Source<'_>, complaint: &Complaint) -> Diagnostic {
+        let position = self.positions.get(complaint.rule);
+        let span = position
+            .map(|position| {
+                let key = position.keys.get(&complaint.key);
+                key.unwrap_or(&position.table).clone()
+            })
+            .unwrap_or(0..0);
+        source.diagnostic(
+            &span,
+            format!("rule.{}", complaint.key.as_str()),
+            &complaint.problem,
+            &complaint.remedy,
+        )
+    }
+}
+
+fn read_intercept(reader: &mut Reader<'_>, root: &Section<'_, '_>, complete: bool) -> Intercept {
+    let section = reader.section(root, "intercept");
+    reader.refuse_unknown(
+        &section,
+        &[
+            "servers",
+            "interfaces",
+            "hook",
+            "order",
+            "tcp",
+            "allow_sources",
+        ],
+    );
+    let servers = read_servers(reader, &section, complete);
+    let interfaces = read_interfaces(reader, &section);
+    let allow_sources = read_allow_sources(reader, &section);
+    let hook = reader.choice(
+        &section,
+        "hook",
+        &[
+            ("auto", Some(Hook::Auto)),
+            ("tcx", Some(Hook::Tcx)),
+            ("clsact", Some(Hook::Clsact)),
+            ("xdp", None),
+        ],
+    );
+    if let Some(At { value: None, span }) = &hook {
+        if section.get("allow_sources").is_none() {
+            reader.complain(
+                span,
+                section.key("hook"),
+                "\"xdp\" needs `allow_sources`: a frame from a wire may come from anybody",
+                "write allow_sources = [\"10.0.0.0/8\"], with the pods' addresses",
+            );
+        }
+        reader.complain(
+            span,
+            section.key("hook"),
+            "\"xdp\" is not in this release",
+            "write \"auto\", \"tcx\" or \"clsact\", which serve the pods of this node",
+        );
+    }
+    let order = reader.choice(
+        &section,
+        "order",
+        &[("first", Order::First), ("last", Order::Last)],
+    );
+    let tcp = reader.choice(
+        &section,
+        "tcp",
+        &[
+            ("after-truncation", Tcp::AfterTruncation),
+            ("always", Tcp::Always),
+            ("never", Tcp::Never),
+        ],
+    );
+    Intercept {
+        servers,
+        interfaces,
+        hook: hook.and_then(|hook| hook.value).unwrap_or_default(),
+        order: order.map(|order| order.value).unwrap_or_default(),
+        tcp: tcp.map(|tcp| tcp.value).unwrap_or_default(),
+        allow_sources,
+    }
+}
+
+fn read_servers(reader: &mut Reader<'_>, section: &Section<'_, '_>, complete: bool) -> Vec<IpAddr> {
+    const EXAMPLE: &str = "[\"169.254.20.10\", \"172.20.0.10\"]";
+    let key = section.key("servers");
+    if section.get("servers").is_none() && complete {
+        reader.complain(
+            &section.span,
+            &key,
+            "missing",
+            format!("add servers = {EXAMPLE}: every nameserver address in the pods' resolv.conf"),
+        );
+    }
+    let Some(texts) = reader.strings(section, "servers", EXAMPLE) else {
+        return Vec::new();
+    };
+    if texts.is_empty() && section.get("servers").is_some_and(is_empty_array) {
+        reader.complain(
+            &section.span_of("servers"),
+            &key,
+            "no address is given",
+            format!("write servers = {EXAMPLE}: every nameserver address in the pods' resolv.conf"),
+        );
+    }
+    let mut servers: Vec<IpAddr> = Vec::new();
+    for text in texts {
+        let Some(server) = address(&text.value) else {
+            let remedy = match text.value.parse::<SocketAddr>() {
+                Ok(with_port) if with_port.port() == 53 => {
+                    format!("write \"{}\"; the port is always 53", with_port.ip())
+                }
+                Ok(_) => "write the address alone; only port 53 can be intercepted".to_owned(),
+                Err(_) => "write an IPv4 or IPv6 address, as in \"169.254.20.10\"".to_owned(),
+            };
+            let problem = format!("\"{}\" is not an IP address", text.value);
+            reader.complain(&text.span, &key, problem, remedy);
+            continue;
+        };
+        if server.is_unspecified() || server.is_multicast() {
+            reader.complain(
+                &text.span,
+                &key,
+                format!("{server} is not the address of a server"),
+                "write a nameserver address of the pods' resolv.conf",
+            );
+        } else if servers.contains(&server) {
+            reader.complain(
+                &text.span,
+                &key,
+                format!("{server} stands twice"),
+                "remove one of the two",
+            );
+        } else if servers
+            .iter()
+            .filter(|other| other.is_ipv4() == server.is_ipv4())
+            .count()
+            >= MAX_SERVERS
+        {
+            let family = if server.is_ipv4() { "IPv4" } else { "IPv6" };
+            reader.complain(
+                &text.span,
+                &key,
+                format!("more than {MAX_SERVERS} {family} addresses"),
+                format!("keep at most {MAX_SERVERS} addresses of each family"),
+            );
+            break;
+        } else {
+            servers.push(server);
+        }
+    }
+    servers
+}
+
+fn is_empty_array(value: &Spanned<DeValue<'_>>) -> bool {
+    value
+        .get_ref()
+        .as_array()
+        .is_some_and(|array| array.is_empty())
+}
+
+fn read_interfaces(reader: &mut Reader<'_>, section: &Section<'_, '_>) -> Option<InterfaceGlobs> {
+    let key = section.key("interfaces");
+    let texts = reader.strings(section, "interfaces", "[\"eni*\", \"cali*\"]")?;
+    if section.get("interfaces").is_some_and(is_empty_array) {
+        reader.complain(
+            &section.span_of("interfaces"),
+            &key,
+            "the list is empty, so nothing would be attached",
+            "remove the key to attach to every pod's veth, or write globs as in [\"eni*\"]",
+        );
+    }
+    if texts.len() > MAX_LIST {
+        reader.complain(
+            &section.span_of("interfaces"),
+            &key,
+            format!("{} entries", texts.len()),
+            format!("write at most {MAX_LIST}; globs such as \"eni*\" stand for many interfaces"),
+        );
+        return None;
+    }
+    let mut set = GlobSetBuilder::new();
+    let mut patterns = Vec::new();
+    for text in texts {
+        match Glob::new(&text.value) {
+            Ok(glob) if !text.value.is_empty() => {
+                set.add(glob);
+                patterns.push(text.value);
+            }
+            result => {
+                let reason = match result {
+                    Err(error) => format!(" ({})", error.kind()),
+                    Ok(_) => String::new(),
+                };
+                reader.complain(
+                    &text.span,
+                    &key,
+                    format!("\"{}\" is no glob{reason}", text.value),
+                    "write an interface name, in which `*`, `?` and `[…]` stand for other characters",
+                );
+            }
+        }
+    }
+    let set = set.build().ok()?;
+    Some(InterfaceGlobs { patterns, set })
+}
+
+fn read_allow_sources(reader: &mut Reader<'_>, section: &Section<'_, '_>) -> Vec<IpNet> {
+    let key = section.key("allow_sources");
+    let mut nets: Vec<IpNet> = Vec::new();
+    let texts = reader
+        .strings(section, "allow_sources", "[\"10.0.0.0/8\"]")
+        .unwrap_or_default();
+    if texts.len() > MAX_LIST {
+        reader.complain(
+            &section.span_of("allow_sources"),
+            &key,
+            format!("{} entries", texts.len()),
+            format!("write at most {MAX_LIST}, with shorter prefixes"),
+        );
+        return nets;
+    }
+    for text in texts {
+        match text.value.parse::<IpNet>() {
+            Ok(net) if net.trunc() != net => reader.complain(
+                &text.span,
+                &key,
+                format!("{net} has bits set behind its prefix"),
+                format!("write \"{}\"", net.trunc()),
+            ),
+            Ok(net) if nets.contains(&net) => reader.complain(
+                &text.span,
+                &key,
+                format!("{net} stands twice"),
+                "remove one of the two",
+            ),
+            Ok(net) => nets.push(net),
+            Err(_) => {
+                let remedy = match address(&text.value) {
+                    Some(address) => format!("write \"{}\"", IpNet::from(address)),
+                    None => "write a network, as in \"10.0.0.0/8\" or \"fd00::/8\"".to_owned(),
+                };
+                reader.complain(
+                    &text.span,
+                    &key,
+                    format!("\"{}\" is no network", text.value),
+                    remedy,
+                );
+            }
+        }
+    }
+    nets
+}
+
+fn read_upstream(reader: &mut Reader<'_>, root: &Section<'_, '_>) -> Upstream {
+    let section = reader.section(root, "upstream");
+    reader.refuse_unknown(&section, &["server", "timeout"]);
+    let mut upstream = Upstream::default();
+    if let Some(text) = reader.string(&section, "server", "\"same\"") {
+        let address = match text.value.as_str() {
+            "same" => Some(UpstreamServer::Same),
+            other => address(other)
+                .map(|address| SocketAddr::new(address, 53))
+                .or_else(|| other.parse().ok())
+                .filter(|address| !address.ip().is_unspecified() && address.port() != 0)
+                .map(UpstreamServer::Address),
+        };
+        match address {
+            Some(server) => upstream.server = server,
+            None => reader.complain(
+                &text.span,
+                section.key("server"),
+                format!("\"{}\" is neither \"same\" nor an address", text.value),
+                "write \"same\", an address, or an address and port as in \"172.20.0.10:53\" or \"[fd00::a]:53\"",
+            ),
+        }
+    }
+    let range = Duration::from_millis(10)..=Duration::from_secs(30);
+    if let Some(timeout) = reader.duration(&section, "timeout", range) {
+        upstream.timeout = timeout;
+    }
+    upstream
+}
+
+fn read_answer(reader: &mut Reader<'_>, root: &Section<'_, '_>) -> Answer {
+    let section = reader.section(root, "answer");
+    reader.refuse_unknown(&section, &["max_ttl", "serve_stale"]);
+    let mut answer = Answer::default();
+    let range = Duration::from_secs(1)..=Duration::from_secs(u64::from(MAX_TTL));
+    if let Some(max_ttl) = reader.duration(&section, "max_ttl", range) {
+        if max_ttl.subsec_nanos() == 0 {
+            answer.max_ttl = max_ttl;
+        } else {
+            reader.complain(
+                &section.span_of("max_ttl"),
+                section.key("max_ttl"),
+                "a TTL is told in whole seconds",
+                format!("write \"{}s\"", max_ttl.as_secs()),
+            );
+        }
+    }
+    let range = Duration::ZERO..=Duration::from_secs(7 * 86_400);
+    if let Some(serve_stale) = reader.duration(&section, "serve_stale", range) {
+        answer.serve_stale = serve_stale;
+    }
+    answer
+}
+
+fn read_limits(reader: &mut Reader<'_>, root: &Section<'_, '_>) -> Limits {
+    let section = reader.section(root, "limits");
+    reader.refuse_unknown(
+        &section,
+        &[
+            "queries_per_second",
+            "burst",
+            "chases_per_interface",
+            "answers",
+        ],
+    );
+    let default = Limits::default();
+    let mut number = |key, range, unit, default: usize| {
+        reader
+            .number(&section, key, range, unit)
+            .and_then(|number| usize::try_from(number).ok())
+            .unwrap_or(default)
+    };
+    let rate = number(
+        "queries_per_second",
+        0..=1_000_000,
+        "queries (0: no limit)",
+        default.queries_per_second as usize,
+    );
+    let burst = number("burst", 1..=100_000, "queries", default.burst as usize);
+    Limits {
+        queries_per_second: rate as u32,
+        burst: burst as u32,
+        chases_per_interface: number(
+            "chases_per_interface",
+            1..=65_536,
+            "look-ups",
+            default.chases_per_interface,
+        ),
+        answers: number("answers", 1..=10_000_000, "answers", default.answers),
+    }
+}
+
+fn read_metrics(reader: &mut Reader<'_>, root: &Section<'_, '_>) -> Metrics {
+    let section = reader.section(root, "metrics");
+    reader.refuse_unknown(&section, &["listen"]);
+    let mut metrics = Metrics::default();
+    if let Some(text) = reader.string(&section, "listen", "\"127.0.0.1:9353\"") {
+        match text.value.parse() {
+            Ok(listen) => metrics.listen = listen,
+            Err(_) => reader.complain(
+                &text.span,
+                section.key("listen"),
+                format!("\"{}\" is not an address and port", text.value),
+                "write both, as in \"127.0.0.1:9353\" or \"[::]:9353\"",
+            ),
+        }
+    }
+    metrics
+}
+
+fn read_rules(
+    reader: &mut Reader<'_>,
+    root: &Section<'_, '_>,
+) -> (Vec<RuleSpec>, Vec<RulePosition>) {
+    let mut rules = Vec::new();
+    let mut positions = Vec::new();
+    let Some(value) = root.get("rule") else {
+        return (rules, positions);
+    };
+    let Some(array) = value.get_ref().as_array() else {
+        reader.wrong_type(value, "rule", "an array of tables", "[[rule]]");
+        return (rules, positions);
+    };
+    for element in array.iter() {
+        let Some(table) = element.get_ref().as_table() else {
+            reader.wrong_type(element, "rule", "a table", "[[rule]]");
+            continue;
+        };
+        let section = Section::new("rule", Some(table), element.span());
+        if let Some((rule, position)) = read_rule(reader, &section) {
+            rules.push(rule);
+            positions.push(position);
+        }
+    }
+    (rules, positions)
+}
+
+/// A rule, if enough of it is there to be checked further.
+fn read_rule(
+    reader: &mut Reader<'_>,
+    section: &Section<'_, '_>,
+) -> Option<(RuleSpec, RulePosition)> {
+    reader.refuse_unknown(section, &["name", "match", "regex", "cname", "ttl"]);
+    let mut required = |key: &str, example: &str| {
+        if section.get(key).is_none() {
+            reader.complain(
+                &section.span,
+                section.key(key),
+                "missing",
+                format!("add {key} = {example}"),
+            );
+        }
+        reader.string(section, key, example)
+    };
+    let name = required("name", "\"kafka\"");
+    let cname = required("cname", "\"kafka-upstream.{namespace}.svc.cluster.local\"");
+    let pattern = reader.string(
+        section,
+        "match",
+        "\"*.kafka.managed.{namespace}.svc.cluster.local\"",
+    );
+    let regex = reader.string(section, "regex", "'^(.+)\\.example\\.com\\.$'");
+    let ttl_seconds = reader
+        .number(section, "ttl", 1..=u64::from(MAX_TTL), "seconds")
+        .map_or(DEFAULT_TTL, |ttl| ttl as u32);
+    let given = [section.get("match"), section.get("regex")];
+    match given {
+        [Some(_), Some(regex)] => reader.complain(
+            &regex.span(),
+            section.key("regex"),
+            "the rule has `match` and `regex`",
+            "keep one of the two",
+        ),
+        [None, None] => reader.complain(
+            &section.span,
+            section.key("match"),
+            "missing",
+            "add match = \"*.kafka.managed.{namespace}.svc.cluster.local\", or `regex`",
+        ),
+        _ => {}
+    }
+    let (matches, match_at) = match (pattern, regex) {
+        (Some(pattern), _) => (MatchSpec::Pattern(pattern.value), pattern.span),
+        (None, Some(regex)) => (MatchSpec::Regex(regex.value), regex.span),
+        (None, None) => return None,
+    };
+    let (name, cname) = (name?, cname?);
+    let keys = HashMap::from([
+        (Key::Name, name.span),
+        (Key::Match, match_at.clone()),
+        (Key::Regex, match_at),
+        (Key::Cname, cname.span),
+        (Key::Ttl, section.span_of("ttl")),
+    ]);
+    let rule = RuleSpec {
+        name: name.value,
+        matches,
+        cname: cname.value,
+        ttl_seconds,
+    };
+    let position = RulePosition {
+        table: section.span.clone(),
+        keys,
+    };
+    Some((rule, position))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DESIGN: &str = r#"
+[intercept]
+servers = ["169.254.20.10", "172.20.0.10"]
+hook = "auto"
+order = "first"
+tcp = "after-truncation"
+
+[upstream]
+server = "same"
+timeout = "2s"
+
+[answer]
+max_ttl = "30s"
+serve_stale = "1h"
+
+[metrics]
+listen = "127.0.0.1:9353"
+
+[[rule]]
+name  = "kafka"
+match = "*.aws.private.kafka.managed.{namespace}.svc.cluster.local"
+cname = "kafka-upstream.{namespace}.svc.cluster.local"
+ttl   = 60
+"#;
+
+    fn parse(text: &str) -> Result<Config, ConfigErrors> {
+        Config::parse(Path::new("gregor.toml"), text)
+    }
+
+    #[test]
+    fn the_documented_file_is_the_default() {
+        let (config, rules, warnings) = compile(Path::new("gregor.toml"), DESIGN).unwrap();
+        assert_eq!(warnings, []);
+        assert_eq!(config.intercept.servers.len(), 2);
+        assert_eq!(config.intercept.interfaces, None);
+        assert_eq!(config.upstream, Upstream::default());
+        assert_eq!(config.answer, Answer::default());
+        assert_eq!(config.metrics, Metrics::default());
+        assert_eq!(config.limits, Limits::default());
+        assert_eq!(rules.rules()[0].ttl_seconds(), 60);
+    }
+
+    #[test]
+    fn every_key_is_read() {
+        let config = parse(
+            r#"
+            [intercept]
+            servers = ["10.0.0.10", "fd00::a"]
+            interfaces = ["eni*", "cali?"]
+            hook = "clsact"
+            order = "last"
+            tcp = "never"
+            allow_sources = ["10.0.0.0/8", "fd00::/8"]
+            [upstream]
+            server = "[fd00::b]:5353"
+            timeout = "1s 500ms"
+            [answer]
+            max_ttl = "5s"
+            serve_stale = "0s"
+            [limits]
+            queries_per_second = 0
+            burst = 7
+            chases_per_interface = 8
+            answers = 1_000
+            [metrics]
+            listen = "[::]:1"
+            "#,
+        )
+        .unwrap();
+        let intercept = &config.intercept;
+        assert!(intercept.interfaces.as_ref().unwrap().is_match("eni12"));
+        assert!(!intercept.interfaces.as_ref().unwrap().is_match("cali12"));
+        assert_eq!(
+            (intercept.hook, intercept.order, intercept.tcp),
+            (Hook::Clsact, Order::Last, Tcp::Never)
+        );
+        assert_eq!(intercept.allow_sources.len(), 2);
+        let server = "[fd00::b]:5353".parse().unwrap();
+        assert_eq!(config.upstream.server, UpstreamServer::Address(server));
+        assert_eq!(config.upstream.timeout, Duration::from_millis(1500));
+        assert_eq!(config.answer.serve_stale, Duration::ZERO);
+        assert_eq!(
+            config.limits,
+            Limits {
+                queries_per_second: 0,
+                burst: 7,
+                chases_per_interface: 8,
+                answers: 1000
+            }
+        );
+        assert_eq!(config.warnings().len(), 1);
+    }
+
+    #[test]
+    fn every_complaint_is_told_at_once_in_the_order_of_the_file() {
+        let text = "[intercept]\nservers = [\"x\"]\nhok = \"tcx\"\n[answer]\nmax_ttl = 3\n[[rule]]\nname = \"a\"\nmatch = \"a..b\"\ncname = \"c.d\"\n";
+        let errors = compile(Path::new("dir/g.toml"), text).unwrap_err();
+        let lines: Vec<String> = errors.to_string().lines().map(str::to_owned).collect();
+        assert_eq!(lines.len(), 4, "{errors}");
+        assert!(lines[0].starts_with("dir/g.toml:2:12: intercept.servers: \"x\" is not an IP"));
+        assert_eq!(
+            lines[1],
+            "dir/g.toml:3:1: intercept.hok: unknown key; did you mean `hook`?"
+        );
+        assert!(lines[2].starts_with("dir/g.toml:5:11: answer.max_ttl: expected a duration"));
+        assert!(lines[3].starts_with("dir/g.toml:8:9: rule.match: a label is empty"));
+    }
+}

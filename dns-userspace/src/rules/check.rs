@@ -1,0 +1,379 @@
+//! Rules against each other: names given twice, rules that say the same, targets that lead back to a rule.
+
+use std::collections::HashMap;
+
+use super::pattern::{Part, Pattern, PatternLabel, Template, is_rfc1123};
+use super::{Complaint, Key, Matcher, Rule};
+
+/// Names given twice and rules that say the same; `rules` holds each rule that is sound by itself, with its index.
+pub(super) fn duplicates(names: &[&str], rules: &[(usize, Rule)]) -> Vec<Complaint> {
+    let mut complaints = Vec::new();
+    let mut by_name: HashMap<&str, usize> = HashMap::new();
+    for (index, name) in names.iter().enumerate() {
+        if name.is_empty() {
+            continue;
+        }
+        if let Some(first) = by_name.get(name) {
+            complaints.push(Complaint::new(
+                index,
+                Key::Name,
+                format!("`{name}` is the name of rule {} too", first + 1),
+                "give every rule a name of its own",
+            ));
+        } else {
+            by_name.insert(name, index);
+        }
+    }
+    let mut by_match: HashMap<String, usize> = HashMap::new();
+    for (position, (index, rule)) in rules.iter().enumerate() {
+        let (key, text) = match &rule.matcher {
+            Matcher::Pattern(pattern) => (Key::Match, pattern.anonymous()),
+            Matcher::Regex(_) => (Key::Regex, format!("/{}", rule.pattern)),
+        };
+        let Some(&first) = by_match.get(&text) else {
+            by_match.insert(text, position);
+            continue;
+        };
+        let first = &rules[first].1;
+        complaints.push(if first.cname == rule.cname {
+            Complaint::new(
+                *index,
+                key,
+                format!("the same rule as `{}`", first.name),
+                "remove one of the two",
+            )
+        } else {
+            Complaint::new(
+                *index,
+                key,
+                format!(
+                    "matches the same names as `{}`, which points elsewhere",
+                    first.name
+                ),
+                "remove one of the two, or make their patterns differ",
+            )
+        });
+    }
+    complaints
+}
+
+/// Targets that match their own rule or lead back to it over others.
+pub(super) fn loops(rules: &[(usize, Rule)]) -> Vec<Complaint> {
+    let index = LabelIndex::new(rules);
+    // The rules that each rule's target may match.
+    let leads_to: Vec<Vec<usize>> = rules
+        .iter()
+        .map(|(_, rule)| {
+            let target = general_target(rule);
+            let mut next: Vec<usize> = index
+                .candidates(&target)
+                .into_iter()
+                .filter(|&other| apply(&rules[other].1, &target).is_some())
+                .collect();
+            next.sort_unstable();
+            // Where nothing in the target varies, the first rule that matches is the only one that does.
+            if target
+                .iter()
+                .all(|label| matches!(label, Symbol::Literal(_)))
+            {
+                next.truncate(1);
+            }
+            next
+        })
+        .collect();
+
+    let mut complaints = Vec::new();
+    for cycle in cycles(&leads_to) {
+        if !closes(rules, &cycle) {
+            continue;
+        }
+        let (first, rule) = (&rules[cycle[0]].0, &rules[cycle[0]].1);
+        let problem = if let [_] = cycle[..] {
+            format!("the target `{}` matches the rule itself", rule.cname)
+        } else {
+            let others: Vec<_> = cycle[1..]
+                .iter()
+                .map(|&other| format!("`{}`", rules[other].1.name))
+                .collect();
+            format!(
+                "the target `{}` leads back to this rule over {}",
+                rule.cname,
+                others.join(", ")
+            )
+        };
+        complaints.push(Complaint::new(
+            *first,
+            Key::Cname,
+            problem,
+            "point `cname` to a name that no rule matches",
+        ));
+    }
+    complaints
+}
+
+/// The earlier rule that leaves nothing to a later one, if it is a single one.
+pub(super) fn shadow<'a>(rules: &'a [Rule], later: usize) -> Option<&'a Rule> {
+    let Matcher::Pattern(pattern) = &rules[later].matcher else {
+        return None;
+    };
+    rules[..later]
+        .iter()
+        .find(|rule| matches!(&rule.matcher, Matcher::Pattern(earlier) if earlier.covers(pattern)))
+}
+
+/// A label of a target whose captures are not known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Symbol {
+    Literal(String),
+    /// Any RFC 1123 label, the same one wherever the number is the same.
+    Label(usize),
+    /// A label with these bytes at its ends.
+    Around(String, String),
+}
+
+fn general_target(rule: &Rule) -> Vec<Symbol> {
+    let captures: Vec<Symbol> = (0..rule.captures.len())
+        .map(|capture| match rule.matcher {
+            Matcher::Pattern(_) => Symbol::Label(capture),
+            // A group may be anything; only what fixed bytes say is followed.
+            Matcher::Regex(_) => Symbol::Label(capture),
+        })
+        .collect();
+    target(&rule.target, &captures)
+}
+
+fn target(template: &Template<usize>, captures: &[Symbol]) -> Vec<Symbol> {
+    let mut labels: Vec<Vec<Symbol>> = vec![Vec::new()];
+    for part in &template.parts {
+        match part {
+            Part::Text(text) => {
+                for (index, piece) in text.split('.').enumerate() {
+                    if index > 0 {
+                        labels.push(Vec::new());
+                    }
+                    if !piece.is_empty()
+                        && let Some(label) = labels.last_mut()
+                    {
+                        label.push(Symbol::Literal(piece.to_owned()));
+                    }
+                }
+            }
+            Part::Capture(capture) => {
+                if let (Some(label), Some(value)) = (labels.last_mut(), captures.get(*capture)) {
+                    label.push(value.clone());
+                }
+            }
+        }
+    }
+    labels.into_iter().map(join).collect()
+}
+
+fn join(pieces: Vec<Symbol>) -> Symbol {
+    if let [only] = &pieces[..] {
+        return only.clone();
+    }
+    let fixed: Option<String> = pieces
+        .iter()
+        .map(|piece| match piece {
+            Symbol::Literal(text) => Some(text.as_str()),
+            _ => None,
+        })
+        .collect();
+    if let Some(text) = fixed {
+        return Symbol::Literal(text);
+    }
+    let start = match pieces.first() {
+        Some(Symbol::Literal(text) | Symbol::Around(text, _)) => text.clone(),
+        _ => String::new(),
+    };
+    let end = match pieces.last() {
+        Some(Symbol::Literal(text) | Symbol::Around(_, text)) => text.clone(),
+        _ => String::new(),
+    };
+    Symbol::Around(start, end)
+}
+
+/// What a rule makes of a name with unknown labels, or `None` when it cannot match it.
+fn apply(rule: &Rule, name: &[Symbol]) -> Option<Vec<Symbol>> {
+    match &rule.matcher {
+        Matcher::Pattern(pattern) => {
+            let captures = unify(pattern, name)?;
+            Some(target(&rule.target, &captures))
+        }
+        Matcher::Regex(regex) => {
+            // One name stands for all: enough to see a loop that every name takes.
+            let sample: Vec<String> = name
+                .iter()
+                .map(|label| match label {
+                    Symbol::Literal(text) => text.clone(),
+                    Symbol::Label(number) => format!("x{number}"),
+                    Symbol::Around(start, end) => format!("{start}x{end}"),
+                })
+                .collect();
+            let labels: Vec<&[u8]> = sample.iter().map(|label| label.as_bytes()).collect();
+            let captures: Vec<String> = regex
+                .captured(&labels)?
+                .into_iter()
+                .map(Option::unwrap_or_default)
+                .collect();
+            let filled = rule.target.fill(&captures)?;
+            Some(
+                filled
+                    .split('.')
+                    .map(|label| Symbol::Literal(label.to_owned()))
+                    .collect(),
+            )
+        }
+    }
+}
+
+fn unify(pattern: &Pattern, name: &[Symbol]) -> Option<Vec<Symbol>> {
+    let free = name.len().checked_sub(pattern.labels.len())?;
+    if pattern.any_labels != (free > 0) {
+        return None;
+    }
+    let mut bound: HashMap<usize, &str> = HashMap::new();
+    let mut captures = Vec::new();
+    for (expected, label) in pattern.labels.iter().zip(&name[free..]) {
+        match (expected, label) {
+            (PatternLabel::Literal(text), Symbol::Literal(own)) if text == own => {}
+            (PatternLabel::Literal(text), Symbol::Label(number)) => {
+                let known = *bound.entry(*number).or_insert(text);
+                if known != text || !is_rfc1123(text.as_bytes()) {
+                    return None;
+                }
+            }
+            (PatternLabel::Literal(text), Symbol::Around(start, end))
+                if text.len() > start.len() + end.len()
+                    && text.starts_with(start.as_str())
+                    && text.ends_with(end.as_str()) => {}
+            (PatternLabel::Literal(_), _) => return None,
+            (PatternLabel::Capture(_), Symbol::Literal(text)) if !is_rfc1123(text.as_bytes()) => {
+                return None;
+            }
+            (PatternLabel::Capture(_), label) => captures.push(label.clone()),
+        }
+    }
+    for capture in &mut captures {
+        if let Symbol::Label(number) = capture
+            && let Some(text) = bound.get(number)
+        {
+            *capture = Symbol::Literal((*text).to_owned());
+        }
+    }
+    Some(captures)
+}
+
+/// Whether the target of the first rule of a cycle can really come back to it.
+fn closes(rules: &[(usize, Rule)], cycle: &[usize]) -> bool {
+    let mut name = general_target(&rules[cycle[0]].1);
+    for &next in cycle[1..].iter().chain(&cycle[..1]) {
+        match apply(&rules[next].1, &name) {
+            Some(target) => name = target,
+            None => return false,
+        }
+    }
+    true
+}
+
+/// At most one cycle through each rule, found depth first.
+fn cycles(leads_to: &[Vec<usize>]) -> Vec<Vec<usize>> {
+    const NEW: u8 = 0;
+    const OPEN: u8 = 1;
+    const DONE: u8 = 2;
+    let mut mark = vec![NEW; leads_to.len()];
+    let mut found = Vec::new();
+    for root in 0..leads_to.len() {
+        if mark[root] != NEW {
+            continue;
+        }
+        mark[root] = OPEN;
+        // The path, and how many successors of each of its rules were looked at.
+        let mut path: Vec<(usize, usize)> = vec![(root, 0)];
+        while let Some((rule, looked_at)) = path.last_mut() {
+            let rule = *rule;
+            let Some(&next) = leads_to[rule].get(*looked_at) else {
+                mark[rule] = DONE;
+                path.pop();
+                continue;
+            };
+            *looked_at += 1;
+            if mark[next] == NEW {
+                mark[next] = OPEN;
+                path.push((next, 0));
+            } else if mark[next] == OPEN
+                && let Some(start) = path.iter().position(|(rule, _)| *rule == next)
+            {
+                let mut cycle: Vec<usize> = path[start..].iter().map(|(rule, _)| *rule).collect();
+                if let Some(least) = (0..cycle.len()).min_by_key(|&at| cycle[at]) {
+                    cycle.rotate_left(least);
+                }
+                found.push(cycle);
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// The patterns by their labels from the root on, so that few of them are looked at for a target.
+#[derive(Default)]
+struct LabelIndex {
+    root: Node,
+    regexes: Vec<usize>,
+}
+
+#[derive(Default)]
+struct Node {
+    literals: HashMap<String, Node>,
+    capture: Option<Box<Node>>,
+    /// Rules whose `*` stands here.
+    any_labels: Vec<usize>,
+    /// Rules that end here.
+    ends: Vec<usize>,
+}
+
+impl LabelIndex {
+    fn new(rules: &[(usize, Rule)]) -> Self {
+        let mut index = Self::default();
+        for (position, (_, rule)) in rules.iter().enumerate() {
+            let Matcher::Pattern(pattern) = &rule.matcher else {
+                index.regexes.push(position);
+                continue;
+            };
+            let mut node = &mut index.root;
+            for label in pattern.labels.iter().rev() {
+                node = match label {
+                    PatternLabel::Literal(text) => node.literals.entry(text.clone()).or_default(),
+                    PatternLabel::Capture(_) => node.capture.get_or_insert_default(),
+                };
+            }
+            if pattern.any_labels {
+                node.any_labels.push(position);
+            } else {
+                node.ends.push(position);
+            }
+        }
+        index
+    }
+
+    fn candidates(&self, name: &[Symbol]) -> Vec<usize> {
+        let mut found = self.regexes.clone();
+        let mut pending = vec![(&self.root, name)];
+        while let Some((node, rest)) = pending.pop() {
+            let Some((label, rest)) = rest.split_last() else {
+                found.extend(&node.ends);
+                continue;
+            };
+            found.extend(&node.any_labels);
+            match label {
+                Symbol::Literal(text) => {
+                    pending.extend(node.literals.get(text).map(|child| (child, rest)));
+                }
+                _ => pending.extend(node.literals.values().map(|child| (child, rest))),
+            }
+            pending.extend(node.capture.as_deref().map(|child| (child, rest)));
+        }
+        found
+    }
+}

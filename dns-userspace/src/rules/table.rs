@@ -1,0 +1,474 @@
+//! From the languages of all rules to one table in the layout of [`dns_common::dfa`].
+//!
+//! A language is given over names in the form `label FF label FF` (each label and the dot behind it). The walk reads
+//! `FF label FF label` from its end, so it starts where the automaton of the reversed language stands after one
+//! separator, and what a name is accepted by is known one separator early: a state of the table is a state of the
+//! automaton, whether a separator was just read, and the rule that the name up to there matches.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use dns_common::dfa::{self, CHUNK_CELLS, DEAD, MAX_RULES, SEPARATOR, SUFFIX_WORDS, SuffixWord};
+use regex_automata::dfa::{Automaton, StartKind, dense};
+use regex_automata::nfa::thompson::{self, WhichCaptures};
+use regex_automata::util::primitives::StateID;
+use regex_automata::util::start;
+use regex_automata::{Anchored, MatchKind};
+use regex_syntax::hir::Hir;
+
+use super::pattern::{Pattern, PatternLabel};
+use super::regex::{class, repeat};
+
+/// Most chunks of a table: 128 MiB of cells.
+pub const MAX_CHUNKS: usize = 512;
+/// Most memory for the automaton that the table is made from.
+const AUTOMATON_BYTES: usize = 1 << 30;
+/// Most memory for the automaton of one rule by itself.
+const RULE_BYTES: usize = 4 << 20;
+/// Most memory for one rule's part of the NFA.
+const RULE_NFA_BYTES: usize = 1 << 20;
+/// Longest suffix that is compared in words.
+const MAX_SUFFIX: usize = 8 * SUFFIX_WORDS;
+
+/// The matcher of all rules together, in the form that the kernel walks.
+#[derive(Debug)]
+pub struct Table {
+    pub header: dfa::Header,
+    pub chunks: Vec<Box<dfa::Chunk>>,
+}
+
+impl Table {
+    /// A table that matches nothing.
+    pub const fn empty() -> Self {
+        Self {
+            header: dfa::Header::EMPTY,
+            chunks: Vec::new(),
+        }
+    }
+
+    /// Bytes that the cells in use take.
+    pub fn bytes(&self) -> usize {
+        self.header.cells as usize * size_of::<u32>()
+    }
+}
+
+/// More memory than a table may take.
+#[derive(Debug, PartialEq, Eq)]
+pub struct TooLarge;
+
+/// A table, and which rules are the first to match at least one name.
+#[derive(Debug)]
+pub struct Built {
+    pub table: Table,
+    pub reached: Vec<bool>,
+}
+
+/// The names that a pattern matches, in the form of this module.
+pub fn language(pattern: &Pattern) -> Hir {
+    let separator = || class(|byte| byte == SEPARATOR);
+    let mut parts = Vec::new();
+    if pattern.any_labels {
+        let plain = class(|byte| byte != b'.' && byte != SEPARATOR);
+        let label = Hir::concat(vec![Hir::repetition(repeat(1, None, plain)), separator()]);
+        parts.push(Hir::repetition(repeat(1, None, label)));
+    }
+    for label in &pattern.labels {
+        match label {
+            PatternLabel::Literal(text) => {
+                parts.extend(
+                    text.bytes()
+                        .map(|expected| class(|byte| byte.to_ascii_lowercase() == expected)),
+                );
+            }
+            PatternLabel::Capture(_) => {
+                let inner = || class(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+                let end = || class(|byte| byte.is_ascii_alphanumeric());
+                let rest = Hir::concat(vec![Hir::repetition(repeat(0, None, inner())), end()]);
+                parts.push(end());
+                parts.push(Hir::repetition(repeat(0, Some(1), rest)));
+            }
+        }
+        parts.push(separator());
+    }
+    Hir::concat(parts)
+}
+
+/// Whether one rule by itself stays within its share of memory.
+pub fn check_size(language: &Hir) -> Result<(), TooLarge> {
+    automaton(std::slice::from_ref(language), RULE_BYTES).map(|_| ())
+}
+
+/// The table of all languages together; the first one wins where several match.
+pub fn build(languages: &[Hir]) -> Result<Built, TooLarge> {
+    if languages.is_empty() {
+        return Ok(Built {
+            table: Table::empty(),
+            reached: Vec::new(),
+        });
+    }
+    if languages.len() > MAX_RULES {
+        return Err(TooLarge);
+    }
+    let states = States::enumerate(automaton(languages, AUTOMATON_BYTES)?);
+    let mut reached = vec![false; languages.len()];
+    for &accepted in &states.at_end {
+        if let Some(rule) = usize::from(accepted).checked_sub(1) {
+            reached[rule] = true;
+        }
+    }
+    let table = states.lay_out()?;
+    Ok(Built { table, reached })
+}
+
+fn automaton(languages: &[Hir], bytes: usize) -> Result<dense::DFA<Vec<u32>>, TooLarge> {
+    let nfa = thompson::Compiler::new()
+        .configure(
+            thompson::Config::new()
+                .reverse(true)
+                .utf8(false)
+                .which_captures(WhichCaptures::None)
+                .nfa_size_limit(Some(RULE_NFA_BYTES.saturating_mul(languages.len()))),
+        )
+        .build_many_from_hir(languages)
+        .map_err(|_| TooLarge)?;
+    dense::Builder::new()
+        .configure(
+            dense::Config::new()
+                .match_kind(MatchKind::All)
+                .start_kind(StartKind::Anchored)
+                .accelerate(false)
+                .minimize(false)
+                .dfa_size_limit(Some(bytes))
+                .determinize_size_limit(Some(bytes)),
+        )
+        .build_from_nfa(&nfa)
+        .map_err(|_| TooLarge)
+}
+
+/// Index of a state before it has a place in the table; 0 is the dead one.
+type Index = u32;
+
+/// The states of the table-to-be, with transitions over classes of bytes.
+struct States {
+    /// Class of each byte, from 0.
+    classes: [u8; 256],
+    class_count: usize,
+    /// `class_count` successors for each state.
+    next: Vec<Index>,
+    /// Whether a separator was just read.
+    after_separator: Vec<bool>,
+    /// Rule that the name matches if it ends here, plus one.
+    at_end: Vec<u16>,
+}
+
+const START: Index = 1;
+
+impl States {
+    fn enumerate(automaton: dense::DFA<Vec<u32>>) -> Self {
+        let mut classes = [0u8; 256];
+        let mut representatives: Vec<u8> = Vec::new();
+        for unit in automaton.byte_classes().representatives(0..=255) {
+            representatives.extend(unit.as_u8());
+        }
+        for byte in 0..=255u8 {
+            let own = automaton.byte_classes().get(byte);
+            let class = representatives
+                .iter()
+                .position(|&other| automaton.byte_classes().get(other) == own);
+            classes[usize::from(byte)] = class.unwrap_or(0) as u8;
+        }
+        let class_count = representatives.len();
+        let separator_class = usize::from(classes[usize::from(SEPARATOR)]);
+
+        let mut states = Self {
+            classes,
+            class_count,
+            next: vec![DEAD; class_count],
+            after_separator: vec![false],
+            at_end: vec![0],
+        };
+        let mut indices: HashMap<(StateID, bool, u16), Index> = HashMap::new();
+        let mut pending: Vec<(StateID, Index)> = Vec::new();
+        let config = start::Config::new().anchored(Anchored::Yes);
+        let Ok(before) = automaton.start_state(&config) else {
+            return states;
+        };
+        let mut add = |states: &mut Self,
+                       pending: &mut Vec<(StateID, Index)>,
+                       key: (StateID, bool, u16)|
+         -> Index {
+            if automaton.is_dead_state(key.0) && key.2 == 0 {
+                return DEAD;
+            }
+            match indices.entry(key) {
+                Entry::Occupied(entry) => *entry.get(),
+                Entry::Vacant(entry) => {
+                    let index = states.after_separator.len() as Index;
+                    entry.insert(index);
+                    states.after_separator.push(key.1);
+                    states.at_end.push(key.2);
+                    states.next.resize(states.next.len() + class_count, DEAD);
+                    pending.push((key.0, index));
+                    index
+                }
+            }
+        };
+        // The final dot of the presentation form has no separator of its own.
+        let first = automaton.next_state(before, SEPARATOR);
+        add(&mut states, &mut pending, (first, true, 0));
+        while let Some((state, index)) = pending.pop() {
+            for (class, &byte) in representatives.iter().enumerate() {
+                let next = automaton.next_state(state, byte);
+                let target = if class != separator_class {
+                    add(&mut states, &mut pending, (next, false, 0))
+                } else if states.after_separator[index as usize] {
+                    // No label is empty, so no separator follows another.
+                    DEAD
+                } else {
+                    let accepted = first_accepted(&automaton, state);
+                    add(&mut states, &mut pending, (next, true, accepted))
+                };
+                states.next[index as usize * class_count + class] = target;
+            }
+        }
+        states.merge_classes();
+        states
+    }
+
+    fn len(&self) -> usize {
+        self.after_separator.len()
+    }
+
+    fn row(&self, state: Index) -> &[Index] {
+        &self.next[state as usize * self.class_count..][..self.class_count]
+    }
+
+    fn class_of(&self, byte: u8) -> usize {
+        usize::from(self.classes[usize::from(byte)])
+    }
+
+    /// Gives bytes that lead to the same state everywhere one class: above all the two cases of a letter.
+    fn merge_classes(&mut self) {
+        let mut hashes = vec![0u64; self.class_count];
+        for row in self.next.chunks_exact(self.class_count) {
+            for (hash, &next) in hashes.iter_mut().zip(row) {
+                *hash = (hash.rotate_left(5) ^ u64::from(next)).wrapping_mul(0x517c_c1b7_2722_0a95);
+            }
+        }
+        let separator = self.class_of(SEPARATOR);
+        // The first class of each group, and the group of each class.
+        let mut kept: Vec<usize> = Vec::new();
+        let mut group = vec![0usize; self.class_count];
+        for class in 0..self.class_count {
+            let same = kept.iter().position(|&other| {
+                other != separator
+                    && class != separator
+                    && hashes[other] == hashes[class]
+                    && self
+                        .next
+                        .chunks_exact(self.class_count)
+                        .all(|row| row[other] == row[class])
+            });
+            group[class] = same.unwrap_or_else(|| {
+                kept.push(class);
+                kept.len() - 1
+            });
+        }
+        self.next = self
+            .next
+            .chunks_exact(self.class_count)
+            .flat_map(|row| kept.iter().map(|&class| row[class]))
+            .collect();
+        for class in &mut self.classes {
+            *class = group[usize::from(*class)] as u8;
+        }
+        self.class_count = kept.len();
+    }
+
+    /// For each state the rule, plus one, that is reached by every further sequence of labels, 0 where there is none:
+    /// for a state in front of a separator, the sequence goes on with the label that was begun.
+    fn any_labels(&self) -> Vec<u16> {
+        let separator = self.class_of(SEPARATOR);
+        let mut in_labels = vec![false; self.class_count];
+        for byte in (0..SEPARATOR).filter(|&byte| byte != b'.') {
+            in_labels[self.class_of(byte)] = true;
+        }
+        let byte_successors = |state: usize| {
+            self.row(state as Index)
+                .iter()
+                .zip(&in_labels)
+                .filter(|(_, in_labels)| **in_labels)
+                .map(|(next, _)| *next as usize)
+        };
+        let after_label = |state: usize| self.row(state as Index)[separator] as usize;
+
+        let mut rule = vec![0u16; self.len()];
+        let mut candidates = Vec::new();
+        for state in (1..self.len()).filter(|&state| !self.after_separator[state]) {
+            if byte_successors(state).all(|next| next != DEAD as usize) {
+                rule[state] = self.at_end[after_label(state)];
+                candidates.push(state);
+            }
+        }
+        for state in (1..self.len()).filter(|&state| self.after_separator[state]) {
+            if byte_successors(state).all(|next| next != DEAD as usize)
+                && let Some(next) = byte_successors(state).next()
+            {
+                rule[state] = rule[next];
+                candidates.push(state);
+            }
+        }
+        // The largest set that is closed under valid input: take out what leads elsewhere until nothing does.
+        loop {
+            let before = candidates.len();
+            candidates.retain(|&state| {
+                let own = rule[state];
+                let closed = own != 0
+                    && byte_successors(state).all(|next| rule[next] == own)
+                    && (self.after_separator[state]
+                        || (self.at_end[after_label(state)] == own
+                            && rule[after_label(state)] == own));
+                if !closed {
+                    rule[state] = 0;
+                }
+                closed
+            });
+            if candidates.len() == before {
+                return rule;
+            }
+        }
+    }
+
+    /// The bytes that every accepted name ends with, last byte first, and the state behind them.
+    fn suffix(&self, any_labels: &[u16]) -> (Vec<u8>, Index) {
+        let mut bytes_of = vec![Vec::new(); self.class_count];
+        for byte in 0..=255u8 {
+            bytes_of[self.class_of(byte)].push(byte);
+        }
+        let mut suffix = Vec::new();
+        let mut path = vec![START];
+        let mut state = START;
+        while suffix.len() < MAX_SUFFIX && self.at_end[state as usize] == 0 {
+            let mut live = (0..self.class_count).filter(|&class| self.row(state)[class] != DEAD);
+            let (Some(class), None) = (live.next(), live.next()) else {
+                break;
+            };
+            let byte = match bytes_of[class][..] {
+                [byte] => byte,
+                [upper, lower] if upper.is_ascii_uppercase() && lower == upper | 0x20 => lower,
+                _ => break,
+            };
+            suffix.push(byte);
+            state = self.row(state)[class];
+            path.push(state);
+        }
+        // The walk looks at `any_labels` when it reads a separator, so leave it one to read.
+        if suffix.last() == Some(&SEPARATOR) && any_labels[state as usize] != 0 {
+            suffix.pop();
+            path.pop();
+            state = path.last().copied().unwrap_or(START);
+        }
+        (suffix, state)
+    }
+
+    fn lay_out(&self) -> Result<Table, TooLarge> {
+        if self.len() <= START as usize {
+            return Ok(Table::empty());
+        }
+        let any_labels = self.any_labels();
+        let (suffix, start) = self.suffix(&any_labels);
+        let order = self.depth_first(start);
+
+        let stride = 1 + self.class_count;
+        let mut place = vec![DEAD; self.len()];
+        // The row of the dead state comes first.
+        let mut end = stride;
+        for &state in &order {
+            if end % CHUNK_CELLS + stride > CHUNK_CELLS {
+                end = end.next_multiple_of(CHUNK_CELLS);
+            }
+            if end + stride > MAX_CHUNKS * CHUNK_CELLS {
+                return Err(TooLarge);
+            }
+            place[state as usize] = end as u32;
+            end += stride;
+        }
+
+        let mut chunks: Vec<Box<dfa::Chunk>> = Vec::new();
+        for _ in 0..end.div_ceil(CHUNK_CELLS) {
+            let zeroed = vec![0u32; CHUNK_CELLS].into_boxed_slice();
+            chunks.push(zeroed.try_into().map_err(|_| TooLarge)?);
+        }
+        for &state in &order {
+            let at = place[state as usize] as usize;
+            let row = &mut chunks[at / CHUNK_CELLS][at % CHUNK_CELLS..][..stride];
+            let continued = if self.after_separator[state as usize] {
+                any_labels[state as usize]
+            } else {
+                0
+            };
+            row[0] = dfa::accept(self.at_end[state as usize], continued);
+            for (cell, &next) in row[1..].iter_mut().zip(self.row(state)) {
+                *cell = place[next as usize];
+            }
+        }
+
+        let mut header = dfa::Header {
+            start: place[start as usize],
+            cells: end as u32,
+            suffix_len: suffix.len() as u32,
+            suffix_words: suffix.len().div_ceil(8) as u32,
+            suffix_labels: suffix.iter().filter(|&&byte| byte == SEPARATOR).count() as u32,
+            ..dfa::Header::EMPTY
+        };
+        for (class, own) in header.classes.iter_mut().zip(self.classes) {
+            *class = own + 1;
+        }
+        for (word, bytes) in header.suffix.iter_mut().zip(suffix.chunks(8)) {
+            *word = suffix_word(bytes);
+        }
+        Ok(Table { header, chunks })
+    }
+
+    /// Every state reachable from `start`, so ordered that a chain of states is a run of rows.
+    fn depth_first(&self, start: Index) -> Vec<Index> {
+        let mut seen = vec![false; self.len()];
+        let mut order = Vec::new();
+        let mut pending = vec![start];
+        while let Some(state) = pending.pop() {
+            if state == DEAD || seen[state as usize] {
+                continue;
+            }
+            seen[state as usize] = true;
+            order.push(state);
+            pending.extend(self.row(state).iter().rev());
+        }
+        order
+    }
+}
+
+/// Up to eight bytes of the suffix, last byte first, as a word of the name is loaded: the last byte is the highest.
+fn suffix_word(reversed: &[u8]) -> SuffixWord {
+    let mut word = SuffixWord::default();
+    for (index, &byte) in reversed.iter().enumerate() {
+        let shift = 56 - 8 * index;
+        word.care |= 0xff << shift;
+        word.value |= u64::from(byte) << shift;
+        if byte.is_ascii_lowercase() {
+            word.fold |= 0x20 << shift;
+        }
+    }
+    word
+}
+
+/// The first rule, plus one, that accepts when the input ends in this state.
+fn first_accepted(automaton: &dense::DFA<Vec<u32>>, state: StateID) -> u16 {
+    let end = automaton.next_eoi_state(state);
+    if !automaton.is_match_state(end) {
+        return 0;
+    }
+    (0..automaton.match_len(end))
+        .map(|index| automaton.match_pattern(end, index).as_usize())
+        .min()
+        .map_or(0, |rule| (rule + 1) as u16)
+}

@@ -3,6 +3,8 @@
 pub mod build;
 pub mod engine;
 pub mod loaded;
+pub mod mutate;
 pub mod observer;
+pub mod oracle;
 pub mod table;
 pub mod wire;

@@ -38,7 +38,7 @@ pub struct Engines {
 
 impl Engines {
     /// Every engine that can take this frame.
-    fn for_frame(frame: &Frame) -> Self {
+    pub fn for_frame(frame: &Frame) -> Self {
         let len = frame.bytes.len();
         let shortest = match frame.bytes.get(12..14) {
             Some([0x08, 0x00]) => 34,
@@ -1355,6 +1355,29 @@ fn ethernet_and_tags(t: &mut Table) {
         Reason::NoRule,
         "a tag changes nothing",
     );
+    t.pass(
+        "three tags in the frame",
+        broker_query().tag(0x8100, 1).tag(0x8100, 2).tag(0x8100, 3),
+        Reason::NotDns,
+        "two tags are looked behind, not three",
+    )
+    // There the outer one is not in the frame: the next case.
+    .engines
+    .veth = false;
+    t.case(
+        "three tags, one of them outside the frame",
+        broker_query().tag(0x88a8, 1).tag(0x8100, 2).tag(0x8100, 3),
+        Expect::Taken {
+            rule: 0,
+            l3_offset: 26,
+        },
+        "the tag that the kernel keeps is none of the two",
+    )
+    .engines = Engines {
+        slice: false,
+        test_run: false,
+        veth: true,
+    };
     t.pass(
         "four tags",
         broker_query()

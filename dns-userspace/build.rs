@@ -2,34 +2,85 @@
 //!
 //! Two toolchains can do it: a rustup nightly with rust-src, or a distribution's rustc that ships its own source
 //! (`/usr/bin/rustc` with `RUSTC_BOOTSTRAP=1`). `GREGOR_EBPF_TOOLCHAIN` names one of them; `cargo xtask` sets it.
+//! Not aya-build, which leaves no way to set the compiler's flags below.
 
-use std::{path::Path, process::Command};
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
-use anyhow::{Context as _, bail};
-use aya_build::{Package, Toolchain, build_ebpf};
+use anyhow::{Context as _, bail, ensure};
 
 const TOOLCHAIN: &str = "GREGOR_EBPF_TOOLCHAIN";
+const TARGET: &str = "bpfel-unknown-none";
+const OBJECT: &str = "gregor-ebpf";
 
 fn main() -> anyhow::Result<()> {
     println!("cargo:rerun-if-env-changed={TOOLCHAIN}");
-    println!("cargo:rerun-if-changed=../dns-ebpf/common/src");
-    let toolchain = match std::env::var(TOOLCHAIN) {
+    println!("cargo:rerun-if-changed=../dns-ebpf");
+    println!("cargo:rerun-if-changed=build.rs");
+    ensure!(
+        env::var("CARGO_CFG_TARGET_ENDIAN")? == "little",
+        "gregor runs on little-endian machines only"
+    );
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    let toolchain = match env::var(TOOLCHAIN) {
         Ok(name) => name,
         Err(_) => find_toolchain()?,
     };
-    if Path::new(&toolchain).is_absolute() {
-        // SAFETY: a build script has one thread.
-        unsafe { std::env::set_var("RUSTC_BOOTSTRAP", "1") };
+    build(&toolchain, &out)
+        .context("building the eBPF programs; `cargo xtask setup` installs what is missing")
+}
+
+fn build(toolchain: &str, out: &Path) -> anyhow::Result<()> {
+    let mut cargo = if Path::new(toolchain).is_absolute() {
+        let bin = Path::new(toolchain).join("bin");
+        let mut cargo = Command::new(bin.join("cargo"));
+        cargo
+            .env("RUSTC", bin.join("rustc"))
+            .env("RUSTC_BOOTSTRAP", "1");
+        cargo
+    } else {
+        let mut cargo = Command::new("rustup");
+        cargo.args(["run", toolchain, "cargo"]).env_remove("RUSTC");
+        cargo
+    };
+    let arch = env::var("CARGO_CFG_TARGET_ARCH")?;
+    let flags = [
+        format!("--cfg=bpf_target_arch=\"{arch}\""),
+        "-Cdebuginfo=2".to_owned(),
+        "-Clink-arg=--btf".to_owned(),
+        // 32-bit arithmetic and jumps: Linux 5.1 and later.
+        "-Ctarget-cpu=v3".to_owned(),
+        // Both passes turn one branch into two, for verifiers older than the oldest supported one.
+        "-Cllvm-args=-bpf-disable-serialize-icmp -bpf-disable-avoid-speculation".to_owned(),
+    ];
+    // A target directory of its own: the outer cargo holds the lock of the usual one.
+    let target_dir = out.join("ebpf");
+    let output = cargo
+        .args(["build", "--quiet", "--release", "--package", "dns-ebpf"])
+        .args(["--bin", OBJECT, "--target", TARGET, "-Zbuild-std=core"])
+        .arg("--target-dir")
+        .arg(&target_dir)
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
+        .env_remove("RUSTC_WRAPPER")
+        .env_remove("RUSTC_WORKSPACE_WRAPPER")
+        .output()
+        .with_context(|| format!("starting {cargo:?}"))?;
+    if !output.status.success() {
+        bail!(
+            "{}\n{}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
-    build_ebpf(
-        [Package {
-            name: "dns-ebpf",
-            root_dir: "../dns-ebpf",
-            ..Default::default()
-        }],
-        Toolchain::Custom(&toolchain),
-    )
-    .context("building the eBPF programs; `cargo xtask setup` installs what is missing")
+    for line in String::from_utf8_lossy(&output.stderr).lines() {
+        println!("cargo:warning={line}");
+    }
+    let object = target_dir.join(TARGET).join("release").join(OBJECT);
+    fs::copy(&object, out.join(OBJECT)).with_context(|| format!("copying {}", object.display()))?;
+    Ok(())
 }
 
 /// A nightly with its source if there is one, else the distribution's rustc with its source.

@@ -60,8 +60,8 @@ impl Host<Skb> for Kernel {
     }
 
     #[inline(always)]
-    fn find_rule(&self, scratch: &Scratch) -> Option<u32> {
-        dfa::find(DFA.get(0)?, &MapCells(&CELLS), scratch)
+    fn find_rule(&self, scratch: &mut Scratch) -> Option<u32> {
+        find_rule(scratch).checked_sub(1)
     }
 
     #[inline(always)]
@@ -96,6 +96,15 @@ impl Host<Skb> for Kernel {
             submit::<MAX_FRAME>(packet, &header, matched.frame_len)
         }
     }
+}
+
+/// A function of its own, so that the walk has all registers to itself. Returns the rule plus one, 0 for none: a
+/// subprogram returns one register.
+#[inline(never)]
+fn find_rule(scratch: &mut Scratch) -> u32 {
+    DFA.get(0)
+        .and_then(|header| dfa::find(header, &MapCells(&CELLS), scratch))
+        .map_or(0, |rule| rule + 1)
 }
 
 #[inline(always)]

@@ -28,6 +28,8 @@ pub struct Scratch {
     pub label_count: u32,
     /// Bytes of the name on the wire, the root label included.
     pub name_len: u32,
+    /// See [`Scratch::forget`].
+    forgotten: u32,
 }
 
 impl Scratch {
@@ -37,14 +39,14 @@ impl Scratch {
             labels: [0; 128],
             label_count: 0,
             name_len: 0,
+            forgotten: 0,
         }
     }
 
     /// A byte of the scratch; the index is masked, never out of bounds.
     #[inline(always)]
     pub fn byte(&self, index: u32) -> u8 {
-        let index = (index & SCRATCH_MASK) as usize;
-        debug_assert!(index < SCRATCH_LEN);
+        let index = bounded::<SCRATCH_MASK>(index);
         // SAFETY: masked to the length of the array. A checked index would pull the panic machinery into the program.
         unsafe { *self.bytes.as_ptr().add(index) }
     }
@@ -52,16 +54,28 @@ impl Scratch {
     /// Eight bytes from `index`, little-endian; the index is masked.
     #[inline(always)]
     fn word(&self, index: u32) -> u64 {
-        let index = (index & SCRATCH_MASK) as usize;
+        let index = bounded::<SCRATCH_MASK>(index);
         // SAFETY: index ≤ SCRATCH_MASK and SCRATCH_MASK + 8 < SCRATCH_LEN.
         u64::from_le(unsafe { unaligned(self.bytes.as_ptr().add(index)) })
     }
 
     #[inline(always)]
     fn set(&mut self, index: u32, value: u8) {
-        let index = (index & SCRATCH_MASK) as usize;
+        let index = bounded::<SCRATCH_MASK>(index);
         // SAFETY: masked to the length of the array.
         unsafe { *self.bytes.as_mut_ptr().add(index) = value }
+    }
+
+    /// `value`, of which the verifier knows nothing any more. It walks every round of a loop; what leaves the loop as a
+    /// different constant each time would make it walk all that follows as often.
+    #[inline(always)]
+    pub(crate) fn forget(&mut self, value: u32) -> u32 {
+        let slot = &raw mut self.forgotten;
+        // SAFETY: `slot` is a field of ours.
+        unsafe {
+            slot.write_volatile(value);
+            slot.read_volatile()
+        }
     }
 
     /// Big-endian 16-bit integer at `index`.
@@ -74,6 +88,24 @@ impl Scratch {
 impl Default for Scratch {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+/// `index & MASK`, where the verifier sees it: LLVM, which often knows that the mask changes nothing, must not drop it.
+#[inline(always)]
+fn bounded<const MASK: u32>(index: u32) -> usize {
+    #[cfg(target_arch = "bpf")]
+    {
+        let mut index = u64::from(index);
+        // SAFETY: one instruction on one register.
+        unsafe {
+            core::arch::asm!("{0} &= {1}", inout(reg) index, const MASK, options(pure, nomem, nostack));
+        }
+        index as usize
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        (index & MASK) as usize
     }
 }
 
@@ -160,8 +192,29 @@ pub const CHUNK_SHIFT: u32 = 16;
 const CHUNK_MASK: u32 = CHUNK_CELLS as u32 - 1;
 
 /// A run of rows. A state is the index of its row's first cell over all chunks; that cell says what the state accepts
-/// ([`accept`]), and the cell `class(byte)` further on is the next state.
+/// ([`accept`]), and the cell `class(byte)` further on is the next state, as [`transition`] makes it.
 pub type Chunk = [u32; CHUNK_CELLS];
+
+/// Set in a cell whose state is in another chunk than the cell.
+const FAR: u32 = 1 << 31;
+/// Set in a cell that a separator leads to.
+const BOUNDARY: u32 = 1 << 30;
+/// The state in a cell.
+const STATE_MASK: u32 = BOUNDARY - 1;
+
+/// The cell in the row of `from` for a step to `to`, on a separator or another byte.
+pub const fn transition(from: u32, to: u32, on_separator: bool) -> u32 {
+    if to == DEAD {
+        return DEAD;
+    }
+    let far = if from >> CHUNK_SHIFT != to >> CHUNK_SHIFT {
+        FAR
+    } else {
+        0
+    };
+    let boundary = if on_separator { BOUNDARY } else { 0 };
+    to | far | boundary
+}
 
 /// The state that nothing leaves; its row is all zero.
 pub const DEAD: u32 = 0;
@@ -190,7 +243,7 @@ impl<C: core::ops::Deref<Target = Chunk>> Cells for [C] {
 
 #[inline(always)]
 fn cell(chunk: &Chunk, index: u32) -> u32 {
-    let index = (index & CHUNK_MASK) as usize;
+    let index = bounded::<CHUNK_MASK>(index);
     // SAFETY: masked to the length of the array.
     unsafe { *chunk.as_ptr().add(index) }
 }
@@ -218,8 +271,8 @@ impl Scratch {
             }
             let length = u32::from(self.byte(NAME_AT + position));
             if length == 0 {
-                self.label_count = count;
-                self.name_len = position + 1;
+                self.label_count = self.forget(count);
+                self.name_len = self.forget(position + 1);
                 return Ok(());
             }
             if length > 63 {
@@ -227,7 +280,7 @@ impl Scratch {
             }
             self.set(NAME_AT + position, SEPARATOR);
             // SAFETY: count < 128, the length of the array.
-            unsafe { *self.labels.as_mut_ptr().add((count & 127) as usize) = position as u8 };
+            unsafe { *self.labels.as_mut_ptr().add(bounded::<127>(count)) = position as u8 };
             position += length + 1;
             if position > 254 {
                 return Err(NameError::Invalid);
@@ -263,9 +316,8 @@ const fn zero_bytes(word: u64) -> u64 {
 
 /// The rule that the name in `scratch` matches, if any. The name was split by [`Scratch::split_labels`].
 #[inline(always)]
-pub fn find<C: Cells + ?Sized>(header: &Header, cells: &C, scratch: &Scratch) -> Option<u32> {
+pub fn find<C: Cells + ?Sized>(header: &Header, cells: &C, scratch: &mut Scratch) -> Option<u32> {
     let end = NAME_AT + (scratch.name_len & 0xff).wrapping_sub(1);
-    let labels = scratch.label_count;
     if end < NAME_AT + header.suffix_len {
         return None;
     }
@@ -273,7 +325,12 @@ pub fn find<C: Cells + ?Sized>(header: &Header, cells: &C, scratch: &Scratch) ->
     let mut word = 0u32;
     while word < SUFFIX_WORDS as u32 && word < header.suffix_words {
         // SAFETY: word < SUFFIX_WORDS.
-        let expected = unsafe { &*header.suffix.as_ptr().add((word & 3) as usize) };
+        let expected = unsafe {
+            &*header
+                .suffix
+                .as_ptr()
+                .add(bounded::<{ SUFFIX_WORDS as u32 - 1 }>(word))
+        };
         let found = scratch.word(end - 8 * (word + 1));
         if (found | expected.fold) & expected.care != expected.value {
             return None;
@@ -281,57 +338,62 @@ pub fn find<C: Cells + ?Sized>(header: &Header, cells: &C, scratch: &Scratch) ->
         word += 1;
     }
 
-    let mut position = end - (header.suffix_len & 63);
-    let mut separators = header.suffix_labels;
+    let mut position = scratch.forget(end - (header.suffix_len & 63));
+    if position > NAME_AT + 255 {
+        return None;
+    }
     let mut state = header.start;
-    let mut number = state >> CHUNK_SHIFT;
-    let mut chunk = cells.chunk(number)?;
-    let mut steps = 0u32;
-    while steps < 255 && position > NAME_AT {
+    let mut chunk = cells.chunk(state >> CHUNK_SHIFT)?;
+    let mut accepted = cell(chunk, state);
+    while position > NAME_AT {
         position -= 1;
         let byte = scratch.byte(position);
         state = cell(chunk, state + header.class(byte));
+        // One branch for all that is not a plain step: the dead state is 0, flags are above the mask.
+        if state.wrapping_sub(1) < STATE_MASK {
+            continue;
+        }
         if state == DEAD {
             return None;
         }
-        if state >> CHUNK_SHIFT != number {
-            number = state >> CHUNK_SHIFT;
-            chunk = cells.chunk(number)?;
+        chunk = cells.chunk((state & STATE_MASK) >> CHUNK_SHIFT)?;
+        accepted = cell(chunk, state);
+        if accepted >> 16 != 0 {
+            break;
         }
-        if byte == SEPARATOR {
-            separators += 1;
-            let any_labels = cell(chunk, state) >> 16;
-            if any_labels != 0 && position > NAME_AT {
-                let more = separators_in_plain_labels(scratch, position)?;
-                return (separators + more == labels).then(|| any_labels - 1);
-            }
-        }
-        steps += 1;
     }
-    let at_end = cell(chunk, state) & 0xffff;
-    // A literal separator inside a label makes one too many.
-    (at_end != 0 && separators == labels).then(|| at_end.wrapping_sub(1))
+    let position = scratch.forget(position);
+    let accepted = scratch.forget(accepted);
+    let rule = if position > NAME_AT {
+        accepted >> 16
+    } else {
+        accepted & 0xffff
+    };
+    if rule == 0 || !scratch.is_plain(end) {
+        return None;
+    }
+    Some(rule - 1)
 }
 
-/// Number of separators from [`NAME_AT`] to `end`, or `None` when a '.' is among the bytes.
-#[inline(always)]
-fn separators_in_plain_labels(scratch: &Scratch, end: u32) -> Option<u32> {
-    let mut dots = 0u64;
-    let mut separators = 0u64;
-    let mut at = NAME_AT;
-    let mut steps = 0u32;
-    while steps < 32 && at < end {
-        let mut word = scratch.word(at);
-        let left = end - at;
-        if left < 8 {
-            word &= (1u64 << ((left & 7) * 8)) - 1;
+impl Scratch {
+    /// Whether the name up to `end` has a separator at each label boundary and nowhere else, and no '.' in a label: the
+    /// walk ends before it has read what stands for a leading `*`.
+    ///
+    /// Words are read from the end, so that what does not belong to the name is the room in front of it, which is zero.
+    #[inline(always)]
+    fn is_plain(&self, end: u32) -> bool {
+        let mut dots = 0u64;
+        let mut separators = 0u64;
+        let mut at = end;
+        while at > NAME_AT {
+            at -= 8;
+            let word = self.word(at);
+            dots |= zero_bytes(word ^ (ONES * b'.' as u64));
+            separators += zero_bytes(!word) >> 7;
         }
-        dots |= zero_bytes(word ^ (ONES * b'.' as u64));
-        separators += (zero_bytes(!word) >> 7).wrapping_mul(ONES) >> 56;
-        at += 8;
-        steps += 1;
+        // Each byte lane counted at most 32.
+        dots == 0 && separators.wrapping_mul(ONES) >> 56 == u64::from(self.label_count)
     }
-    (dots == 0).then_some(separators as u32)
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! Nothing here knows of aya, of maps or of sockets: the same code runs in the loaded programs, over byte slices in
 //! tests, and under a fuzzer.
 #![cfg_attr(not(test), no_std)]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 pub mod abi;
 pub mod dfa;

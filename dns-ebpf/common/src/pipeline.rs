@@ -17,7 +17,7 @@ pub trait Host<P> {
     fn saw_other_server(&self, address: Address);
 
     /// The rule that the name in the scratch matches.
-    fn find_rule(&self, scratch: &Scratch) -> Option<u32>;
+    fn find_rule(&self, scratch: &mut Scratch) -> Option<u32>;
 
     /// Whether the responder may be asked now on behalf of this packet's interface.
     fn admit(&self, packet: &P) -> Result<(), Reason>;
@@ -88,17 +88,21 @@ fn decide<'s, P: Packet, H: Host<P>>(
     scratch: impl FnOnce() -> Option<&'s mut Scratch>,
 ) -> Result<(), Reason> {
     let datagram = parse_datagram(packet, host)?;
-    let question_at = parse_dns_header(packet, &datagram)?;
-    let additional = question_at.additional;
-    let question_at = question_at.offset;
+    let additional = parse_dns_header(packet, &datagram)?;
+    let scratch = scratch().ok_or(Reason::Internal)?;
 
-    let available = datagram.end - question_at;
-    let copied = if available > NAME_COPY {
+    // One path from here on, whatever the headers were.
+    let l3_offset = scratch.forget(datagram.l3_offset);
+    let question_at = scratch.forget(datagram.dns_offset + DNS_HEADER_LEN) & 127;
+    let end = scratch.forget(datagram.end) & 0x1_ffff;
+    let additional = scratch.forget(u32::from(additional));
+
+    let available = end - question_at;
+    let copied = scratch.forget(if available > NAME_COPY {
         NAME_COPY
     } else {
         available
-    };
-    let scratch = scratch().ok_or(Reason::Internal)?;
+    });
     if copied < 1 + QUESTION_TAIL || !packet.copy_name(question_at, copied, scratch) {
         return Err(Reason::Truncated);
     }
@@ -123,7 +127,7 @@ fn decide<'s, P: Packet, H: Host<P>>(
         packet,
         additional,
         question_at + name_len + QUESTION_TAIL,
-        datagram.end,
+        end,
     )?;
 
     let frame_len = packet.len();
@@ -135,7 +139,7 @@ fn decide<'s, P: Packet, H: Host<P>>(
         packet,
         &Matched {
             rule,
-            l3_offset: datagram.l3_offset,
+            l3_offset,
             frame_len,
         },
     )
@@ -163,10 +167,10 @@ fn parse_datagram<P: Packet, H: Host<P>>(packet: &P, host: &H) -> Result<Datagra
 
 #[inline(always)]
 fn parse_ipv4<P: Packet, H: Host<P>>(packet: &P, host: &H, l3: u32) -> Result<Datagram, Reason> {
-    if packet.load::<u8>(l3 + 9).ok_or(Reason::NotDns)? != IPPROTO_UDP {
+    if be16(packet, l3 + 8).ok_or(Reason::NotDns)? as u8 != IPPROTO_UDP {
         return Err(Reason::NotDns);
     }
-    let version_ihl: u8 = packet.load(l3).ok_or(Reason::NotDns)?;
+    let version_ihl = (be16(packet, l3).ok_or(Reason::NotDns)? >> 8) as u8;
     let fragment = be16(packet, l3 + 6).ok_or(Reason::NotDns)? & 0x3fff;
     if version_ihl != 0x45 {
         return Err(options_or_other(packet, l3, version_ihl));
@@ -215,10 +219,10 @@ fn options_or_other<P: Packet>(packet: &P, l3: u32, version_ihl: u8) -> Reason {
 #[inline(always)]
 fn parse_ipv6<P: Packet, H: Host<P>>(packet: &P, host: &H, l3: u32) -> Result<Datagram, Reason> {
     // Extension headers pass with everything else that is not UDP: what stands behind them is not looked for.
-    if packet.load::<u8>(l3 + 6).ok_or(Reason::NotDns)? != IPPROTO_UDP {
+    if (be16(packet, l3 + 6).ok_or(Reason::NotDns)? >> 8) as u8 != IPPROTO_UDP {
         return Err(Reason::NotDns);
     }
-    if packet.load::<u8>(l3).ok_or(Reason::NotDns)? >> 4 != 6 {
+    if be16(packet, l3).ok_or(Reason::NotDns)? >> 12 != 6 {
         return Err(Reason::NotDns);
     }
     if be16(packet, l3 + IPV6_LEN + 2).ok_or(Reason::NotDns)? != DNS_PORT {
@@ -266,14 +270,9 @@ fn parse_udp<P: Packet>(packet: &P, l3: u32, l4: u32, ip_payload: u32) -> Result
     })
 }
 
-struct Question {
-    offset: u32,
-    /// ARCOUNT: 0 or 1.
-    additional: u16,
-}
-
+/// The header of a plain query; returns ARCOUNT, 0 or 1.
 #[inline(always)]
-fn parse_dns_header<P: Packet>(packet: &P, datagram: &Datagram) -> Result<Question, Reason> {
+fn parse_dns_header<P: Packet>(packet: &P, datagram: &Datagram) -> Result<u16, Reason> {
     let at = datagram.dns_offset;
     let flags = be16(packet, at + 2).ok_or(Reason::Truncated)?;
     if flags & FLAG_QR != 0 {
@@ -289,15 +288,12 @@ fn parse_dns_header<P: Packet>(packet: &P, datagram: &Datagram) -> Result<Questi
     if questions != 1 || answers != 0 || authorities != 0 || additional > 1 {
         return Err(Reason::Counts);
     }
-    Ok(Question {
-        offset: at + DNS_HEADER_LEN,
-        additional,
-    })
+    Ok(additional)
 }
 
 /// Nothing but at most one OPT of version 0 between the question and the end of the message (RFC 6891 §6.1.1).
 #[inline(always)]
-fn parse_additional<P: Packet>(packet: &P, count: u16, at: u32, end: u32) -> Result<(), Reason> {
+fn parse_additional<P: Packet>(packet: &P, count: u32, at: u32, end: u32) -> Result<(), Reason> {
     if count == 0 {
         return if at == end {
             Ok(())
@@ -308,13 +304,13 @@ fn parse_additional<P: Packet>(packet: &P, count: u16, at: u32, end: u32) -> Res
     if at + OPT_LEN > end {
         return Err(Reason::Truncated);
     }
-    let owner: u8 = packet.load(at).ok_or(Reason::Truncated)?;
+    let owner = be16(packet, at).ok_or(Reason::Truncated)? >> 8;
     let rtype = be16(packet, at + 1).ok_or(Reason::Truncated)?;
     if owner != 0 || rtype != TYPE_OPT {
         return Err(Reason::Additional);
     }
-    let version: u8 = packet.load(at + 6).ok_or(Reason::Truncated)?;
-    if version != 0 {
+    // Version is the second byte of the TTL field.
+    if be16(packet, at + 6).ok_or(Reason::Truncated)? >> 8 != 0 {
         return Err(Reason::EdnsVersion);
     }
     let rdata_len = u32::from(be16(packet, at + 9).ok_or(Reason::Truncated)?);
@@ -351,7 +347,7 @@ impl<P: Packet, C: dfa::Cells + ?Sized, S: FnMut(Matched)> Host<P> for MemoryHos
 
     fn saw_other_server(&self, _address: Address) {}
 
-    fn find_rule(&self, scratch: &Scratch) -> Option<u32> {
+    fn find_rule(&self, scratch: &mut Scratch) -> Option<u32> {
         dfa::find(self.header, self.cells, scratch)
     }
 

@@ -1,5 +1,23 @@
 //! The one user of aya: loads the programs, attaches them, reads their maps.
+//!
+//! A [`Datapath`] is one loaded program with one immutable rule set. A reload loads a second one beside it and replaces
+//! the program on each interface in one step ([`Datapath::adopt`]): there is no moment at which a packet meets half of
+//! an old table and half of a new one, and no table is ever sized for a rule set other than its own.
 
+mod attach;
+mod breakglass;
 mod event;
+mod heartbeat;
+mod load;
+mod pod;
+mod ring;
 
+pub use attach::{Hook, Interface, Order, detect_hook, programs_on};
+pub use breakglass::{DetachReport, detach_all};
 pub use event::{Intercepted, VlanTag};
+pub use heartbeat::Heartbeat;
+pub use load::{Datapath, DatapathError, Limit, LoadOptions, ProgramSummary, TestOutcome};
+pub use ring::Ring;
+
+/// Name of the program in the kernel's listings; `detach --all` goes by it.
+pub const PROGRAM: &str = "gregor";

@@ -1,0 +1,404 @@
+//! Loads the program with its tables and keeps its maps and links.
+
+use std::{
+    collections::HashMap,
+    io,
+    net::{IpAddr, Ipv6Addr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use aya::{
+    Ebpf, EbpfError, EbpfLoader, TestRun, TestRunOptions,
+    maps::{Array, HashMap as BpfHashMap, MapData, MapError, PerCpuArray, RingBuf},
+    programs::{ProgramError, SchedClassifier, tc::SchedClassifierLink},
+};
+use dns_common::{
+    abi::{self, MAX_SERVERS, Servers, maps},
+    dfa,
+    verdict::COUNTERS,
+};
+
+use super::{
+    Heartbeat, Hook, Interface, Order, PROGRAM, Ring,
+    attach::{self, AttachError},
+    pod::Plain,
+};
+use crate::rules::RuleSet;
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/gregor-ebpf"));
+
+/// What an interface may ask of the responder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// Matched queries per second and interface; 0 means no limit.
+    pub queries_per_second: u32,
+    /// How many may come at once.
+    pub burst: u32,
+}
+
+impl Limit {
+    fn bucket(self) -> abi::Interface {
+        let cost_ns = match self.queries_per_second {
+            0 => 0,
+            rate => 1_000_000_000 / u64::from(rate),
+        };
+        abi::Interface {
+            arrival_ns: 0,
+            cost_ns,
+            burst_ns: cost_ns * u64::from(self.burst.saturating_sub(1)),
+        }
+    }
+}
+
+/// Everything that a program is loaded with.
+#[derive(Clone, Debug)]
+pub struct LoadOptions {
+    /// Addresses whose queries are looked at; at most 16 of each family.
+    pub servers: Vec<IpAddr>,
+    pub rules: Arc<RuleSet>,
+    pub hook: Hook,
+    pub order: Order,
+    /// Size of the ring buffer: a power of two and a multiple of the page size.
+    pub ring_bytes: u32,
+    pub limit: Limit,
+}
+
+/// Why the kernel side cannot do what it should.
+#[derive(Debug, thiserror::Error)]
+pub enum DatapathError {
+    #[error("the eBPF object does not load: {0}")]
+    Object(#[from] EbpfError),
+    #[error("the kernel refuses the program: {0}")]
+    Program(#[from] ProgramError),
+    #[error("map {name}: {error}")]
+    Map { name: &'static str, error: MapError },
+    #[error("the eBPF object has no {0}")]
+    Missing(&'static str),
+    #[error("more than {MAX_SERVERS} server addresses of one family")]
+    TooManyServers,
+    #[error("interface {interface}: {error}")]
+    Attach {
+        interface: String,
+        error: AttachError,
+    },
+    #[error("ring buffer: {0}")]
+    Ring(io::Error),
+}
+
+/// What the kernel says of the loaded program.
+#[derive(Clone, Copy, Debug)]
+pub struct ProgramSummary {
+    pub id: u32,
+    /// Instructions that the verifier walked.
+    pub verified_instructions: u32,
+    /// Loading and verifying, maps included.
+    pub load_time: Duration,
+    /// Bytes of the matcher's cells.
+    pub table_bytes: usize,
+    pub jited_bytes: u32,
+}
+
+/// What BPF_PROG_TEST_RUN says.
+#[derive(Clone, Debug)]
+pub struct TestOutcome {
+    pub return_value: u32,
+    /// The frame after the run.
+    pub data: Vec<u8>,
+    /// Mean of one run.
+    pub duration: Duration,
+}
+
+/// One loaded program with one rule set, and the interfaces that it is attached to.
+pub struct Datapath {
+    // Links before the program, so that they go first.
+    links: HashMap<u32, (Interface, SchedClassifierLink)>,
+    ebpf: Ebpf,
+    options: LoadOptions,
+    interfaces: BpfHashMap<MapData, u32, Plain<abi::Interface>>,
+    counters: PerCpuArray<MapData, Plain<[u64; COUNTERS]>>,
+    other_servers: BpfHashMap<MapData, [u64; 2], u64>,
+    load_time: Duration,
+}
+
+impl Datapath {
+    /// Loads the program and fills its tables; nothing is attached yet, and until the first heartbeat every matched
+    /// query passes.
+    pub fn load(options: &LoadOptions) -> Result<Self, DatapathError> {
+        let started = Instant::now();
+        let servers = servers(&options.servers)?;
+        let table = options.rules.table();
+        let chunks = table.chunks.len().max(1) as u32;
+        let mut ebpf = EbpfLoader::new()
+            .map_max_entries(maps::CELLS, chunks)
+            .map_max_entries(maps::RING, options.ring_bytes)
+            .load(OBJECT)?;
+
+        let mut map: Array<_, Plain<Servers>> = take(&mut ebpf, maps::SERVERS)?;
+        set(&mut map, maps::SERVERS, 0, &Plain(servers))?;
+        let mut cells: Array<_, dfa::Chunk> = take(&mut ebpf, maps::CELLS)?;
+        for (number, chunk) in table.chunks.iter().enumerate() {
+            set(&mut cells, maps::CELLS, number as u32, chunk.as_ref())?;
+        }
+        let mut header: Array<_, Plain<dfa::Header>> = take(&mut ebpf, maps::DFA)?;
+        set(&mut header, maps::DFA, 0, &Plain(table.header))?;
+
+        let interfaces = take(&mut ebpf, maps::INTERFACES)?;
+        let counters = take(&mut ebpf, maps::COUNTERS)?;
+        let other_servers = take(&mut ebpf, maps::OTHER_SERVERS)?;
+        program_of(&mut ebpf)?.load()?;
+        Ok(Self {
+            links: HashMap::new(),
+            ebpf,
+            options: options.clone(),
+            interfaces,
+            counters,
+            other_servers,
+            load_time: started.elapsed(),
+        })
+    }
+
+    /// The rule set that this program was loaded with.
+    pub fn rules(&self) -> &Arc<RuleSet> {
+        &self.options.rules
+    }
+
+    /// Attaches to the ingress of an interface of the calling thread's network namespace.
+    pub fn attach(&mut self, interface: &Interface) -> Result<(), DatapathError> {
+        if self.links.contains_key(&interface.index) {
+            return Ok(());
+        }
+        self.allow_interface(interface.index)?;
+        let program = program_of(&mut self.ebpf)?;
+        match attach::attach(program, interface, self.options.hook, self.options.order) {
+            Ok(link) => {
+                self.links
+                    .insert(interface.index, (interface.clone(), link));
+                Ok(())
+            }
+            Err(error) => {
+                let _ = self.interfaces.remove(&interface.index);
+                Err(DatapathError::Attach {
+                    interface: interface.name.clone(),
+                    error,
+                })
+            }
+        }
+    }
+
+    /// Takes over every interface of an earlier program, each in one step. Returns those that could not be taken over;
+    /// they are left without a program.
+    pub fn adopt(&mut self, previous: &mut Datapath) -> Vec<(Interface, DatapathError)> {
+        let mut failed = Vec::new();
+        let same_place = previous.options.hook == self.options.hook
+            && previous.options.order == self.options.order;
+        for (index, (interface, link)) in previous.links.drain() {
+            if !same_place {
+                drop(link);
+                if let Err(error) = self.attach(&interface) {
+                    failed.push((interface, error));
+                }
+                continue;
+            }
+            let replaced = self.allow_interface(index).and_then(|()| {
+                let program = program_of(&mut self.ebpf)?;
+                let id = program.attach_to_link(link)?;
+                Ok(program.take_link(id)?)
+            });
+            match replaced {
+                Ok(link) => {
+                    self.links.insert(index, (interface, link));
+                }
+                Err(error) => {
+                    let _ = self.interfaces.remove(&index);
+                    failed.push((interface, error));
+                }
+            }
+        }
+        failed
+    }
+
+    /// Detaches from an interface; one that is gone already is no error.
+    pub fn detach(&mut self, index: u32) {
+        self.links.remove(&index);
+        let _ = self.interfaces.remove(&index);
+    }
+
+    /// Detaches from every interface.
+    pub fn detach_all(&mut self) {
+        let indexes: Vec<u32> = self.links.keys().copied().collect();
+        for index in indexes {
+            self.detach(index);
+        }
+    }
+
+    /// The interfaces that the program is attached to.
+    pub fn attached(&self) -> Vec<Interface> {
+        let mut attached: Vec<_> = self
+            .links
+            .values()
+            .map(|(interface, _)| interface.clone())
+            .collect();
+        attached.sort_by_key(|interface| interface.index);
+        attached
+    }
+
+    /// Gives an interface its token bucket; without one its queries pass.
+    #[doc(hidden)]
+    pub fn allow_interface(&mut self, index: u32) -> Result<(), DatapathError> {
+        self.interfaces
+            .insert(index, Plain(self.options.limit.bucket()), 0)
+            .map_err(|error| DatapathError::Map {
+                name: maps::INTERFACES,
+                error,
+            })
+    }
+
+    /// The queries that this program hands over; may be taken once, within a tokio runtime.
+    pub fn ring(&mut self) -> Result<Ring, DatapathError> {
+        let buffer = RingBuf::try_from(
+            self.ebpf
+                .take_map(maps::RING)
+                .ok_or(DatapathError::Missing(maps::RING))?,
+        )
+        .map_err(|error| DatapathError::Map {
+            name: maps::RING,
+            error,
+        })?;
+        Ring::new(buffer, Arc::clone(&self.options.rules)).map_err(DatapathError::Ring)
+    }
+
+    /// The deadline of this program; may be taken once.
+    pub fn heartbeat(&mut self) -> Result<Heartbeat, DatapathError> {
+        Ok(Heartbeat::new(take(&mut self.ebpf, maps::HEARTBEAT)?))
+    }
+
+    /// Verdicts since this program was loaded, over all processors, indexed by
+    /// [`dns_common::verdict::Verdict::counter`].
+    pub fn counters(&self) -> Result<Vec<u64>, DatapathError> {
+        let per_cpu = self
+            .counters
+            .get(&0, 0)
+            .map_err(|error| DatapathError::Map {
+                name: maps::COUNTERS,
+                error,
+            })?;
+        let mut sum = vec![0u64; COUNTERS];
+        for counters in per_cpu.iter() {
+            for (total, value) in sum.iter_mut().zip(counters.0) {
+                *total += value;
+            }
+        }
+        Ok(sum)
+    }
+
+    /// Addresses outside the configuration that were asked on port 53, with how often; at most 64.
+    pub fn other_servers(&self) -> Vec<(IpAddr, u64)> {
+        self.other_servers
+            .iter()
+            .filter_map(Result::ok)
+            .map(|(key, count)| {
+                let mut octets = [0; 16];
+                octets[..8].copy_from_slice(&key[0].to_ne_bytes());
+                octets[8..].copy_from_slice(&key[1].to_ne_bytes());
+                (Ipv6Addr::from(octets).to_canonical(), count)
+            })
+            .collect()
+    }
+
+    /// What the kernel says of the program.
+    pub fn summary(&mut self) -> Result<ProgramSummary, DatapathError> {
+        let load_time = self.load_time;
+        let table_bytes = self.options.rules.table().header.cells as usize * 4;
+        let info = program_of(&mut self.ebpf)?.info()?;
+        Ok(ProgramSummary {
+            id: info.id(),
+            verified_instructions: info.verified_instruction_count().unwrap_or(0),
+            load_time,
+            table_bytes,
+            jited_bytes: info.size_jitted(),
+        })
+    }
+
+    /// Runs the program over a frame (BPF_PROG_TEST_RUN), as if it had come in on the loopback interface.
+    #[doc(hidden)]
+    pub fn test_run(&mut self, frame: &[u8], repeat: u32) -> Result<TestOutcome, DatapathError> {
+        let mut data = vec![0; frame.len() + 2048];
+        let program = program_of(&mut self.ebpf)?;
+        let result = program.test_run(TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut data),
+            repeat,
+            ..TestRunOptions::new()
+        })?;
+        data.truncate(result.data_size_out as usize);
+        Ok(TestOutcome {
+            return_value: result.return_value,
+            data,
+            duration: result.duration,
+        })
+    }
+}
+
+impl std::fmt::Debug for Datapath {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Datapath")
+            .field("attached", &self.attached())
+            .finish_non_exhaustive()
+    }
+}
+
+fn program_of(ebpf: &mut Ebpf) -> Result<&mut SchedClassifier, DatapathError> {
+    Ok(ebpf
+        .program_mut(PROGRAM)
+        .ok_or(DatapathError::Missing("program"))?
+        .try_into()?)
+}
+
+fn take<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, DatapathError>
+where
+    M: TryFrom<aya::maps::Map, Error = MapError>,
+{
+    M::try_from(ebpf.take_map(name).ok_or(DatapathError::Missing(name))?)
+        .map_err(|error| DatapathError::Map { name, error })
+}
+
+fn set<V: aya::Pod>(
+    map: &mut Array<MapData, V>,
+    name: &'static str,
+    index: u32,
+    value: &V,
+) -> Result<(), DatapathError> {
+    map.set(index, value, 0)
+        .map_err(|error| DatapathError::Map { name, error })
+}
+
+fn servers(addresses: &[IpAddr]) -> Result<Servers, DatapathError> {
+    let mut servers = Servers::default();
+    for address in addresses {
+        match address {
+            IpAddr::V4(address) => {
+                *servers
+                    .v4
+                    .get_mut(servers.v4_count as usize)
+                    .ok_or(DatapathError::TooManyServers)? = u32::from_ne_bytes(address.octets());
+                servers.v4_count += 1;
+            }
+            IpAddr::V6(address) => {
+                let octets = address.octets();
+                let (high, low) = octets.split_at(8);
+                let half = |bytes: &[u8]| {
+                    bytes
+                        .first_chunk()
+                        .map_or(0, |bytes| u64::from_ne_bytes(*bytes))
+                };
+                *servers
+                    .v6
+                    .get_mut(servers.v6_count as usize)
+                    .ok_or(DatapathError::TooManyServers)? = [half(high), half(low)];
+                servers.v6_count += 1;
+            }
+        }
+    }
+    Ok(servers)
+}

@@ -1,0 +1,84 @@
+//! Reads intercepted queries from the ring buffer.
+
+use std::{io, mem::size_of, sync::Arc, time::Duration};
+
+use aya::maps::{MapData, RingBuf};
+use dns_common::{
+    abi::{EventHeader, MAX_FRAME},
+    packet::VlanTag,
+};
+use tokio::io::unix::AsyncFd;
+
+use super::Intercepted;
+use crate::rules::RuleSet;
+
+/// How long [`Ring::next`] waits before it returns empty-handed, so that its caller can renew the heartbeat.
+const IDLE: Duration = Duration::from_millis(250);
+/// Most queries of one turn.
+const BATCH: usize = 256;
+
+/// The queries that one loaded program hands over.
+pub struct Ring {
+    buffer: AsyncFd<RingBuf<MapData>>,
+    rules: Arc<RuleSet>,
+}
+
+impl Ring {
+    pub(super) fn new(buffer: RingBuf<MapData>, rules: Arc<RuleSet>) -> io::Result<Self> {
+        // SAFETY: the ring buffer owns its descriptor, keeps it open as long as it lives, and always returns the same.
+        let buffer = unsafe { AsyncFd::register(buffer) }?;
+        Ok(Self { buffer, rules })
+    }
+
+    /// Appends what is there, at most 256 queries; waits for the first for at most 250 ms.
+    pub async fn next(&mut self, out: &mut Vec<Intercepted>) -> io::Result<()> {
+        if self.drain(out) > 0 {
+            // The ring may hold more: let others run, then come back without waiting.
+            tokio::task::yield_now().await;
+            return Ok(());
+        }
+        if let Ok(ready) = tokio::time::timeout(IDLE, self.buffer.readable_mut()).await {
+            ready?.clear_ready();
+            self.drain(out);
+        }
+        Ok(())
+    }
+
+    /// Takes what is there without waiting; returns how many records there were.
+    pub fn drain(&mut self, out: &mut Vec<Intercepted>) -> usize {
+        let mut records = 0;
+        while records < BATCH {
+            let Some(record) = self.buffer.get_mut().next() else {
+                break;
+            };
+            records += 1;
+            match decode(&record, &self.rules) {
+                Some(query) => out.push(query),
+                None => tracing::error!(bytes = record.len(), "ring record not understood"),
+            }
+        }
+        records
+    }
+}
+
+fn decode(record: &[u8], rules: &Arc<RuleSet>) -> Option<Intercepted> {
+    let (header, frame) = record.split_at_checked(size_of::<EventHeader>())?;
+    // SAFETY: `header` has the size of an EventHeader, which any bytes are.
+    let header = unsafe { header.as_ptr().cast::<EventHeader>().read_unaligned() };
+    let len = usize::from(header.frame_len);
+    let rule = header.rule as usize;
+    if len > MAX_FRAME || rule >= rules.rules().len() {
+        return None;
+    }
+    Some(Intercepted {
+        ifindex: header.ifindex,
+        rule,
+        rules: Arc::clone(rules),
+        vlan: (header.vlan_tpid != 0).then_some(VlanTag {
+            tci: header.vlan_tci,
+            tpid: header.vlan_tpid,
+        }),
+        l3_offset: usize::from(header.l3_offset),
+        frame: frame.get(..len)?.to_vec(),
+    })
+}

@@ -76,7 +76,7 @@ impl Engine for Slice {
         let host = MemoryHost {
             servers: self.servers,
             header: &self.rules.table().header,
-            cells: self.rules.table().chunks.as_slice(),
+            table: &self.rules.table().entries,
             admission: Ok(()),
             sink: RefCell::new(|query| matched.borrow_mut().push(query)),
         };

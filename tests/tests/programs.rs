@@ -176,7 +176,10 @@ fn adopted() {
             .unwrap();
             let failed = next.datapath.adopt(&mut veth.loaded.datapath);
             assert!(failed.is_empty(), "{failed:?}");
-            assert_eq!(next.datapath.attached(), [wire.interface.clone()]);
+            assert_eq!(
+                next.datapath.attached().as_slice(),
+                std::slice::from_ref(&wire.interface)
+            );
             let previous = std::mem::replace(&mut veth.loaded, next);
             drop(previous);
             // It would pass under the old rules, and an observer in front of the new program would see it.
@@ -236,7 +239,7 @@ fn frame_of(case: &str) -> Frame {
     cases()
         .into_iter()
         .find(|other| other.name == case)
-        .unwrap()
+        .expect("a case of this name")
         .frame
 }
 

@@ -18,10 +18,9 @@ fn main() -> anyhow::Result<()> {
     let elapsed = start.elapsed();
     let table = rules.table();
     println!(
-        "{count} rules: {elapsed:.2?}, {} cells, {} KiB of them used in {} chunks of 256 KiB, suffix of {} bytes",
-        table.header.cells,
+        "{count} rules: {elapsed:.2?}, {} entries, {} KiB, suffix of {} bytes",
+        table.header.entries,
         table.bytes() / 1024,
-        table.chunks.len(),
         table.header.suffix_len,
     );
     Ok(())

@@ -88,6 +88,9 @@ fn decide<'s, P: Packet, H: Host<P>>(
     scratch: impl FnOnce() -> Option<&'s mut Scratch>,
 ) -> Result<(), Reason> {
     let datagram = parse_datagram(packet, host)?;
+    if packet.is_gso() {
+        return Err(Reason::Oversize);
+    }
     let additional = parse_dns_header(packet, &datagram)?;
     let scratch = scratch().ok_or(Reason::Internal)?;
 
@@ -131,7 +134,7 @@ fn decide<'s, P: Packet, H: Host<P>>(
     )?;
 
     let frame_len = packet.len();
-    if packet.is_gso() || frame_len > MAX_FRAME as u32 {
+    if frame_len > MAX_FRAME as u32 {
         return Err(Reason::Oversize);
     }
     host.admit(packet)?;

@@ -33,7 +33,7 @@ reasons! {
     NotDns => "not_dns",
     /// To port 53 of an address that is not among `servers`.
     OtherServer => "other_server",
-    /// IPv4 options or IPv6 extension headers.
+    /// IPv4 options. IPv6 extension headers are `NotDns`: what stands behind them is not looked for.
     IpOptions => "ip_options",
     /// A fragment.
     Fragment => "fragment",

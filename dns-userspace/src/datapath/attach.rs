@@ -103,6 +103,7 @@ pub(super) fn attach(
 fn prepare_clsact(interface: &str) -> Result<(), TcError> {
     match qdisc_add_clsact(interface) {
         Ok(()) | Err(TcError::AlreadyAttached) => {}
+        Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(libc::EEXIST) => {}
         Err(error) => return Err(error),
     }
     match qdisc_detach_program(interface, TcAttachType::Ingress, PROGRAM) {

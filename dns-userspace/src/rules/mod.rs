@@ -535,14 +535,20 @@ mod tests {
         let rules = compile(&[KAFKA]).unwrap();
         let header = &rules.table().header;
         assert_eq!(header.suffix_len, 18);
-        assert_eq!(header.suffix_labels, 3);
         // `*.a` needs no step but the separator in front of `a`.
         let rules = compile(&[("*.example.com", "a.b")]).unwrap();
         let header = &rules.table().header;
         assert_eq!(header.suffix_len, 11);
-        let chunk = &rules.table().chunks[0];
-        let after = chunk[header.start as usize + usize::from(header.classes[0xff])];
-        assert_eq!(chunk[after as usize], dfa::accept(0, 1));
+        let entries = &rules.table().entries;
+        let separator = header.classes[0xff];
+        let after = entries[header.start as usize + usize::from(separator)];
+        assert_eq!(after & 0xff, u32::from(separator));
+        let after = after >> 8;
+        assert!(after >= header.any_labels_from);
+        assert_eq!(
+            entries[after as usize + usize::from(dfa::ANY_LABELS)],
+            dfa::entry(dfa::ANY_LABELS, 1)
+        );
         assert_eq!(rules.find(&wire("x.y.example.com")), Some(0));
         assert_eq!(rules.find(&wire("example.com")), None);
         assert_eq!(rules.find(b"\x03x\xffy\x07example\x03com\x00"), None);

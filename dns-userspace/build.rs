@@ -56,8 +56,13 @@ fn build(toolchain: &str, out: &Path) -> anyhow::Result<()> {
         // Both passes turn one branch into two, for verifiers older than the oldest supported one.
         "-Cllvm-args=-bpf-disable-serialize-icmp -bpf-disable-avoid-speculation".to_owned(),
     ];
-    // A target directory of its own: the outer cargo holds the lock of the usual one.
-    let target_dir = out.join("ebpf");
+    // A target directory of its own, since the outer cargo holds the lock of the usual one, but one for all profiles:
+    // `OUT_DIR` is target/PROFILE/build/PACKAGE/out.
+    let target_dir = out
+        .ancestors()
+        .nth(4)
+        .context("OUT_DIR is not where cargo puts it")?
+        .join("ebpf");
     let output = cargo
         .args(["build", "--quiet", "--release", "--package", "dns-ebpf"])
         .args(["--bin", OBJECT, "--target", TARGET, "-Zbuild-std=core"])

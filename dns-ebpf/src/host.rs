@@ -1,31 +1,19 @@
 //! What the pipeline finds around it in the kernel: maps, clock, ring buffer.
 
-use aya_ebpf::{
-    helpers::generated::bpf_ktime_get_ns,
-    maps::{Array, ring_buf::RingBufEntry},
-};
+use aya_ebpf::{helpers::generated::bpf_ktime_get_ns, maps::ring_buf::RingBufEntry};
 use dns_common::{
     abi::{EventHeader, MAX_FRAME, Servers},
-    dfa::{self, Cells, Chunk, Scratch},
+    dfa::{self, Scratch},
     pipeline::{Address, Host, Matched},
     verdict::Reason,
 };
 
 use crate::{
-    maps::{CELLS, DFA, HEARTBEAT, INTERFACES, OTHER_SERVERS, RING, SERVERS},
+    maps::{DFA, HEARTBEAT, INTERFACES, OTHER_SERVERS, RING, SERVERS, TABLE},
     skb::Skb,
 };
 
 pub struct Kernel;
-
-struct MapCells(&'static Array<Chunk>);
-
-impl Cells for MapCells {
-    #[inline(always)]
-    fn chunk(&self, number: u32) -> Option<&Chunk> {
-        self.0.get(number)
-    }
-}
 
 /// Frames up to this size take the smaller record: nearly all queries.
 const SMALL_FRAME: usize = 256;
@@ -102,9 +90,10 @@ impl Host<Skb> for Kernel {
 /// subprogram returns one register.
 #[inline(never)]
 fn find_rule(scratch: &mut Scratch) -> u32 {
-    DFA.get(0)
-        .and_then(|header| dfa::find(header, &MapCells(&CELLS), scratch))
-        .map_or(0, |rule| rule + 1)
+    let (Some(header), Some(table)) = (DFA.get(0), TABLE.get(0)) else {
+        return 0;
+    };
+    dfa::find(header, table, scratch).map_or(0, |rule| rule + 1)
 }
 
 #[inline(always)]

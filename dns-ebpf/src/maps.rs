@@ -1,12 +1,13 @@
 //! The maps, each with the one thing that programs do with it. Names and values: `dns_common::abi`.
 
 use aya_ebpf::{
+    bindings::BPF_F_MMAPABLE,
     macros::map,
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use dns_common::{
     abi,
-    dfa::{Chunk, Header, Scratch},
+    dfa::{Header, Scratch, Table},
     verdict::Verdict,
 };
 
@@ -16,9 +17,9 @@ pub static SERVERS: Array<abi::Servers> = Array::with_max_entries(1, 0);
 #[map]
 pub static DFA: Array<Header> = Array::with_max_entries(1, 0);
 
-/// Sized by the loader.
+/// Written through a mapping: a value of this size is too large for the copies of bpf(2) on older kernels.
 #[map]
-pub static CELLS: Array<Chunk> = Array::with_max_entries(1, 0);
+pub static TABLE: Array<Table> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 #[map]
 pub static COUNTERS: PerCpuArray<abi::Counters> = PerCpuArray::with_max_entries(1, 0);

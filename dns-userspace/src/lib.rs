@@ -1,8 +1,9 @@
 //! gregor: gives every tenant of a Kubernetes node its own answer for a wildcard of DNS names.
 //!
 //! Data flows one way: [`config`] → [`rules`] → [`datapath`]; packets → [`resolve`] → [`inject`]. Modules that decide do
-//! no I/O; modules that touch the kernel or the network are thin.
+//! no I/O; modules that touch the kernel or the network are thin. [`app`] puts them together.
 
+pub mod app;
 pub mod cli;
 pub mod config;
 pub mod datapath;

@@ -1,3 +1,7 @@
 //! The `gregor` binary.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    gregor::cli::main()
+}

@@ -2,3 +2,4 @@
 
 pub use gregor_lab as lab;
 pub use gregor_lab::tools;
+pub mod packets;

@@ -9,7 +9,7 @@ pub const VERSION: u32 = 1;
 pub mod maps {
     pub const SERVERS: &str = "SERVERS";
     pub const DFA: &str = "DFA";
-    pub const CELLS: &str = "CELLS";
+    pub const TABLE: &str = "TABLE";
     pub const COUNTERS: &str = "COUNTERS";
     pub const RING: &str = "RING";
     pub const HEARTBEAT: &str = "HEARTBEAT";

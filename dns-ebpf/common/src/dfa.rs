@@ -2,9 +2,13 @@
 //! back.
 //!
 //! The input of a name `a.bc.` (wire `01 a 02 b c 00`) is `FF a FF b c`, read from its end. The table is made by
-//! userspace (`dns-userspace/src/rules`); this module only walks it. Two things keep the walk short without changing
-//! what it accepts: a literal suffix that all rules share is compared in words before the first step, and a state from
-//! which every further sequence of labels leads to the same rule (a leading `*`) ends the walk.
+//! userspace (`dns-userspace/src/rules/table.rs`); this module only walks it. Two things keep the walk short without
+//! changing what it accepts: a literal suffix that all rules share is compared in words before the first step, and a
+//! state from which every further sequence of labels leads to the same rule (a leading `*`) ends the walk.
+//!
+//! The table is a double array (Aoe, 1989) in one map value: a state is an index, its transition on a class is the entry
+//! that many places further on, and the entry says which class it is for. Rows overlap, so thousands of rules fit into
+//! the 4 MiB that a map value may have, one load is one step, and there is nothing to switch while walking.
 
 /// Stands for a label boundary. A byte of this value inside a label never matches.
 pub const SEPARATOR: u8 = 0xff;
@@ -13,6 +17,8 @@ pub const SEPARATOR: u8 = 0xff;
 pub const NAME_AT: u32 = 64;
 /// Most bytes copied there: the longest name, qtype and qclass.
 pub const NAME_COPY: u32 = 255 + 4;
+use crate::wire::MAX_NAME;
+
 const SCRATCH_MASK: u32 = 511;
 /// A word may start at the last masked index.
 const SCRATCH_LEN: usize = SCRATCH_MASK as usize + 1 + 8;
@@ -45,8 +51,8 @@ impl Scratch {
 
     /// A byte of the scratch; the index is masked, never out of bounds.
     #[inline(always)]
-    pub fn byte(&self, index: u32) -> u8 {
-        let index = bounded::<SCRATCH_MASK>(index);
+    pub fn byte(&self, index: u64) -> u8 {
+        let index = bounded64::<SCRATCH_MASK>(index);
         // SAFETY: masked to the length of the array. A checked index would pull the panic machinery into the program.
         unsafe { *self.bytes.as_ptr().add(index) }
     }
@@ -81,6 +87,7 @@ impl Scratch {
     /// Big-endian 16-bit integer at `index`.
     #[inline(always)]
     pub fn be16(&self, index: u32) -> u16 {
+        let index = u64::from(index);
         u16::from(self.byte(index)) << 8 | u16::from(self.byte(index + 1))
     }
 }
@@ -94,9 +101,15 @@ impl Default for Scratch {
 /// `index & MASK`, where the verifier sees it: LLVM, which often knows that the mask changes nothing, must not drop it.
 #[inline(always)]
 fn bounded<const MASK: u32>(index: u32) -> usize {
+    bounded64::<MASK>(u64::from(index))
+}
+
+/// The same for an index that is 64 bits wide already.
+#[inline(always)]
+fn bounded64<const MASK: u32>(index: u64) -> usize {
     #[cfg(target_arch = "bpf")]
     {
-        let mut index = u64::from(index);
+        let mut index = index;
         // SAFETY: one instruction on one register.
         unsafe {
             core::arch::asm!("{0} &= {1}", inout(reg) index, const MASK, options(pure, nomem, nostack));
@@ -105,7 +118,26 @@ fn bounded<const MASK: u32>(index: u32) -> usize {
     }
     #[cfg(not(target_arch = "bpf"))]
     {
-        (index & MASK) as usize
+        (index & u64::from(MASK)) as usize
+    }
+}
+
+/// Takes one off, in one register: the verifier counts the rounds of a loop by the range of this value, and LLVM would
+/// keep a second copy of it, of which the verifier knows nothing.
+#[inline(always)]
+fn decrement(value: &mut u64) {
+    #[cfg(target_arch = "bpf")]
+    // SAFETY: one instruction on one register.
+    unsafe {
+        core::arch::asm!(
+            "{0} += -1",
+            inout(reg) * value,
+            options(pure, nomem, nostack)
+        );
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        *value -= 1;
     }
 }
 
@@ -142,11 +174,11 @@ pub struct SuffixWord {
     pub value: u64,
 }
 
-/// Everything about the table but its cells.
+/// Everything about the table but its entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Header {
-    /// Class of each byte, 1 and up: the column in a row.
+    /// Class of each byte, [`FIRST_CLASS`] and up.
     pub classes: [u8; 256],
     /// Words that the name must end with, last word first; unused ones have `care` 0.
     pub suffix: [SuffixWord; SUFFIX_WORDS],
@@ -154,18 +186,18 @@ pub struct Header {
     pub suffix_words: u32,
     /// Bytes that they stand for.
     pub suffix_len: u32,
-    /// Separators among those bytes.
-    pub suffix_labels: u32,
-    /// State before the first byte in front of the suffix.
+    /// State before the first byte in front of the suffix; 0 in a table that matches nothing.
     pub start: u32,
-    /// Cells in use.
-    pub cells: u32,
+    /// States from here on end the walk: whatever labels follow, the rule is the same.
+    pub any_labels_from: u32,
+    /// Entries in use.
+    pub entries: u32,
 }
 
 impl Header {
     /// A table that matches nothing.
     pub const EMPTY: Header = Header {
-        classes: [1; 256],
+        classes: [FIRST_CLASS; 256],
         suffix: [SuffixWord {
             fold: 0,
             care: 0,
@@ -173,9 +205,9 @@ impl Header {
         }; SUFFIX_WORDS],
         suffix_words: 0,
         suffix_len: 0,
-        suffix_labels: 0,
-        start: DEAD,
-        cells: 0,
+        start: 0,
+        any_labels_from: u32::MAX,
+        entries: 0,
     };
 
     #[inline(always)]
@@ -185,67 +217,38 @@ impl Header {
     }
 }
 
-/// Cells in one chunk: rows never cross from one chunk to the next.
-pub const CHUNK_CELLS: usize = 1 << CHUNK_SHIFT;
-/// log2 of [`CHUNK_CELLS`].
-pub const CHUNK_SHIFT: u32 = 16;
-const CHUNK_MASK: u32 = CHUNK_CELLS as u32 - 1;
+/// Entries of a table: what fits into the largest value that a map may have on every supported kernel.
+pub const TABLE_LEN: usize = 1 << 20;
+const TABLE_MASK: u32 = TABLE_LEN as u32 - 1;
 
-/// A run of rows. A state is the index of its row's first cell over all chunks; that cell says what the state accepts
-/// ([`accept`]), and the cell `class(byte)` further on is the next state, as [`transition`] makes it.
-pub type Chunk = [u32; CHUNK_CELLS];
+/// The entries. A state is an index above 0; an entry that is 0 belongs to no state.
+pub type Table = [u32; TABLE_LEN];
 
-/// Set in a cell whose state is in another chunk than the cell.
-const FAR: u32 = 1 << 31;
-/// Set in a cell that a separator leads to.
-const BOUNDARY: u32 = 1 << 30;
-/// The state in a cell.
-const STATE_MASK: u32 = BOUNDARY - 1;
+/// Stands in the place of a class for the rule, plus one, that is accepted when the name ends in a state.
+pub const AT_END: u8 = 1;
+/// The same for the rule that is accepted whatever labels follow, at least one.
+pub const ANY_LABELS: u8 = 2;
+/// The first class of bytes.
+pub const FIRST_CLASS: u8 = 3;
 
-/// The cell in the row of `from` for a step to `to`, on a separator or another byte.
-pub const fn transition(from: u32, to: u32, on_separator: bool) -> u32 {
-    if to == DEAD {
-        return DEAD;
-    }
-    let far = if from >> CHUNK_SHIFT != to >> CHUNK_SHIFT {
-        FAR
-    } else {
-        0
-    };
-    let boundary = if on_separator { BOUNDARY } else { 0 };
-    to | far | boundary
-}
-
-/// The state that nothing leaves; its row is all zero.
-pub const DEAD: u32 = 0;
-
-/// The first cell of a row: the rule accepted when the name ends here, and the rule accepted whatever labels follow
-/// (at least one). Both plus one, 0 for none.
-pub const fn accept(at_end: u16, any_labels: u16) -> u32 {
-    (any_labels as u32) << 16 | at_end as u32
+/// The entry for a class: a state, or for [`AT_END`] and [`ANY_LABELS`] a rule plus one.
+pub const fn entry(class: u8, value: u32) -> u32 {
+    value << 8 | class as u32
 }
 
 /// Most rules of one table.
 pub const MAX_RULES: usize = 65_534;
 
-/// Where the cells are.
-pub trait Cells {
-    /// The chunk of this number, if there is one.
-    fn chunk(&self, number: u32) -> Option<&Chunk>;
-}
-
-/// Cells in memory: one element per chunk.
-impl<C: core::ops::Deref<Target = Chunk>> Cells for [C] {
-    fn chunk(&self, number: u32) -> Option<&Chunk> {
-        self.get(number as usize).map(|chunk| &**chunk)
-    }
-}
-
+/// What the entry for `class` of `state` holds.
 #[inline(always)]
-fn cell(chunk: &Chunk, index: u32) -> u32 {
-    let index = bounded::<CHUNK_MASK>(index);
+fn step(table: &Table, state: u32, class: u32) -> Option<u32> {
+    let index = bounded::<TABLE_MASK>(state + class);
     // SAFETY: masked to the length of the array.
-    unsafe { *chunk.as_ptr().add(index) }
+    let entry = unsafe { *table.as_ptr().add(index) };
+    if entry & 0xff != class {
+        return None;
+    }
+    Some(entry >> 8)
 }
 
 /// What stands wrong with a name.
@@ -269,7 +272,7 @@ impl Scratch {
             if position >= available {
                 return Err(NameError::Truncated);
             }
-            let length = u32::from(self.byte(NAME_AT + position));
+            let length = u32::from(self.byte(u64::from(NAME_AT + position)));
             if length == 0 {
                 self.label_count = self.forget(count);
                 self.name_len = self.forget(position + 1);
@@ -316,7 +319,7 @@ const fn zero_bytes(word: u64) -> u64 {
 
 /// The rule that the name in `scratch` matches, if any. The name was split by [`Scratch::split_labels`].
 #[inline(always)]
-pub fn find<C: Cells + ?Sized>(header: &Header, cells: &C, scratch: &mut Scratch) -> Option<u32> {
+pub fn find(header: &Header, table: &Table, scratch: &mut Scratch) -> Option<u32> {
     let end = NAME_AT + (scratch.name_len & 0xff).wrapping_sub(1);
     if end < NAME_AT + header.suffix_len {
         return None;
@@ -338,38 +341,28 @@ pub fn find<C: Cells + ?Sized>(header: &Header, cells: &C, scratch: &mut Scratch
         word += 1;
     }
 
-    let mut position = scratch.forget(end - (header.suffix_len & 63));
-    if position > NAME_AT + 255 {
+    let mut position = u64::from(scratch.forget(end - (header.suffix_len & 63)));
+    if position > u64::from(NAME_AT + MAX_NAME) {
         return None;
     }
     let mut state = header.start;
-    let mut chunk = cells.chunk(state >> CHUNK_SHIFT)?;
-    let mut accepted = cell(chunk, state);
-    while position > NAME_AT {
-        position -= 1;
-        let byte = scratch.byte(position);
-        state = cell(chunk, state + header.class(byte));
-        // One branch for all that is not a plain step: the dead state is 0, flags are above the mask.
-        if state.wrapping_sub(1) < STATE_MASK {
-            continue;
-        }
-        if state == DEAD {
-            return None;
-        }
-        chunk = cells.chunk((state & STATE_MASK) >> CHUNK_SHIFT)?;
-        accepted = cell(chunk, state);
-        if accepted >> 16 != 0 {
+    let any_labels_from = header.any_labels_from;
+    while position > u64::from(NAME_AT) {
+        decrement(&mut position);
+        state = step(table, state, header.class(scratch.byte(position)))?;
+        if state >= any_labels_from {
             break;
         }
     }
-    let position = scratch.forget(position);
-    let accepted = scratch.forget(accepted);
-    let rule = if position > NAME_AT {
-        accepted >> 16
+    let position = scratch.forget(position as u32);
+    let state = scratch.forget(state);
+    let accepted = if position > NAME_AT {
+        ANY_LABELS
     } else {
-        accepted & 0xffff
+        AT_END
     };
-    if rule == 0 || !scratch.is_plain(end) {
+    let rule = step(table, state, u32::from(accepted))?;
+    if !scratch.is_plain(end) {
         return None;
     }
     Some(rule - 1)

@@ -323,24 +323,21 @@ fn parse_additional<P: Packet>(packet: &P, count: u32, at: u32, end: u32) -> Res
 
 #[inline(always)]
 fn be16<P: Packet>(packet: &P, offset: u32) -> Option<u16> {
-    match packet.load::<u16>(offset) {
-        Some(value) => Some(u16::from_be(value)),
-        None => None,
-    }
+    packet.load::<u16>(offset).map(u16::from_be)
 }
 
 /// A host whose tables are in memory, for tests, fuzzing and `gregor explain`.
-pub struct MemoryHost<'a, C: dfa::Cells + ?Sized, S: FnMut(Matched)> {
+pub struct MemoryHost<'a, S: FnMut(Matched)> {
     pub servers: Servers,
     pub header: &'a dfa::Header,
-    pub cells: &'a C,
+    pub table: &'a dfa::Table,
     /// What `admit` answers.
     pub admission: Result<(), Reason>,
     /// Called for each frame handed over.
     pub sink: core::cell::RefCell<S>,
 }
 
-impl<P: Packet, C: dfa::Cells + ?Sized, S: FnMut(Matched)> Host<P> for MemoryHost<'_, C, S> {
+impl<P: Packet, S: FnMut(Matched)> Host<P> for MemoryHost<'_, S> {
     fn servers(&self) -> Option<&Servers> {
         Some(&self.servers)
     }
@@ -348,7 +345,7 @@ impl<P: Packet, C: dfa::Cells + ?Sized, S: FnMut(Matched)> Host<P> for MemoryHos
     fn saw_other_server(&self, _address: Address) {}
 
     fn find_rule(&self, scratch: &mut Scratch) -> Option<u32> {
-        dfa::find(self.header, self.cells, scratch)
+        dfa::find(self.header, self.table, scratch)
     }
 
     fn admit(&self, _packet: &P) -> Result<(), Reason> {

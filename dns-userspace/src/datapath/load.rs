@@ -10,7 +10,7 @@ use std::{
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader, TestRun, TestRunOptions,
-    maps::{Array, HashMap as BpfHashMap, MapData, MapError, PerCpuArray, RingBuf},
+    maps::{Array, HashMap as BpfHashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
     programs::{ProgramError, SchedClassifier, tc::SchedClassifierLink},
 };
 use dns_common::{
@@ -18,6 +18,8 @@ use dns_common::{
     dfa,
     verdict::COUNTERS,
 };
+
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
 use super::{
     Heartbeat, Hook, Interface, Order, PROGRAM, Ring,
@@ -82,6 +84,8 @@ pub enum DatapathError {
         interface: String,
         error: AttachError,
     },
+    #[error("writing the matcher's table: {0}")]
+    Table(io::Error),
     #[error("ring buffer: {0}")]
     Ring(io::Error),
 }
@@ -128,25 +132,24 @@ impl Datapath {
         let started = Instant::now();
         let servers = servers(&options.servers)?;
         let table = options.rules.table();
-        let chunks = table.chunks.len().max(1) as u32;
         let mut ebpf = EbpfLoader::new()
-            .map_max_entries(maps::CELLS, chunks)
             .map_max_entries(maps::RING, options.ring_bytes)
             .load(OBJECT)?;
+        // First of all: the instructions name the maps by descriptors, which are closed with the maps taken below.
+        program_of(&mut ebpf)?.load()?;
 
         let mut map: Array<_, Plain<Servers>> = take(&mut ebpf, maps::SERVERS)?;
         set(&mut map, maps::SERVERS, 0, &Plain(servers))?;
-        let mut cells: Array<_, dfa::Chunk> = take(&mut ebpf, maps::CELLS)?;
-        for (number, chunk) in table.chunks.iter().enumerate() {
-            set(&mut cells, maps::CELLS, number as u32, chunk.as_ref())?;
-        }
+        let entries = ebpf
+            .take_map(maps::TABLE)
+            .ok_or(DatapathError::Missing(maps::TABLE))?;
+        write_table(entries, &table.entries[..table.header.entries as usize])?;
         let mut header: Array<_, Plain<dfa::Header>> = take(&mut ebpf, maps::DFA)?;
         set(&mut header, maps::DFA, 0, &Plain(table.header))?;
 
         let interfaces = take(&mut ebpf, maps::INTERFACES)?;
         let counters = take(&mut ebpf, maps::COUNTERS)?;
         let other_servers = take(&mut ebpf, maps::OTHER_SERVERS)?;
-        program_of(&mut ebpf)?.load()?;
         Ok(Self {
             links: HashMap::new(),
             ebpf,
@@ -309,7 +312,7 @@ impl Datapath {
     /// What the kernel says of the program.
     pub fn summary(&mut self) -> Result<ProgramSummary, DatapathError> {
         let load_time = self.load_time;
-        let table_bytes = self.options.rules.table().header.cells as usize * 4;
+        let table_bytes = self.options.rules.table().bytes();
         let info = program_of(&mut self.ebpf)?.info()?;
         Ok(ProgramSummary {
             id: info.id(),
@@ -371,6 +374,30 @@ fn set<V: aya::Pod>(
 ) -> Result<(), DatapathError> {
     map.set(index, value, 0)
         .map_err(|error| DatapathError::Map { name, error })
+}
+
+/// Writes the first entries of the matcher's table through a mapping of its map; the others are zero.
+fn write_table(map: Map, entries: &[u32]) -> Result<(), DatapathError> {
+    let Map::Array(data) = map else {
+        return Err(DatapathError::Missing(maps::TABLE));
+    };
+    let length = std::num::NonZero::new(size_of::<dfa::Table>())
+        .ok_or(DatapathError::Missing(maps::TABLE))?;
+    // SAFETY: a new shared mapping of a map that no program runs with yet; `entries` is no longer than the table, and
+    // the mapping is not used after it is removed.
+    unsafe {
+        let mapping = mmap(
+            None,
+            length,
+            ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
+            MapFlags::MAP_SHARED,
+            data.fd(),
+            0,
+        )
+        .map_err(|error| DatapathError::Table(error.into()))?;
+        std::ptr::copy_nonoverlapping(entries.as_ptr(), mapping.cast().as_ptr(), entries.len());
+        munmap(mapping, length.get()).map_err(|error| DatapathError::Table(error.into()))
+    }
 }
 
 fn servers(addresses: &[IpAddr]) -> Result<Servers, DatapathError> {

@@ -1,1 +1,9 @@
 //! Which interfaces to attach to: veths with a peer in another network namespace, or the configured globs.
+//!
+//! [`Selection`] and [`Tracker`] decide and do no I/O; [`Links`] feeds them from rtnetlink.
+
+mod links;
+mod track;
+
+pub use links::{DiscoverError, Links, present};
+pub use track::{Event, Link, Selection, SelectionError, Tracker};

@@ -1,1 +1,50 @@
 //! Frames that gregor sends: replies to pods, and queries passed on to the existing cache in the pod's own name.
+
+pub mod frame;
+mod socket;
+
+use std::io;
+
+pub use frame::Datagram;
+pub use socket::{Injector, InjectorOptions};
+
+use crate::datapath::{Intercepted, VlanTag};
+
+/// An intercepted query without the rules that took it: all that is needed to answer it or to pass it on.
+#[derive(Clone, Debug)]
+pub struct QueryFrame {
+    /// Interface that it came in on.
+    pub ifindex: u32,
+    /// Tag that the kernel keeps outside the frame; a reply carries it inside.
+    pub vlan: Option<VlanTag>,
+    /// Where the IP header starts in `frame`.
+    pub l3_offset: usize,
+    /// The frame from its Ethernet header on, as the pod sent it.
+    pub frame: Vec<u8>,
+}
+
+impl From<Intercepted> for QueryFrame {
+    fn from(query: Intercepted) -> Self {
+        QueryFrame {
+            ifindex: query.ifindex,
+            vlan: query.vlan,
+            l3_offset: query.l3_offset,
+            frame: query.frame,
+        }
+    }
+}
+
+/// The two things that can be done with an intercepted query.
+pub trait Inject: Send + Sync + 'static {
+    /// Sends a DNS message to the pod, on the interface that the query came in on and from the address it asked.
+    ///
+    /// # Errors
+    /// When the frame is not what [`QueryFrame`] promises, or the interface is gone or full.
+    fn reply(&self, query: &QueryFrame, message: &[u8]) -> io::Result<()>;
+
+    /// Sends the query to the server that the pod asked, source address included, as if it had never been taken.
+    ///
+    /// # Errors
+    /// When the frame is not what [`QueryFrame`] promises, or there is no route.
+    fn pass_on(&self, query: &QueryFrame) -> io::Result<()>;
+}

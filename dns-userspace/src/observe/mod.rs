@@ -1,1 +1,14 @@
-//! What an operator sees: metrics, health, readiness, status.
+//! What an operator sees: metrics, health, readiness, status; read from snapshots, never from the serving path.
+
+mod client;
+mod metrics;
+mod serve;
+mod status;
+
+pub use client::{ClientError, fetch_status};
+pub use metrics::{CONTENT_TYPE, render};
+pub use serve::{ServeError, Source, bind_control, bind_pages, control, pages, serve};
+pub use status::{
+    ConfigStatus, Counter, InterfaceStatus, KernelStatus, MAX_NAMESPACES, OTHER_NAMESPACES,
+    ProgramStatus, Readiness, ResponderStatus, RuleStatus, Status,
+};

@@ -1,1 +1,24 @@
 //! From an intercepted query to an answer: look the target up, follow its chain, compose the reply.
+
+mod chain;
+mod compose;
+mod flight;
+mod limiter;
+mod query;
+mod responder;
+mod source;
+mod stats;
+mod store;
+mod upstream;
+
+pub use chain::{Answer, Failure, Outcome};
+pub use compose::{ExtendedError, Section};
+pub use query::{Edns, Query};
+pub use responder::{Responder, ResponderOptions, Upstream};
+pub use source::{DnsSource, Explanation, Step, StepReply, TargetSource, explain};
+pub use stats::{NamespaceCounts, PassReason, Snapshot, Stats};
+pub use store::Sizes;
+pub use upstream::Transport;
+
+#[cfg(test)]
+mod testing;

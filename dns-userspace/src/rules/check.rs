@@ -112,7 +112,7 @@ pub(super) fn loops(rules: &[(usize, Rule)]) -> Vec<Complaint> {
 }
 
 /// The earlier rule that leaves nothing to a later one, if it is a single one.
-pub(super) fn shadow<'a>(rules: &'a [Rule], later: usize) -> Option<&'a Rule> {
+pub(super) fn shadow(rules: &[Rule], later: usize) -> Option<&Rule> {
     let Matcher::Pattern(pattern) = &rules[later].matcher else {
         return None;
     };
@@ -132,13 +132,8 @@ enum Symbol {
 }
 
 fn general_target(rule: &Rule) -> Vec<Symbol> {
-    let captures: Vec<Symbol> = (0..rule.captures.len())
-        .map(|capture| match rule.matcher {
-            Matcher::Pattern(_) => Symbol::Label(capture),
-            // A group may be anything; only what fixed bytes say is followed.
-            Matcher::Regex(_) => Symbol::Label(capture),
-        })
-        .collect();
+    // A group of a `regex` may be more than a label; a loop that needs that is not found.
+    let captures: Vec<Symbol> = (0..rule.captures.len()).map(Symbol::Label).collect();
     target(&rule.target, &captures)
 }
 

@@ -6,15 +6,18 @@
 //! `{1}` or, where they are named (`(?P<namespace>…)`), as `{namespace}`. The first rule that matches wins.
 
 mod check;
+pub mod corefile;
 mod pattern;
 mod regex;
 mod table;
+#[doc(hidden)]
+pub mod testing;
 
 use dns_common::dfa::{self, NAME_AT, Scratch};
 use hickory_proto::rr::Name;
 
 pub use pattern::{MAX_LABEL, MAX_NAME, NAMESPACE};
-pub use table::{MAX_CHUNKS, Table};
+pub use table::Table;
 
 use pattern::{Pattern, Problem, Template};
 use regex::RegexMatcher;
@@ -198,7 +201,7 @@ impl RuleSet {
         let mut scratch = Scratch::new();
         scratch.bytes[NAME_AT as usize..][..qname.len()].copy_from_slice(qname);
         scratch.split_labels(qname.len() as u32).ok()?;
-        let rule = dfa::find(&self.table.header, self.table.chunks.as_slice(), &scratch)?;
+        let rule = dfa::find(&self.table.header, &self.table.entries, &mut scratch)?;
         Some(rule as usize)
     }
 }
@@ -457,4 +460,220 @@ fn warnings(rules: &[Rule], reached: &[bool]) -> Vec<Complaint> {
         }
     }
     warnings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(name: &str, pattern: &str, cname: &str) -> RuleSpec {
+        RuleSpec {
+            name: name.into(),
+            matches: match pattern.strip_prefix('/') {
+                Some(regex) => MatchSpec::Regex(regex.into()),
+                None => MatchSpec::Pattern(pattern.into()),
+            },
+            cname: cname.into(),
+            ttl_seconds: DEFAULT_TTL,
+        }
+    }
+
+    fn compile(rules: &[(&str, &str)]) -> Result<RuleSet, Vec<Complaint>> {
+        let specs: Vec<_> = rules
+            .iter()
+            .enumerate()
+            .map(|(index, (pattern, cname))| spec(&format!("r{}", index + 1), pattern, cname))
+            .collect();
+        RuleSet::compile(&specs)
+    }
+
+    /// A name in wire format; labels are parted by dots.
+    fn wire(name: &str) -> Vec<u8> {
+        let mut wire = Vec::new();
+        for label in name.split('.').filter(|label| !label.is_empty()) {
+            wire.push(label.len() as u8);
+            wire.extend(label.bytes());
+        }
+        wire.push(0);
+        wire
+    }
+
+    const KAFKA: (&str, &str) = (
+        "*.aws.private.kafka.managed.{namespace}.svc.cluster.local",
+        "kafka-upstream.{namespace}.svc.cluster.local",
+    );
+
+    #[test]
+    fn the_rule_of_the_documentation() {
+        let rules = compile(&[KAFKA]).unwrap();
+        let name = wire("lkc-1.eu-west-1.AWS.private.kafka.managed.Foo.svc.cluster.LOCAL");
+        assert_eq!(rules.find(&name), Some(0));
+        let found = rules.rules()[0].apply(&name).unwrap();
+        assert_eq!(found.captures, ["foo"]);
+        assert_eq!(found.namespace.as_deref(), Some("foo"));
+        assert_eq!(
+            found.target.to_string(),
+            "kafka-upstream.foo.svc.cluster.local."
+        );
+        for other in [
+            "aws.private.kafka.managed.foo.svc.cluster.local",
+            "x.aws.private.kafka.managed.foo.bar.svc.cluster.local",
+            "x.aws.private.kafka.managed.svc.cluster.local",
+            "x.aws.private.kafka.managed.-foo.svc.cluster.local",
+            "x.aws.private.kafka.managed.foo.svc.cluster.local.example",
+            "svc.cluster.local",
+            "amazonaws.com",
+            "",
+        ] {
+            assert_eq!(rules.find(&wire(other)), None, "{other}");
+        }
+        assert_eq!(rules.find(b"\x03a.b\x03aws\x07private\x05kafka\x07managed\x03foo\x03svc\x07cluster\x05local\x00"), None);
+    }
+
+    #[test]
+    fn the_shared_suffix_and_the_wildcard_shorten_the_walk() {
+        let rules = compile(&[KAFKA]).unwrap();
+        let header = &rules.table().header;
+        assert_eq!(header.suffix_len, 18);
+        assert_eq!(header.suffix_labels, 3);
+        // `*.a` needs no step but the separator in front of `a`.
+        let rules = compile(&[("*.example.com", "a.b")]).unwrap();
+        let header = &rules.table().header;
+        assert_eq!(header.suffix_len, 11);
+        let chunk = &rules.table().chunks[0];
+        let after = chunk[header.start as usize + usize::from(header.classes[0xff])];
+        assert_eq!(chunk[after as usize], dfa::accept(0, 1));
+        assert_eq!(rules.find(&wire("x.y.example.com")), Some(0));
+        assert_eq!(rules.find(&wire("example.com")), None);
+        assert_eq!(rules.find(b"\x03x\xffy\x07example\x03com\x00"), None);
+        assert_eq!(rules.find(b"\x03x.y\x07example\x03com\x00"), None);
+    }
+
+    #[test]
+    fn an_exact_name_within_the_suffix() {
+        let rules = compile(&[("A_b.c", "x.y")]).unwrap();
+        assert_eq!(rules.table().header.suffix_len, 6);
+        assert_eq!(rules.find(&wire("a_B.c")), Some(0));
+        assert_eq!(rules.find(&wire("x.a_b.c")), None);
+        assert_eq!(rules.find(b"\x05a_b\xffc\x00"), None);
+    }
+
+    #[test]
+    fn the_first_rule_wins_also_below_a_wildcard() {
+        let rules = compile(&[
+            ("one.example.com", "t.one"),
+            ("*.example.com", "t.any"),
+            ("*.two.example.com", "t.two"),
+        ])
+        .unwrap();
+        assert_eq!(rules.find(&wire("one.example.com")), Some(0));
+        assert_eq!(rules.find(&wire("x.one.example.com")), Some(1));
+        assert_eq!(rules.find(&wire("x.two.example.com")), Some(1));
+        assert_eq!(rules.warnings().len(), 1);
+        assert_eq!(rules.warnings()[0].rule, 2);
+        assert!(rules.warnings()[0].problem.contains("`r2`"));
+    }
+
+    #[test]
+    fn regexes_match_as_coredns_does() {
+        let rules = compile(&[(
+            r"/^[^.]+\.(?P<namespace>[a-z]+)\.svc\.Cluster|^a(.*)z\.$",
+            "{namespace}.up{2}.x",
+        )])
+        .unwrap();
+        assert_eq!(
+            rules.warnings(),
+            [],
+            "the second alternative can still match"
+        );
+        assert_eq!(rules.find(&wire("x.ns.svc.cluster.local")), None);
+        assert_eq!(rules.find(&wire("AB.cz")), Some(0));
+        let rules = compile(&[(r"/\.(.+)\.svc\.cluster", "{1}.up.x")]).unwrap();
+        for name in ["x.NS.svc.cluster", "y.x.a.b.svc.clusters.z"] {
+            assert_eq!(rules.find(&wire(name)), Some(0), "{name}");
+        }
+        for name in ["ns.svc.cluster", "x.ns.svc.cluste"] {
+            assert_eq!(rules.find(&wire(name)), None, "{name}");
+        }
+        let found = rules.rules()[0].apply(&wire("x.a.B.svc.cluster")).unwrap();
+        assert_eq!(found.captures, ["a.b"]);
+        assert_eq!(found.target.to_string(), "a.b.up.x.");
+        assert_eq!(rules.find(b"\x01x\x03a@b\x03svc\x07cluster\x00"), None);
+    }
+
+    #[test]
+    fn targets_that_are_no_names_are_none() {
+        let rules = compile(&[("{a}.example", "{a}-{a}.target")]).unwrap();
+        let long = "a".repeat(40);
+        let name = wire(&format!("{long}.example"));
+        assert_eq!(rules.find(&name), Some(0));
+        assert_eq!(rules.rules()[0].apply(&name), None);
+    }
+
+    #[test]
+    fn no_rules_match_nothing() {
+        let rules = compile(&[]).unwrap();
+        assert_eq!(rules.find(&wire("a.b")), None);
+        assert_eq!(rules.find(&[0]), None);
+        assert_eq!(rules.find(&[0; 300]), None);
+    }
+
+    #[test]
+    fn rules_that_are_refused_together() {
+        let complaint = |rules: &[(&str, &str)]| {
+            let complaints = compile(rules).unwrap_err();
+            assert!(complaints.iter().all(|c| !c.remedy.is_empty()));
+            complaints[0].to_string()
+        };
+        for (rules, expected) in [
+            (&[("*.a.b", "x.a.b")][..], "matches the rule itself"),
+            (&[("{x}.a.b", "c.{x}.b")], "matches the rule itself"),
+            (&[("*.{x}.b", "u.{x}.b")], "matches the rule itself"),
+            (
+                &[("*.a.b", "x.c.b"), ("*.c.b", "x.d.b"), ("*.d.b", "x.a.b")],
+                "back to this rule over `r2`, `r3`",
+            ),
+            (&[(r"/^(.+)\.a\.", "{1}.a.b")], "matches the rule itself"),
+            (&[("a.b", "c.d"), ("A.b.", "c.d")], "the same rule as `r1`"),
+            (
+                &[("{x}.b", "{x}.d"), ("{y}.b", "{y}.e")],
+                "the same names as `r1`",
+            ),
+            (&[("{x}.b", "c.d")], "`{x}` is captured but not used"),
+            (&[("{x}.b", "{y}.d")], "`{y}` is not captured"),
+            (&[("/(a)b", "c.d")], "the group `{1}` is not used"),
+            (&[("/(a)b", "{1}.{2}.d")], "`{2}` is not captured"),
+            (&[("/(a)b", "{0}.{1}.d")], "`{0}` is not captured"),
+            (&[(r"/([^.]{60}\.){60}.*[a-f]{30}", "c.d")], "too large"),
+        ] {
+            let complaint = complaint(rules);
+            assert!(complaint.contains(expected), "{rules:?}: {complaint}");
+        }
+        let same_name = [spec("a", "a.b", "c.d"), spec("a", "b.b", "c.d")];
+        let complaints = RuleSet::compile(&same_name).unwrap_err();
+        assert_eq!(complaints[0].key, Key::Name);
+        assert_eq!(complaints[0].rule, 1);
+    }
+
+    #[test]
+    fn targets_near_other_rules_are_no_loops() {
+        for rules in [
+            &[
+                KAFKA,
+                (
+                    "*.m.{namespace}.svc.cluster.local",
+                    "u.{namespace}.svc.cluster.local",
+                ),
+            ][..],
+            &[("a.b", "c.d"), ("c.d", "e.f")],
+            // From foo.x to bar.y to bar.x, and no further.
+            &[("foo.x", "bar.y"), ("{a}.y", "{a}.x")],
+            // An exact rule takes the target away from the wildcard.
+            &[("t.a.b", "c.d"), ("*.a.b", "t.a.b")],
+        ] {
+            if let Err(complaints) = compile(rules) {
+                panic!("{rules:?}: {complaints:?}");
+            }
+        }
+    }
 }

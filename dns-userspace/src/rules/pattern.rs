@@ -510,8 +510,9 @@ fn parse_template_label(label: &str, numbers: bool) -> Result<Vec<Part<String>>,
                 "write what was captured as `{name}`",
             ));
         };
-        let number = numbers && !name.is_empty() && name.bytes().all(|b| b.is_ascii_digit());
-        if !number && !(numbers && is_group_name(name)) {
+        let number = !name.is_empty() && name.bytes().all(|b| b.is_ascii_digit());
+        let is_group = numbers && (number || is_group_name(name));
+        if !is_group {
             check_capture_name(name)?;
         }
         parts.push(Part::Capture(name.to_owned()));

@@ -8,7 +8,10 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
-use dns_common::dfa::{self, CHUNK_CELLS, DEAD, MAX_RULES, SEPARATOR, SUFFIX_WORDS, SuffixWord};
+use dns_common::dfa::{
+    self, ANY_LABELS, AT_END, FIRST_CLASS, MAX_RULES, SEPARATOR, SUFFIX_WORDS, SuffixWord,
+    TABLE_LEN,
+};
 use regex_automata::dfa::{Automaton, StartKind, dense};
 use regex_automata::nfa::thompson::{self, WhichCaptures};
 use regex_automata::util::primitives::StateID;
@@ -19,8 +22,10 @@ use regex_syntax::hir::Hir;
 use super::pattern::{Pattern, PatternLabel};
 use super::regex::{class, repeat};
 
-/// Most chunks of a table: 128 MiB of cells.
-pub const MAX_CHUNKS: usize = 512;
+/// No state.
+const DEAD: Index = 0;
+/// Above every state: one transition never leaves the table.
+const MAX_STATE: usize = TABLE_LEN - 256;
 /// Most memory for the automaton that the table is made from.
 const AUTOMATON_BYTES: usize = 1 << 30;
 /// Most memory for the automaton of one rule by itself.
@@ -34,21 +39,29 @@ const MAX_SUFFIX: usize = 8 * SUFFIX_WORDS;
 #[derive(Debug)]
 pub struct Table {
     pub header: dfa::Header,
-    pub chunks: Vec<Box<dfa::Chunk>>,
+    pub entries: Box<dfa::Table>,
 }
 
 impl Table {
     /// A table that matches nothing.
-    pub const fn empty() -> Self {
+    pub fn empty() -> Self {
         Self {
             header: dfa::Header::EMPTY,
-            chunks: Vec::new(),
+            entries: entries(),
         }
     }
 
-    /// Bytes that the cells in use take.
+    /// Bytes that the entries in use take; the kernel's map has room for [`TABLE_LEN`] of them whatever they are.
     pub fn bytes(&self) -> usize {
-        self.header.cells as usize * size_of::<u32>()
+        self.header.entries as usize * size_of::<u32>()
+    }
+}
+
+/// A table's worth of entries that belong to no state.
+fn entries() -> Box<dfa::Table> {
+    match vec![0u32; TABLE_LEN].into_boxed_slice().try_into() {
+        Ok(entries) => entries,
+        Err(_) => unreachable!("a slice of TABLE_LEN entries is a table"),
     }
 }
 
@@ -231,6 +244,7 @@ impl States {
                 states.next[index as usize * class_count + class] = target;
             }
         }
+        states.cut_dead_ends();
         states.merge_classes();
         states
     }
@@ -245,6 +259,35 @@ impl States {
 
     fn class_of(&self, byte: u8) -> usize {
         usize::from(self.classes[usize::from(byte)])
+    }
+
+    /// Makes a state from which no rule is reached the dead one: above all the one behind each match, which the
+    /// automaton needs because it tells a match one byte late.
+    fn cut_dead_ends(&mut self) {
+        let mut leads_on: Vec<bool> = self.at_end.iter().map(|&rule| rule != 0).collect();
+        // Successors are mostly made after their state, so that few rounds from the back suffice.
+        loop {
+            let mut changed = false;
+            for state in (1..self.len()).rev() {
+                if !leads_on[state]
+                    && self
+                        .row(state as Index)
+                        .iter()
+                        .any(|&next| leads_on[next as usize])
+                {
+                    leads_on[state] = true;
+                    changed = true;
+                }
+            }
+            if !changed {
+                break;
+            }
+        }
+        for next in &mut self.next {
+            if !leads_on[*next as usize] {
+                *next = DEAD;
+            }
+        }
     }
 
     /// Gives bytes that lead to the same state everywhere one class: above all the two cases of a letter.
@@ -375,63 +418,88 @@ impl States {
         if self.len() <= START as usize {
             return Ok(Table::empty());
         }
-        let any_labels = self.any_labels();
+        let mut any_labels = self.any_labels();
+        for (rule, &after_separator) in any_labels.iter_mut().zip(&self.after_separator) {
+            // The walk looks only behind separators.
+            if !after_separator {
+                *rule = 0;
+            }
+        }
         let (suffix, start) = self.suffix(&any_labels);
-        let order = self.depth_first(start);
+        // States that end the walk have no transitions, and stand behind all others.
+        let (mut order, last): (Vec<Index>, Vec<Index>) = self
+            .depth_first(start, &any_labels)
+            .into_iter()
+            .partition(|&state| any_labels[state as usize] == 0);
+        let walked = order.len();
+        order.extend(last);
 
-        let stride = 1 + self.class_count;
-        let mut place = vec![DEAD; self.len()];
-        // The row of the dead state comes first.
-        let mut end = stride;
-        for &state in &order {
-            if end % CHUNK_CELLS + stride > CHUNK_CELLS {
-                end = end.next_multiple_of(CHUNK_CELLS);
+        let mut places = Places::new();
+        let mut place = vec![0u32; self.len()];
+        let mut any_labels_from = u32::MAX;
+        let mut columns: Vec<(u8, Index)> = Vec::new();
+        for (number, &state) in order.iter().enumerate() {
+            if number == walked {
+                any_labels_from = places.skip_to_end()?;
             }
-            if end + stride > MAX_CHUNKS * CHUNK_CELLS {
-                return Err(TooLarge);
-            }
-            place[state as usize] = end as u32;
-            end += stride;
+            self.columns(state, &any_labels, &mut columns);
+            place[state as usize] = places.take(&columns)?;
         }
 
-        let mut chunks: Vec<Box<dfa::Chunk>> = Vec::new();
-        for _ in 0..end.div_ceil(CHUNK_CELLS) {
-            let zeroed = vec![0u32; CHUNK_CELLS].into_boxed_slice();
-            chunks.push(zeroed.try_into().map_err(|_| TooLarge)?);
-        }
+        let mut entries = entries();
         for &state in &order {
+            self.columns(state, &any_labels, &mut columns);
             let at = place[state as usize] as usize;
-            let row = &mut chunks[at / CHUNK_CELLS][at % CHUNK_CELLS..][..stride];
-            let continued = if self.after_separator[state as usize] {
-                any_labels[state as usize]
-            } else {
-                0
-            };
-            row[0] = dfa::accept(self.at_end[state as usize], continued);
-            for (cell, &next) in row[1..].iter_mut().zip(self.row(state)) {
-                *cell = place[next as usize];
+            for &(class, value) in &columns {
+                let value = if class < FIRST_CLASS {
+                    value
+                } else {
+                    place[value as usize]
+                };
+                entries[at + usize::from(class)] = dfa::entry(class, value);
             }
         }
 
         let mut header = dfa::Header {
             start: place[start as usize],
-            cells: end as u32,
+            any_labels_from,
+            entries: places.end as u32,
             suffix_len: suffix.len() as u32,
             suffix_words: suffix.len().div_ceil(8) as u32,
-            suffix_labels: suffix.iter().filter(|&&byte| byte == SEPARATOR).count() as u32,
             ..dfa::Header::EMPTY
         };
         for (class, own) in header.classes.iter_mut().zip(self.classes) {
-            *class = own + 1;
+            *class = own + FIRST_CLASS;
         }
         for (word, bytes) in header.suffix.iter_mut().zip(suffix.chunks(8)) {
             *word = suffix_word(bytes);
         }
-        Ok(Table { header, chunks })
+        Ok(Table { header, entries })
     }
 
-    /// Every state reachable from `start`, so ordered that a chain of states is a run of rows.
-    fn depth_first(&self, start: Index) -> Vec<Index> {
+    /// The entries of a state: classes with the successor, and what it accepts.
+    fn columns(&self, state: Index, any_labels: &[u16], columns: &mut Vec<(u8, Index)>) {
+        columns.clear();
+        let accepted = [
+            (AT_END, self.at_end[state as usize]),
+            (ANY_LABELS, any_labels[state as usize]),
+        ];
+        for (class, rule) in accepted {
+            if rule != 0 {
+                columns.push((class, Index::from(rule)));
+            }
+        }
+        if any_labels[state as usize] == 0 {
+            for (class, &next) in self.row(state).iter().enumerate() {
+                if next != DEAD {
+                    columns.push((class as u8 + FIRST_CLASS, next));
+                }
+            }
+        }
+    }
+
+    /// Every state that a walk from `start` can be in, so ordered that a chain of states stands together.
+    fn depth_first(&self, start: Index, any_labels: &[u16]) -> Vec<Index> {
         let mut seen = vec![false; self.len()];
         let mut order = Vec::new();
         let mut pending = vec![start];
@@ -441,9 +509,98 @@ impl States {
             }
             seen[state as usize] = true;
             order.push(state);
-            pending.extend(self.row(state).iter().rev());
+            if any_labels[state as usize] == 0 {
+                pending.extend(self.row(state).iter().rev());
+            }
         }
         order
+    }
+}
+
+/// Finds each state a place where its entries are free.
+struct Places {
+    entry_taken: Vec<bool>,
+    /// Two states at one place would read each other's entries.
+    state_taken: Vec<bool>,
+    /// Below this all entries are taken.
+    first_free: usize,
+    /// Where the search for a wide state starts: it would look at the same holes every time.
+    wide_from: usize,
+    /// After the last entry taken.
+    end: usize,
+}
+
+/// States with more entries than this do not fit into holes.
+const WIDE: usize = 4;
+/// How many holes a narrow state tries before it goes to the end.
+const TRIES: usize = 256;
+
+impl Places {
+    fn new() -> Self {
+        Self {
+            entry_taken: vec![false; TABLE_LEN],
+            state_taken: vec![false; TABLE_LEN],
+            first_free: 0,
+            wide_from: 0,
+            end: 0,
+        }
+    }
+
+    /// From now on only places behind all entries so far; returns the first.
+    fn skip_to_end(&mut self) -> Result<u32, TooLarge> {
+        let from = self.end;
+        if from > MAX_STATE {
+            return Err(TooLarge);
+        }
+        self.entry_taken[..from].fill(true);
+        self.state_taken[..from].fill(true);
+        Ok(from as u32)
+    }
+
+    fn take(&mut self, columns: &[(u8, Index)]) -> Result<u32, TooLarge> {
+        while self.entry_taken.get(self.first_free) == Some(&true) {
+            self.first_free += 1;
+        }
+        let lowest = columns.first().map_or(0, |&(class, _)| usize::from(class));
+        let wide = columns.len() > WIDE;
+        let from = if wide {
+            self.wide_from.max(self.first_free)
+        } else {
+            self.first_free
+        };
+        let mut state = from.saturating_sub(lowest).max(1);
+        let mut tries = 0;
+        loop {
+            if state > MAX_STATE {
+                return Err(TooLarge);
+            }
+            let free = !self.state_taken[state]
+                && columns
+                    .iter()
+                    .all(|&(class, _)| !self.entry_taken[state + usize::from(class)]);
+            if free {
+                break;
+            }
+            tries += 1;
+            state = if tries == TRIES {
+                state.max(self.end)
+            } else {
+                state + 1
+            };
+        }
+        self.state_taken[state] = true;
+        for &(class, _) in columns {
+            let entry = state + usize::from(class);
+            self.entry_taken[entry] = true;
+            self.end = self.end.max(entry + 1);
+        }
+        self.end = self.end.max(state + 1);
+        if wide {
+            self.wide_from = state;
+        } else if tries >= TRIES {
+            self.first_free = (self.first_free + TRIES).min(self.end);
+        }
+        Ok(state as u32)
     }
 }
 

@@ -1,0 +1,224 @@
+//! Which of the wanted interfaces have a program, and why the others have none.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    datapath::{Datapath, Interface},
+    discover::Event,
+    observe::InterfaceStatus,
+};
+
+/// What can be attached and detached.
+pub trait Programs {
+    /// Attaches; an interface that has the program already is no error.
+    fn attach(&mut self, interface: &Interface) -> Result<(), String>;
+    /// Detaches; an interface that is gone is no error.
+    fn detach(&mut self, index: u32);
+}
+
+impl Programs for Datapath {
+    fn attach(&mut self, interface: &Interface) -> Result<(), String> {
+        Datapath::attach(self, interface).map_err(|error| error.to_string())
+    }
+
+    fn detach(&mut self, index: u32) {
+        Datapath::detach(self, index);
+    }
+}
+
+/// The wanted interfaces; as many as the node has.
+#[derive(Debug, Default)]
+pub struct Attachments {
+    wanted: BTreeMap<u32, Wanted>,
+}
+
+#[derive(Debug)]
+struct Wanted {
+    name: String,
+    error: Option<String>,
+}
+
+impl Attachments {
+    /// Does what an event asks for.
+    pub fn apply(&mut self, programs: &mut impl Programs, event: Event) {
+        match event {
+            Event::Appeared(interface) => self.attach(programs, interface),
+            Event::Renamed(interface) => {
+                if let Some(wanted) = self.wanted.get_mut(&interface.index) {
+                    wanted.name.clone_from(&interface.name);
+                    // Attaching goes by name, so the old one may have been why it failed.
+                    if wanted.error.is_some() {
+                        self.attach(programs, interface);
+                    }
+                }
+            }
+            Event::Vanished(index) => {
+                if self.wanted.remove(&index).is_some() {
+                    programs.detach(index);
+                }
+            }
+        }
+    }
+
+    /// Tries again what failed; `true` when every wanted interface has the program now.
+    pub fn retry(&mut self, programs: &mut impl Programs) -> bool {
+        for interface in self.failed() {
+            self.attach(programs, interface);
+        }
+        self.complete()
+    }
+
+    /// A program was lost while it was being replaced.
+    pub fn lost(&mut self, interface: &Interface, error: String) {
+        if let Some(wanted) = self.wanted.get_mut(&interface.index) {
+            wanted.error = Some(error);
+        }
+    }
+
+    /// Whether every wanted interface has the program.
+    pub fn complete(&self) -> bool {
+        self.wanted.values().all(|wanted| wanted.error.is_none())
+    }
+
+    /// For `gregor status`.
+    pub fn status(&self) -> Vec<InterfaceStatus> {
+        self.wanted
+            .iter()
+            .map(|(index, wanted)| InterfaceStatus {
+                index: *index,
+                name: wanted.name.clone(),
+                error: wanted.error.clone(),
+            })
+            .collect()
+    }
+
+    fn failed(&self) -> Vec<Interface> {
+        self.wanted
+            .iter()
+            .filter(|(_, wanted)| wanted.error.is_some())
+            .map(|(index, wanted)| Interface {
+                index: *index,
+                name: wanted.name.clone(),
+            })
+            .collect()
+    }
+
+    fn attach(&mut self, programs: &mut impl Programs, interface: Interface) {
+        let error = programs.attach(&interface).err();
+        let before = self
+            .wanted
+            .get(&interface.index)
+            .map(|wanted| wanted.error.clone());
+        match &error {
+            // Said once, not at every retry.
+            Some(error) if before != Some(Some(error.clone())) => {
+                tracing::warn!(
+                    interface = interface.name,
+                    error,
+                    "cannot attach; will try again"
+                );
+            }
+            Some(_) => {}
+            None => tracing::debug!(
+                interface = interface.name,
+                index = interface.index,
+                "attached"
+            ),
+        }
+        self.wanted.insert(
+            interface.index,
+            Wanted {
+                name: interface.name,
+                error,
+            },
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// A kernel that refuses some names.
+    #[derive(Default)]
+    struct Fake {
+        attached: BTreeSet<u32>,
+        refuses: BTreeSet<String>,
+    }
+
+    impl Programs for Fake {
+        fn attach(&mut self, interface: &Interface) -> Result<(), String> {
+            if self.refuses.contains(&interface.name) {
+                return Err(format!("{} is busy", interface.name));
+            }
+            self.attached.insert(interface.index);
+            Ok(())
+        }
+
+        fn detach(&mut self, index: u32) {
+            self.attached.remove(&index);
+        }
+    }
+
+    fn interface(index: u32, name: &str) -> Interface {
+        Interface {
+            index,
+            name: name.to_owned(),
+        }
+    }
+
+    fn errors(attachments: &Attachments) -> Vec<(String, bool)> {
+        attachments
+            .status()
+            .into_iter()
+            .map(|status| (status.name, status.error.is_some()))
+            .collect()
+    }
+
+    #[test]
+    fn failures_are_kept_retried_and_forgotten_with_their_interface() {
+        let mut kernel = Fake::default();
+        kernel.refuses.insert("b".to_owned());
+        let mut attachments = Attachments::default();
+        assert!(attachments.complete(), "nothing wanted is everything done");
+        attachments.apply(&mut kernel, Event::Appeared(interface(1, "a")));
+        attachments.apply(&mut kernel, Event::Appeared(interface(2, "b")));
+        assert!(!attachments.complete());
+        assert_eq!(
+            errors(&attachments),
+            [("a".to_owned(), false), ("b".to_owned(), true)]
+        );
+        assert!(!attachments.retry(&mut kernel));
+        kernel.refuses.clear();
+        assert!(attachments.retry(&mut kernel));
+        assert_eq!(kernel.attached, BTreeSet::from([1, 2]));
+
+        attachments.lost(&interface(1, "a"), "no".to_owned());
+        assert!(!attachments.complete());
+        attachments.apply(&mut kernel, Event::Vanished(1));
+        assert!(attachments.complete());
+        assert_eq!(kernel.attached, BTreeSet::from([2]));
+    }
+
+    #[test]
+    fn a_rename_keeps_what_works_and_retries_what_failed() {
+        let mut kernel = Fake::default();
+        kernel.refuses.insert("bad".to_owned());
+        let mut attachments = Attachments::default();
+        attachments.apply(&mut kernel, Event::Appeared(interface(1, "good")));
+        attachments.apply(&mut kernel, Event::Appeared(interface(2, "bad")));
+        attachments.apply(&mut kernel, Event::Renamed(interface(1, "better")));
+        attachments.apply(&mut kernel, Event::Renamed(interface(2, "fine")));
+        assert_eq!(
+            errors(&attachments),
+            [("better".to_owned(), false), ("fine".to_owned(), false)]
+        );
+        assert_eq!(kernel.attached, BTreeSet::from([1, 2]));
+        // Not known: not wanted.
+        attachments.apply(&mut kernel, Event::Renamed(interface(9, "x")));
+        attachments.apply(&mut kernel, Event::Vanished(9));
+        assert_eq!(attachments.status().len(), 2);
+    }
+}

@@ -1,0 +1,107 @@
+//! The programs in the kernel: the one in force, those that are being replaced, and what they counted.
+
+use std::collections::BTreeMap;
+
+use super::{
+    attachments::Attachments,
+    totals::{Reading, Totals},
+};
+use crate::{
+    datapath::Datapath,
+    observe::{KernelStatus, ProgramStatus},
+};
+
+/// Everything that is loaded and attached.
+pub struct Kernel {
+    current: Datapath,
+    /// Off every interface, its ring not yet drained to the end.
+    retiring: Option<Datapath>,
+    totals: Totals,
+    program: Option<ProgramStatus>,
+    pub attachments: Attachments,
+}
+
+impl Kernel {
+    pub fn new(mut current: Datapath) -> Self {
+        Self {
+            program: program(&mut current),
+            current,
+            retiring: None,
+            totals: Totals::default(),
+            attachments: Attachments::default(),
+        }
+    }
+
+    /// The program in force, and the interfaces it is meant for.
+    pub fn parts(&mut self) -> (&mut Datapath, &mut Attachments) {
+        (&mut self.current, &mut self.attachments)
+    }
+
+    /// Puts another program in force, on each interface in one step. [`Kernel::retire`] follows, once the ring of the
+    /// one before is empty.
+    pub fn replace(&mut self, mut next: Datapath) {
+        self.program = program(&mut next);
+        let failed = next.adopt(&mut self.current);
+        for (interface, error) in failed {
+            tracing::warn!(interface = interface.name, %error, "lost the program on reload; will try again");
+            self.attachments.lost(&interface, error.to_string());
+        }
+        self.retire();
+        self.retiring = Some(std::mem::replace(&mut self.current, next));
+    }
+
+    /// Lets go of the program that was replaced; what it counted is kept.
+    pub fn retire(&mut self) {
+        if let Some(old) = self.retiring.take() {
+            self.totals.retire(&reading(&old));
+        }
+    }
+
+    /// Takes the program off every interface.
+    pub fn detach_all(&mut self) {
+        self.current.detach_all();
+    }
+
+    pub fn status(&self) -> KernelStatus {
+        let running: Vec<Reading> = std::iter::once(&self.current)
+            .chain(&self.retiring)
+            .map(reading)
+            .collect();
+        let sum = self.totals.with(&running);
+        KernelStatus {
+            requests: KernelStatus::requests(&sum.verdicts),
+            other_servers: sum
+                .other_servers
+                .into_iter()
+                .map(|(server, count)| (server.to_string(), count))
+                .collect::<BTreeMap<_, _>>(),
+            program: self.program.clone(),
+        }
+    }
+}
+
+fn reading(datapath: &Datapath) -> Reading {
+    Reading {
+        verdicts: datapath.counters().unwrap_or_else(|error| {
+            tracing::warn!(%error, "cannot read the counters");
+            Vec::new()
+        }),
+        other_servers: datapath.other_servers().into_iter().collect(),
+    }
+}
+
+fn program(datapath: &mut Datapath) -> Option<ProgramStatus> {
+    match datapath.summary() {
+        Ok(summary) => Some(ProgramStatus {
+            id: summary.id,
+            verified_instructions: summary.verified_instructions.into(),
+            load_seconds: summary.load_time.as_secs_f64(),
+            jited_bytes: summary.jited_bytes.into(),
+            table_bytes: summary.table_bytes as u64,
+        }),
+        Err(error) => {
+            tracing::debug!(%error, "no information about the program");
+            None
+        }
+    }
+}

@@ -1,0 +1,443 @@
+//! The life of `gregor run`: a configuration becomes programs in the kernel and a responder; shutdown drains them.
+//!
+//! One task owns the interfaces and the reloads, one task per loaded program drains its ring, one serves each listener.
+//! All of them hear the same [`shutdown::Shutdown`].
+
+mod attachments;
+mod kernel;
+mod panics;
+mod respond;
+mod ring;
+pub mod settings;
+mod shutdown;
+mod state;
+mod totals;
+mod watch;
+
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, anyhow, bail};
+use sd_notify::NotifyState;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    task::JoinHandle,
+};
+
+use self::{
+    kernel::Kernel,
+    respond::Respond,
+    settings::Settings,
+    shutdown::{Shutdown, Trigger},
+    state::State,
+    watch::{Cause, Reloads},
+};
+use crate::{
+    datapath::Datapath,
+    discover::{Event, Links},
+    observe::{self, ConfigStatus},
+};
+
+/// How often interfaces that could not be attached are tried again.
+const RETRY: Duration = Duration::from_secs(5);
+/// How long pods that already asked are waited for at shutdown.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// What the command line says.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub config: PathBuf,
+    /// Globs that take the place of `[intercept] interfaces`.
+    pub interfaces: Vec<String>,
+    /// Path of the control socket.
+    pub control: PathBuf,
+}
+
+/// Runs until SIGTERM or SIGINT, or until something that it cannot do without fails.
+pub async fn run(options: Options) -> anyhow::Result<()> {
+    panics::install();
+    let (trigger, shutdown) = shutdown::channel();
+    stop_on_signals(trigger)?;
+    // First, because it tells whether another gregor runs already.
+    let control = observe::bind_control(&options.control)?;
+    let result = App::start(options.clone(), control, shutdown).await;
+    let result = match result {
+        Ok(app) => app.run().await,
+        Err(error) => Err(error),
+    };
+    let _ = std::fs::remove_file(&options.control);
+    result
+}
+
+struct App {
+    options: Options,
+    settings: Settings,
+    state: Arc<State>,
+    respond: Arc<Respond>,
+    ring: RingTask,
+    links: Links,
+    reloads: Reloads,
+    shutdown: Shutdown,
+    /// A reload on its way.
+    pending: Option<JoinHandle<anyhow::Result<Prepared>>>,
+    /// Causes that came while one was on its way.
+    again: bool,
+}
+
+/// A configuration with its program, loaded and attached nowhere.
+struct Prepared {
+    settings: Settings,
+    datapath: Datapath,
+}
+
+impl App {
+    async fn start(
+        options: Options,
+        control: tokio::net::UnixListener,
+        shutdown: Shutdown,
+    ) -> anyhow::Result<Self> {
+        // Before the first load, so that no change falls in between.
+        let reloads = Reloads::watch(&options.config).context("cannot listen for SIGHUP")?;
+        let Prepared {
+            settings,
+            mut datapath,
+        } = prepare(options.clone()).await??;
+        for warning in &settings.warnings {
+            tracing::warn!("{warning}");
+        }
+        let pages = observe::bind_pages(settings.listen).await?;
+        let links = Links::open(settings.selection.clone())?;
+        let respond = Respond::new(&settings)?;
+
+        let (ring, heartbeat) = (datapath.ring()?, datapath.heartbeat()?);
+        let state = Arc::new(State::new(
+            Kernel::new(datapath),
+            ConfigStatus {
+                path: options.config.display().to_string(),
+                loads: 1,
+                failures: 0,
+                error: None,
+                warnings: settings.warnings.clone(),
+            },
+            settings.told(),
+            respond.clone(),
+        ));
+        let ring = RingTask::spawn(ring, heartbeat, &respond, &state);
+
+        serve(
+            "control socket",
+            control,
+            observe::control(state.clone()),
+            &shutdown,
+        );
+        serve("metrics", pages, observe::pages(state.clone()), &shutdown);
+        tracing::info!(
+            config = %options.config.display(),
+            rules = settings.rules.rules().len(),
+            metrics = %settings.listen,
+            "started"
+        );
+        Ok(Self {
+            options,
+            settings,
+            state,
+            respond,
+            ring,
+            links,
+            reloads,
+            shutdown,
+            pending: None,
+            again: false,
+        })
+    }
+
+    async fn run(mut self) -> anyhow::Result<()> {
+        let result = self.until_stopped().await;
+        self.stop().await;
+        result
+    }
+
+    async fn until_stopped(&mut self) -> anyhow::Result<()> {
+        let mut retry = tokio::time::interval(RETRY);
+        retry.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut told_ready = false;
+        let mut listed = false;
+        loop {
+            if !told_ready && self.state.is_ready() {
+                told_ready = true;
+                notify(&[NotifyState::Ready]);
+                tracing::info!(
+                    interfaces = self.state.kernel().attachments.status().len(),
+                    "ready"
+                );
+            }
+            tokio::select! {
+                () = self.shutdown.requested() => return Ok(()),
+                batch = self.links.next() => {
+                    let mut kernel = self.state.kernel();
+                    let (datapath, attachments) = kernel.parts();
+                    for event in batch? {
+                        if let Event::Vanished(index) = &event {
+                            self.respond.release_interface(*index);
+                        }
+                        attachments.apply(datapath, event);
+                    }
+                    drop(kernel);
+                    if !listed {
+                        listed = true;
+                        self.state.listed();
+                    }
+                }
+                _ = retry.tick() => {
+                    let mut kernel = self.state.kernel();
+                    let (datapath, attachments) = kernel.parts();
+                    attachments.retry(datapath);
+                }
+                // The first turn of the ring comes on its own: look again until then.
+                () = tokio::time::sleep(Duration::from_millis(50)), if !told_ready && listed => {}
+                cause = self.reloads.next() => self.reload(cause),
+                prepared = finished(&mut self.pending), if self.pending.is_some() => {
+                    self.pending = None;
+                    self.finish_reload(prepared).await?;
+                    if std::mem::take(&mut self.again) {
+                        self.reload(Cause::Change);
+                    }
+                }
+                result = &mut self.ring.task => {
+                    return match result {
+                        Ok(Ok(())) => bail!("the ring was drained to its end, which only shutdown asks for"),
+                        Ok(Err(error)) => Err(error).context("cannot read the ring buffer"),
+                        Err(error) => Err(error).context("the ring loop panicked"),
+                    };
+                }
+            }
+        }
+    }
+
+    fn reload(&mut self, cause: Cause) {
+        if self.pending.is_some() {
+            self.again = true;
+            return;
+        }
+        tracing::info!(?cause, "loading the configuration again");
+        notify(&reloading());
+        self.pending = Some(prepare(self.options.clone()));
+    }
+
+    /// Puts a prepared configuration in force; a bad one leaves the last good one running.
+    async fn finish_reload(
+        &mut self,
+        prepared: Result<anyhow::Result<Prepared>, tokio::task::JoinError>,
+    ) -> anyhow::Result<()> {
+        let ready = [NotifyState::Ready];
+        let prepared = match prepared.unwrap_or_else(|error| Err(error.into())) {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                let error = format!("{error:#}");
+                tracing::error!(
+                    error,
+                    "the new configuration is refused; the last good one goes on"
+                );
+                self.state.refused(error);
+                notify(&ready);
+                return Ok(());
+            }
+        };
+        let Prepared {
+            settings,
+            mut datapath,
+        } = prepared;
+        if let Err(error) = self.respond.reconfigure(&settings) {
+            tracing::error!(%error, "the new configuration is refused; the last good one goes on");
+            self.state.refused(error.to_string());
+            notify(&ready);
+            return Ok(());
+        }
+        for warning in &settings.warnings {
+            tracing::warn!("{warning}");
+        }
+        if settings.listen != self.settings.listen {
+            tracing::warn!("[metrics] listen has changed; that takes effect with a restart");
+        }
+
+        // The new ring is drained before the first program writes to it, and the old one until after the last has.
+        let (ring, heartbeat) = (datapath.ring()?, datapath.heartbeat()?);
+        let next = RingTask::spawn(ring, heartbeat, &self.respond, &self.state);
+        self.state.kernel().replace(datapath);
+        std::mem::replace(&mut self.ring, next).finish().await;
+        self.state.kernel().retire();
+
+        self.links.select(settings.selection.clone());
+        self.state
+            .loaded(settings.told(), settings.warnings.clone());
+        tracing::info!(
+            rules = settings.rules.rules().len(),
+            "the new configuration is in force"
+        );
+        self.settings = settings;
+        notify(&ready);
+        Ok(())
+    }
+
+    /// Deadline to zero, drain, detach; then the pods that already asked get their answers.
+    async fn stop(self) {
+        notify(&[NotifyState::Stopping]);
+        self.state.stopping();
+        tracing::info!("stopping");
+        self.ring.finish().await;
+        self.state.kernel().detach_all();
+        if tokio::time::timeout(DRAIN, self.respond.idle())
+            .await
+            .is_err()
+        {
+            tracing::warn!("gave up waiting for answers on their way");
+        }
+        tracing::info!("stopped");
+    }
+}
+
+/// The loop that drains one program's ring.
+struct RingTask {
+    task: JoinHandle<io::Result<()>>,
+    finish: Trigger,
+}
+
+impl RingTask {
+    fn spawn(
+        ring: crate::datapath::Ring,
+        heartbeat: crate::datapath::Heartbeat,
+        respond: &Arc<Respond>,
+        state: &Arc<State>,
+    ) -> Self {
+        let (finish, finished) = shutdown::channel();
+        let respond = Arc::clone(respond);
+        let pulse = Arc::clone(&state.pulse);
+        Self {
+            task: tokio::spawn(ring::drain(
+                ring,
+                heartbeat,
+                move |query| respond.handle(query),
+                pulse,
+                finished,
+            )),
+            finish,
+        }
+    }
+
+    /// Drains what is left.
+    async fn finish(mut self) {
+        self.finish.stop();
+        if self.task.is_finished() {
+            return;
+        }
+        match (&mut self.task).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(%error, "cannot drain the ring buffer"),
+            Err(error) => tracing::error!(%error, "the ring loop ended early"),
+        }
+    }
+}
+
+/// Reads the configuration, compiles its rules and loads its program, away from the serving threads.
+fn prepare(options: Options) -> JoinHandle<anyhow::Result<Prepared>> {
+    tokio::task::spawn_blocking(move || {
+        let settings = Settings::load(&options.config, &options.interfaces)?;
+        let datapath = Datapath::load(&settings.load_options()).map_err(|error| {
+            let error = error.to_string();
+            tracing::debug!(error, "cannot load the program");
+            anyhow!(
+                "cannot load the program: {}\n`gregor check` says what the node lacks; --log debug shows all that the \
+                 verifier said",
+                ends(&error)
+            )
+        })?;
+        Ok(Prepared { settings, datapath })
+    })
+}
+
+/// The first and the last lines of a text: a verifier's log has thousands in between.
+fn ends(text: &str) -> String {
+    const HEAD: usize = 1;
+    const TAIL: usize = 6;
+    let lines: Vec<&str> = text.lines().collect();
+    if lines.len() <= HEAD + TAIL + 1 {
+        return text.to_owned();
+    }
+    let (head, rest) = lines.split_at(HEAD);
+    let (left_out, tail) = rest.split_at(rest.len() - TAIL);
+    format!(
+        "{}\n… {} lines …\n{}",
+        head.join("\n"),
+        left_out.len(),
+        tail.join("\n")
+    )
+}
+
+async fn finished<T>(pending: &mut Option<JoinHandle<T>>) -> Result<T, tokio::task::JoinError> {
+    match pending {
+        Some(handle) => handle.await,
+        None => std::future::pending().await,
+    }
+}
+
+fn serve<L>(what: &'static str, listener: L, router: axum::Router, shutdown: &Shutdown)
+where
+    L: axum::serve::Listener,
+    L::Addr: std::fmt::Debug,
+{
+    let mut shutdown = shutdown.clone();
+    tokio::spawn(async move {
+        let stop = async move { shutdown.requested().await };
+        if let Err(error) = observe::serve(listener, router, stop).await {
+            tracing::error!(%error, "the {what} listener failed");
+        }
+    });
+}
+
+/// The first signal asks for an orderly end; the second does not wait for it.
+fn stop_on_signals(trigger: Trigger) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    tokio::spawn(async move {
+        for first in [true, false] {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            if first {
+                trigger.stop();
+            } else {
+                tracing::warn!("stopped at once; queries on their way are lost");
+                std::process::exit(1);
+            }
+        }
+    });
+    Ok(())
+}
+
+fn notify(states: &[NotifyState<'_>]) {
+    // Without NOTIFY_SOCKET this does nothing.
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::debug!(%error, "cannot tell the service manager");
+    }
+}
+
+fn reloading() -> Vec<NotifyState<'static>> {
+    let mut states = vec![NotifyState::Reloading];
+    states.extend(NotifyState::monotonic_usec_now());
+    states
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_errors_keep_their_ends() {
+        assert_eq!(ends("one\ntwo"), "one\ntwo");
+        let long: Vec<String> = (0..100).map(|line| line.to_string()).collect();
+        assert_eq!(
+            ends(&long.join("\n")),
+            "0\n… 93 lines …\n94\n95\n96\n97\n98\n99"
+        );
+    }
+}

@@ -1,0 +1,210 @@
+//! The responder in force; a reload that changes nothing of it leaves it, and with it the last good answers, in place.
+
+use std::{
+    io,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use anyhow::Context as _;
+use arc_swap::ArcSwap;
+
+use super::{settings::Settings, state::Responding};
+use crate::{
+    datapath::Intercepted,
+    inject::{Injector, InjectorOptions},
+    observe::{MAX_NAMESPACES, OTHER_NAMESPACES, ResponderStatus},
+    resolve::{DnsSource, Responder, Snapshot},
+};
+
+type Live = Responder<DnsSource, Injector>;
+
+/// Hands queries to the responder in force.
+pub struct Respond {
+    live: ArcSwap<Live>,
+    kept: Mutex<Kept>,
+}
+
+struct Kept {
+    settings: Settings,
+    /// What responders that are gone have counted.
+    before: ResponderStatus,
+}
+
+impl Respond {
+    pub fn new(settings: &Settings) -> anyhow::Result<Arc<Self>> {
+        Ok(Arc::new(Self {
+            live: ArcSwap::from_pointee(open(settings).context(
+                "cannot open the sockets for replies; CAP_NET_RAW is needed, `gregor check` says what is missing",
+            )?),
+            kept: Mutex::new(Kept {
+                settings: settings.clone(),
+                before: ResponderStatus::default(),
+            }),
+        }))
+    }
+
+    /// Answers, passes on, or lets wait.
+    pub fn handle(&self, query: Intercepted) {
+        self.live.load().handle(query);
+    }
+
+    /// Forgets what is kept on the account of an interface that is gone.
+    pub fn release_interface(&self, index: u32) {
+        self.live.load().release_interface(index);
+    }
+
+    /// Another configuration: a new responder if it would be another one. Queries that wait at the old one are answered
+    /// by it.
+    pub fn reconfigure(&self, settings: &Settings) -> io::Result<()> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.settings.same_responder(settings) {
+            return Ok(());
+        }
+        let old = self.live.swap(Arc::new(open(settings)?));
+        // What it still answers is not counted any more: a few replies at most.
+        let status = told(&old.snapshot());
+        add(&mut kept.before, &status);
+        kept.settings = settings.clone();
+        Ok(())
+    }
+
+    /// Returns once nobody waits for an answer.
+    pub async fn idle(&self) {
+        self.live.load_full().drained().await;
+    }
+}
+
+impl Responding for Respond {
+    fn status(&self) -> ResponderStatus {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut status = told(&self.live.load().snapshot());
+        let gauges = (status.chases_in_flight, std::mem::take(&mut status.stores));
+        add(&mut status, &kept.before);
+        (status.chases_in_flight, status.stores) = gauges;
+        status
+    }
+}
+
+fn open(settings: &Settings) -> io::Result<Live> {
+    Ok(Responder::new(
+        settings.responder_options(),
+        DnsSource::new(settings.timeout),
+        Injector::open(InjectorOptions::default())?,
+    ))
+}
+
+fn told(snapshot: &Snapshot) -> ResponderStatus {
+    let owned = |map: &std::collections::BTreeMap<&'static str, u64>| {
+        map.iter()
+            .map(|(label, count)| ((*label).to_owned(), *count))
+            .collect()
+    };
+    ResponderStatus {
+        queries: snapshot.queries,
+        replies: owned(&snapshot.replies),
+        passed_on: owned(&snapshot.passed),
+        chases: snapshot.chases,
+        chase_failures: owned(&snapshot.chase_failures),
+        broken_chains: snapshot.broken_chains,
+        stale_answers: snapshot.stale_answers,
+        send_errors: snapshot.send_errors,
+        chases_in_flight: snapshot.in_flight as u64,
+        stores: [
+            ("answers", snapshot.store.answers),
+            ("no_target", snapshot.store.no_target),
+            ("trouble", snapshot.store.trouble),
+        ]
+        .map(|(store, entries)| (store.to_owned(), entries as u64))
+        .into(),
+        namespaces: snapshot
+            .namespaces
+            .iter()
+            .map(|(namespace, counts)| {
+                let results = [
+                    ("answer", counts.answers),
+                    ("stale", counts.stale),
+                    ("servfail", counts.servfail),
+                ];
+                (
+                    namespace.clone(),
+                    results
+                        .map(|(result, count)| (result.to_owned(), count))
+                        .into(),
+                )
+            })
+            .collect(),
+    }
+}
+
+/// Adds the counters of `more`; a namespace that only `more` knows is added too, so the bound of a responder holds
+/// for each of them.
+fn add(sum: &mut ResponderStatus, more: &ResponderStatus) {
+    sum.queries += more.queries;
+    sum.chases += more.chases;
+    sum.broken_chains += more.broken_chains;
+    sum.stale_answers += more.stale_answers;
+    sum.send_errors += more.send_errors;
+    for (sum, more) in [
+        (&mut sum.replies, &more.replies),
+        (&mut sum.passed_on, &more.passed_on),
+        (&mut sum.chase_failures, &more.chase_failures),
+    ] {
+        for (label, count) in more {
+            *sum.entry(label.clone()).or_default() += count;
+        }
+    }
+    for (namespace, results) in &more.namespaces {
+        let known = sum.namespaces.contains_key(namespace);
+        let room = sum.namespaces.len() < MAX_NAMESPACES;
+        let line = if known || room {
+            namespace
+        } else {
+            OTHER_NAMESPACES
+        };
+        let line = sum.namespaces.entry(line.to_owned()).or_default();
+        for (result, count) in results {
+            *line.entry(result.clone()).or_default() += count;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::resolve::NamespaceCounts;
+
+    fn snapshot(queries: u64, namespaces: std::ops::Range<usize>) -> Snapshot {
+        Snapshot {
+            queries,
+            replies: BTreeMap::from([("NOERROR", queries)]),
+            namespaces: namespaces
+                .map(|number| {
+                    let counts = NamespaceCounts {
+                        answers: 1,
+                        ..Default::default()
+                    };
+                    (format!("tenant-{number:05}"), counts)
+                })
+                .collect(),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn counters_add_up_over_responders_and_namespaces_stay_bounded() {
+        let mut sum = told(&snapshot(5, 0..MAX_NAMESPACES));
+        for round in 1..10 {
+            let start = round * MAX_NAMESPACES;
+            add(&mut sum, &told(&snapshot(7, start..start + MAX_NAMESPACES)));
+        }
+        assert_eq!(sum.queries, 5 + 9 * 7);
+        assert_eq!(sum.replies["NOERROR"], 5 + 9 * 7);
+        assert_eq!(sum.namespaces.len(), MAX_NAMESPACES + 1);
+        assert_eq!(
+            sum.namespaces[OTHER_NAMESPACES]["answer"],
+            9 * MAX_NAMESPACES as u64
+        );
+    }
+}

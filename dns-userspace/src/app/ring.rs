@@ -1,0 +1,105 @@
+//! Drains the ring into the responder; the same loop, and nothing else, tells the program that someone is there.
+
+use std::{
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use super::shutdown::Shutdown;
+use crate::datapath::{Heartbeat, Intercepted, Ring};
+
+/// How long the program goes on handing queries over after the loop last came round, which it does every 250 ms or
+/// sooner.
+const VALID: Duration = Duration::from_secs(1);
+/// Most milliseconds since the last turn for `/readyz` to say yes.
+const SERVING: Duration = Duration::from_secs(2);
+
+/// When the loop last came round.
+#[derive(Debug)]
+pub struct Pulse {
+    started: Instant,
+    /// Nanoseconds after `started`, plus one; 0 before the first time.
+    last: AtomicU64,
+}
+
+impl Pulse {
+    pub fn new() -> Self {
+        Self {
+            started: Instant::now(),
+            last: AtomicU64::new(0),
+        }
+    }
+
+    fn beat(&self) {
+        let now = self.started.elapsed().as_nanos() as u64;
+        self.last.store(now + 1, Ordering::Relaxed);
+    }
+
+    /// Time since the last turn; `None` before the first.
+    pub fn age(&self) -> Option<Duration> {
+        let last = self.last.load(Ordering::Relaxed).checked_sub(1)?;
+        Some(
+            self.started
+                .elapsed()
+                .saturating_sub(Duration::from_nanos(last)),
+        )
+    }
+
+    /// Whether the loop comes round as it should.
+    pub fn is_serving(&self) -> bool {
+        self.age().is_some_and(|age| age < SERVING)
+    }
+}
+
+/// Drains until told to finish, then sets the deadline to zero and drains what is left. The program should be off its
+/// interfaces, or about to be, by then.
+pub async fn drain(
+    mut ring: Ring,
+    mut heartbeat: Heartbeat,
+    handle: impl Fn(Intercepted),
+    pulse: Arc<Pulse>,
+    finish: Shutdown,
+) -> io::Result<()> {
+    let mut batch = Vec::new();
+    while !finish.is_requested() {
+        heartbeat.renew(VALID).map_err(io::Error::other)?;
+        pulse.beat();
+        ring.next(&mut batch).await?;
+        hand_over(&mut batch, &handle);
+    }
+    heartbeat.stop().map_err(io::Error::other)?;
+    // A program that read the deadline just before is done within microseconds: one empty turn is the end.
+    loop {
+        ring.next(&mut batch).await?;
+        if batch.is_empty() {
+            return Ok(());
+        }
+        hand_over(&mut batch, &handle);
+    }
+}
+
+fn hand_over(batch: &mut Vec<Intercepted>, handle: &impl Fn(Intercepted)) {
+    for query in batch.drain(..) {
+        // A query that the responder chokes on must not take the others with it; the hook counts and logs the panic.
+        let _ = catch_unwind(AssertUnwindSafe(|| handle(query)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pulse_has_no_age_before_it_beats() {
+        let pulse = Pulse::new();
+        assert_eq!(pulse.age(), None);
+        assert!(!pulse.is_serving());
+        pulse.beat();
+        assert!(pulse.age().is_some());
+    }
+}

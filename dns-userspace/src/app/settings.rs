@@ -1,0 +1,159 @@
+//! A configuration in the form that the parts are made from.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use super::state::Told;
+use crate::{
+    config,
+    datapath::{Hook, Limit, LoadOptions, Order, detect_hook},
+    discover::Selection,
+    observe::RuleStatus,
+    resolve::{ResponderOptions, Upstream},
+    rules::RuleSet,
+};
+
+/// Room for some 5,000 queries of common size that wait for the responder.
+const RING_BYTES: u32 = 1 << 20;
+/// One interface may keep this share of all answers.
+const INTERFACE_SHARE: usize = 16;
+
+/// What `gregor run` is made from, and the tools look at.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub servers: Vec<IpAddr>,
+    pub selection: Selection,
+    /// `None` for the best that the kernel has.
+    pub hook: Option<Hook>,
+    pub order: Order,
+    pub limit: Limit,
+    pub rules: Arc<RuleSet>,
+    /// Whom to ask for targets; `None` for the server that the pod asked.
+    pub upstream: Option<SocketAddr>,
+    pub timeout: Duration,
+    pub max_ttl: Duration,
+    pub serve_stale: Duration,
+    pub chases_per_interface: usize,
+    pub answers: usize,
+    pub listen: SocketAddr,
+    pub warnings: Vec<String>,
+}
+
+impl Settings {
+    /// Reads a file. `interfaces`, when given, take the place of those in the file.
+    pub fn load(path: &Path, interfaces: &[String]) -> anyhow::Result<Self> {
+        let (config, rules, warnings) = config::load(path)?;
+        let globs = match &config.intercept.interfaces {
+            _ if !interfaces.is_empty() => interfaces,
+            Some(globs) => globs.patterns(),
+            None => &[],
+        };
+        Ok(Self {
+            selection: Selection::new(globs)?,
+            servers: config.intercept.servers,
+            hook: match config.intercept.hook {
+                config::Hook::Auto => None,
+                config::Hook::Tcx => Some(Hook::Tcx),
+                config::Hook::Clsact => Some(Hook::Clsact),
+            },
+            order: match config.intercept.order {
+                config::Order::First => Order::First,
+                config::Order::Last => Order::Last,
+            },
+            limit: Limit {
+                queries_per_second: config.limits.queries_per_second,
+                burst: config.limits.burst,
+            },
+            rules: Arc::new(rules),
+            upstream: match config.upstream.server {
+                config::UpstreamServer::Same => None,
+                config::UpstreamServer::Address(address) => Some(address),
+            },
+            timeout: config.upstream.timeout,
+            max_ttl: config.answer.max_ttl,
+            serve_stale: config.answer.serve_stale,
+            chases_per_interface: config.limits.chases_per_interface,
+            answers: config.limits.answers,
+            listen: config.metrics.listen,
+            warnings: warnings.iter().map(ToString::to_string).collect(),
+        })
+    }
+
+    /// What the program is loaded with.
+    pub fn load_options(&self) -> LoadOptions {
+        LoadOptions {
+            servers: self.servers.clone(),
+            rules: Arc::clone(&self.rules),
+            hook: self.hook.unwrap_or_else(detect_hook),
+            order: self.order,
+            ring_bytes: RING_BYTES,
+            limit: self.limit,
+        }
+    }
+
+    /// What the responder is made with.
+    pub(super) fn responder_options(&self) -> ResponderOptions {
+        ResponderOptions {
+            upstream: self.upstream.map_or(Upstream::Same, Upstream::Addr),
+            max_ttl: self.max_ttl,
+            serve_stale: self.serve_stale,
+            chases_per_interface: self.chases_per_interface,
+            max_answers: self.answers,
+            answers_per_interface: (self.answers / INTERFACE_SHARE).max(1),
+        }
+    }
+
+    /// Whether the responder may go on as it is, with everything that it keeps.
+    pub(super) fn same_responder(&self, other: &Self) -> bool {
+        (
+            self.upstream,
+            self.timeout,
+            self.max_ttl,
+            self.serve_stale,
+            self.chases_per_interface,
+            self.answers,
+        ) == (
+            other.upstream,
+            other.timeout,
+            other.max_ttl,
+            other.serve_stale,
+            other.chases_per_interface,
+            other.answers,
+        )
+    }
+
+    /// What `gregor status` shows of it.
+    pub(super) fn told(&self) -> Told {
+        Told {
+            hook: hook_name(self.hook.unwrap_or_else(detect_hook)).to_owned(),
+            order: match self.order {
+                Order::First => "first",
+                Order::Last => "last",
+            }
+            .to_owned(),
+            servers: self.servers.clone(),
+            rules: self
+                .rules
+                .rules()
+                .iter()
+                .map(|rule| RuleStatus {
+                    name: rule.name().to_owned(),
+                    pattern: rule.pattern().to_owned(),
+                    target: rule.cname().to_owned(),
+                })
+                .collect(),
+        }
+    }
+}
+
+/// As the configuration spells it.
+pub fn hook_name(hook: Hook) -> &'static str {
+    match hook {
+        Hook::Tcx => "tcx",
+        Hook::Clsact => "clsact",
+    }
+}

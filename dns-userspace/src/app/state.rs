@@ -1,0 +1,134 @@
+//! What the pages read while everything else goes on.
+
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
+
+use super::{kernel::Kernel, panics, ring::Pulse};
+use crate::observe::{ConfigStatus, Readiness, ResponderStatus, RuleStatus, Source, Status};
+
+/// What of a configuration is told.
+#[derive(Clone, Debug, Default)]
+pub struct Told {
+    pub hook: String,
+    pub order: String,
+    pub servers: Vec<IpAddr>,
+    pub rules: Vec<RuleStatus>,
+}
+
+/// The responder as the pages see it.
+pub trait Responding: Send + Sync + 'static {
+    fn status(&self) -> ResponderStatus;
+}
+
+/// Shared by the tasks; each lock is held for a few system calls at most.
+pub struct State {
+    started: Instant,
+    kernel: Mutex<Kernel>,
+    config: Mutex<ConfigStatus>,
+    told: Mutex<Told>,
+    responder: Arc<dyn Responding>,
+    pub pulse: Arc<Pulse>,
+    /// The first list of interfaces was gone through.
+    listed: AtomicBool,
+    stopping: AtomicBool,
+}
+
+impl State {
+    pub fn new(
+        kernel: Kernel,
+        config: ConfigStatus,
+        told: Told,
+        responder: Arc<dyn Responding>,
+    ) -> Self {
+        Self {
+            started: Instant::now(),
+            kernel: Mutex::new(kernel),
+            config: Mutex::new(config),
+            told: Mutex::new(told),
+            responder,
+            pulse: Arc::new(Pulse::new()),
+            listed: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
+        }
+    }
+
+    pub fn kernel(&self) -> MutexGuard<'_, Kernel> {
+        lock(&self.kernel)
+    }
+
+    /// The present interfaces were all tried.
+    pub fn listed(&self) {
+        self.listed.store(true, Ordering::Relaxed);
+    }
+
+    pub fn stopping(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    /// Another configuration is in force.
+    pub fn loaded(&self, told: Told, warnings: Vec<String>) {
+        let mut config = lock(&self.config);
+        config.loads += 1;
+        config.error = None;
+        config.warnings = warnings;
+        *lock(&self.told) = told;
+    }
+
+    /// A configuration was refused; the one before goes on.
+    pub fn refused(&self, error: String) {
+        let mut config = lock(&self.config);
+        config.failures += 1;
+        config.error = Some(error);
+    }
+
+    fn readiness(&self) -> Readiness {
+        Readiness {
+            loaded: true,
+            attached: self.listed.load(Ordering::Relaxed) && self.kernel().attachments.complete(),
+            serving: self.pulse.is_serving(),
+            stopping: self.stopping.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Whether `/readyz` says yes.
+    pub fn is_ready(&self) -> bool {
+        let readiness = self.readiness();
+        readiness.attached && readiness.serving && !readiness.stopping
+    }
+}
+
+impl Source for State {
+    fn status(&self) -> Status {
+        let told = lock(&self.told).clone();
+        let (interfaces, kernel) = {
+            let kernel = self.kernel();
+            (kernel.attachments.status(), kernel.status())
+        };
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_seconds: self.started.elapsed().as_secs_f64(),
+            readiness: self.readiness(),
+            config: lock(&self.config).clone(),
+            hook: told.hook,
+            order: told.order,
+            servers: told.servers,
+            rules: told.rules,
+            interfaces,
+            heartbeat_age_seconds: self.pulse.age().map(|age| age.as_secs_f64()),
+            kernel,
+            responder: self.responder.status(),
+            panics: panics::count(),
+        }
+    }
+}
+
+/// A panic while a lock was held leaves plain data behind, which is still right to tell.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

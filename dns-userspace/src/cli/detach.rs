@@ -1,0 +1,74 @@
+//! `gregor detach --all`: break-glass.
+
+use std::{fmt::Write as _, process::ExitCode};
+
+use crate::datapath::{DetachReport, detach_all};
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Example:
+  gregor detach --all
+
+Pods then ask the existing cache as if gregor were not there. A gregor that still runs does not attach again by itself;
+restart it for that. clsact filters (Linux before 6.6) are found in this network namespace only.")]
+pub struct Args {
+    /// Every program and pin that any gregor made. There is no other kind yet: the flag makes sure you mean it.
+    #[arg(long, required = true)]
+    all: bool,
+}
+
+pub fn run(_: Args) -> anyhow::Result<ExitCode> {
+    let report = detach_all()?;
+    print!("{}", render(&report));
+    Ok(if report.failures.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn render(report: &DetachReport) -> String {
+    let mut text = String::new();
+    for link in &report.links {
+        let _ = writeln!(text, "detached {link}");
+    }
+    for interface in &report.filters {
+        let _ = writeln!(text, "removed the clsact filter of {interface}");
+    }
+    for pin in &report.pins {
+        let _ = writeln!(text, "removed {}", pin.display());
+    }
+    for failure in &report.failures {
+        let _ = writeln!(text, "FAILED: {failure}");
+    }
+    if text.is_empty() {
+        text.push_str("nothing of gregor is attached\n");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_report_says_what_was_done() {
+        assert_eq!(
+            render(&DetachReport::default()),
+            "nothing of gregor is attached\n"
+        );
+        let report = DetachReport {
+            links: vec!["link 7 on interface 3".to_owned()],
+            filters: vec!["veth1".to_owned()],
+            pins: vec!["/sys/fs/bpf/gregor/x".into()],
+            failures: vec!["link 8: Operation not permitted".to_owned()],
+        };
+        assert_eq!(
+            render(&report),
+            "detached link 7 on interface 3\n\
+             removed the clsact filter of veth1\n\
+             removed /sys/fs/bpf/gregor/x\n\
+             FAILED: link 8: Operation not permitted\n"
+        );
+    }
+}

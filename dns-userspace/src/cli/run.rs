@@ -1,0 +1,42 @@
+//! `gregor run`: attach and serve until SIGTERM.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use crate::app;
+
+/// Worker threads: the responder waits for the network more than it computes.
+const WORKERS: usize = 4;
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  gregor run --config /etc/gregor/gregor.toml
+  gregor run --config gregor.toml --interface veth0 --log gregor=debug
+
+SIGHUP or a change of the file loads the configuration again; a bad one leaves the last good one running.
+SIGTERM and SIGINT end it in order, a second one at once.")]
+pub struct Args {
+    /// The configuration.
+    #[arg(long, value_name = "FILE", default_value = super::CONFIG)]
+    config: PathBuf,
+    /// Attach to this interface only; a glob, and may be given several times. Overrides `[intercept] interfaces`.
+    #[arg(long = "interface", value_name = "IF")]
+    interfaces: Vec<String>,
+    /// Where to listen for `gregor status`.
+    #[arg(long, value_name = "PATH", default_value = super::CONTROL)]
+    control: PathBuf,
+}
+
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let workers = std::thread::available_parallelism().map_or(1, |cores| cores.get().min(WORKERS));
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers)
+        .enable_all()
+        .build()?
+        .block_on(app::run(app::Options {
+            config: args.config,
+            interfaces: args.interfaces,
+            control: args.control,
+        }))?;
+    Ok(ExitCode::SUCCESS)
+}

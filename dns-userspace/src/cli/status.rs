@@ -1,0 +1,285 @@
+//! `gregor status`: what the running gregor tells over its control socket.
+
+use std::{
+    collections::BTreeMap, fmt::Write as _, path::PathBuf, process::ExitCode, time::Duration,
+};
+
+use crate::observe::{Status, fetch_status};
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  gregor status
+  gregor status --json
+
+The exit code says only whether a gregor answered; /readyz says whether it is ready.")]
+pub struct Args {
+    /// Print everything as one JSON object.
+    #[arg(long)]
+    json: bool,
+    /// Where the running gregor listens.
+    #[arg(long, value_name = "PATH", default_value = super::CONTROL)]
+    control: PathBuf,
+}
+
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let status = super::block_on(async { Ok(fetch_status(&args.control).await?) })?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&status)?);
+    } else {
+        print!("{}", render(&status));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// For people.
+fn render(status: &Status) -> String {
+    let mut text = String::new();
+    let mut line = |name: &str, value: &str| {
+        let _ = writeln!(text, "{name:<12} {value}");
+    };
+    let uptime = Duration::from_secs(status.uptime_seconds as u64);
+    line(
+        "gregor",
+        &format!(
+            "{}, up {}",
+            status.version,
+            humantime::format_duration(uptime)
+        ),
+    );
+    let missing = status.not_ready();
+    line(
+        "ready",
+        &if missing.is_empty() {
+            "yes".to_owned()
+        } else {
+            format!("no: {}", missing.join("; "))
+        },
+    );
+    line(
+        "config",
+        &format!(
+            "{} (loaded {} times, refused {})",
+            status.config.path, status.config.loads, status.config.failures
+        ),
+    );
+    if let Some(error) = &status.config.error {
+        line("", &format!("REFUSED, the last good one goes on: {error}"));
+    }
+    for warning in &status.config.warnings {
+        line("", &format!("warning: {warning}"));
+    }
+    line("hook", &format!("{}, {}", status.hook, status.order));
+    line(
+        "servers",
+        &status
+            .servers
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(" "),
+    );
+    line(
+        "heartbeat",
+        &match status.heartbeat_age_seconds {
+            Some(age) => format!("{:.0} ms ago", age * 1000.0),
+            None => "never yet".to_owned(),
+        },
+    );
+    if let Some(program) = &status.kernel.program {
+        line(
+            "program",
+            &format!(
+                "id {}, {} verified instructions, loaded in {:.0} ms, {} kB matcher",
+                program.id,
+                program.verified_instructions,
+                program.load_seconds * 1000.0,
+                program.table_bytes.div_ceil(1024),
+            ),
+        );
+    }
+
+    let _ = writeln!(text, "\nrules ({})", status.rules.len());
+    for rule in &status.rules {
+        let _ = writeln!(text, "  {}: {} → {}", rule.name, rule.pattern, rule.target);
+    }
+    let _ = writeln!(
+        text,
+        "\ninterfaces ({} of {} attached)",
+        status.attached(),
+        status.interfaces.len()
+    );
+    for interface in &status.interfaces {
+        let _ = match &interface.error {
+            None => writeln!(text, "  {} ({})", interface.name, interface.index),
+            Some(error) => writeln!(
+                text,
+                "  {} ({}) NOT ATTACHED: {error}",
+                interface.name, interface.index
+            ),
+        };
+    }
+
+    let _ = writeln!(text, "\nrequests in the kernel");
+    let mut any = false;
+    for counter in &status.kernel.requests {
+        if counter.count > 0 {
+            any = true;
+            let _ = writeln!(
+                text,
+                "  {:<22} {}",
+                format!("{} {}", counter.verdict, counter.reason),
+                counter.count
+            );
+        }
+    }
+    if !any {
+        let _ = writeln!(text, "  none yet");
+    }
+    if !status.kernel.other_servers.is_empty() {
+        let _ = writeln!(
+            text,
+            "\nWARNING: pods also ask servers that are not in [intercept] servers, past gregor"
+        );
+        map(&mut text, "", &status.kernel.other_servers);
+    }
+
+    let responder = &status.responder;
+    let _ = writeln!(text, "\nresponder");
+    let _ = writeln!(text, "  {:<22} {}", "queries", responder.queries);
+    map(&mut text, "reply ", &responder.replies);
+    map(&mut text, "passed on ", &responder.passed_on);
+    let _ = writeln!(
+        text,
+        "  {:<22} {} ({} in flight)",
+        "chases", responder.chases, responder.chases_in_flight
+    );
+    map(&mut text, "chase failed ", &responder.chase_failures);
+    for (name, count) in [
+        ("broken chains", responder.broken_chains),
+        ("stale answers", responder.stale_answers),
+        ("panics", status.panics),
+    ] {
+        if count > 0 {
+            let _ = writeln!(text, "  {name:<22} {count}");
+        }
+    }
+    map(&mut text, "entries: ", &responder.stores);
+    text
+}
+
+fn map(text: &mut String, prefix: &str, values: &BTreeMap<String, u64>) {
+    for (name, count) in values {
+        if *count > 0 {
+            let _ = writeln!(text, "  {:<22} {count}", format!("{prefix}{name}"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::{Counter, InterfaceStatus, Readiness, RuleStatus};
+
+    fn example() -> Status {
+        let mut status = Status {
+            version: "0.1.0".to_owned(),
+            uptime_seconds: 3723.4,
+            readiness: Readiness {
+                loaded: true,
+                attached: true,
+                serving: true,
+                stopping: false,
+            },
+            hook: "tcx".to_owned(),
+            order: "first".to_owned(),
+            servers: vec![
+                "169.254.20.10".parse().unwrap(),
+                "172.20.0.10".parse().unwrap(),
+            ],
+            heartbeat_age_seconds: Some(0.12),
+            rules: vec![RuleStatus {
+                name: "kafka".to_owned(),
+                pattern: "*.kafka.{namespace}.svc".to_owned(),
+                target: "up.{namespace}.svc".to_owned(),
+            }],
+            interfaces: vec![InterfaceStatus {
+                index: 7,
+                name: "veth7".to_owned(),
+                error: None,
+            }],
+            ..Default::default()
+        };
+        status.config.path = "/etc/gregor/gregor.toml".to_owned();
+        status.config.loads = 1;
+        status.kernel.requests = vec![
+            Counter {
+                verdict: "taken".to_owned(),
+                reason: "matched".to_owned(),
+                count: 12,
+            },
+            Counter {
+                verdict: "pass".to_owned(),
+                reason: "no_rule".to_owned(),
+                count: 0,
+            },
+        ];
+        status.responder.queries = 12;
+        status.responder.replies.insert("NOERROR".to_owned(), 11);
+        status.responder.passed_on.insert("no_target".to_owned(), 1);
+        status.responder.chases = 2;
+        status
+    }
+
+    #[test]
+    fn a_healthy_node() {
+        assert_eq!(
+            render(&example()),
+            "\
+gregor       0.1.0, up 1h 2m 3s
+ready        yes
+config       /etc/gregor/gregor.toml (loaded 1 times, refused 0)
+hook         tcx, first
+servers      169.254.20.10 172.20.0.10
+heartbeat    120 ms ago
+
+rules (1)
+  kafka: *.kafka.{namespace}.svc → up.{namespace}.svc
+
+interfaces (1 of 1 attached)
+  veth7 (7)
+
+requests in the kernel
+  taken matched          12
+
+responder
+  queries                12
+  reply NOERROR          11
+  passed on no_target    1
+  chases                 2 (0 in flight)
+"
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        let mut status = example();
+        status.readiness.attached = false;
+        status.interfaces[0].error = Some("it is busy".to_owned());
+        status.config.error = Some("line 3: no".to_owned());
+        status.config.warnings = vec!["rule `kafka` is shadowed".to_owned()];
+        status.kernel.other_servers.insert("8.8.8.8".to_owned(), 4);
+        let text = render(&status);
+        for part in [
+            "ready        no: not every interface that is present is attached",
+            "REFUSED, the last good one goes on: line 3: no",
+            "warning: rule `kafka` is shadowed",
+            "interfaces (0 of 1 attached)",
+            "veth7 (7) NOT ATTACHED: it is busy",
+            "WARNING: pods also ask servers",
+            "8.8.8.8                4",
+        ] {
+            assert!(text.contains(part), "missing {part}\n{text}");
+        }
+    }
+}

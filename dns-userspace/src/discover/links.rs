@@ -1,0 +1,320 @@
+//! rtnetlink: a dump of the links, then RTM_NEWLINK and RTM_DELLINK as they come.
+//!
+//! The multicast socket is read directly, so that what waits to be read is bounded by its receive buffer: when that
+//! overflows, the kernel says so (ENOBUFS), and a dump finds what was missed.
+
+use std::io;
+
+use futures::TryStreamExt as _;
+use rtnetlink::{
+    Handle,
+    packet_core::{NetlinkMessage, NetlinkPayload},
+    packet_route::{
+        AddressFamily, RouteNetlinkMessage,
+        link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage},
+    },
+    sys::{
+        AsyncSocket as _, AsyncSocketExt as _, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE,
+    },
+};
+use tokio::task::JoinHandle;
+
+use super::{Event, Link, Selection, Tracker};
+use crate::datapath::Interface;
+
+/// RTMGRP_LINK.
+const LINK_GROUP: u32 = 1;
+/// Room for a few thousand link messages, which are about 1.5 kB each.
+const RECEIVE_BUFFER: usize = 4 << 20;
+
+/// rtnetlink does not do what it should.
+#[derive(Debug, thiserror::Error)]
+pub enum DiscoverError {
+    #[error(
+        "cannot listen for interfaces over rtnetlink: {0}; is the process confined by seccomp?"
+    )]
+    Open(#[source] io::Error),
+    #[error("cannot read interface changes from rtnetlink: {0}")]
+    Read(#[source] io::Error),
+    #[error("cannot list interfaces over rtnetlink: {0}")]
+    Dump(#[source] rtnetlink::Error),
+}
+
+/// The interfaces to attach to, as they come and go in the network namespace where this was opened.
+pub struct Links {
+    socket: TokioSocket,
+    requests: Requests,
+    tracker: Tracker,
+    needs_dump: bool,
+    /// A dump on its way, in a task of its own: a caller who gives up waiting finds it here again.
+    dump: Option<Dump>,
+    overruns: u64,
+}
+
+impl Links {
+    /// Starts to listen. Needs a tokio runtime.
+    pub fn open(selection: Selection) -> Result<Self, DiscoverError> {
+        let mut socket = TokioSocket::new(NETLINK_ROUTE).map_err(DiscoverError::Open)?;
+        let inner = socket.socket_mut();
+        // Best effort: the default buffer works too, with more dumps.
+        let _ = inner.set_rx_buf_sz(RECEIVE_BUFFER as u32);
+        inner
+            .bind(&SocketAddr::new(0, LINK_GROUP))
+            .map_err(DiscoverError::Open)?;
+        Ok(Self {
+            socket,
+            requests: Requests::open().map_err(DiscoverError::Open)?,
+            tracker: Tracker::new(selection),
+            needs_dump: true,
+            dump: None,
+            overruns: 0,
+        })
+    }
+
+    /// Other interfaces are wanted from now on; the difference is the next batch.
+    pub fn select(&mut self, selection: Selection) {
+        self.tracker.select(selection);
+        self.needs_dump = true;
+    }
+
+    /// How often the receive buffer overflowed.
+    pub fn overruns(&self) -> u64 {
+        self.overruns
+    }
+
+    /// The next changes: first all interfaces that are there (perhaps none), then whatever happens. Cancel-safe.
+    pub async fn next(&mut self) -> Result<Vec<Event>, DiscoverError> {
+        loop {
+            if let Some(dump) = &mut self.dump {
+                let links = (&mut dump.0).await;
+                self.dump = None;
+                let links =
+                    links.map_err(|error| DiscoverError::Read(io::Error::other(error)))??;
+                if !self.needs_dump {
+                    return Ok(self.tracker.resync(links));
+                }
+            }
+            if self.needs_dump {
+                self.needs_dump = false;
+                self.dump = Some(Dump(tokio::spawn(dump(self.requests.handle.clone()))));
+                continue;
+            }
+            let (datagram, sender) = match self.socket.recv_from_full().await {
+                Ok(received) => received,
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                    tracing::info!("interface changes were lost; listing all interfaces again");
+                    self.needs_dump = true;
+                    self.overruns += 1;
+                    continue;
+                }
+                Err(error) => return Err(DiscoverError::Read(error)),
+            };
+            // Anything but the kernel has a port.
+            if sender.port_number() != 0 {
+                continue;
+            }
+            let events = self.take(&datagram);
+            if !events.is_empty() {
+                return Ok(events);
+            }
+        }
+    }
+
+    fn take(&mut self, mut datagram: &[u8]) -> Vec<Event> {
+        let mut events = Vec::new();
+        while let Some(message) = next_message(&mut datagram) {
+            match message {
+                Ok(NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(message))) => {
+                    events.extend(link(&message).and_then(|link| self.tracker.seen(link)));
+                }
+                Ok(NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(message))) => {
+                    events.extend(link(&message).and_then(|link| self.tracker.gone(link.index)));
+                }
+                Ok(NetlinkPayload::Overrun(_)) => self.needs_dump = true,
+                Ok(_) => {}
+                Err(error) => tracing::debug!(%error, "an rtnetlink message that cannot be read"),
+            }
+        }
+        events
+    }
+}
+
+/// The interfaces that a selection wants and that are there now.
+pub async fn present(selection: &Selection) -> Result<Vec<Interface>, DiscoverError> {
+    let requests = Requests::open().map_err(DiscoverError::Open)?;
+    Ok(dump(requests.handle.clone())
+        .await?
+        .into_iter()
+        .filter(|link| selection.wants(link))
+        .map(|link| Interface {
+            index: link.index,
+            name: link.name,
+        })
+        .collect())
+}
+
+/// A connection for requests, driven by a task that ends with it.
+struct Requests {
+    handle: Handle,
+    driver: JoinHandle<()>,
+}
+
+impl Requests {
+    fn open() -> io::Result<Self> {
+        let (connection, handle, _) = rtnetlink::new_connection()?;
+        Ok(Self {
+            handle,
+            driver: tokio::spawn(connection),
+        })
+    }
+}
+
+async fn dump(handle: Handle) -> Result<Vec<Link>, DiscoverError> {
+    handle
+        .link()
+        .get()
+        .execute()
+        .try_filter_map(|message| async move { Ok(link(&message)) })
+        .try_collect()
+        .await
+        .map_err(DiscoverError::Dump)
+}
+
+/// Ends with its owner.
+struct Dump(JoinHandle<Result<Vec<Link>, DiscoverError>>);
+
+impl Drop for Dump {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Drop for Requests {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+type Payload = NetlinkPayload<RouteNetlinkMessage>;
+
+/// Takes one message off the front of a datagram.
+fn next_message(
+    datagram: &mut &[u8],
+) -> Option<Result<Payload, rtnetlink::packet_core::DecodeError>> {
+    const HEADER: usize = 16;
+    let length = u32::from_ne_bytes(datagram.get(..4)?.try_into().ok()?) as usize;
+    if length < HEADER || length > datagram.len() {
+        return None;
+    }
+    let (message, _) = datagram.split_at(length);
+    // Messages are padded to four bytes, the last one perhaps not.
+    *datagram = datagram.get(length.next_multiple_of(4)..).unwrap_or(&[]);
+    Some(NetlinkMessage::deserialize(message).map(|message| message.payload))
+}
+
+/// What matters of a link message, or `None` when it is not about the link as such.
+fn link(message: &LinkMessage) -> Option<Link> {
+    // AF_BRIDGE messages tell of bridge ports: an RTM_DELLINK there means only that a port left its bridge.
+    if message.header.interface_family != AddressFamily::Unspec {
+        return None;
+    }
+    let mut link = Link {
+        index: message.header.index,
+        name: String::new(),
+        veth: false,
+        peer_elsewhere: false,
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name.clone_from(name),
+            LinkAttribute::LinkNetNsId(_) => link.peer_elsewhere = true,
+            LinkAttribute::LinkInfo(infos) => {
+                link.veth = infos
+                    .iter()
+                    .any(|info| matches!(info, LinkInfo::Kind(InfoKind::Veth)));
+            }
+            _ => {}
+        }
+    }
+    Some(link)
+}
+
+#[cfg(test)]
+mod tests {
+    use rtnetlink::packet_core::NetlinkHeader;
+
+    use super::*;
+
+    fn new_link(family: AddressFamily, attributes: Vec<LinkAttribute>) -> Vec<u8> {
+        let mut message = LinkMessage::default();
+        message.header.interface_family = family;
+        message.header.index = 5;
+        message.attributes = attributes;
+        let mut message = NetlinkMessage::new(
+            NetlinkHeader::default(),
+            NetlinkPayload::from(RouteNetlinkMessage::NewLink(message)),
+        );
+        message.finalize();
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        bytes
+    }
+
+    fn read(mut datagram: &[u8]) -> Vec<Option<Link>> {
+        let mut links = Vec::new();
+        while let Some(message) = next_message(&mut datagram) {
+            let Ok(NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(message))) = message
+            else {
+                panic!("not a link");
+            };
+            links.push(link(&message));
+        }
+        links
+    }
+
+    #[test]
+    fn a_veth_with_its_peer_elsewhere() {
+        let bytes = new_link(
+            AddressFamily::Unspec,
+            vec![
+                LinkAttribute::IfName("veth5".to_owned()),
+                LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Veth)]),
+                LinkAttribute::LinkNetNsId(0),
+            ],
+        );
+        let expected = Link {
+            index: 5,
+            name: "veth5".to_owned(),
+            veth: true,
+            peer_elsewhere: true,
+        };
+        assert_eq!(read(&bytes), [Some(expected.clone())]);
+        // Two in one datagram.
+        let mut two = bytes.clone();
+        two.resize(two.len().next_multiple_of(4), 0);
+        two.extend_from_slice(&bytes);
+        assert_eq!(read(&two), [Some(expected.clone()), Some(expected)]);
+    }
+
+    #[test]
+    fn bridge_port_messages_say_nothing_about_the_link() {
+        let bytes = new_link(
+            AddressFamily::Bridge,
+            vec![LinkAttribute::IfName("veth5".to_owned())],
+        );
+        assert_eq!(read(&bytes), [None]);
+    }
+
+    #[test]
+    fn lengths_that_lie_end_the_datagram() {
+        let mut bytes = new_link(
+            AddressFamily::Unspec,
+            vec![LinkAttribute::IfName("veth5".to_owned())],
+        );
+        for length in [0u32, 15, bytes.len() as u32 + 1, u32::MAX] {
+            bytes[..4].copy_from_slice(&length.to_ne_bytes());
+            assert_eq!(read(&bytes), []);
+        }
+        assert_eq!(read(&[1, 2, 3]), []);
+    }
+}

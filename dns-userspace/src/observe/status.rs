@@ -1,0 +1,231 @@
+//! One snapshot of everything that is told: `gregor status`, `/metrics`, `/healthz` and `/readyz` are views of it.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use dns_common::verdict::{Reason, Verdict};
+use serde::{Deserialize, Serialize};
+
+/// Most namespaces that are told apart; the rest is summed up as [`OTHER_NAMESPACES`].
+pub const MAX_NAMESPACES: usize = 1_000;
+/// Stands for every namespace past [`MAX_NAMESPACES`]. No namespace can be called that.
+pub const OTHER_NAMESPACES: &str = "_other";
+/// A ring loop that has not come round for this long hangs: it comes round several times a second.
+const STUCK_SECONDS: f64 = 30.0;
+
+/// The state of a running gregor.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Status {
+    pub version: String,
+    /// Seconds since the process started to serve.
+    pub uptime_seconds: f64,
+    pub readiness: Readiness,
+    pub config: ConfigStatus,
+    pub hook: String,
+    pub order: String,
+    pub servers: Vec<IpAddr>,
+    pub rules: Vec<RuleStatus>,
+    pub interfaces: Vec<InterfaceStatus>,
+    /// Seconds since the ring loop last renewed the programs' deadline; absent before the first time.
+    pub heartbeat_age_seconds: Option<f64>,
+    pub kernel: KernelStatus,
+    pub responder: ResponderStatus,
+    /// Tasks that panicked since the start.
+    pub panics: u64,
+}
+
+/// What `/readyz` is made of.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Readiness {
+    /// A configuration is loaded and its programs are in the kernel.
+    pub loaded: bool,
+    /// The interfaces present at the start were all tried, and each is attached.
+    pub attached: bool,
+    /// The ring is drained and the deadline renewed.
+    pub serving: bool,
+    /// SIGTERM came.
+    pub stopping: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ConfigStatus {
+    pub path: String,
+    /// Loads that were put to work, the first included.
+    pub loads: u64,
+    /// Loads that were refused; the last good one went on.
+    pub failures: u64,
+    /// Why the last one was refused, if it was.
+    pub error: Option<String>,
+    pub warnings: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RuleStatus {
+    pub name: String,
+    pub pattern: String,
+    pub target: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct InterfaceStatus {
+    pub index: u32,
+    pub name: String,
+    /// Why it is not attached, if it is not.
+    pub error: Option<String>,
+}
+
+/// What the programs tell.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct KernelStatus {
+    pub requests: Vec<Counter>,
+    /// Queries to port 53 of addresses that are not among the servers.
+    pub other_servers: BTreeMap<String, u64>,
+    pub program: Option<ProgramStatus>,
+}
+
+/// How many requests met one verdict for one reason.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Counter {
+    /// `pass` or `taken`.
+    pub verdict: String,
+    /// Why it passes; `matched` when taken.
+    pub reason: String,
+    pub count: u64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ProgramStatus {
+    pub id: u32,
+    pub verified_instructions: u64,
+    pub load_seconds: f64,
+    pub jited_bytes: u64,
+    /// Cells of the matcher.
+    pub table_bytes: u64,
+}
+
+/// What the responder tells. Keys of the maps are fixed sets of labels, but for the namespaces, which are bounded.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ResponderStatus {
+    pub queries: u64,
+    /// By rcode.
+    pub replies: BTreeMap<String, u64>,
+    /// By reason.
+    pub passed_on: BTreeMap<String, u64>,
+    pub chases: u64,
+    /// By reason.
+    pub chase_failures: BTreeMap<String, u64>,
+    pub broken_chains: u64,
+    pub stale_answers: u64,
+    pub chases_in_flight: u64,
+    /// Entries by store.
+    pub stores: BTreeMap<String, u64>,
+    /// Replies and queries passed on that could not be sent.
+    pub send_errors: u64,
+    /// By the namespace that a rule captured: replies by result (`answer`, `stale`, `servfail`).
+    pub namespaces: BTreeMap<String, BTreeMap<String, u64>>,
+}
+
+impl KernelStatus {
+    /// From counters indexed by [`Verdict::counter`]. Everything but DNS is not counted, so not told.
+    pub fn requests(counters: &[u64]) -> Vec<Counter> {
+        let passes = Reason::ALL
+            .iter()
+            .filter(|reason| **reason != Reason::NotDns)
+            .map(|reason| (Verdict::Pass(*reason), "pass", reason.label()));
+        std::iter::once((Verdict::Taken, "taken", "matched"))
+            .chain(passes)
+            .map(|(verdict, label, reason)| Counter {
+                verdict: label.to_owned(),
+                reason: reason.to_owned(),
+                count: counters.get(verdict.counter()).copied().unwrap_or(0),
+            })
+            .collect()
+    }
+}
+
+impl Status {
+    /// What still keeps `/readyz` from saying yes.
+    pub fn not_ready(&self) -> Vec<String> {
+        let readiness = &self.readiness;
+        let mut missing = Vec::new();
+        if readiness.stopping {
+            missing.push("stopping".to_owned());
+        }
+        if !readiness.loaded {
+            missing.push("no configuration is loaded".to_owned());
+        }
+        if !readiness.attached {
+            missing.push("not every interface that is present is attached".to_owned());
+        }
+        if !readiness.serving {
+            missing.push("the ring is not being drained".to_owned());
+        }
+        missing
+    }
+
+    /// Why `/healthz` says no: a restart would help.
+    pub fn unhealthy(&self) -> Option<String> {
+        let age = self.heartbeat_age_seconds?;
+        (age > STUCK_SECONDS && !self.readiness.stopping)
+            .then(|| format!("the ring loop has not come round for {age:.0} s"))
+    }
+
+    /// Interfaces with a program on them.
+    pub fn attached(&self) -> usize {
+        self.interfaces
+            .iter()
+            .filter(|interface| interface.error.is_none())
+            .count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_counted_verdict_is_told_once() {
+        let counters: Vec<u64> = (0..32).collect();
+        let requests = KernelStatus::requests(&counters);
+        assert_eq!(requests.len(), Reason::ALL.len());
+        let find = |reason: &str| {
+            requests
+                .iter()
+                .find(|counter| counter.reason == reason)
+                .map(|counter| (counter.verdict.as_str(), counter.count))
+        };
+        assert_eq!(find("no_rule"), Some(("pass", Reason::NoRule as u64)));
+        assert_eq!(find("matched"), Some(("taken", Reason::ALL.len() as u64)));
+        assert_eq!(find("not_dns"), None);
+        // Counters of an older program may be fewer.
+        assert!(KernelStatus::requests(&[]).iter().all(|c| c.count == 0));
+    }
+
+    #[test]
+    fn readiness_and_health() {
+        let mut status = Status::default();
+        assert_eq!(status.not_ready().len(), 3);
+        assert_eq!(status.unhealthy(), None, "starting is not being ill");
+        status.readiness = Readiness {
+            loaded: true,
+            attached: true,
+            serving: true,
+            stopping: false,
+        };
+        status.heartbeat_age_seconds = Some(0.2);
+        assert!(status.not_ready().is_empty());
+        assert_eq!(status.unhealthy(), None);
+        status.heartbeat_age_seconds = Some(31.0);
+        assert!(status.unhealthy().unwrap().contains("31 s"));
+        status.readiness.stopping = true;
+        assert_eq!(status.unhealthy(), None, "draining is not being ill");
+        assert_eq!(status.not_ready(), ["stopping"]);
+    }
+}

@@ -1,0 +1,297 @@
+//! From a query and an answer to the bytes of a reply; no I/O, no clock.
+//!
+//! The answer section is a value of its own ([`Section`]), made once per chase and copied behind any question: its
+//! compression pointers count from its own start, and only the question is pointed to absolutely. hickory encodes whole
+//! messages against one fixed question, in its own case; hence an encoder here.
+
+use std::{collections::HashMap, ops::Range};
+
+use dns_common::wire::{
+    CLASS_IN, DNS_HEADER_LEN, FLAG_QR, FLAG_RA, OPT_LEN, TYPE_CNAME, TYPE_OPT, TYPE_SOA,
+};
+use hickory_proto::rr::{Name, RecordType, rdata::SOA};
+
+use super::{chain::Answer, query::Query};
+
+/// The UDP size that gregor advertises, and the most that it sends (DNS flag day 2020).
+pub const UDP_SIZE: u16 = 1232;
+/// The limit of a client without OPT (RFC 1035 §4.2.1).
+const PLAIN_SIZE: u16 = 512;
+/// A compression pointer to the question's name, which follows the header.
+const QNAME_POINTER: u16 = POINTER | DNS_HEADER_LEN as u16;
+const POINTER: u16 = 0xc000;
+const MAX_POINTER: usize = 0x3fff;
+const RCODE_SERVFAIL: u16 = 2;
+const OPTION_EDE: u16 = 15;
+
+/// An answer section that can be put behind any question.
+///
+/// First the CNAMEs in chain order, the first of them owned by the question's name; then the RRset, or for a NODATA the
+/// SOA that goes into the authority section.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Section {
+    bytes: Vec<u8>,
+    /// Where pointers stand that count from the start of `bytes`.
+    pointers: Vec<u16>,
+    /// Where TTLs stand.
+    ttls: Vec<u16>,
+    /// End of the CNAMEs.
+    chain_end: usize,
+    chain_count: u16,
+    /// The records of the RRset.
+    rrset: Vec<Range<usize>>,
+    has_soa: bool,
+}
+
+impl Section {
+    /// Encodes an answer. `None` when it is longer than compression pointers reach.
+    pub fn new(answer: &Answer) -> Option<Section> {
+        let mut writer = Writer::default();
+        let targets = if answer.qtype == RecordType::CNAME {
+            &answer.names[..answer.names.len().min(1)]
+        } else {
+            &answer.names[..]
+        };
+        let mut owner = None;
+        for target in targets {
+            writer.record(owner, TYPE_CNAME, |writer| writer.name(target));
+            owner = Some(target);
+        }
+        let chain_end = writer.bytes.len();
+        let mut rrset = Vec::with_capacity(answer.rdata.len());
+        if answer.qtype != RecordType::CNAME {
+            for rdata in &answer.rdata {
+                let start = writer.bytes.len();
+                writer.record(owner, answer.qtype.into(), |writer| {
+                    writer.bytes.extend_from_slice(rdata);
+                });
+                rrset.push(start..writer.bytes.len());
+            }
+        }
+        let soa = answer.soa.as_deref().filter(|_| rrset.is_empty());
+        if let Some((zone, soa)) = soa {
+            writer.record(Some(zone), TYPE_SOA, |writer| writer.soa(soa));
+        }
+        (writer.bytes.len() < MAX_POINTER / 2).then_some(Section {
+            chain_end,
+            chain_count: targets.len() as u16,
+            rrset,
+            has_soa: soa.is_some(),
+            bytes: writer.bytes,
+            pointers: writer.pointers,
+            ttls: writer.ttls,
+        })
+    }
+
+    /// Bytes that it occupies.
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Never: there is always a CNAME.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Copies `range` to the end of `message`, which holds the section's start at `base`, or would if it were whole.
+    fn copy(&self, range: Range<usize>, base: usize, ttl_seconds: u32, message: &mut Vec<u8>) {
+        let at = message.len();
+        message.extend_from_slice(&self.bytes[range.clone()]);
+        for &position in within(&self.pointers, &range) {
+            let position = usize::from(position) - range.start + at;
+            let pointer = u16::from_be_bytes([message[position], message[position + 1]]);
+            // Section and question together stay below MAX_POINTER.
+            let moved = POINTER | (pointer + base as u16);
+            message[position..position + 2].copy_from_slice(&moved.to_be_bytes());
+        }
+        for &position in within(&self.ttls, &range) {
+            let position = usize::from(position) - range.start + at;
+            message[position..position + 4].copy_from_slice(&ttl_seconds.to_be_bytes());
+        }
+    }
+}
+
+/// The part of an ascending list that lies in a range.
+fn within<'a>(positions: &'a [u16], range: &Range<usize>) -> &'a [u16] {
+    let start = positions.partition_point(|&position| usize::from(position) < range.start);
+    let end = positions.partition_point(|&position| usize::from(position) < range.end);
+    &positions[start..end]
+}
+
+/// The most bytes that a reply may have (SEMANTICS rule 9).
+fn limit(query: &Query) -> usize {
+    let advertised = query.edns.map_or(PLAIN_SIZE, |edns| edns.udp_size);
+    usize::from(advertised.clamp(PLAIN_SIZE, UDP_SIZE))
+}
+
+/// A NOERROR reply: chain and RRset, the latter rotated by `rotation` and cut to what fits, or chain and SOA.
+///
+/// `None` when not even one record of the RRset fits behind its chain: a bare CNAME would stop libc resolvers.
+pub fn answer(
+    query: &Query,
+    section: &Section,
+    ttl_seconds: u32,
+    rotation: usize,
+) -> Option<Vec<u8>> {
+    let limit = limit(query)
+        - if query.edns.is_some() {
+            OPT_LEN as usize
+        } else {
+            0
+        };
+    let ttl_seconds = ttl_seconds.max(1);
+    let mut message = header(query, 0);
+    let base = message.len();
+
+    section.copy(0..section.chain_end, base, ttl_seconds, &mut message);
+    let mut answers = section.chain_count;
+    let mut authority = false;
+    if section.has_soa {
+        // The SOA only tells how long the NODATA holds; without room for it the answer stands without.
+        if base + section.len() <= limit {
+            let soa = section.chain_end..section.len();
+            section.copy(soa, base, ttl_seconds, &mut message);
+            authority = true;
+        }
+    } else if let Some(first) = rotation.checked_rem(section.rrset.len()) {
+        let (tail, head) = section.rrset.split_at(first);
+        for record in head.iter().chain(tail) {
+            if message.len() + record.len() <= limit {
+                section.copy(record.clone(), base, ttl_seconds, &mut message);
+                answers += 1;
+            }
+        }
+        if answers == section.chain_count {
+            return None;
+        }
+    }
+    if message.len() > limit {
+        return None;
+    }
+    message[6..8].copy_from_slice(&answers.to_be_bytes());
+    message[8..10].copy_from_slice(&u16::from(authority).to_be_bytes());
+    push_opt(query, None, &mut message);
+    Some(message)
+}
+
+/// An extended error (RFC 8914).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExtendedError {
+    pub code: u16,
+    /// Never carries a name.
+    pub text: &'static str,
+}
+
+/// A SERVFAIL reply, with the extended error if the query has an OPT.
+pub fn servfail(query: &Query, error: ExtendedError) -> Vec<u8> {
+    let mut message = header(query, RCODE_SERVFAIL);
+    push_opt(query, Some(error), &mut message);
+    message
+}
+
+/// Header without counts of answers, and the question as it was sent.
+fn header(query: &Query, rcode: u16) -> Vec<u8> {
+    let mut message = Vec::with_capacity(limit(query));
+    message.extend_from_slice(&query.id.to_be_bytes());
+    message.extend_from_slice(&(FLAG_QR | FLAG_RA | query.flags | rcode).to_be_bytes());
+    message.extend_from_slice(&[0, 1, 0, 0, 0, 0, 0, 0]);
+    message.extend_from_slice(query.question());
+    message
+}
+
+fn push_opt(query: &Query, error: Option<ExtendedError>, message: &mut Vec<u8>) {
+    let Some(edns) = query.edns else {
+        return;
+    };
+    message[10..12].copy_from_slice(&1u16.to_be_bytes());
+    message.push(0);
+    message.extend_from_slice(&TYPE_OPT.to_be_bytes());
+    message.extend_from_slice(&UDP_SIZE.to_be_bytes());
+    let flags = u16::from(edns.dnssec_ok) << 15;
+    // Extended rcode and version are 0.
+    message.extend_from_slice(&u32::from(flags).to_be_bytes());
+    let Some(error) = error else {
+        message.extend_from_slice(&[0; 2]);
+        return;
+    };
+    let option_len = 2 + error.text.len() as u16;
+    message.extend_from_slice(&(4 + option_len).to_be_bytes());
+    message.extend_from_slice(&OPTION_EDE.to_be_bytes());
+    message.extend_from_slice(&option_len.to_be_bytes());
+    message.extend_from_slice(&error.code.to_be_bytes());
+    message.extend_from_slice(error.text.as_bytes());
+}
+
+/// Encodes records with compression inside what it has written.
+#[derive(Default)]
+struct Writer {
+    bytes: Vec<u8>,
+    pointers: Vec<u16>,
+    ttls: Vec<u16>,
+    /// Where each name, and each end of a name, was first written. Case counts, so that none is changed.
+    suffixes: HashMap<Vec<u8>, usize>,
+}
+
+impl Writer {
+    /// One record of class IN, its TTL left open. No owner means the question's name.
+    fn record(&mut self, owner: Option<&Name>, rtype: u16, rdata: impl FnOnce(&mut Self)) {
+        match owner {
+            Some(owner) => self.name(owner),
+            None => self.bytes.extend_from_slice(&QNAME_POINTER.to_be_bytes()),
+        }
+        self.bytes.extend_from_slice(&rtype.to_be_bytes());
+        self.bytes.extend_from_slice(&CLASS_IN.to_be_bytes());
+        self.ttls.push(self.bytes.len() as u16);
+        self.bytes.extend_from_slice(&[0; 4]);
+        let length_at = self.bytes.len();
+        self.bytes.extend_from_slice(&[0; 2]);
+        rdata(self);
+        let length = (self.bytes.len() - length_at - 2) as u16;
+        self.bytes[length_at..length_at + 2].copy_from_slice(&length.to_be_bytes());
+    }
+
+    fn name(&mut self, name: &Name) {
+        let wire = wire_name(name);
+        let mut at = 0;
+        while wire[at] != 0 {
+            if let Some(&earlier) = self.suffixes.get(&wire[at..]) {
+                self.pointers.push(self.bytes.len() as u16);
+                self.bytes
+                    .extend_from_slice(&(earlier as u16).to_be_bytes());
+                return;
+            }
+            // With room for the question in front of it.
+            if self.bytes.len() < MAX_POINTER / 2 {
+                self.suffixes.insert(wire[at..].to_vec(), self.bytes.len());
+            }
+            let end = at + 1 + usize::from(wire[at]);
+            self.bytes.extend_from_slice(&wire[at..end]);
+            at = end;
+        }
+        self.bytes.push(0);
+    }
+
+    fn soa(&mut self, soa: &SOA) {
+        self.name(&soa.mname);
+        self.name(&soa.rname);
+        self.bytes.extend_from_slice(&soa.serial.to_be_bytes());
+        for interval in [soa.refresh, soa.retry, soa.expire] {
+            self.bytes.extend_from_slice(&interval.to_be_bytes());
+        }
+        self.bytes.extend_from_slice(&soa.minimum.to_be_bytes());
+    }
+}
+
+/// A name in wire format, root label included.
+pub fn wire_name(name: &Name) -> Vec<u8> {
+    let mut wire = Vec::with_capacity(255);
+    for label in name.iter() {
+        wire.push(label.len() as u8);
+        wire.extend_from_slice(label);
+    }
+    wire.push(0);
+    wire
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,197 @@
+//! One look-up in flight per key, with the queries that wait for it; bounded per interface.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::watch;
+
+use super::store::Key;
+
+/// Queries that an interface may have waiting, for each look-up that it may have started.
+const WAITING_PER_CHASE: usize = 16;
+
+/// What became of a query.
+#[derive(Debug)]
+pub enum Joined<W> {
+    /// It waits, and the caller looks the key up.
+    Leads,
+    /// It waits for a look-up that somebody started before.
+    Waits,
+    /// Its interface has enough under way.
+    Full(W),
+}
+
+/// Look-ups in flight.
+#[derive(Debug)]
+pub struct Flights<W> {
+    inner: Mutex<Inner<W>>,
+    chases_per_interface: usize,
+    in_flight: watch::Sender<usize>,
+}
+
+#[derive(Debug)]
+struct Inner<W> {
+    flights: HashMap<Key, Flight<W>>,
+    interfaces: HashMap<u32, Load>,
+}
+
+#[derive(Debug)]
+struct Flight<W> {
+    /// The interface on whose account the look-up is.
+    ifindex: u32,
+    waiting: Vec<(u32, W)>,
+}
+
+#[derive(Debug, Default)]
+struct Load {
+    chases: usize,
+    waiting: usize,
+}
+
+impl<W> Flights<W> {
+    pub fn new(chases_per_interface: usize) -> Flights<W> {
+        Flights {
+            inner: Mutex::new(Inner {
+                flights: HashMap::new(),
+                interfaces: HashMap::new(),
+            }),
+            chases_per_interface,
+            in_flight: watch::Sender::new(0),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner<W>> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets a query wait for `key`. Whoever is told that it leads must come back with [`Flights::land`].
+    pub fn join(&self, ifindex: u32, key: &Key, query: W) -> Joined<W> {
+        let mut inner = self.lock();
+        let Inner {
+            flights,
+            interfaces,
+        } = &mut *inner;
+        let load = interfaces.entry(ifindex).or_default();
+        let flight = flights.get_mut(key);
+        let room = match flight {
+            Some(_) => load.waiting < self.chases_per_interface * WAITING_PER_CHASE,
+            None => load.chases < self.chases_per_interface,
+        };
+        if !room {
+            inner.forget_idle(ifindex);
+            return Joined::Full(query);
+        }
+        load.waiting += 1;
+        if let Some(flight) = flight {
+            flight.waiting.push((ifindex, query));
+            return Joined::Waits;
+        }
+        load.chases += 1;
+        let flight = Flight {
+            ifindex,
+            waiting: vec![(ifindex, query)],
+        };
+        flights.insert(key.clone(), flight);
+        let count = flights.len();
+        self.in_flight.send_replace(count);
+        Joined::Leads
+    }
+
+    /// Ends a look-up and gives back who waited for it.
+    pub fn land(&self, key: &Key) -> Vec<W> {
+        let mut inner = self.lock();
+        let Some(flight) = inner.flights.remove(key) else {
+            return Vec::new();
+        };
+        if let Some(load) = inner.interfaces.get_mut(&flight.ifindex) {
+            load.chases -= 1;
+        }
+        for (ifindex, _) in &flight.waiting {
+            if let Some(load) = inner.interfaces.get_mut(ifindex) {
+                load.waiting -= 1;
+            }
+            inner.forget_idle(*ifindex);
+        }
+        let count = inner.flights.len();
+        self.in_flight.send_replace(count);
+        flight.waiting.into_iter().map(|(_, query)| query).collect()
+    }
+
+    /// Look-ups in flight now.
+    pub fn len(&self) -> usize {
+        *self.in_flight.borrow()
+    }
+
+    /// Returns once there is none.
+    pub async fn idle(&self) {
+        // An error means that the sender is gone, and it is ours.
+        let _ = self
+            .in_flight
+            .subscribe()
+            .wait_for(|&count| count == 0)
+            .await;
+    }
+}
+
+impl<W> Inner<W> {
+    fn forget_idle(&mut self, ifindex: u32) {
+        if let Some(load) = self.interfaces.get(&ifindex)
+            && load.chases == 0
+            && load.waiting == 0
+        {
+            self.interfaces.remove(&ifindex);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hickory_proto::rr::{Name, RecordType};
+
+    fn key(number: u32) -> Key {
+        Key {
+            target: Name::from_ascii(format!("t{number}.example.")).unwrap(),
+            qtype: RecordType::A,
+            upstream: ([127, 0, 0, 1], 53).into(),
+        }
+    }
+
+    #[test]
+    fn one_leads_and_the_others_wait() {
+        let flights = Flights::new(4);
+        assert!(matches!(flights.join(1, &key(0), 'a'), Joined::Leads));
+        assert!(matches!(flights.join(2, &key(0), 'b'), Joined::Waits));
+        assert!(matches!(flights.join(1, &key(0), 'c'), Joined::Waits));
+        assert_eq!(flights.len(), 1);
+        assert_eq!(flights.land(&key(0)), ['a', 'b', 'c']);
+        assert!(flights.land(&key(0)).is_empty());
+        assert_eq!(flights.len(), 0);
+        assert!(flights.lock().interfaces.is_empty());
+    }
+
+    #[test]
+    fn an_interface_at_its_cap_leaves_room_for_others() {
+        let flights = Flights::new(2);
+        assert!(matches!(flights.join(1, &key(0), ()), Joined::Leads));
+        assert!(matches!(flights.join(1, &key(1), ()), Joined::Leads));
+        assert!(matches!(flights.join(1, &key(2), ()), Joined::Full(())));
+        assert!(matches!(flights.join(2, &key(2), ()), Joined::Leads));
+        flights.land(&key(0));
+        assert!(matches!(flights.join(1, &key(3), ()), Joined::Leads));
+    }
+
+    #[test]
+    fn waiting_queries_are_bounded_too() {
+        let flights = Flights::new(1);
+        let refused = (0..100)
+            .filter(|_| matches!(flights.join(1, &key(0), ()), Joined::Full(())))
+            .count();
+        assert_eq!(refused, 100 - WAITING_PER_CHASE);
+        assert!(matches!(flights.join(2, &key(0), ()), Joined::Waits));
+        assert_eq!(flights.land(&key(0)).len(), WAITING_PER_CHASE + 1);
+        assert!(flights.lock().interfaces.is_empty());
+    }
+}

@@ -1,0 +1,437 @@
+//! Answers intercepted queries: at once from what is known, else after one look-up that all who ask the same wait for.
+//!
+//! It knows rules only as "this name has this target", and sockets only as [`Inject`] and [`TargetSource`].
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use dns_common::wire::{TYPE_A, TYPE_AAAA, TYPE_CNAME, TYPE_HTTPS, TYPE_SVCB};
+use hickory_proto::rr::Name;
+use tracing::{debug, warn};
+
+use super::{
+    chain::{Failure, Outcome},
+    compose::{self, ExtendedError, Section},
+    flight::{Flights, Joined},
+    limiter::Limiter,
+    query::Query,
+    source::TargetSource,
+    stats::{PassReason, Replied, Snapshot, Stats},
+    store::{Found, Kept, Key, Limits, Store, Trouble},
+};
+use crate::{
+    config::{Config, UpstreamServer},
+    datapath::Intercepted,
+    inject::{Datagram, Inject, QueryFrame},
+};
+
+/// What a client is told of an answer that outlived its TTL (RFC 8767 §4).
+const STALE_TTL: Duration = Duration::from_secs(30);
+/// Queries of one interface for types that are not kept.
+const UNKEPT_PER_SECOND: u32 = 20;
+/// Interfaces that may fill their share of the kept answers before there is no room for others.
+const FULL_SHARES: usize = 64;
+/// Log lines about broken chains.
+const WARNINGS_PER_SECOND: u32 = 1;
+
+/// Whom to ask for targets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Upstream {
+    /// The server that the pod asked.
+    Same,
+    Addr(SocketAddr),
+}
+
+/// See the configuration keys of the same names.
+#[derive(Clone, Copy, Debug)]
+pub struct ResponderOptions {
+    pub upstream: Upstream,
+    /// Most that clients are told.
+    pub max_ttl: Duration,
+    /// How long an answer may outlive its TTL while the upstream fails.
+    pub serve_stale: Duration,
+    /// Look-ups that one interface may have in flight.
+    pub chases_per_interface: usize,
+    /// Answers kept in all.
+    pub max_answers: usize,
+    /// Answers kept on the account of one interface.
+    pub answers_per_interface: usize,
+}
+
+impl Default for ResponderOptions {
+    fn default() -> Self {
+        ResponderOptions {
+            upstream: Upstream::Same,
+            max_ttl: Duration::from_secs(30),
+            serve_stale: Duration::from_secs(3600),
+            chases_per_interface: 64,
+            max_answers: 16_384,
+            answers_per_interface: 16_384 / FULL_SHARES,
+        }
+    }
+}
+
+impl From<&Config> for ResponderOptions {
+    fn from(config: &Config) -> Self {
+        ResponderOptions {
+            upstream: match config.upstream.server {
+                UpstreamServer::Same => Upstream::Same,
+                UpstreamServer::Address(address) => Upstream::Addr(address),
+            },
+            max_ttl: config.answer.max_ttl,
+            serve_stale: config.answer.serve_stale,
+            chases_per_interface: config.limits.chases_per_interface,
+            max_answers: config.limits.answers,
+            answers_per_interface: (config.limits.answers / FULL_SHARES).max(1),
+        }
+    }
+}
+
+/// See the module.
+pub struct Responder<S, I> {
+    options: ResponderOptions,
+    source: S,
+    injector: I,
+    store: Store,
+    flights: Flights<Waiting>,
+    unkept: Mutex<Limiter>,
+    warnings: Mutex<Limiter>,
+    stats: Stats,
+    clock: fn() -> Instant,
+}
+
+/// A query with everything that its reply needs.
+#[derive(Debug)]
+struct Waiting {
+    frame: QueryFrame,
+    query: Query,
+    namespace: Option<String>,
+    /// Most that this client is told: the rule's TTL and `max_ttl`.
+    ttl_cap: Duration,
+}
+
+/// What a rule makes of a query.
+#[derive(Clone, Debug)]
+struct Plan {
+    target: Name,
+    namespace: Option<String>,
+    rule_ttl: Duration,
+}
+
+impl<S: TargetSource, I: Inject> Responder<S, I> {
+    pub fn new(options: ResponderOptions, source: S, injector: I) -> Responder<S, I> {
+        Responder::with_clock(options, source, injector, Instant::now)
+    }
+
+    fn with_clock(
+        options: ResponderOptions,
+        source: S,
+        injector: I,
+        clock: fn() -> Instant,
+    ) -> Responder<S, I> {
+        let limiter = |per_second| Mutex::new(Limiter::new(clock(), per_second, per_second));
+        Responder {
+            source,
+            injector,
+            store: Store::new(Limits {
+                total: options.max_answers,
+                per_interface: options.answers_per_interface,
+            }),
+            flights: Flights::new(options.chases_per_interface),
+            unkept: limiter(UNKEPT_PER_SECOND),
+            warnings: limiter(WARNINGS_PER_SECOND),
+            stats: Stats::default(),
+            options,
+            clock,
+        }
+    }
+
+    /// Answers a query, passes it on, or lets it wait for a look-up, in a task of its own. Never blocks.
+    ///
+    /// Must be called on a tokio runtime.
+    pub fn handle(self: &Arc<Self>, intercepted: Intercepted) {
+        let rules = intercepted.rules.clone();
+        let rule = intercepted.rule;
+        self.handle_frame(intercepted.into(), |qname| {
+            let rule = rules.rules().get(rule)?;
+            let matched = rule.apply(qname)?;
+            Some(Plan {
+                target: matched.target,
+                namespace: matched.namespace,
+                rule_ttl: Duration::from_secs(rule.ttl_seconds().into()),
+            })
+        });
+    }
+
+    fn handle_frame(self: &Arc<Self>, frame: QueryFrame, plan: impl FnOnce(&[u8]) -> Option<Plan>) {
+        self.stats.queries.add();
+        let Some((query, server)) = parse(&frame) else {
+            return self.pass_on(&frame, PassReason::Query);
+        };
+        let Some(plan) = plan(query.qname()) else {
+            return self.pass_on(&frame, PassReason::NoRule);
+        };
+        let key = Key {
+            target: plan.target,
+            qtype: query.qtype.into(),
+            upstream: match self.options.upstream {
+                Upstream::Same => server,
+                Upstream::Addr(address) => address,
+            },
+        };
+        let waiting = Waiting {
+            frame,
+            query,
+            namespace: plan.namespace,
+            ttl_cap: plan.rule_ttl.min(self.options.max_ttl),
+        };
+        let now = (self.clock)();
+        if !is_kept(waiting.query.qtype) {
+            let mut limiter = self.unkept.lock().unwrap_or_else(PoisonError::into_inner);
+            if !limiter.admit(waiting.frame.ifindex, now) {
+                return self.pass_on(&waiting.frame, PassReason::RateLimited);
+            }
+        }
+        match self.store.find(&key, waiting.ttl_cap, now) {
+            Found::Fresh(kept, left) => self.answer(&waiting, &kept, left, Replied::Answer),
+            Found::NoTarget => self.pass_on(&waiting.frame, PassReason::NoTarget),
+            Found::Trouble(trouble) => self.without_answer(&waiting, &key, trouble, now),
+            Found::Nothing => self.wait(key, waiting),
+        }
+    }
+
+    /// Lets a query wait for the look-up of its key, and starts that if nobody has.
+    fn wait(self: &Arc<Self>, key: Key, waiting: Waiting) {
+        let ifindex = waiting.frame.ifindex;
+        match self.flights.join(ifindex, &key, waiting) {
+            Joined::Waits => {}
+            Joined::Full(waiting) => self.pass_on(&waiting.frame, PassReason::Busy),
+            Joined::Leads => {
+                self.stats.chases.add();
+                let flight = Landing {
+                    responder: self.clone(),
+                    key,
+                    outcome: None,
+                    ifindex,
+                };
+                tokio::spawn(flight.fly());
+            }
+        }
+    }
+
+    /// Tells everybody who waited what the look-up showed.
+    fn land(&self, ifindex: u32, key: &Key, outcome: Option<Outcome>) {
+        let Some(outcome) = outcome else {
+            for waiting in self.flights.land(key) {
+                self.pass_on(&waiting.frame, PassReason::Abandoned);
+            }
+            return;
+        };
+        let now = (self.clock)();
+        let kept = if is_kept(key.qtype.into()) {
+            self.store.keep(ifindex, key, &outcome, now)
+        } else {
+            unkept(&outcome, now)
+        };
+        // Only now, so that whoever comes next finds it in the store.
+        let waiting = self.flights.land(key);
+        self.count(key, &outcome, waiting.first(), now);
+        for waiting in waiting {
+            match (&kept, &outcome) {
+                (Some(kept), _) => {
+                    let left = kept.fresh_for(waiting.ttl_cap, now).unwrap_or_default();
+                    self.answer(&waiting, kept, left, Replied::Answer);
+                }
+                (None, Outcome::NoTarget) => self.pass_on(&waiting.frame, PassReason::NoTarget),
+                (None, Outcome::BrokenChain) => {
+                    self.without_answer(&waiting, key, Trouble::BrokenChain, now);
+                }
+                (None, Outcome::Failed(failure)) => {
+                    self.without_answer(&waiting, key, Trouble::Failed(*failure), now);
+                }
+                (None, Outcome::Answer(_)) => {
+                    let trouble = Trouble::Failed(Failure::Unusable);
+                    self.without_answer(&waiting, key, trouble, now);
+                }
+            }
+        }
+    }
+
+    fn count(&self, key: &Key, outcome: &Outcome, first: Option<&Waiting>, now: Instant) {
+        match outcome {
+            Outcome::Failed(failure) => {
+                self.stats.failed(*failure);
+                debug!(target = %key.target, qtype = %key.qtype, failure = failure.label(), "look-up failed");
+            }
+            Outcome::BrokenChain => {
+                self.stats.broken_chains.add();
+                debug!(target = %key.target, "the end of the target's chain does not exist");
+                let mut warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
+                if warnings.admit(0, now) {
+                    let namespace = first.and_then(|waiting| waiting.namespace.as_deref());
+                    warn!(
+                        namespace = namespace.unwrap_or("none"),
+                        qtype = %key.qtype,
+                        "a tenant's target exists, but the name at the end of its CNAME chain does not"
+                    );
+                }
+            }
+            Outcome::Answer(_) | Outcome::NoTarget => {}
+        }
+    }
+
+    fn answer(&self, waiting: &Waiting, kept: &Kept, ttl: Duration, replied: Replied) {
+        // Rounded up: what is left of a second counts as one.
+        let ttl_seconds = ttl.as_millis().div_ceil(1000) as u32;
+        let reply = compose::answer(
+            &waiting.query,
+            &kept.section,
+            ttl_seconds,
+            kept.next_rotation(),
+        );
+        let Some(reply) = reply else {
+            return self.servfail(waiting, TOO_LONG);
+        };
+        self.stats.noerror.add();
+        self.stats.replied(waiting.namespace.as_deref(), replied);
+        self.send(&waiting.frame, &reply);
+    }
+
+    /// The upstream failed or contradicts itself: the last good answer, else SERVFAIL.
+    fn without_answer(&self, waiting: &Waiting, key: &Key, trouble: Trouble, now: Instant) {
+        let stale = match trouble {
+            Trouble::Failed(_) => self.store.stale(key, self.options.serve_stale, now),
+            Trouble::BrokenChain => None,
+        };
+        match stale {
+            Some(kept) => {
+                self.stats.stale.add();
+                let ttl = STALE_TTL.min(waiting.ttl_cap);
+                self.answer(waiting, &kept, ttl, Replied::Stale);
+            }
+            None => self.servfail(waiting, extended_error(trouble)),
+        }
+    }
+
+    fn servfail(&self, waiting: &Waiting, error: ExtendedError) {
+        self.stats.servfail.add();
+        self.stats
+            .replied(waiting.namespace.as_deref(), Replied::Servfail);
+        self.send(&waiting.frame, &compose::servfail(&waiting.query, error));
+    }
+
+    fn send(&self, frame: &QueryFrame, reply: &[u8]) {
+        if let Err(error) = self.injector.reply(frame, reply) {
+            self.stats.send_errors.add();
+            debug!(ifindex = frame.ifindex, %error, "reply not sent");
+        }
+    }
+
+    fn pass_on(&self, frame: &QueryFrame, reason: PassReason) {
+        self.stats.passed(reason);
+        if let Err(error) = self.injector.pass_on(frame) {
+            self.stats.send_errors.add();
+            debug!(ifindex = frame.ifindex, %error, "query not passed on");
+        }
+    }
+
+    /// Forgets what is kept for an interface that is gone.
+    pub fn release_interface(&self, ifindex: u32) {
+        self.store.release(ifindex);
+        self.unkept
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .release(ifindex);
+    }
+
+    /// Returns once no query waits for an answer: the last thing before exit, after the last [`Responder::handle`].
+    pub async fn drained(&self) {
+        self.flights.idle().await;
+    }
+
+    /// The numbers of this moment.
+    pub fn snapshot(&self) -> Snapshot {
+        self.stats.snapshot(self.flights.len(), self.store.sizes())
+    }
+}
+
+/// A look-up in flight; whatever happens to its task, nobody waits for ever.
+struct Landing<S: TargetSource, I: Inject> {
+    responder: Arc<Responder<S, I>>,
+    key: Key,
+    ifindex: u32,
+    outcome: Option<Outcome>,
+}
+
+impl<S: TargetSource, I: Inject> Landing<S, I> {
+    async fn fly(mut self) {
+        let key = &self.key;
+        let source = &self.responder.source;
+        let outcome = source.look_up(&key.target, key.qtype, key.upstream).await;
+        self.outcome = Some(outcome);
+    }
+}
+
+impl<S: TargetSource, I: Inject> Drop for Landing<S, I> {
+    fn drop(&mut self) {
+        self.responder
+            .land(self.ifindex, &self.key, self.outcome.take());
+    }
+}
+
+/// The query of a frame, and the server that it asks.
+fn parse(frame: &QueryFrame) -> Option<(Query, SocketAddr)> {
+    let datagram = Datagram::parse(&frame.frame, frame.l3_offset)?;
+    let query = Query::parse(frame.frame.get(datagram.message)?)?;
+    let mut server = datagram.destination;
+    // A link-local server is only reached by way of its link.
+    if let (SocketAddr::V6(server), IpAddr::V6(address)) = (&mut server, datagram.destination.ip())
+        && address.is_unicast_link_local()
+    {
+        server.set_scope_id(frame.ifindex);
+    }
+    Some((query, server))
+}
+
+/// Whether answers of a type are kept; the others are few, and one pod could ask for 65,535 of them.
+fn is_kept(qtype: u16) -> bool {
+    matches!(
+        qtype,
+        TYPE_A | TYPE_AAAA | TYPE_HTTPS | TYPE_SVCB | TYPE_CNAME
+    )
+}
+
+fn unkept(outcome: &Outcome, now: Instant) -> Option<Arc<Kept>> {
+    match outcome {
+        Outcome::Answer(answer) => {
+            let section = Section::new(answer)?;
+            Some(Arc::new(Kept::new(section, answer.ttl_seconds, now)))
+        }
+        _ => None,
+    }
+}
+
+const TOO_LONG: ExtendedError = ExtendedError {
+    code: 0,
+    text: "answer does not fit",
+};
+
+/// RFC 8914 §4 and the codes registered there.
+fn extended_error(trouble: Trouble) -> ExtendedError {
+    let (code, text) = match trouble {
+        Trouble::BrokenChain => (0, "the end of the target's CNAME chain does not exist"),
+        Trouble::Failed(Failure::Timeout) => (22, "no reply for the target"),
+        Trouble::Failed(Failure::Network) => (23, "upstream unreachable"),
+        Trouble::Failed(Failure::Rcode) => (0, "upstream failed for the target"),
+        Trouble::Failed(Failure::Loop) => (0, "the target's CNAME chain is a loop"),
+        Trouble::Failed(Failure::TooLong) => (0, "the target's CNAME chain is too long"),
+        Trouble::Failed(Failure::Unusable) => (0, "no usable reply"),
+    };
+    ExtendedError { code, text }
+}
+
+#[cfg(test)]
+mod tests;

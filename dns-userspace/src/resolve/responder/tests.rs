@@ -1,0 +1,514 @@
+//! The responder against a source that answers when told to and an injector that remembers.
+
+use std::{
+    cell::Cell,
+    collections::{HashMap, VecDeque},
+    io,
+};
+
+use hickory_proto::{
+    op::{Message, ResponseCode},
+    rr::RecordType,
+};
+use tokio::sync::oneshot;
+
+use super::*;
+use crate::{
+    resolve::{chain::Answer, testing::*},
+    rules::{MatchSpec, RuleSet, RuleSpec},
+};
+
+const TARGET: &str = "kafka-upstream.foo.svc.cluster.local.";
+const QNAME: &str = "lkc-1.aws.private.kafka.managed.foo.svc.cluster.local.";
+const SERVER: &str = "169.254.20.10:53";
+
+thread_local! {
+    /// How far the clock of this test has been moved; `#[tokio::test]` keeps to one thread.
+    static PASSED: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+    static START: Instant = Instant::now();
+}
+
+fn clock() -> Instant {
+    START.with(|start| *start) + PASSED.get()
+}
+
+fn pass(seconds: u64) {
+    PASSED.set(PASSED.get() + Duration::from_secs(seconds));
+}
+
+type Asked = (Name, RecordType, SocketAddr);
+type Pending = VecDeque<(Asked, oneshot::Sender<Outcome>)>;
+
+/// Look-ups wait until the test gives them an outcome.
+#[derive(Clone, Default)]
+struct Scripted {
+    pending: Arc<Mutex<Pending>>,
+}
+
+impl TargetSource for Scripted {
+    async fn look_up(&self, target: &Name, qtype: RecordType, upstream: SocketAddr) -> Outcome {
+        let (sender, receiver) = oneshot::channel();
+        let asked = (target.clone(), qtype, upstream);
+        self.pending.lock().unwrap().push_back((asked, sender));
+        receiver.await.expect("a look-up that the test abandoned")
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Sent {
+    Reply(u32, Vec<u8>),
+    PassedOn(u32),
+}
+
+#[derive(Clone, Default)]
+struct Recorder {
+    sent: Arc<Mutex<Vec<Sent>>>,
+}
+
+impl Inject for Recorder {
+    fn reply(&self, query: &QueryFrame, message: &[u8]) -> io::Result<()> {
+        let sent = Sent::Reply(query.ifindex, message.to_vec());
+        self.sent.lock().unwrap().push(sent);
+        Ok(())
+    }
+
+    fn pass_on(&self, query: &QueryFrame) -> io::Result<()> {
+        self.sent
+            .lock()
+            .unwrap()
+            .push(Sent::PassedOn(query.ifindex));
+        Ok(())
+    }
+}
+
+struct Lab {
+    responder: Arc<Responder<Scripted, Recorder>>,
+    source: Scripted,
+    injector: Recorder,
+}
+
+impl Lab {
+    fn new(options: ResponderOptions) -> Lab {
+        let (source, injector) = (Scripted::default(), Recorder::default());
+        let responder = Responder::with_clock(options, source.clone(), injector.clone(), clock);
+        Lab {
+            responder: Arc::new(responder),
+            source,
+            injector,
+        }
+    }
+
+    /// A query from an interface; the label before `svc` says the namespace.
+    fn asks(&self, ifindex: u32, id: u16, qname: &str, qtype: RecordType) {
+        self.asks_with(ifindex, &query_bytes(id, qname, qtype, Some((1232, false))));
+    }
+
+    fn asks_with(&self, ifindex: u32, message: &[u8]) {
+        let frame = frame(ifindex, message);
+        self.responder.handle_frame(frame, |qname| {
+            let labels: Vec<&[u8]> = labels(qname);
+            let at = labels.iter().position(|label| *label == b"svc")?;
+            let namespace = std::str::from_utf8(labels[at - 1]).ok()?;
+            Some(Plan {
+                target: name(&format!("kafka-upstream.{namespace}.svc.cluster.local.")),
+                namespace: Some(namespace.to_owned()),
+                rule_ttl: Duration::from_secs(60),
+            })
+        });
+    }
+
+    /// Lets the spawned look-ups run as far as they can.
+    async fn settle(&self) {
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Ends the oldest look-up.
+    async fn resolve(&self, outcome: Outcome) -> Asked {
+        self.settle().await;
+        let (asked, sender) = self.source.pending.lock().unwrap().pop_front().unwrap();
+        sender.send(outcome).unwrap();
+        self.settle().await;
+        asked
+    }
+
+    async fn pending(&self) -> usize {
+        self.settle().await;
+        self.source.pending.lock().unwrap().len()
+    }
+
+    fn sent(&self) -> Vec<Sent> {
+        std::mem::take(&mut self.injector.sent.lock().unwrap())
+    }
+
+    /// The replies sent since the last look, parsed; fails when anything else was sent.
+    fn replies(&self) -> Vec<Message> {
+        let reply = |sent| match sent {
+            Sent::Reply(_, bytes) => Message::from_vec(&bytes).unwrap(),
+            Sent::PassedOn(_) => panic!("passed on"),
+        };
+        self.sent().into_iter().map(reply).collect()
+    }
+
+    fn reply(&self) -> Message {
+        let mut replies = self.replies();
+        assert_eq!(replies.len(), 1);
+        replies.remove(0)
+    }
+}
+
+fn labels(mut wire: &[u8]) -> Vec<&[u8]> {
+    let mut labels = Vec::new();
+    while wire[0] != 0 {
+        let (label, rest) = wire[1..].split_at(wire[0].into());
+        labels.push(label);
+        wire = rest;
+    }
+    labels
+}
+
+fn frame(ifindex: u32, message: &[u8]) -> QueryFrame {
+    let udp_len = 8 + message.len() as u16;
+    let mut frame = vec![0; 12];
+    frame.extend([8, 0, 0x45, 0]);
+    frame.extend((20 + udp_len).to_be_bytes());
+    frame.extend([0, 0, 0, 0, 64, 17, 0, 0, 10, 9, 0, 2, 169, 254, 20, 10]);
+    frame.extend([0x9c, 0x40, 0, 53]);
+    frame.extend(udp_len.to_be_bytes());
+    frame.extend([0, 0]);
+    frame.extend(message);
+    QueryFrame {
+        ifindex,
+        vlan: None,
+        l3_offset: 14,
+        frame,
+    }
+}
+
+fn found(count: u8, ttl_seconds: u32) -> Outcome {
+    Outcome::Answer(addresses(&[TARGET], count, ttl_seconds))
+}
+
+fn timeout() -> Outcome {
+    Outcome::Failed(Failure::Timeout)
+}
+
+fn ttl(message: &Message) -> u32 {
+    message.answers[0].ttl
+}
+
+fn is_servfail(message: &Message) -> bool {
+    message.metadata.response_code == ResponseCode::ServFail
+}
+
+#[tokio::test]
+async fn the_first_query_waits_and_the_next_is_answered_at_once() {
+    let lab = Lab::new(ResponderOptions::default());
+    lab.asks(3, 1, QNAME, RecordType::A);
+    assert_eq!(lab.sent(), []);
+    let asked = lab.resolve(found(1, 20)).await;
+    assert_eq!(
+        asked,
+        (name(TARGET), RecordType::A, SERVER.parse().unwrap())
+    );
+    let first = lab.reply();
+    assert_eq!(first.metadata.id, 1);
+    assert_eq!(
+        first.answers,
+        [cname(QNAME, 20, TARGET), a(TARGET, 20, [10, 0, 0, 1])]
+    );
+
+    pass(5);
+    // Another broker, another pod, the same tenant.
+    let other = QNAME.replace("lkc-1", "LKC-77");
+    lab.asks(4, 2, &other, RecordType::A);
+    let second = lab.reply();
+    assert_eq!(second.answers[0], cname(&other, 15, TARGET));
+    assert_eq!(lab.pending().await, 0);
+    let snapshot = lab.responder.snapshot();
+    assert_eq!((snapshot.queries, snapshot.chases), (2, 1));
+    assert_eq!(snapshot.namespaces["foo"].answers, 2);
+}
+
+#[tokio::test]
+async fn ttls_are_capped_by_max_ttl_and_age() {
+    let lab = Lab::new(ResponderOptions::default());
+    lab.asks(3, 1, QNAME, RecordType::A);
+    lab.resolve(found(1, 3600)).await;
+    assert_eq!(ttl(&lab.reply()), 30);
+    pass(29);
+    lab.asks(3, 1, QNAME, RecordType::A);
+    assert_eq!(ttl(&lab.reply()), 1);
+    pass(1);
+    lab.asks(3, 1, QNAME, RecordType::A);
+    assert_eq!(lab.pending().await, 1);
+}
+
+#[tokio::test]
+async fn one_look_up_answers_all_who_wait_retries_included() {
+    let lab = Lab::new(ResponderOptions::default());
+    for (ifindex, id) in [(3, 1), (3, 1), (3, 2), (4, 1)] {
+        lab.asks(ifindex, id, QNAME, RecordType::A);
+    }
+    assert_eq!(lab.pending().await, 1);
+    assert_eq!(lab.responder.snapshot().in_flight, 1);
+    lab.resolve(found(2, 20)).await;
+    let replies = lab.sent();
+    let to: Vec<(u32, u8)> = replies
+        .iter()
+        .map(|sent| match sent {
+            Sent::Reply(ifindex, bytes) => (*ifindex, bytes[1]),
+            Sent::PassedOn(_) => panic!("passed on"),
+        })
+        .collect();
+    assert_eq!(to, [(3, 1), (3, 1), (3, 2), (4, 1)]);
+    assert_eq!(lab.responder.snapshot().in_flight, 0);
+    lab.responder.drained().await;
+}
+
+#[tokio::test]
+async fn answers_to_one_qtype_alternate_although_others_come_between() {
+    let lab = Lab::new(ResponderOptions::default());
+    let v6 = Outcome::Answer(Answer {
+        qtype: RecordType::AAAA,
+        rdata: vec![vec![1; 16], vec![2; 16]],
+        ..addresses(&[TARGET], 0, 20)
+    });
+    let mut leads = HashMap::new();
+    for round in 0..4 {
+        for (qtype, outcome) in [
+            (RecordType::A, found(2, 20)),
+            (RecordType::AAAA, v6.clone()),
+        ] {
+            lab.asks(3, round, QNAME, qtype);
+            if round == 0 {
+                lab.resolve(outcome).await;
+            }
+            let lead = lab.reply().answers[1].data.to_string();
+            *leads.entry((qtype, lead)).or_insert(0) += 1;
+        }
+    }
+    assert_eq!(leads.len(), 4);
+    assert!(leads.values().all(|&times| times == 2));
+}
+
+#[tokio::test]
+async fn without_target_every_query_goes_on_to_the_cache() {
+    let lab = Lab::new(ResponderOptions::default());
+    lab.asks(3, 1, QNAME, RecordType::A);
+    lab.asks(4, 1, QNAME, RecordType::A);
+    lab.resolve(Outcome::NoTarget).await;
+    assert_eq!(lab.sent(), [Sent::PassedOn(3), Sent::PassedOn(4)]);
+    // Known for every qtype now, but not for long.
+    lab.asks(3, 1, QNAME, RecordType::AAAA);
+    lab.asks(3, 1, QNAME, RecordType::MX);
+    assert_eq!(lab.sent(), [Sent::PassedOn(3), Sent::PassedOn(3)]);
+    assert_eq!(lab.pending().await, 0);
+    pass(5);
+    lab.asks(3, 1, QNAME, RecordType::A);
+    lab.resolve(found(1, 20)).await;
+    assert_eq!(lab.reply().answers.len(), 2);
+    assert_eq!(lab.responder.snapshot().passed["no_target"], 4);
+}
+
+#[tokio::test]
+async fn namespaces_never_see_each_others_answers() {
+    let lab = Lab::new(ResponderOptions::default());
+    let bar = QNAME.replace("foo", "bar");
+    lab.asks(3, 1, QNAME, RecordType::A);
+    lab.asks(4, 2, &bar, RecordType::A);
+    lab.resolve(found(1, 20)).await;
+    assert_eq!(lab.replies().len(), 1);
+    let asked = lab.resolve(Outcome::NoTarget).await;
+    assert_eq!(asked.0, name("kafka-upstream.bar.svc.cluster.local."));
+    assert_eq!(lab.sent(), [Sent::PassedOn(4)]);
+}
+
+#[tokio::test]
+async fn a_failing_upstream_gets_the_last_good_answer_until_serve_stale() {
+    let lab = Lab::new(ResponderOptions {
+        serve_stale: Duration::from_secs(100),
+        ..ResponderOptions::default()
+    });
+    lab.asks(3, 1, QNAME, RecordType::A);
+    lab.resolve(found(1, 10)).await;
+    lab.sent();
+
+    pass(40);
+    lab.asks(3, 2, QNAME, RecordType::A);
+    lab.resolve(timeout()).await;
+    let stale = lab.reply();
+    assert_eq!((ttl(&stale), stale.answers.len()), (30, 2));
+    // The failure is remembered: nobody waits for the next one.
+    pass(4);
+    lab.asks(3, 3, QNAME, RecordType::A);
+    assert_eq!(lab.reply().answers.len(), 2);
+    assert_eq!(lab.responder.snapshot().stale_answers, 2);
+
+    pass(66);
+    lab.asks(3, 4, QNAME, RecordType::A);
+    lab.resolve(timeout()).await;
+    let reply = lab.reply();
+    assert!(is_servfail(&reply) && reply.answers.is_empty());
+    let snapshot = lab.responder.snapshot();
+    assert_eq!(snapshot.chase_failures["timeout"], 2);
+    assert_eq!(snapshot.replies["SERVFAIL"], 1);
+}
+
+#[tokio::test]
+async fn failures_are_remembered_for_five_seconds_and_not_as_success() {
+    let lab = Lab::new(ResponderOptions::default());
+    lab.asks(3, 1, QNAME, RecordType::A);
+    lab.resolve(timeout()).await;
+    assert!(is_servfail(&lab.reply()));
+    pass(4);
+    lab.asks(3, 2, QNAME, RecordType::A);
+    assert!(is_servfail(&lab.reply()));
+    assert_eq!(lab.pending().await, 0);
+    pass(1);
+    lab.asks(3, 3, QNAME, RecordType::A);
+    lab.resolve(found(1, 10)).await;
+    assert!(!is_servfail(&lab.reply()));
+}
+
+#[tokio::test]
+async fn a_broken_chain_is_servfail_and_no_stale_answer() {
+    let lab = Lab::new(ResponderOptions::default());
+    lab.asks(3, 1, QNAME, RecordType::A);
+    lab.resolve(found(1, 10)).await;
+    lab.sent();
+    pass(11);
+    lab.asks(3, 2, QNAME, RecordType::A);
+    lab.resolve(Outcome::BrokenChain).await;
+    assert!(is_servfail(&lab.reply()));
+    lab.asks(3, 3, QNAME, RecordType::A);
+    assert!(is_servfail(&lab.reply()));
+    assert_eq!(lab.responder.snapshot().broken_chains, 1);
+}
+
+#[tokio::test]
+async fn over_its_cap_an_interface_passes_and_others_do_not() {
+    let lab = Lab::new(ResponderOptions {
+        chases_per_interface: 2,
+        ..ResponderOptions::default()
+    });
+    let of = |number: u32| QNAME.replace("foo", &format!("ns-{number}"));
+    for number in 0..5 {
+        lab.asks(3, 1, &of(number), RecordType::A);
+    }
+    assert_eq!(lab.sent(), vec![Sent::PassedOn(3); 3]);
+    lab.asks(4, 1, &of(4), RecordType::A);
+    assert_eq!(lab.sent(), []);
+    assert_eq!(lab.pending().await, 3);
+    assert_eq!(lab.responder.snapshot().passed["busy"], 3);
+}
+
+#[tokio::test]
+async fn other_types_are_asked_for_each_time_and_rate_limited() {
+    let lab = Lab::new(ResponderOptions::default());
+    let txt = Answer {
+        qtype: RecordType::TXT,
+        rdata: vec![b"\x03one".to_vec()],
+        ..addresses(&[TARGET], 0, 9)
+    };
+    for _ in 0..UNKEPT_PER_SECOND {
+        lab.asks(3, 1, QNAME, RecordType::TXT);
+        lab.resolve(Outcome::Answer(txt.clone())).await;
+        assert_eq!(lab.reply().answers.len(), 2);
+    }
+    assert_eq!(lab.responder.snapshot().store.answers, 0);
+    lab.asks(3, 1, QNAME, RecordType::TXT);
+    assert_eq!(lab.sent(), [Sent::PassedOn(3)]);
+    lab.asks(4, 1, QNAME, RecordType::TXT);
+    assert_eq!(lab.pending().await, 1);
+}
+
+#[tokio::test]
+async fn what_no_rule_matches_or_does_not_parse_goes_on() {
+    let lab = Lab::new(ResponderOptions::default());
+    lab.asks(3, 1, "lkc-1.example.", RecordType::A);
+    lab.asks_with(3, &query_bytes(1, QNAME, RecordType::A, None)[..30]);
+    assert_eq!(lab.sent(), [Sent::PassedOn(3), Sent::PassedOn(3)]);
+    let passed = lab.responder.snapshot().passed;
+    assert_eq!((passed["no_rule"], passed["query"]), (1, 1));
+}
+
+#[tokio::test]
+async fn a_look_up_that_dies_leaves_nobody_waiting() {
+    let lab = Lab::new(ResponderOptions::default());
+    lab.asks(3, 1, QNAME, RecordType::A);
+    lab.settle().await;
+    // Makes the source panic.
+    lab.source.pending.lock().unwrap().clear();
+    lab.settle().await;
+    assert_eq!(lab.sent(), [Sent::PassedOn(3)]);
+    assert_eq!(lab.responder.snapshot().in_flight, 0);
+    lab.asks(3, 2, QNAME, RecordType::A);
+    assert_eq!(lab.pending().await, 1);
+}
+
+#[tokio::test]
+async fn the_configured_upstream_is_asked_instead() {
+    let upstream = "192.0.2.53:5353".parse().unwrap();
+    let lab = Lab::new(ResponderOptions {
+        upstream: Upstream::Addr(upstream),
+        ..ResponderOptions::default()
+    });
+    lab.asks(3, 1, QNAME, RecordType::A);
+    assert_eq!(lab.resolve(found(1, 9)).await.2, upstream);
+}
+
+#[tokio::test]
+async fn nodata_is_noerror_with_the_chain() {
+    let lab = Lab::new(ResponderOptions::default());
+    let nodata = Answer {
+        qtype: RecordType::AAAA,
+        soa: Some(Box::new((name("cluster.local."), soa_data(30)))),
+        ..addresses(&[TARGET], 0, 12)
+    };
+    lab.asks(3, 1, QNAME, RecordType::AAAA);
+    lab.resolve(Outcome::Answer(nodata)).await;
+    let reply = lab.reply();
+    assert_eq!(reply.metadata.response_code, ResponseCode::NoError);
+    assert_eq!(reply.answers, [cname(QNAME, 12, TARGET)]);
+    assert_eq!(reply.authorities, [soa("cluster.local.", 12, 30)]);
+}
+
+#[tokio::test]
+async fn rules_decide_about_the_target_and_their_ttl_is_a_cap() {
+    let spec = RuleSpec {
+        name: "kafka".to_owned(),
+        matches: MatchSpec::Pattern(
+            "*.aws.private.kafka.managed.{namespace}.svc.cluster.local".to_owned(),
+        ),
+        cname: "kafka-upstream.{namespace}.svc.cluster.local".to_owned(),
+        ttl_seconds: 7,
+    };
+    let rules = Arc::new(RuleSet::compile(&[spec]).unwrap());
+    let lab = Lab::new(ResponderOptions::default());
+    let ask = |rule, qname: &str| {
+        let query = frame(3, &query_bytes(1, qname, RecordType::A, None));
+        lab.responder.handle(Intercepted {
+            ifindex: query.ifindex,
+            rule,
+            rules: rules.clone(),
+            vlan: query.vlan,
+            l3_offset: query.l3_offset,
+            frame: query.frame,
+        });
+    };
+    let shouted = QNAME.to_uppercase();
+    ask(0, &shouted);
+    let asked = lab.resolve(found(1, 20)).await;
+    assert_eq!(asked.0, name(TARGET));
+    let reply = lab.reply();
+    assert_eq!(reply.answers[0], cname(&shouted, 7, TARGET));
+    assert!(reply.queries[0].name().eq_case(&name(&shouted)));
+    assert_eq!(lab.responder.snapshot().namespaces["foo"].answers, 1);
+
+    // A rule that is not there, and one that does not match: what the kernel says is checked.
+    ask(1, QNAME);
+    ask(0, "aws.private.kafka.managed.foo.svc.cluster.local.");
+    assert_eq!(lab.sent(), [Sent::PassedOn(3), Sent::PassedOn(3)]);
+}

@@ -1,0 +1,147 @@
+//! Where the answer for a target comes from: a trait, and the chase through the existing cache as its one implementation.
+
+use std::{future::Future, net::SocketAddr, time::Duration};
+
+use hickory_proto::{
+    op::{Message, ResponseCode},
+    rr::{Name, RecordType},
+};
+use tokio::time::Instant;
+
+use super::{
+    chain::{Failure, Outcome, Walk},
+    upstream::{self, Patience, Transport},
+};
+
+/// Tries within the time of one chase.
+const TRIES: u32 = 4;
+
+/// Finds out what a target has.
+pub trait TargetSource: Send + Sync + 'static {
+    /// Looks `qtype` of `target` up, to the end of its chain. Ends within a bounded time.
+    fn look_up(
+        &self,
+        target: &Name,
+        qtype: RecordType,
+        upstream: SocketAddr,
+    ) -> impl Future<Output = Outcome> + Send;
+}
+
+/// The DNS chase.
+#[derive(Clone, Copy, Debug)]
+pub struct DnsSource {
+    timeout: Duration,
+}
+
+impl DnsSource {
+    /// `timeout` bounds a whole chase.
+    pub fn new(timeout: Duration) -> DnsSource {
+        DnsSource { timeout }
+    }
+
+    async fn chase(
+        &self,
+        target: &Name,
+        qtype: RecordType,
+        server: SocketAddr,
+        mut steps: Option<&mut Vec<Step>>,
+    ) -> Outcome {
+        let patience = Patience {
+            deadline: Instant::now() + self.timeout,
+            retry_after: self.timeout / TRIES,
+        };
+        let mut walk = Walk::new(target.clone(), qtype);
+        loop {
+            let asked_at = Instant::now();
+            let name = walk.asks().clone();
+            let result = upstream::ask(server, &name, qtype, patience).await;
+            if let Some(steps) = &mut steps {
+                let elapsed = asked_at.elapsed();
+                steps.push(Step::new(server, name, qtype, &result, elapsed));
+            }
+            match result {
+                Ok((reply, _)) => {
+                    if let Some(outcome) = walk.take(&reply) {
+                        return outcome;
+                    }
+                }
+                Err(failure) => return Outcome::Failed(failure),
+            }
+        }
+    }
+}
+
+impl TargetSource for DnsSource {
+    async fn look_up(&self, target: &Name, qtype: RecordType, upstream: SocketAddr) -> Outcome {
+        self.chase(target, qtype, upstream, None).await
+    }
+}
+
+/// One question of a chase, for people.
+#[derive(Clone, Debug)]
+pub struct Step {
+    pub server: SocketAddr,
+    pub name: Name,
+    pub qtype: RecordType,
+    pub elapsed: Duration,
+    pub reply: Result<StepReply, Failure>,
+}
+
+/// What came back.
+#[derive(Clone, Debug)]
+pub struct StepReply {
+    pub transport: Transport,
+    pub rcode: ResponseCode,
+    /// The answer section in presentation format.
+    pub records: Vec<String>,
+}
+
+impl Step {
+    fn new(
+        server: SocketAddr,
+        name: Name,
+        qtype: RecordType,
+        result: &Result<(Message, Transport), Failure>,
+        elapsed: Duration,
+    ) -> Step {
+        let reply = match result {
+            Ok((message, transport)) => Ok(StepReply {
+                transport: *transport,
+                rcode: message.metadata.response_code,
+                records: message.answers.iter().map(ToString::to_string).collect(),
+            }),
+            Err(failure) => Err(*failure),
+        };
+        Step {
+            server,
+            name,
+            qtype,
+            elapsed,
+            reply,
+        }
+    }
+}
+
+/// A chase with everything that was asked on the way.
+#[derive(Clone, Debug)]
+pub struct Explanation {
+    pub steps: Vec<Step>,
+    pub outcome: Outcome,
+}
+
+/// Chases a target now, for `gregor explain`.
+pub async fn explain(
+    target: &Name,
+    qtype: RecordType,
+    server: SocketAddr,
+    timeout: Duration,
+) -> Explanation {
+    let mut steps = Vec::new();
+    let outcome = DnsSource::new(timeout)
+        .chase(target, qtype, server, Some(&mut steps))
+        .await;
+    Explanation { steps, outcome }
+}
+
+#[cfg(test)]
+mod tests;

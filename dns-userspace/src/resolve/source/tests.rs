@@ -1,0 +1,162 @@
+//! Chases through a server that behaves as CoreDNS does: a bare CNAME for what it did not find, rcode dropped.
+
+use std::collections::HashMap;
+
+use hickory_proto::rr::Record;
+use tokio::net::UdpSocket;
+
+use super::*;
+use crate::resolve::{chain::Answer, testing::*};
+
+const TARGET: &str = "kafka-upstream.foo.svc.cluster.local.";
+const END: &str = "vpce-1.vpce.amazonaws.com.";
+const LONG: Duration = Duration::from_secs(30);
+
+/// qname, qtype, then rcode, answer section, authority section.
+type Entry = (
+    &'static str,
+    RecordType,
+    ResponseCode,
+    Vec<Record>,
+    Vec<Record>,
+);
+type Zone = HashMap<(Name, RecordType), (ResponseCode, Vec<Record>, Vec<Record>)>;
+
+fn zone(entries: Vec<Entry>) -> Zone {
+    entries
+        .into_iter()
+        .map(|(owner, qtype, rcode, answers, authorities)| {
+            ((name(owner), qtype), (rcode, answers, authorities))
+        })
+        .collect()
+}
+
+/// Serves a zone; says SERVFAIL for what is not in it.
+async fn serve(zone: Zone) -> SocketAddr {
+    let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = udp.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut buffer = [0; 2000];
+        while let Ok((length, from)) = udp.recv_from(&mut buffer).await {
+            let query = Message::from_vec(&buffer[..length]).unwrap();
+            let question = &query.queries[0];
+            let key = (question.name().clone(), question.query_type());
+            let (rcode, answers, authorities) =
+                zone.get(&key)
+                    .cloned()
+                    .unwrap_or((ResponseCode::ServFail, vec![], vec![]));
+            let mut reply = message(rcode, answers, authorities);
+            reply.metadata.id = query.metadata.id;
+            reply.add_query(question.clone());
+            udp.send_to(&reply.to_vec().unwrap(), from).await.unwrap();
+        }
+    });
+    address
+}
+
+async fn look_up(zone: Zone, qtype: RecordType) -> Explanation {
+    explain(&name(TARGET), qtype, serve(zone).await, LONG).await
+}
+
+fn bare_cname(qtype: RecordType) -> Entry {
+    let answers = vec![cname(TARGET, 30, END)];
+    (TARGET, qtype, ResponseCode::NoError, answers, vec![])
+}
+
+#[tokio::test]
+async fn a_target_with_a_only_is_nodata_for_aaaa() {
+    let soa_of_end = vec![soa("amazonaws.com.", 60, 25)];
+    let zone = zone(vec![
+        bare_cname(RecordType::AAAA),
+        (
+            END,
+            RecordType::AAAA,
+            ResponseCode::NoError,
+            vec![],
+            soa_of_end,
+        ),
+    ]);
+    let explanation = look_up(zone, RecordType::AAAA).await;
+    let expected = Answer {
+        qtype: RecordType::AAAA,
+        names: vec![name(TARGET), name(END)],
+        rdata: vec![],
+        soa: Some(Box::new((name("amazonaws.com."), soa_data(25)))),
+        ttl_seconds: 25,
+    };
+    assert_eq!(explanation.outcome, Outcome::Answer(expected));
+
+    let steps = &explanation.steps;
+    assert_eq!(steps.len(), 2);
+    assert_eq!(
+        (&steps[0].name, &steps[1].name),
+        (&name(TARGET), &name(END))
+    );
+    let first = steps[0].reply.as_ref().unwrap();
+    assert_eq!(
+        (first.rcode, first.transport),
+        (ResponseCode::NoError, Transport::Udp)
+    );
+    assert_eq!(first.records.len(), 1);
+    assert!(first.records[0].contains(END), "{}", first.records[0]);
+}
+
+#[tokio::test]
+async fn what_the_end_says_decides_between_nxdomain_and_failure() {
+    let gone = (END, RecordType::A, ResponseCode::NXDomain, vec![], vec![]);
+    let broken = zone(vec![bare_cname(RecordType::A), gone]);
+    let outcome = look_up(broken, RecordType::A).await.outcome;
+    assert_eq!(outcome, Outcome::BrokenChain);
+
+    let unknown = zone(vec![bare_cname(RecordType::A)]);
+    let outcome = look_up(unknown, RecordType::A).await.outcome;
+    assert_eq!(outcome, Outcome::Failed(Failure::Rcode));
+}
+
+#[tokio::test]
+async fn a_whole_chain_takes_one_question() {
+    let answers = vec![cname(TARGET, 30, END), a(END, 20, [10, 0, 0, 1])];
+    let zone = zone(vec![(
+        TARGET,
+        RecordType::A,
+        ResponseCode::NoError,
+        answers,
+        vec![],
+    )]);
+    let source = DnsSource::new(LONG);
+    let outcome = source
+        .look_up(&name(TARGET), RecordType::A, serve(zone).await)
+        .await;
+    let expected = Answer {
+        ttl_seconds: 20,
+        ..addresses(&[TARGET, END], 1, 20)
+    };
+    assert_eq!(outcome, Outcome::Answer(expected));
+}
+
+#[tokio::test]
+async fn a_target_that_is_not_there_is_no_target() {
+    let missing = (
+        TARGET,
+        RecordType::A,
+        ResponseCode::NXDomain,
+        vec![],
+        vec![],
+    );
+    let explanation = look_up(zone(vec![missing]), RecordType::A).await;
+    assert_eq!(explanation.outcome, Outcome::NoTarget);
+    assert_eq!(explanation.steps.len(), 1);
+}
+
+#[tokio::test]
+async fn the_whole_chase_ends_with_its_timeout() {
+    // Holds the port and says nothing.
+    let silent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let server = silent.local_addr().unwrap();
+    let timeout = Duration::from_millis(50);
+    let explanation = explain(&name(TARGET), RecordType::A, server, timeout).await;
+    assert_eq!(explanation.outcome, Outcome::Failed(Failure::Timeout));
+    let step = &explanation.steps[0];
+    assert_eq!(step.reply.as_ref().unwrap_err(), &Failure::Timeout);
+    assert!(step.elapsed >= timeout);
+}

@@ -1,0 +1,208 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::resolve::testing::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+const LONG: Duration = Duration::from_secs(1000);
+
+fn limits(total: usize, per_interface: usize) -> Limits {
+    Limits {
+        total,
+        per_interface,
+    }
+}
+
+fn key(target: &str, qtype: RecordType) -> Key {
+    Key {
+        target: name(target),
+        qtype,
+        upstream: ([127, 0, 0, 1], 53).into(),
+    }
+}
+
+fn outcome(ttl_seconds: u32) -> Outcome {
+    Outcome::Answer(addresses(&["t.example."], 1, ttl_seconds))
+}
+
+#[test]
+fn an_answer_is_fresh_until_its_ttl_and_stale_until_the_limit() {
+    let (store, now) = (Store::new(limits(9, 9)), Instant::now());
+    let key = key("t.example.", RecordType::A);
+    store.keep(1, &key, &outcome(10), now);
+    match store.find(&key, LONG, now + 4 * SECOND) {
+        Found::Fresh(_, left) => assert_eq!(left, 6 * SECOND),
+        other => panic!("{other:?}"),
+    }
+    assert!(matches!(
+        store.find(&key, LONG, now + 10 * SECOND),
+        Found::Nothing
+    ));
+    // A rule with a shorter TTL has it sooner.
+    assert!(matches!(
+        store.find(&key, 3 * SECOND, now + 4 * SECOND),
+        Found::Nothing
+    ));
+    assert!(store.stale(&key, 20 * SECOND, now + 29 * SECOND).is_some());
+    assert!(store.stale(&key, 20 * SECOND, now + 30 * SECOND).is_none());
+}
+
+#[test]
+fn a_missing_target_is_missing_for_every_qtype_and_for_five_seconds() {
+    let (store, now) = (Store::new(limits(9, 9)), Instant::now());
+    let (a, aaaa) = (
+        key("t.example.", RecordType::A),
+        key("T.EXAMPLE.", RecordType::AAAA),
+    );
+    store.keep(1, &a, &outcome(10), now);
+    store.keep(1, &a, &Outcome::NoTarget, now);
+    assert!(matches!(store.find(&a, LONG, now), Found::NoTarget));
+    assert!(matches!(store.find(&aaaa, LONG, now), Found::NoTarget));
+    let later = now + NEGATIVE_LIFETIME;
+    assert!(matches!(store.find(&a, LONG, later), Found::Nothing));
+    assert!(store.stale(&a, LONG, later).is_none());
+}
+
+#[test]
+fn a_failure_is_remembered_and_leaves_the_last_good_answer() {
+    let (store, now) = (Store::new(limits(9, 9)), Instant::now());
+    let key = key("t.example.", RecordType::A);
+    store.keep(1, &key, &outcome(1), now);
+    let later = now + 2 * SECOND;
+    store.keep(1, &key, &Outcome::Failed(Failure::Timeout), later);
+    let found = store.find(&key, LONG, later + SECOND);
+    assert!(matches!(
+        found,
+        Found::Trouble(Trouble::Failed(Failure::Timeout))
+    ));
+    assert!(store.stale(&key, LONG, later).is_some());
+    assert!(matches!(
+        store.find(&key, LONG, later + NEGATIVE_LIFETIME),
+        Found::Nothing
+    ));
+    // A broken chain does not.
+    store.keep(1, &key, &Outcome::BrokenChain, later);
+    assert!(store.stale(&key, LONG, later).is_none());
+    // And a good answer clears it.
+    store.keep(1, &key, &outcome(9), later);
+    assert!(matches!(store.find(&key, LONG, later), Found::Fresh(..)));
+}
+
+#[test]
+fn a_flood_from_one_interface_pushes_out_only_its_own() {
+    let (store, now) = (Store::new(limits(100, 10)), Instant::now());
+    for number in 0..10 {
+        let key = key(&format!("victim{number}.example."), RecordType::A);
+        store.keep(1, &key, &outcome(99), now);
+    }
+    for number in 0..1000 {
+        let key = key(&format!("flood{number}.example."), RecordType::A);
+        store.keep(2, &key, &outcome(99), now);
+        let key = Key {
+            qtype: RecordType::AAAA,
+            ..key
+        };
+        store.keep(2, &key, &Outcome::Failed(Failure::Timeout), now);
+        store.keep(2, &key, &Outcome::NoTarget, now);
+    }
+    for number in 0..10 {
+        let key = key(&format!("victim{number}.example."), RecordType::A);
+        assert!(matches!(store.find(&key, LONG, now), Found::Fresh(..)));
+    }
+    let sizes = store.sizes();
+    assert_eq!((sizes.answers, sizes.no_target), (20, 10));
+}
+
+#[test]
+fn what_a_gone_interface_kept_makes_room_for_others() {
+    let mut map = FairMap::new(limits(4, 4));
+    for key in 0..4 {
+        assert!(map.insert(1, key, ()));
+    }
+    assert!(!map.insert(2, 10, ()));
+    map.release(1);
+    for key in 10..14 {
+        assert!(map.insert(2, key, ()));
+    }
+    assert_eq!((map.len(), map.count(2), map.count(NOBODY)), (4, 4, 0));
+}
+
+#[derive(Clone, Debug)]
+enum Action {
+    Insert(u32, u8, u16),
+    Remove(u8),
+    Release(u32),
+}
+
+fn action() -> impl Strategy<Value = Action> {
+    prop_oneof![
+        8 => (1..5u32, 0..40u8, any::<u16>()).prop_map(|(i, k, v)| Action::Insert(i, k, v)),
+        1 => (0..40u8).prop_map(Action::Remove),
+        1 => (1..5u32).prop_map(Action::Release),
+    ]
+}
+
+proptest! {
+    /// Whatever happens, a key shows the last value written to it or none, and the map stays within its limits.
+    #[test]
+    fn keys_are_never_mixed_and_limits_hold(actions in prop::collection::vec(action(), 0..300)) {
+        let mut map = FairMap::new(limits(20, 8));
+        let mut written = HashMap::new();
+        for action in actions {
+            match action {
+                Action::Insert(ifindex, key, value) => {
+                    map.insert(ifindex, key, value);
+                    written.insert(key, value);
+                }
+                Action::Remove(key) => {
+                    map.remove(&key);
+                    written.remove(&key);
+                }
+                Action::Release(ifindex) => map.release(ifindex),
+            }
+            prop_assert!(map.len() <= 20);
+            prop_assert_eq!(map.queues.values().map(BTreeMap::len).sum::<usize>(), map.len());
+            for (ifindex, queue) in &map.queues {
+                prop_assert!(!queue.is_empty());
+                prop_assert!(*ifindex == NOBODY || queue.len() <= 8);
+            }
+            for (key, slot) in &map.slots {
+                prop_assert_eq!(Some(&slot.value), written.get(key));
+                prop_assert_eq!(map.queues[&slot.ifindex].get(&slot.write), Some(key));
+            }
+        }
+    }
+
+    /// Keys that differ in target, qtype or upstream never see each other's answers.
+    #[test]
+    fn the_store_gives_back_what_was_kept_under_the_same_key(
+        writes in prop::collection::vec((0..6u8, 0..3u8, 0..3u8), 1..60),
+    ) {
+        let (store, now) = (Store::new(limits(100, 100)), Instant::now());
+        let mut expected = HashMap::new();
+        let of = |target: u8, qtype: u8, upstream: u8| Key {
+            target: name(&format!("t{target}.example.")),
+            qtype: [RecordType::A, RecordType::HTTPS, RecordType::SVCB][usize::from(qtype)],
+            upstream: ([127, 0, 0, upstream], 53).into(),
+        };
+        for (round, (target, qtype, upstream)) in writes.into_iter().enumerate() {
+            let mut answer = addresses(&["same.example."], 1, 60);
+            answer.rdata = vec![vec![target, qtype, upstream, round as u8]];
+            let key = of(target, qtype, upstream);
+            expected.insert(key.clone(), Section::new(&answer).unwrap());
+            store.keep(u32::from(target), &key, &Outcome::Answer(answer), now);
+        }
+        for target in 0..6 {
+            for qtype in 0..3 {
+                for upstream in 0..3 {
+                    let key = of(target, qtype, upstream);
+                    match (store.find(&key, LONG, now), expected.get(&key)) {
+                        (Found::Fresh(kept, _), Some(section)) => prop_assert_eq!(&kept.section, section),
+                        (Found::Nothing, None) => {}
+                        other => prop_assert!(false, "{:?}", other),
+                    }
+                }
+            }
+        }
+    }
+}

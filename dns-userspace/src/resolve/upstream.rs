@@ -1,0 +1,218 @@
+//! Asks one question of the upstream and takes only the reply to it (SEMANTICS rule 13).
+//!
+//! What does not match is ignored, and the right reply may still come after it: spoofing wins nothing by being first.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use dns_common::wire::{
+    CLASS_IN, DNS_HEADER_LEN, FLAG_OPCODE, FLAG_QR, FLAG_RD, FLAG_TC, TYPE_OPT,
+};
+use hickory_proto::{
+    op::Message,
+    rr::{Name, RecordType},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpStream, UdpSocket},
+    time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout_at},
+};
+
+use super::{
+    chain::Failure,
+    compose::{UDP_SIZE, wire_name},
+};
+
+const HEADER: usize = DNS_HEADER_LEN as usize;
+/// Replies with more records are not looked at.
+const MAX_RECORDS: usize = 512;
+/// Replies that do not match before TCP is tried.
+const MAX_MISMATCHES: u32 = 4;
+/// More than was advertised, so that a server which overdoes it a little is still understood.
+const BUFFER: usize = 4096;
+
+/// How the reply came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    Udp,
+    Tcp,
+}
+
+/// When to give up, and how often to ask again until then.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    pub deadline: Instant,
+    pub retry_after: Duration,
+}
+
+/// Asks `server` for (`qname`, `qtype`).
+///
+/// # Errors
+/// [`Failure::Timeout`] when no acceptable reply came in time, [`Failure::Network`] when the server could not be
+/// reached at all.
+pub async fn ask(
+    server: SocketAddr,
+    qname: &Name,
+    qtype: RecordType,
+    patience: Patience,
+) -> Result<(Message, Transport), Failure> {
+    let question = Question::new(qname, qtype);
+    let socket = connect(server).await.map_err(|_| Failure::Network)?;
+    let mut send = interval_at(
+        Instant::now(),
+        patience.retry_after.max(Duration::from_millis(1)),
+    );
+    send.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut buffer = vec![0; BUFFER];
+    let mut mismatches = 0;
+    // What to say when time is up.
+    let mut failure = Failure::Timeout;
+    loop {
+        let received = tokio::select! {
+            () = sleep_until(patience.deadline) => return Err(failure),
+            _ = send.tick() => {
+                if socket.send(&question.message).await.is_err() {
+                    failure = Failure::Network;
+                }
+                continue;
+            }
+            received = socket.recv(&mut buffer) => received,
+        };
+        let Ok(length) = received else {
+            // An ICMP error. A server that is just starting may be there for the next try.
+            failure = Failure::Network;
+            continue;
+        };
+        match question.check(&buffer[..length], Transport::Udp) {
+            Check::Reply(message) => return Ok((*message, Transport::Udp)),
+            Check::Truncated => {
+                return over_tcp(server, &question, patience.deadline)
+                    .await
+                    .map(|message| (message, Transport::Tcp));
+            }
+            Check::Ignored => {
+                failure = Failure::Timeout;
+                mismatches += 1;
+            }
+        }
+        if mismatches == MAX_MISMATCHES {
+            // Somebody may be guessing. A server without TCP must not cost more than a part of the time left.
+            let until = patience.deadline.min(Instant::now() + patience.retry_after);
+            if let Ok(message) = over_tcp(server, &question, until).await {
+                return Ok((message, Transport::Tcp));
+            }
+        }
+    }
+}
+
+/// A socket of a random port that hears nobody but `server`.
+async fn connect(server: SocketAddr) -> io::Result<UdpSocket> {
+    let any: SocketAddr = match server {
+        SocketAddr::V4(_) => ([0; 4], 0).into(),
+        SocketAddr::V6(_) => ([0u16; 8], 0).into(),
+    };
+    let socket = UdpSocket::bind(any).await?;
+    socket.connect(server).await?;
+    Ok(socket)
+}
+
+async fn over_tcp(
+    server: SocketAddr,
+    question: &Question,
+    deadline: Instant,
+) -> Result<Message, Failure> {
+    let exchange = async {
+        let mut stream = TcpStream::connect(server).await?;
+        let length = question.message.len() as u16;
+        let framed = [&length.to_be_bytes()[..], &question.message].concat();
+        stream.write_all(&framed).await?;
+        let length = usize::from(stream.read_u16().await?);
+        let mut reply = vec![0; length];
+        stream.read_exact(&mut reply).await?;
+        io::Result::Ok(reply)
+    };
+    let reply = timeout_at(deadline, exchange)
+        .await
+        .map_err(|_| Failure::Timeout)?
+        .map_err(|_| Failure::Network)?;
+    match question.check(&reply, Transport::Tcp) {
+        Check::Reply(message) => Ok(*message),
+        Check::Truncated | Check::Ignored => Err(Failure::Unusable),
+    }
+}
+
+/// A query, and what its reply must repeat.
+struct Question {
+    message: Vec<u8>,
+    /// End of the question section.
+    end: usize,
+}
+
+enum Check {
+    Reply(Box<Message>),
+    Truncated,
+    Ignored,
+}
+
+impl Question {
+    /// A random ID, letters in random case (0x20), RD, an OPT with [`UDP_SIZE`].
+    fn new(qname: &Name, qtype: RecordType) -> Question {
+        let mut message = Vec::with_capacity(HEADER + 255 + 4 + 11);
+        message.extend_from_slice(&rand::random::<u16>().to_be_bytes());
+        message.extend_from_slice(&FLAG_RD.to_be_bytes());
+        message.extend_from_slice(&[0, 1, 0, 0, 0, 0, 0, 1]);
+        message.extend(wire_name(qname).into_iter().map(|byte| {
+            // Length bytes are below 64 and no letters.
+            if byte.is_ascii_alphabetic() && rand::random::<bool>() {
+                byte ^ 0x20
+            } else {
+                byte
+            }
+        }));
+        message.extend_from_slice(&u16::from(qtype).to_be_bytes());
+        message.extend_from_slice(&CLASS_IN.to_be_bytes());
+        let end = message.len();
+        message.push(0);
+        message.extend_from_slice(&TYPE_OPT.to_be_bytes());
+        message.extend_from_slice(&UDP_SIZE.to_be_bytes());
+        message.extend_from_slice(&[0; 6]);
+        Question { message, end }
+    }
+
+    /// Whether `reply` is the reply to this question, and well-formed.
+    fn check(&self, reply: &[u8], transport: Transport) -> Check {
+        let (Some(header), Some(question)) =
+            (reply.first_chunk::<HEADER>(), reply.get(HEADER..self.end))
+        else {
+            return Check::Ignored;
+        };
+        let word = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
+        let asked = &self.message[HEADER..self.end];
+        let same_question = match transport {
+            Transport::Udp => question == asked,
+            // A connection is hard to forge, and some servers lower-case what they echo.
+            Transport::Tcp => question.eq_ignore_ascii_case(asked),
+        };
+        let records = [6, 8, 10]
+            .map(|at| usize::from(word(at)))
+            .iter()
+            .sum::<usize>();
+        if header[..2] != self.message[..2]
+            || word(2) & (FLAG_QR | FLAG_OPCODE) != FLAG_QR
+            || word(4) != 1
+            || !same_question
+            || records > MAX_RECORDS
+        {
+            return Check::Ignored;
+        }
+        if word(2) & FLAG_TC != 0 {
+            return Check::Truncated;
+        }
+        match Message::from_vec(reply) {
+            Ok(message) => Check::Reply(Box::new(message)),
+            Err(_) => Check::Ignored,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

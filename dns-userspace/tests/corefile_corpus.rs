@@ -1,0 +1,102 @@
+//! Every Corefile of `tests/corpus/corefile` becomes the rules and draws the notes that the `.expected` file beside it
+//! lists, no more and no fewer.
+
+use std::fs;
+use std::path::Path;
+
+use gregor::config;
+use gregor::rules::MatchSpec;
+use gregor::rules::corefile::{Import, NoteKind, import};
+
+fn rules(import: &Import) -> Vec<String> {
+    import
+        .rules
+        .iter()
+        .map(|imported| {
+            let rule = &imported.rule;
+            let pattern = match &rule.matches {
+                MatchSpec::Pattern(text) => text.clone(),
+                MatchSpec::Regex(text) => format!("/{text}/"),
+            };
+            format!("{pattern} -> {} {}", rule.cname, rule.ttl_seconds)
+        })
+        .collect()
+}
+
+#[test]
+fn corefiles_become_what_is_expected() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/corpus/corefile");
+    let mut count = 0;
+    let mut wrong = String::new();
+    for entry in fs::read_dir(directory).expect("the corpus is in the repository") {
+        let path = entry.expect("a readable directory").path();
+        if path
+            .extension()
+            .is_none_or(|extension| extension != "corefile")
+        {
+            continue;
+        }
+        count += 1;
+        let name = path.file_name().expect("a file").display().to_string();
+        let text = fs::read_to_string(&path).expect("a readable file");
+        let expected = fs::read_to_string(path.with_extension("expected")).expect("expectations");
+        let import = import(&text);
+
+        let expected_rules: Vec<&str> = expected
+            .lines()
+            .filter_map(|line| line.strip_prefix("rule: "))
+            .collect();
+        if rules(&import) != expected_rules {
+            wrong += &format!("{name}: {:#?}, {:#?}\n", rules(&import), import.notes);
+        }
+
+        let expected_notes: Vec<&str> = expected
+            .lines()
+            .filter_map(|line| line.strip_prefix("note: "))
+            .collect();
+        let notes: Vec<String> = import.notes.iter().map(ToString::to_string).collect();
+        let announced = notes.len() == expected_notes.len()
+            && notes.iter().zip(expected_notes).all(|(note, expected)| {
+                // LINE: KIND: a part of the text
+                let text_at = expected
+                    .match_indices(": ")
+                    .nth(1)
+                    .map_or(0, |(at, _)| at + 2);
+                let (place, part) = expected.split_at(text_at);
+                note.starts_with(place) && note.contains(part)
+            });
+        if !announced {
+            wrong += &format!("{name}: {notes:#?}\n");
+        }
+
+        // What was printed is a part of a valid file.
+        let file = format!(
+            "[intercept]\nservers = [\"10.0.0.10\"]\n{}",
+            import.to_toml()
+        );
+        if let Err(errors) = config::compile(&path, &file) {
+            wrong += &format!("{name}: {errors}\n{file}");
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}");
+    assert!(count >= 15, "only {count} Corefiles");
+}
+
+#[test]
+fn the_block_of_the_article_is_the_documented_rule() {
+    let text = include_str!("../../tests/corpus/corefile/article.corefile");
+    let import = import(text);
+    assert!(
+        import
+            .notes
+            .iter()
+            .all(|note| note.kind == NoteKind::Warning)
+    );
+    assert_eq!(import.left_out(), 0);
+    assert_eq!(
+        import.to_toml(),
+        "# line 1 of the Corefile\n[[rule]]\nname = \"template-1\"\n\
+         match = \"*.aws.private.kafka.managed.{namespace}.svc.cluster.local\"\n\
+         cname = \"kafka-upstream.{namespace}.svc.cluster.local\"\nttl = 60\n"
+    );
+}

@@ -1,0 +1,162 @@
+//! A loaded program with everything that its tests look at.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use dns_common::verdict::{Reason, TAKEN};
+use gregor::{
+    datapath::{Datapath, Heartbeat, Hook, Intercepted, Limit, LoadOptions, Order, Ring},
+    rules::{MatchSpec, RuleSet, RuleSpec},
+};
+
+use super::{
+    build::Tag,
+    engine::{Event, Outcome},
+    table::{Rule, servers},
+};
+
+/// The rules of a fixture, compiled.
+pub fn compile(rules: &[Rule]) -> Arc<RuleSet> {
+    let specs: Vec<RuleSpec> = rules
+        .iter()
+        .map(|rule| RuleSpec {
+            name: rule.name.to_owned(),
+            matches: MatchSpec::Pattern(rule.pattern.to_owned()),
+            cname: rule.cname.to_owned(),
+            ttl_seconds: 60,
+        })
+        .collect();
+    Arc::new(RuleSet::compile(&specs).expect("rules of a fixture"))
+}
+
+/// No limit, room for every case of the table, first on tcx.
+pub fn options(rules: Arc<RuleSet>) -> LoadOptions {
+    LoadOptions {
+        servers: servers(),
+        rules,
+        hook: Hook::Tcx,
+        order: Order::First,
+        ring_bytes: 1 << 20,
+        limit: Limit {
+            queries_per_second: 0,
+            burst: 0,
+        },
+    }
+}
+
+/// A program, its ring and its heartbeat, which stands at an hour from now.
+pub struct Loaded {
+    pub datapath: Datapath,
+    pub heartbeat: Heartbeat,
+    ring: Ring,
+    // The ring is registered with it.
+    _runtime: tokio::runtime::Runtime,
+}
+
+/// What runs under BPF_PROG_TEST_RUN comes in on the loopback interface, whose index is 1 in every namespace.
+pub const LOOPBACK: u32 = 1;
+
+const NEXT: u32 = u32::MAX;
+const SHOT: u32 = 2;
+
+impl Loaded {
+    pub fn new(options: &LoadOptions) -> anyhow::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let mut datapath = Datapath::load(options)?;
+        let ring = {
+            let _guard = runtime.enter();
+            datapath.ring()?
+        };
+        let mut heartbeat = datapath.heartbeat()?;
+        heartbeat.renew(Duration::from_secs(3600))?;
+        Ok(Self {
+            datapath,
+            heartbeat,
+            ring,
+            _runtime: runtime,
+        })
+    }
+
+    /// What userspace has been handed and has not taken yet.
+    pub fn drain(&mut self) -> Vec<Intercepted> {
+        let mut queries = Vec::new();
+        while self.ring.drain(&mut queries) > 0 {}
+        queries
+    }
+
+    pub fn counters(&self) -> anyhow::Result<Vec<u64>> {
+        Ok(self.datapath.counters()?)
+    }
+
+    /// Runs the program over a frame that comes in on the loopback interface.
+    pub fn test_run(&mut self, frame: &[u8]) -> anyhow::Result<Outcome> {
+        let before = self.counters()?;
+        let run = self.datapath.test_run(frame, 1)?;
+        anyhow::ensure!(run.data == frame, "the program wrote to the frame");
+        let outcome = self.outcome(&before)?;
+        let action = match outcome {
+            Outcome::Passed(_) => NEXT,
+            Outcome::Taken(_) => SHOT,
+        };
+        anyhow::ensure!(
+            run.return_value == action,
+            "action {:#x} for {outcome:?}",
+            run.return_value
+        );
+        Ok(outcome)
+    }
+
+    /// What became of the one frame that came in since the counters stood at `before`.
+    pub fn outcome(&mut self, before: &[u64]) -> anyhow::Result<Outcome> {
+        let after = self.counters()?;
+        let mut moved = (0..after.len()).filter(|&i| after[i] != before[i]);
+        let counter = moved.next();
+        anyhow::ensure!(moved.next().is_none(), "more than one counter moved");
+        let mut queries = self.drain();
+        match counter {
+            Some(TAKEN) => {
+                anyhow::ensure!(after[TAKEN] == before[TAKEN] + 1 && queries.len() == 1);
+                Ok(Outcome::Taken(event(&queries.remove(0))))
+            }
+            counter => {
+                anyhow::ensure!(queries.is_empty(), "handed over, and yet {counter:?}");
+                let Some(counter) = counter else {
+                    // The one verdict that is not counted.
+                    return Ok(Outcome::Passed(Reason::NotDns));
+                };
+                anyhow::ensure!(after[counter] == before[counter] + 1);
+                let reason = Reason::ALL.get(counter).context("a counter of no reason")?;
+                Ok(Outcome::Passed(*reason))
+            }
+        }
+    }
+}
+
+fn event(query: &Intercepted) -> Event {
+    Event {
+        rule: query.rule as u32,
+        l3_offset: query.l3_offset as u16,
+        vlan: query.vlan.map(|tag| Tag {
+            tpid: tag.tpid,
+            tci: tag.tci,
+        }),
+        frame: query.frame.clone(),
+    }
+}
+
+/// Waits until `done` holds.
+///
+/// # Panics
+/// When it does not within ten seconds, which is no measure of speed: what is waited for comes at once or never.
+pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !done() {
+        assert!(Instant::now() < deadline, "{what}: never");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}

@@ -1,0 +1,10 @@
+//! Packet fixtures: one table of frames and verdicts, and the engines that must all agree with it.
+
+pub mod build;
+pub mod engine;
+pub mod loaded;
+pub mod mutate;
+pub mod observer;
+pub mod oracle;
+pub mod table;
+pub mod wire;

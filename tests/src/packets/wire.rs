@@ -1,0 +1,329 @@
+//! A veth between two network namespaces, a sender of raw frames in the pod's, and nothing else on it.
+
+use std::{
+    ffi::CString,
+    fs::{self, File},
+    io,
+    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+    process::Command,
+    ptr,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use anyhow::{Context as _, bail, ensure};
+use gregor::datapath::Interface;
+use nix::{
+    net::if_::if_nametoindex,
+    sched::{CloneFlags, setns},
+};
+
+use super::build::Frame;
+
+/// Large enough for every frame of the table.
+const MTU: u32 = 9000;
+const NODE_END: &str = "pod0";
+const POD_END: &str = "eth0";
+
+/// The node's namespace and the pod's, with a veth between them. The calling thread is moved into the node's.
+pub struct Wire {
+    /// The host end of the pod's veth, in the calling thread's namespace.
+    pub interface: Interface,
+    sender: Sender,
+    // Last, so that sockets close before their namespace goes.
+    pod: Namespace,
+    node: Namespace,
+}
+
+/// Runs `body` on a thread of its own inside a fresh node namespace.
+pub fn on_a_wire<T: Send>(body: impl FnOnce(&mut Wire) -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| body(&mut Wire::new().expect("namespaces and a veth: root?")));
+        match thread.join() {
+            Ok(value) => value,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
+}
+
+impl Wire {
+    fn new() -> anyhow::Result<Self> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let prefix = format!(
+            "gpk{}-{}",
+            std::process::id(),
+            NUMBER.fetch_add(1, Ordering::Relaxed)
+        );
+        let pod = Namespace::new(format!("{prefix}-pod"))?;
+        let node = Namespace::new(format!("{prefix}-node"))?;
+        pod.enter()?;
+        quiet()?;
+        node.enter()?;
+        quiet()?;
+        ip(&format!(
+            "link add {NODE_END} mtu {MTU} arp off type veth peer name {POD_END} mtu {MTU} arp off netns {}",
+            pod.name
+        ))?;
+        ip(&format!("link set {NODE_END} up"))?;
+        pod.enter()?;
+        ip(&format!("link set {POD_END} up"))?;
+        let sender = Sender::new(POD_END)?;
+        node.enter()?;
+        Ok(Self {
+            interface: Interface {
+                index: if_nametoindex(NODE_END)?,
+                name: NODE_END.to_owned(),
+            },
+            sender,
+            pod,
+            node,
+        })
+    }
+
+    /// Sends a frame from the pod.
+    pub fn send(&self, frame: &Frame) -> anyhow::Result<()> {
+        self.sender.send(frame)
+    }
+
+    /// Runs `body` in the pod's namespace.
+    pub fn in_pod<T>(&self, body: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
+        self.pod.enter()?;
+        let result = body();
+        self.node.enter()?;
+        result
+    }
+}
+
+/// A named network namespace that goes with its value.
+struct Namespace {
+    name: String,
+    file: File,
+}
+
+impl Namespace {
+    fn new(name: String) -> anyhow::Result<Self> {
+        ip(&format!("netns add {name}"))?;
+        let file = File::open(format!("/run/netns/{name}"))?;
+        Ok(Self { name, file })
+    }
+
+    /// Moves the calling thread.
+    fn enter(&self) -> anyhow::Result<()> {
+        setns(&self.file, CloneFlags::CLONE_NEWNET).context("entering a namespace")
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        if let Err(error) = ip(&format!("netns del {}", self.name)) {
+            eprintln!("{error:#}");
+        }
+    }
+}
+
+/// Nothing speaks in the calling thread's namespace by itself.
+fn quiet() -> anyhow::Result<()> {
+    for scope in ["all", "default"] {
+        fs::write(format!("/proc/sys/net/ipv6/conf/{scope}/disable_ipv6"), "1")
+            .context("IPv6 off")?;
+    }
+    ip("link set lo up")
+}
+
+/// Runs iproute2's `ip` in the calling thread's namespace.
+pub fn ip(arguments: &str) -> anyhow::Result<()> {
+    run("ip", arguments)
+}
+
+/// Runs a command in the calling thread's namespace.
+pub fn run(program: &str, arguments: &str) -> anyhow::Result<()> {
+    let output = Command::new(program)
+        .args(arguments.split_whitespace())
+        .output()
+        .with_context(|| program.to_owned())?;
+    ensure!(
+        output.status.success(),
+        "{program} {arguments}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(())
+}
+
+/// Sockets that put frames on an interface as they are.
+struct Sender {
+    plain: OwnedFd,
+    /// With a virtio header in front, which says how a buffer is to be segmented.
+    segmented: OwnedFd,
+    paged: PagedSender,
+}
+
+impl Sender {
+    fn new(interface: &str) -> anyhow::Result<Self> {
+        let segmented = packet_socket(interface)?;
+        set_option(&segmented, libc::PACKET_VNET_HDR, &1i32).context("PACKET_VNET_HDR")?;
+        Ok(Self {
+            plain: packet_socket(interface)?,
+            segmented,
+            paged: PagedSender::new(packet_socket(interface)?)?,
+        })
+    }
+
+    fn send(&self, frame: &Frame) -> anyhow::Result<()> {
+        match (frame.gso_size, frame.paged) {
+            (None, false) => send(&self.plain, &frame.bytes),
+            (None, true) => self.paged.send(&frame.bytes),
+            (Some(size), false) => {
+                let mut bytes = segmentation_header(&frame.bytes, size);
+                bytes.extend(&frame.bytes);
+                send(&self.segmented, &bytes)
+            }
+            (Some(_), true) => bail!("a buffer that is both paged and segmented"),
+        }
+        .with_context(|| format!("sending {} bytes", frame.bytes.len()))
+    }
+}
+
+/// `struct virtio_net_hdr` (VIRTIO 1.2 §5.1.6) for UDP over IPv4 without tags.
+fn segmentation_header(frame: &[u8], size: u16) -> Vec<u8> {
+    const NEEDS_CSUM: u8 = 1;
+    const GSO_UDP_L4: u8 = 5;
+    assert_eq!(frame[12..15], [0x08, 0x00, 0x45]);
+    let mut header = vec![NEEDS_CSUM, GSO_UDP_L4];
+    // Length of the headers, segment size, where the checksum starts, and its place from there.
+    for field in [14 + 20 + 8, size, 14 + 20, 6] {
+        header.extend(field.to_ne_bytes());
+    }
+    header
+}
+
+fn send(socket: &OwnedFd, bytes: &[u8]) -> anyhow::Result<()> {
+    // SAFETY: the pointer and the length are those of `bytes`.
+    let sent = unsafe { libc::send(socket.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), 0) };
+    ensure!(
+        sent == bytes.len() as isize,
+        "{sent} bytes sent: {}",
+        io::Error::last_os_error()
+    );
+    Ok(())
+}
+
+/// A packet socket that receives nothing, bound to an interface.
+fn packet_socket(interface: &str) -> anyhow::Result<OwnedFd> {
+    // SAFETY: no pointers; the descriptor is checked and then owned.
+    let socket = unsafe {
+        let fd = libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0);
+        ensure!(fd >= 0, "AF_PACKET: {}", io::Error::last_os_error());
+        OwnedFd::from_raw_fd(fd)
+    };
+    let address = libc::sockaddr_ll {
+        sll_family: libc::AF_PACKET as u16,
+        sll_protocol: 0,
+        sll_ifindex: if_nametoindex(interface)? as i32,
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 0,
+        sll_addr: [0; 8],
+    };
+    // SAFETY: a sockaddr_ll and its size.
+    let bound = unsafe {
+        libc::bind(
+            socket.as_raw_fd(),
+            ptr::from_ref(&address).cast(),
+            size_of_val(&address) as u32,
+        )
+    };
+    ensure!(bound == 0, "bind: {}", io::Error::last_os_error());
+    Ok(socket)
+}
+
+fn set_option<T>(socket: &OwnedFd, option: i32, value: &T) -> io::Result<()> {
+    // SAFETY: the pointer and the size are those of `value`.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_PACKET,
+            option,
+            ptr::from_ref(value).cast(),
+            size_of::<T>() as u32,
+        )
+    };
+    match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// A PACKET_TX_RING of one slot: the kernel makes buffers of its pages, with the Ethernet header alone in the linear
+/// part.
+struct PagedSender {
+    socket: OwnedFd,
+    slot: *mut u8,
+}
+
+const SLOT: usize = 16_384;
+/// TPACKET2_HDRLEN without the address: `struct tpacket2_hdr`, aligned.
+const SLOT_HEADER: usize = size_of::<libc::tpacket2_hdr>().next_multiple_of(16);
+
+impl PagedSender {
+    fn new(socket: OwnedFd) -> anyhow::Result<Self> {
+        const TPACKET_V2: i32 = 1;
+        set_option(&socket, libc::PACKET_VERSION, &TPACKET_V2).context("PACKET_VERSION")?;
+        let request = libc::tpacket_req {
+            tp_block_size: SLOT as u32,
+            tp_block_nr: 1,
+            tp_frame_size: SLOT as u32,
+            tp_frame_nr: 1,
+        };
+        set_option(&socket, libc::PACKET_TX_RING, &request).context("PACKET_TX_RING")?;
+        // SAFETY: a new mapping of the ring, of its size.
+        let slot = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                SLOT,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                socket.as_raw_fd(),
+                0,
+            )
+        };
+        ensure!(
+            slot != libc::MAP_FAILED,
+            "mmap: {}",
+            io::Error::last_os_error()
+        );
+        Ok(Self {
+            socket,
+            slot: slot.cast(),
+        })
+    }
+
+    fn send(&self, bytes: &[u8]) -> anyhow::Result<()> {
+        ensure!(SLOT_HEADER + bytes.len() <= SLOT, "larger than a slot");
+        // SAFETY: the slot is ours until its status says that it is to be sent; the bytes were seen to fit. The
+        // blocking send returns when the kernel has let go of the slot.
+        let sent = unsafe {
+            let header = self.slot.cast::<libc::tpacket2_hdr>();
+            ptr::copy_nonoverlapping(bytes.as_ptr(), self.slot.add(SLOT_HEADER), bytes.len());
+            (*header).tp_len = bytes.len() as u32;
+            ptr::write_volatile(&raw mut (*header).tp_status, libc::TP_STATUS_SEND_REQUEST);
+            libc::send(self.socket.as_raw_fd(), ptr::null(), 0, 0)
+        };
+        ensure!(
+            sent == bytes.len() as isize,
+            "{sent} bytes sent: {}",
+            io::Error::last_os_error()
+        );
+        Ok(())
+    }
+}
+
+impl Drop for PagedSender {
+    fn drop(&mut self) {
+        // SAFETY: the mapping that `new` made, used by nobody else.
+        unsafe { libc::munmap(self.slot.cast(), SLOT) };
+    }
+}
+
+/// A path without NULs, for a system call.
+pub(super) fn c_path(path: &str) -> CString {
+    CString::new(path).expect("no NUL in a path")
+}

@@ -1,0 +1,246 @@
+//! Whether the loaded program, the pipeline over a slice and a plain comparison of labels agree where no table says what
+//! is right. Wants root.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use dns_common::verdict::{Reason, Verdict};
+use gregor::rules::RuleSet;
+use gregor_tests::packets::{
+    build::{Frame, labels_of, question, udp_to},
+    engine::{Engine as _, Outcome, Slice, TestRun},
+    loaded::{LOOPBACK, Loaded, options},
+    mutate::mutate,
+    oracle,
+    table::{Engines, FIRST_V4, SEVERAL, cases},
+};
+use rand::{Rng, RngExt as _, SeedableRng as _, rngs::StdRng};
+
+/// The same in every run, unless GREGOR_SEED says otherwise.
+fn seeded() -> StdRng {
+    let seed = std::env::var("GREGOR_SEED").map_or(3, |seed| seed.parse().expect("a number"));
+    println!("GREGOR_SEED={seed}");
+    StdRng::seed_from_u64(seed)
+}
+
+#[test]
+fn a_hundred_thousand_mutations() {
+    let mut rng = seeded();
+    let frames: Vec<Vec<u8>> = cases()
+        .into_iter()
+        .filter(|case| case.engines.test_run)
+        .map(|case| case.frame.bytes)
+        .collect();
+    let mut slice = Slice::new(SEVERAL);
+    let mut program = TestRun::new(SEVERAL).unwrap();
+    let mut verdicts = BTreeMap::<String, u32>::new();
+    let mut ran = 0;
+    while ran < 100_000 {
+        let frame = &frames[rng.random_range(0..frames.len())];
+        let other = &frames[rng.random_range(0..frames.len())];
+        let frame = Frame::from(mutate(&mut rng, frame, other));
+        if !Engines::for_frame(&frame).test_run {
+            continue;
+        }
+        ran += 1;
+        let expected = slice.run(&frame).unwrap();
+        let outcome = program
+            .run(&frame)
+            .unwrap_or_else(|error| panic!("{error:#}: {:02x?}", frame.bytes));
+        assert_eq!(outcome, expected, "{:02x?}", frame.bytes);
+        *verdicts
+            .entry(format!("{:?}", outcome.verdict()))
+            .or_default() += 1;
+    }
+    println!("{verdicts:#?}");
+    let of_the_table: BTreeSet<String> = cases()
+        .iter()
+        .filter(|case| case.engines.test_run)
+        .map(|case| format!("{:?}", slice.run(&case.frame).unwrap().verdict()))
+        .collect();
+    assert!(
+        verdicts.keys().eq(&of_the_table),
+        "mutations that do not reach every verdict show little: {verdicts:?}"
+    );
+}
+
+const RULE_SETS: usize = 50;
+const NAMES_EACH: usize = 200;
+
+/// Ten thousand pairs of a rule set and a name.
+#[test]
+fn ten_thousand_names_through_the_program() {
+    let mut rng = seeded();
+    let (mut sets, mut matched) = (0, 0);
+    while sets < RULE_SETS {
+        let patterns = random_patterns(&mut rng);
+        // Contradictory rules are refused, and are not what this is about.
+        let Some(rules) = rule_set(&patterns) else {
+            continue;
+        };
+        sets += 1;
+        let mut loaded = Loaded::new(&options(Arc::clone(&rules))).unwrap();
+        loaded.datapath.allow_interface(LOOPBACK).unwrap();
+        let mut slice = Slice::with_rules(rules);
+        for _ in 0..NAMES_EACH {
+            let wire = random_name(&mut rng, &patterns);
+            let expected = oracle::find(patterns.iter().map(String::as_str), &wire);
+            let frame = udp_to(FIRST_V4, question(&wire, 1).build()).build();
+            let outcome = loaded.test_run(&frame.bytes).unwrap();
+            let found = match &outcome {
+                Outcome::Taken(event) => Some(event.rule as usize),
+                Outcome::Passed(reason) => {
+                    assert_eq!(*reason, Reason::NoRule, "{}", wire.escape_ascii());
+                    None
+                }
+            };
+            let context = || format!("{} under {patterns:#?}", wire.escape_ascii());
+            assert_eq!(found, expected, "{}", context());
+            assert_eq!(slice.run(&frame).unwrap(), outcome, "{}", context());
+            matched += usize::from(outcome.verdict() == Verdict::Taken);
+        }
+    }
+    let pairs = RULE_SETS * NAMES_EACH;
+    println!("{matched} of {pairs} names matched");
+    assert!(
+        (pairs / 10..pairs * 9 / 10).contains(&matched),
+        "{matched} of {pairs} matched: too one-sided to show anything"
+    );
+}
+
+fn rule_set(patterns: &[String]) -> Option<Arc<RuleSet>> {
+    use gregor::rules::{MatchSpec, RuleSpec};
+
+    let specs: Vec<RuleSpec> = patterns
+        .iter()
+        .enumerate()
+        .map(|(number, pattern)| RuleSpec {
+            name: format!("r{number}"),
+            matches: MatchSpec::Pattern(pattern.clone()),
+            // Every capture must be used.
+            cname: pattern
+                .split('.')
+                .filter(|label| label.starts_with('{'))
+                .chain(["upstream", "target", "test"])
+                .collect::<Vec<_>>()
+                .join("."),
+            ttl_seconds: 60,
+        })
+        .collect();
+    RuleSet::compile(&specs).ok().map(Arc::new)
+}
+
+/// Few enough words that rules overlap and names meet them.
+const WORDS: &[&str] = &[
+    "a",
+    "b",
+    "ab",
+    "a-b",
+    "svc",
+    "cluster",
+    "local",
+    "kafka",
+    "x0",
+    "0",
+    "a-very-long-label-of-a-name",
+];
+
+fn word(rng: &mut impl Rng) -> &'static str {
+    WORDS[rng.random_range(0..WORDS.len())]
+}
+
+/// One to twelve patterns; in half of the sets they share their last labels, as tenants' rules do.
+fn random_patterns(rng: &mut impl Rng) -> Vec<String> {
+    let shared: Vec<&str> = if rng.random_bool(0.5) {
+        (0..rng.random_range(1..4)).map(|_| word(rng)).collect()
+    } else {
+        Vec::new()
+    };
+    (0..rng.random_range(1..=12))
+        .map(|_| {
+            let mut labels: Vec<&str> = (0..rng.random_range(1..5)).map(|_| word(rng)).collect();
+            for capture in ["{namespace}", "{id}"] {
+                if rng.random_bool(0.4) {
+                    let at = rng.random_range(0..=labels.len());
+                    labels.insert(at, capture);
+                }
+            }
+            if rng.random_bool(0.4) {
+                labels.insert(0, "*");
+            }
+            labels.extend(&shared);
+            labels.join(".")
+        })
+        .collect()
+}
+
+/// A name made from one of the patterns, then perhaps spoilt.
+fn random_name(rng: &mut impl Rng, patterns: &[String]) -> Vec<u8> {
+    let pattern = &patterns[rng.random_range(0..patterns.len())];
+    let mut labels: Vec<Vec<u8>> = Vec::new();
+    for wanted in pattern.split('.') {
+        match wanted {
+            "*" => {
+                for _ in 0..rng.random_range(1..4) {
+                    labels.push(random_label(rng));
+                }
+            }
+            capture if capture.starts_with('{') => labels.push(random_label(rng)),
+            literal => labels.push(literal.as_bytes().to_vec()),
+        }
+    }
+    for _ in 0..rng.random_range(0..3) {
+        let at = rng.random_range(0..labels.len());
+        match rng.random_range(0..9) {
+            0 => labels.insert(at, random_label(rng)),
+            1 if labels.len() > 1 => {
+                labels.remove(at);
+            }
+            2 => labels[at] = random_label(rng),
+            3 => {
+                let byte = [b'.', 0xff, 0, b'-', b'_', b'A', 0x80, b' '][rng.random_range(0..8)];
+                let inside = rng.random_range(0..=labels[at].len());
+                labels[at].insert(inside, byte);
+            }
+            // Two labels become one, with what could be mistaken for their boundary.
+            4 | 5 if at + 1 < labels.len() => {
+                let next = labels.remove(at + 1);
+                labels[at].push([b'.', 0xff, next.len() as u8][rng.random_range(0..3)]);
+                labels[at].extend(next);
+            }
+            // Folding that goes too far would not notice.
+            6 => {
+                let inside = rng.random_range(0..labels[at].len());
+                labels[at][inside] ^= 0x20;
+            }
+            _ => labels[at].make_ascii_uppercase(),
+        }
+    }
+    for label in &mut labels {
+        label.truncate(63);
+    }
+    let labels: Vec<&[u8]> = labels.iter().map(Vec::as_slice).collect();
+    let wire = labels_of(&labels);
+    if wire.len() > 255 {
+        return random_name(rng, patterns);
+    }
+    wire
+}
+
+fn random_label(rng: &mut impl Rng) -> Vec<u8> {
+    match rng.random_range(0..4) {
+        0 => {
+            const CHARACTERS: &[u8] = b"abcxyz0189-";
+            (0..rng.random_range(1..20))
+                .map(|_| CHARACTERS[rng.random_range(0..CHARACTERS.len())])
+                .collect()
+        }
+        1 => {
+            let len = rng.random_range(1..12);
+            (0..len).map(|_| rng.random()).collect()
+        }
+        _ => word(rng).as_bytes().to_vec(),
+    }
+}

@@ -1,0 +1,378 @@
+//! The loaded program: the table of packets, its place on the hook, its limits. Wants root and a kernel with tcx.
+
+use std::time::Duration;
+
+use dns_common::verdict::{Reason, TAKEN, Verdict};
+use gregor::datapath::{Hook, Limit, LoadOptions, Order};
+use gregor_tests::packets::{
+    build::Frame,
+    engine::{Engine as _, Outcome, TestRun, Veth, agree},
+    loaded::{LOOPBACK, Loaded, compile, options, wait_until},
+    observer::{Observer, Place},
+    table::{ALONE, SEVERAL, broker_query, cases},
+    wire::on_a_wire,
+};
+
+#[test]
+fn the_table_under_test_run() {
+    let cases = cases();
+    let ran = agree(&mut TestRun::new(SEVERAL).unwrap(), cases.iter());
+    assert_eq!(ran, cases.iter().filter(|c| c.engines.test_run).count());
+    assert!(ran > 200, "{ran}");
+}
+
+#[test]
+fn the_table_under_test_run_with_one_rule() {
+    let cases = cases();
+    let ran = agree(
+        &mut TestRun::new(ALONE).unwrap(),
+        cases.iter().filter(|case| case.holds_alone()),
+    );
+    assert!(ran > 180, "{ran}");
+}
+
+/// What passes is seen by a program behind ours on tcx and by one on clsact; what is taken by neither.
+#[test]
+fn the_table_on_a_veth() {
+    on_a_wire(|wire| {
+        let cases = cases();
+        let ran = agree(
+            &mut Veth::new(wire, SEVERAL, Hook::Tcx).unwrap(),
+            cases.iter(),
+        );
+        assert_eq!(ran, cases.iter().filter(|c| c.engines.veth).count());
+        assert!(ran > 200, "{ran}");
+    });
+}
+
+/// The same on the hook of kernels without tcx.
+#[test]
+fn the_table_on_clsact() {
+    on_a_wire(|wire| {
+        let cases = cases();
+        let ran = agree(
+            &mut Veth::new(wire, SEVERAL, Hook::Clsact).unwrap(),
+            cases.iter(),
+        );
+        assert!(ran > 200, "{ran}");
+    });
+}
+
+/// Every frame has an engine that runs the program itself.
+#[test]
+fn no_case_is_for_the_slice_alone() {
+    for case in cases() {
+        let runs = case.engines.test_run || case.engines.veth;
+        // Not even AF_PACKET sends less than an Ethernet header.
+        let cannot = case.frame.bytes.len() < 14;
+        assert_ne!(runs, cannot, "{}", case.name);
+    }
+}
+
+/// A program in front of ours sees everything, taken or not; one behind ours only what passes.
+#[test]
+fn last_on_tcx() {
+    on_a_wire(|wire| {
+        let name = wire.interface.name.clone();
+        let in_front = Observer::attach(&name, Place::Tcx).unwrap();
+        let mut loaded = Loaded::new(&LoadOptions {
+            order: Order::Last,
+            ..options(compile(SEVERAL))
+        })
+        .unwrap();
+        loaded.datapath.attach(&wire.interface).unwrap();
+        let behind = Observer::attach(&name, Place::Clsact { priority: 1 }).unwrap();
+
+        wire.send(&broker_query().build()).unwrap();
+        wait_until("the query is taken", || {
+            loaded.counters().unwrap()[TAKEN] == 1
+        });
+        assert_eq!(in_front.seen().unwrap().frames, 1);
+        assert_eq!(behind.seen().unwrap().frames, 0);
+
+        wire.send(&foreign()).unwrap();
+        wait_until("the query passes", || behind.seen().unwrap().frames == 1);
+        assert_eq!(in_front.seen().unwrap().frames, 2);
+        assert_eq!(loaded.drain().len(), 1);
+    });
+}
+
+/// `order = "last"` on clsact leaves the filters in front alone.
+#[test]
+fn last_on_clsact() {
+    on_a_wire(|wire| {
+        let name = wire.interface.name.clone();
+        let in_front = Observer::attach(&name, Place::Clsact { priority: 100 }).unwrap();
+        let mut loaded = Loaded::new(&LoadOptions {
+            hook: Hook::Clsact,
+            order: Order::Last,
+            ..options(compile(SEVERAL))
+        })
+        .unwrap();
+        loaded.datapath.attach(&wire.interface).unwrap();
+
+        wire.send(&broker_query().build()).unwrap();
+        wait_until("the query is taken", || {
+            loaded.counters().unwrap()[TAKEN] == 1
+        });
+        assert_eq!(in_front.seen().unwrap().frames, 1);
+    });
+}
+
+/// First means first also when somebody was there before.
+#[test]
+fn first_before_earlier_programs() {
+    for (hook, place) in [
+        (Hook::Tcx, Place::Tcx),
+        (Hook::Clsact, Place::Clsact { priority: 100 }),
+    ] {
+        on_a_wire(|wire| {
+            let earlier = Observer::attach(&wire.interface.name, place).unwrap();
+            let mut loaded = Loaded::new(&LoadOptions {
+                hook,
+                ..options(compile(SEVERAL))
+            })
+            .unwrap();
+            loaded.datapath.attach(&wire.interface).unwrap();
+            wire.send(&broker_query().build()).unwrap();
+            wait_until("the query is taken", || {
+                loaded.counters().unwrap()[TAKEN] == 1
+            });
+            assert_eq!(earlier.seen().unwrap().frames, 0, "{hook:?}");
+        });
+    }
+}
+
+/// Detached, on either hook: everything passes, and the others are still there.
+#[test]
+fn detached() {
+    for hook in [Hook::Tcx, Hook::Clsact] {
+        on_a_wire(|wire| {
+            let mut veth = Veth::new(wire, SEVERAL, hook).unwrap();
+            let taken = veth.run(&broker_query().build()).unwrap();
+            assert_eq!(taken.verdict(), Verdict::Taken);
+            veth.loaded.datapath.detach(wire.interface.index);
+            // Nothing is counted any more, which reads like the one reason that never is.
+            let passed = veth.run(&broker_query().build()).unwrap();
+            assert_eq!(passed, Outcome::Passed(Reason::NotDns), "{hook:?}");
+        });
+    }
+}
+
+/// A reload: the next program takes over in one step and in the same place.
+#[test]
+fn adopted() {
+    for hook in [Hook::Tcx, Hook::Clsact] {
+        on_a_wire(|wire| {
+            let mut veth = Veth::new(wire, ALONE, hook).unwrap();
+            let exact = frame_of("exact override");
+            let outcome = veth.run(&exact).unwrap();
+            assert_eq!(outcome, Outcome::Passed(Reason::NoRule));
+
+            let mut next = Loaded::new(&LoadOptions {
+                hook,
+                ..options(compile(SEVERAL))
+            })
+            .unwrap();
+            let failed = next.datapath.adopt(&mut veth.loaded.datapath);
+            assert!(failed.is_empty(), "{failed:?}");
+            assert_eq!(
+                next.datapath.attached().as_slice(),
+                std::slice::from_ref(&wire.interface)
+            );
+            let previous = std::mem::replace(&mut veth.loaded, next);
+            drop(previous);
+            // It would pass under the old rules, and an observer in front of the new program would see it.
+            let outcome = veth.run(&exact).unwrap();
+            assert_eq!(outcome.verdict(), Verdict::Taken, "{hook:?}");
+        });
+    }
+}
+
+/// A UDP_SEGMENT send of an ordinary socket: one buffer, several queries, none of them lost.
+#[test]
+fn segmented_send_of_a_socket() {
+    use std::{net::UdpSocket, os::fd::AsRawFd as _};
+
+    on_a_wire(|wire| {
+        use gregor_tests::packets::wire::ip;
+
+        let mut loaded = Loaded::new(&options(compile(SEVERAL))).unwrap();
+        loaded.datapath.attach(&wire.interface).unwrap();
+        let behind = Observer::attach(&wire.interface.name, Place::Tcx).unwrap();
+        let query = &broker_query().build().bytes[42..];
+        wire.in_pod(|| {
+            ip("address add 10.1.2.3/32 dev eth0")?;
+            ip("route add default dev eth0")?;
+            let socket = UdpSocket::bind("10.1.2.3:0")?;
+            let size = query.len() as libc::c_int;
+            // SAFETY: an int and its size.
+            let set = unsafe {
+                libc::setsockopt(
+                    socket.as_raw_fd(),
+                    libc::SOL_UDP,
+                    libc::UDP_SEGMENT,
+                    (&raw const size).cast(),
+                    size_of_val(&size) as u32,
+                )
+            };
+            anyhow::ensure!(set == 0, "{}", std::io::Error::last_os_error());
+            let sent = socket.send_to(&query.repeat(3), "169.254.20.10:53")?;
+            anyhow::ensure!(sent == 3 * query.len());
+            Ok(())
+        })
+        .unwrap();
+        wait_until("the buffer passes", || behind.seen().unwrap().frames > 0);
+        let seen = behind.seen().unwrap();
+        assert_eq!(seen.frames, 1, "one buffer");
+        assert_eq!(
+            seen.last_len,
+            42 + 3 * query.len() as u64,
+            "all three queries"
+        );
+        assert_eq!(loaded.counters().unwrap()[TAKEN], 0);
+        assert!(loaded.drain().is_empty());
+    });
+}
+
+fn frame_of(case: &str) -> Frame {
+    cases()
+        .into_iter()
+        .find(|other| other.name == case)
+        .expect("a case of this name")
+        .frame
+}
+
+fn foreign() -> Frame {
+    frame_of("foreign name")
+}
+
+fn matched() -> Vec<u8> {
+    broker_query().build().bytes
+}
+
+#[test]
+fn without_a_responder_matched_queries_pass() {
+    let mut loaded = Loaded::new(&options(compile(SEVERAL))).unwrap();
+    loaded.datapath.allow_interface(LOOPBACK).unwrap();
+    let passed = Outcome::Passed(Reason::NoResponder);
+    assert!(matches!(
+        loaded.test_run(&matched()).unwrap(),
+        Outcome::Taken(_)
+    ));
+    loaded.heartbeat.stop().unwrap();
+    assert_eq!(loaded.test_run(&matched()).unwrap(), passed);
+    assert_eq!(
+        loaded.test_run(&foreign().bytes).unwrap(),
+        Outcome::Passed(Reason::NoRule),
+        "what does not match is counted as before"
+    );
+    loaded.heartbeat.renew(Duration::from_secs(3600)).unwrap();
+    assert!(matches!(
+        loaded.test_run(&matched()).unwrap(),
+        Outcome::Taken(_)
+    ));
+    loaded.heartbeat.renew(Duration::ZERO).unwrap();
+    assert_eq!(
+        loaded.test_run(&matched()).unwrap(),
+        passed,
+        "a deadline that has gone by"
+    );
+}
+
+#[test]
+fn an_interface_that_is_not_ours_passes() {
+    let mut loaded = Loaded::new(&options(compile(SEVERAL))).unwrap();
+    assert_eq!(
+        loaded.test_run(&matched()).unwrap(),
+        Outcome::Passed(Reason::NoResponder)
+    );
+}
+
+#[test]
+fn over_the_token_bucket_matched_queries_pass() {
+    let mut loaded = Loaded::new(&LoadOptions {
+        limit: Limit {
+            // What comes back within the test only adds to the burst.
+            queries_per_second: 1,
+            burst: 50,
+        },
+        ..options(compile(SEVERAL))
+    })
+    .unwrap();
+    loaded.datapath.allow_interface(LOOPBACK).unwrap();
+    let mut taken = 0;
+    let passed = loop {
+        match loaded.test_run(&matched()).unwrap() {
+            Outcome::Taken(_) => taken += 1,
+            passed => break passed,
+        }
+        assert!(taken < 2000);
+    };
+    assert_eq!(passed, Outcome::Passed(Reason::RateLimited));
+    assert!(taken >= 50, "{taken} of a burst of 50");
+    assert_eq!(
+        loaded.test_run(&foreign().bytes).unwrap(),
+        Outcome::Passed(Reason::NoRule),
+        "a bucket is for matched queries alone"
+    );
+}
+
+#[test]
+fn a_full_ring_passes() {
+    let mut loaded = Loaded::new(&LoadOptions {
+        ring_bytes: 4096,
+        ..options(compile(SEVERAL))
+    })
+    .unwrap();
+    loaded.datapath.allow_interface(LOOPBACK).unwrap();
+    let before = loaded.counters().unwrap();
+    loaded.datapath.test_run(&matched(), 100).unwrap();
+    let after = loaded.counters().unwrap();
+    let full = Reason::RingFull as usize;
+    let taken = after[TAKEN] - before[TAKEN];
+    assert!(taken > 0 && taken < 100, "{taken}");
+    assert_eq!(taken + after[full] - before[full], 100);
+    let queries = loaded.drain();
+    assert_eq!(queries.len() as u64, taken, "what counts as taken is there");
+    assert!(queries.iter().all(|query| query.frame == matched()));
+    assert!(
+        matches!(loaded.test_run(&matched()).unwrap(), Outcome::Taken(_)),
+        "drained, it takes again"
+    );
+}
+
+#[test]
+fn other_servers_are_remembered() {
+    let mut loaded = Loaded::new(&options(compile(SEVERAL))).unwrap();
+    for (name, address) in [
+        ("other server", "8.8.8.8"),
+        ("IPv6 other server", "2001:4860:4860::8888"),
+    ] {
+        let frame = frame_of(name);
+        loaded.test_run(&frame.bytes).unwrap();
+        loaded.test_run(&frame.bytes).unwrap();
+        let other = loaded.datapath.other_servers();
+        assert!(
+            other.contains(&(address.parse().unwrap(), 2)),
+            "{address} in {other:?}"
+        );
+    }
+}
+
+/// What every pod start and every reload pays.
+#[test]
+fn verifier_budget() {
+    let mut loaded = Loaded::new(&options(compile(SEVERAL))).unwrap();
+    let summary = loaded.datapath.summary().unwrap();
+    println!(
+        "{} instructions verified, {} bytes of machine code, loaded in {:?}",
+        summary.verified_instructions, summary.jited_bytes, summary.load_time
+    );
+    assert!(summary.verified_instructions > 0);
+    assert!(
+        summary.verified_instructions < 50_000,
+        "{}",
+        summary.verified_instructions
+    );
+}

@@ -48,25 +48,24 @@ impl Toolchain {
         .unwrap_or_else(|| "of GREGOR_EBPF_TOOLCHAIN".to_owned())
     }
 
-    /// `cargo` of this toolchain, free of what the cargo that runs us has put into the environment.
-    pub fn cargo(self) -> Command {
+    /// `cargo clippy` of this toolchain, free of what the cargo that runs us has put into the environment.
+    pub fn clippy(self) -> Command {
         let mut command = match self {
-            Self::Nightly => {
-                let mut command = Command::new("rustup");
-                command.args(["run", "nightly", "cargo"]);
-                command
-            }
-            Self::System => {
-                let mut command = Command::new("/usr/bin/cargo");
-                command
-                    .env("RUSTC", "/usr/bin/rustc")
-                    .env("RUSTC_BOOTSTRAP", "1");
-                command
-            }
+            Self::Nightly => Command::new("rustup"),
+            // By its path: through cargo it would be rustup's, which comes first in cargo's own directory.
+            Self::System => Command::new("/usr/bin/cargo-clippy"),
         };
         for name in ["CARGO", "RUSTUP_TOOLCHAIN", "RUSTFLAGS", "LD_LIBRARY_PATH"] {
             command.env_remove(name);
         }
+        match self {
+            Self::Nightly => command.args(["run", "nightly", "cargo", "clippy"]),
+            Self::System => command
+                .arg("clippy")
+                .env("CARGO", "/usr/bin/cargo")
+                .env("RUSTC", "/usr/bin/rustc")
+                .env("RUSTC_BOOTSTRAP", "1"),
+        };
         command
     }
 

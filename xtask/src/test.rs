@@ -125,13 +125,13 @@ fn lint(tally: &mut Tally) -> Result<()> {
     step(
         "clippy, BPF crate",
         toolchain
-            .cargo()
+            .clippy()
             .current_dir(machine::root()?)
             .env(
                 "CARGO_ENCODED_RUSTFLAGS",
                 format!("--cfg=bpf_target_arch=\"{}\"", std::env::consts::ARCH),
             )
-            .args(["clippy", "--package", "dns-ebpf", "-Z", "build-std=core"])
+            .args(["--package", "dns-ebpf", "-Z", "build-std=core"])
             .args(["--target", "bpfel-unknown-none", "--target-dir"])
             .arg(machine::target_directory()?.join("clippy-bpf"))
             .args(["--", "-D", "warnings"]),

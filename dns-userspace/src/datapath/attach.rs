@@ -4,6 +4,7 @@ use std::io;
 
 use aya::programs::{
     LinkOrder, ProgramError, SchedClassifier, TcAttachType,
+    links::FdLink,
     tc::{
         self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact,
         qdisc_detach_program,
@@ -11,7 +12,7 @@ use aya::programs::{
 };
 use nix::net::if_::if_nametoindex;
 
-use super::PROGRAM;
+use super::{PROGRAM, breakglass};
 
 /// A network interface of this namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -97,6 +98,19 @@ pub(super) fn attach(
     };
     let id = program.attach_with_options(&interface.name, TcAttachType::Ingress, options)?;
     Ok(program.take_link(id)?)
+}
+
+/// Takes a program off its hook, at once and not only when the last descriptor of its link is closed.
+pub(super) fn detach(link: SchedClassifierLink) {
+    let id = <&FdLink>::try_from(&link)
+        .ok()
+        .and_then(|link| link.info().ok())
+        .map(|info| info.id());
+    // An interface that is gone took its links with it, so neither of these is an error worth telling.
+    if let Some(id) = id {
+        let _ = breakglass::detach_now(id);
+    }
+    drop(link);
 }
 
 /// Makes sure of the qdisc and removes a filter that an earlier run left behind.

@@ -136,6 +136,12 @@ fn next_link(after: u32) -> io::Result<Option<u32>> {
     }
 }
 
+/// Takes a link off its hook now. Closing its descriptor does that only once no copy of it is left, and a child that was
+/// forked but has not called exec yet has one.
+pub(super) fn detach_now(id: u32) -> io::Result<()> {
+    detach_link(&open_link(id)?)
+}
+
 fn open_link(id: u32) -> io::Result<OwnedFd> {
     let fd = bpf(BPF_LINK_GET_FD_BY_ID, &mut Attr([id, 0, 0, 0]))?;
     // SAFETY: the kernel just made this descriptor for us.

@@ -197,7 +197,7 @@ impl Datapath {
             && previous.options.order == self.options.order;
         for (index, (interface, link)) in previous.links.drain() {
             if !same_place {
-                drop(link);
+                attach::detach(link);
                 if let Err(error) = self.attach(&interface) {
                     failed.push((interface, error));
                 }
@@ -223,7 +223,9 @@ impl Datapath {
 
     /// Detaches from an interface; one that is gone already is no error.
     pub fn detach(&mut self, index: u32) {
-        self.links.remove(&index);
+        if let Some((_, link)) = self.links.remove(&index) {
+            attach::detach(link);
+        }
         let _ = self.interfaces.remove(&index);
     }
 
@@ -340,6 +342,12 @@ impl Datapath {
             data,
             duration: result.duration,
         })
+    }
+}
+
+impl Drop for Datapath {
+    fn drop(&mut self) {
+        self.detach_all();
     }
 }
 

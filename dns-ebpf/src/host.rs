@@ -3,17 +3,26 @@
 use aya_ebpf::{helpers::generated::bpf_ktime_get_ns, maps::ring_buf::RingBufEntry};
 use dns_common::{
     abi::{EventHeader, MAX_FRAME, Servers},
-    dfa::{self, Scratch},
+    dfa::{self, Scratch, Tail, Tails},
     pipeline::{Address, Host, Matched},
     verdict::Reason,
 };
 
 use crate::{
-    maps::{DFA, HEARTBEAT, INTERFACES, OTHER_SERVERS, RING, SERVERS, TABLE},
+    maps::{DFA, HEARTBEAT, INTERFACES, OTHER_SERVERS, RING, SERVERS, TABLE, TAILS},
     skb::Skb,
 };
 
 pub struct Kernel;
+
+struct MapTails;
+
+impl Tails for MapTails {
+    #[inline(always)]
+    fn tail(&self, index: u32) -> Option<&Tail> {
+        TAILS.get(index)
+    }
+}
 
 /// Frames up to this size take the smaller record: nearly all queries.
 const SMALL_FRAME: usize = 256;
@@ -45,6 +54,12 @@ impl Host<Skb> for Kernel {
             // A full map or a race loses one count.
             let _ = OTHER_SERVERS.insert(&key, &1, 0);
         }
+    }
+
+    #[inline(always)]
+    fn may_match(&self, end_of_name: u64) -> bool {
+        DFA.get(0)
+            .is_some_and(|header| header.may_match(end_of_name))
     }
 
     #[inline(always)]
@@ -93,7 +108,7 @@ fn find_rule(scratch: &mut Scratch) -> u32 {
     let (Some(header), Some(table)) = (DFA.get(0), TABLE.get(0)) else {
         return 0;
     };
-    dfa::find(header, table, scratch).map_or(0, |rule| rule + 1)
+    dfa::find(header, table, &MapTails, scratch).map_or(0, |rule| rule + 1)
 }
 
 #[inline(always)]

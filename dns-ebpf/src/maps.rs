@@ -7,7 +7,7 @@ use aya_ebpf::{
 };
 use dns_common::{
     abi,
-    dfa::{Header, Scratch, Table},
+    dfa::{Header, Scratch, Table, Tail},
     verdict::Verdict,
 };
 
@@ -20,6 +20,10 @@ pub static DFA: Array<Header> = Array::with_max_entries(1, 0);
 /// Written through a mapping: a value of this size is too large for the copies of bpf(2) on older kernels.
 #[map]
 pub static TABLE: Array<Table> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// Sized by the loader.
+#[map]
+pub static TAILS: Array<Tail> = Array::with_max_entries(1, 0);
 
 #[map]
 pub static COUNTERS: PerCpuArray<abi::Counters> = PerCpuArray::with_max_entries(1, 0);

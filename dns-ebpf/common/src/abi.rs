@@ -10,6 +10,7 @@ pub mod maps {
     pub const SERVERS: &str = "SERVERS";
     pub const DFA: &str = "DFA";
     pub const TABLE: &str = "TABLE";
+    pub const TAILS: &str = "TAILS";
     pub const COUNTERS: &str = "COUNTERS";
     pub const RING: &str = "RING";
     pub const HEARTBEAT: &str = "HEARTBEAT";

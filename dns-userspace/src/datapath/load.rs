@@ -133,6 +133,7 @@ impl Datapath {
         let servers = servers(&options.servers)?;
         let table = options.rules.table();
         let mut ebpf = EbpfLoader::new()
+            .map_max_entries(maps::TAILS, table.tails.len().max(1) as u32)
             .map_max_entries(maps::RING, options.ring_bytes)
             .load(OBJECT)?;
         // First of all: the instructions name the maps by descriptors, which are closed with the maps taken below.
@@ -144,6 +145,10 @@ impl Datapath {
             .take_map(maps::TABLE)
             .ok_or(DatapathError::Missing(maps::TABLE))?;
         write_table(entries, &table.entries[..table.header.entries as usize])?;
+        let mut tails: Array<_, Plain<dfa::Tail>> = take(&mut ebpf, maps::TAILS)?;
+        for (index, tail) in table.tails.iter().enumerate() {
+            set(&mut tails, maps::TAILS, index as u32, &Plain(*tail))?;
+        }
         let mut header: Array<_, Plain<dfa::Header>> = take(&mut ebpf, maps::DFA)?;
         set(&mut header, maps::DFA, 0, &Plain(table.header))?;
 

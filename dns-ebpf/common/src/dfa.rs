@@ -29,8 +29,6 @@ const SCRATCH_LEN: usize = SCRATCH_MASK as usize + 1 + 8;
 #[repr(C, align(8))]
 pub struct Scratch {
     pub bytes: [u8; SCRATCH_LEN],
-    /// Offset of each label's length byte from the start of the name, first label first.
-    pub labels: [u8; 128],
     /// Number of labels, the root not counted.
     pub label_count: u32,
     /// Bytes of the name on the wire, the root label included.
@@ -43,7 +41,6 @@ impl Scratch {
     pub const fn new() -> Self {
         Self {
             bytes: [0; SCRATCH_LEN],
-            labels: [0; 128],
             label_count: 0,
             name_len: 0,
             forgotten: 0,
@@ -349,7 +346,7 @@ pub enum NameError {
 
 impl Scratch {
     /// Finds the labels of the name at [`NAME_AT`], of which at most `available` bytes are there, and puts
-    /// [`SEPARATOR`] in the place of each length byte. Sets `labels`, `label_count` and `name_len`.
+    /// [`SEPARATOR`] in the place of each length byte. Sets `label_count` and `name_len`.
     #[inline(always)]
     pub fn split_labels(&mut self, available: u32) -> Result<(), NameError> {
         let mut position = 0u32;
@@ -369,8 +366,6 @@ impl Scratch {
                 return Err(NameError::Invalid);
             }
             self.set(NAME_AT + position, SEPARATOR);
-            // SAFETY: count < 128, the length of the array.
-            unsafe { *self.labels.as_mut_ptr().add(bounded::<127>(count)) = position as u8 };
             position += length + 1;
             if position > 254 {
                 return Err(NameError::Invalid);
@@ -378,20 +373,6 @@ impl Scratch {
             count += 1;
         }
         Err(NameError::Invalid)
-    }
-
-    /// Puts the length bytes back, for a caller that wants the name as it was.
-    pub fn restore_lengths(&mut self) {
-        let count = self.label_count.min(128) as usize;
-        for index in 0..count {
-            let start = u32::from(self.labels[index]);
-            let end = if index + 1 < count {
-                u32::from(self.labels[index + 1])
-            } else {
-                self.name_len - 1
-            };
-            self.set(NAME_AT + start, (end - start - 1) as u8);
-        }
     }
 }
 
@@ -554,15 +535,12 @@ mod tests {
     }
 
     #[test]
-    fn labels_are_split_and_restored() {
+    fn labels_are_split() {
         let wire = b"\x01a\x02bc\x00";
         let mut s = scratch(wire);
         s.split_labels(wire.len() as u32).unwrap();
         assert_eq!((s.label_count, s.name_len), (2, 6));
         assert_eq!(&s.bytes[64..70], b"\xffa\xffbc\x00");
-        assert_eq!(s.labels[..2], [0, 2]);
-        s.restore_lengths();
-        assert_eq!(&s.bytes[64..70], wire);
     }
 
     #[test]

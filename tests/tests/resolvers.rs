@@ -9,12 +9,12 @@
 
 mod e2e;
 
-use std::{net::IpAddr, path::PathBuf, process::Command};
+use std::net::IpAddr;
 
-use e2e::{Metrics, qualified, sorted};
+use e2e::{Metrics, clients, qualified, sorted};
 use gregor_tests::{
     lab::{
-        CacheKind, ClusterKind, Gregor, Lab, Pod,
+        CacheKind, ClusterKind, Gregor, Lab,
         world::{
             BAR_ADDRESSES, BAR_ENDPOINT, BROKER, CLUSTER_DNS_V4, CLUSTER_DNS_V6, ExternalName,
             FOO_ADDRESSES, FOO_ENDPOINT, NODE_LOCAL_V4, NODE_LOCAL_V6, World,
@@ -22,66 +22,6 @@ use gregor_tests::{
     },
     tools,
 };
-
-struct Client {
-    name: &'static str,
-    program: PathBuf,
-    arguments: &'static [&'static str],
-    /// Which of Go's resolvers.
-    godebug: &'static str,
-}
-
-fn clients() -> Vec<Client> {
-    let client = |name, program, arguments, godebug| Client {
-        name,
-        program,
-        arguments,
-        godebug,
-    };
-    vec![
-        client("glibc, getent", "getent".into(), &["ahosts"], ""),
-        client(
-            "glibc, getaddrinfo",
-            tools::glibc_client().unwrap(),
-            &[],
-            "",
-        ),
-        client("musl", tools::musl_client().unwrap(), &[], ""),
-        client("go", tools::go_client().unwrap(), &[], "netdns=go"),
-        client(
-            "go with cgo",
-            tools::go_client().unwrap(),
-            &[],
-            "netdns=cgo",
-        ),
-        client("c-ares", tools::cares_client().unwrap(), &[], ""),
-    ]
-}
-
-impl Client {
-    /// The addresses that it prints for the broker's name, sorted.
-    fn finds(&self, pod: &Pod) -> Vec<IpAddr> {
-        let mut command = Command::new(&self.program);
-        command
-            .args(self.arguments)
-            .arg(BROKER)
-            .env("GODEBUG", self.godebug);
-        let output = pod.output(command).unwrap();
-        assert!(
-            output.status.success(),
-            "{} in {}: {output:?}",
-            self.name,
-            pod.namespace
-        );
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let mut found = sorted(text.lines().map(|line| {
-            let address = line.split_whitespace().next().unwrap();
-            address.parse::<IpAddr>().unwrap()
-        }));
-        found.dedup();
-        found
-    }
-}
 
 /// Tenants by the nameserver of their pods; each has its own Service, half of them foo's endpoint, half bar's.
 const TENANTS: [(&str, IpAddr, &str); 8] = [
@@ -144,7 +84,8 @@ fn every_resolver_gets_its_own_endpoint(cache: CacheKind, cluster: ClusterKind) 
         for client in &clients {
             let before = Metrics::of(&gregor);
             let what = format!("{} in {namespace}, asking {server}", client.name);
-            assert_eq!(client.finds(lab.pod(namespace)), expected, "{what}");
+            let found = client.finds(lab.pod(namespace), BROKER);
+            assert_eq!(found.as_ref(), Ok(&expected), "{what}");
             gregor_answered(&gregor, &before, namespace, &what);
         }
         // Neither server has ever seen the name: it is none of their answers.

@@ -4,7 +4,10 @@
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, SocketAddr, UdpSocket},
+    io::{Read as _, Write as _},
+    net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
+    path::PathBuf,
+    process::Command,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -13,7 +16,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use gregor_tests::lab::{Gregor, Lab, Pod, world::BROKER};
+use gregor_tests::{
+    lab::{Gregor, Lab, Pod, world::BROKER},
+    tools,
+};
 use hickory_proto::{
     op::Message,
     rr::{RData, RecordType},
@@ -178,6 +184,22 @@ pub fn exchange_within(
         .unwrap()
 }
 
+/// The same over TCP.
+pub fn exchange_tcp(pod: &Pod, server: IpAddr, message: &[u8]) -> Option<Vec<u8>> {
+    let message = message.to_vec();
+    let exchange = move || -> std::io::Result<Vec<u8>> {
+        let mut stream = TcpStream::connect((server, 53))?;
+        stream.set_read_timeout(Some(REPLY))?;
+        stream.write_all(&[&(message.len() as u16).to_be_bytes()[..], &message].concat())?;
+        let mut length = [0; 2];
+        stream.read_exact(&mut length)?;
+        let mut reply = vec![0; u16::from_be_bytes(length).into()];
+        stream.read_exact(&mut reply)?;
+        Ok(reply)
+    };
+    pod.netns().enter(exchange).unwrap().ok()
+}
+
 /// A message with ID and TTLs zeroed, the OPT's flags kept: what two askers of one server have in common.
 pub fn without_id_and_ttls(message: &[u8]) -> Vec<u8> {
     let mut message = message.to_vec();
@@ -264,6 +286,66 @@ impl Metrics {
         self.get(&format!(
             r#"gregor_namespace_responses_total{{namespace="{namespace}",result="{result}"}}"#
         ))
+    }
+}
+
+/// A program that looks a name up with the pod's resolv.conf.
+pub struct Client {
+    pub name: &'static str,
+    program: PathBuf,
+    arguments: &'static [&'static str],
+    /// Which of Go's resolvers.
+    godebug: &'static str,
+}
+
+pub fn clients() -> Vec<Client> {
+    let client = |name, program, arguments, godebug| Client {
+        name,
+        program,
+        arguments,
+        godebug,
+    };
+    let getent: &[&str] = &["ahosts"];
+    vec![
+        client("glibc, getent", "getent".into(), getent, ""),
+        client(
+            "glibc, getaddrinfo",
+            tools::glibc_client().unwrap(),
+            &[],
+            "",
+        ),
+        client("musl", tools::musl_client().unwrap(), &[], ""),
+        client("go", tools::go_client().unwrap(), &[], "netdns=go"),
+        client(
+            "go with cgo",
+            tools::go_client().unwrap(),
+            &[],
+            "netdns=cgo",
+        ),
+        client("c-ares", tools::cares_client().unwrap(), &[], ""),
+    ]
+}
+
+impl Client {
+    /// The addresses that it prints, sorted, or what it says when it finds none.
+    pub fn finds(&self, pod: &Pod, name: &str) -> Result<Vec<IpAddr>, String> {
+        let mut command = Command::new(&self.program);
+        command
+            .args(self.arguments)
+            .arg(name)
+            .env("GODEBUG", self.godebug);
+        let output = pod.output(command).unwrap();
+        if !output.status.success() {
+            let error = String::from_utf8_lossy(&output.stderr);
+            return Err(format!("{}: {}", output.status, error.trim()));
+        }
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let mut found = sorted(text.lines().map(|line| {
+            let address = line.split_whitespace().next().unwrap();
+            address.parse::<IpAddr>().unwrap()
+        }));
+        found.dedup();
+        Ok(found)
     }
 }
 

@@ -603,13 +603,14 @@ impl States {
                 tail: 0,
             };
             // The walk looks at a state only after a step.
-            if !starts.contains(&state) && !placed.ends_walk && self.after_separator[state as usize]
+            if !starts.contains(&state)
+                && !placed.ends_walk
+                && self.after_separator[state as usize]
+                && let Some(tail) = self.tail(state, any_labels, literals)
             {
-                if let Some(tail) = self.tail(state, any_labels, literals) {
-                    tails.push(tail);
-                    placed.tail = tails.len() as u32;
-                    placed.ends_walk = true;
-                }
+                tails.push(tail);
+                placed.tail = tails.len() as u32;
+                placed.ends_walk = true;
             }
             if !placed.ends_walk {
                 pending.extend(self.row(state).iter().rev());

@@ -9,7 +9,7 @@ use dns_common::{
 };
 
 use crate::{
-    maps::{DFA, HEARTBEAT, INTERFACES, OTHER_SERVERS, RING, SERVERS, TABLE, TAILS},
+    maps::{self, DFA, HEARTBEAT, OTHER_SERVERS, RING, SERVERS, TABLE, TAILS},
     skb::Skb,
 };
 
@@ -75,11 +75,9 @@ impl Host<Skb> for Kernel {
         if now > *deadline {
             return Err(Reason::NoResponder);
         }
-        let interface = INTERFACES
-            .get_ptr_mut(&packet.ifindex())
-            .ok_or(Reason::NoResponder)?;
-        // SAFETY: userspace only inserts and removes whole values; see `Interface` on races.
-        if unsafe { (*interface).admit(now) } {
+        let interface = maps::interface(packet.ifindex()).ok_or(Reason::NoResponder)?;
+        // SAFETY: a value of this type lives there; see `Bucket` on races.
+        if unsafe { (*interface).bucket.admit(now) } {
             Ok(())
         } else {
             Err(Reason::RateLimited)

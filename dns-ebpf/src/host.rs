@@ -47,12 +47,12 @@ impl Host<Skb> for Kernel {
             Address::V4(address) => [0, u64::from(0xffff_u32.to_be()) | u64::from(address) << 32],
             Address::V6(halves) => halves,
         };
-        if let Some(count) = OTHER_SERVERS.get_ptr_mut(&key) {
+        if let Some(count) = OTHER_SERVERS.get_ptr_mut(key) {
             // SAFETY: a u64 lives there; a lost increment does no harm.
             unsafe { *count += 1 };
         } else {
             // A full map or a race loses one count.
-            let _ = OTHER_SERVERS.insert(&key, &1, 0);
+            let _ = OTHER_SERVERS.insert(key, 1, 0);
         }
     }
 

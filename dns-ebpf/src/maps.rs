@@ -67,7 +67,7 @@ pub fn interface(ifindex: u32) -> Option<*mut abi::Interface> {
     if unsafe { (*slot).ifindex } == u64::from(ifindex) {
         return Some(slot);
     }
-    MORE_INTERFACES.get_ptr_mut(&ifindex)
+    MORE_INTERFACES.get_ptr_mut(ifindex)
 }
 
 #[inline(always)]

@@ -43,7 +43,7 @@ pub fn empty(_context: TcContext) -> i32 {
 #[classifier]
 pub fn discard(_context: TcContext) -> i32 {
     count();
-    TC_ACT_SHOT as i32
+    TC_ACT_SHOT
 }
 
 /// Answers in place and sends the frame back out of its interface.

@@ -415,7 +415,7 @@ fn short_lived(config: &str) -> String {
     short
 }
 
-const SERVE_STALE: Duration = Duration::from_secs(3);
+const SERVE_STALE: Duration = Duration::from_secs(8);
 
 fn failing_config(lab: &Lab) -> String {
     format!(
@@ -488,7 +488,7 @@ fn a_resolver_behind_a_dead_cluster_dns_stays_on_its_endpoint() {
         .cluster(ClusterKind::CoreDns)
         .start()
         .unwrap();
-    let config = failing_config(&lab).replace("serve_stale = \"3s\"", "serve_stale = \"1h\"");
+    let config = failing_config(&lab).replace("serve_stale = \"8s\"", "serve_stale = \"1h\"");
     let gregor = lab
         .start_gregor(&tools::gregor().unwrap(), &config)
         .unwrap();

@@ -51,7 +51,8 @@ fn detach_links(programs: &HashSet<u32>, report: &mut DetachReport) -> io::Resul
         // A link may go while we walk.
         let Ok(link) = open_link(id) else { continue };
         let Ok(info) = link_info(&link) else { continue };
-        if !programs.contains(&info.program_id) {
+        // A link that is off its hook but still held by somebody has no interface any more.
+        if !programs.contains(&info.program_id) || info.ifindex == 0 {
             continue;
         }
         match detach_link(&link) {

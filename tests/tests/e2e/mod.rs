@@ -413,11 +413,18 @@ impl Load {
     }
 
     /// Ends it; the questions that got no answer.
-    pub fn finish(self) -> Vec<String> {
+    pub fn finish(mut self) -> Vec<String> {
         self.stop.store(true, Ordering::Relaxed);
-        self.askers
+        std::mem::take(&mut self.askers)
             .into_iter()
             .flat_map(|asker| asker.join().unwrap())
             .collect()
+    }
+}
+
+impl Drop for Load {
+    /// Also when a test fails: nobody goes on asking beside the tests that follow.
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
     }
 }

@@ -1,0 +1,530 @@
+//! The subcommands as a user runs them on the node, and the pages that a scraper reads: exit codes, the lines that somebody
+//! needs, and what must never be told.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_names,
+    reason = "a panic is the report, and foo is the tenant's name"
+)]
+
+mod e2e;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    net::IpAddr,
+    process::Command,
+};
+
+use e2e::{Metrics, Wire, addresses, exchange_from, qualified, sorted, until};
+use gregor_tests::{
+    lab::{
+        ARTICLE_TEMPLATE, CacheKind, ClusterKind, Gregor, Lab,
+        world::{
+            BROKER, CLUSTER_DNS_V4, ExternalName, FOO_ADDRESSES, FOO_ENDPOINT, FOREIGN,
+            NODE_LOCAL_V4,
+        },
+    },
+    tools,
+};
+use hickory_proto::{op::Message, rr::RecordType};
+use nix::sys::signal::Signal;
+
+const CACHE: IpAddr = IpAddr::V4(NODE_LOCAL_V4);
+
+/// What a command came to.
+struct Ran {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+impl Ran {
+    fn has(&self, lines: &[&str]) {
+        for line in lines {
+            let text = self.out.lines().map(squeezed).any(|l| l.contains(line));
+            assert!(text, "no `{line}` in:\n{}{}", self.out, self.err);
+        }
+    }
+}
+
+/// Columns are for the eye.
+fn squeezed(line: &str) -> String {
+    line.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+fn run(lab: &Lab, arguments: &[&str]) -> Ran {
+    let mut command = Command::new(tools::gregor().unwrap());
+    command.args(arguments).env_remove("RUST_LOG");
+    let output = lab.node().output(command).unwrap();
+    Ran {
+        code: output.status.code().unwrap(),
+        out: String::from_utf8(output.stdout).unwrap(),
+        err: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+fn start(lab: &Lab, config: &str) -> Gregor {
+    lab.start_gregor(&tools::gregor().unwrap(), config).unwrap()
+}
+
+/// A file in the lab's directory.
+fn file(lab: &Lab, name: &str, text: &str) -> String {
+    let path = lab.directory().join(name);
+    fs::write(&path, text).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+fn lab(cache: CacheKind) -> Lab {
+    let cluster = match cache {
+        CacheKind::CoreDns { .. } => ClusterKind::CoreDns,
+        _ => ClusterKind::Embedded,
+    };
+    Lab::builder("e2ecli")
+        .pod("foo")
+        .pod("baz")
+        .cache(cache)
+        .cluster(cluster)
+        .start()
+        .unwrap()
+}
+
+#[test]
+fn check_says_whether_the_node_is_fit() {
+    let lab = lab(CacheKind::CoreDns { template: true });
+    let config = file(&lab, "check.toml", &lab.gregor_config());
+    let alone = run(&lab, &["check"]);
+    assert_eq!(alone.code, 0, "{}{}", alone.out, alone.err);
+    alone.has(&[
+        "ok kernel ",
+        "ok capabilities CAP_BPF CAP_PERFMON CAP_NET_ADMIN CAP_NET_RAW",
+        "ok bpffs /sys/fs/bpf",
+        "hook",
+        "ok interface veth-foo free",
+        "nothing stands in the way of `gregor run`",
+    ]);
+
+    let before = run(&lab, &["check", "--config", &config]);
+    assert_eq!(before.code, 0, "{}{}", before.out, before.err);
+    before.has(&[
+        "check.toml: 1 rule(s), 4 server(s)",
+        "ok cache 169.254.20.10 answers names of rule `kafka` by itself",
+        "ok cache fd00:10::a answers names of rule `kafka` by itself",
+        "ok cache 172.20.0.10 says NXDOMAIN to names of rule `kafka`",
+    ]);
+    let _gregor = start(&lab, &lab.gregor_config());
+    let during = run(&lab, &["check", "--config", &config]);
+    assert_eq!(during.code, 0, "{}{}", during.out, during.err);
+    during.has(&["ok interface veth-foo gregor is on it"]);
+
+    let json = run(&lab, &["check", "--json", "--config", &config]);
+    assert_eq!(json.code, 0);
+    let report: serde_json::Value = serde_json::from_str(&json.out).unwrap();
+    assert_eq!(report["ok"], true);
+    let findings = report["findings"].as_array().unwrap();
+    assert!(findings.len() >= 10, "{report}");
+    for finding in findings {
+        assert!(
+            matches!(finding["level"].as_str(), Some("ok" | "warning")),
+            "{finding}"
+        );
+        assert!(
+            finding["what"].is_string() && finding["detail"].is_string(),
+            "{finding}"
+        );
+    }
+}
+
+#[test]
+fn check_finds_what_is_wrong() {
+    let lab = lab(CacheKind::None);
+    let config = lab.gregor_config();
+    // Nobody listens at NodeLocal's address: a warning, for it may come yet.
+    let silent = run(
+        &lab,
+        &["check", "--config", &file(&lab, "ok.toml", &config)],
+    );
+    assert_eq!(silent.code, 0, "{}{}", silent.out, silent.err);
+    silent.has(&[
+        "WARNING cache 169.254.20.10 does not answer",
+        "correct [intercept] servers",
+    ]);
+
+    let bad = config.replace("cname =", "cnam =");
+    let line = bad
+        .lines()
+        .position(|line| line.starts_with("cnam"))
+        .unwrap()
+        + 1;
+    let bad = file(&lab, "bad.toml", &bad);
+    let refused = run(&lab, &["check", "--config", &bad]);
+    assert_eq!(refused.code, 1, "{}{}", refused.out, refused.err);
+    refused.has(&[
+        "ERROR configuration",
+        &format!("bad.toml:{line}"),
+        "`gregor run` would not work as it should",
+    ]);
+    let json = run(&lab, &["check", "--json", "--config", &bad]);
+    assert_eq!(json.code, 1);
+    let report: serde_json::Value = serde_json::from_str(&json.out).unwrap();
+    assert_eq!(report["ok"], false);
+    // `run` refuses it with the same place.
+    let run_bad = run(
+        &lab,
+        &["run", "--config", &bad, "--control", &file(&lab, "x", "")],
+    );
+    assert_eq!(run_bad.code, 1);
+    assert!(
+        run_bad.err.contains(&format!("bad.toml:{line}")),
+        "{}",
+        run_bad.err
+    );
+
+    let missing = run(&lab, &["check", "--config", "/nowhere/gregor.toml"]);
+    assert_eq!(missing.code, 1);
+    missing.has(&["ERROR configuration", "/nowhere/gregor.toml"]);
+}
+
+#[test]
+fn status_tells_how_it_does() {
+    let lab = lab(CacheKind::Embedded);
+    let control = lab.directory().join("gregor.sock");
+    let control = control.to_str().unwrap();
+    let nobody = run(&lab, &["status", "--control", control]);
+    assert_eq!(nobody.code, 1);
+    assert!(
+        nobody.out.is_empty() && nobody.err.contains(control),
+        "{}",
+        nobody.err
+    );
+
+    let gregor = start(&lab, &lab.gregor_config());
+    assert!(!lab.pod("foo").getent(BROKER).unwrap().is_empty());
+    assert!(!lab.pod("baz").getent(BROKER).unwrap().is_empty());
+    let status = run(&lab, &["status", "--control", control]);
+    assert_eq!(status.code, 0, "{}", status.err);
+    status.has(&[
+        "ready yes",
+        "hook tcx, first",
+        "servers 169.254.20.10 172.20.0.10 fd00:10::a fd00:20::a",
+        "heartbeat ",
+        "rules (1)",
+        "kafka: *.aws.private.kafka.managed.{namespace}.svc.cluster.local → kafka-upstream.{namespace}.svc.cluster.local",
+        "interfaces (",
+        "veth-foo (",
+        "veth-baz (",
+        "taken matched ",
+        "pass no_rule ",
+        "reply NOERROR 2",
+        "passed on no_target 2",
+    ]);
+    let json = run(&lab, &["status", "--json", "--control", control]);
+    assert_eq!(json.code, 0);
+    let status: serde_json::Value = serde_json::from_str(&json.out).unwrap();
+    assert_eq!(status["readiness"]["serving"], true);
+    assert_eq!(status["rules"][0]["name"], "kafka");
+    assert_eq!(status["responder"]["replies"]["NOERROR"], 2);
+    assert_eq!(status["responder"]["namespaces"]["foo"]["answer"], 2);
+    assert_eq!(status["kernel"]["requests"][0]["verdict"], "taken");
+    assert_eq!(status["kernel"]["requests"][0]["count"], 4);
+    assert_eq!(
+        status["config"]["path"],
+        gregor.config_path().to_str().unwrap()
+    );
+
+    // A second one on this node is told so, and the first goes on.
+    let config = gregor.config_path().to_str().unwrap();
+    let second = run(&lab, &["run", "--config", config, "--control", control]);
+    assert_eq!(second.code, 1);
+    assert!(
+        second.err.contains("another gregor answers at"),
+        "{}",
+        second.err
+    );
+    assert_eq!(
+        lab.pod("foo").getent(BROKER).unwrap(),
+        sorted(FOO_ADDRESSES)
+    );
+
+    // A pod that asks past gregor is warned of.
+    let (query, _) = Wire::new("www.example.com", RecordType::A).bytes();
+    let elsewhere = IpAddr::from([10, 250, 0, 2]);
+    e2e::exchange_within(
+        lab.pod("foo"),
+        elsewhere,
+        &query,
+        std::time::Duration::from_millis(100),
+    );
+    let status = run(&lab, &["status", "--control", control]);
+    status.has(&["WARNING: pods also ask servers", "10.250.0.2 1"]);
+}
+
+#[test]
+fn explain_says_what_the_pod_will_get() {
+    let lab = lab(CacheKind::CoreDns { template: false });
+    let config = file(&lab, "explain.toml", &lab.gregor_config());
+    let explain = |arguments: &[&str]| {
+        let ran = run(
+            &lab,
+            &[&["explain", "--config", &config], arguments].concat(),
+        );
+        assert_eq!(ran.code, 0, "{}{}", ran.out, ran.err);
+        ran
+    };
+    let foo = explain(&[BROKER, "--namespace", "foo"]);
+    foo.has(&[
+        &format!("A pod in namespace foo asks 169.254.20.10 for {BROKER} A."),
+        &format!("1. {}. A", qualified("foo")),
+        "rule `kafka`: *.aws.private.kafka.managed.{namespace}.svc.cluster.local",
+        "{namespace} = foo",
+        "target kafka-upstream.foo.svc.cluster.local.",
+        "the pod gets: NOERROR, CNAME kafka-upstream.foo.svc.cluster.local.",
+        "3 A record(s), TTL",
+        "10.10.1.11",
+    ]);
+    assert!(
+        !foo.out.contains("2. "),
+        "the resolver is content: {}",
+        foo.out
+    );
+    explain(&[BROKER, "--namespace", "foo", "--type", "AAAA"]).has(&["no AAAA there (NODATA)"]);
+    explain(&[&qualified("foo"), "--type", "ANY"]).has(&["gregor leaves type ANY to the cache"]);
+
+    let baz = explain(&[BROKER, "--namespace", "baz"]);
+    baz.has(&[
+        "{namespace} = baz",
+        "the target does not exist (NXDOMAIN): this tenant has none, so the existing cache answers",
+        "passes untouched to the existing cache, which says:",
+        "→ resolvers go on to the next name",
+        &format!("4. {BROKER}. A"),
+        "203.0.113.7",
+    ]);
+    let foreign = explain(&[&format!("{FOREIGN}.")]);
+    foreign.has(&[
+        "no rule matches",
+        "passes untouched to the existing cache",
+        "192.0.2.80",
+    ]);
+    let near = explain(&["a.aws.private.kafka.managed.x_y.svc.cluster.local."]);
+    near.has(&[
+        "nearest: rule `kafka`",
+        "`x_y` cannot be {namespace}: no RFC 1123 label",
+    ]);
+    explain(&[BROKER, "--server", "10.1.2.3"]).has(&[
+        "10.1.2.3 is not in [intercept] servers",
+        "they pass untouched",
+    ]);
+
+    // What it says is what happens.
+    let _gregor = start(&lab, &lab.gregor_config());
+    let (query, _) = Wire::new(&qualified("foo"), RecordType::A).bytes();
+    let reply = exchange_from(lab.pod("foo"), CACHE, &query).unwrap();
+    let reply = Message::from_vec(&reply).unwrap();
+    assert_eq!(addresses(&reply), sorted(FOO_ADDRESSES));
+
+    let unknown = run(
+        &lab,
+        &["explain", BROKER, "--type", "NOPE", "--config", &config],
+    );
+    assert_eq!(unknown.code, 2);
+    assert!(unknown.err.contains("NOPE"), "{}", unknown.err);
+    let missing = run(
+        &lab,
+        &["explain", BROKER, "--config", "/nowhere/gregor.toml"],
+    );
+    assert_eq!(missing.code, 1);
+    assert!(
+        missing.err.contains("/nowhere/gregor.toml"),
+        "{}",
+        missing.err
+    );
+}
+
+#[test]
+fn the_articles_corefile_becomes_a_rule_that_works() {
+    let lab = lab(CacheKind::CoreDns { template: false });
+    let corefile = file(
+        &lab,
+        "Corefile",
+        &format!("cluster.local:53 {{\n{ARTICLE_TEMPLATE}    forward . 172.20.0.10\n}}\n"),
+    );
+    let import = run(&lab, &["import", "corefile", &corefile]);
+    assert_eq!(import.code, 0, "{}", import.err);
+    import.has(&[
+        "[[rule]]",
+        "match = \"*.aws.private.kafka.managed.{namespace}.svc.cluster.local\"",
+        "cname = \"kafka-upstream.{namespace}.svc.cluster.local\"",
+        "ttl = 60",
+    ]);
+    assert!(
+        import.err.contains("Corefile:") && import.err.contains("warning"),
+        "{}",
+        import.err
+    );
+    assert!(
+        import.err.contains("spanned several labels"),
+        "{}",
+        import.err
+    );
+    let config = format!(
+        "[intercept]\nservers = [\"{NODE_LOCAL_V4}\"]\n\n{}",
+        import.out
+    );
+    let gregor = start(&lab, &config);
+    assert_eq!(
+        lab.pod("foo").getent(BROKER).unwrap(),
+        sorted(FOO_ADDRESSES)
+    );
+    assert_eq!(Metrics::of(&gregor).namespace("foo", "answer"), 2.0);
+
+    // What cannot be said is left out, and the exit code says so.
+    let odd = file(
+        &lab,
+        "Odd",
+        ".:53 {\n    template IN A example.org {\n        answer \"{{ .Name }} 60 IN A 10.0.0.1\"\n    }\n}\n",
+    );
+    let odd = run(&lab, &["import", "corefile", &odd]);
+    assert_eq!(odd.code, 1);
+    assert!(!odd.out.contains("[[rule]]"), "{}", odd.out);
+    assert!(
+        odd.err.contains("Odd:") && odd.err.contains("not imported"),
+        "{}",
+        odd.err
+    );
+}
+
+#[test]
+fn detach_means_all() {
+    let lab = lab(CacheKind::None);
+    let ran = run(&lab, &["detach"]);
+    assert_eq!(ran.code, 2);
+    assert!(ran.err.contains("--all"), "{}", ran.err);
+}
+
+/// What scrapers rely on in the text format: HELP and TYPE before the samples of a family, each series once.
+fn lint(page: &str) {
+    assert!(page.ends_with("# EOF\n"), "{page}");
+    let mut kinds = BTreeMap::new();
+    let mut series = BTreeSet::new();
+    for line in page.lines().filter(|line| *line != "# EOF") {
+        if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (family, kind) = rest.split_once(' ').unwrap();
+            assert!(kinds.insert(family, kind).is_none(), "{family} twice");
+            continue;
+        }
+        if line.starts_with("# HELP ") {
+            continue;
+        }
+        let (sample, value) = line.rsplit_once(' ').unwrap();
+        assert!(value.parse::<f64>().unwrap() >= 0.0, "{line}");
+        assert!(series.insert(sample), "{line} twice");
+        let name = sample.split('{').next().unwrap();
+        let known = kinds.iter().any(|(family, kind)| {
+            name == match *kind {
+                "counter" => format!("{family}_total"),
+                "info" => format!("{family}_info"),
+                _ => (*family).to_owned(),
+            }
+        });
+        assert!(known && name.starts_with("gregor_"), "{line}");
+    }
+    assert!(series.len() > 30, "{page}");
+}
+
+#[test]
+fn the_pages_and_the_log_tell_no_names() {
+    let tenant = "tenant-quux-with-a-long-name";
+    let mut lab = Lab::builder("e2epages").pod("baz").start().unwrap();
+    let target = |namespace: &str, target: &str| ExternalName {
+        service: "kafka-upstream".to_owned(),
+        namespace: namespace.to_owned(),
+        target: target.to_owned(),
+    };
+    lab.change_world(|world| {
+        world.external_names.push(target(tenant, FOO_ENDPOINT));
+        world
+            .external_names
+            .push(target("broken", "nowhere.vpce.amazonaws.com."));
+    });
+    lab.add_pod(tenant).unwrap();
+    lab.add_pod("broken").unwrap();
+    let gregor = start(&lab, &lab.gregor_config());
+    let ask = |pod: &str, server: IpAddr, name: &str, qtype: RecordType| {
+        let (query, _) = Wire::new(name, qtype).edns(0).bytes();
+        exchange_from(lab.pod(pod), server, &query).unwrap();
+    };
+    let secret = |namespace: &str| format!("s3cret.{}", qualified(namespace));
+    // Answered, of a type not kept, passed on, foreign, and behind a server that has gone.
+    ask(tenant, CACHE, &secret(tenant), RecordType::A);
+    ask(tenant, CACHE, &secret(tenant), RecordType::TXT);
+    ask("baz", CACHE, &secret("made-up-namespace"), RecordType::A);
+    ask("baz", CACHE, "s3cret.example.com", RecordType::A);
+    gregor.signal(Signal::SIGHUP);
+    until("the reload", || {
+        gregor.log().contains("is in force").then_some(())
+    });
+    let page = gregor.metrics().unwrap();
+    lint(&page);
+    let log = gregor.log();
+    assert!(log.contains("INFO") && log.contains("ready"), "{log}");
+    for (what, text) in [("metrics", &page), ("log", &log)] {
+        for name in [
+            "s3cret",
+            "lkc-",
+            "kafka-upstream",
+            "vpce",
+            "made-up-namespace",
+            "s3cret.example",
+        ] {
+            assert!(!text.contains(name), "{name} in the {what}:\n{text}");
+        }
+    }
+    // A namespace with a target has a line in the metrics, and none in the log.
+    assert_eq!(Metrics::parse(&page).namespace(tenant, "answer"), 2.0);
+    assert!(!log.contains(tenant), "{log}");
+
+    lab.node().ip("link set uplink down\n").unwrap();
+    ask(
+        "baz",
+        IpAddr::V4(CLUSTER_DNS_V4),
+        &secret("unreachable"),
+        RecordType::A,
+    );
+    let metrics = Metrics::of(&gregor);
+    assert!(metrics.responses("SERVFAIL") >= 1.0);
+    assert_eq!(metrics.namespace("_other", "servfail"), 1.0);
+    let text = gregor.metrics().unwrap() + &gregor.log();
+    assert!(
+        !text.contains("unreachable.") && !text.contains("s3cret"),
+        "{text}"
+    );
+
+    let (code, body) = gregor.get("/healthz").unwrap();
+    assert_eq!((code, body.as_str()), (200, "ok\n"));
+    let (code, body) = gregor.get("/readyz").unwrap();
+    assert_eq!((code, body.as_str()), (200, "ready\n"));
+    assert_eq!(gregor.get("/nothing").unwrap().0, 404);
+}
+
+/// The one line of the log that names a tenant: its own Service leads nowhere, and somebody has to tell it. Rate-limited,
+/// and without the name that was asked for.
+#[test]
+fn a_broken_chain_names_the_tenant_and_nothing_else() {
+    let lab = Lab::builder("e2ewarn")
+        .pod("foo")
+        .cache(CacheKind::None)
+        .start()
+        .unwrap();
+    lab.change_world(|world| {
+        world.external_names[0].target = "nowhere.vpce.amazonaws.com.".to_owned();
+    });
+    let gregor = start(&lab, &lab.gregor_config());
+    let (query, _) = Wire::new(&format!("s3cret.{}", qualified("foo")), RecordType::A).bytes();
+    let reply = exchange_from(lab.pod("foo"), IpAddr::V4(CLUSTER_DNS_V4), &query).unwrap();
+    assert_eq!(reply[3] & 0x0f, 2, "SERVFAIL");
+    let log = gregor.log();
+    let warnings: Vec<&str> = log.lines().filter(|line| line.contains("WARN")).collect();
+    assert_eq!(warnings.len(), 1, "{log}");
+    assert!(warnings[0].contains("foo"), "{log}");
+    assert!(!log.contains("s3cret") && !log.contains("nowhere"), "{log}");
+}

@@ -47,6 +47,12 @@ pub struct Interface {
 }
 
 impl Interface {
+    /// Whether more than half of the burst is used up.
+    #[inline(always)]
+    pub fn is_pressing(&self, now_ns: u64) -> bool {
+        self.burst_ns > 0 && self.arrival_ns > now_ns + self.burst_ns / 2
+    }
+
     /// Takes one token at `now_ns`, or says that there is none.
     #[inline(always)]
     pub fn admit(&mut self, now_ns: u64) -> bool {
@@ -103,5 +109,27 @@ mod tests {
         assert!(!bucket.admit(1004));
         assert!(bucket.admit(1010));
         assert!(!bucket.admit(1010));
+    }
+
+    #[test]
+    fn a_bucket_presses_from_the_middle_of_its_burst_on() {
+        let mut bucket = Interface {
+            arrival_ns: 0,
+            cost_ns: 10,
+            burst_ns: 40,
+        };
+        let pressing: Vec<bool> = (0..4)
+            .map(|_| {
+                bucket.admit(1000);
+                bucket.is_pressing(1000)
+            })
+            .collect();
+        assert_eq!(pressing, [false, false, true, true]);
+        assert!(!bucket.is_pressing(1020));
+        let unlimited = Interface {
+            arrival_ns: 1_000_000,
+            ..Interface::default()
+        };
+        assert!(!unlimited.is_pressing(0));
     }
 }

@@ -7,17 +7,26 @@ use aya_ebpf::{
 };
 use dns_common::{
     abi::{EventHeader, MAX_FRAME, Servers},
-    dfa::{self, Scratch},
+    dfa::{self, Scratch, Tail, Tails},
     pipeline::{Address, Host, Matched},
     verdict::Reason,
 };
 
 use crate::{
-    maps::{DFA, HEARTBEAT, INTERFACES, OTHER_SERVERS, RING, SERVERS, TABLE},
+    maps::{self, DFA, HEARTBEAT, OTHER_SERVERS, RING, SERVERS, TABLE, TAILS},
     skb::Skb,
 };
 
 pub struct Kernel;
+
+struct MapTails;
+
+impl Tails for MapTails {
+    #[inline(always)]
+    fn tail(&self, index: u32) -> Option<&Tail> {
+        TAILS.get(index)
+    }
+}
 
 /// Frames up to this size take the smaller record: nearly all queries.
 const SMALL_FRAME: usize = 256;
@@ -52,6 +61,12 @@ impl Host<Skb> for Kernel {
     }
 
     #[inline(always)]
+    fn may_match(&self, end_of_name: u64) -> bool {
+        DFA.get(0)
+            .is_some_and(|header| header.may_match(end_of_name))
+    }
+
+    #[inline(always)]
     fn find_rule(&self, scratch: &mut Scratch) -> Option<u32> {
         find_rule(scratch).checked_sub(1)
     }
@@ -64,17 +79,15 @@ impl Host<Skb> for Kernel {
         if now > *deadline {
             return Err(Reason::NoResponder);
         }
-        let interface = INTERFACES
-            .get_ptr_mut(&packet.ifindex())
-            .ok_or(Reason::NoResponder)?;
+        let interface = maps::interface(packet.ifindex()).ok_or(Reason::NoResponder)?;
         // The second half of the ring is for those who ask little: else one pod at its full rate could fill it with more
         // than a busy responder drains, and the queries of all others would pass.
-        // SAFETY: userspace only inserts and removes whole values; see `Interface` on races.
-        if unsafe { (*interface).is_pressing(now) } && ring_is_half_full() {
+        // SAFETY: a value of this type lives there; see `Bucket` on races.
+        if unsafe { (*interface).bucket.is_pressing(now) } && ring_is_half_full() {
             return Err(Reason::RateLimited);
         }
         // SAFETY: as above.
-        if unsafe { (*interface).admit(now) } {
+        if unsafe { (*interface).bucket.admit(now) } {
             Ok(())
         } else {
             Err(Reason::RateLimited)
@@ -108,7 +121,7 @@ fn find_rule(scratch: &mut Scratch) -> u32 {
     let (Some(header), Some(table)) = (DFA.get(0), TABLE.get(0)) else {
         return 0;
     };
-    dfa::find(header, table, scratch).map_or(0, |rule| rule + 1)
+    dfa::find(header, table, &MapTails, scratch).map_or(0, |rule| rule + 1)
 }
 
 #[inline(always)]

@@ -1,0 +1,423 @@
+//! What the end-to-end tests share: raw DNS messages, gregor's metrics as numbers, conditions that are waited for.
+
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
+use std::{
+    collections::BTreeMap,
+    io::{Read as _, Write as _},
+    net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
+    path::PathBuf,
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use gregor_tests::{
+    lab::{Gregor, Lab, Pod, world::BROKER},
+    tools,
+};
+use hickory_proto::{
+    op::Message,
+    rr::{RData, RecordType},
+};
+
+/// Far more than anything here takes on a machine that is not out of order.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a client waits for its one reply.
+pub const REPLY: Duration = Duration::from_secs(10);
+
+/// Tries until there is a value. Panics with `what` when there is none for [`PATIENCE`].
+pub fn until<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(value) = probe() {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The broker's name behind the search list of a namespace, without its trailing dot.
+pub fn qualified(namespace: &str) -> String {
+    format!("{BROKER}.{namespace}.svc.cluster.local")
+}
+
+pub fn sorted(addresses: impl IntoIterator<Item = IpAddr>) -> Vec<IpAddr> {
+    let mut addresses: Vec<IpAddr> = addresses.into_iter().collect();
+    addresses.sort();
+    addresses
+}
+
+/// The addresses in an answer section, sorted.
+pub fn addresses(message: &Message) -> Vec<IpAddr> {
+    sorted(
+        message
+            .answers
+            .iter()
+            .filter_map(|record| match &record.data {
+                RData::A(address) => Some(address.0.into()),
+                RData::AAAA(address) => Some(address.0.into()),
+                _ => None,
+            }),
+    )
+}
+
+/// Owner and target of each CNAME in an answer section, in its order.
+pub fn chain(message: &Message) -> Vec<(String, String)> {
+    message
+        .answers
+        .iter()
+        .filter_map(|record| match &record.data {
+            RData::CNAME(target) => Some((record.name.to_ascii(), target.0.to_ascii())),
+            _ => None,
+        })
+        .collect()
+}
+
+/// A query in wire format, with everything in it that hickory would not send.
+#[derive(Clone, Debug)]
+pub struct Wire {
+    pub qname: String,
+    pub qtype: u16,
+    pub qclass: u16,
+    pub flags: u16,
+    /// Version, DO bit, options.
+    pub edns: Option<(u8, bool, Vec<u8>)>,
+}
+
+impl Wire {
+    pub fn new(qname: &str, qtype: RecordType) -> Self {
+        Self {
+            qname: qname.to_owned(),
+            qtype: qtype.into(),
+            qclass: 1,
+            flags: 0x0100,
+            edns: None,
+        }
+    }
+
+    pub fn class(mut self, qclass: u16) -> Self {
+        self.qclass = qclass;
+        self
+    }
+
+    pub fn flags(mut self, flags: u16) -> Self {
+        self.flags = flags;
+        self
+    }
+
+    pub fn edns(mut self, version: u8) -> Self {
+        self.edns = Some((version, false, Vec::new()));
+        self
+    }
+
+    /// The message, and where its question ends.
+    pub fn bytes(&self) -> (Vec<u8>, usize) {
+        let mut bytes = rand::random::<u16>().to_be_bytes().to_vec();
+        bytes.extend(self.flags.to_be_bytes());
+        bytes.extend([0, 1, 0, 0, 0, 0, 0, u8::from(self.edns.is_some())]);
+        for label in self.qname.split('.').filter(|label| !label.is_empty()) {
+            bytes.push(label.len() as u8);
+            bytes.extend(label.as_bytes());
+        }
+        bytes.push(0);
+        bytes.extend(self.qtype.to_be_bytes());
+        bytes.extend(self.qclass.to_be_bytes());
+        let question = bytes.len();
+        if let Some((version, dnssec_ok, options)) = &self.edns {
+            bytes.extend([0, 0, 41, 0x04, 0xd0, 0, *version]);
+            bytes.extend((u16::from(*dnssec_ok) << 15).to_be_bytes());
+            bytes.extend((options.len() as u16).to_be_bytes());
+            bytes.extend(options);
+        }
+        (bytes, question)
+    }
+}
+
+/// Sends a message from the calling thread's namespace and waits for the reply with its ID.
+pub fn exchange(server: IpAddr, message: &[u8], patience: Duration) -> Option<Vec<u8>> {
+    let any: IpAddr = match server {
+        IpAddr::V4(_) => [0, 0, 0, 0].into(),
+        IpAddr::V6(_) => [0u16; 8].into(),
+    };
+    let socket = UdpSocket::bind((any, 0)).unwrap();
+    socket.connect(SocketAddr::new(server, 53)).unwrap();
+    socket.send(message).unwrap();
+    let deadline = Instant::now() + patience;
+    let mut buffer = vec![0; 65_535];
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return None;
+        }
+        socket.set_read_timeout(Some(left)).unwrap();
+        match socket.recv(&mut buffer) {
+            Ok(length) if buffer[..length].starts_with(&message[..2]) => {
+                return Some(buffer[..length].to_vec());
+            }
+            Ok(_) => {}
+            // A server that is not there answers with ICMP; nobody else's reply can come then.
+            Err(_) => return None,
+        }
+    }
+}
+
+/// [`exchange`] from a pod.
+pub fn exchange_from(pod: &Pod, server: IpAddr, message: &[u8]) -> Option<Vec<u8>> {
+    exchange_within(pod, server, message, REPLY)
+}
+
+pub fn exchange_within(
+    pod: &Pod,
+    server: IpAddr,
+    message: &[u8],
+    patience: Duration,
+) -> Option<Vec<u8>> {
+    let message = message.to_vec();
+    pod.netns()
+        .enter(move || exchange(server, &message, patience))
+        .unwrap()
+}
+
+/// The same over TCP.
+pub fn exchange_tcp(pod: &Pod, server: IpAddr, message: &[u8]) -> Option<Vec<u8>> {
+    let message = message.to_vec();
+    let exchange = move || -> std::io::Result<Vec<u8>> {
+        let mut stream = TcpStream::connect((server, 53))?;
+        stream.set_read_timeout(Some(REPLY))?;
+        stream.write_all(&[&(message.len() as u16).to_be_bytes()[..], &message].concat())?;
+        let mut length = [0; 2];
+        stream.read_exact(&mut length)?;
+        let mut reply = vec![0; u16::from_be_bytes(length).into()];
+        stream.read_exact(&mut reply)?;
+        Ok(reply)
+    };
+    pod.netns().enter(exchange).unwrap().ok()
+}
+
+/// A message with ID and TTLs zeroed, the OPT's flags kept: what two askers of one server have in common.
+pub fn without_id_and_ttls(message: &[u8]) -> Vec<u8> {
+    let mut message = message.to_vec();
+    let count = |at: usize| usize::from(u16::from_be_bytes([message[at], message[at + 1]]));
+    let (questions, records) = (count(4), count(6) + count(8) + count(10));
+    message[..2].fill(0);
+    let mut at = 12;
+    for _ in 0..questions {
+        at = after_name(&message, at) + 4;
+    }
+    for _ in 0..records {
+        at = after_name(&message, at);
+        let opt = message[at..at + 2] == [0, 41];
+        if !opt {
+            message[at + 4..at + 8].fill(0);
+        }
+        let length = u16::from_be_bytes([message[at + 8], message[at + 9]]);
+        at += 10 + usize::from(length);
+    }
+    assert_eq!(at, message.len(), "a well-formed message: {message:02x?}");
+    message
+}
+
+fn after_name(message: &[u8], mut at: usize) -> usize {
+    loop {
+        match message[at] {
+            0 => return at + 1,
+            length if length >= 0xc0 => return at + 2,
+            length => at += 1 + usize::from(length),
+        }
+    }
+}
+
+/// The numbers of `/metrics`, by series as it is written there.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Metrics(pub BTreeMap<String, f64>);
+
+impl Metrics {
+    pub fn of(gregor: &Gregor) -> Self {
+        Self::parse(&gregor.metrics().unwrap())
+    }
+
+    /// Panics over a line that is no sample: a scraper would refuse the page.
+    pub fn parse(page: &str) -> Self {
+        let samples = page.lines().filter(|line| !line.starts_with('#'));
+        Self(
+            samples
+                .map(|line| {
+                    let (series, value) = line.rsplit_once(' ').unwrap();
+                    (series.to_owned(), value.parse().unwrap())
+                })
+                .collect(),
+        )
+    }
+
+    /// 0 for a series that is not there, as in a query language.
+    pub fn get(&self, series: &str) -> f64 {
+        self.0.get(series).copied().unwrap_or(0.0)
+    }
+
+    /// Queries that the programs took off the stack.
+    pub fn taken(&self) -> f64 {
+        self.get(r#"gregor_dns_requests_total{verdict="taken",reason="matched"}"#)
+    }
+
+    /// Queries that the programs let pass for this reason.
+    pub fn passed(&self, reason: &str) -> f64 {
+        self.get(&format!(
+            r#"gregor_dns_requests_total{{verdict="pass",reason="{reason}"}}"#
+        ))
+    }
+
+    pub fn passed_on(&self, reason: &str) -> f64 {
+        self.get(&format!(
+            r#"gregor_responder_passed_on_total{{reason="{reason}"}}"#
+        ))
+    }
+
+    pub fn responses(&self, rcode: &str) -> f64 {
+        self.get(&format!(r#"gregor_dns_responses_total{{rcode="{rcode}"}}"#))
+    }
+
+    pub fn namespace(&self, namespace: &str, result: &str) -> f64 {
+        self.get(&format!(
+            r#"gregor_namespace_responses_total{{namespace="{namespace}",result="{result}"}}"#
+        ))
+    }
+}
+
+/// A program that looks a name up with the pod's resolv.conf.
+pub struct Client {
+    pub name: &'static str,
+    program: PathBuf,
+    arguments: &'static [&'static str],
+    /// Which of Go's resolvers.
+    godebug: &'static str,
+}
+
+pub fn clients() -> Vec<Client> {
+    let client = |name, program, arguments, godebug| Client {
+        name,
+        program,
+        arguments,
+        godebug,
+    };
+    let getent: &[&str] = &["ahosts"];
+    vec![
+        client("glibc, getent", "getent".into(), getent, ""),
+        client(
+            "glibc, getaddrinfo",
+            tools::glibc_client().unwrap(),
+            &[],
+            "",
+        ),
+        client("musl", tools::musl_client().unwrap(), &[], ""),
+        client("go", tools::go_client().unwrap(), &[], "netdns=go"),
+        client(
+            "go with cgo",
+            tools::go_client().unwrap(),
+            &[],
+            "netdns=cgo",
+        ),
+        client("c-ares", tools::cares_client().unwrap(), &[], ""),
+    ]
+}
+
+impl Client {
+    /// The addresses that it prints, sorted, or what it says when it finds none.
+    pub fn finds(&self, pod: &Pod, name: &str) -> Result<Vec<IpAddr>, String> {
+        let mut command = Command::new(&self.program);
+        command
+            .args(self.arguments)
+            .arg(name)
+            .env("GODEBUG", self.godebug);
+        let output = pod.output(command).unwrap();
+        if !output.status.success() {
+            let error = String::from_utf8_lossy(&output.stderr);
+            return Err(format!("{}: {}", output.status, error.trim()));
+        }
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let mut found = sorted(text.lines().map(|line| {
+            let address = line.split_whitespace().next().unwrap();
+            address.parse::<IpAddr>().unwrap()
+        }));
+        found.dedup();
+        Ok(found)
+    }
+}
+
+/// The programs on the tcx ingress of a pod's interface.
+pub fn programs_on(lab: &Lab, interface: &str) -> Vec<String> {
+    let interface = interface.to_owned();
+    lab.node()
+        .enter(move || gregor::datapath::programs_on(&interface).unwrap())
+        .unwrap()
+}
+
+/// Asks in a closed loop from a pod, one try per question, until told to stop.
+pub struct Load {
+    stop: Arc<AtomicBool>,
+    answered: Arc<AtomicU64>,
+    askers: Vec<JoinHandle<Vec<String>>>,
+}
+
+impl Load {
+    /// One asker per list of names, each going round in its list, for A and AAAA.
+    pub fn start(pod: &Pod, server: IpAddr, lists: &[Vec<String>]) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let answered = Arc::new(AtomicU64::new(0));
+        let askers = lists
+            .iter()
+            .map(|names| {
+                let (names, stop, answered) = (names.clone(), stop.clone(), answered.clone());
+                let ask = move || {
+                    let mut lost = Vec::new();
+                    let questions = names.iter().flat_map(|name| {
+                        [RecordType::A, RecordType::AAAA].map(|qtype| (name.clone(), qtype))
+                    });
+                    for (name, qtype) in questions.cycle() {
+                        if stop.load(Ordering::Relaxed) {
+                            break;
+                        }
+                        let (query, _) = Wire::new(&name, qtype).bytes();
+                        match exchange(server, &query, REPLY) {
+                            Some(_) => drop(answered.fetch_add(1, Ordering::Relaxed)),
+                            None => lost.push(format!("{name} {qtype}")),
+                        }
+                    }
+                    lost
+                };
+                pod.netns().enter_detached(ask).unwrap()
+            })
+            .collect();
+        Self {
+            stop,
+            answered,
+            askers,
+        }
+    }
+
+    pub fn answered(&self) -> u64 {
+        self.answered.load(Ordering::Relaxed)
+    }
+
+    /// Returns after this many more answers.
+    pub fn wait_for(&self, more: u64) {
+        let goal = self.answered() + more;
+        until("the load's next answers", || {
+            (self.answered() >= goal).then_some(())
+        });
+    }
+
+    /// Ends it; the questions that got no answer.
+    pub fn finish(self) -> Vec<String> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.askers
+            .into_iter()
+            .flat_map(|asker| asker.join().unwrap())
+            .collect()
+    }
+}

@@ -1,6 +1,10 @@
 //! What the pipeline finds around it in the kernel: maps, clock, ring buffer.
 
-use aya_ebpf::{helpers::generated::bpf_ktime_get_ns, maps::ring_buf::RingBufEntry};
+use aya_ebpf::{
+    bindings::{BPF_RB_AVAIL_DATA, BPF_RB_RING_SIZE},
+    helpers::generated::bpf_ktime_get_ns,
+    maps::ring_buf::RingBufEntry,
+};
 use dns_common::{
     abi::{EventHeader, MAX_FRAME, Servers},
     dfa::{self, Scratch, Tail, Tails},
@@ -76,7 +80,13 @@ impl Host<Skb> for Kernel {
             return Err(Reason::NoResponder);
         }
         let interface = maps::interface(packet.ifindex()).ok_or(Reason::NoResponder)?;
+        // The second half of the ring is for those who ask little: else one pod at its full rate could fill it with more
+        // than a busy responder drains, and the queries of all others would pass.
         // SAFETY: a value of this type lives there; see `Bucket` on races.
+        if unsafe { (*interface).bucket.is_pressing(now) } && ring_is_half_full() {
+            return Err(Reason::RateLimited);
+        }
+        // SAFETY: as above.
         if unsafe { (*interface).bucket.admit(now) } {
             Ok(())
         } else {
@@ -97,6 +107,11 @@ impl Host<Skb> for Kernel {
             submit::<MAX_FRAME>(packet, &header, matched.frame_len)
         }
     }
+}
+
+#[inline(always)]
+fn ring_is_half_full() -> bool {
+    RING.query(u64::from(BPF_RB_AVAIL_DATA)) > RING.query(u64::from(BPF_RB_RING_SIZE)) / 2
 }
 
 /// A function of its own, so that the walk has all registers to itself. Returns the rule plus one, 0 for none: a

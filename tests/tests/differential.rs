@@ -1049,6 +1049,66 @@ fn gregor_answers_as_the_articles_template_but_for_named_deviations() {
     assert!(never.is_empty(), "deviations that never showed: {never:?}");
 }
 
+/// An operator may keep the template in the cache. Then what gregor leaves (no target, no match, types that are not its
+/// own) is answered by the template as if gregor were not there, to the last bit.
+#[test]
+fn what_gregor_leaves_gets_the_answer_of_a_template_that_was_kept() {
+    let mut rng = StdRng::seed_from_u64(4);
+    let tenants = tenants();
+    let world = world(&tenants);
+    let template = Regex::new(TEMPLATE).unwrap();
+    let names = names(&mut rng, &tenants);
+    let corpus: Vec<Asked> = corpus(&mut rng, &names)
+        .into_iter()
+        .filter(|asked| {
+            let left = matches!(asked.qtype, ANY | HINFO);
+            left || !matches!(classify(asked, &tenants, &template), Kind::Tenant(..))
+        })
+        .collect();
+    let kinds: Vec<Kind<'_>> = corpus
+        .iter()
+        .map(|asked| classify(asked, &tenants, &template))
+        .collect();
+    let matched: Vec<bool> = kinds
+        .iter()
+        .map(|kind| matches!(kind, Kind::NoTarget))
+        .collect();
+    assert!(matched.iter().filter(|matched| **matched).count() > 300);
+
+    let without_gregor = lab(&world, true);
+    let with_gregor = lab(&world, true);
+    let config = with_gregor.gregor_config()
+        + "[upstream]\ntimeout = \"15s\"\n[limits]\nqueries_per_second = 0\n";
+    let gregor = with_gregor
+        .start_gregor(&tools::gregor().unwrap(), &config)
+        .unwrap();
+    let (theirs, ours) = thread::scope(|scope| {
+        let theirs = scope.spawn(|| ask_all(&without_gregor, &corpus, &matched));
+        let ours = scope.spawn(|| ask_all(&with_gregor, &corpus, &matched));
+        (theirs.join().unwrap(), ours.join().unwrap())
+    });
+    let mut by_the_template = 0;
+    for ((asked, kind), (ours, theirs)) in
+        corpus.iter().zip(kinds).zip(ours.into_iter().zip(theirs))
+    {
+        let parts = differing(&ours, &theirs);
+        assert!(
+            parts.is_empty(),
+            "{} ({kind:?}): {parts:?} differ\n  with    {ours:?}\n  without {theirs:?}",
+            shown(asked)
+        );
+        by_the_template += usize::from(!ours.chain.is_empty());
+    }
+    println!(
+        "{} questions, {by_the_template} answered by the template",
+        corpus.len()
+    );
+    assert!(by_the_template > 500, "{by_the_template}");
+    let status = gregor.status().unwrap();
+    let no_target = status["responder"]["passed_on"]["no_target"].as_u64();
+    assert!(no_target > Some(300), "{status:#}");
+}
+
 #[derive(Default)]
 struct Report {
     equal: usize,

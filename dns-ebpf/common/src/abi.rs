@@ -68,6 +68,12 @@ pub const fn interface_slot(ifindex: u32) -> u32 {
 }
 
 impl Bucket {
+    /// Whether more than half of the burst is used up.
+    #[inline(always)]
+    pub fn is_pressing(&self, now_ns: u64) -> bool {
+        self.burst_ns > 0 && self.arrival_ns > now_ns + self.burst_ns / 2
+    }
+
     /// Takes one token at `now_ns`, or says that there is none.
     #[inline(always)]
     pub fn admit(&mut self, now_ns: u64) -> bool {
@@ -124,5 +130,27 @@ mod tests {
         assert!(!bucket.admit(1004));
         assert!(bucket.admit(1010));
         assert!(!bucket.admit(1010));
+    }
+
+    #[test]
+    fn a_bucket_presses_from_the_middle_of_its_burst_on() {
+        let mut bucket = Bucket {
+            arrival_ns: 0,
+            cost_ns: 10,
+            burst_ns: 40,
+        };
+        let pressing: Vec<bool> = (0..4)
+            .map(|_| {
+                bucket.admit(1000);
+                bucket.is_pressing(1000)
+            })
+            .collect();
+        assert_eq!(pressing, [false, false, true, true]);
+        assert!(!bucket.is_pressing(1020));
+        let unlimited = Bucket {
+            arrival_ns: 1_000_000,
+            ..Bucket::default()
+        };
+        assert!(!unlimited.is_pressing(0));
     }
 }

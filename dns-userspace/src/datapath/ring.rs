@@ -14,8 +14,9 @@ use crate::rules::RuleSet;
 
 /// How long [`Ring::next`] waits before it returns empty-handed, so that its caller can renew the heartbeat.
 const IDLE: Duration = Duration::from_millis(250);
-/// Most queries of one turn.
-const BATCH: usize = 256;
+/// Most queries of one turn. The heartbeat is renewed between turns: on a node whose processors are busy, a turn of a few
+/// hundred replies took longer than the programs wait for it.
+const BATCH: usize = 64;
 
 /// The queries that one loaded program hands over.
 pub struct Ring {
@@ -30,7 +31,7 @@ impl Ring {
         Ok(Self { buffer, rules })
     }
 
-    /// Appends what is there, at most 256 queries; waits for the first for at most 250 ms.
+    /// Appends what is there, at most 64 queries; waits for the first for at most 250 ms.
     pub async fn next(&mut self, out: &mut Vec<Intercepted>) -> io::Result<()> {
         if self.drain(out) > 0 {
             // The ring may hold more: let others run, then come back without waiting.

@@ -3,17 +3,26 @@
 use aya_ebpf::{helpers::generated::bpf_ktime_get_ns, maps::ring_buf::RingBufEntry};
 use dns_common::{
     abi::{EventHeader, MAX_FRAME, Servers},
-    dfa::{self, Scratch},
+    dfa::{self, Scratch, Tail, Tails},
     pipeline::{Address, Host, Matched},
     verdict::Reason,
 };
 
 use crate::{
-    maps::{DFA, HEARTBEAT, INTERFACES, OTHER_SERVERS, RING, SERVERS, TABLE},
+    maps::{self, DFA, HEARTBEAT, OTHER_SERVERS, RING, SERVERS, TABLE, TAILS},
     skb::Skb,
 };
 
 pub struct Kernel;
+
+struct MapTails;
+
+impl Tails for MapTails {
+    #[inline(always)]
+    fn tail(&self, index: u32) -> Option<&Tail> {
+        TAILS.get(index)
+    }
+}
 
 /// Frames up to this size take the smaller record: nearly all queries.
 const SMALL_FRAME: usize = 256;
@@ -38,13 +47,19 @@ impl Host<Skb> for Kernel {
             Address::V4(address) => [0, u64::from(0xffff_u32.to_be()) | u64::from(address) << 32],
             Address::V6(halves) => halves,
         };
-        if let Some(count) = OTHER_SERVERS.get_ptr_mut(&key) {
+        if let Some(count) = OTHER_SERVERS.get_ptr_mut(key) {
             // SAFETY: a u64 lives there; a lost increment does no harm.
             unsafe { *count += 1 };
         } else {
             // A full map or a race loses one count.
-            let _ = OTHER_SERVERS.insert(&key, &1, 0);
+            let _ = OTHER_SERVERS.insert(key, 1, 0);
         }
+    }
+
+    #[inline(always)]
+    fn may_match(&self, end_of_name: u64) -> bool {
+        DFA.get(0)
+            .is_some_and(|header| header.may_match(end_of_name))
     }
 
     #[inline(always)]
@@ -60,11 +75,9 @@ impl Host<Skb> for Kernel {
         if now > *deadline {
             return Err(Reason::NoResponder);
         }
-        let interface = INTERFACES
-            .get_ptr_mut(&packet.ifindex())
-            .ok_or(Reason::NoResponder)?;
-        // SAFETY: userspace only inserts and removes whole values; see `Interface` on races.
-        if unsafe { (*interface).admit(now) } {
+        let interface = maps::interface(packet.ifindex()).ok_or(Reason::NoResponder)?;
+        // SAFETY: a value of this type lives there; see `Bucket` on races.
+        if unsafe { (*interface).bucket.admit(now) } {
             Ok(())
         } else {
             Err(Reason::RateLimited)
@@ -93,7 +106,7 @@ fn find_rule(scratch: &mut Scratch) -> u32 {
     let (Some(header), Some(table)) = (DFA.get(0), TABLE.get(0)) else {
         return 0;
     };
-    dfa::find(header, table, scratch).map_or(0, |rule| rule + 1)
+    dfa::find(header, table, &MapTails, scratch).map_or(0, |rule| rule + 1)
 }
 
 #[inline(always)]

@@ -28,7 +28,7 @@ pub fn gregor(context: TcContext) -> i32 {
     match verdict {
         Verdict::Pass(_) => NEXT,
         // On tcx, TC_ACT_STOLEN counts as next: the pod would get two answers.
-        Verdict::Taken => TC_ACT_SHOT as i32,
+        Verdict::Taken => TC_ACT_SHOT,
     }
 }
 

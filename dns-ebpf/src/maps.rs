@@ -7,7 +7,7 @@ use aya_ebpf::{
 };
 use dns_common::{
     abi,
-    dfa::{Header, Scratch, Table},
+    dfa::{Header, Scratch, Table, Tail},
     verdict::Verdict,
 };
 
@@ -21,6 +21,10 @@ pub static DFA: Array<Header> = Array::with_max_entries(1, 0);
 #[map]
 pub static TABLE: Array<Table> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
+/// Sized by the loader.
+#[map]
+pub static TAILS: Array<Tail> = Array::with_max_entries(1, 0);
+
 #[map]
 pub static COUNTERS: PerCpuArray<abi::Counters> = PerCpuArray::with_max_entries(1, 0);
 
@@ -32,9 +36,13 @@ pub static RING: RingBuf = RingBuf::with_byte_size(1 << 18, 0);
 #[map]
 pub static HEARTBEAT: Array<u64> = Array::with_max_entries(1, 0);
 
-/// The interfaces that the program is attached to, by index.
+/// The interfaces that the program is attached to, by slot.
 #[map]
-pub static INTERFACES: HashMap<u32, abi::Interface> = HashMap::with_max_entries(8192, 0);
+static INTERFACES: Array<abi::Interface> = Array::with_max_entries(abi::INTERFACE_SLOTS, 0);
+
+/// Those whose slot another one has, by index.
+#[map]
+static MORE_INTERFACES: HashMap<u32, abi::Interface> = HashMap::with_max_entries(8192, 0);
 
 /// Addresses asked on port 53 that are not in the configuration, with a count.
 #[map]
@@ -49,6 +57,17 @@ pub fn scratch<'a>() -> Option<&'a mut Scratch> {
     let scratch = SCRATCH.get_ptr_mut(0)?;
     // SAFETY: a value of this type lives there, and only the program running on this processor uses it.
     Some(unsafe { &mut *scratch })
+}
+
+/// The bucket of an interface that the program is attached to.
+#[inline(always)]
+pub fn interface(ifindex: u32) -> Option<*mut abi::Interface> {
+    let slot = INTERFACES.get_ptr_mut(abi::interface_slot(ifindex))?;
+    // SAFETY: a value of this type lives there.
+    if unsafe { (*slot).ifindex } == u64::from(ifindex) {
+        return Some(slot);
+    }
+    MORE_INTERFACES.get_ptr_mut(ifindex)
 }
 
 #[inline(always)]

@@ -18,10 +18,11 @@ fn main() -> anyhow::Result<()> {
     let elapsed = start.elapsed();
     let table = rules.table();
     println!(
-        "{count} rules: {elapsed:.2?}, {} entries, {} KiB, suffix of {} bytes",
+        "{count} rules: {elapsed:.2?}, {} entries, {} KiB, {} heads, {} tails",
         table.header.entries,
         table.bytes() / 1024,
-        table.header.suffix_len,
+        table.header.head_count,
+        table.tails.len(),
     );
     Ok(())
 }

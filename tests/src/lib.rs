@@ -2,4 +2,6 @@
 
 pub use gregor_lab as lab;
 pub use gregor_lab::tools;
+
+pub mod bench;
 pub mod packets;

@@ -1,5 +1,5 @@
-//! Whether the loaded program, the pipeline over a slice and a plain comparison of labels agree where no table says what
-//! is right. Wants root.
+//! Whether the loaded program, the pipeline over a slice, a regular expression on the presentation form and a plain
+//! comparison of labels agree where no table says what is right. Wants root.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,7 +7,10 @@ use std::{
 };
 
 use dns_common::verdict::{Reason, Verdict};
-use gregor::rules::RuleSet;
+use gregor::rules::{
+    MatchSpec, RuleSet, RuleSpec,
+    testing::{self, Oracle},
+};
 use gregor_tests::packets::{
     build::{Frame, labels_of, question, udp_to},
     engine::{Engine as _, Outcome, Slice, TestRun},
@@ -69,24 +72,34 @@ fn a_hundred_thousand_mutations() {
 const RULE_SETS: usize = 50;
 const NAMES_EACH: usize = 200;
 
-/// Ten thousand pairs of a rule set and a name.
+/// Ten thousand pairs of a rule set and a name, in four opinions: the loaded program, the pipeline over a slice, regular
+/// expressions, labels compared one by one. Every other set has `regex` rules among its patterns.
 #[test]
 fn ten_thousand_names_through_the_program() {
     let mut rng = seeded();
-    let (mut sets, mut matched) = (0, 0);
+    let mut other = testing::Rng::new(rng.random());
+    let (mut sets, mut matched, mut by_regex_rule) = (0, 0, 0);
     while sets < RULE_SETS {
-        let patterns = random_patterns(&mut rng);
+        let (specs, patterns) = if sets % 2 == 0 {
+            let patterns = random_patterns(&mut rng);
+            (specs_of(&patterns), Some(patterns))
+        } else {
+            (testing::random_rules(&mut other, 8), None)
+        };
         // Contradictory rules are refused, and are not what this is about.
-        let Some(rules) = rule_set(&patterns) else {
+        let Ok(rules) = RuleSet::compile(&specs).map(Arc::new) else {
             continue;
         };
         sets += 1;
+        let oracle = Oracle::new(&specs);
         let mut loaded = Loaded::new(&options(Arc::clone(&rules))).unwrap();
         loaded.datapath.allow_interface(LOOPBACK).unwrap();
         let mut slice = Slice::with_rules(rules);
         for _ in 0..NAMES_EACH {
-            let wire = random_name(&mut rng, &patterns);
-            let expected = oracle::find(patterns.iter().map(String::as_str), &wire);
+            let wire = match &patterns {
+                Some(patterns) => random_name(&mut rng, patterns),
+                None => testing::random_name(&mut other, &specs),
+            };
             let frame = udp_to(FIRST_V4, question(&wire, 1).build()).build();
             let outcome = loaded.test_run(&frame.bytes).unwrap();
             let found = match &outcome {
@@ -96,24 +109,34 @@ fn ten_thousand_names_through_the_program() {
                     None
                 }
             };
-            let context = || format!("{} under {patterns:#?}", wire.escape_ascii());
-            assert_eq!(found, expected, "{}", context());
+            let context = || format!("{} under {specs:#?}", wire.escape_ascii());
+            assert_eq!(found, oracle.by_regex(&wire), "regex: {}", context());
+            assert_eq!(found, oracle.by_labels(&wire), "labels: {}", context());
+            if let Some(patterns) = &patterns {
+                let expected = oracle::find(patterns.iter().map(String::as_str), &wire);
+                assert_eq!(found, expected, "{}", context());
+            }
             assert_eq!(slice.run(&frame).unwrap(), outcome, "{}", context());
             matched += usize::from(outcome.verdict() == Verdict::Taken);
+            by_regex_rule += usize::from(
+                found.is_some_and(|rule| matches!(specs[rule].matches, MatchSpec::Regex(_))),
+            );
         }
     }
     let pairs = RULE_SETS * NAMES_EACH;
-    println!("{matched} of {pairs} names matched");
+    println!("{matched} of {pairs} names matched, {by_regex_rule} of them by a regex rule");
     assert!(
         (pairs / 10..pairs * 9 / 10).contains(&matched),
         "{matched} of {pairs} matched: too one-sided to show anything"
     );
+    assert!(
+        by_regex_rule >= pairs / 500,
+        "{by_regex_rule} names matched by regex rules are too few"
+    );
 }
 
-fn rule_set(patterns: &[String]) -> Option<Arc<RuleSet>> {
-    use gregor::rules::{MatchSpec, RuleSpec};
-
-    let specs: Vec<RuleSpec> = patterns
+fn specs_of(patterns: &[String]) -> Vec<RuleSpec> {
+    patterns
         .iter()
         .enumerate()
         .map(|(number, pattern)| RuleSpec {
@@ -128,8 +151,7 @@ fn rule_set(patterns: &[String]) -> Option<Arc<RuleSet>> {
                 .join("."),
             ttl_seconds: 60,
         })
-        .collect();
-    RuleSet::compile(&specs).ok().map(Arc::new)
+        .collect()
 }
 
 /// Few enough words that rules overlap and names meet them.

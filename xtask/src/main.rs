@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use gregor_lab::tools::say;
 
+mod bench;
 mod build;
 mod doctor;
 mod machine;
@@ -33,6 +34,8 @@ enum Task {
     Run(run::Options),
     /// Formatting, lints, unit tests and end-to-end tests
     Test(test::Options),
+    /// Measure
+    Bench(bench::Options),
 }
 
 fn main() -> ExitCode {
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
         Task::Build(options) => build::run(&options).map(|_| ExitCode::SUCCESS),
         Task::Run(options) => run::run(&options),
         Task::Test(options) => test::run(&options),
+        Task::Bench(options) => bench::run(&options),
     };
     outcome.unwrap_or_else(|error| {
         // What to do about it, without a backtrace of this program.

@@ -28,6 +28,9 @@ pub struct Options {
     unit: bool,
 }
 
+/// Crates for the BPF target, which are linted by themselves and have no tests.
+const BPF: [&str; 2] = ["dns-ebpf", "bench-ebpf"];
+
 /// Crates whose tests make network namespaces or load programs.
 const PRIVILEGED: [&str; 2] = ["gregor-lab", "gregor-tests"];
 
@@ -67,7 +70,7 @@ fn steps(options: &Options, tally: &mut Tally) -> Result<()> {
     }
 
     let mut unit = cargo_test("--workspace")?;
-    for package in PRIVILEGED.iter().chain(&["dns-ebpf"]) {
+    for package in PRIVILEGED.iter().chain(&BPF) {
         unit.args(["--exclude", package]);
     }
     harness("unit tests", filter(&mut unit, options, false), tally)?;
@@ -110,20 +113,15 @@ fn lint(tally: &mut Tally) -> Result<()> {
     step(
         "clippy, host crates",
         machine::cargo()?
-            .args([
-                "clippy",
-                "--workspace",
-                "--exclude",
-                "dns-ebpf",
-                "--all-targets",
-            ])
+            .args(["clippy", "--workspace", "--all-targets"])
+            .args(BPF.iter().flat_map(|package| ["--exclude", package]))
             .args(["--", "-D", "warnings"]),
         tally,
     )?;
     // By itself: in one run with the host crates its panic handler clashes with that of std.
     let toolchain = Toolchain::find().context("no toolchain for the BPF target")?;
     step(
-        "clippy, BPF crate",
+        "clippy, BPF crates",
         toolchain
             .clippy()
             .current_dir(machine::root()?)
@@ -131,7 +129,8 @@ fn lint(tally: &mut Tally) -> Result<()> {
                 "CARGO_ENCODED_RUSTFLAGS",
                 format!("--cfg=bpf_target_arch=\"{}\"", std::env::consts::ARCH),
             )
-            .args(["--package", "dns-ebpf", "-Z", "build-std=core"])
+            .args(BPF.iter().flat_map(|package| ["--package", package]))
+            .args(["-Z", "build-std=core"])
             .args(["--target", "bpfel-unknown-none", "--target-dir"])
             .arg(machine::target_directory()?.join("clippy-bpf"))
             .args(["--", "-D", "warnings"]),

@@ -10,10 +10,12 @@ pub mod maps {
     pub const SERVERS: &str = "SERVERS";
     pub const DFA: &str = "DFA";
     pub const TABLE: &str = "TABLE";
+    pub const TAILS: &str = "TAILS";
     pub const COUNTERS: &str = "COUNTERS";
     pub const RING: &str = "RING";
     pub const HEARTBEAT: &str = "HEARTBEAT";
     pub const INTERFACES: &str = "INTERFACES";
+    pub const MORE_INTERFACES: &str = "MORE_INTERFACES";
     pub const OTHER_SERVERS: &str = "OTHER_SERVERS";
     pub const SCRATCH: &str = "SCRATCH";
 }
@@ -33,11 +35,11 @@ pub struct Servers {
     pub v6: [[u64; 2]; MAX_SERVERS],
 }
 
-/// What an interface may ask of the responder, as a virtual-scheduling bucket (GCRA): one word, so that a lost race
+/// What may be asked of the responder, as a virtual-scheduling bucket (GCRA): one word, so that a lost race
 /// between two processors lets one query through rather than corrupting the bucket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
-pub struct Interface {
+pub struct Bucket {
     /// Theoretical arrival time of the next query, `bpf_ktime_get_ns`.
     pub arrival_ns: u64,
     /// Nanoseconds that one query costs; 0 means no limit.
@@ -46,7 +48,26 @@ pub struct Interface {
     pub burst_ns: u64,
 }
 
-impl Interface {
+/// An interface that the program is attached to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Interface {
+    /// Its index; 0 in a slot that is free.
+    pub ifindex: u64,
+    pub bucket: Bucket,
+}
+
+/// Slots of the array of interfaces. An interface whose slot another one has is in a hash map beside it, which costs its
+/// queries about 30 ns more; indexes are given out one after the other, so that takes thousands of them.
+pub const INTERFACE_SLOTS: u32 = 4096;
+
+/// The slot of an interface.
+#[inline(always)]
+pub const fn interface_slot(ifindex: u32) -> u32 {
+    ifindex % INTERFACE_SLOTS
+}
+
+impl Bucket {
     /// Takes one token at `now_ns`, or says that there is none.
     #[inline(always)]
     pub fn admit(&mut self, now_ns: u64) -> bool {
@@ -93,7 +114,7 @@ mod tests {
 
     #[test]
     fn a_bucket_refuses_past_its_burst_and_refills() {
-        let mut bucket = Interface {
+        let mut bucket = Bucket {
             arrival_ns: 0,
             cost_ns: 10,
             burst_ns: 25,

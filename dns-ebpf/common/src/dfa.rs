@@ -2,9 +2,10 @@
 //! back.
 //!
 //! The input of a name `a.bc.` (wire `01 a 02 b c 00`) is `FF a FF b c`, read from its end. The table is made by
-//! userspace (`dns-userspace/src/rules/table.rs`); this module only walks it. Two things keep the walk short without
-//! changing what it accepts: a literal suffix that all rules share is compared in words before the first step, and a
-//! state from which every further sequence of labels leads to the same rule (a leading `*`) ends the walk.
+//! userspace (`dns-userspace/src/rules/table.rs`); this module only walks it. Three things keep the walk short without
+//! changing what it accepts: the literal ends that all rules have are compared in words before the first step ([`Head`]);
+//! where only literal labels are left to the end of a rule, those are compared in words too ([`Tail`]); and a state from which every
+//! further sequence of labels leads to the same rule (a leading `*`) ends the walk.
 //!
 //! The table is a double array (Aoe, 1989) in one map value: a state is an index, its transition on a class is the entry
 //! that many places further on, and the entry says which class it is for. Rows overlap, so thousands of rules fit into
@@ -28,8 +29,6 @@ const SCRATCH_LEN: usize = SCRATCH_MASK as usize + 1 + 8;
 #[repr(C, align(8))]
 pub struct Scratch {
     pub bytes: [u8; SCRATCH_LEN],
-    /// Offset of each label's length byte from the start of the name, first label first.
-    pub labels: [u8; 128],
     /// Number of labels, the root not counted.
     pub label_count: u32,
     /// Bytes of the name on the wire, the root label included.
@@ -42,7 +41,6 @@ impl Scratch {
     pub const fn new() -> Self {
         Self {
             bytes: [0; SCRATCH_LEN],
-            labels: [0; 128],
             label_count: 0,
             name_len: 0,
             forgotten: 0,
@@ -160,18 +158,94 @@ unsafe fn unaligned(at: *const u8) -> u64 {
     }
 }
 
-/// Words of the shared suffix.
-pub const SUFFIX_WORDS: usize = 4;
+/// Most heads of a table.
+pub const HEADS: usize = 8;
+/// Words of a head.
+pub const HEAD_WORDS: usize = 4;
+/// Words of a tail.
+pub const TAIL_WORDS: usize = 8;
 
-/// One word of the shared suffix: `(name | fold) & care == value`.
+/// Up to eight literal bytes, the last one highest: `(name | fold) & care == value`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
-pub struct SuffixWord {
-    /// 0x20 where the suffix has a letter, so that both cases become the lower one.
+pub struct LiteralWord {
+    /// 0x20 where there is a letter, so that both cases become the lower one.
     pub fold: u64,
     /// 0xff where a byte is compared.
     pub care: u64,
     pub value: u64,
+}
+
+impl LiteralWord {
+    /// Compares nothing.
+    pub const NONE: Self = Self {
+        fold: 0,
+        care: 0,
+        value: 0,
+    };
+
+    /// Whether eight bytes of a name, the last one highest, are these.
+    #[inline(always)]
+    pub const fn matches(&self, word: u64) -> bool {
+        (word | self.fold) & self.care == self.value
+    }
+}
+
+/// A literal end that some rules have, with which the walk begins; no two differ only past the first word.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Head {
+    /// Last word first; unused ones have `care` 0.
+    pub words: [LiteralWord; HEAD_WORDS],
+    /// The end as it stands on the wire: seven bytes, with length bytes for separators, and the root label.
+    pub wire: LiteralWord,
+    /// Words in use.
+    pub word_count: u32,
+    /// Bytes that they stand for.
+    pub len: u32,
+    /// State in front of them.
+    pub start: u32,
+    #[doc(hidden)]
+    pub padding: u32,
+}
+
+impl Head {
+    /// Compares nothing and starts nowhere.
+    pub const NONE: Self = Self {
+        words: [LiteralWord::NONE; HEAD_WORDS],
+        wire: LiteralWord::NONE,
+        word_count: 0,
+        len: 0,
+        start: 0,
+        padding: 0,
+    };
+}
+
+/// The literal labels that are left of a rule, with the separator in front of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Tail {
+    /// Last word first; unused ones have `care` 0.
+    pub words: [LiteralWord; TAIL_WORDS],
+    /// Words in use.
+    pub word_count: u32,
+    /// Bytes that they stand for.
+    pub len: u32,
+    /// Rule, plus one, that is accepted when the name ends in front of them; 0 for none.
+    pub at_end: u32,
+    /// Rule, plus one, that is accepted when at least one more label stands in front of them; 0 for none.
+    pub any_labels: u32,
+}
+
+/// The tails of a table.
+pub trait Tails {
+    fn tail(&self, index: u32) -> Option<&Tail>;
+}
+
+impl Tails for [Tail] {
+    fn tail(&self, index: u32) -> Option<&Tail> {
+        self.get(index as usize)
+    }
 }
 
 /// Everything about the table but its entries.
@@ -180,16 +254,12 @@ pub struct SuffixWord {
 pub struct Header {
     /// Class of each byte, [`FIRST_CLASS`] and up.
     pub classes: [u8; 256],
-    /// Words that the name must end with, last word first; unused ones have `care` 0.
-    pub suffix: [SuffixWord; SUFFIX_WORDS],
-    /// Words in use.
-    pub suffix_words: u32,
-    /// Bytes that they stand for.
-    pub suffix_len: u32,
-    /// State before the first byte in front of the suffix; 0 in a table that matches nothing.
-    pub start: u32,
-    /// States from here on end the walk: whatever labels follow, the rule is the same.
-    pub any_labels_from: u32,
+    /// One of these every name that matches ends with.
+    pub heads: [Head; HEADS],
+    /// Heads in use; 0 in a table that matches nothing.
+    pub head_count: u32,
+    /// States from here on end the walk: a tail is left, or whatever labels follow, the rule is the same.
+    pub last_from: u32,
     /// Entries in use.
     pub entries: u32,
 }
@@ -198,17 +268,29 @@ impl Header {
     /// A table that matches nothing.
     pub const EMPTY: Header = Header {
         classes: [FIRST_CLASS; 256],
-        suffix: [SuffixWord {
-            fold: 0,
-            care: 0,
-            value: 0,
-        }; SUFFIX_WORDS],
-        suffix_words: 0,
-        suffix_len: 0,
-        start: 0,
-        any_labels_from: u32::MAX,
+        heads: [Head::NONE; HEADS],
+        head_count: 0,
+        last_from: u32::MAX,
         entries: 0,
     };
+
+    /// Whether a name can match whose last seven bytes and root label, as they stand on the wire, are this word: the first
+    /// byte is the lowest.
+    #[inline(always)]
+    pub fn may_match(&self, end_of_name: u64) -> bool {
+        let mut index = 0u32;
+        while index < HEADS as u32 && index < self.head_count {
+            // SAFETY: index < HEADS.
+            if unsafe { &*self.heads.as_ptr().add(index as usize) }
+                .wire
+                .matches(end_of_name)
+            {
+                return true;
+            }
+            index += 1;
+        }
+        false
+    }
 
     #[inline(always)]
     fn class(&self, byte: u8) -> u32 {
@@ -224,14 +306,16 @@ const TABLE_MASK: u32 = TABLE_LEN as u32 - 1;
 /// The entries. A state is an index above 0; an entry that is 0 belongs to no state.
 pub type Table = [u32; TABLE_LEN];
 
-/// Stands in the place of a class for the rule, plus one, that is accepted when the name ends in a state.
+/// Stands in the place of a class for the index of a state's tail, plus one: an entry that is 0 belongs to no state.
+pub const TAIL: u8 = 0;
+/// The same for the rule, plus one, that is accepted when the name ends in a state.
 pub const AT_END: u8 = 1;
 /// The same for the rule that is accepted whatever labels follow, at least one.
 pub const ANY_LABELS: u8 = 2;
 /// The first class of bytes.
 pub const FIRST_CLASS: u8 = 3;
 
-/// The entry for a class: a state, or for [`AT_END`] and [`ANY_LABELS`] a rule plus one.
+/// The entry for a class: a state; for [`TAIL`] a tail plus one; for [`AT_END`] and [`ANY_LABELS`] a rule plus one.
 pub const fn entry(class: u8, value: u32) -> u32 {
     value << 8 | class as u32
 }
@@ -262,7 +346,7 @@ pub enum NameError {
 
 impl Scratch {
     /// Finds the labels of the name at [`NAME_AT`], of which at most `available` bytes are there, and puts
-    /// [`SEPARATOR`] in the place of each length byte. Sets `labels`, `label_count` and `name_len`.
+    /// [`SEPARATOR`] in the place of each length byte. Sets `label_count` and `name_len`.
     #[inline(always)]
     pub fn split_labels(&mut self, available: u32) -> Result<(), NameError> {
         let mut position = 0u32;
@@ -282,8 +366,6 @@ impl Scratch {
                 return Err(NameError::Invalid);
             }
             self.set(NAME_AT + position, SEPARATOR);
-            // SAFETY: count < 128, the length of the array.
-            unsafe { *self.labels.as_mut_ptr().add(bounded::<127>(count)) = position as u8 };
             position += length + 1;
             if position > 254 {
                 return Err(NameError::Invalid);
@@ -291,20 +373,6 @@ impl Scratch {
             count += 1;
         }
         Err(NameError::Invalid)
-    }
-
-    /// Puts the length bytes back, for a caller that wants the name as it was.
-    pub fn restore_lengths(&mut self) {
-        let count = self.label_count.min(128) as usize;
-        for index in 0..count {
-            let start = u32::from(self.labels[index]);
-            let end = if index + 1 < count {
-                u32::from(self.labels[index + 1])
-            } else {
-                self.name_len - 1
-            };
-            self.set(NAME_AT + start, (end - start - 1) as u8);
-        }
     }
 }
 
@@ -319,53 +387,103 @@ const fn zero_bytes(word: u64) -> u64 {
 
 /// The rule that the name in `scratch` matches, if any. The name was split by [`Scratch::split_labels`].
 #[inline(always)]
-pub fn find(header: &Header, table: &Table, scratch: &mut Scratch) -> Option<u32> {
+pub fn find<T: Tails + ?Sized>(
+    header: &Header,
+    table: &Table,
+    tails: &T,
+    scratch: &mut Scratch,
+) -> Option<u32> {
     let end = NAME_AT + (scratch.name_len & 0xff).wrapping_sub(1);
-    if end < NAME_AT + header.suffix_len {
+    let last_word = scratch.word(end - 8);
+    let mut index = 0u32;
+    let head = loop {
+        if index >= HEADS as u32 || index >= header.head_count {
+            return None;
+        }
+        // SAFETY: index < HEADS.
+        let head = unsafe {
+            &*header
+                .heads
+                .as_ptr()
+                .add(bounded::<{ HEADS as u32 - 1 }>(index))
+        };
+        if head.words[0].matches(last_word) {
+            break head;
+        }
+        index += 1;
+    };
+    if end < NAME_AT + head.len || !scratch.ends_with(end, &head.words, head.word_count) {
         return None;
     }
 
-    let mut word = 0u32;
-    while word < SUFFIX_WORDS as u32 && word < header.suffix_words {
-        // SAFETY: word < SUFFIX_WORDS.
-        let expected = unsafe {
-            &*header
-                .suffix
-                .as_ptr()
-                .add(bounded::<{ SUFFIX_WORDS as u32 - 1 }>(word))
-        };
-        let found = scratch.word(end - 8 * (word + 1));
-        if (found | expected.fold) & expected.care != expected.value {
-            return None;
-        }
-        word += 1;
-    }
-
-    let mut position = u64::from(scratch.forget(end - (header.suffix_len & 63)));
+    let mut position = u64::from(scratch.forget(end - (head.len & 63)));
     if position > u64::from(NAME_AT + MAX_NAME) {
         return None;
     }
-    let mut state = header.start;
-    let any_labels_from = header.any_labels_from;
+    let mut state = head.start;
+    let last_from = header.last_from;
     while position > u64::from(NAME_AT) {
         decrement(&mut position);
         state = step(table, state, header.class(scratch.byte(position)))?;
-        if state >= any_labels_from {
+        if state >= last_from {
             break;
         }
     }
     let position = scratch.forget(position as u32);
     let state = scratch.forget(state);
-    let accepted = if position > NAME_AT {
-        ANY_LABELS
-    } else {
-        AT_END
-    };
-    let rule = step(table, state, u32::from(accepted))?;
-    if !scratch.is_plain(end) {
+    let rule = accepted(table, tails, scratch, position, state)?;
+    if rule == 0 || !scratch.is_plain(end) {
         return None;
     }
     Some(rule - 1)
+}
+
+/// The rule, plus one, that is accepted in `state` with the name up to `position` unread.
+#[inline(always)]
+fn accepted<T: Tails + ?Sized>(
+    table: &Table,
+    tails: &T,
+    scratch: &Scratch,
+    position: u32,
+    state: u32,
+) -> Option<u32> {
+    if position <= NAME_AT {
+        return step(table, state, u32::from(AT_END));
+    }
+    match step(table, state, u32::from(TAIL)) {
+        // An entry of no state reads as a tail of index -1.
+        None | Some(0) => step(table, state, u32::from(ANY_LABELS)),
+        Some(index) => {
+            let tail = tails.tail(index - 1)?;
+            if position < NAME_AT + tail.len
+                || !scratch.ends_with(position, &tail.words, tail.word_count)
+            {
+                return None;
+            }
+            Some(if position == NAME_AT + tail.len {
+                tail.at_end
+            } else {
+                tail.any_labels
+            })
+        }
+    }
+}
+
+impl Scratch {
+    /// Whether these literals, last word first, stand in front of `end`.
+    #[inline(always)]
+    fn ends_with<const N: usize>(&self, end: u32, words: &[LiteralWord; N], count: u32) -> bool {
+        let mut index = 0u32;
+        while index < N as u32 && index < count {
+            // SAFETY: index < N.
+            let expected = unsafe { &*words.as_ptr().add(index as usize) };
+            if !expected.matches(self.word(end.wrapping_sub(8 * (index + 1)))) {
+                return false;
+            }
+            index += 1;
+        }
+        true
+    }
 }
 
 impl Scratch {
@@ -417,15 +535,12 @@ mod tests {
     }
 
     #[test]
-    fn labels_are_split_and_restored() {
+    fn labels_are_split() {
         let wire = b"\x01a\x02bc\x00";
         let mut s = scratch(wire);
         s.split_labels(wire.len() as u32).unwrap();
         assert_eq!((s.label_count, s.name_len), (2, 6));
         assert_eq!(&s.bytes[64..70], b"\xffa\xffbc\x00");
-        assert_eq!(s.labels[..2], [0, 2]);
-        s.restore_lengths();
-        assert_eq!(&s.bytes[64..70], wire);
     }
 
     #[test]

@@ -16,6 +16,10 @@ pub trait Host<P> {
     /// Called for each query to port 53 of an address that is not a server.
     fn saw_other_server(&self, address: Address);
 
+    /// Whether a name can match whose last seven bytes and root label, as they stand on the wire, are this word; the
+    /// first byte is the lowest.
+    fn may_match(&self, end_of_name: u64) -> bool;
+
     /// The rule that the name in the scratch matches.
     fn find_rule(&self, scratch: &mut Scratch) -> Option<u32>;
 
@@ -88,10 +92,23 @@ fn decide<'s, P: Packet, H: Host<P>>(
     scratch: impl FnOnce() -> Option<&'s mut Scratch>,
 ) -> Result<(), Reason> {
     let datagram = parse_datagram(packet, host)?;
-    if packet.is_gso() {
+    // The second bound follows from the first, which the verifier does not know.
+    let frame_len = packet.len();
+    if packet.is_gso() || frame_len > MAX_FRAME as u32 || datagram.end > MAX_FRAME as u32 {
         return Err(Reason::Oversize);
     }
     let additional = parse_dns_header(packet, &datagram)?;
+    if additional == 0 {
+        // Without additional records the root label stands in front of qtype and qclass, which end the message: most
+        // foreign names need no copy, then. Where it does not, the long way says what is wrong.
+        let end_of_name = packet
+            .load::<u64>(datagram.end - QUESTION_TAIL - 8)
+            .map(u64::from_le)
+            .ok_or(Reason::Truncated)?;
+        if end_of_name >> 56 == 0 && !host.may_match(end_of_name) {
+            return Err(Reason::NoRule);
+        }
+    }
     let scratch = scratch().ok_or(Reason::Internal)?;
 
     // One path from here on, whatever the headers were.
@@ -133,10 +150,6 @@ fn decide<'s, P: Packet, H: Host<P>>(
         end,
     )?;
 
-    let frame_len = packet.len();
-    if frame_len > MAX_FRAME as u32 {
-        return Err(Reason::Oversize);
-    }
     host.admit(packet)?;
     host.hand_over(
         packet,
@@ -334,6 +347,7 @@ pub struct MemoryHost<'a, S: FnMut(Matched)> {
     pub servers: Servers,
     pub header: &'a dfa::Header,
     pub table: &'a dfa::Table,
+    pub tails: &'a [dfa::Tail],
     /// What `admit` answers.
     pub admission: Result<(), Reason>,
     /// Called for each frame handed over.
@@ -347,8 +361,12 @@ impl<P: Packet, S: FnMut(Matched)> Host<P> for MemoryHost<'_, S> {
 
     fn saw_other_server(&self, _address: Address) {}
 
+    fn may_match(&self, end_of_name: u64) -> bool {
+        self.header.may_match(end_of_name)
+    }
+
     fn find_rule(&self, scratch: &mut Scratch) -> Option<u32> {
-        dfa::find(self.header, self.table, scratch)
+        dfa::find(self.header, self.table, self.tails, scratch)
     }
 
     fn admit(&self, _packet: &P) -> Result<(), Reason> {

@@ -24,6 +24,7 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use super::{
     Heartbeat, Hook, Interface, Order, PROGRAM, Ring,
     attach::{self, AttachError},
+    interfaces::Interfaces,
     pod::Plain,
 };
 use crate::rules::RuleSet;
@@ -40,12 +41,12 @@ pub struct Limit {
 }
 
 impl Limit {
-    fn bucket(self) -> abi::Interface {
+    fn bucket(self) -> abi::Bucket {
         let cost_ns = match self.queries_per_second {
             0 => 0,
             rate => 1_000_000_000 / u64::from(rate),
         };
-        abi::Interface {
+        abi::Bucket {
             arrival_ns: 0,
             cost_ns,
             burst_ns: cost_ns * u64::from(self.burst.saturating_sub(1)),
@@ -119,7 +120,7 @@ pub struct Datapath {
     links: HashMap<u32, (Interface, SchedClassifierLink)>,
     ebpf: Ebpf,
     options: LoadOptions,
-    interfaces: BpfHashMap<MapData, u32, Plain<abi::Interface>>,
+    interfaces: Interfaces,
     counters: PerCpuArray<MapData, Plain<[u64; COUNTERS]>>,
     other_servers: BpfHashMap<MapData, [u64; 2], u64>,
     load_time: Duration,
@@ -133,6 +134,7 @@ impl Datapath {
         let servers = servers(&options.servers)?;
         let table = options.rules.table();
         let mut ebpf = EbpfLoader::new()
+            .map_max_entries(maps::TAILS, table.tails.len().max(1) as u32)
             .map_max_entries(maps::RING, options.ring_bytes)
             .load(OBJECT)?;
         // First of all: the instructions name the maps by descriptors, which are closed with the maps taken below.
@@ -144,10 +146,14 @@ impl Datapath {
             .take_map(maps::TABLE)
             .ok_or(DatapathError::Missing(maps::TABLE))?;
         write_table(entries, &table.entries[..table.header.entries as usize])?;
+        let mut tails: Array<_, Plain<dfa::Tail>> = take(&mut ebpf, maps::TAILS)?;
+        for (index, tail) in table.tails.iter().enumerate() {
+            set(&mut tails, maps::TAILS, index as u32, &Plain(*tail))?;
+        }
         let mut header: Array<_, Plain<dfa::Header>> = take(&mut ebpf, maps::DFA)?;
         set(&mut header, maps::DFA, 0, &Plain(table.header))?;
 
-        let interfaces = take(&mut ebpf, maps::INTERFACES)?;
+        let interfaces = Interfaces::new(&mut ebpf)?;
         let counters = take(&mut ebpf, maps::COUNTERS)?;
         let other_servers = take(&mut ebpf, maps::OTHER_SERVERS)?;
         Ok(Self {
@@ -180,7 +186,7 @@ impl Datapath {
                 Ok(())
             }
             Err(error) => {
-                let _ = self.interfaces.remove(&interface.index);
+                self.interfaces.remove(interface.index);
                 Err(DatapathError::Attach {
                     interface: interface.name.clone(),
                     error,
@@ -213,7 +219,7 @@ impl Datapath {
                     self.links.insert(index, (interface, link));
                 }
                 Err(error) => {
-                    let _ = self.interfaces.remove(&index);
+                    self.interfaces.remove(index);
                     failed.push((interface, error));
                 }
             }
@@ -226,7 +232,7 @@ impl Datapath {
         if let Some((_, link)) = self.links.remove(&index) {
             attach::detach(link);
         }
-        let _ = self.interfaces.remove(&index);
+        self.interfaces.remove(index);
     }
 
     /// Detaches from every interface.
@@ -251,12 +257,7 @@ impl Datapath {
     /// Gives an interface its token bucket; without one its queries pass.
     #[doc(hidden)]
     pub fn allow_interface(&mut self, index: u32) -> Result<(), DatapathError> {
-        self.interfaces
-            .insert(index, Plain(self.options.limit.bucket()), 0)
-            .map_err(|error| DatapathError::Map {
-                name: maps::INTERFACES,
-                error,
-            })
+        self.interfaces.insert(index, self.options.limit.bucket())
     }
 
     /// The queries that this program hands over; may be taken once, within a tokio runtime.
@@ -366,7 +367,7 @@ fn program_of(ebpf: &mut Ebpf) -> Result<&mut SchedClassifier, DatapathError> {
         .try_into()?)
 }
 
-fn take<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, DatapathError>
+pub(super) fn take<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, DatapathError>
 where
     M: TryFrom<aya::maps::Map, Error = MapError>,
 {

@@ -8,6 +8,7 @@ mod attach;
 mod breakglass;
 mod event;
 mod heartbeat;
+mod interfaces;
 mod load;
 mod pod;
 mod ring;

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use dns_common::abi::Interface;
+use dns_common::abi::Bucket;
 
 /// Most interfaces with a bucket of their own; the others share one.
 const MAX_BUCKETS: usize = 4096;
@@ -16,7 +16,7 @@ pub struct Limiter {
     started: Instant,
     cost: Duration,
     burst: u32,
-    buckets: HashMap<u32, Interface>,
+    buckets: HashMap<u32, Bucket>,
 }
 
 impl Limiter {
@@ -38,7 +38,7 @@ impl Limiter {
             0
         };
         let cost_ns = self.cost.as_nanos() as u64;
-        let bucket = self.buckets.entry(key).or_insert(Interface {
+        let bucket = self.buckets.entry(key).or_insert(Bucket {
             arrival_ns: 0,
             cost_ns,
             burst_ns: cost_ns * u64::from(self.burst.saturating_sub(1)),

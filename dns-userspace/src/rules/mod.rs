@@ -201,7 +201,12 @@ impl RuleSet {
         let mut scratch = Scratch::new();
         scratch.bytes[NAME_AT as usize..][..qname.len()].copy_from_slice(qname);
         scratch.split_labels(qname.len() as u32).ok()?;
-        let rule = dfa::find(&self.table.header, &self.table.entries, &mut scratch)?;
+        let rule = dfa::find(
+            &self.table.header,
+            &self.table.entries,
+            self.table.tails.as_slice(),
+            &mut scratch,
+        )?;
         Some(rule as usize)
     }
 }
@@ -534,17 +539,17 @@ mod tests {
     fn the_shared_suffix_and_the_wildcard_shorten_the_walk() {
         let rules = compile(&[KAFKA]).unwrap();
         let header = &rules.table().header;
-        assert_eq!(header.suffix_len, 18);
+        assert_eq!(header.heads[0].len, 18);
         // `*.a` needs no step but the separator in front of `a`.
         let rules = compile(&[("*.example.com", "a.b")]).unwrap();
         let header = &rules.table().header;
-        assert_eq!(header.suffix_len, 11);
+        assert_eq!(header.heads[0].len, 11);
         let entries = &rules.table().entries;
         let separator = header.classes[0xff];
-        let after = entries[header.start as usize + usize::from(separator)];
+        let after = entries[header.heads[0].start as usize + usize::from(separator)];
         assert_eq!(after & 0xff, u32::from(separator));
         let after = after >> 8;
-        assert!(after >= header.any_labels_from);
+        assert!(after >= header.last_from);
         assert_eq!(
             entries[after as usize + usize::from(dfa::ANY_LABELS)],
             dfa::entry(dfa::ANY_LABELS, 1)
@@ -558,7 +563,7 @@ mod tests {
     #[test]
     fn an_exact_name_within_the_suffix() {
         let rules = compile(&[("A_b.c", "x.y")]).unwrap();
-        assert_eq!(rules.table().header.suffix_len, 6);
+        assert_eq!(rules.table().header.heads[0].len, 6);
         assert_eq!(rules.find(&wire("a_B.c")), Some(0));
         assert_eq!(rules.find(&wire("x.a_b.c")), None);
         assert_eq!(rules.find(b"\x05a_b\xffc\x00"), None);

@@ -9,8 +9,8 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
 use dns_common::dfa::{
-    self, ANY_LABELS, AT_END, FIRST_CLASS, MAX_RULES, SEPARATOR, SUFFIX_WORDS, SuffixWord,
-    TABLE_LEN,
+    self, ANY_LABELS, AT_END, FIRST_CLASS, HEAD_WORDS, HEADS, Head, LiteralWord, MAX_RULES,
+    SEPARATOR, TABLE_LEN, TAIL, TAIL_WORDS, Tail,
 };
 use regex_automata::dfa::{Automaton, StartKind, dense};
 use regex_automata::nfa::thompson::{self, WhichCaptures};
@@ -32,14 +32,15 @@ const AUTOMATON_BYTES: usize = 1 << 30;
 const RULE_BYTES: usize = 4 << 20;
 /// Most memory for one rule's part of the NFA.
 const RULE_NFA_BYTES: usize = 1 << 20;
-/// Longest suffix that is compared in words.
-const MAX_SUFFIX: usize = 8 * SUFFIX_WORDS;
+/// Longest head.
+const MAX_HEAD: usize = 8 * HEAD_WORDS;
 
 /// The matcher of all rules together, in the form that the kernel walks.
 #[derive(Debug)]
 pub struct Table {
     pub header: dfa::Header,
     pub entries: Box<dfa::Table>,
+    pub tails: Vec<Tail>,
 }
 
 impl Table {
@@ -48,12 +49,14 @@ impl Table {
         Self {
             header: dfa::Header::EMPTY,
             entries: entries(),
+            tails: Vec::new(),
         }
     }
 
-    /// Bytes that the entries in use take; the kernel's map has room for [`TABLE_LEN`] of them whatever they are.
+    /// Bytes that the entries in use and the tails take; the kernel's map has room for [`TABLE_LEN`] entries whatever they
+    /// are.
     pub fn bytes(&self) -> usize {
-        self.header.entries as usize * size_of::<u32>()
+        self.header.entries as usize * size_of::<u32>() + self.tails.len() * size_of::<Tail>()
     }
 }
 
@@ -382,36 +385,105 @@ impl States {
         }
     }
 
-    /// The bytes that every accepted name ends with, last byte first, and the state behind them.
-    fn suffix(&self, any_labels: &[u16]) -> (Vec<u8>, Index) {
+    /// For each class the byte that it is, in lower case; nothing for a class of several bytes.
+    fn literals(&self) -> Vec<Option<u8>> {
         let mut bytes_of = vec![Vec::new(); self.class_count];
         for byte in 0..=255u8 {
             bytes_of[self.class_of(byte)].push(byte);
         }
-        let mut suffix = Vec::new();
-        let mut path = vec![START];
-        let mut state = START;
-        while suffix.len() < MAX_SUFFIX && self.at_end[state as usize] == 0 {
-            let mut live = (0..self.class_count).filter(|&class| self.row(state)[class] != DEAD);
-            let (Some(class), None) = (live.next(), live.next()) else {
-                break;
-            };
-            let byte = match bytes_of[class][..] {
-                [byte] => byte,
-                [upper, lower] if upper.is_ascii_uppercase() && lower == upper | 0x20 => lower,
-                _ => break,
-            };
-            suffix.push(byte);
-            state = self.row(state)[class];
-            path.push(state);
+        bytes_of
+            .iter()
+            .map(|bytes| match bytes[..] {
+                [byte] => Some(byte),
+                [upper, lower] if upper.is_ascii_uppercase() && lower == upper | 0x20 => {
+                    Some(lower)
+                }
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// The one byte that leads on from a state, and where to; nothing when there are several or none.
+    fn only_step(&self, state: Index, literals: &[Option<u8>]) -> Option<(u8, Index)> {
+        let mut live = (0..self.class_count).filter(|&class| self.row(state)[class] != DEAD);
+        let (Some(class), None) = (live.next(), live.next()) else {
+            return None;
+        };
+        Some((literals[class]?, self.row(state)[class]))
+    }
+
+    /// The literal labels that are all that is left behind a separator, if that is so.
+    fn tail(&self, state: Index, any_labels: &[u16], literals: &[Option<u8>]) -> Option<Tail> {
+        let mut bytes = Vec::new();
+        let mut current = state;
+        loop {
+            let (byte, next) = self.only_step(current, literals)?;
+            bytes.push(byte);
+            current = next;
+            if bytes.len() > 8 * TAIL_WORDS {
+                return None;
+            }
+            let at_end = self.at_end[current as usize];
+            let any_labels = any_labels[current as usize];
+            let over = self.row(current).iter().all(|&next| next == DEAD);
+            if any_labels != 0 || over {
+                let mut tail = Tail {
+                    word_count: bytes.len().div_ceil(8) as u32,
+                    len: bytes.len() as u32,
+                    at_end: at_end.into(),
+                    any_labels: any_labels.into(),
+                    ..Tail::default()
+                };
+                for (word, bytes) in tail.words.iter_mut().zip(bytes.chunks(8)) {
+                    *word = literal_word(bytes);
+                }
+                return Some(tail);
+            }
+            if at_end != 0 {
+                return None;
+            }
         }
-        // The walk looks at `any_labels` when it reads a separator, so leave it one to read.
-        if suffix.last() == Some(&SEPARATOR) && any_labels[state as usize] != 0 {
-            suffix.pop();
-            path.pop();
-            state = path.last().copied().unwrap_or(START);
+    }
+
+    /// The literal ends of which every accepted name has one, last byte first, each with the state in front of it.
+    fn heads(&self, any_labels: &[u16], literals: &[Option<u8>]) -> Vec<(Vec<u8>, Index)> {
+        let mut heads = Vec::new();
+        let mut pending = std::collections::VecDeque::from([(Vec::new(), START)]);
+        while let Some((mut bytes, mut state)) = pending.pop_front() {
+            let mut behind = state;
+            while bytes.len() < MAX_HEAD && self.at_end[state as usize] == 0 {
+                let Some((byte, next)) = self.only_step(state, literals) else {
+                    break;
+                };
+                behind = state;
+                bytes.push(byte);
+                state = next;
+            }
+            // The walk looks at what a state accepts when it has read a separator, so leave it one to read.
+            if bytes.last() == Some(&SEPARATOR) && any_labels[state as usize] != 0 {
+                bytes.pop();
+                heads.push((bytes, behind));
+                continue;
+            }
+            let live: Vec<usize> = (0..self.class_count)
+                .filter(|&class| self.row(state)[class] != DEAD)
+                .collect();
+            // Heads are told apart by their last word.
+            let branches = bytes.len() < 8
+                && self.at_end[state as usize] == 0
+                && live.iter().all(|&class| literals[class].is_some())
+                && heads.len() + pending.len() + live.len() <= HEADS;
+            if !branches || live.is_empty() {
+                heads.push((bytes, state));
+                continue;
+            }
+            for class in live {
+                let mut longer = bytes.clone();
+                longer.extend(literals[class]);
+                pending.push_back((longer, self.row(state)[class]));
+            }
         }
-        (suffix, state)
+        heads
     }
 
     fn lay_out(&self) -> Result<Table, TooLarge> {
@@ -425,31 +497,33 @@ impl States {
                 *rule = 0;
             }
         }
-        let (suffix, start) = self.suffix(&any_labels);
-        // States that end the walk have no transitions, and stand behind all others.
-        let (mut order, last): (Vec<Index>, Vec<Index>) = self
-            .depth_first(start, &any_labels)
-            .into_iter()
-            .partition(|&state| any_labels[state as usize] == 0);
+        let literals = self.literals();
+        let heads = self.heads(&any_labels, &literals);
+        let starts: Vec<Index> = heads.iter().map(|&(_, start)| start).collect();
+        let mut tails = Vec::new();
+        let order = self.depth_first(&starts, &any_labels, &literals, &mut tails);
+        // States that end the walk stand behind all others.
+        let (mut order, last): (Vec<Placed>, Vec<Placed>) =
+            order.into_iter().partition(|placed| !placed.ends_walk);
         let walked = order.len();
         order.extend(last);
 
         let mut places = Places::new();
         let mut place = vec![0u32; self.len()];
-        let mut any_labels_from = u32::MAX;
+        let mut last_from = u32::MAX;
         let mut columns: Vec<(u8, Index)> = Vec::new();
-        for (number, &state) in order.iter().enumerate() {
+        for (number, placed) in order.iter().enumerate() {
             if number == walked {
-                any_labels_from = places.skip_to_end()?;
+                last_from = places.skip_to_end()?;
             }
-            self.columns(state, &any_labels, &mut columns);
-            place[state as usize] = places.take(&columns)?;
+            self.columns(placed, &any_labels, &mut columns);
+            place[placed.state as usize] = places.take(&columns)?;
         }
 
         let mut entries = entries();
-        for &state in &order {
-            self.columns(state, &any_labels, &mut columns);
-            let at = place[state as usize] as usize;
+        for placed in &order {
+            self.columns(placed, &any_labels, &mut columns);
+            let at = place[placed.state as usize] as usize;
             for &(class, value) in &columns {
                 let value = if class < FIRST_CLASS {
                     value
@@ -461,36 +535,44 @@ impl States {
         }
 
         let mut header = dfa::Header {
-            start: place[start as usize],
-            any_labels_from,
+            head_count: heads.len() as u32,
+            last_from,
             entries: places.end as u32,
-            suffix_len: suffix.len() as u32,
-            suffix_words: suffix.len().div_ceil(8) as u32,
             ..dfa::Header::EMPTY
         };
         for (class, own) in header.classes.iter_mut().zip(self.classes) {
             *class = own + FIRST_CLASS;
         }
-        for (word, bytes) in header.suffix.iter_mut().zip(suffix.chunks(8)) {
-            *word = suffix_word(bytes);
-        }
-        Ok(Table { header, entries })
-    }
-
-    /// The entries of a state: classes with the successor, and what it accepts.
-    fn columns(&self, state: Index, any_labels: &[u16], columns: &mut Vec<(u8, Index)>) {
-        columns.clear();
-        let accepted = [
-            (AT_END, self.at_end[state as usize]),
-            (ANY_LABELS, any_labels[state as usize]),
-        ];
-        for (class, rule) in accepted {
-            if rule != 0 {
-                columns.push((class, Index::from(rule)));
+        for (head, (bytes, start)) in header.heads.iter_mut().zip(&heads) {
+            *head = Head {
+                wire: wire_end(bytes),
+                word_count: bytes.len().div_ceil(8) as u32,
+                len: bytes.len() as u32,
+                start: place[*start as usize],
+                ..Head::NONE
+            };
+            for (word, bytes) in head.words.iter_mut().zip(bytes.chunks(8)) {
+                *word = literal_word(bytes);
             }
         }
-        if any_labels[state as usize] == 0 {
-            for (class, &next) in self.row(state).iter().enumerate() {
+        Ok(Table {
+            header,
+            entries,
+            tails,
+        })
+    }
+
+    /// The entries of a state: what it accepts, and classes with the successor.
+    fn columns(&self, placed: &Placed, any_labels: &[u16], columns: &mut Vec<(u8, Index)>) {
+        columns.clear();
+        let accepted = [
+            (TAIL, placed.tail),
+            (AT_END, self.at_end[placed.state as usize].into()),
+            (ANY_LABELS, any_labels[placed.state as usize].into()),
+        ];
+        columns.extend(accepted.into_iter().filter(|&(_, value)| value != 0));
+        if !placed.ends_walk {
+            for (class, &next) in self.row(placed.state).iter().enumerate() {
                 if next != DEAD {
                     columns.push((class as u8 + FIRST_CLASS, next));
                 }
@@ -498,23 +580,54 @@ impl States {
         }
     }
 
-    /// Every state that a walk from `start` can be in, so ordered that a chain of states stands together.
-    fn depth_first(&self, start: Index, any_labels: &[u16]) -> Vec<Index> {
+    /// Every state that a walk can be in, so ordered that a chain of states stands together. Where only
+    /// literals are left the walk ends, and `tails` gets them.
+    fn depth_first(
+        &self,
+        starts: &[Index],
+        any_labels: &[u16],
+        literals: &[Option<u8>],
+        tails: &mut Vec<Tail>,
+    ) -> Vec<Placed> {
         let mut seen = vec![false; self.len()];
         let mut order = Vec::new();
-        let mut pending = vec![start];
+        let mut pending = starts.to_vec();
         while let Some(state) = pending.pop() {
             if state == DEAD || seen[state as usize] {
                 continue;
             }
             seen[state as usize] = true;
-            order.push(state);
-            if any_labels[state as usize] == 0 {
+            let mut placed = Placed {
+                state,
+                ends_walk: any_labels[state as usize] != 0,
+                tail: 0,
+            };
+            // The walk looks at a state only after a step.
+            if !starts.contains(&state)
+                && !placed.ends_walk
+                && self.after_separator[state as usize]
+                && let Some(tail) = self.tail(state, any_labels, literals)
+            {
+                tails.push(tail);
+                placed.tail = tails.len() as u32;
+                placed.ends_walk = true;
+            }
+            if !placed.ends_walk {
                 pending.extend(self.row(state).iter().rev());
             }
+            order.push(placed);
         }
         order
     }
+}
+
+/// A state as it is laid out.
+struct Placed {
+    state: Index,
+    /// Nothing is read in this state: the rest is a tail or any labels.
+    ends_walk: bool,
+    /// Index of its tail, plus one.
+    tail: u32,
 }
 
 /// Finds each state a place where its entries are free.
@@ -604,9 +717,25 @@ impl Places {
     }
 }
 
-/// Up to eight bytes of the suffix, last byte first, as a word of the name is loaded: the last byte is the highest.
-fn suffix_word(reversed: &[u8]) -> SuffixWord {
-    let mut word = SuffixWord::default();
+/// The end of a name, last byte first, as it stands on the wire: the root label, and in the place of each separator the
+/// length of the label behind it.
+fn wire_end(reversed: &[u8]) -> LiteralWord {
+    let mut length = 0;
+    let labels = reversed.iter().map(|&byte| {
+        if byte == SEPARATOR {
+            std::mem::take(&mut length)
+        } else {
+            length += 1;
+            byte
+        }
+    });
+    let bytes: Vec<u8> = std::iter::once(0).chain(labels).take(8).collect();
+    literal_word(&bytes)
+}
+
+/// Up to eight literal bytes, last byte first, as a word of the name is loaded: the last byte is the highest.
+fn literal_word(reversed: &[u8]) -> LiteralWord {
+    let mut word = LiteralWord::NONE;
     for (index, &byte) in reversed.iter().enumerate() {
         let shift = 56 - 8 * index;
         word.care |= 0xff << shift;

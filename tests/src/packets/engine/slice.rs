@@ -77,6 +77,7 @@ impl Engine for Slice {
             servers: self.servers,
             header: &self.rules.table().header,
             table: &self.rules.table().entries,
+            tails: &self.rules.table().tails,
             admission: Ok(()),
             sink: RefCell::new(|query| matched.borrow_mut().push(query)),
         };

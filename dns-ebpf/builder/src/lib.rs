@@ -1,0 +1,113 @@
+//! Compiles a BPF crate of this workspace from a build script and leaves its object in `OUT_DIR`.
+//!
+//! Two toolchains can do it: a rustup nightly with rust-src, or a distribution's rustc that ships its own source
+//! (`/usr/bin/rustc` with `RUSTC_BOOTSTRAP=1`). `GREGOR_EBPF_TOOLCHAIN` names one of them; `cargo xtask` sets it.
+//! Not aya-build, which leaves no way to set the compiler's flags below.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, bail, ensure};
+
+const TOOLCHAIN: &str = "GREGOR_EBPF_TOOLCHAIN";
+const TARGET: &str = "bpfel-unknown-none";
+
+/// Builds the binary `object` of `package`, whose source is in `source`, and leaves it in `OUT_DIR/object`.
+pub fn build(package: &str, object: &str, source: &str) -> anyhow::Result<()> {
+    println!("cargo:rerun-if-env-changed={TOOLCHAIN}");
+    println!("cargo:rerun-if-changed={source}");
+    println!("cargo:rerun-if-changed=build.rs");
+    ensure!(
+        env::var("CARGO_CFG_TARGET_ENDIAN")? == "little",
+        "gregor runs on little-endian machines only"
+    );
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    let toolchain = match env::var(TOOLCHAIN) {
+        Ok(name) => name,
+        Err(_) => find_toolchain()?,
+    };
+    compile(&toolchain, package, object, &out)
+        .context("building the eBPF programs; `cargo xtask setup` installs what is missing")
+}
+
+fn compile(toolchain: &str, package: &str, object: &str, out: &Path) -> anyhow::Result<()> {
+    let mut cargo = if Path::new(toolchain).is_absolute() {
+        let bin = Path::new(toolchain).join("bin");
+        let mut cargo = Command::new(bin.join("cargo"));
+        cargo
+            .env("RUSTC", bin.join("rustc"))
+            .env("RUSTC_BOOTSTRAP", "1");
+        cargo
+    } else {
+        let mut cargo = Command::new("rustup");
+        cargo.args(["run", toolchain, "cargo"]).env_remove("RUSTC");
+        cargo
+    };
+    let arch = env::var("CARGO_CFG_TARGET_ARCH")?;
+    let flags = [
+        format!("--cfg=bpf_target_arch=\"{arch}\""),
+        "-Cdebuginfo=2".to_owned(),
+        "-Clink-arg=--btf".to_owned(),
+        // 32-bit arithmetic and jumps: Linux 5.1 and later.
+        "-Ctarget-cpu=v3".to_owned(),
+        // Both passes turn one branch into two, for verifiers older than the oldest supported one.
+        "-Cllvm-args=-bpf-disable-serialize-icmp -bpf-disable-avoid-speculation".to_owned(),
+    ];
+    // A target directory of its own, since the outer cargo holds the lock of the usual one, but one for all profiles:
+    // `OUT_DIR` is target/PROFILE/build/PACKAGE/out.
+    let target_dir = out
+        .ancestors()
+        .nth(4)
+        .context("OUT_DIR is not where cargo puts it")?
+        .join("ebpf");
+    let output = cargo
+        .args(["build", "--quiet", "--release", "--package", package])
+        .args(["--bin", object, "--target", TARGET, "-Zbuild-std=core"])
+        .arg("--target-dir")
+        .arg(&target_dir)
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
+        .env_remove("RUSTC_WRAPPER")
+        .env_remove("RUSTC_WORKSPACE_WRAPPER")
+        .output()
+        .with_context(|| format!("starting {cargo:?}"))?;
+    if !output.status.success() {
+        bail!(
+            "{}\n{}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    for line in String::from_utf8_lossy(&output.stderr).lines() {
+        println!("cargo:warning={line}");
+    }
+    let built = target_dir.join(TARGET).join("release").join(object);
+    fs::copy(&built, out.join(object)).with_context(|| format!("copying {}", built.display()))?;
+    Ok(())
+}
+
+/// A nightly with its source if there is one, else the distribution's rustc with its source.
+fn find_toolchain() -> anyhow::Result<String> {
+    if has_core_source(Command::new("rustup").args(["run", "nightly", "rustc"])) {
+        return Ok("nightly".to_owned());
+    }
+    if has_core_source(&mut Command::new("/usr/bin/rustc")) {
+        return Ok("/usr".to_owned());
+    }
+    bail!(
+        "no Rust toolchain with the source of `core` for the BPF target: run `cargo xtask setup`, or set {TOOLCHAIN}"
+    )
+}
+
+fn has_core_source(rustc: &mut Command) -> bool {
+    let Ok(output) = rustc.args(["--print", "sysroot"]).output() else {
+        return false;
+    };
+    let sysroot = String::from_utf8_lossy(&output.stdout);
+    output.status.success()
+        && Path::new(sysroot.trim())
+            .join("lib/rustlib/src/rust/library/core/Cargo.toml")
+            .exists()
+}

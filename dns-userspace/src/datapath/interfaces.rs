@@ -1,0 +1,58 @@
+//! The token buckets of the attached interfaces: an array by slot, and a hash map for those whose slot is taken.
+
+use aya::{
+    Ebpf,
+    maps::{Array, HashMap as BpfHashMap, MapData, MapError},
+};
+use dns_common::abi::{Bucket, Interface, interface_slot, maps};
+
+use super::{DatapathError, load::take, pod::Plain};
+
+pub struct Interfaces {
+    slots: Array<MapData, Plain<Interface>>,
+    more: BpfHashMap<MapData, u32, Plain<Interface>>,
+}
+
+impl Interfaces {
+    pub fn new(ebpf: &mut Ebpf) -> Result<Self, DatapathError> {
+        Ok(Self {
+            slots: take(ebpf, maps::INTERFACES)?,
+            more: take(ebpf, maps::MORE_INTERFACES)?,
+        })
+    }
+
+    /// Gives an interface a bucket.
+    pub fn insert(&mut self, index: u32, bucket: Bucket) -> Result<(), DatapathError> {
+        let interface = Plain(Interface {
+            ifindex: index.into(),
+            bucket,
+        });
+        let slot = interface_slot(index);
+        let holder = self.slots.get(&slot, 0).map_err(failed)?.0.ifindex;
+        if holder == 0 || holder == u64::from(index) {
+            self.slots.set(slot, interface, 0).map_err(failed)
+        } else {
+            self.more.insert(index, interface, 0).map_err(failed)
+        }
+    }
+
+    /// Takes it away; an interface that has none is no error.
+    pub fn remove(&mut self, index: u32) {
+        let slot = interface_slot(index);
+        match self.slots.get(&slot, 0) {
+            Ok(Plain(holder)) if holder.ifindex == u64::from(index) => {
+                let _ = self.slots.set(slot, Plain(Interface::default()), 0);
+            }
+            _ => {
+                let _ = self.more.remove(&index);
+            }
+        }
+    }
+}
+
+fn failed(error: MapError) -> DatapathError {
+    DatapathError::Map {
+        name: maps::INTERFACES,
+        error,
+    }
+}

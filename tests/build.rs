@@ -1,0 +1,5 @@
+//! Builds the programs that benchmarks measure against.
+
+fn main() -> anyhow::Result<()> {
+    ebpf_builder::build("bench-ebpf", "bench-ebpf", "ebpf")
+}

@@ -1,0 +1,61 @@
+//! The programs that gregor is measured against, loaded: see `tests/ebpf`.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use aya::{
+    Ebpf, TestRun as _, TestRunOptions,
+    maps::{MapData, PerCpuArray},
+    programs::SchedClassifier,
+};
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bench-ebpf"));
+
+/// All of them.
+pub struct Limits {
+    ebpf: Ebpf,
+    taken: PerCpuArray<MapData, u64>,
+}
+
+impl Limits {
+    pub fn load() -> Result<Self> {
+        let mut ebpf = Ebpf::load(OBJECT)?;
+        for name in ["empty", "discard", "reflect", "reflect_undo", "undo"] {
+            program(&mut ebpf, name)?.load()?;
+        }
+        let taken = ebpf.take_map("TAKEN").context("no map TAKEN")?.try_into()?;
+        Ok(Self { ebpf, taken })
+    }
+
+    /// Mean time of one run of a program over a frame, after making sure that each run of one which counts did so.
+    pub fn time(&mut self, name: &str, frame: &[u8], repeat: u32) -> Result<Duration> {
+        let before = self.taken()?;
+        let outcome = program(&mut self.ebpf, name)?.test_run(TestRunOptions {
+            data_in: Some(frame),
+            repeat,
+            ..TestRunOptions::new()
+        })?;
+        let counted = self.taken()? - before;
+        let expected = if name == "empty" {
+            0
+        } else {
+            u64::from(repeat)
+        };
+        anyhow::ensure!(
+            counted == expected,
+            "{name} counted {counted} of {repeat} runs"
+        );
+        Ok(outcome.duration)
+    }
+
+    fn taken(&self) -> Result<u64> {
+        Ok(self.taken.get(&0, 0)?.iter().sum())
+    }
+}
+
+fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier> {
+    Ok(ebpf
+        .program_mut(name)
+        .with_context(|| format!("no program {name}"))?
+        .try_into()?)
+}

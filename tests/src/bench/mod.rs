@@ -1,0 +1,4 @@
+//! What is measured, and beside what.
+
+pub mod limits;
+pub mod program;

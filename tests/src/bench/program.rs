@@ -1,0 +1,247 @@
+//! Program times by BPF_PROG_TEST_RUN, as ratios to a reflector of a fixed answer in the same run.
+//!
+//! Every figure is net of an empty program. The reflector's frame is put back after each run, and the time of putting
+//! it back is taken off; gregor's program does not change the frame. That each run took the verdict it is named for is
+//! asserted from the counters. Rounds are interleaved: each measures every case once.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use dns_common::verdict::{Reason, Verdict};
+use gregor::{
+    datapath::{Hook, Limit, LoadOptions, Order},
+    rules::{MatchSpec, RuleSet, RuleSpec, testing::realistic_rules},
+};
+
+use super::limits::Limits;
+use crate::packets::{
+    build::{name, question, udp_to},
+    loaded::{LOOPBACK, Loaded},
+};
+
+const SERVER: &str = "169.254.20.10";
+const TYPE_A: u16 = 1;
+/// Names as pods ask them; the matching one has 63 bytes.
+const FOREIGN: &str = "sqs.eu-west-1.amazonaws.com";
+const CLUSTER: &str = "kubernetes.default.svc.cluster.local";
+const MATCHING: &str = "lkc-1.eu-west-1.aws.private.kafka.managed.foo.svc.cluster.local";
+
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// Rounds; figures are medians over them
+    #[arg(long, default_value_t = 11)]
+    rounds: usize,
+    /// Runs of a program in each round
+    #[arg(long, default_value_t = 20_000)]
+    repeat: u32,
+    /// Sizes of rule sets, the first of which the others are compared with
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 1000])]
+    rules: Vec<usize>,
+}
+
+const HEARTBEAT: Duration = Duration::from_secs(60);
+
+/// What a case may cost, in multiples of the reflector.
+struct Case {
+    label: &'static str,
+    frame: Vec<u8>,
+    verdict: Verdict,
+    limit: f64,
+}
+
+fn cases() -> Result<Vec<Case>> {
+    let server = SERVER.parse()?;
+    let ask = |text: &str| udp_to(server, question(name(text), TYPE_A).build());
+    Ok(vec![
+        Case {
+            label: "not DNS",
+            frame: ask(FOREIGN)
+                .with_udp(|udp| udp.destination_port = 4433)
+                .build()
+                .bytes,
+            verdict: Verdict::Pass(Reason::NotDns),
+            limit: 0.15,
+        },
+        Case {
+            label: "foreign name",
+            frame: ask(FOREIGN).build().bytes,
+            verdict: Verdict::Pass(Reason::NoRule),
+            limit: 0.3,
+        },
+        Case {
+            label: "other svc.cluster.local name",
+            frame: ask(CLUSTER).build().bytes,
+            verdict: Verdict::Pass(Reason::NoRule),
+            limit: 1.5,
+        },
+        Case {
+            label: "match, no responder",
+            frame: ask(MATCHING).build().bytes,
+            verdict: Verdict::Pass(Reason::NoResponder),
+            limit: f64::INFINITY,
+        },
+        Case {
+            label: "match, handed to the responder",
+            frame: ask(MATCHING).build().bytes,
+            verdict: Verdict::Taken,
+            limit: 2.0,
+        },
+    ])
+}
+
+/// A program with a rule set of one size.
+struct Subject {
+    rules: usize,
+    compile: Duration,
+    loaded: Loaded,
+    /// Nanoseconds per case and round.
+    times: Vec<Vec<f64>>,
+}
+
+impl Subject {
+    fn new(count: usize, cases: usize) -> Result<Self> {
+        let mut specs = vec![RuleSpec {
+            name: "kafka".to_owned(),
+            matches: MatchSpec::Pattern(
+                "*.aws.private.kafka.managed.{namespace}.svc.cluster.local".to_owned(),
+            ),
+            cname: "kafka-upstream.{namespace}.svc.cluster.local".to_owned(),
+            ttl_seconds: 60,
+        }];
+        specs.extend(realistic_rules(count.saturating_sub(1)));
+        let started = Instant::now();
+        let rules = RuleSet::compile(&specs)
+            .map_err(|complaints| anyhow::anyhow!("{} complaints", complaints.len()))?;
+        let compile = started.elapsed();
+        let mut loaded = Loaded::new(&LoadOptions {
+            servers: vec![SERVER.parse()?],
+            rules: Arc::new(rules),
+            hook: Hook::Tcx,
+            order: Order::First,
+            ring_bytes: 1 << 24,
+            limit: Limit {
+                queries_per_second: 0,
+                burst: 0,
+            },
+        })?;
+        loaded.datapath.allow_interface(LOOPBACK)?;
+        Ok(Self {
+            rules: count,
+            compile,
+            loaded,
+            times: vec![Vec::new(); cases],
+        })
+    }
+
+    fn time(&mut self, case: &Case, repeat: u32) -> Result<f64> {
+        let counter = case.verdict.counter();
+        let before = self.loaded.datapath.counters()?;
+        if case.verdict == Verdict::Pass(Reason::NoResponder) {
+            self.loaded.heartbeat.stop()?;
+        } else {
+            self.loaded.heartbeat.renew(HEARTBEAT)?;
+        }
+        let outcome = self.loaded.datapath.test_run(&case.frame, repeat)?;
+        let after = self.loaded.datapath.counters()?;
+        self.loaded.drain();
+        for (index, (before, after)) in before.iter().zip(&after).enumerate() {
+            let counted = case.verdict != Verdict::Pass(Reason::NotDns) && index == counter;
+            let expected = if counted { u64::from(repeat) } else { 0 };
+            ensure!(
+                after - before == expected,
+                "{}: counter {index} went up by {}, not {expected}",
+                case.label,
+                after - before
+            );
+        }
+        Ok(nanoseconds(outcome.duration))
+    }
+}
+
+/// Measures and prints; `false` when a ratio is over its limit.
+pub fn run(options: &Options) -> Result<bool> {
+    ensure!(
+        options.rounds > 0 && !options.rules.is_empty(),
+        "nothing to measure"
+    );
+    let cases = cases()?;
+    let mut limits = Limits::load()?;
+    let mut subjects = options
+        .rules
+        .iter()
+        .map(|&count| Subject::new(count, cases.len()))
+        .collect::<Result<Vec<_>>>()?;
+
+    let frame = &cases.last().context("no case")?.frame;
+    let (mut empty, mut reflect) = (Vec::new(), Vec::new());
+    for round in 0..options.rounds {
+        eprint!("\rround {} of {}", round + 1, options.rounds);
+        let mut limit = |name| limits.time(name, frame, options.repeat).map(nanoseconds);
+        empty.push(limit("empty")?);
+        reflect.push(limit("reflect_undo")? - limit("undo")?);
+        for subject in &mut subjects {
+            for (index, case) in cases.iter().enumerate() {
+                let time = subject.time(case, options.repeat)?;
+                subject.times[index].push(time);
+            }
+        }
+    }
+    eprintln!();
+
+    let (empty, reflect) = (median(&empty), median(&reflect));
+    println!(
+        "median of {} rounds of {} runs; ns net of an empty program ({empty:.0} ns); reflector {reflect:.0} ns = 1.00 ×",
+        options.rounds, options.repeat
+    );
+    let mut within = true;
+    let mut first: Vec<f64> = Vec::new();
+    for subject in &mut subjects {
+        let summary = subject.loaded.datapath.summary()?;
+        println!(
+            "\n{} rules: compiled in {:.0?}, table {} KiB, {} instructions verified, loaded in {:.0?}",
+            subject.rules,
+            subject.compile,
+            summary.table_bytes.div_ceil(1024),
+            summary.verified_instructions,
+            summary.load_time,
+        );
+        for (index, case) in cases.iter().enumerate() {
+            let time = median(&subject.times[index]) - empty;
+            let ratio = time / reflect;
+            let ok = ratio <= case.limit;
+            within &= ok;
+            print!("  {:<32} {time:>6.0} ns  {ratio:>5.2} ×", case.label);
+            if case.limit.is_finite() {
+                let verdict = if ok { "within" } else { "OVER" };
+                print!("  limit {:.2} ×  {verdict:<6}", case.limit);
+            } else {
+                print!("{:23}", "");
+            }
+            match first.get(index) {
+                Some(base) => println!("  {:.2} × that of {} rules", time / base, options.rules[0]),
+                None => println!(),
+            }
+        }
+        if first.is_empty() {
+            first = subject
+                .times
+                .iter()
+                .map(|times| median(times) - empty)
+                .collect();
+        }
+    }
+    Ok(within)
+}
+
+fn nanoseconds(duration: Duration) -> f64 {
+    duration.as_nanos() as f64
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+}

@@ -11,17 +11,20 @@ mod e2e;
 
 use std::{
     fs,
-    net::IpAddr,
+    net::{IpAddr, UdpSocket},
     path::Path,
     process::Command,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     thread,
     time::Duration,
 };
 
 use e2e::{
-    Load, Metrics, Wire, addresses, exchange_from, exchange_within, programs_on, qualified, sorted,
-    until,
+    Load, Metrics, PATIENCE, REPLY, Wire, addresses, exchange, exchange_from, exchange_within,
+    programs_on, qualified, sorted, until,
 };
 use gregor_tests::{
     lab::{
@@ -31,8 +34,8 @@ use gregor_tests::{
     tools,
 };
 use hickory_proto::{
-    op::{Message, ResponseCode},
-    rr::RecordType,
+    op::{Message, MessageType, ResponseCode},
+    rr::{RData, Record, RecordType, rdata::A},
 };
 use nix::sys::signal::Signal;
 
@@ -272,6 +275,58 @@ fn told_to_end_under_load_every_query_is_answered() {
             "the control socket is removed"
         );
     }
+}
+
+/// A look-up is under way when gregor is told to end, and comes to its end only after the programs are gone.
+#[test]
+fn told_to_end_who_waits_is_answered() {
+    let lab = lab_with_template("e2ewait");
+    let upstream = lab
+        .node()
+        .enter(|| UdpSocket::bind("127.0.0.1:5300").unwrap())
+        .unwrap();
+    let (asked, was_asked) = mpsc::channel();
+    let (release, released) = mpsc::channel::<()>();
+    thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok((length, client)) = upstream.recv_from(&mut buffer) {
+            let query = Message::from_vec(&buffer[..length]).unwrap();
+            let _ = asked.send(());
+            if released.recv().is_err() {
+                return;
+            }
+            let mut reply = query.clone();
+            reply.metadata.message_type = MessageType::Response;
+            let address = RData::A(A([192, 0, 2, 99].into()));
+            let name = query.queries[0].name().clone();
+            reply.answers = vec![Record::from_rdata(name, 60, address)];
+            let _ = upstream.send_to(&reply.to_vec().unwrap(), client);
+        }
+    });
+    let config = format!(
+        "{}\n[upstream]\nserver = \"127.0.0.1:5300\"\ntimeout = \"4s\"\n",
+        lab.gregor_config()
+    );
+    let gregor = start(&lab, &config);
+    let (query, _) = Wire::new(&qualified("foo"), RecordType::A).bytes();
+    let waiting = lab
+        .pod("foo")
+        .netns()
+        .enter_detached(move || exchange(CACHE, &query, REPLY))
+        .unwrap();
+    was_asked.recv_timeout(PATIENCE).unwrap();
+    gregor.signal(Signal::SIGTERM);
+    until("the programs are gone", || {
+        programs_on(&lab, "veth-foo").is_empty().then_some(())
+    });
+    release.send(()).unwrap();
+    let reply = waiting
+        .join()
+        .unwrap()
+        .unwrap_or_else(|| panic!("{}", gregor.log()));
+    let reply = Message::from_vec(&reply).unwrap();
+    assert_eq!(addresses(&reply), [IpAddr::from([192, 0, 2, 99])]);
+    assert_eq!(wait_for_end(&gregor).code(), Some(0), "{}", gregor.log());
 }
 
 fn loads(gregor: &Gregor, result: &str) -> f64 {

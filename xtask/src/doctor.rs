@@ -106,7 +106,7 @@ fn checks() -> Vec<Check> {
             found: program(
                 "rustup",
                 &["-V"],
-                "aya-build calls cargo through rustup: install it",
+                "install it: it brings the toolchain that builds gregor itself",
             ),
         },
     ];

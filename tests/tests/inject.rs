@@ -1,7 +1,5 @@
 //! What the injector sends arrives: at pods through their veth, at the existing cache in the pod's own name; and the
 //! responder answers over it.
-//!
-//! Needs root and network namespaces: `cargo test -p dns-userspace --test inject -- --ignored`.
 
 #![allow(clippy::unwrap_used)] // clippy.toml allows it in test functions only, not in what they call.
 
@@ -220,7 +218,6 @@ fn passes_on(lab: &Lab, injector: &Injector, namespace: &str, server: &str) {
 }
 
 #[test]
-#[ignore = "needs root"]
 fn a_server_on_the_node_gets_the_query_from_the_pods_address() {
     let lab = Lab::new("local");
     let injector = lab.injector();
@@ -230,7 +227,6 @@ fn a_server_on_the_node_gets_the_query_from_the_pods_address() {
 }
 
 #[test]
-#[ignore = "needs root"]
 fn a_server_behind_the_node_gets_the_query_from_the_pods_address() {
     let lab = Lab::new("routed");
     let injector = lab.injector();
@@ -240,7 +236,6 @@ fn a_server_behind_the_node_gets_the_query_from_the_pods_address() {
 }
 
 #[test]
-#[ignore = "needs root"]
 fn a_reply_reaches_the_pod_from_the_address_that_it_asked() {
     let lab = Lab::new("reply");
     let injector = lab.injector();
@@ -259,7 +254,6 @@ fn a_reply_reaches_the_pod_from_the_address_that_it_asked() {
 }
 
 #[test]
-#[ignore = "needs root"]
 fn what_cannot_be_sent_is_an_error() {
     let lab = Lab::new("errors");
     let injector = lab.injector();
@@ -307,7 +301,6 @@ fn cluster_dns(query: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-#[ignore = "needs root"]
 fn the_responder_answers_a_tenant_and_leaves_the_others_to_the_cache() {
     let lab = Lab::new("answer");
     let spec = RuleSpec {

@@ -26,8 +26,25 @@ pub struct Respond {
 
 struct Kept {
     settings: Settings,
+    /// Responders that were replaced and may still answer, and so count.
+    replaced: Vec<Arc<Live>>,
     /// What responders that are gone have counted.
     before: ResponderStatus,
+}
+
+impl Kept {
+    /// Takes over the counts of the replaced responders that nobody uses any more: no query is being handed to them,
+    /// and none waits.
+    fn settle(&mut self) {
+        let before = &mut self.before;
+        self.replaced.retain_mut(|old| {
+            let gone = Arc::get_mut(old).is_some();
+            if gone {
+                add(before, &told(&old.snapshot()));
+            }
+            !gone
+        });
+    }
 }
 
 impl Respond {
@@ -38,6 +55,7 @@ impl Respond {
             )?),
             kept: Mutex::new(Kept {
                 settings: settings.clone(),
+                replaced: Vec::new(),
                 before: ResponderStatus::default(),
             }),
         }))
@@ -61,9 +79,8 @@ impl Respond {
             return Ok(());
         }
         let old = self.live.swap(Arc::new(open(settings)?));
-        // What it still answers is not counted any more: a few replies at most.
-        let status = told(&old.snapshot());
-        add(&mut kept.before, &status);
+        kept.settle();
+        kept.replaced.push(old);
         kept.settings = settings.clone();
         Ok(())
     }
@@ -76,10 +93,14 @@ impl Respond {
 
 impl Responding for Respond {
     fn status(&self) -> ResponderStatus {
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.settle();
         let mut status = told(&self.live.load().snapshot());
         let gauges = (status.chases_in_flight, std::mem::take(&mut status.stores));
         add(&mut status, &kept.before);
+        for old in &kept.replaced {
+            add(&mut status, &told(&old.snapshot()));
+        }
         (status.chases_in_flight, status.stores) = gauges;
         status
     }

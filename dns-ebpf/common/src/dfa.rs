@@ -3,13 +3,15 @@
 //!
 //! The input of a name `a.bc.` (wire `01 a 02 b c 00`) is `FF a FF b c`, read from its end. The table is made by
 //! userspace (`dns-userspace/src/rules/table.rs`); this module only walks it. Three things keep the walk short without
-//! changing what it accepts: the literal ends that all rules have are compared in words before the first step ([`Head`]);
-//! where only literal labels are left to the end of a rule, those are compared in words too ([`Tail`]); and a state from which every
-//! further sequence of labels leads to the same rule (a leading `*`) ends the walk.
+//! changing what it accepts: the literal ends that rules have are compared in words before the first step ([`Head`]);
+//! where only literal labels are left to the end of a rule, those are compared in words too ([`Tail`]); and a state from
+//! which every further sequence of labels leads to the same rule (a leading `*`) ends the walk.
 //!
 //! The table is a double array (Aoe, 1989) in one map value: a state is an index, its transition on a class is the entry
 //! that many places further on, and the entry says which class it is for. Rows overlap, so thousands of rules fit into
 //! the 4 MiB that a map value may have, one load is one step, and there is nothing to switch while walking.
+
+use crate::wire::{MAX_NAME, QUESTION_TAIL};
 
 /// Stands for a label boundary. A byte of this value inside a label never matches.
 pub const SEPARATOR: u8 = 0xff;
@@ -17,8 +19,7 @@ pub const SEPARATOR: u8 = 0xff;
 /// Where the name starts in the scratch: room in front, so that words read from the end never run below zero.
 pub const NAME_AT: u32 = 64;
 /// Most bytes copied there: the longest name, qtype and qclass.
-pub const NAME_COPY: u32 = 255 + 4;
-use crate::wire::MAX_NAME;
+pub const NAME_COPY: u32 = MAX_NAME + QUESTION_TAIL;
 
 const SCRATCH_MASK: u32 = 511;
 /// A word may start at the last masked index.

@@ -342,7 +342,7 @@ fn be16<P: Packet>(packet: &P, offset: u32) -> Option<u16> {
     packet.load::<u16>(offset).map(u16::from_be)
 }
 
-/// A host whose tables are in memory, for tests, fuzzing and `gregor explain`.
+/// A host whose tables are in memory, for tests and fuzzing.
 pub struct MemoryHost<'a, S: FnMut(Matched)> {
     pub servers: Servers,
     pub header: &'a dfa::Header,

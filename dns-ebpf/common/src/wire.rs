@@ -24,11 +24,9 @@ pub const OPT_LEN: u32 = 11;
 
 pub const FLAG_QR: u16 = 0x8000;
 pub const FLAG_OPCODE: u16 = 0x7800;
-pub const FLAG_AA: u16 = 0x0400;
 pub const FLAG_TC: u16 = 0x0200;
 pub const FLAG_RD: u16 = 0x0100;
 pub const FLAG_RA: u16 = 0x0080;
-pub const FLAG_Z: u16 = 0x0040;
 pub const FLAG_AD: u16 = 0x0020;
 pub const FLAG_CD: u16 = 0x0010;
 

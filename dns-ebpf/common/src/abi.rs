@@ -68,6 +68,20 @@ pub const fn interface_slot(ifindex: u32) -> u32 {
 }
 
 impl Bucket {
+    /// Lets `per_second` through, and `burst` at once; no limit for 0 per second.
+    pub const fn new(per_second: u32, burst: u32) -> Self {
+        let cost_ns = if per_second == 0 {
+            0
+        } else {
+            1_000_000_000 / per_second as u64
+        };
+        Self {
+            arrival_ns: 0,
+            cost_ns,
+            burst_ns: cost_ns * burst.saturating_sub(1) as u64,
+        }
+    }
+
     /// Whether more than half of the burst is used up.
     #[inline(always)]
     pub fn is_pressing(&self, now_ns: u64) -> bool {

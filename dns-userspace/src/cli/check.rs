@@ -24,12 +24,12 @@ use nix::sys::{
 use rtnetlink::packet_route::tc::{TcAttribute, TcFilterBpfOption, TcOption};
 use serde::Serialize;
 
-use super::explain::{rcode, wire};
+use super::explain::rcode;
 use crate::{
     app::settings::{Settings, hook_name},
     datapath::{Hook, Interface, PROGRAM, detect_hook, programs_on},
     discover,
-    resolve::{Explanation, explain as chase},
+    resolve::{Explanation, explain as chase, wire_name},
     rules::Rule,
 };
 
@@ -449,7 +449,7 @@ async fn cache(settings: &Settings) -> Vec<Finding> {
                 // What another rule would take says nothing about this one.
                 settings
                     .rules
-                    .find(&wire(name))
+                    .find(&wire_name(name))
                     .is_some_and(|index| std::ptr::eq(&settings.rules.rules()[index], rule))
             }) else {
                 findings.push(Finding::ok(

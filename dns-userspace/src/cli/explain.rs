@@ -16,7 +16,7 @@ use hickory_proto::{
 
 use crate::{
     app::settings::Settings,
-    resolve::{Outcome, Step, explain as chase},
+    resolve::{Outcome, Step, explain as chase, wire_name},
     rules::{Rule, RuleSet},
 };
 
@@ -289,20 +289,9 @@ pub(super) fn rcode(code: ResponseCode) -> String {
 }
 
 fn apply<'a>(rules: &'a RuleSet, name: &Name) -> Option<(&'a Rule, crate::rules::Match)> {
-    let wire = wire(name);
+    let wire = wire_name(name);
     let rule = &rules.rules()[rules.find(&wire)?];
     Some((rule, rule.apply(&wire)?))
-}
-
-/// Uncompressed, root label included.
-pub(super) fn wire(name: &Name) -> Vec<u8> {
-    let mut wire = Vec::with_capacity(name.len() + 1);
-    for label in name.iter() {
-        wire.push(label.len() as u8);
-        wire.extend_from_slice(label);
-    }
-    wire.push(0);
-    wire
 }
 
 /// The rule that a name fails latest, seen from the root, and at which label.
@@ -495,8 +484,8 @@ mod tests {
     #[test]
     fn names_in_wire_format() {
         let name = Name::from_ascii("a.bc.").unwrap();
-        assert_eq!(wire(&name), b"\x01a\x02bc\x00");
-        assert_eq!(wire(&Name::root()), b"\x00");
+        assert_eq!(wire_name(&name), b"\x01a\x02bc\x00");
+        assert_eq!(wire_name(&Name::root()), b"\x00");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use aya::programs::{
     LinkOrder, ProgramError, SchedClassifier, TcAttachType,
     links::FdLink,
     tc::{
-        self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact,
+        NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact,
         qdisc_detach_program,
     },
 };
@@ -120,15 +120,12 @@ fn prepare_clsact(interface: &str) -> Result<(), TcError> {
         Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(libc::EEXIST) => {}
         Err(error) => return Err(error),
     }
-    match qdisc_detach_program(interface, TcAttachType::Ingress, PROGRAM) {
-        Err(TcError::IoError(error)) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result,
-    }
+    remove_clsact_filter(interface).map(|_| ())
 }
 
 /// Removes our clsact filter from an interface, if there is one; `true` when there was.
 pub(super) fn remove_clsact_filter(interface: &str) -> Result<bool, TcError> {
-    match tc::qdisc_detach_program(interface, TcAttachType::Ingress, PROGRAM) {
+    match qdisc_detach_program(interface, TcAttachType::Ingress, PROGRAM) {
         Ok(()) => Ok(true),
         Err(TcError::IoError(error)) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error),

@@ -14,7 +14,7 @@ use aya::{
     programs::{ProgramError, SchedClassifier, tc::SchedClassifierLink},
 };
 use dns_common::{
-    abi::{self, MAX_SERVERS, Servers, maps},
+    abi::{Bucket, MAX_SERVERS, Servers, maps},
     dfa,
     verdict::COUNTERS,
 };
@@ -38,20 +38,6 @@ pub struct Limit {
     pub queries_per_second: u32,
     /// How many may come at once.
     pub burst: u32,
-}
-
-impl Limit {
-    fn bucket(self) -> abi::Bucket {
-        let cost_ns = match self.queries_per_second {
-            0 => 0,
-            rate => 1_000_000_000 / u64::from(rate),
-        };
-        abi::Bucket {
-            arrival_ns: 0,
-            cost_ns,
-            burst_ns: cost_ns * u64::from(self.burst.saturating_sub(1)),
-        }
-    }
 }
 
 /// Everything that a program is loaded with.
@@ -99,7 +85,7 @@ pub struct ProgramSummary {
     pub verified_instructions: u32,
     /// Loading and verifying, maps included.
     pub load_time: Duration,
-    /// Bytes of the matcher's cells.
+    /// Bytes of the matcher's entries and tails.
     pub table_bytes: usize,
     pub jited_bytes: u32,
 }
@@ -257,20 +243,14 @@ impl Datapath {
     /// Gives an interface its token bucket; without one its queries pass.
     #[doc(hidden)]
     pub fn allow_interface(&mut self, index: u32) -> Result<(), DatapathError> {
-        self.interfaces.insert(index, self.options.limit.bucket())
+        let limit = self.options.limit;
+        let bucket = Bucket::new(limit.queries_per_second, limit.burst);
+        self.interfaces.insert(index, bucket)
     }
 
     /// The queries that this program hands over; may be taken once, within a tokio runtime.
     pub fn ring(&mut self) -> Result<Ring, DatapathError> {
-        let buffer = RingBuf::try_from(
-            self.ebpf
-                .take_map(maps::RING)
-                .ok_or(DatapathError::Missing(maps::RING))?,
-        )
-        .map_err(|error| DatapathError::Map {
-            name: maps::RING,
-            error,
-        })?;
+        let buffer: RingBuf<MapData> = take(&mut self.ebpf, maps::RING)?;
         Ring::new(buffer, Arc::clone(&self.options.rules)).map_err(DatapathError::Ring)
     }
 

@@ -1,9 +1,6 @@
 //! Token buckets per interface, bounded in number; no clock of its own.
 
-use std::{
-    collections::HashMap,
-    time::{Duration, Instant},
-};
+use std::{collections::HashMap, time::Instant};
 
 use dns_common::abi::Bucket;
 
@@ -14,8 +11,8 @@ const MAX_BUCKETS: usize = 4096;
 #[derive(Debug)]
 pub struct Limiter {
     started: Instant,
-    cost: Duration,
-    burst: u32,
+    /// What an interface begins with.
+    full: Bucket,
     buckets: HashMap<u32, Bucket>,
 }
 
@@ -24,8 +21,8 @@ impl Limiter {
     pub fn new(now: Instant, per_second: u32, burst: u32) -> Limiter {
         Limiter {
             started: now,
-            cost: Duration::from_secs(1) / per_second.max(1),
-            burst,
+            // Here 0 is no word for "no limit".
+            full: Bucket::new(per_second.max(1), burst),
             buckets: HashMap::new(),
         }
     }
@@ -37,12 +34,7 @@ impl Limiter {
         } else {
             0
         };
-        let cost_ns = self.cost.as_nanos() as u64;
-        let bucket = self.buckets.entry(key).or_insert(Bucket {
-            arrival_ns: 0,
-            cost_ns,
-            burst_ns: cost_ns * u64::from(self.burst.saturating_sub(1)),
-        });
+        let bucket = self.buckets.entry(key).or_insert(self.full);
         bucket.admit(now.duration_since(self.started).as_nanos() as u64)
     }
 
@@ -54,6 +46,8 @@ impl Limiter {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]

@@ -12,7 +12,7 @@ mod store;
 mod upstream;
 
 pub use chain::{Answer, Failure, Outcome};
-pub use compose::{ExtendedError, Section};
+pub use compose::{ExtendedError, Section, wire_name};
 pub use query::{Edns, Query};
 pub use responder::{Responder, ResponderOptions, Upstream};
 pub use source::{DnsSource, Explanation, Step, StepReply, TargetSource, explain};

@@ -42,6 +42,19 @@ pub struct Servers {
     pub v4: [u32; MAX_SERVERS],
     /// Each half `u64::from_ne_bytes(octets)`.
     pub v6: [[u64; 2]; MAX_SERVERS],
+    /// What stands for each server in the key of an answer, first those of IPv4, then those of IPv6. The program reads
+    /// it rather than take the index: the verifier would walk all that follows once for each.
+    pub ids: [u32; 2 * MAX_SERVERS],
+}
+
+impl Servers {
+    /// The same with ids that tell servers apart, or that do not.
+    pub fn with_ids(mut self, distinct: bool) -> Self {
+        for (index, id) in self.ids.iter_mut().enumerate() {
+            *id = if distinct { index as u32 } else { 0 };
+        }
+        self
+    }
 }
 
 /// What may be asked of the responder, as a virtual-scheduling bucket (GCRA): one word, so that a lost race

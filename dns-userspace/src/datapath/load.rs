@@ -135,7 +135,7 @@ impl Datapath {
         program: &'static str,
     ) -> Result<Self, DatapathError> {
         let started = Instant::now();
-        let servers = servers(&options.servers)?;
+        let servers = servers(&options.servers)?.with_ids(options.answers.per_server);
         let table = options.rules.table();
         let processors = nr_cpus().map_err(|(_, error)| DatapathError::Ring(error))?;
         let mut loader = EbpfLoader::new();

@@ -5,6 +5,7 @@
 mod host;
 mod maps;
 mod skb;
+mod steer;
 
 use aya_ebpf::{bindings::TC_ACT_SHOT, macros::classifier, programs::TcContext};
 use dns_common::{

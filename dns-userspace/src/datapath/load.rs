@@ -26,6 +26,7 @@ use super::{
     attach::{self, AttachError},
     interfaces::Interfaces,
     pod::Plain,
+    steer::{self, Listeners, SteerMode, Steered, Steering, SteeringSummary},
 };
 use crate::rules::RuleSet;
 
@@ -75,6 +76,10 @@ pub enum DatapathError {
     Table(io::Error),
     #[error("ring buffer: {0}")]
     Ring(io::Error),
+    #[error("the kernel refuses the program for TCP: {0}")]
+    Steering(String),
+    #[error("the link of the program for TCP: {0}")]
+    Link(io::Error),
 }
 
 /// What the kernel says of the loaded program.
@@ -104,6 +109,7 @@ pub struct TestOutcome {
 pub struct Datapath {
     // Links before the program, so that they go first.
     links: HashMap<u32, (Interface, SchedClassifierLink)>,
+    steering: Steering,
     ebpf: Ebpf,
     options: LoadOptions,
     interfaces: Interfaces,
@@ -125,6 +131,7 @@ impl Datapath {
             .load(OBJECT)?;
         // First of all: the instructions name the maps by descriptors, which are closed with the maps taken below.
         program_of(&mut ebpf)?.load()?;
+        let steering = steer::load_program(&mut ebpf);
 
         let mut map: Array<_, Plain<Servers>> = take(&mut ebpf, maps::SERVERS)?;
         set(&mut map, maps::SERVERS, 0, &Plain(servers))?;
@@ -140,10 +147,12 @@ impl Datapath {
         set(&mut header, maps::DFA, 0, &Plain(table.header))?;
 
         let interfaces = Interfaces::new(&mut ebpf)?;
+        let steering = Steering::new(&mut ebpf, steering)?;
         let counters = take(&mut ebpf, maps::COUNTERS)?;
         let other_servers = take(&mut ebpf, maps::OTHER_SERVERS)?;
         Ok(Self {
             links: HashMap::new(),
+            steering,
             ebpf,
             options: options.clone(),
             interfaces,
@@ -221,8 +230,43 @@ impl Datapath {
         self.interfaces.remove(index);
     }
 
-    /// Detaches from every interface.
+    /// Says which TCP connections are to be steered and where; nothing is until [`Datapath::attach_steering`].
+    pub fn configure_steering(
+        &mut self,
+        mode: SteerMode,
+        listeners: Option<&Listeners>,
+    ) -> Result<(), DatapathError> {
+        self.steering.configure(mode, listeners)
+    }
+
+    /// Begins to steer the TCP connections of the calling thread's network namespace, in one step with the end of what an
+    /// earlier program does there.
+    pub fn attach_steering(
+        &mut self,
+        previous: Option<&mut Datapath>,
+    ) -> Result<(), DatapathError> {
+        let previous = previous.map(|previous| &mut previous.steering);
+        self.steering.attach(&mut self.ebpf, previous)
+    }
+
+    /// Whether TCP connections are being steered.
+    pub fn is_steering(&self) -> bool {
+        self.steering.is_attached()
+    }
+
+    /// The clients whose connections this program steers.
+    pub fn steered(&self) -> Steered {
+        self.steering.steered()
+    }
+
+    /// What the kernel says of the program for TCP.
+    pub fn steering_summary(&mut self) -> Result<SteeringSummary, DatapathError> {
+        self.steering.summary(&mut self.ebpf)
+    }
+
+    /// Detaches from every interface, and steers no more.
     pub fn detach_all(&mut self) {
+        self.steering.detach();
         let indexes: Vec<u32> = self.links.keys().copied().collect();
         for index in indexes {
             self.detach(index);

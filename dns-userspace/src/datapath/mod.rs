@@ -12,6 +12,7 @@ mod interfaces;
 mod load;
 mod pod;
 mod ring;
+mod steer;
 
 pub use attach::{Hook, Interface, Order, detect_hook, programs_on};
 pub use breakglass::{DetachReport, detach_all};
@@ -19,6 +20,7 @@ pub use event::{Intercepted, VlanTag};
 pub use heartbeat::Heartbeat;
 pub use load::{Datapath, DatapathError, Limit, LoadOptions, ProgramSummary, TestOutcome};
 pub use ring::Ring;
+pub use steer::{Listeners, SteerMode, Steered, SteeringSummary, open_listeners};
 
 /// Name of the program in the kernel's listings; `detach --all` goes by it.
 pub const PROGRAM: &str = "gregor";

@@ -14,18 +14,20 @@ use tracing::{debug, warn};
 
 use super::{
     chain::{Failure, Outcome},
-    compose::{self, ExtendedError, Section},
+    compose::{self, Carrier, ExtendedError, Section},
     flight::{Flights, Joined},
     limiter::Limiter,
     query::Query,
     source::TargetSource,
     stats::{PassReason, Replied, Snapshot, Stats},
     store::{Found, Kept, Key, Limits, Store, Trouble},
+    stream::{ReplyTo, Steer, StreamQuery, StreamReply},
 };
 use crate::{
     config::{Config, UpstreamServer},
     datapath::Intercepted,
     inject::{Datagram, Inject, QueryFrame},
+    rules::RuleSet,
 };
 
 /// What a client is told of an answer that outlived its TTL (RFC 8767 §4).
@@ -100,17 +102,41 @@ pub struct Responder<S, I> {
     unkept: Mutex<Limiter>,
     warnings: Mutex<Limiter>,
     stats: Stats,
+    steer: Option<Arc<dyn Steer>>,
     clock: fn() -> Instant,
 }
 
 /// A query with everything that its reply needs.
 #[derive(Debug)]
 struct Waiting {
-    frame: QueryFrame,
+    origin: Origin,
     query: Query,
     namespace: Option<String>,
     /// Most that this client is told: the rule's TTL and `max_ttl`.
     ttl_cap: Duration,
+}
+
+/// How a query came, and so how it is answered or passed on.
+#[derive(Debug)]
+enum Origin {
+    Frame(QueryFrame),
+    Stream { ifindex: u32, reply: ReplyTo },
+}
+
+impl Origin {
+    fn ifindex(&self) -> u32 {
+        match self {
+            Origin::Frame(frame) => frame.ifindex,
+            Origin::Stream { ifindex, .. } => *ifindex,
+        }
+    }
+
+    fn carrier(&self) -> Carrier {
+        match self {
+            Origin::Frame(_) => Carrier::Datagram,
+            Origin::Stream { .. } => Carrier::Stream,
+        }
+    }
 }
 
 /// What a rule makes of a query.
@@ -144,8 +170,17 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
             unkept: limiter(UNKEPT_PER_SECOND),
             warnings: limiter(WARNINGS_PER_SECOND),
             stats: Stats::default(),
+            steer: None,
             options,
             clock,
+        }
+    }
+
+    /// Sends clients whose answer does not fit to TCP, where that helps them; without, they get what fits.
+    pub fn with_steering(self, steer: Arc<dyn Steer>) -> Responder<S, I> {
+        Responder {
+            steer: Some(steer),
+            ..self
         }
     }
 
@@ -155,24 +190,39 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
     pub fn handle(self: &Arc<Self>, intercepted: Intercepted) {
         let rules = intercepted.rules.clone();
         let rule = intercepted.rule;
-        self.handle_frame(intercepted.into(), |qname| {
-            let rule = rules.rules().get(rule)?;
-            let matched = rule.apply(qname)?;
-            Some(Plan {
-                target: matched.target,
-                namespace: matched.namespace,
-                rule_ttl: Duration::from_secs(rule.ttl_seconds().into()),
-            })
-        });
+        self.handle_frame(intercepted.into(), |qname| plan(&rules, rule, qname));
+    }
+
+    /// The same for a query from a TCP connection. Every one gets exactly one [`StreamReply`].
+    pub fn handle_stream(self: &Arc<Self>, stream: StreamQuery) {
+        self.stats.queries.add();
+        let StreamQuery { query, server, .. } = stream;
+        let plan = plan(&stream.rules, stream.rule, query.qname());
+        let origin = Origin::Stream {
+            ifindex: stream.ifindex,
+            reply: stream.reply,
+        };
+        self.handle_query(origin, query, server, plan);
     }
 
     fn handle_frame(self: &Arc<Self>, frame: QueryFrame, plan: impl FnOnce(&[u8]) -> Option<Plan>) {
         self.stats.queries.add();
         let Some((query, server)) = parse(&frame) else {
-            return self.pass_on(&frame, PassReason::Query);
+            return self.pass_on(&Origin::Frame(frame), PassReason::Query);
         };
-        let Some(plan) = plan(query.qname()) else {
-            return self.pass_on(&frame, PassReason::NoRule);
+        let plan = plan(query.qname());
+        self.handle_query(Origin::Frame(frame), query, server, plan);
+    }
+
+    fn handle_query(
+        self: &Arc<Self>,
+        origin: Origin,
+        query: Query,
+        server: SocketAddr,
+        plan: Option<Plan>,
+    ) {
+        let Some(plan) = plan else {
+            return self.pass_on(&origin, PassReason::NoRule);
         };
         let key = Key {
             target: plan.target,
@@ -183,7 +233,7 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
             },
         };
         let waiting = Waiting {
-            frame,
+            origin,
             query,
             namespace: plan.namespace,
             ttl_cap: plan.rule_ttl.min(self.options.max_ttl),
@@ -191,13 +241,13 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
         let now = (self.clock)();
         if !is_kept(waiting.query.qtype) {
             let mut limiter = self.unkept.lock().unwrap_or_else(PoisonError::into_inner);
-            if !limiter.admit(waiting.frame.ifindex, now) {
-                return self.pass_on(&waiting.frame, PassReason::RateLimited);
+            if !limiter.admit(waiting.origin.ifindex(), now) {
+                return self.pass_on(&waiting.origin, PassReason::RateLimited);
             }
         }
         match self.store.find(&key, waiting.ttl_cap, now) {
             Found::Fresh(kept, left) => self.answer(&waiting, &kept, left, Replied::Answer),
-            Found::NoTarget => self.pass_on(&waiting.frame, PassReason::NoTarget),
+            Found::NoTarget => self.pass_on(&waiting.origin, PassReason::NoTarget),
             Found::Trouble(trouble) => self.without_answer(&waiting, &key, trouble, now),
             Found::Nothing => self.wait(key, waiting),
         }
@@ -205,10 +255,10 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
 
     /// Lets a query wait for the look-up of its key, and starts that if nobody has.
     fn wait(self: &Arc<Self>, key: Key, waiting: Waiting) {
-        let ifindex = waiting.frame.ifindex;
+        let ifindex = waiting.origin.ifindex();
         match self.flights.join(ifindex, &key, waiting) {
             Joined::Waits => {}
-            Joined::Full(waiting) => self.pass_on(&waiting.frame, PassReason::Busy),
+            Joined::Full(waiting) => self.pass_on(&waiting.origin, PassReason::Busy),
             Joined::Leads => {
                 self.stats.chases.add();
                 let flight = Landing {
@@ -226,7 +276,7 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
     fn land(&self, ifindex: u32, key: &Key, outcome: Option<Outcome>) {
         let Some(outcome) = outcome else {
             for waiting in self.flights.land(key) {
-                self.pass_on(&waiting.frame, PassReason::Abandoned);
+                self.pass_on(&waiting.origin, PassReason::Abandoned);
             }
             return;
         };
@@ -245,7 +295,7 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
                     let left = kept.fresh_for(waiting.ttl_cap, now).unwrap_or_default();
                     self.answer(&waiting, kept, left, Replied::Answer);
                 }
-                (None, Outcome::NoTarget) => self.pass_on(&waiting.frame, PassReason::NoTarget),
+                (None, Outcome::NoTarget) => self.pass_on(&waiting.origin, PassReason::NoTarget),
                 (None, Outcome::BrokenChain) => {
                     self.without_answer(&waiting, key, Trouble::BrokenChain, now);
                 }
@@ -291,13 +341,29 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
             &kept.section,
             ttl_seconds,
             kept.next_rotation(),
+            waiting.origin.carrier(),
         );
-        let Some(reply) = reply else {
-            return self.servfail(waiting, TOO_LONG);
+        let reply = match reply {
+            Some(reply) if reply.left_out == 0 => reply.message,
+            incomplete => {
+                let sent_to_tcp = self.sends_to_tcp(&waiting.origin);
+                let message = match incomplete {
+                    Some(reply) => Some(reply.message),
+                    None => sent_to_tcp.then(|| compose::empty(&waiting.query)),
+                };
+                let Some(mut message) = message else {
+                    return self.servfail(waiting, TOO_LONG);
+                };
+                if sent_to_tcp {
+                    self.stats.truncated.add();
+                    compose::truncate(&mut message);
+                }
+                message
+            }
         };
         self.stats.noerror.add();
         self.stats.replied(waiting.namespace.as_deref(), replied);
-        self.send(&waiting.frame, &reply);
+        self.send(&waiting.origin, &reply);
     }
 
     /// The upstream failed or contradicts itself: the last good answer, else SERVFAIL.
@@ -320,21 +386,38 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
         self.stats.servfail.add();
         self.stats
             .replied(waiting.namespace.as_deref(), Replied::Servfail);
-        self.send(&waiting.frame, &compose::servfail(&waiting.query, error));
+        self.send(&waiting.origin, &compose::servfail(&waiting.query, error));
     }
 
-    fn send(&self, frame: &QueryFrame, reply: &[u8]) {
-        if let Err(error) = self.injector.reply(frame, reply) {
+    /// Whether a client that does not get its whole answer now gets it over TCP.
+    fn sends_to_tcp(&self, origin: &Origin) -> bool {
+        let (Some(steer), Origin::Frame(frame)) = (&self.steer, origin) else {
+            return false;
+        };
+        Datagram::parse(&frame.frame, frame.l3_offset)
+            .is_some_and(|datagram| steer.tell(datagram.destination.ip(), datagram.source.ip()))
+    }
+
+    fn send(&self, origin: &Origin, reply: &[u8]) {
+        let sent = match origin {
+            Origin::Frame(frame) => self.injector.reply(frame, reply),
+            Origin::Stream { reply: to, .. } => to.send(StreamReply::Answer(reply.to_vec())),
+        };
+        if let Err(error) = sent {
             self.stats.send_errors.add();
-            debug!(ifindex = frame.ifindex, %error, "reply not sent");
+            debug!(ifindex = origin.ifindex(), %error, "reply not sent");
         }
     }
 
-    fn pass_on(&self, frame: &QueryFrame, reason: PassReason) {
+    fn pass_on(&self, origin: &Origin, reason: PassReason) {
         self.stats.passed(reason);
-        if let Err(error) = self.injector.pass_on(frame) {
+        let sent = match origin {
+            Origin::Frame(frame) => self.injector.pass_on(frame),
+            Origin::Stream { reply, .. } => reply.send(StreamReply::PassOn),
+        };
+        if let Err(error) = sent {
             self.stats.send_errors.add();
-            debug!(ifindex = frame.ifindex, %error, "query not passed on");
+            debug!(ifindex = origin.ifindex(), %error, "query not passed on");
         }
     }
 
@@ -380,6 +463,17 @@ impl<S: TargetSource, I: Inject> Drop for Landing<S, I> {
         self.responder
             .land(self.ifindex, &self.key, self.outcome.take());
     }
+}
+
+/// What a rule makes of a name; `None` when it does not match after all.
+fn plan(rules: &RuleSet, rule: usize, qname: &[u8]) -> Option<Plan> {
+    let rule = rules.rules().get(rule)?;
+    let matched = rule.apply(qname)?;
+    Some(Plan {
+        target: matched.target,
+        namespace: matched.namespace,
+        rule_ttl: Duration::from_secs(rule.ttl_seconds().into()),
+    })
 }
 
 /// The query of a frame, and the server that it asks.

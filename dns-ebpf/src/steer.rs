@@ -1,13 +1,13 @@
-//! The sk_lookup programs: which TCP connections to a server go to the responder's listener instead of the existing cache.
+//! The sk_lookup program: which TCP connections to a server go to the responder's listener instead of the existing cache.
 //!
-//! They run where a SYN finds the socket that it is for, so only for addresses of this network namespace, and never for
-//! packets of a connection that stands. Whatever they do not understand goes the way it would go without them.
+//! It runs where a SYN finds the socket that it is for, so only for addresses of this network namespace, and never for
+//! packets of a connection that stands. Whatever it does not understand goes the way it would go without it.
 
 use aya_ebpf::{
     bindings::{bpf_sk_lookup, sk_action::SK_PASS},
     helpers::generated::bpf_ktime_get_ns,
     macros::{map, sk_lookup},
-    maps::{Array, LruHashMap, SockMap},
+    maps::{Array, HashMap, LruHashMap, SockMap},
     programs::SkLookupContext,
 };
 use dns_common::{
@@ -25,6 +25,11 @@ static STEERING: Array<u32> = Array::with_max_entries(1, 0);
 #[map]
 static STEERED: LruHashMap<[u64; 2], u64> = LruHashMap::with_max_entries(abi::MAX_STEERED, 0);
 
+/// The node's addresses, whose connections are never steered, be they the responder's own. The context does not say what is
+/// local: the interface is in it from 5.17 on only, and over IPv6 it is that of the address, not `lo`.
+#[map]
+static OWN: HashMap<[u64; 2], u8> = HashMap::with_max_entries(abi::MAX_OWN, 0);
+
 /// The responder's listeners, by [`steer::LISTENER_V4`] and [`steer::LISTENER_V6`].
 #[map]
 static LISTENERS: SockMap = SockMap::with_max_entries(2, 0);
@@ -32,23 +37,10 @@ static LISTENERS: SockMap = SockMap::with_max_entries(2, 0);
 const AF_INET: u32 = 2;
 const AF_INET6: u32 = 10;
 const IPPROTO_TCP: u32 = 6;
-/// Its index in every network namespace. What the node itself sends to one of its addresses comes in there.
-const LOOPBACK: u32 = 1;
 
-/// Linux 5.17 and later.
+/// See the module.
 #[sk_lookup]
 pub fn gregor_tcp(context: SkLookupContext) -> u32 {
-    // SAFETY: the kernel's context, read in the one width that the verifier takes.
-    let ingress = unsafe { (&raw const (*context.lookup).ingress_ifindex).read_volatile() };
-    if ingress != LOOPBACK {
-        steer(&context);
-    }
-    SK_PASS
-}
-
-/// Before 5.17 the context does not tell the interface.
-#[sk_lookup]
-pub fn gregor_tcp_old(context: SkLookupContext) -> u32 {
     steer(&context);
     SK_PASS
 }
@@ -57,7 +49,7 @@ pub fn gregor_tcp_old(context: SkLookupContext) -> u32 {
 #[inline(always)]
 fn steer(context: &SkLookupContext) -> Option<()> {
     let lookup = context.lookup;
-    // SAFETY: as in `gregor_tcp`.
+    // SAFETY: the kernel's context, read in the one width that the verifier takes.
     let (family, protocol, port) = unsafe {
         (
             (&raw const (*lookup).family).read_volatile(),
@@ -85,18 +77,19 @@ fn steer(context: &SkLookupContext) -> Option<()> {
         steer::AFTER_TRUNCATION => now <= unsafe { *STEERED.get(client)? },
         _ => false,
     };
-    if chosen {
+    // SAFETY: only whether there is an entry matters.
+    if chosen && unsafe { OWN.get(client) }.is_none() {
         // Without a listener, or with another program's choice made already, the connection goes its ordinary way.
         let _ = LISTENERS.redirect_sk_lookup(context, listener, 0);
     }
     Some(())
 }
 
-/// The client of a connection to a server, IPv4-mapped. Not the node itself: it reaches an address of its own from that
-/// very address.
+/// The client of a connection to a server, IPv4-mapped. Not the node itself, which reaches an address of its own from that
+/// very address unless it binds to another one.
 #[inline(always)]
 fn client_v4(lookup: *const bpf_sk_lookup, servers: &Servers) -> Option<[u64; 2]> {
-    // SAFETY: as in `gregor_tcp`.
+    // SAFETY: as in `steer`.
     let (local, remote) = unsafe {
         (
             (&raw const (*lookup).local_ip4).read_volatile(),
@@ -120,7 +113,7 @@ fn client_v4(lookup: *const bpf_sk_lookup, servers: &Servers) -> Option<[u64; 2]
 /// The same for IPv6.
 #[inline(always)]
 fn client_v6(lookup: *const bpf_sk_lookup, servers: &Servers) -> Option<[u64; 2]> {
-    // SAFETY: as in `gregor_tcp`.
+    // SAFETY: as in `steer`.
     let (local, remote) = unsafe {
         (
             halves(&raw const (*lookup).local_ip6),

@@ -21,6 +21,7 @@ pub mod maps {
     pub const STEERING: &str = "STEERING";
     pub const STEERED: &str = "STEERED";
     pub const LISTENERS: &str = "LISTENERS";
+    pub const OWN: &str = "OWN";
 }
 
 /// What the sk_lookup program is told, and where it finds the listeners.
@@ -38,6 +39,9 @@ pub mod steer {
 
 /// Most clients that are steered at a time; the least recently told go first.
 pub const MAX_STEERED: u32 = 8192;
+/// Most addresses of the node that the sk_lookup program knows. Connections from one that it does not know are served like
+/// a pod's.
+pub const MAX_OWN: u32 = 4096;
 
 /// An IPv4 address as it stands in a packet, mapped (RFC 4291 §2.5.5.2), each half as `u64::from_ne_bytes`.
 #[inline(always)]

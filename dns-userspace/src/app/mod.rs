@@ -116,6 +116,7 @@ impl App {
         tcp.prepare(&settings, &mut datapath)?;
 
         let (ring, heartbeat) = (datapath.ring()?, datapath.heartbeat()?);
+        tcp.takes_over(&datapath);
         let steers = datapath.attach_steering(None);
         tcp.attached(&settings, &datapath, steers);
         let state = Arc::new(State::new(
@@ -282,10 +283,11 @@ impl App {
         let (ring, heartbeat) = (datapath.ring()?, datapath.heartbeat()?);
         let next = RingTask::spawn(ring, heartbeat, &self.respond, &self.state);
         self.tcp.takes_over(&datapath);
-        let mut kernel = self.state.kernel();
-        let steers = kernel.replace(datapath);
-        self.tcp.attached(&settings, kernel.parts().0, steers);
-        drop(kernel);
+        {
+            let mut kernel = self.state.kernel();
+            let steers = kernel.replace(datapath);
+            self.tcp.attached(&settings, kernel.parts().0, steers);
+        }
         std::mem::replace(&mut self.ring, next).finish().await;
         self.state.kernel().retire();
 

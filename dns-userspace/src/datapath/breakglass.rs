@@ -45,7 +45,7 @@ pub fn detach_all() -> anyhow::Result<DetachReport> {
 }
 
 fn is_ours(name: &str) -> bool {
-    name == PROGRAM || steer::PROGRAMS.contains(&name)
+    name == PROGRAM || name == steer::PROGRAM
 }
 
 fn detach_links(programs: &HashSet<u32>, report: &mut DetachReport) -> io::Result<()> {

@@ -1,6 +1,7 @@
 //! The sk_lookup program of a [`Datapath`](super::Datapath): its maps, its link to the network namespace, its successor.
 
 use std::{
+    collections::HashSet,
     fs::File,
     io,
     net::{IpAddr, TcpListener},
@@ -18,8 +19,8 @@ use dns_common::abi::{mapped, maps, steer};
 
 use super::{DatapathError, breakglass, heartbeat::monotonic_ns, load::take};
 
-/// The program, and what takes its place before Linux 5.17.
-pub(super) const PROGRAMS: [&str; 2] = ["gregor_tcp", "gregor_tcp_old"];
+/// Name of the program in the kernel's listings.
+pub(super) const PROGRAM: &str = "gregor_tcp";
 
 /// Which TCP connections to a server come to the responder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,18 +40,38 @@ pub struct Listeners {
     pub v6: Option<Arc<TcpListener>>,
 }
 
-/// Clients of one loaded program that were told TC=1.
+/// The clients of one loaded program: those that were told TC=1, and those that are the node itself.
 #[derive(Clone, Debug)]
-pub struct Steered(Arc<Mutex<BpfHashMap<MapData, [u64; 2], u64>>>);
+pub struct Steered(Arc<Mutex<Clients>>);
+
+#[derive(Debug)]
+struct Clients {
+    told: BpfHashMap<MapData, [u64; 2], u64>,
+    own: BpfHashMap<MapData, [u64; 2], u8>,
+}
 
 impl Steered {
     /// From now on, and for this long, TCP connections of `client` are steered.
     pub fn insert(&self, client: IpAddr, valid: Duration) -> Result<(), MapError> {
         let until = monotonic_ns().saturating_add(valid.as_nanos() as u64);
-        self.lock().insert(key(client), until, 0)
+        self.lock().told.insert(key(client), until, 0)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BpfHashMap<MapData, [u64; 2], u64>> {
+    /// The addresses of the node: connections from them are never steered.
+    pub fn set_own(&self, addresses: &HashSet<IpAddr>) -> Result<(), MapError> {
+        let wanted: HashSet<[u64; 2]> = addresses.iter().copied().map(key).collect();
+        let mut clients = self.lock();
+        let present: HashSet<_> = clients.own.keys().filter_map(Result::ok).collect();
+        for gone in present.difference(&wanted) {
+            clients.own.remove(gone)?;
+        }
+        for new in wanted.difference(&present) {
+            clients.own.insert(new, 1, 0)?;
+        }
+        Ok(())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Clients> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -59,7 +80,6 @@ impl Steered {
 #[derive(Clone, Copy, Debug)]
 pub struct SteeringSummary {
     pub id: u32,
-    pub name: &'static str,
     /// Instructions that the verifier walked.
     pub verified_instructions: u32,
 }
@@ -67,8 +87,8 @@ pub struct SteeringSummary {
 pub(super) struct Steering {
     // Before everything else, so that it goes first.
     link: Option<OwnedFd>,
-    /// The one of [`PROGRAMS`] that the kernel took, or what it said.
-    program: Result<&'static str, String>,
+    /// Whether the kernel took the program, or what it said.
+    program: Result<(), String>,
     wanted: SteerMode,
     mode: Array<MapData, u32>,
     listeners: SockMap<MapData>,
@@ -77,29 +97,24 @@ pub(super) struct Steering {
 
 /// Loads the program; it must happen before any map is taken, see [`super::Datapath::load`]. A kernel that refuses it
 /// does without: TCP then reaches the existing cache.
-pub(super) fn load_program(ebpf: &mut Ebpf) -> Result<&'static str, String> {
-    let mut refused = String::new();
-    for name in PROGRAMS {
-        match program_of(ebpf, name).and_then(|program| Ok(program.load()?)) {
-            Ok(()) => return Ok(name),
-            Err(error) => refused = error.to_string(),
-        }
-    }
-    Err(refused)
+pub(super) fn load_program(ebpf: &mut Ebpf) -> Result<(), String> {
+    program_of(ebpf)
+        .and_then(|program| Ok(program.load()?))
+        .map_err(|error| error.to_string())
 }
 
 impl Steering {
-    pub fn new(
-        ebpf: &mut Ebpf,
-        program: Result<&'static str, String>,
-    ) -> Result<Self, DatapathError> {
+    pub fn new(ebpf: &mut Ebpf, program: Result<(), String>) -> Result<Self, DatapathError> {
         Ok(Self {
             link: None,
             program,
             wanted: SteerMode::Never,
             mode: take(ebpf, maps::STEERING)?,
             listeners: take(ebpf, maps::LISTENERS)?,
-            steered: Steered(Arc::new(Mutex::new(take(ebpf, maps::STEERED)?))),
+            steered: Steered(Arc::new(Mutex::new(Clients {
+                told: take(ebpf, maps::STEERED)?,
+                own: take(ebpf, maps::OWN)?,
+            }))),
         })
     }
 
@@ -147,11 +162,8 @@ impl Steering {
             }
             return Ok(());
         }
-        let name = match &self.program {
-            Ok(name) => *name,
-            Err(error) => return Err(DatapathError::Steering(error.clone())),
-        };
-        let program = program_of(ebpf, name)?;
+        self.program.clone().map_err(DatapathError::Steering)?;
+        let program = program_of(ebpf)?;
         let link = match previous.and_then(|previous| {
             self.steered.take_over(&previous.steered);
             previous.link.take()
@@ -193,14 +205,10 @@ impl Steering {
     }
 
     pub fn summary(&self, ebpf: &mut Ebpf) -> Result<SteeringSummary, DatapathError> {
-        let name = match &self.program {
-            Ok(name) => *name,
-            Err(error) => return Err(DatapathError::Steering(error.clone())),
-        };
-        let info = program_of(ebpf, name)?.info()?;
+        self.program.clone().map_err(DatapathError::Steering)?;
+        let info = program_of(ebpf)?.info()?;
         Ok(SteeringSummary {
             id: info.id(),
-            name,
             verified_instructions: info.verified_instruction_count().unwrap_or(0),
         })
     }
@@ -210,22 +218,19 @@ impl Steered {
     /// Copies what another program was told, without touching what is told to this one meanwhile.
     fn take_over(&self, previous: &Steered) {
         const NO_EXIST: u64 = 1;
-        let told: Vec<_> = previous.lock().iter().filter_map(Result::ok).collect();
-        let mut map = self.lock();
+        let told: Vec<_> = previous.lock().told.iter().filter_map(Result::ok).collect();
+        let mut clients = self.lock();
         for (client, until) in told {
             // One that is there already was told later.
-            let _ = map.insert(client, until, NO_EXIST);
+            let _ = clients.told.insert(client, until, NO_EXIST);
         }
     }
 }
 
-fn program_of<'a>(
-    ebpf: &'a mut Ebpf,
-    name: &'static str,
-) -> Result<&'a mut SkLookup, DatapathError> {
+fn program_of(ebpf: &mut Ebpf) -> Result<&mut SkLookup, DatapathError> {
     Ok(ebpf
-        .program_mut(name)
-        .ok_or(DatapathError::Missing(name))?
+        .program_mut(PROGRAM)
+        .ok_or(DatapathError::Missing(PROGRAM))?
         .try_into()?)
 }
 

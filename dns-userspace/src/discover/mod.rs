@@ -7,5 +7,5 @@ mod route;
 mod track;
 
 pub use links::{DiscoverError, Links, present};
-pub use route::Routes;
+pub use route::{Routes, own_addresses};
 pub use track::{Event, Link, Selection, SelectionError, Tracker};

@@ -1,9 +1,9 @@
-//! Asks the kernel where it would send a packet: to itself, or out of which interface.
+//! Asks the kernel where it would send a packet, to itself or out of which interface, and from which addresses.
 
-use std::net::IpAddr;
+use std::{collections::HashSet, net::IpAddr};
 
 use futures::TryStreamExt as _;
-use nix::net::if_::if_indextoname;
+use nix::{ifaddrs::getifaddrs, net::if_::if_indextoname};
 use rtnetlink::{
     Handle,
     packet_route::{
@@ -86,6 +86,18 @@ impl Drop for Routes {
     }
 }
 
+/// The addresses that the node may send from.
+pub fn own_addresses() -> nix::Result<HashSet<IpAddr>> {
+    Ok(getifaddrs()?
+        .filter(|entry| entry.interface_name != VIRTUAL)
+        .filter_map(|entry| {
+            let address = entry.address?;
+            let v4 = address.as_sockaddr_in().map(|v4| v4.ip().into());
+            v4.or_else(|| address.as_sockaddr_in6().map(|v6| v6.ip().into()))
+        })
+        .collect())
+}
+
 fn interface_of(route: &RouteMessage) -> Option<u32> {
     route
         .attributes
@@ -114,5 +126,10 @@ mod tests {
         }
         let loopback = routes.interface("127.0.0.1".parse().unwrap()).await;
         assert_eq!(loopback.unwrap(), Some(1));
+        assert!(
+            own_addresses()
+                .unwrap()
+                .contains(&"127.0.0.1".parse().unwrap())
+        );
     }
 }

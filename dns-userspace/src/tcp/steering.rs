@@ -11,14 +11,14 @@ use arc_swap::ArcSwap;
 
 use crate::{
     datapath::{SteerMode, Steered},
-    discover::Routes,
+    discover::{Routes, own_addresses},
     resolve::Steer,
 };
 
 /// How long the connections of a client are steered after it was told TC=1. It comes back at once; a second connection of
 /// the same client within that time is answered as well by the responder as by the server.
 const WINDOW: Duration = Duration::from_secs(5);
-/// How often the kernel is asked which servers are local.
+/// How often the kernel is asked for the node's addresses.
 const REFRESH: Duration = Duration::from_secs(2);
 
 /// See the module.
@@ -28,6 +28,8 @@ pub struct Steering {
     /// Servers whose packets end in this network namespace.
     local: ArcSwap<HashSet<IpAddr>>,
     servers: ArcSwap<Vec<IpAddr>>,
+    /// The node's addresses.
+    own: ArcSwap<HashSet<IpAddr>>,
 }
 
 #[derive(Debug)]
@@ -47,11 +49,13 @@ impl Steering {
             }),
             local: ArcSwap::default(),
             servers: ArcSwap::from_pointee(servers),
+            own: ArcSwap::default(),
         }
     }
 
-    /// Another program is about to take over: it is told as well.
+    /// Another program is about to be attached, perhaps in the place of one: it is told as well.
     pub fn also(&self, program: Steered) {
+        tell_own(&program, &self.own.load());
         self.lock().programs.push(program);
     }
 
@@ -83,7 +87,7 @@ impl Steering {
             .collect()
     }
 
-    /// Asks the kernel which servers are local.
+    /// Asks the kernel which addresses the node has, and which servers are among them.
     pub async fn refresh(&self, routes: &Routes) {
         let mut local = HashSet::new();
         for &server in self.servers.load().iter() {
@@ -96,6 +100,16 @@ impl Steering {
         if **self.local.load() != local {
             tracing::info!(?local, "servers whose TCP can be steered");
             self.local.store(Arc::new(local));
+        }
+        // A dump of what may be thousands of Service addresses, so not on a thread that serves.
+        match tokio::task::spawn_blocking(own_addresses).await {
+            Ok(Ok(own)) => self.own.store(Arc::new(own)),
+            Ok(Err(error)) => tracing::debug!(%error, "cannot list the node's addresses"),
+            Err(error) => tracing::debug!(%error, "cannot list the node's addresses"),
+        }
+        let own = self.own.load();
+        for program in &self.lock().programs {
+            tell_own(program, &own);
         }
     }
 
@@ -111,6 +125,12 @@ impl Steering {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn tell_own(program: &Steered, own: &HashSet<IpAddr>) {
+    if let Err(error) = program.set_own(own) {
+        tracing::debug!(%error, "some of the node's addresses are not known to the program");
     }
 }
 

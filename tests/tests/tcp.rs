@@ -384,15 +384,12 @@ fn steering_is_for_one_client_and_a_few_seconds() {
         // Its answer is known by now, but nobody was told anything.
         assert!(is_the_caches(&ask("bar")));
         let mut stream = Stream::open_told(lab.pod("foo"), server, &gregor);
-        let told = Instant::now();
         assert!(is_the_caches(&ask("bar")), "another client");
         until("the window ends", || {
             stream.send(std::slice::from_ref(&query));
             assert_eq!(addresses(&parsed(&stream.receive().unwrap())).len(), 60);
             is_the_caches(&ask("foo")).then_some(())
         });
-        // It began a little before the connection stood.
-        assert!(told.elapsed() > Duration::from_secs(4));
         stream.send(std::slice::from_ref(&query));
         assert_eq!(addresses(&parsed(&stream.receive().unwrap())).len(), 60);
     }

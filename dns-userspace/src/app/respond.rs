@@ -140,6 +140,8 @@ fn told(snapshot: &Snapshot) -> ResponderStatus {
         stale_answers: snapshot.stale_answers,
         truncated: snapshot.truncated,
         send_errors: snapshot.send_errors,
+        refreshes: snapshot.refreshes,
+        refreshes_refused: snapshot.refreshes_refused,
         chases_in_flight: snapshot.in_flight as u64,
         stores: [
             ("answers", snapshot.store.answers),
@@ -177,6 +179,8 @@ fn add(sum: &mut ResponderStatus, more: &ResponderStatus) {
     sum.stale_answers += more.stale_answers;
     sum.truncated += more.truncated;
     sum.send_errors += more.send_errors;
+    sum.refreshes += more.refreshes;
+    sum.refreshes_refused += more.refreshes_refused;
     for (sum, more) in [
         (&mut sum.replies, &more.replies),
         (&mut sum.passed_on, &more.passed_on),

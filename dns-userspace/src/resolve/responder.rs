@@ -4,11 +4,14 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
-use dns_common::wire::{TYPE_A, TYPE_AAAA, TYPE_CNAME, TYPE_HTTPS, TYPE_SVCB};
+use dns_common::{answer, wire::qtype_is_kept};
 use hickory_proto::rr::Name;
 use tracing::{debug, warn};
 
@@ -20,12 +23,12 @@ use super::{
     query::Query,
     source::TargetSource,
     stats::{PassReason, Replied, Snapshot, Stats},
-    store::{Found, Kept, Key, Limits, Store, Trouble},
+    store::{Found, Kept, Key, Limits, NEGATIVE_LIFETIME, Store, Trouble},
     stream::{ReplyTo, Steer, StreamQuery, StreamReply},
 };
 use crate::{
     config::{Config, UpstreamServer},
-    datapath::Intercepted,
+    datapath::{Intercepted, Publish, Term},
     inject::{Datagram, Inject, QueryFrame},
     rules::RuleSet,
 };
@@ -46,6 +49,14 @@ pub enum Upstream {
     Same,
     Addr(SocketAddr),
 }
+
+/// How long a program goes on telling an answer whose time is over, while it is asked for again: longer than an upstream
+/// has to answer, unless it is configured to have more.
+const GRACE: Duration = Duration::from_secs(3);
+/// Refreshes begin within this time, so that answers that came together do not go together for ever.
+const SPREAD: Duration = Duration::from_millis(1000);
+/// Refreshes that have not begun. What is refused runs out, and is looked up when it is asked for.
+const PENDING_REFRESHES: usize = 4096;
 
 /// See the configuration keys of the same names.
 #[derive(Clone, Copy, Debug)]
@@ -103,17 +114,26 @@ pub struct Responder<S, I> {
     warnings: Mutex<Limiter>,
     stats: Stats,
     steer: Option<Arc<dyn Steer>>,
+    pending_refreshes: AtomicUsize,
     clock: fn() -> Instant,
 }
 
 /// A query with everything that its reply needs.
-#[derive(Debug)]
 struct Waiting {
     origin: Origin,
     query: Query,
     namespace: Option<String>,
     /// Most that this client is told: the rule's TTL and `max_ttl`.
     ttl_cap: Duration,
+    /// The program has answered it already: what is found out goes to the program only.
+    is_answered: bool,
+    publish: Option<(Arc<dyn Publish>, answer::Key)>,
+}
+
+/// The program that took a query.
+struct Program {
+    answers: Arc<dyn Publish>,
+    is_answered: bool,
 }
 
 /// How a query came, and so how it is answered or passed on.
@@ -145,6 +165,8 @@ struct Plan {
     target: Name,
     namespace: Option<String>,
     rule_ttl: Duration,
+    /// Rule and captures, where its answers may be kept by the program.
+    kept_by: Option<(usize, Vec<String>)>,
 }
 
 impl<S: TargetSource, I: Inject> Responder<S, I> {
@@ -171,6 +193,7 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
             warnings: limiter(WARNINGS_PER_SECOND),
             stats: Stats::default(),
             steer: None,
+            pending_refreshes: AtomicUsize::new(0),
             options,
             clock,
         }
@@ -188,9 +211,39 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
     ///
     /// Must be called on a tokio runtime.
     pub fn handle(self: &Arc<Self>, intercepted: Intercepted) {
+        if intercepted.is_answered {
+            return self.refresh(intercepted);
+        }
+        self.take(intercepted);
+    }
+
+    /// Looks up again what the program has answered from, a little later.
+    fn refresh(self: &Arc<Self>, intercepted: Intercepted) {
+        if self.pending_refreshes.fetch_add(1, Ordering::Relaxed) >= PENDING_REFRESHES {
+            self.pending_refreshes.fetch_sub(1, Ordering::Relaxed);
+            self.stats.refreshes_refused.add();
+            return;
+        }
+        self.stats.refreshes.add();
+        let responder = self.clone();
+        let pause = SPREAD.mul_f64(rand::random());
+        tokio::spawn(async move {
+            tokio::time::sleep(pause).await;
+            responder.pending_refreshes.fetch_sub(1, Ordering::Relaxed);
+            responder.take(intercepted);
+        });
+    }
+
+    fn take(self: &Arc<Self>, intercepted: Intercepted) {
         let rules = intercepted.rules.clone();
-        let rule = intercepted.rule;
-        self.handle_frame(intercepted.into(), |qname| plan(&rules, rule, qname));
+        let index = intercepted.rule;
+        let program = Program {
+            answers: intercepted.answers.clone(),
+            is_answered: intercepted.is_answered,
+        };
+        self.handle_frame(intercepted.into(), Some(program), |qname| {
+            plan(&rules, index, qname)
+        });
     }
 
     /// The same for a query from a TCP connection. Every one gets exactly one [`StreamReply`].
@@ -202,28 +255,48 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
             ifindex: stream.ifindex,
             reply: stream.reply,
         };
-        self.handle_query(origin, query, server, plan);
+        self.handle_query(origin, None, query, server, plan);
     }
 
-    fn handle_frame(self: &Arc<Self>, frame: QueryFrame, plan: impl FnOnce(&[u8]) -> Option<Plan>) {
-        self.stats.queries.add();
+    fn handle_frame(
+        self: &Arc<Self>,
+        frame: QueryFrame,
+        program: Option<Program>,
+        plan: impl FnOnce(&[u8]) -> Option<Plan>,
+    ) {
+        let is_answered = program.as_ref().is_some_and(|program| program.is_answered);
+        if !is_answered {
+            self.stats.queries.add();
+        }
         let Some((query, server)) = parse(&frame) else {
-            return self.pass_on(&Origin::Frame(frame), PassReason::Query);
+            return self.drop_or_pass_on(&Origin::Frame(frame), is_answered, PassReason::Query);
         };
         let plan = plan(query.qname());
-        self.handle_query(Origin::Frame(frame), query, server, plan);
+        self.handle_query(Origin::Frame(frame), program, query, server, plan);
     }
 
     fn handle_query(
         self: &Arc<Self>,
         origin: Origin,
+        program: Option<Program>,
         query: Query,
         server: SocketAddr,
         plan: Option<Plan>,
     ) {
+        let is_answered = program.as_ref().is_some_and(|program| program.is_answered);
         let Some(plan) = plan else {
-            return self.pass_on(&origin, PassReason::NoRule);
+            return self.drop_or_pass_on(&origin, is_answered, PassReason::NoRule);
         };
+        let publish = program.and_then(|program| {
+            let (rule, captures) = plan.kept_by.as_ref()?;
+            if !qtype_is_kept(query.qtype) {
+                return None;
+            }
+            let key = program
+                .answers
+                .key(*rule, query.qtype, server.ip(), captures)?;
+            Some((program.answers, key))
+        });
         let key = Key {
             target: plan.target,
             qtype: query.qtype.into(),
@@ -237,9 +310,11 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
             query,
             namespace: plan.namespace,
             ttl_cap: plan.rule_ttl.min(self.options.max_ttl),
+            is_answered,
+            publish,
         };
         let now = (self.clock)();
-        if !is_kept(waiting.query.qtype) {
+        if !qtype_is_kept(waiting.query.qtype) {
             let mut limiter = self.unkept.lock().unwrap_or_else(PoisonError::into_inner);
             if !limiter.admit(waiting.origin.ifindex(), now) {
                 return self.pass_on(&waiting.origin, PassReason::RateLimited);
@@ -247,7 +322,7 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
         }
         match self.store.find(&key, waiting.ttl_cap, now) {
             Found::Fresh(kept, left) => self.answer(&waiting, &kept, left, Replied::Answer),
-            Found::NoTarget => self.pass_on(&waiting.origin, PassReason::NoTarget),
+            Found::NoTarget(left) => self.no_target(&waiting, left),
             Found::Trouble(trouble) => self.without_answer(&waiting, &key, trouble, now),
             Found::Nothing => self.wait(key, waiting),
         }
@@ -258,6 +333,7 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
         let ifindex = waiting.origin.ifindex();
         match self.flights.join(ifindex, &key, waiting) {
             Joined::Waits => {}
+            Joined::Full(waiting) if waiting.is_answered => self.stats.refreshes_refused.add(),
             Joined::Full(waiting) => self.pass_on(&waiting.origin, PassReason::Busy),
             Joined::Leads => {
                 self.stats.chases.add();
@@ -276,12 +352,12 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
     fn land(&self, ifindex: u32, key: &Key, outcome: Option<Outcome>) {
         let Some(outcome) = outcome else {
             for waiting in self.flights.land(key) {
-                self.pass_on(&waiting.origin, PassReason::Abandoned);
+                self.drop_or_pass_on(&waiting.origin, waiting.is_answered, PassReason::Abandoned);
             }
             return;
         };
         let now = (self.clock)();
-        let kept = if is_kept(key.qtype.into()) {
+        let kept = if qtype_is_kept(key.qtype.into()) {
             self.store.keep(ifindex, key, &outcome, now)
         } else {
             unkept(&outcome, now)
@@ -295,7 +371,7 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
                     let left = kept.fresh_for(waiting.ttl_cap, now).unwrap_or_default();
                     self.answer(&waiting, kept, left, Replied::Answer);
                 }
-                (None, Outcome::NoTarget) => self.pass_on(&waiting.origin, PassReason::NoTarget),
+                (None, Outcome::NoTarget) => self.no_target(&waiting, NEGATIVE_LIFETIME),
                 (None, Outcome::BrokenChain) => {
                     self.without_answer(&waiting, key, Trouble::BrokenChain, now);
                 }
@@ -335,7 +411,30 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
 
     fn answer(&self, waiting: &Waiting, kept: &Kept, ttl: Duration, replied: Replied) {
         // Rounded up: what is left of a second counts as one.
-        let ttl_seconds = ttl.as_millis().div_ceil(1000) as u32;
+        let ttl_seconds = (ttl.as_millis().div_ceil(1000) as u32).max(1);
+        if let Some((answers, key)) = &waiting.publish {
+            match &kept.body {
+                Some(body) => {
+                    let term = match replied {
+                        Replied::Stale => Term {
+                            fresh: NEGATIVE_LIFETIME,
+                            grace: GRACE,
+                            fixed_ttl: Some(ttl_seconds),
+                        },
+                        _ => Term {
+                            fresh: ttl,
+                            grace: GRACE,
+                            fixed_ttl: None,
+                        },
+                    };
+                    answers.answer(waiting.origin.ifindex(), key, body, &term);
+                }
+                None => answers.nothing(key),
+            }
+        }
+        if waiting.is_answered {
+            return;
+        }
         let reply = compose::answer(
             &waiting.query,
             &kept.section,
@@ -366,6 +465,14 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
         self.send(&waiting.origin, &reply);
     }
 
+    /// The existing cache answers, now and for as long as this is known.
+    fn no_target(&self, waiting: &Waiting, left: Duration) {
+        if let Some((answers, key)) = &waiting.publish {
+            answers.no_target(waiting.origin.ifindex(), key, left);
+        }
+        self.drop_or_pass_on(&waiting.origin, waiting.is_answered, PassReason::NoTarget);
+    }
+
     /// The upstream failed or contradicts itself: the last good answer, else SERVFAIL.
     fn without_answer(&self, waiting: &Waiting, key: &Key, trouble: Trouble, now: Instant) {
         let stale = match trouble {
@@ -374,11 +481,20 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
         };
         match stale {
             Some(kept) => {
-                self.stats.stale.add();
                 let ttl = STALE_TTL.min(waiting.ttl_cap);
+                if !waiting.is_answered {
+                    self.stats.stale.add();
+                }
                 self.answer(waiting, &kept, ttl, Replied::Stale);
             }
-            None => self.servfail(waiting, extended_error(trouble)),
+            None => {
+                if let Some((answers, key)) = &waiting.publish {
+                    answers.nothing(key);
+                }
+                if !waiting.is_answered {
+                    self.servfail(waiting, extended_error(trouble));
+                }
+            }
         }
     }
 
@@ -406,6 +522,13 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
         if let Err(error) = sent {
             self.stats.send_errors.add();
             debug!(ifindex = origin.ifindex(), %error, "reply not sent");
+        }
+    }
+
+    /// Nobody waits for what the program has answered.
+    fn drop_or_pass_on(&self, origin: &Origin, is_answered: bool, reason: PassReason) {
+        if !is_answered {
+            self.pass_on(origin, reason);
         }
     }
 
@@ -466,13 +589,14 @@ impl<S: TargetSource, I: Inject> Drop for Landing<S, I> {
 }
 
 /// What a rule makes of a name; `None` when it does not match after all.
-fn plan(rules: &RuleSet, rule: usize, qname: &[u8]) -> Option<Plan> {
-    let rule = rules.rules().get(rule)?;
+fn plan(rules: &RuleSet, index: usize, qname: &[u8]) -> Option<Plan> {
+    let rule = rules.rules().get(index)?;
     let matched = rule.apply(qname)?;
     Some(Plan {
         target: matched.target,
         namespace: matched.namespace,
         rule_ttl: Duration::from_secs(rule.ttl_seconds().into()),
+        kept_by: (!rule.is_regex()).then_some((index, matched.captures)),
     })
 }
 
@@ -488,14 +612,6 @@ fn parse(frame: &QueryFrame) -> Option<(Query, SocketAddr)> {
         server.set_scope_id(frame.ifindex);
     }
     Some((query, server))
-}
-
-/// Whether answers of a type are kept; the others are few, and one pod could ask for 65,535 of them.
-fn is_kept(qtype: u16) -> bool {
-    matches!(
-        qtype,
-        TYPE_A | TYPE_AAAA | TYPE_HTTPS | TYPE_SVCB | TYPE_CNAME
-    )
 }
 
 fn unkept(outcome: &Outcome, now: Instant) -> Option<Arc<Kept>> {

@@ -58,7 +58,9 @@ impl Tcp {
 
     /// A program is about to take the place of another: clients that are told TC=1 meanwhile are told to both.
     pub fn takes_over(&self, datapath: &Datapath) {
-        self.steering.also(datapath.steered());
+        if let Some(program) = datapath.steered() {
+            self.steering.also(program);
+        }
     }
 
     /// The program is attached, or could not be: then TCP reaches the existing cache, and nobody is told TC=1.

@@ -114,7 +114,8 @@ pub struct TestOutcome {
 pub struct Datapath {
     // Links before the program, so that they go first.
     links: HashMap<u32, (Interface, SchedClassifierLink)>,
-    steering: Steering,
+    /// Missing in objects that hold nothing but a program for interfaces.
+    steering: Option<Steering>,
     ebpf: Ebpf,
     /// Its name in the object.
     program: &'static str,
@@ -190,7 +191,10 @@ impl Datapath {
         set(&mut settings, maps::SETTINGS, 0, &Plain(answers.settings()))?;
 
         let interfaces = Interfaces::new(&mut ebpf)?;
-        let steering = Steering::new(&mut ebpf, steering)?;
+        let steering = match steering {
+            Some(loaded) => Some(Steering::new(&mut ebpf, loaded)?),
+            None => None,
+        };
         let counters = take(&mut ebpf, maps::COUNTERS)?;
         let other_servers = take(&mut ebpf, maps::OTHER_SERVERS)?;
         Ok(Self {
@@ -282,7 +286,10 @@ impl Datapath {
         mode: SteerMode,
         listeners: Option<&Listeners>,
     ) -> Result<(), DatapathError> {
-        self.steering.configure(mode, listeners)
+        match &mut self.steering {
+            Some(steering) => steering.configure(mode, listeners),
+            None => Err(DatapathError::Missing(steer::PROGRAM)),
+        }
     }
 
     /// Begins to steer the TCP connections of the calling thread's network namespace, in one step with the end of what an
@@ -291,28 +298,36 @@ impl Datapath {
         &mut self,
         previous: Option<&mut Datapath>,
     ) -> Result<(), DatapathError> {
-        let previous = previous.map(|previous| &mut previous.steering);
-        self.steering.attach(&mut self.ebpf, previous)
+        let previous = previous.and_then(|previous| previous.steering.as_mut());
+        match &mut self.steering {
+            Some(steering) => steering.attach(&mut self.ebpf, previous),
+            None => Err(DatapathError::Missing(steer::PROGRAM)),
+        }
     }
 
     /// Whether TCP connections are being steered.
     pub fn is_steering(&self) -> bool {
-        self.steering.is_attached()
+        self.steering.as_ref().is_some_and(Steering::is_attached)
     }
 
     /// The clients whose connections this program steers.
-    pub fn steered(&self) -> Steered {
-        self.steering.steered()
+    pub fn steered(&self) -> Option<Steered> {
+        self.steering.as_ref().map(Steering::steered)
     }
 
     /// What the kernel says of the program for TCP.
     pub fn steering_summary(&mut self) -> Result<SteeringSummary, DatapathError> {
-        self.steering.summary(&mut self.ebpf)
+        match &self.steering {
+            Some(steering) => steering.summary(&mut self.ebpf),
+            None => Err(DatapathError::Missing(steer::PROGRAM)),
+        }
     }
 
     /// Detaches from every interface, and steers no more.
     pub fn detach_all(&mut self) {
-        self.steering.detach();
+        if let Some(steering) = &mut self.steering {
+            steering.detach();
+        }
         let indexes: Vec<u32> = self.links.keys().copied().collect();
         for index in indexes {
             self.detach(index);

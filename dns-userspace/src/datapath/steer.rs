@@ -95,12 +95,12 @@ pub(super) struct Steering {
     steered: Steered,
 }
 
-/// Loads the program; it must happen before any map is taken, see [`super::Datapath::load`]. A kernel that refuses it
-/// does without: TCP then reaches the existing cache.
-pub(super) fn load_program(ebpf: &mut Ebpf) -> Result<(), String> {
-    program_of(ebpf)
-        .and_then(|program| Ok(program.load()?))
-        .map_err(|error| error.to_string())
+/// Loads the program; it must happen before any map is taken, see [`super::Datapath::load`]. `None` when the object has none. A kernel that
+/// refuses it does without: TCP then reaches the existing cache.
+pub(super) fn load_program(ebpf: &mut Ebpf) -> Option<Result<(), String>> {
+    ebpf.program(PROGRAM)?;
+    let loaded = program_of(ebpf).and_then(|program| Ok(program.load()?));
+    Some(loaded.map_err(|error| error.to_string()))
 }
 
 impl Steering {

@@ -60,13 +60,13 @@ impl Steering {
     }
 
     /// This program steers and no other; with [`SteerMode::Never`], none does.
-    pub fn only(&self, mode: SteerMode, program: Steered, servers: Vec<IpAddr>) {
+    pub fn only(&self, mode: SteerMode, program: Option<Steered>, servers: Vec<IpAddr>) {
         self.servers.store(Arc::new(servers));
         *self.lock() = Inner {
             mode,
             programs: match mode {
                 SteerMode::Never => Vec::new(),
-                SteerMode::AfterTruncation | SteerMode::Always => vec![program],
+                SteerMode::AfterTruncation | SteerMode::Always => program.into_iter().collect(),
             },
         };
     }

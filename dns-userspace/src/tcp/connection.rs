@@ -368,3 +368,6 @@ async fn writable(stream: Option<&TcpStream>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;

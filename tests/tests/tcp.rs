@@ -343,12 +343,15 @@ fn relayed_messages_are_the_caches_byte_for_byte() {
         let direct = {
             let query = query.clone();
             // From the node itself: never steered.
-            move || node.enter(move || tcp_exchange(CACHE, &query)).unwrap()
+            move || {
+                node.enter(move || tcp_exchange(CACHE, &query, REPLY))
+                    .unwrap()
+            }
         };
         let relayed = {
             let query = query.clone();
             foo.netns()
-                .enter(move || tcp_exchange(CACHE, &query))
+                .enter(move || tcp_exchange(CACHE, &query, REPLY))
                 .unwrap()
         };
         let expected = direct();
@@ -361,9 +364,9 @@ fn relayed_messages_are_the_caches_byte_for_byte() {
     assert_eq!(queries(&gregor, "relayed"), 8.0);
 }
 
-fn tcp_exchange(server: IpAddr, message: &[u8]) -> Option<Vec<u8>> {
+fn tcp_exchange(server: IpAddr, message: &[u8], patience: Duration) -> Option<Vec<u8>> {
     let mut stream = TcpStream::connect_timeout(&SocketAddr::new(server, 53), REPLY).ok()?;
-    stream.set_read_timeout(Some(REPLY)).ok()?;
+    stream.set_read_timeout(Some(patience)).ok()?;
     stream.write_all(&framed(message)).ok()?;
     let mut length = [0; 2];
     stream.read_exact(&mut length).ok()?;
@@ -409,25 +412,13 @@ fn without_a_responder_tcp_reaches_the_cache() {
             gregor.signal(signal);
             // A hung one shows after its deadline; connections before that wait for it and time out.
             for server in [CACHE, CACHE_V6] {
-                let (reply, _) = until("TCP is the cache's", || {
+                // A signal takes a moment to stop every thread.
+                until(&format!("{mode} {signal}: TCP is the cache's"), || {
                     let (query, _) = Wire::new(&name, RecordType::A).bytes();
-                    let reply = foo
-                        .netns()
-                        .enter(move || {
-                            let mut stream =
-                                TcpStream::connect_timeout(&(server, 53).into(), REPLY).ok()?;
-                            stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
-                            stream.write_all(&framed(&query)).ok()?;
-                            let mut length = [0; 2];
-                            stream.read_exact(&mut length).ok()?;
-                            let mut reply = vec![0; u16::from_be_bytes(length).into()];
-                            stream.read_exact(&mut reply).ok()?;
-                            Some((reply, ()))
-                        })
-                        .unwrap()?;
-                    Some(reply)
+                    let exchange = move || tcp_exchange(server, &query, Duration::from_secs(2));
+                    let reply = foo.netns().enter(exchange).unwrap()?;
+                    is_the_caches(&parsed(&reply)).then_some(())
                 });
-                assert!(is_the_caches(&parsed(&reply)), "{mode} {signal} {server}");
             }
             if signal == Signal::SIGSTOP {
                 gregor.signal(Signal::SIGCONT);

@@ -410,6 +410,9 @@ fn without_a_responder_tcp_reaches_the_cache() {
             let whole = over_tcp(foo, CACHE, &name, RecordType::A);
             assert_eq!(addresses(&whole).len(), 60);
             gregor.signal(signal);
+            if signal == Signal::SIGKILL {
+                until("it is gone", || gregor.process().exited());
+            }
             // A hung one shows after its deadline; connections before that wait for it and time out.
             for server in [CACHE, CACHE_V6] {
                 // A signal takes a moment to stop every thread.

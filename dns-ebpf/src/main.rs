@@ -7,6 +7,7 @@ mod maps;
 #[cfg(feature = "restore")]
 mod restore;
 mod skb;
+mod steer;
 
 use aya_ebpf::{
     bindings::TC_ACT_SHOT,

@@ -265,6 +265,18 @@ impl Metrics {
         self.get(r#"gregor_dns_requests_total{verdict="taken",reason="matched"}"#)
     }
 
+    /// Queries that the programs answered themselves.
+    pub fn answered(&self) -> f64 {
+        let own = r#"gregor_dns_requests_total{verdict="answered""#;
+        let series = self.0.iter().filter(|(series, _)| series.starts_with(own));
+        series.map(|(_, value)| value).sum()
+    }
+
+    /// Queries that got no further than gregor, whichever part of it answers.
+    pub fn intercepted(&self) -> f64 {
+        self.taken() + self.answered()
+    }
+
     /// Queries that the programs let pass for this reason.
     pub fn passed(&self, reason: &str) -> f64 {
         self.get(&format!(
@@ -287,6 +299,24 @@ impl Metrics {
             r#"gregor_namespace_responses_total{{namespace="{namespace}",result="{result}"}}"#
         ))
     }
+}
+
+/// Whether the programs answer what they know; until then the responder answers everything.
+const PROGRAMS_ANSWER: bool = false;
+
+/// Asks, again if need be, until no query of a round needed the responder: what the programs know expires, so that one may
+/// at any time. `ask` judges what it gets, whoever answered; it is told how many rounds went before.
+pub fn until_the_programs_answer(gregor: &Gregor, what: &str, mut ask: impl FnMut(usize)) {
+    let mut round = 0;
+    until(&format!("{what}: answered in the kernel"), || {
+        let before = Metrics::of(gregor);
+        ask(round);
+        round += 1;
+        let after = Metrics::of(gregor);
+        let grown = |value: fn(&Metrics) -> f64| value(&after) - value(&before);
+        assert!(grown(Metrics::intercepted) > 0.0, "{what}: not asked");
+        (!PROGRAMS_ANSWER || grown(Metrics::taken) == 0.0).then_some(())
+    });
 }
 
 /// A program that looks a name up with the pod's resolv.conf.
@@ -323,6 +353,7 @@ pub fn clients() -> Vec<Client> {
             "netdns=cgo",
         ),
         client("c-ares", tools::cares_client().unwrap(), &[], ""),
+        client("jvm", tools::java_client().unwrap(), &[], ""),
     ]
 }
 

@@ -9,10 +9,14 @@
 
 mod e2e;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::Duration,
+};
 
 use e2e::{
-    Metrics, exchange_from, exchange_tcp, qualified, until_the_programs_answer, without_id_and_ttls,
+    Metrics, exchange_from, exchange_tcp, exchange_within, qualified, until_the_programs_answer,
+    without_id_and_ttls,
 };
 use gregor_tests::{
     lab::{
@@ -48,6 +52,9 @@ const CHAIN: u16 = 13;
 const EDE: u16 = 15;
 const UNKNOWN: u16 = 100;
 const LOCAL: u16 = 65_001;
+
+/// How long a reply is waited for that perhaps nobody sends: a server may ignore what it cannot read.
+const SILENCE: Duration = Duration::from_secs(1);
 
 /// How a question is put.
 #[derive(Clone, Debug)]
@@ -717,6 +724,64 @@ fn version_one_is_left_to_coredns() {
 #[test]
 fn version_one_is_left_to_unbound() {
     version_one_is_the_caches(CacheKind::Unbound, ClusterKind::CoreDns);
+}
+
+/// What is no proper OPT is the existing cache's to judge: a pod gets what it would get without gregor.
+fn malformed_is_the_caches(cache: CacheKind) {
+    let (lab, gregor) = lab_with_gregor(cache, ClusterKind::CoreDns);
+    let qname = qualified("foo");
+    let good = edns("OPT").query(&qname, RecordType::A);
+    let (message, opt) = good.split_at(good.len() - 11);
+    let with_options = |options: &[u8]| {
+        let shape = edns("").opt(|opt| opt.options = options.to_vec());
+        shape.query(&qname, RecordType::A)
+    };
+    let with_records = |count: u8, records: &[&[u8]]| {
+        let mut message = message.to_vec();
+        message[11] = count;
+        [message, records.concat()].concat()
+    };
+    let mut too_long = good.clone();
+    *too_long.last_mut().unwrap() = 4;
+    let cases = [
+        (
+            "an option that ends too late",
+            with_options(&[0, 10, 0, 9, 1]),
+        ),
+        ("half an option's header", with_options(&[0, 10, 0])),
+        ("options that are announced and not there", too_long),
+        ("two OPTs", with_records(2, &[opt, opt])),
+        ("an OPT of another owner", with_records(1, &[b"\x01a", opt])),
+        ("a byte behind OPT", with_records(1, &[opt, &[0]])),
+        ("OPT announced and not there", with_records(1, &[])),
+    ];
+    for (what, query) in cases {
+        for server in SERVERS {
+            let what = format!("{what}, asking {server}");
+            let ask = |pod| {
+                let reply = exchange_within(lab.pod(pod), server, &query, SILENCE);
+                reply.map(|reply| without_id_and_ttls(&reply))
+            };
+            let reference = ask("ref");
+            let before = Metrics::of(&gregor);
+            assert_eq!(ask("foo"), reference, "{what}");
+            let after = Metrics::of(&gregor);
+            assert_eq!(after.answered(), before.answered(), "{what}");
+            for rcode in ["NOERROR", "SERVFAIL"] {
+                assert_eq!(after.responses(rcode), before.responses(rcode), "{what}");
+            }
+        }
+    }
+}
+
+#[test]
+fn malformed_is_left_to_coredns() {
+    malformed_is_the_caches(CacheKind::CoreDns { template: true });
+}
+
+#[test]
+fn malformed_is_left_to_unbound() {
+    malformed_is_the_caches(CacheKind::Unbound);
 }
 
 /// The suite's edns512tcp: the size is UDP's and does not hold over TCP.

@@ -39,8 +39,9 @@ const DO: u16 = 0x8000;
 const RD: u16 = 0x0100;
 const AD: u16 = 0x0020;
 const CD: u16 = 0x0010;
-/// Options of more bytes than this go to the responder.
+/// Options of more bytes than this go to the responder, and more options than [`KERNEL_OPTION_COUNT`].
 const KERNEL_OPTIONS: usize = 256;
+const KERNEL_OPTION_COUNT: usize = 16;
 
 const NSID: u16 = 3;
 const CLIENT_SUBNET: u16 = 8;
@@ -161,8 +162,14 @@ impl Shape {
 
     /// Whether the programs answer it, if they know the answer.
     fn stays_in_the_kernel(&self) -> bool {
-        let options = self.opt.as_ref().map_or(0, |opt| opt.options.len());
-        options <= KERNEL_OPTIONS
+        let mut options = self.opt.as_ref().map_or(&[][..], |opt| &opt.options);
+        let length = options.len();
+        let mut count = 0;
+        while let [_, _, a, b, rest @ ..] = options {
+            options = &rest[usize::from(u16::from_be_bytes([*a, *b]))..];
+            count += 1;
+        }
+        length <= KERNEL_OPTIONS && count <= KERNEL_OPTION_COUNT
     }
 }
 
@@ -190,7 +197,7 @@ fn suite() -> Vec<Shape> {
 
 /// What else clients send, and what nobody should.
 fn more() -> Vec<Shape> {
-    let many = (0..60).fold(edns("sixty options"), |shape, _| shape.option(LOCAL, &[]));
+    let many = |what, count| (0..count).fold(edns(what), |shape, _| shape.option(LOCAL, &[]));
     vec![
         plain("RD"),
         plain("AD and CD").header(RD | AD | CD),
@@ -208,7 +215,9 @@ fn more() -> Vec<Shape> {
             .option(COOKIE, &[1; 8])
             .option(COOKIE, &[2; 8]),
         edns("a local option").option(LOCAL, b"whatever"),
-        many,
+        many("16 options", KERNEL_OPTION_COUNT),
+        many("17 options", KERNEL_OPTION_COUNT + 1),
+        many("150 options", 150),
         edns("256 bytes of options").padded_to(KERNEL_OPTIONS),
         edns("257 bytes of options").padded_to(KERNEL_OPTIONS + 1),
         edns("1,000 bytes of options")

@@ -302,7 +302,7 @@ impl Metrics {
 }
 
 /// Whether the programs answer what they know; until then the responder answers everything.
-const PROGRAMS_ANSWER: bool = false;
+const PROGRAMS_ANSWER: bool = true;
 
 /// Asks, again if need be, until no query of a round needed the responder: what the programs know expires, so that one may
 /// at any time. `ask` judges what it gets, whoever answered; it is told how many rounds went before.

@@ -236,35 +236,51 @@ fn more() -> Vec<Shape> {
 /// A tenant with more addresses than fit into any reply over UDP.
 const BIG: &str = "big";
 const BIG_ENDPOINT: &str = "vpce-big.eu-west-1.vpce.amazonaws.com.";
+/// A tenant whose answers have about 512 bytes, as long as the name that is asked for makes them.
+const MEDIUM: &str = "medium";
+const MEDIUM_ENDPOINT: &str = "vpce-medium.eu-west-1.vpce.amazonaws.com.";
 
 fn big_addresses() -> Vec<IpAddr> {
-    let v4 = (0..120).map(|i| IpAddr::V4(Ipv4Addr::new(10, 30, 0, i)));
-    let v6 = (0..60).map(|i| IpAddr::V6(Ipv6Addr::new(0xfd00, 0x30, 0, 0, 0, 0, 0, i)));
+    numbered(30, 120, 60)
+}
+
+fn medium_addresses() -> Vec<IpAddr> {
+    numbered(31, 18, 10)
+}
+
+fn numbered(net: u8, v4: u8, v6: u16) -> Vec<IpAddr> {
+    let v4 = (0..v4).map(|i| IpAddr::V4(Ipv4Addr::new(10, net, 0, i)));
+    let v6 = (0..v6).map(|i| IpAddr::V6(Ipv6Addr::new(0xfd00, net.into(), 0, 0, 0, 0, 0, i)));
     v4.chain(v6).collect()
 }
 
 fn world() -> World {
     let mut world = World::default();
-    world.namespaces.push(BIG.to_owned());
-    world.external_names.push(ExternalName {
-        service: "kafka-upstream".to_owned(),
-        namespace: BIG.to_owned(),
-        target: BIG_ENDPOINT.to_owned(),
-    });
     let zone = world
         .zones
         .iter_mut()
         .find(|zone| zone.apex == "vpce.amazonaws.com.")
         .unwrap();
-    let records = big_addresses().into_iter().map(|address| WorldRecord {
-        owner: BIG_ENDPOINT.to_owned(),
-        ttl: 60,
-        data: match address {
-            IpAddr::V4(address) => Data::A(address),
-            IpAddr::V6(address) => Data::Aaaa(address),
-        },
-    });
-    zone.records.extend(records);
+    for (namespace, endpoint, addresses) in [
+        (BIG, BIG_ENDPOINT, big_addresses()),
+        (MEDIUM, MEDIUM_ENDPOINT, medium_addresses()),
+    ] {
+        world.namespaces.push(namespace.to_owned());
+        world.external_names.push(ExternalName {
+            service: "kafka-upstream".to_owned(),
+            namespace: namespace.to_owned(),
+            target: endpoint.to_owned(),
+        });
+        let records = addresses.into_iter().map(|address| WorldRecord {
+            owner: endpoint.to_owned(),
+            ttl: 60,
+            data: match address {
+                IpAddr::V4(address) => Data::A(address),
+                IpAddr::V6(address) => Data::Aaaa(address),
+            },
+        });
+        zone.records.extend(records);
+    }
     world
 }
 
@@ -341,8 +357,11 @@ impl Case<'_> {
     }
 
     fn ask(&self, lab: &Lab) -> Reply {
+        self.ask_for(lab, spelled(self.namespace))
+    }
+
+    fn ask_for(&self, lab: &Lab, qname: String) -> Reply {
         let what = self.what();
-        let qname = spelled(self.namespace);
         let query = self.shape.query(&qname, self.qtype);
         let reply = exchange_from(lab.pod("foo"), self.server, &query);
         let bytes = reply.unwrap_or_else(|| panic!("{what}: no reply"));
@@ -612,7 +631,7 @@ fn a_large_answer_keeps_to_the_size() {
                 for _ in 0..3 {
                     let reply = case.ask(&lab);
                     case.frame_is_right(&reply);
-                    case.large_answer_is_right(&lab, &reply);
+                    case.large_answer_is_right(&lab, &reply, &big_addresses());
                     replies.push(reply);
                 }
                 let after = Metrics::of(&gregor);
@@ -623,10 +642,83 @@ fn a_large_answer_keeps_to_the_size() {
     both_parsers_agree(&replies);
 }
 
+/// Around the limit byte by byte: what just fits is whole, and one byte less of room costs an address.
+#[test]
+fn an_answer_that_just_fits_is_whole() {
+    let (lab, gregor) = lab_with_gregor(CacheKind::Embedded, ClusterKind::Embedded);
+    let mut replies = Vec::new();
+    for qtype in [RecordType::A, RecordType::AAAA] {
+        for server in SERVERS {
+            let mut ask = |shape: &Shape, qname: &str| {
+                let case = Case {
+                    shape,
+                    server,
+                    namespace: MEDIUM,
+                    qtype,
+                };
+                let reply = case.ask_for(&lab, qname.to_owned());
+                case.frame_is_right(&reply);
+                let fits = reply.read.answer.len() == 2 + case.wanted(&medium_addresses()).len();
+                if fits {
+                    case.answer_is_whole(&reply, MEDIUM_ENDPOINT, &medium_addresses());
+                } else {
+                    case.large_answer_is_right(&lab, &reply, &medium_addresses());
+                }
+                let length = reply.bytes.len();
+                replies.push(reply);
+                (fits, length)
+            };
+            // How long it is with a first label of one byte, and without OPT.
+            let (fits, length) = ask(&edns("edns"), &under(MEDIUM, 1));
+            assert!(fits);
+            let shortest = length - 11;
+            let mut checks = 0;
+            for (label, whole) in (1..=63).map(|label| (label, shortest - 1 + label)) {
+                let qname = under(MEDIUM, label);
+                let mut check = |shape: &Shape, whole: usize| {
+                    checks += 1;
+                    let what = format!("{}: {qtype} in {whole} bytes", shape.what);
+                    let fits = whole <= shape.limit();
+                    let mut ask = || {
+                        let (found, length) = ask(shape, &qname);
+                        assert_eq!(found, fits, "{what}");
+                        assert!(!fits || length == whole, "{what}: {length}");
+                    };
+                    match fits {
+                        true => until_the_programs_answer(&gregor, &what, |_| ask()),
+                        false => ask(),
+                    }
+                };
+                if (510..=514).contains(&whole) {
+                    check(&plain("no OPT"), whole);
+                }
+                if (510..=514).contains(&(whole + 11)) {
+                    check(&edns("size 512").size(512), whole + 11);
+                    check(&edns("size 0").size(0), whole + 11);
+                }
+                if label == 63 {
+                    for size in whole + 9..whole + 13 {
+                        check(&edns("a size of its own").size(size as u16), whole + 11);
+                    }
+                }
+            }
+            assert_eq!(checks, 5 + 2 * 5 + 4, "both sides of 512 were reached");
+        }
+    }
+    both_parsers_agree(&replies);
+}
+
+/// A broker's name of the tenant whose first label has this length.
+fn under(namespace: &str, label: usize) -> String {
+    let name = qualified(namespace);
+    let (_, rest) = name.split_once('.').unwrap();
+    format!("{}.{rest}", "b".repeat(label))
+}
+
 impl Case<'_> {
-    fn large_answer_is_right(&self, lab: &Lab, reply: &Reply) {
+    fn large_answer_is_right(&self, lab: &Lab, reply: &Reply, addresses: &[IpAddr]) {
         let Reply { what, read, .. } = reply;
-        let wanted = self.wanted(&big_addresses());
+        let wanted = self.wanted(addresses);
         let given = |read: &Reading| {
             let mut given: Vec<String> = read
                 .answer

@@ -157,6 +157,8 @@ fn gregor_answered(gregor: &Gregor, before: &Metrics, namespace: &str, what: &st
     assert_eq!(grown(|m| m.passed_on("no_target")), 0.0, "{what}");
     let own = after.namespace(namespace, "answer") - before.namespace(namespace, "answer");
     assert_eq!(own, taken, "{what}");
+    let in_kernel = after.namespace_in_kernel(namespace) - before.namespace_in_kernel(namespace);
+    assert_eq!(in_kernel, intercepted - taken, "{what}");
 }
 
 /// A Kafka cluster in the node, at the addresses of an endpoint: see `tests/clients/broker`. It ends when it is dropped.

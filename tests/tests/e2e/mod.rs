@@ -265,14 +265,12 @@ impl Metrics {
         self.get(r#"gregor_dns_requests_total{verdict="taken",reason="matched"}"#)
     }
 
-    /// Queries that the programs answered themselves.
+    /// Queries that the programs answered by themselves.
     pub fn answered(&self) -> f64 {
-        let own = r#"gregor_dns_requests_total{verdict="answered""#;
-        let series = self.0.iter().filter(|(series, _)| series.starts_with(own));
-        series.map(|(_, value)| value).sum()
+        self.get(r#"gregor_dns_requests_total{verdict="answered",reason="matched"}"#)
     }
 
-    /// Queries that got no further than gregor, whichever part of it answers.
+    /// Queries that the programs did not let pass.
     pub fn intercepted(&self) -> f64 {
         self.taken() + self.answered()
     }
@@ -294,6 +292,13 @@ impl Metrics {
         self.get(&format!(r#"gregor_dns_responses_total{{rcode="{rcode}"}}"#))
     }
 
+    /// Answers that the programs gave in the name of this namespace.
+    pub fn namespace_in_kernel(&self, namespace: &str) -> f64 {
+        self.get(&format!(
+            r#"gregor_kernel_namespace_answers_total{{namespace="{namespace}"}}"#
+        ))
+    }
+
     pub fn namespace(&self, namespace: &str, result: &str) -> f64 {
         self.get(&format!(
             r#"gregor_namespace_responses_total{{namespace="{namespace}",result="{result}"}}"#
@@ -301,22 +306,42 @@ impl Metrics {
     }
 }
 
-/// Whether the programs answer what they know; until then the responder answers everything.
-const PROGRAMS_ANSWER: bool = true;
-
 /// Asks, again if need be, until no query of a round needed the responder: what the programs know expires, so that one may
 /// at any time. `ask` judges what it gets, whoever answered; it is told how many rounds went before.
 pub fn until_the_programs_answer(gregor: &Gregor, what: &str, mut ask: impl FnMut(usize)) {
     let mut round = 0;
     until(&format!("{what}: answered in the kernel"), || {
         let before = Metrics::of(gregor);
+        let told = TellWhatMoved(gregor, &before);
         ask(round);
+        drop(told);
         round += 1;
         let after = Metrics::of(gregor);
         let grown = |value: fn(&Metrics) -> f64| value(&after) - value(&before);
         assert!(grown(Metrics::intercepted) > 0.0, "{what}: not asked");
-        (!PROGRAMS_ANSWER || grown(Metrics::taken) == 0.0).then_some(())
+        (grown(Metrics::taken) == 0.0).then_some(())
     });
+}
+
+/// When a test fails, prints what gregor has counted since.
+struct TellWhatMoved<'a>(&'a Gregor, &'a Metrics);
+
+impl Drop for TellWhatMoved<'_> {
+    fn drop(&mut self) {
+        if !thread::panicking() {
+            return;
+        }
+        let Ok(page) = self.0.metrics() else {
+            return eprintln!("gregor does not tell its metrics");
+        };
+        for (series, value) in &Metrics::parse(&page).0 {
+            let grown = value - self.1.get(series);
+            if grown != 0.0 {
+                eprintln!("{series} grew by {grown}");
+            }
+        }
+        eprintln!("{}", self.0.log());
+    }
 }
 
 /// A program that looks a name up with the pod's resolv.conf.

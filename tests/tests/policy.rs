@@ -11,6 +11,7 @@ mod e2e;
 
 use std::{
     net::{IpAddr, Ipv4Addr, UdpSocket},
+    process::Command,
     sync::Arc,
     time::Duration,
 };
@@ -385,6 +386,44 @@ fn a_deny_program_that_comes_later_in_front_denies_what_is_known_already() {
         all_are_denied(&lab, &gregor, &policy, &format!("{hook:?}"));
         drop(policy);
         all_are_answered(&lab, &gregor, "after the policy");
+        gregor.stop();
+    }
+}
+
+/// A drop of everything that the tenant's pod asks, in netfilter; returns how to read how often it has dropped.
+fn deny_in_netfilter(lab: &Lab) -> impl Fn() -> u64 {
+    let node = lab.node().clone();
+    let nft = move |arguments: &str| {
+        let mut command = Command::new(tools::nft().unwrap());
+        command.args(arguments.split(' '));
+        let output = node.output(command).unwrap();
+        assert!(output.status.success(), "{arguments}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    nft("add table inet pods");
+    nft("add chain inet pods in { type filter hook prerouting priority -300 ; }");
+    nft(&format!(
+        "add rule inet pods in iifname {INTERFACE} udp dport 53 counter drop"
+    ));
+    move || {
+        let listed = nft("list chain inet pods in");
+        let (_, counted) = listed.split_once("counter packets ").unwrap();
+        counted.split(' ').next().unwrap().parse().unwrap()
+    }
+}
+
+/// Netfilter comes after the hooks on the interface: it denies what gregor leaves, and does not see what gregor takes.
+#[test]
+fn netfilter_sees_no_question_that_gregor_takes() {
+    let lab = lab();
+    let denied = deny_in_netfilter(&lab);
+    for hook in HOOKS {
+        let gregor = start(&lab, hook, Order::Last);
+        let before = denied();
+        let reply = exchange_within(lab.pod(TENANT), SERVERS[0], &foreign(), SILENCE);
+        assert_eq!((reply, denied()), (None, before + 1), "{hook:?}");
+        all_are_answered(&lab, &gregor, &format!("{hook:?}"));
+        assert_eq!(denied(), before + 1, "{hook:?}");
         gregor.stop();
     }
 }

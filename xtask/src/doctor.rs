@@ -186,6 +186,11 @@ fn checks() -> Vec<Check> {
             found: program("ethtool", &["--version"], "apt-get install ethtool"),
         },
         Check {
+            what: "nft",
+            needed_for: "tests",
+            found: program("nft", &["--version"], "apt-get install nftables"),
+        },
+        Check {
             what: "CoreDNS",
             needed_for: "tests",
             found: if tools::coredns_is_built() {

@@ -73,6 +73,7 @@ pub fn ensure_tests() -> Result<()> {
         ("default-jdk-headless", tools::find("javac").is_some()),
         ("kcat", tools::find("kcat").is_some()),
         ("ethtool", tools::find("ethtool").is_some()),
+        ("nftables", tools::find("nft").is_some()),
     ]
     .into_iter()
     .filter_map(|(package, there)| (!there).then_some(package))

@@ -340,6 +340,7 @@ impl Drop for TellWhatMoved<'_> {
                 eprintln!("{series} grew by {grown}");
             }
         }
+        eprintln!("{}", self.0.status_text(&[]).unwrap_or_default());
         eprintln!("{}", self.0.log());
     }
 }

@@ -661,5 +661,7 @@ pub use write::{Body, Lifetime, release, write, write_absent};
 
 #[cfg(not(target_arch = "bpf"))]
 mod memory;
+#[cfg(test)]
+mod tests;
 #[cfg(not(target_arch = "bpf"))]
 mod write;

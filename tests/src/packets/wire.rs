@@ -261,7 +261,7 @@ impl Receiver {
     }
 
     /// The next frame; `None` when none arrives in ten seconds.
-    pub fn next(&mut self) -> anyhow::Result<Option<Received>> {
+    pub fn frame(&mut self) -> anyhow::Result<Option<Received>> {
         if !self.is_ready(PATIENCE_MS)? {
             return Ok(None);
         }

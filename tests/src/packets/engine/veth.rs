@@ -94,7 +94,7 @@ impl Engine for Veth<'_> {
         });
         let receiver = &mut self.receiver;
         let outcome = self.loaded.outcome(&counters, || {
-            let frame = receiver.next()?.context("a reply that never came")?;
+            let frame = receiver.frame()?.context("a reply that never came")?;
             anyhow::ensure!(!frame.is_partial, "the query had a whole checksum");
             Ok(frame.bytes)
         })?;

@@ -4,6 +4,8 @@
 
 mod host;
 mod maps;
+#[cfg(feature = "restore")]
+mod restore;
 mod skb;
 
 use aya_ebpf::{
@@ -25,7 +27,12 @@ const NEXT: i32 = -1;
 /// Ingress of the host end of a pod's veth.
 #[classifier]
 pub fn gregor(context: TcContext) -> i32 {
-    let mut packet = Skb::new(&context);
+    run(&context)
+}
+
+#[inline(always)]
+fn run(context: &TcContext) -> i32 {
+    let mut packet = Skb::new(context);
     let verdict = pipeline::intercept(&mut packet, &Kernel, maps::scratch);
     if verdict != Verdict::Pass(Reason::NotDns) {
         maps::count(verdict.counter());

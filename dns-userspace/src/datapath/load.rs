@@ -110,6 +110,8 @@ pub struct Datapath {
     // Links before the program, so that they go first.
     links: HashMap<u32, (Interface, SchedClassifierLink)>,
     ebpf: Ebpf,
+    /// Its name in the object.
+    program: &'static str,
     options: LoadOptions,
     interfaces: Interfaces,
     counters: PerCpuArray<MapData, Plain<[u64; COUNTERS]>>,
@@ -122,6 +124,16 @@ impl Datapath {
     /// Loads the program and fills its tables; nothing is attached yet, and until the first heartbeat every matched
     /// query passes.
     pub fn load(options: &LoadOptions) -> Result<Self, DatapathError> {
+        Self::load_object(options, OBJECT, PROGRAM)
+    }
+
+    /// Loads a program of another object with the same maps, for measurements.
+    #[doc(hidden)]
+    pub fn load_object(
+        options: &LoadOptions,
+        object: &[u8],
+        program: &'static str,
+    ) -> Result<Self, DatapathError> {
         let started = Instant::now();
         let servers = servers(&options.servers)?;
         let table = options.rules.table();
@@ -134,9 +146,9 @@ impl Datapath {
         for (name, elements) in answers::sizes(&options.answers, processors) {
             loader.map_max_entries(name, elements);
         }
-        let mut ebpf = loader.load(OBJECT)?;
+        let mut ebpf = loader.load(object)?;
         // First of all: the instructions name the maps by descriptors, which are closed with the maps taken below.
-        program_of(&mut ebpf)?.load()?;
+        program_of(&mut ebpf, program)?.load()?;
 
         let mut map: Array<_, Plain<Servers>> = take(&mut ebpf, maps::SERVERS)?;
         set(&mut map, maps::SERVERS, 0, &Plain(servers))?;
@@ -176,6 +188,7 @@ impl Datapath {
         Ok(Self {
             links: HashMap::new(),
             ebpf,
+            program,
             options: options.clone(),
             interfaces,
             counters,
@@ -196,7 +209,7 @@ impl Datapath {
             return Ok(());
         }
         self.allow_interface(interface.index)?;
-        let program = program_of(&mut self.ebpf)?;
+        let program = program_of(&mut self.ebpf, self.program)?;
         match attach::attach(program, interface, self.options.hook, self.options.order) {
             Ok(link) => {
                 self.links
@@ -228,7 +241,7 @@ impl Datapath {
                 continue;
             }
             let replaced = self.allow_interface(index).and_then(|()| {
-                let program = program_of(&mut self.ebpf)?;
+                let program = program_of(&mut self.ebpf, self.program)?;
                 let id = program.attach_to_link(link)?;
                 Ok(program.take_link(id)?)
             });
@@ -339,7 +352,7 @@ impl Datapath {
     pub fn summary(&mut self) -> Result<ProgramSummary, DatapathError> {
         let load_time = self.load_time;
         let table_bytes = self.options.rules.table().bytes();
-        let info = program_of(&mut self.ebpf)?.info()?;
+        let info = program_of(&mut self.ebpf, self.program)?.info()?;
         Ok(ProgramSummary {
             id: info.id(),
             verified_instructions: info.verified_instruction_count().unwrap_or(0),
@@ -353,7 +366,7 @@ impl Datapath {
     #[doc(hidden)]
     pub fn test_run(&mut self, frame: &[u8], repeat: u32) -> Result<TestOutcome, DatapathError> {
         let mut data = vec![0; frame.len() + 2048];
-        let program = program_of(&mut self.ebpf)?;
+        let program = program_of(&mut self.ebpf, self.program)?;
         let result = program.test_run(TestRunOptions {
             data_in: Some(frame),
             data_out: Some(&mut data),
@@ -383,9 +396,12 @@ impl std::fmt::Debug for Datapath {
     }
 }
 
-fn program_of(ebpf: &mut Ebpf) -> Result<&mut SchedClassifier, DatapathError> {
+fn program_of<'e>(
+    ebpf: &'e mut Ebpf,
+    name: &str,
+) -> Result<&'e mut SchedClassifier, DatapathError> {
     Ok(ebpf
-        .program_mut(PROGRAM)
+        .program_mut(name)
         .ok_or(DatapathError::Missing("program"))?
         .try_into()?)
 }

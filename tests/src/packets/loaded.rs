@@ -12,7 +12,8 @@ use dns_common::{
 };
 use gregor::{
     datapath::{
-        AnswerOptions, Datapath, Heartbeat, Hook, Intercepted, Limit, LoadOptions, Order, Ring,
+        AnswerOptions, Datapath, DatapathError, Heartbeat, Hook, Intercepted, Limit, LoadOptions,
+        Order, Ring,
     },
     rules::{MatchSpec, RuleSet, RuleSpec},
 };
@@ -86,10 +87,21 @@ const REDIRECT: u32 = 7;
 
 impl Loaded {
     pub fn new(options: &LoadOptions) -> anyhow::Result<Self> {
+        Self::with(|| Datapath::load(options))
+    }
+
+    /// The program that puts an answered query back into its frame.
+    pub fn restored(options: &LoadOptions) -> anyhow::Result<Self> {
+        static OBJECT: &[u8] =
+            aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/gregor-ebpf-restore"));
+        Self::with(|| Datapath::load_object(options, OBJECT, "restored"))
+    }
+
+    fn with(load: impl FnOnce() -> Result<Datapath, DatapathError>) -> anyhow::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        let mut datapath = Datapath::load(options)?;
+        let mut datapath = load()?;
         let ring = {
             let _guard = runtime.enter();
             datapath.ring()?

@@ -92,9 +92,14 @@ impl Loaded {
 
     /// The program that puts an answered query back into its frame.
     pub fn restored(options: &LoadOptions) -> anyhow::Result<Self> {
+        Self::of_tests(options, "restored")
+    }
+
+    /// One of the programs that only tests run.
+    pub fn of_tests(options: &LoadOptions, program: &'static str) -> anyhow::Result<Self> {
         static OBJECT: &[u8] =
-            aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/gregor-ebpf-restore"));
-        Self::with(|| Datapath::load_object(options, OBJECT, "restored"))
+            aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/gregor-ebpf-testing"));
+        Self::with(|| Datapath::load_object(options, OBJECT, program))
     }
 
     fn with(load: impl FnOnce() -> Result<Datapath, DatapathError>) -> anyhow::Result<Self> {

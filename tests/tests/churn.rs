@@ -60,7 +60,7 @@ fn load(program: &'static str) -> Loaded {
         },
         ..options(compile(&[RULE]))
     };
-    Loaded::of_tests(&options, program).unwrap()
+    Loaded::of_tests(&options, program).expect("a program for tests")
 }
 
 /// The questions, and no count yet.
@@ -79,7 +79,8 @@ fn frame() -> Vec<u8> {
 /// Publishes, replaces, takes away and pushes out until it is told to end; returns how often.
 fn churn(answers: &Answers, done: &AtomicBool) -> u64 {
     let keys: Vec<Key> = (0..KEYS)
-        .map(|key| answers.key(0, 1, FIRST_V4, &[namespace(key)]).unwrap())
+        .map(|key| answers.key(0, 1, FIRST_V4, &[namespace(key)]))
+        .map(|key| key.expect("a key"))
         .collect();
     let bodies: Vec<Vec<Body>> = (0..KEYS)
         .map(|key| (0..VERSIONS).map(|version| body(key, version)).collect())
@@ -118,7 +119,7 @@ impl Seen {
     fn read(frame: &[u8]) -> Self {
         let count = |index: usize| {
             let at = SEEN + index * 8;
-            u64::from_le_bytes(frame[at..at + 8].try_into().unwrap())
+            u64::from_le_bytes(frame[at..at + 8].try_into().expect("eight bytes"))
         };
         Self {
             lookups: count(0),
@@ -138,7 +139,8 @@ fn run(program: &'static str, enough: impl Fn(&Seen) -> bool) -> Seen {
         let started = Instant::now();
         let mut frame = frame();
         let seen = loop {
-            frame = loaded.datapath.test_run(&frame, REPEAT).unwrap().data;
+            let run = loaded.datapath.test_run(&frame, REPEAT);
+            frame = run.expect("a test run").data;
             let seen = Seen::read(&frame);
             if enough(&seen) || started.elapsed() > Duration::from_secs(3600) {
                 break seen;
@@ -146,7 +148,7 @@ fn run(program: &'static str, enough: impl Fn(&Seen) -> bool) -> Seen {
         };
         let took = started.elapsed();
         done.store(true, Ordering::Relaxed);
-        let writes = writer.join().unwrap();
+        let writes = writer.join().expect("the writer");
         println!("{program}: {seen:?} among {writes} writes in {took:?}");
         seen
     })

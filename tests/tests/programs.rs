@@ -196,13 +196,13 @@ fn on_one_processor() {
         sched::{CpuSet, sched_getaffinity, sched_setaffinity},
         unistd::Pid,
     };
-    let allowed = sched_getaffinity(Pid::from_raw(0)).unwrap();
+    let allowed = sched_getaffinity(Pid::from_raw(0)).expect("affinity");
     let first = (0..CpuSet::count())
-        .find(|&cpu| allowed.is_set(cpu).unwrap())
-        .unwrap();
+        .find(|&cpu| allowed.is_set(cpu) == Ok(true))
+        .expect("a processor");
     let mut one = CpuSet::new();
-    one.set(first).unwrap();
-    sched_setaffinity(Pid::from_raw(0), &one).unwrap();
+    one.set(first).expect("its number");
+    sched_setaffinity(Pid::from_raw(0), &one).expect("affinity");
 }
 
 /// Every frame has an engine that runs the program itself.

@@ -446,7 +446,7 @@ impl Entry {
         self
     }
 
-    fn at(mut self, server: IpAddr) -> Self {
+    pub fn at(mut self, server: IpAddr) -> Self {
         self.server = server;
         self
     }
@@ -542,7 +542,7 @@ fn in_namespace(namespace: &str) -> Vec<u8> {
 }
 
 /// A name of the article's rule in namespace foo that has this many bytes on the wire.
-fn name_of(len: usize) -> Vec<u8> {
+pub fn name_of(len: usize) -> Vec<u8> {
     let suffix = name("aws.private.kafka.managed.foo.svc.cluster.local").len();
     let mut left = len - suffix;
     assert!(left >= 2, "shorter than the rule");

@@ -84,6 +84,16 @@ impl Wire {
         self.sender.send(frame)
     }
 
+    /// Sends a frame from the pod as a socket does: what its checksum at `start` + 6 covers is still to be added.
+    pub fn send_partial(&self, frame: &[u8], start: usize) -> anyhow::Result<()> {
+        self.sender.send_partial(frame, start)
+    }
+
+    /// Lets the host end compute checksums before it hands frames to the pod, or leave that to the pod.
+    pub fn compute_checksums(&self, compute: bool) -> anyhow::Result<()> {
+        set_tx_checksum(NODE_END, !compute)
+    }
+
     /// What arrives at the pod from now on.
     pub fn receiver(&self) -> anyhow::Result<Receiver> {
         self.in_pod(|| Receiver::new(POD_END))
@@ -185,6 +195,39 @@ impl Sender {
         }
         .with_context(|| format!("sending {} bytes", frame.bytes.len()))
     }
+
+    fn send_partial(&self, frame: &[u8], start: usize) -> anyhow::Result<()> {
+        const NEEDS_CSUM: u8 = 1;
+        let mut bytes = vec![NEEDS_CSUM, 0];
+        // No segments, where the checksum starts, and its place from there.
+        for field in [0, 0, start as u16, 6] {
+            bytes.extend(field.to_ne_bytes());
+        }
+        bytes.extend(frame);
+        send(&self.segmented, &bytes)
+    }
+}
+
+/// `ethtool -K NAME tx on|off`.
+fn set_tx_checksum(interface: &str, on: bool) -> anyhow::Result<()> {
+    const ETHTOOL_STXCSUM: u32 = 0x17;
+    let mut value = [ETHTOOL_STXCSUM, u32::from(on)];
+    // SAFETY: all of it may be zero.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(interface.bytes()) {
+        *to = from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_data = value.as_mut_ptr().cast();
+    // SAFETY: no pointers; the descriptor is checked and then owned. The request names a `struct ethtool_value`, and both
+    // outlive the call.
+    let result = unsafe {
+        let fd = libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0);
+        ensure!(fd >= 0, "socket: {}", io::Error::last_os_error());
+        let socket = OwnedFd::from_raw_fd(fd);
+        libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL as _, &raw mut request)
+    };
+    ensure!(result == 0, "SIOCETHTOOL: {}", io::Error::last_os_error());
+    Ok(())
 }
 
 /// `struct virtio_net_hdr` (VIRTIO 1.2 §5.1.6) for UDP over IPv4 without tags.

@@ -203,7 +203,7 @@ fn churn(shared: &Shared, done: &AtomicBool) -> u64 {
         };
         match holders[slot] {
             // As it is overwritten where it stands.
-            Some(holder) if (random >> 24) % 2 == 0 => {
+            Some(holder) if (random >> 24).is_multiple_of(2) => {
                 answer::write(entry, &keys[holder], &bodies[holder][version], &lifetime);
             }
             // As it goes to another key.

@@ -12,8 +12,8 @@ use std::{
 
 use dns_common::{
     answer::{
-        self, Absent, Body, Captures, Entry, Found, Key, Lifetime, Settings, Tables, Ways, Word,
-        find_with, release,
+        self, Absent, Body, Captures, Entry, Found, Key, Lifetime, Settings, Suffix,
+        SuffixSettings, Tables, Ways, Word, find_with, release,
     },
     dfa::{NAME_AT, Scratch},
 };
@@ -45,6 +45,7 @@ impl Shared {
                 absent_mask: 0,
                 per_server: 0,
                 slots: SLOTS as u32,
+                suffixes: SuffixSettings::NONE,
             },
             index: (0..BUCKETS).map(|_| words()).collect(),
             entries: (0..SLOTS).map(|_| words()).collect(),
@@ -79,6 +80,14 @@ impl Tables for Shared {
     }
 
     fn absent(&self, _slot: u32) -> Option<&Absent> {
+        None
+    }
+
+    fn suffix_ways(&self, _bucket: u32) -> Option<&Ways> {
+        None
+    }
+
+    fn suffix(&self, _slot: u32) -> Option<&Suffix> {
         None
     }
 

@@ -56,7 +56,9 @@ fn settings(seed: u64) -> Settings {
         seed,
         per_server: u32::MAX,
         slots: 1,
-        ..Settings::default()
+        bucket_mask: 0,
+        absent_mask: 0,
+        suffixes: SuffixSettings::NONE,
     }
 }
 
@@ -496,6 +498,12 @@ fn the_second_look_at_the_sequence_number_counts() {
         }
         fn absent(&self, slot: u32) -> Option<&Absent> {
             self.tables.absent(slot)
+        }
+        fn suffix_ways(&self, bucket: u32) -> Option<&Ways> {
+            self.tables.suffix_ways(bucket)
+        }
+        fn suffix(&self, slot: u32) -> Option<&Suffix> {
+            self.tables.suffix(slot)
         }
         fn count(&self, slot: u32) -> u32 {
             let entry = self.tables.entry(slot).unwrap();

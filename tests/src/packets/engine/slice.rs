@@ -108,7 +108,8 @@ impl Engine for Slice {
         let captures = (self.rules.rules().iter())
             .map(|rule| rule.kernel_captures())
             .collect();
-        self.answers = MemoryTables::new(2 * entries.len().max(1), captures);
+        self.answers = MemoryTables::new(2 * entries.len().max(1), captures)
+            .with_starters(&self.rules.starters());
         for (index, entry) in entries.iter().enumerate() {
             let later = &entries[index + 1..];
             let overruled = later.iter().any(|later| {
@@ -128,7 +129,13 @@ impl Engine for Slice {
                         fixed_ttl: term.fixed_ttl.unwrap_or(0),
                     };
                     if let Some(body) = answer.body() {
-                        let placed = self.answers.insert(&key, &body, &lifetime);
+                        let captures = entry.captures.iter().map(String::as_bytes);
+                        let placed = match self.rules.suffix(entry.rule, captures) {
+                            Some(suffix) => self
+                                .answers
+                                .insert_with_suffix(&key, &body, &lifetime, &suffix),
+                            None => self.answers.insert(&key, &body, &lifetime),
+                        };
                         anyhow::ensure!(placed, "no place in the tables");
                     }
                 }

@@ -2,9 +2,11 @@
 #![no_std]
 #![no_main]
 
+#[cfg(feature = "testing")]
+mod churn;
 mod host;
 mod maps;
-#[cfg(feature = "restore")]
+#[cfg(feature = "testing")]
 mod restore;
 mod skb;
 mod steer;

@@ -1,5 +1,7 @@
 //! The table of packets over the engines that need no privileges, and what the table itself must cover.
 
+#![allow(clippy::unwrap_used, reason = "a panic is the report")]
+
 use std::{collections::BTreeSet, time::Duration};
 
 use dns_common::verdict::{Reason, Verdict};

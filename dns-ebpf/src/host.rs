@@ -2,18 +2,22 @@
 
 use aya_ebpf::{
     bindings::{BPF_RB_AVAIL_DATA, BPF_RB_RING_SIZE},
-    helpers::generated::bpf_ktime_get_ns,
+    helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_ns},
     maps::ring_buf::RingBufEntry,
 };
 use dns_common::{
     abi::{EventHeader, MAX_FRAME, Servers},
+    answer::{self, Absent, Captures, Entry, Found, Settings, Tables, Ways},
     dfa::{self, Scratch, Tail, Tails},
     pipeline::{Address, Host, Matched},
-    verdict::Reason,
+    verdict::{REFRESHED, Reason},
 };
 
 use crate::{
-    maps::{self, DFA, HEARTBEAT, OTHER_SERVERS, RING, SERVERS, TABLE, TAILS},
+    maps::{
+        self, ABSENT, ABSENT_INDEX, ANSWERS, CAPTURES, DFA, HEARTBEAT, HITS, INDEX, OTHER_SERVERS,
+        RING, SERVERS, SETTINGS, TABLE, TAILS,
+    },
     skb::Skb,
 };
 
@@ -25,6 +29,55 @@ impl Tails for MapTails {
     #[inline(always)]
     fn tail(&self, index: u32) -> Option<&Tail> {
         TAILS.get(index)
+    }
+}
+
+struct MapTables;
+
+impl Tables for MapTables {
+    #[inline(always)]
+    fn settings(&self) -> Option<&Settings> {
+        SETTINGS.get(0)
+    }
+
+    #[inline(always)]
+    fn captures(&self, rule: u32) -> Option<Captures> {
+        CAPTURES.get(rule).copied()
+    }
+
+    #[inline(always)]
+    fn ways(&self, bucket: u32) -> Option<&Ways> {
+        INDEX.get(bucket)
+    }
+
+    #[inline(always)]
+    fn entry(&self, slot: u32) -> Option<&Entry> {
+        ANSWERS.get(slot)
+    }
+
+    #[inline(always)]
+    fn absent_ways(&self, bucket: u32) -> Option<&Ways> {
+        ABSENT_INDEX.get(bucket)
+    }
+
+    #[inline(always)]
+    fn absent(&self, slot: u32) -> Option<&Absent> {
+        ABSENT.get(slot)
+    }
+
+    #[inline(always)]
+    fn count(&self, slot: u32) -> u32 {
+        let Some(settings) = SETTINGS.get(0) else {
+            return 0;
+        };
+        // SAFETY: takes no argument.
+        let processor = unsafe { bpf_get_smp_processor_id() };
+        let Some(hits) = HITS.get(processor.wrapping_mul(settings.slots).wrapping_add(slot)) else {
+            return 0;
+        };
+        let before = hits.load();
+        hits.store(before + 1);
+        before as u32
     }
 }
 
@@ -72,9 +125,24 @@ impl Host<Skb> for Kernel {
     }
 
     #[inline(always)]
-    fn admit(&self, packet: &Skb) -> Result<(), Reason> {
+    fn now_ns(&self) -> u64 {
         // SAFETY: takes no argument.
-        let now = unsafe { bpf_ktime_get_ns() };
+        unsafe { bpf_ktime_get_ns() }
+    }
+
+    #[inline(always)]
+    fn find_answer(&self, scratch: &mut Scratch) -> Found {
+        Found::from_code(find_answer(scratch))
+    }
+
+    #[inline(always)]
+    fn claim(&self, scratch: &Scratch) {
+        answer::claim(&MapTables, &scratch.told);
+        maps::count(REFRESHED);
+    }
+
+    #[inline(always)]
+    fn admit(&self, packet: &Skb, now: u64) -> Result<(), Reason> {
         let deadline = HEARTBEAT.get(0).ok_or(Reason::Internal)?;
         if now > *deadline {
             return Err(Reason::NoResponder);
@@ -122,6 +190,12 @@ fn find_rule(scratch: &mut Scratch) -> u32 {
         return 0;
     };
     dfa::find(header, table, &MapTails, scratch).map_or(0, |rule| rule + 1)
+}
+
+/// A function of its own for the same reason. Returns the code of a [`Found`].
+#[inline(never)]
+fn find_answer(scratch: &mut Scratch) -> u32 {
+    answer::find(&MapTables, scratch) as u32
 }
 
 #[inline(always)]

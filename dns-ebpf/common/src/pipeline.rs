@@ -1,9 +1,11 @@
 //! From a frame to a verdict: the one path that every program and every test takes.
 
 use crate::{
-    abi::{EventHeader, MAX_FRAME, MAX_SERVERS, Servers},
+    abi::{EventHeader, IS_ANSWERED, MAX_FRAME, MAX_SERVERS, Servers},
+    answer::{self, Found},
     dfa::{self, NAME_AT, NAME_COPY, NameError, Scratch},
-    packet::Packet,
+    packet::{MAX_OPTIONS, Packet},
+    reply::{self, Edns, Failed, Place, fold},
     verdict::{Reason, Verdict},
     wire::*,
 };
@@ -23,8 +25,17 @@ pub trait Host<P> {
     /// The rule that the name in the scratch matches.
     fn find_rule(&self, scratch: &mut Scratch) -> Option<u32>;
 
+    /// Nanoseconds of the clock that lifetimes are written in.
+    fn now_ns(&self) -> u64;
+
+    /// What the tables of answers say to the question in the scratch.
+    fn find_answer(&self, scratch: &mut Scratch) -> Found;
+
+    /// Says that the answer in the scratch is being refreshed.
+    fn claim(&self, scratch: &Scratch);
+
     /// Whether the responder may be asked now on behalf of this packet's interface.
-    fn admit(&self, packet: &P) -> Result<(), Reason>;
+    fn admit(&self, packet: &P, now_ns: u64) -> Result<(), Reason>;
 
     /// Hands the frame to the responder.
     fn hand_over(&self, packet: &P, matched: &Matched) -> Result<(), Reason>;
@@ -45,6 +56,8 @@ pub struct Matched {
     pub l3_offset: u32,
     /// Bytes of the frame.
     pub frame_len: u32,
+    /// Whether the program answers it itself, and wants a newer answer.
+    pub is_answered: bool,
 }
 
 impl Matched {
@@ -58,20 +71,22 @@ impl Matched {
             l3_offset: self.l3_offset as u16,
             vlan_tci: 0,
             vlan_tpid: 0,
+            flags: if self.is_answered { IS_ANSWERED } else { 0 },
+            padding: 0,
         }
     }
 }
 
-/// Decides about one frame. Reads only; what it changes is the scratch, which is asked for only once a frame is a query
-/// to one of the servers.
+/// Decides about one frame, and makes it its answer where that is known. The scratch is asked for only once a frame is a
+/// query to one of the servers.
 #[inline(always)]
 pub fn intercept<'s, P: Packet, H: Host<P>>(
-    packet: &P,
+    packet: &mut P,
     host: &H,
     scratch: impl FnOnce() -> Option<&'s mut Scratch>,
 ) -> Verdict {
     match decide(packet, host, scratch) {
-        Ok(()) => Verdict::Taken,
+        Ok(verdict) => verdict,
         Err(reason) => Verdict::Pass(reason),
     }
 }
@@ -79,6 +94,9 @@ pub fn intercept<'s, P: Packet, H: Host<P>>(
 /// Where the parts of a query to port 53 stand.
 struct Datagram {
     l3_offset: u32,
+    is_v6: bool,
+    /// Index of the server asked; those of IPv6 come after all of IPv4.
+    server: u32,
     /// First byte of the DNS header.
     dns_offset: u32,
     /// First byte after the DNS message.
@@ -87,17 +105,17 @@ struct Datagram {
 
 #[inline(always)]
 fn decide<'s, P: Packet, H: Host<P>>(
-    packet: &P,
+    packet: &mut P,
     host: &H,
     scratch: impl FnOnce() -> Option<&'s mut Scratch>,
-) -> Result<(), Reason> {
+) -> Result<Verdict, Reason> {
     let datagram = parse_datagram(packet, host)?;
     // The second bound follows from the first, which the verifier does not know.
     let frame_len = packet.len();
     if packet.is_gso() || frame_len > MAX_FRAME as u32 || datagram.end > MAX_FRAME as u32 {
         return Err(Reason::Oversize);
     }
-    let additional = parse_dns_header(packet, &datagram)?;
+    let (flags, additional) = parse_dns_header(packet, &datagram)?;
     if additional == 0 {
         // Without additional records the root label stands in front of qtype and qclass, which end the message: most
         // foreign names need no copy, then. Where it does not, the long way says what is wrong.
@@ -115,7 +133,9 @@ fn decide<'s, P: Packet, H: Host<P>>(
     let l3_offset = scratch.forget(datagram.l3_offset);
     let question_at = scratch.forget(datagram.dns_offset + DNS_HEADER_LEN) & 127;
     let end = scratch.forget(datagram.end) & 0x1_ffff;
-    let additional = scratch.forget(u32::from(additional));
+    let is_v6 = scratch.forget(u32::from(datagram.is_v6)) != 0;
+    let header = scratch.forget(u32::from(flags) << 16 | u32::from(additional));
+    scratch.asked.server = datagram.server;
 
     let available = end - question_at;
     let copied = scratch.forget(if available > NAME_COPY {
@@ -143,22 +163,53 @@ fn decide<'s, P: Packet, H: Host<P>>(
     if qclass != CLASS_IN || qtype_passes(qtype) {
         return Err(Reason::Qtype);
     }
-    parse_additional(
-        packet,
-        additional,
-        question_at + name_len + QUESTION_TAIL,
-        end,
-    )?;
+    let question_end = question_at + name_len + QUESTION_TAIL;
+    let edns = parse_additional(packet, header & 1, question_end, end, scratch)?;
 
-    host.admit(packet)?;
-    host.hand_over(
-        packet,
-        &Matched {
-            rule,
-            l3_offset,
-            frame_len,
-        },
-    )
+    let now_ns = host.now_ns();
+    let mut matched = Matched {
+        rule,
+        l3_offset,
+        frame_len,
+        is_answered: false,
+    };
+    if qtype_is_kept(qtype) && edns.is_simple {
+        let asked = &mut scratch.asked;
+        asked.now_ns = now_ns;
+        asked.rule = rule;
+        asked.qtype = u32::from(qtype);
+        asked.room = edns
+            .limit()
+            .saturating_sub(DNS_HEADER_LEN + name_len + QUESTION_TAIL + edns.reply_len());
+        let found = host.find_answer(scratch);
+        if found == Found::NoTarget {
+            return Err(Reason::NoTarget);
+        }
+        if found == Found::Stale {
+            matched.is_answered = true;
+            if host.admit(packet, now_ns).is_ok() && host.hand_over(packet, &matched).is_ok() {
+                host.claim(scratch);
+            }
+            matched.is_answered = false;
+        }
+        if found != Found::Nothing {
+            let place = Place {
+                l3_offset,
+                udp_at: question_at - DNS_HEADER_LEN - UDP_LEN,
+                question_end,
+                end,
+                is_v6,
+            };
+            match reply::answer(packet, scratch, &place, &edns, (header >> 16) as u16) {
+                Ok(()) => return Ok(Verdict::Answered),
+                Err(Failed::Spoiled) => return Ok(Verdict::Spoiled),
+                Err(Failed::Untouched) => {}
+            }
+        }
+    }
+    host.admit(packet, now_ns)?;
+    host.hand_over(packet, &matched)?;
+    Ok(Verdict::Taken)
 }
 
 /// Ethernet, at most two tags, IP and UDP, to port 53 of one of the servers.
@@ -216,7 +267,11 @@ fn parse_ipv4<P: Packet, H: Host<P>>(packet: &P, host: &H, l3: u32) -> Result<Da
     if total < IPV4_LEN {
         return Err(Reason::Truncated);
     }
-    parse_udp(packet, l3, l3 + IPV4_LEN, total - IPV4_LEN)
+    let udp = parse_udp(packet, l3, l3 + IPV4_LEN, total - IPV4_LEN)?;
+    Ok(Datagram {
+        server: index,
+        ..udp
+    })
 }
 
 /// A header with options is only worth a counter when it goes to port 53.
@@ -263,7 +318,12 @@ fn parse_ipv6<P: Packet, H: Host<P>>(packet: &P, host: &H, l3: u32) -> Result<Da
         index += 1;
     }
     let payload = u32::from(be16(packet, l3 + 4).ok_or(Reason::Truncated)?);
-    parse_udp(packet, l3, l3 + IPV6_LEN, payload)
+    let udp = parse_udp(packet, l3, l3 + IPV6_LEN, payload)?;
+    Ok(Datagram {
+        is_v6: true,
+        server: MAX_SERVERS as u32 + index,
+        ..udp
+    })
 }
 
 /// UDP whose length agrees with that of IP; what lies behind is Ethernet padding.
@@ -281,14 +341,16 @@ fn parse_udp<P: Packet>(packet: &P, l3: u32, l4: u32, ip_payload: u32) -> Result
     }
     Ok(Datagram {
         l3_offset: l3,
+        is_v6: false,
+        server: 0,
         dns_offset: l4 + UDP_LEN,
         end,
     })
 }
 
-/// The header of a plain query; returns ARCOUNT, 0 or 1.
+/// The header of a plain query; returns its flags and ARCOUNT, 0 or 1.
 #[inline(always)]
-fn parse_dns_header<P: Packet>(packet: &P, datagram: &Datagram) -> Result<u16, Reason> {
+fn parse_dns_header<P: Packet>(packet: &P, datagram: &Datagram) -> Result<(u16, u16), Reason> {
     let at = datagram.dns_offset;
     let flags = be16(packet, at + 2).ok_or(Reason::Truncated)?;
     if flags & FLAG_QR != 0 {
@@ -304,15 +366,21 @@ fn parse_dns_header<P: Packet>(packet: &P, datagram: &Datagram) -> Result<u16, R
     if questions != 1 || answers != 0 || authorities != 0 || additional > 1 {
         return Err(Reason::Counts);
     }
-    Ok(additional)
+    Ok((flags, additional))
 }
 
 /// Nothing but at most one OPT of version 0 between the question and the end of the message (RFC 6891 §6.1.1).
 #[inline(always)]
-fn parse_additional<P: Packet>(packet: &P, count: u32, at: u32, end: u32) -> Result<(), Reason> {
+fn parse_additional<P: Packet>(
+    packet: &P,
+    count: u32,
+    at: u32,
+    end: u32,
+    scratch: &mut Scratch,
+) -> Result<Edns, Reason> {
     if count == 0 {
         return if at == end {
-            Ok(())
+            Ok(Edns::NONE)
         } else {
             Err(Reason::Additional)
         };
@@ -325,15 +393,80 @@ fn parse_additional<P: Packet>(packet: &P, count: u32, at: u32, end: u32) -> Res
     if owner != 0 || rtype != TYPE_OPT {
         return Err(Reason::Additional);
     }
-    // Version is the second byte of the TTL field.
-    if be16(packet, at + 6).ok_or(Reason::Truncated)? >> 8 != 0 {
+    let udp_size = be16(packet, at + 3).ok_or(Reason::Truncated)?;
+    // Extended rcode and version: the first half of the TTL field.
+    let extended = be16(packet, at + 5).ok_or(Reason::Truncated)?;
+    if extended & 0xff != 0 {
         return Err(Reason::EdnsVersion);
     }
+    let flags = be16(packet, at + 7).ok_or(Reason::Truncated)?;
     let rdata_len = u32::from(be16(packet, at + 9).ok_or(Reason::Truncated)?);
     match at + OPT_LEN + rdata_len {
-        opt_end if opt_end == end => Ok(()),
-        opt_end if opt_end > end => Err(Reason::Truncated),
-        _ => Err(Reason::Additional),
+        opt_end if opt_end == end => {}
+        opt_end if opt_end > end => return Err(Reason::Truncated),
+        _ => return Err(Reason::Additional),
+    }
+    let mut edns = Edns {
+        is_present: true,
+        is_simple: true,
+        udp_size,
+        dnssec_ok: flags & FLAG_DO,
+        // All but the first two of its fields begin at an odd offset.
+        sum: (TYPE_OPT as u32) << 8 | u32::from(extended >> 8),
+    };
+    edns.sum += u32::from(udp_size.swap_bytes())
+        + u32::from(flags.swap_bytes())
+        + u32::from((rdata_len as u16).swap_bytes());
+    if rdata_len != 0 {
+        let options = scratch.forget(rdata_len);
+        match options <= MAX_OPTIONS
+            && packet.copy_options(at + OPT_LEN, options, scratch)
+            && scratch.options_are_whole(options)
+        {
+            true => edns.sum += u32::from(scratch.options_sum(options).swap_bytes()),
+            false => edns.is_simple = false,
+        }
+    }
+    Ok(edns)
+}
+
+/// Options that are walked; a longer list goes to userspace.
+const OPTIONS: u32 = 16;
+
+impl Scratch {
+    /// Whether the options in the reply's place are a list that ends where it should.
+    #[inline(always)]
+    fn options_are_whole(&mut self, len: u32) -> bool {
+        let mut position = 0u32;
+        let mut option = 0;
+        while option < OPTIONS {
+            if position + 4 > len {
+                break;
+            }
+            position += 4 + u32::from(self.reply16(position + 2));
+            option += 1;
+        }
+        position == len
+    }
+
+    /// Ones' complement sum of the options as if they began at an even offset.
+    #[inline(always)]
+    fn options_sum(&mut self, len: u32) -> u16 {
+        // What is left of the last word counts as zero.
+        self.set_reply_word(len, 0);
+        let mut sum = 0u64;
+        let mut at = 0u32;
+        while at < MAX_OPTIONS {
+            if at >= len {
+                break;
+            }
+            let word = self.reply_word(at);
+            sum += (word >> 32) + (word & 0xffff_ffff);
+            at += 8;
+        }
+        let sum = (sum >> 32) + (sum & 0xffff_ffff);
+        let sum = (sum >> 32) + (sum & 0xffff_ffff);
+        fold(sum as u32).to_be()
     }
 }
 
@@ -343,18 +476,21 @@ fn be16<P: Packet>(packet: &P, offset: u32) -> Option<u16> {
 }
 
 /// A host whose tables are in memory, for tests and fuzzing.
-pub struct MemoryHost<'a, S: FnMut(Matched)> {
+pub struct MemoryHost<'a, T, S: FnMut(Matched)> {
     pub servers: Servers,
     pub header: &'a dfa::Header,
     pub table: &'a dfa::Table,
     pub tails: &'a [dfa::Tail],
+    /// The tables of answers.
+    pub answers: T,
+    pub now_ns: u64,
     /// What `admit` answers.
     pub admission: Result<(), Reason>,
     /// Called for each frame handed over.
     pub sink: core::cell::RefCell<S>,
 }
 
-impl<P: Packet, S: FnMut(Matched)> Host<P> for MemoryHost<'_, S> {
+impl<P: Packet, T: answer::Tables, S: FnMut(Matched)> Host<P> for MemoryHost<'_, T, S> {
     fn servers(&self) -> Option<&Servers> {
         Some(&self.servers)
     }
@@ -369,7 +505,19 @@ impl<P: Packet, S: FnMut(Matched)> Host<P> for MemoryHost<'_, S> {
         dfa::find(self.header, self.table, self.tails, scratch)
     }
 
-    fn admit(&self, _packet: &P) -> Result<(), Reason> {
+    fn now_ns(&self) -> u64 {
+        self.now_ns
+    }
+
+    fn find_answer(&self, scratch: &mut Scratch) -> Found {
+        answer::find(&self.answers, scratch)
+    }
+
+    fn claim(&self, scratch: &Scratch) {
+        answer::claim(&self.answers, &scratch.told);
+    }
+
+    fn admit(&self, _packet: &P, _now_ns: u64) -> Result<(), Reason> {
         self.admission
     }
 

@@ -7,6 +7,10 @@ pub enum Verdict {
     Pass(Reason),
     /// The frame was handed to the responder and is taken off the stack.
     Taken,
+    /// The frame is its own answer now and goes back to where it came from.
+    Answered,
+    /// The frame was to become an answer and is neither one nor the query any more: it goes nowhere.
+    Spoiled,
 }
 
 macro_rules! reasons {
@@ -71,10 +75,16 @@ reasons! {
 
 /// Index of the counter of taken frames, after those of the reasons.
 pub const TAKEN: usize = Reason::ALL.len();
+/// Index of the counter of frames answered by the program.
+pub const ANSWERED: usize = TAKEN + 1;
+/// Index of the counter of frames that a failing helper spoiled.
+pub const SPOILED: usize = TAKEN + 2;
+/// Index of the counter of refreshes asked for.
+pub const REFRESHED: usize = TAKEN + 3;
 /// Number of counters.
 pub const COUNTERS: usize = 32;
 
-const _: () = assert!(TAKEN < COUNTERS);
+const _: () = assert!(REFRESHED < COUNTERS);
 
 impl Verdict {
     /// Index of the counter of this verdict.
@@ -82,6 +92,8 @@ impl Verdict {
         match self {
             Verdict::Pass(reason) => reason as usize,
             Verdict::Taken => TAKEN,
+            Verdict::Answered => ANSWERED,
+            Verdict::Spoiled => SPOILED,
         }
     }
 }

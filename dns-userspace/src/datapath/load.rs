@@ -10,21 +10,22 @@ use std::{
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader, TestRun, TestRunOptions,
-    maps::{Array, HashMap as BpfHashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
+    maps::{Array, HashMap as BpfHashMap, MapData, MapError, PerCpuArray, RingBuf},
     programs::{ProgramError, SchedClassifier, tc::SchedClassifierLink},
+    util::nr_cpus,
 };
 use dns_common::{
     abi::{Bucket, MAX_SERVERS, Servers, maps},
+    answer::{Captures, Settings},
     dfa,
     verdict::COUNTERS,
 };
 
-use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
-
 use super::{
-    Heartbeat, Hook, Interface, Order, PROGRAM, Ring,
+    AnswerOptions, Answers, Heartbeat, Hook, Interface, Order, PROGRAM, Ring, answers,
     attach::{self, AttachError},
     interfaces::Interfaces,
+    mapping::Mapping,
     pod::Plain,
 };
 use crate::rules::RuleSet;
@@ -51,6 +52,7 @@ pub struct LoadOptions {
     /// Size of the ring buffer: a power of two and a multiple of the page size.
     pub ring_bytes: u32,
     pub limit: Limit,
+    pub answers: AnswerOptions,
 }
 
 /// Why the kernel side cannot do what it should.
@@ -71,8 +73,11 @@ pub enum DatapathError {
         interface: String,
         error: AttachError,
     },
-    #[error("writing the matcher's table: {0}")]
-    Table(io::Error),
+    #[error("mapping {name}: {error}")]
+    Mapping {
+        name: &'static str,
+        error: io::Error,
+    },
     #[error("ring buffer: {0}")]
     Ring(io::Error),
 }
@@ -109,6 +114,7 @@ pub struct Datapath {
     interfaces: Interfaces,
     counters: PerCpuArray<MapData, Plain<[u64; COUNTERS]>>,
     other_servers: BpfHashMap<MapData, [u64; 2], u64>,
+    answers: Arc<Answers>,
     load_time: Duration,
 }
 
@@ -119,10 +125,16 @@ impl Datapath {
         let started = Instant::now();
         let servers = servers(&options.servers)?;
         let table = options.rules.table();
-        let mut ebpf = EbpfLoader::new()
+        let processors = nr_cpus().map_err(|(_, error)| DatapathError::Ring(error))?;
+        let mut loader = EbpfLoader::new();
+        loader
             .map_max_entries(maps::TAILS, table.tails.len().max(1) as u32)
             .map_max_entries(maps::RING, options.ring_bytes)
-            .load(OBJECT)?;
+            .map_max_entries(maps::CAPTURES, options.rules.rules().len().max(1) as u32);
+        for (name, elements) in answers::sizes(&options.answers, processors) {
+            loader.map_max_entries(name, elements);
+        }
+        let mut ebpf = loader.load(OBJECT)?;
         // First of all: the instructions name the maps by descriptors, which are closed with the maps taken below.
         program_of(&mut ebpf)?.load()?;
 
@@ -131,13 +143,32 @@ impl Datapath {
         let entries = ebpf
             .take_map(maps::TABLE)
             .ok_or(DatapathError::Missing(maps::TABLE))?;
-        write_table(entries, &table.entries[..table.header.entries as usize])?;
+        Mapping::<dfa::Table>::new(entries)
+            .map_err(|error| DatapathError::Mapping {
+                name: maps::TABLE,
+                error,
+            })?
+            .fill(&table.entries[..table.header.entries as usize]);
         let mut tails: Array<_, Plain<dfa::Tail>> = take(&mut ebpf, maps::TAILS)?;
         for (index, tail) in table.tails.iter().enumerate() {
             set(&mut tails, maps::TAILS, index as u32, &Plain(*tail))?;
         }
         let mut header: Array<_, Plain<dfa::Header>> = take(&mut ebpf, maps::DFA)?;
         set(&mut header, maps::DFA, 0, &Plain(table.header))?;
+
+        let mut captures: Array<_, Plain<Captures>> = take(&mut ebpf, maps::CAPTURES)?;
+        for (index, rule) in options.rules.rules().iter().enumerate() {
+            let value = Plain(rule.kernel_captures());
+            set(&mut captures, maps::CAPTURES, index as u32, &value)?;
+        }
+        let answers = Answers::open(
+            &mut ebpf,
+            &options.answers,
+            &options.servers,
+            &options.rules,
+        )?;
+        let mut settings: Array<_, Plain<Settings>> = take(&mut ebpf, maps::SETTINGS)?;
+        set(&mut settings, maps::SETTINGS, 0, &Plain(answers.settings()))?;
 
         let interfaces = Interfaces::new(&mut ebpf)?;
         let counters = take(&mut ebpf, maps::COUNTERS)?;
@@ -149,6 +180,7 @@ impl Datapath {
             interfaces,
             counters,
             other_servers,
+            answers: Arc::new(answers),
             load_time: started.elapsed(),
         })
     }
@@ -219,6 +251,7 @@ impl Datapath {
             attach::detach(link);
         }
         self.interfaces.remove(index);
+        self.answers.release_interface(index);
     }
 
     /// Detaches from every interface.
@@ -251,7 +284,17 @@ impl Datapath {
     /// The queries that this program hands over; may be taken once, within a tokio runtime.
     pub fn ring(&mut self) -> Result<Ring, DatapathError> {
         let buffer: RingBuf<MapData> = take(&mut self.ebpf, maps::RING)?;
-        Ring::new(buffer, Arc::clone(&self.options.rules)).map_err(DatapathError::Ring)
+        Ring::new(
+            buffer,
+            Arc::clone(&self.options.rules),
+            Arc::clone(&self.answers),
+        )
+        .map_err(DatapathError::Ring)
+    }
+
+    /// What this program answers by itself.
+    pub fn answers(&self) -> &Arc<Answers> {
+        &self.answers
     }
 
     /// The deadline of this program; may be taken once.
@@ -363,30 +406,6 @@ fn set<V: aya::Pod>(
 ) -> Result<(), DatapathError> {
     map.set(index, value, 0)
         .map_err(|error| DatapathError::Map { name, error })
-}
-
-/// Writes the first entries of the matcher's table through a mapping of its map; the others are zero.
-fn write_table(map: Map, entries: &[u32]) -> Result<(), DatapathError> {
-    let Map::Array(data) = map else {
-        return Err(DatapathError::Missing(maps::TABLE));
-    };
-    let length = std::num::NonZero::new(size_of::<dfa::Table>())
-        .ok_or(DatapathError::Missing(maps::TABLE))?;
-    // SAFETY: a new shared mapping of a map that no program runs with yet; `entries` is no longer than the table, and
-    // the mapping is not used after it is removed.
-    unsafe {
-        let mapping = mmap(
-            None,
-            length,
-            ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
-            MapFlags::MAP_SHARED,
-            data.fd(),
-            0,
-        )
-        .map_err(|error| DatapathError::Table(error.into()))?;
-        std::ptr::copy_nonoverlapping(entries.as_ptr(), mapping.cast().as_ptr(), entries.len());
-        munmap(mapping, length.get()).map_err(|error| DatapathError::Table(error.into()))
-    }
 }
 
 fn servers(addresses: &[IpAddr]) -> Result<Servers, DatapathError> {

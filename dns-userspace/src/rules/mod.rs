@@ -13,7 +13,10 @@ mod table;
 #[doc(hidden)]
 pub mod testing;
 
-use dns_common::dfa::{self, NAME_AT, Scratch};
+use dns_common::{
+    answer::Captures,
+    dfa::{self, NAME_AT, Scratch},
+};
 use hickory_proto::rr::Name;
 
 pub use pattern::{MAX_LABEL, MAX_NAME, NAMESPACE};
@@ -335,6 +338,30 @@ impl Rule {
     /// Whether the rule has a `regex` key.
     pub fn is_regex(&self) -> bool {
         matches!(self.matcher, Matcher::Regex(_))
+    }
+
+    /// Position of the capture named `namespace` among [`Match::captures`].
+    pub fn namespace(&self) -> Option<usize> {
+        self.namespace
+    }
+
+    /// What the program needs to find this rule's answers; those of a `regex` it never keeps.
+    pub fn kernel_captures(&self) -> Captures {
+        let Matcher::Pattern(pattern) = &self.matcher else {
+            return Captures::NEVER;
+        };
+        let mut captures = Captures {
+            kept: 1,
+            ..Captures::NEVER
+        };
+        for behind in pattern.labels_behind_captures() {
+            let Some(place) = captures.behind.get_mut(usize::from(captures.count)) else {
+                return Captures::NEVER;
+            };
+            *place = behind as u8;
+            captures.count += 1;
+        }
+        captures
     }
 
     /// The `cname` key.

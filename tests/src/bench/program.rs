@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use dns_common::verdict::{Reason, Verdict};
 use gregor::{
-    datapath::{Hook, Limit, LoadOptions, Order},
+    datapath::{AnswerOptions, Hook, Limit, LoadOptions, Order},
     rules::{MatchSpec, RuleSet, RuleSpec, testing::realistic_rules},
 };
 
@@ -126,6 +126,7 @@ impl Subject {
                 queries_per_second: 0,
                 burst: 0,
             },
+            answers: AnswerOptions::NONE,
         })?;
         loaded.datapath.allow_interface(LOOPBACK)?;
         Ok(Self {

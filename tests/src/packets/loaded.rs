@@ -8,7 +8,9 @@ use std::{
 use anyhow::Context as _;
 use dns_common::verdict::{Reason, TAKEN};
 use gregor::{
-    datapath::{Datapath, Heartbeat, Hook, Intercepted, Limit, LoadOptions, Order, Ring},
+    datapath::{
+        AnswerOptions, Datapath, Heartbeat, Hook, Intercepted, Limit, LoadOptions, Order, Ring,
+    },
     rules::{MatchSpec, RuleSet, RuleSpec},
 };
 
@@ -44,6 +46,7 @@ pub fn options(rules: Arc<RuleSet>) -> LoadOptions {
             queries_per_second: 0,
             burst: 0,
         },
+        answers: AnswerOptions::NONE,
     }
 }
 

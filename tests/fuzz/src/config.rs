@@ -64,26 +64,27 @@ fn judge(text: &str, complaint: &config::Diagnostic) {
     assert!(!complaint.to_string().contains('\n'), "{complaint}");
 }
 
-/// The table and a comparison label by label agree on names that nearly match.
+/// The table and a comparison label by label agree on names that nearly match, and on one that does.
 fn judge_rules(specs: &[RuleSpec], rules: &RuleSet, seed: u64) {
-    let patterns = specs
-        .iter()
-        .all(|spec| matches!(spec.matches, MatchSpec::Pattern(_)));
-    if !patterns || specs.is_empty() || specs.len() > 8 {
+    if specs.is_empty() || specs.len() > 8 {
         return;
     }
-    for (index, spec) in specs.iter().enumerate() {
-        let MatchSpec::Pattern(pattern) = &spec.matches else {
-            continue;
+    let mut specs = specs.to_vec();
+    for (index, spec) in specs.iter_mut().enumerate() {
+        let MatchSpec::Pattern(pattern) = &mut spec.matches else {
+            return;
         };
-        let name = example(pattern);
-        let found = rules.find(&name);
-        assert!(found <= Some(index) && found.is_some(), "{pattern}");
+        // The oracle knows no final dot.
+        if pattern.ends_with('.') {
+            pattern.pop();
+        }
+        let found = rules.find(&example(pattern));
+        assert!(found.is_some_and(|found| found <= index), "{pattern}");
     }
-    let oracle = Oracle::new(specs);
+    let oracle = Oracle::new(&specs);
     let mut random = Rng::new(seed);
     for _ in 0..8 {
-        let name = random_name(&mut random, specs);
+        let name = random_name(&mut random, &specs);
         // A pattern of nearly 255 bytes is too long with more than one label for its `*`.
         if name.len() > 255 {
             continue;

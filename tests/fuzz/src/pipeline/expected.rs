@@ -7,13 +7,17 @@ use dns_common::abi::MAX_FRAME;
 use super::{Fixture, servers};
 use crate::wire::Message;
 
-/// A frame that must be taken.
+/// A query that must be taken or answered.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Expected {
     pub rule: usize,
     pub l3_offset: usize,
     /// Where the DNS message stands.
     pub message: Range<usize>,
+    /// Index of the server asked.
+    pub server: usize,
+    /// Whether the programs look at its EDNS options, if there are any.
+    pub has_short_options: bool,
 }
 
 /// `None` for a frame that must pass.
@@ -29,17 +33,18 @@ pub fn expected(fixture: &Fixture, frame: &[u8], gso: bool) -> Option<Expected> 
     };
     // What lies behind the IP packet is padding.
     let datagram = frame.get(udp.clone())?;
-    if word(datagram, 2)? != 53
-        || usize::from(word(datagram, 4)?) != datagram.len()
-        || !servers().contains(&destination)
-    {
+    if word(datagram, 2)? != 53 || usize::from(word(datagram, 4)?) != datagram.len() {
         return None;
     }
+    let server = servers().iter().position(|server| *server == destination)?;
     let message = datagram.get(8..)?;
+    let (rule, has_short_options) = question(fixture, message)?;
     Some(Expected {
-        rule: question(fixture, message)?,
+        rule,
         l3_offset,
         message: udp.start + 8..udp.end,
+        server,
+        has_short_options,
     })
 }
 
@@ -71,8 +76,8 @@ fn ipv6(frame: &[u8], at: usize) -> Option<(Range<usize>, IpAddr)> {
     plain.then_some((at + 40..end, destination.into()))
 }
 
-/// The rule of a plain query, or `None`.
-fn question(fixture: &Fixture, message: &[u8]) -> Option<usize> {
+/// The rule of a plain query and whether its options are few, or `None`.
+fn question(fixture: &Fixture, message: &[u8]) -> Option<(usize, bool)> {
     // QR, opcode, AA, TC, RA, Z and rcode.
     if word(message, 2)? & 0xfecf != 0 {
         return None;
@@ -91,14 +96,26 @@ fn question(fixture: &Fixture, message: &[u8]) -> Option<usize> {
     if qclass != 1 || matches!(qtype, 0 | 13 | 41 | 128..=255) {
         return None;
     }
+    let mut has_short_options = true;
     if additional == 1 {
         let opt = &parsed.additionals[0];
         let at = 12 + name.len() + 4;
         if message[at] != 0 || opt.rtype != 41 || opt.ttl >> 16 & 0xff != 0 {
             return None;
         }
+        has_short_options = opt.rdata.len() <= 256 && options(opt.rdata) <= 16;
     }
-    fixture.oracle.by_labels(&name)
+    Some((fixture.oracle.by_labels(&name)?, has_short_options))
+}
+
+/// How many options there are in an OPT's rdata, as far as it is a list.
+fn options(mut rdata: &[u8]) -> usize {
+    let mut count = 0;
+    while let (true, Some(length)) = (!rdata.is_empty(), word(rdata, 2)) {
+        count += 1;
+        rdata = rdata.get(4 + usize::from(length)..).unwrap_or_default();
+    }
+    count
 }
 
 fn word(bytes: &[u8], at: usize) -> Option<u16> {

@@ -5,17 +5,22 @@ use std::{
     sync::LazyLock,
 };
 
-use dns_common::abi::Servers;
+use dns_common::{abi::Servers, answer::MemoryTables};
 use gregor::rules::{
     MatchSpec, RuleSet, RuleSpec,
     testing::{Oracle, realistic_rules},
 };
+
+use super::known::{Known, fill};
 
 /// A compiled rule set and what judges it.
 pub struct Fixture {
     pub rules: RuleSet,
     pub oracle: Oracle,
     pub servers: Servers,
+    pub answers: MemoryTables,
+    /// What is in them.
+    pub known: Vec<Known>,
 }
 
 /// Patterns of the packet table of the end-to-end tests, in its order, so that its frames are seeds here.
@@ -77,8 +82,11 @@ impl Fixture {
     fn new(specs: &[RuleSpec]) -> Self {
         let rules = RuleSet::compile(specs)
             .unwrap_or_else(|complaints| panic!("rules of a fixture: {complaints:?}"));
+        let (answers, known) = fill(&rules);
         Self {
             rules,
+            answers,
+            known,
             oracle: Oracle::new(specs),
             servers: in_packet_order(&servers()),
         }

@@ -44,7 +44,7 @@ fn pipeline() {
 
 #[test]
 fn compose() {
-    replay(gregor_fuzz::compose::target, &["fuzz/corpus/compose"], 50);
+    replay(gregor_fuzz::compose::target, &["fuzz/corpus/compose"], 30);
 }
 
 #[test]

@@ -80,9 +80,6 @@ const SOURCES: [&str; 6] = [
 pub fn run(targets: &[Target]) -> Result<ExitCode> {
     let tree = machine::target_directory()?.join("fuzz").join("planted");
     copy_sources(&tree)?;
-    for planted in &PLANTED {
-        planted.plant(&tree)?;
-    }
     let programs = Build::Whole.build(&tree)?;
     let mut rows = Vec::new();
     let mut missed = false;
@@ -126,13 +123,6 @@ pub fn run(targets: &[Target]) -> Result<ExitCode> {
 }
 
 impl Planted {
-    fn plant(&self, tree: &Path) -> Result<()> {
-        let path = tree.join(self.file);
-        let text = fs::read_to_string(&path).with_context(|| format!("reading {}", self.file))?;
-        fs::write(&path, self.planted(&text)?)?;
-        Ok(())
-    }
-
     fn planted(&self, text: &str) -> Result<String> {
         let times = text.matches(self.right).count();
         ensure!(
@@ -151,53 +141,94 @@ fn harmless(target: Target, programs: &Path) -> Result<(PathBuf, usize)> {
     for entry in fs::read_dir(&kept)? {
         fs::remove_file(entry?.path())?;
     }
-    let mut shown = 0;
+    let mut left = Vec::new();
     for directory in seeds(target)? {
         for entry in fs::read_dir(directory)? {
             let input = entry?.path();
-            let status = Command::new(programs.join(format!("fuzz-{}", target.name())))
-                .arg("-detect_leaks=0")
-                .arg(&input)
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .status()?;
-            let name = input.file_name().context("an input has a name")?;
-            if status.success() {
-                fs::copy(&input, kept.join(name))?;
-            } else {
-                shown += 1;
-            }
+            let copy = kept.join(input.file_name().context("an input has a name")?);
+            fs::copy(&input, &copy)?;
+            left.push(copy);
         }
+    }
+    let mut shown = 0;
+    // The program ends with the first input that shows the bug, having said which it runs.
+    while !left.is_empty() {
+        let output = Command::new(programs.join(format!("fuzz-{}", target.name())))
+            .arg("-detect_leaks=0")
+            .args(&left)
+            .env("RUST_BACKTRACE", "0")
+            .env("ASAN_OPTIONS", "symbolize=0")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .output()?;
+        if output.status.success() {
+            break;
+        }
+        let log = String::from_utf8_lossy(&output.stderr);
+        let last = log
+            .lines()
+            .filter_map(|line| line.strip_prefix("Running: "))
+            .next_back()
+            .with_context(|| format!("{} does not run: {log}", target.name()))?;
+        let at = left
+            .iter()
+            .position(|input| input.as_os_str() == last)
+            .with_context(|| format!("{last} is no input"))?;
+        fs::remove_file(&left[at])?;
+        left.drain(..=at);
+        shown += 1;
     }
     Ok((kept, shown))
 }
 
+/// Makes `to` a copy of what the build reads, with the bugs in it.
 fn copy_sources(to: &Path) -> Result<()> {
-    if to.exists() {
-        fs::remove_dir_all(to).with_context(|| format!("removing {}", to.display()))?;
-    }
-    fs::create_dir_all(to)?;
     let root = machine::root()?;
     for source in SOURCES {
-        copy(&root.join(source), &to.join(source))?;
+        mirror(&root, Path::new(source), to)?;
     }
     Ok(())
 }
 
-fn copy(from: &Path, to: &Path) -> Result<()> {
+/// Leaves alone what is as it should be: cargo builds again what was written.
+fn mirror(root: &Path, source: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to)?;
+    let (from, to_path) = (root.join(source), to.join(source));
     if !from.is_dir() {
-        fs::copy(from, to).with_context(|| format!("copying {}", from.display()))?;
-        return Ok(());
+        let mut content = fs::read(&from).with_context(|| format!("reading {}", from.display()))?;
+        for planted in PLANTED.iter().filter(|bug| Path::new(bug.file) == source) {
+            content = planted.planted(&String::from_utf8(content)?)?.into_bytes();
+        }
+        if fs::read(&to_path).is_ok_and(|there| there == content) {
+            return Ok(());
+        }
+        return fs::write(&to_path, content)
+            .with_context(|| format!("writing {}", to_path.display()));
     }
     if from.join("CACHEDIR.TAG").exists() {
         // A target directory.
         return Ok(());
     }
-    fs::create_dir_all(to)?;
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
-        copy(&entry.path(), &to.join(entry.file_name()))?;
+    fs::create_dir_all(&to_path)?;
+    let names = |directory: &Path| -> Result<Vec<_>> {
+        fs::read_dir(directory)?
+            .map(|entry| Ok(entry?.file_name()))
+            .collect()
+    };
+    let wanted = names(&from)?;
+    for name in names(&to_path)? {
+        let stray = to_path.join(&name);
+        if wanted.contains(&name) {
+            continue;
+        }
+        if stray.is_dir() {
+            fs::remove_dir_all(stray)?;
+        } else {
+            fs::remove_file(stray)?;
+        }
+    }
+    for name in wanted {
+        mirror(root, &source.join(name), to)?;
     }
     Ok(())
 }

@@ -64,23 +64,23 @@ fn found(input: &mut Unstructured, qtype: RecordType) -> Result<Answer> {
         names.push(name(input, &names)?);
     }
     let mut rdata: Vec<Vec<u8>> = Vec::new();
-    let mut left = MAX_RDATA;
     if qtype != RecordType::CNAME {
-        for _ in 0..input.int_in_range(0..=MAX_RECORDS)? {
-            let len = match qtype {
-                RecordType::A => 4,
-                RecordType::AAAA => 16,
-                // hickory refuses a record of unknown type without a byte.
-                _ => input.int_in_range(1..=300)?,
-            };
-            let record = input.bytes(len)?.to_vec();
-            let Some(rest) = left.checked_sub(len) else {
-                break;
-            };
-            left = rest;
-            if !rdata.contains(&record) {
-                rdata.push(record);
+        let len = match qtype {
+            RecordType::A => 4,
+            RecordType::AAAA => 16,
+            // hickory refuses a record of unknown type without a byte.
+            _ => input.int_in_range(4..=300)?,
+        };
+        // One byte for all of them: large RRsets, which do not fit, are as easy to come by as small ones.
+        let fill: u8 = input.arbitrary()?;
+        for index in 0..input.int_in_range(0..=MAX_RECORDS.min(MAX_RDATA / len))? {
+            let mut record = vec![fill; len];
+            record[0] = index as u8;
+            // Records of one length are the rule, and others must do too.
+            if len > 16 && fill & 1 != 0 {
+                record.truncate(len - index % 4);
             }
+            rdata.push(record);
         }
     }
     let soa = if rdata.is_empty() && input.arbitrary()? {

@@ -37,6 +37,18 @@ fn judge_answer(input: &Input) {
     let whole = 12 + query.question().len() + section.len() + opt_len;
     let Some(reply) = answer(query, &section, input.ttl_seconds, input.rotation) else {
         assert!(whole > limit(query), "left out although it fits");
+        for rdata in &found.rdata {
+            let alone = Answer {
+                rdata: vec![rdata.clone()],
+                ..found.clone()
+            };
+            let section = Section::new(&alone).expect("a part of what is encoded");
+            let size = 12 + query.question().len() + section.len() + opt_len;
+            assert!(
+                size > limit(query),
+                "not even one record, although one fits"
+            );
+        }
         return;
     };
     assert!(reply.len() <= limit(query));

@@ -3,25 +3,41 @@
 use aya_ebpf::{
     bindings::{BPF_RB_AVAIL_DATA, BPF_RB_RING_SIZE},
     helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_ns},
-    maps::ring_buf::RingBufEntry,
+    maps::{lpm_trie::Key, ring_buf::RingBufEntry},
 };
 use dns_common::{
     abi::{EventHeader, MAX_FRAME, Servers},
     answer::{self, Absent, Captures, Entry, Found, Settings, Tables, Ways},
     dfa::{self, Scratch, Tail, Tails},
+    packet::{Packet, VlanTag},
     pipeline::{Address, Host, Matched},
     verdict::{REFRESHED, Reason},
 };
 
-use crate::{
-    maps::{
-        self, ABSENT, ABSENT_INDEX, ANSWERS, CAPTURES, DFA, HEARTBEAT, HITS, INDEX, OTHER_SERVERS,
-        RING, SERVERS, SETTINGS, TABLE, TAILS,
-    },
-    skb::Skb,
+use crate::maps::{
+    self, ABSENT, ABSENT_INDEX, ANSWERS, CAPTURES, DFA, HEARTBEAT, HITS, INDEX, OTHER_SERVERS,
+    RING, SERVERS, SETTINGS, SOURCES, TABLE, TAILS,
 };
 
 pub struct Kernel;
+
+/// What the kernel says of a frame beside its bytes.
+pub trait Frame: Packet {
+    /// Whether it may come from anybody, and so only some are listened to.
+    const IS_FROM_A_WIRE: bool;
+
+    /// The interface that it came in on.
+    fn ifindex(&self) -> u32;
+
+    /// The tag that the kernel took out of it.
+    fn vlan(&self) -> Option<VlanTag>;
+
+    /// Copies `len` bytes from `offset` to `to`.
+    ///
+    /// # Safety
+    /// `len` bytes at `to` must be writable, and the verifier must see that 0 < `len`.
+    unsafe fn copy(&self, offset: u32, to: *mut u8, len: u32) -> bool;
+}
 
 struct MapTails;
 
@@ -91,7 +107,15 @@ struct Record<const N: usize> {
     frame: [u8; N],
 }
 
-impl Host<Skb> for Kernel {
+impl<F: Frame> Host<F> for Kernel {
+    const CHECKS_SOURCES: bool = F::IS_FROM_A_WIRE;
+
+    #[inline(always)]
+    fn allows(&self, source: Address) -> bool {
+        let [high, low] = source.mapped();
+        is_allowed(high, low) != 0
+    }
+
     #[inline(always)]
     fn servers(&self) -> Option<&Servers> {
         SERVERS.get(0)
@@ -99,11 +123,7 @@ impl Host<Skb> for Kernel {
 
     #[inline(always)]
     fn saw_other_server(&self, address: Address) {
-        // IPv4-mapped (RFC 4291 §2.5.5.2), in the byte order of the packet.
-        let key = match address {
-            Address::V4(address) => [0, u64::from(0xffff_u32.to_be()) | u64::from(address) << 32],
-            Address::V6(halves) => halves,
-        };
+        let key = address.mapped();
         if let Some(count) = OTHER_SERVERS.get_ptr_mut(key) {
             // SAFETY: a u64 lives there; a lost increment does no harm.
             unsafe { *count += 1 };
@@ -142,7 +162,7 @@ impl Host<Skb> for Kernel {
     }
 
     #[inline(always)]
-    fn admit(&self, packet: &Skb, now: u64) -> Result<(), Reason> {
+    fn admit(&self, packet: &F, now: u64) -> Result<(), Reason> {
         let deadline = HEARTBEAT.get(0).ok_or(Reason::Internal)?;
         if now > *deadline {
             return Err(Reason::NoResponder);
@@ -163,16 +183,16 @@ impl Host<Skb> for Kernel {
     }
 
     #[inline(always)]
-    fn hand_over(&self, packet: &Skb, matched: &Matched) -> Result<(), Reason> {
+    fn hand_over(&self, packet: &F, matched: &Matched) -> Result<(), Reason> {
         let mut header = matched.event(packet.ifindex());
         if let Some(tag) = packet.vlan() {
             header.vlan_tci = tag.tci;
             header.vlan_tpid = tag.tpid;
         }
         if matched.frame_len <= SMALL_FRAME as u32 {
-            submit::<SMALL_FRAME>(packet, &header, matched.frame_len)
+            submit::<F, SMALL_FRAME>(packet, &header, matched.frame_len)
         } else {
-            submit::<MAX_FRAME>(packet, &header, matched.frame_len)
+            submit::<F, MAX_FRAME>(packet, &header, matched.frame_len)
         }
     }
 }
@@ -192,14 +212,24 @@ fn find_rule(scratch: &mut Scratch) -> u32 {
     dfa::find(header, table, &MapTails, scratch).map_or(0, |rule| rule + 1)
 }
 
-/// A function of its own for the same reason. Returns the code of a [`Found`].
+/// A function of its own, so that the key on its stack keeps no two paths of the caller apart. Returns 1 for yes.
+#[inline(never)]
+fn is_allowed(high: u64, low: u64) -> u32 {
+    u32::from(SOURCES.get(Key::new(128, [high, low])).is_some())
+}
+
+/// A function of its own, so that the search has all registers to itself. Returns the code of a [`Found`].
 #[inline(never)]
 fn find_answer(scratch: &mut Scratch) -> u32 {
     answer::find(&MapTables, scratch) as u32
 }
 
 #[inline(always)]
-fn submit<const N: usize>(packet: &Skb, header: &EventHeader, len: u32) -> Result<(), Reason> {
+fn submit<F: Frame, const N: usize>(
+    packet: &F,
+    header: &EventHeader,
+    len: u32,
+) -> Result<(), Reason> {
     let mut entry: RingBufEntry<Record<N>> = RING.reserve(0).ok_or(Reason::RingFull)?;
     let record = entry.as_mut_ptr();
     // SAFETY: the reservation has room for a header and N bytes; the length is checked against both bounds where the

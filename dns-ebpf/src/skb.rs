@@ -16,6 +16,8 @@ use dns_common::{
     packet::{MAX_OPTIONS, Packet, Scalar, VlanTag, Window},
 };
 
+use crate::host::Frame;
+
 pub struct Skb {
     context: *mut __sk_buff,
     data: usize,
@@ -44,15 +46,18 @@ impl Skb {
         // SAFETY: the kernel's context lives as long as the program runs.
         unsafe { &*self.context }
     }
+}
+
+impl Frame for Skb {
+    const IS_FROM_A_WIRE: bool = false;
 
     #[inline(always)]
-    pub fn ifindex(&self) -> u32 {
+    fn ifindex(&self) -> u32 {
         self.raw().ifindex
     }
 
-    /// The tag that the kernel took out of the frame.
     #[inline(always)]
-    pub fn vlan(&self) -> Option<VlanTag> {
+    fn vlan(&self) -> Option<VlanTag> {
         let skb = self.raw();
         (skb.vlan_present != 0).then(|| VlanTag {
             tci: skb.vlan_tci as u16,
@@ -60,12 +65,8 @@ impl Skb {
         })
     }
 
-    /// Copies `len` bytes from `offset` to `to`.
-    ///
-    /// # Safety
-    /// `len` bytes at `to` must be writable, and the verifier must see that 0 < `len`.
     #[inline(always)]
-    pub unsafe fn copy(&self, offset: u32, to: *mut u8, len: u32) -> bool {
+    unsafe fn copy(&self, offset: u32, to: *mut u8, len: u32) -> bool {
         // SAFETY: as the caller promises.
         unsafe { bpf_skb_load_bytes(self.context.cast(), offset, to.cast(), len) == 0 }
     }

@@ -17,6 +17,7 @@ pub mod maps {
     pub const INTERFACES: &str = "INTERFACES";
     pub const MORE_INTERFACES: &str = "MORE_INTERFACES";
     pub const OTHER_SERVERS: &str = "OTHER_SERVERS";
+    pub const SOURCES: &str = "SOURCES";
     pub const SCRATCH: &str = "SCRATCH";
     pub const SETTINGS: &str = "SETTINGS";
     pub const CAPTURES: &str = "CAPTURES";
@@ -26,6 +27,9 @@ pub mod maps {
     pub const ABSENT: &str = "ABSENT";
     pub const HITS: &str = "HITS";
 }
+
+/// Most networks of `allow_sources`.
+pub const MAX_SOURCES: u32 = 256;
 
 /// Most servers of one address family.
 pub const MAX_SERVERS: usize = 16;

@@ -15,6 +15,14 @@ pub trait Host<P> {
     /// The server addresses of the configuration.
     fn servers(&self) -> Option<&Servers>;
 
+    /// Whether queries are looked at from some sources only.
+    const CHECKS_SOURCES: bool = false;
+
+    /// Whether queries from this address are looked at; asked for those to a server alone.
+    fn allows(&self, _source: Address) -> bool {
+        true
+    }
+
     /// Called for each query to port 53 of an address that is not a server.
     fn saw_other_server(&self, address: Address);
 
@@ -41,11 +49,22 @@ pub trait Host<P> {
     fn hand_over(&self, packet: &P, matched: &Matched) -> Result<(), Reason>;
 }
 
-/// Destination address of a query, in the byte order of the packet.
+/// Source or destination address of a query, in the byte order of the packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Address {
     V4(u32),
     V6([u64; 2]),
+}
+
+impl Address {
+    /// As IPv6 (RFC 4291 §2.5.5.2), in the byte order of the packet.
+    #[inline(always)]
+    pub fn mapped(self) -> [u64; 2] {
+        match self {
+            Address::V4(address) => [0, u64::from(0xffff_u32.to_be()) | u64::from(address) << 32],
+            Address::V6(halves) => halves,
+        }
+    }
 }
 
 /// A query that a rule matches.
@@ -263,6 +282,12 @@ fn parse_ipv4<P: Packet, H: Host<P>>(packet: &P, host: &H, l3: u32) -> Result<Da
         }
         index += 1;
     }
+    if H::CHECKS_SOURCES {
+        let source: u32 = packet.load(l3 + 12).ok_or(Reason::Truncated)?;
+        if !host.allows(Address::V4(source)) {
+            return Err(Reason::Source);
+        }
+    }
     let total = u32::from(be16(packet, l3 + 2).ok_or(Reason::Truncated)?);
     if total < IPV4_LEN {
         return Err(Reason::Truncated);
@@ -316,6 +341,15 @@ fn parse_ipv6<P: Packet, H: Host<P>>(packet: &P, host: &H, l3: u32) -> Result<Da
             break;
         }
         index += 1;
+    }
+    if H::CHECKS_SOURCES {
+        let source = [
+            packet.load::<u64>(l3 + 8).ok_or(Reason::Truncated)?,
+            packet.load::<u64>(l3 + 16).ok_or(Reason::Truncated)?,
+        ];
+        if !host.allows(Address::V6(source)) {
+            return Err(Reason::Source);
+        }
     }
     let payload = u32::from(be16(packet, l3 + 4).ok_or(Reason::Truncated)?);
     let udp = parse_udp(packet, l3, l3 + IPV6_LEN, payload)?;

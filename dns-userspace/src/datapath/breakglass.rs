@@ -12,7 +12,7 @@ use std::{
 
 use aya::programs::loaded_programs;
 
-use super::{PROGRAM, attach};
+use super::{PROGRAM, XDP_PROGRAM, attach};
 
 /// Where gregor pins what it pins.
 const PIN_DIRECTORY: &str = "/sys/fs/bpf/gregor";
@@ -35,7 +35,11 @@ pub fn detach_all() -> anyhow::Result<DetachReport> {
     let mut report = DetachReport::default();
     let programs: HashSet<u32> = loaded_programs()
         .filter_map(Result::ok)
-        .filter(|program| program.name_as_str() == Some(PROGRAM))
+        .filter(|program| {
+            program
+                .name_as_str()
+                .is_some_and(|name| [PROGRAM, XDP_PROGRAM].contains(&name))
+        })
         .map(|program| program.id())
         .collect();
     detach_links(&programs, &mut report)?;
@@ -99,7 +103,7 @@ const BPF_LINK_DETACH: libc::c_int = 34;
 #[derive(Clone, Copy, Default)]
 struct Attr([u32; 4]);
 
-/// The head of `struct bpf_link_info`, with the fields of a tcx link.
+/// The head of `struct bpf_link_info`, with the fields of a tcx link; one of XDP has the first of them.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Default)]
 struct LinkInfo {

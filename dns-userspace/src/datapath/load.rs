@@ -10,24 +10,29 @@ use std::{
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader, TestRun, TestRunOptions,
-    maps::{Array, HashMap as BpfHashMap, MapData, MapError, PerCpuArray, RingBuf},
-    programs::{ProgramError, SchedClassifier, tc::SchedClassifierLink},
+    maps::{
+        Array, HashMap as BpfHashMap, MapData, MapError, PerCpuArray, RingBuf,
+        lpm_trie::{Key as Prefix, LpmTrie},
+    },
+    programs::{Program, ProgramError},
     util::nr_cpus,
 };
 use dns_common::{
-    abi::{Bucket, MAX_SERVERS, Servers, maps},
+    abi::{Bucket, MAX_SERVERS, MAX_SOURCES, Servers, maps},
     answer::{Captures, Settings},
     dfa,
     verdict::COUNTERS,
 };
 
 use super::{
-    AnswerOptions, Answers, Heartbeat, Hook, Interface, Order, PROGRAM, Ring, answers,
-    attach::{self, AttachError},
+    AnswerOptions, Answers, Heartbeat, Hook, Interface, Order, Ring, XdpMode, answers,
+    attach::{self, AttachError, Link},
     interfaces::Interfaces,
     mapping::Mapping,
     pod::Plain,
 };
+use ipnet::IpNet;
+
 use crate::rules::RuleSet;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/gregor-ebpf"));
@@ -49,6 +54,8 @@ pub struct LoadOptions {
     pub rules: Arc<RuleSet>,
     pub hook: Hook,
     pub order: Order,
+    /// With [`Hook::Xdp`], the only addresses whose queries are looked at, at most 256 networks; unused elsewhere.
+    pub sources: Vec<IpNet>,
     /// Size of the ring buffer: a power of two and a multiple of the page size.
     pub ring_bytes: u32,
     pub limit: Limit,
@@ -68,6 +75,8 @@ pub enum DatapathError {
     Missing(&'static str),
     #[error("more than {MAX_SERVERS} server addresses of one family")]
     TooManyServers,
+    #[error("more than {MAX_SOURCES} networks of sources")]
+    TooManySources,
     #[error("interface {interface}: {error}")]
     Attach {
         interface: String,
@@ -108,7 +117,7 @@ pub struct TestOutcome {
 /// One loaded program with one rule set, and the interfaces that it is attached to.
 pub struct Datapath {
     // Links before the program, so that they go first.
-    links: HashMap<u32, (Interface, SchedClassifierLink)>,
+    links: HashMap<u32, (Interface, Link)>,
     ebpf: Ebpf,
     options: LoadOptions,
     interfaces: Interfaces,
@@ -136,10 +145,16 @@ impl Datapath {
         }
         let mut ebpf = loader.load(OBJECT)?;
         // First of all: the instructions name the maps by descriptors, which are closed with the maps taken below.
-        program_of(&mut ebpf)?.load()?;
+        match program_of(&mut ebpf, options.hook)? {
+            Program::Xdp(program) => program.load()?,
+            Program::SchedClassifier(program) => program.load()?,
+            _ => return Err(DatapathError::Missing("program")),
+        }
 
         let mut map: Array<_, Plain<Servers>> = take(&mut ebpf, maps::SERVERS)?;
         set(&mut map, maps::SERVERS, 0, &Plain(servers))?;
+        let mut sources: LpmTrie<_, [u64; 2], u8> = take(&mut ebpf, maps::SOURCES)?;
+        fill_sources(&mut sources, &options.sources)?;
         let entries = ebpf
             .take_map(maps::TABLE)
             .ok_or(DatapathError::Missing(maps::TABLE))?;
@@ -196,7 +211,7 @@ impl Datapath {
             return Ok(());
         }
         self.allow_interface(interface.index)?;
-        let program = program_of(&mut self.ebpf)?;
+        let program = program_of(&mut self.ebpf, self.options.hook)?;
         match attach::attach(program, interface, self.options.hook, self.options.order) {
             Ok(link) => {
                 self.links
@@ -228,9 +243,11 @@ impl Datapath {
                 continue;
             }
             let replaced = self.allow_interface(index).and_then(|()| {
-                let program = program_of(&mut self.ebpf)?;
-                let id = program.attach_to_link(link)?;
-                Ok(program.take_link(id)?)
+                let program = program_of(&mut self.ebpf, self.options.hook)?;
+                attach::replace(program, link).map_err(|error| DatapathError::Attach {
+                    interface: interface.name.clone(),
+                    error,
+                })
             });
             match replaced {
                 Ok(link) => {
@@ -271,6 +288,11 @@ impl Datapath {
             .collect();
         attached.sort_by_key(|interface| interface.index);
         attached
+    }
+
+    /// Who runs the program on an interface: `None` where it is not on XDP.
+    pub fn mode(&self, index: u32) -> Option<XdpMode> {
+        self.links.get(&index)?.1.mode()
     }
 
     /// Gives an interface its token bucket; without one its queries pass.
@@ -339,7 +361,7 @@ impl Datapath {
     pub fn summary(&mut self) -> Result<ProgramSummary, DatapathError> {
         let load_time = self.load_time;
         let table_bytes = self.options.rules.table().bytes();
-        let info = program_of(&mut self.ebpf)?.info()?;
+        let info = program_of(&mut self.ebpf, self.options.hook)?.info()?;
         Ok(ProgramSummary {
             id: info.id(),
             verified_instructions: info.verified_instruction_count().unwrap_or(0),
@@ -353,13 +375,17 @@ impl Datapath {
     #[doc(hidden)]
     pub fn test_run(&mut self, frame: &[u8], repeat: u32) -> Result<TestOutcome, DatapathError> {
         let mut data = vec![0; frame.len() + 2048];
-        let program = program_of(&mut self.ebpf)?;
-        let result = program.test_run(TestRunOptions {
+        let options = TestRunOptions {
             data_in: Some(frame),
             data_out: Some(&mut data),
             repeat,
             ..TestRunOptions::new()
-        })?;
+        };
+        let result = match program_of(&mut self.ebpf, self.options.hook)? {
+            Program::Xdp(program) => program.test_run(options)?,
+            Program::SchedClassifier(program) => program.test_run(options)?,
+            _ => return Err(DatapathError::Missing("program")),
+        };
         data.truncate(result.data_size_out as usize);
         Ok(TestOutcome {
             return_value: result.return_value,
@@ -383,11 +409,9 @@ impl std::fmt::Debug for Datapath {
     }
 }
 
-fn program_of(ebpf: &mut Ebpf) -> Result<&mut SchedClassifier, DatapathError> {
-    Ok(ebpf
-        .program_mut(PROGRAM)
-        .ok_or(DatapathError::Missing("program"))?
-        .try_into()?)
+fn program_of(ebpf: &mut Ebpf, hook: Hook) -> Result<&mut Program, DatapathError> {
+    ebpf.program_mut(hook.program())
+        .ok_or(DatapathError::Missing("program"))
 }
 
 pub(super) fn take<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, DatapathError>
@@ -408,6 +432,37 @@ fn set<V: aya::Pod>(
         .map_err(|error| DatapathError::Map { name, error })
 }
 
+/// IPv4 networks as IPv6 (RFC 4291 §2.5.5.2), as the programs look sources up.
+fn fill_sources(
+    map: &mut LpmTrie<MapData, [u64; 2], u8>,
+    networks: &[IpNet],
+) -> Result<(), DatapathError> {
+    if networks.len() > MAX_SOURCES as usize {
+        return Err(DatapathError::TooManySources);
+    }
+    for network in networks {
+        let (address, len) = match network {
+            IpNet::V4(network) => (
+                network.network().to_ipv6_mapped(),
+                u32::from(network.prefix_len()) + 96,
+            ),
+            IpNet::V6(network) => (network.network(), network.prefix_len().into()),
+        };
+        map.insert(&Prefix::new(len, halves(address)), 1, 0)
+            .map_err(|error| DatapathError::Map {
+                name: maps::SOURCES,
+                error,
+            })?;
+    }
+    Ok(())
+}
+
+/// An address as it stands in a packet.
+fn halves(address: Ipv6Addr) -> [u64; 2] {
+    let bits = address.to_bits();
+    [(bits >> 64) as u64, bits as u64].map(u64::to_be)
+}
+
 fn servers(addresses: &[IpAddr]) -> Result<Servers, DatapathError> {
     let mut servers = Servers::default();
     for address in addresses {
@@ -420,17 +475,10 @@ fn servers(addresses: &[IpAddr]) -> Result<Servers, DatapathError> {
                 servers.v4_count += 1;
             }
             IpAddr::V6(address) => {
-                let octets = address.octets();
-                let (high, low) = octets.split_at(8);
-                let half = |bytes: &[u8]| {
-                    bytes
-                        .first_chunk()
-                        .map_or(0, |bytes| u64::from_ne_bytes(*bytes))
-                };
                 *servers
                     .v6
                     .get_mut(servers.v6_count as usize)
-                    .ok_or(DatapathError::TooManyServers)? = [half(high), half(low)];
+                    .ok_or(DatapathError::TooManyServers)? = halves(*address);
                 servers.v6_count += 1;
             }
         }

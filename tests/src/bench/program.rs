@@ -121,6 +121,7 @@ impl Subject {
             rules: Arc::new(rules),
             hook: Hook::Tcx,
             order: Order::First,
+            sources: Vec::new(),
             ring_bytes: 1 << 24,
             limit: Limit {
                 queries_per_second: 0,

@@ -13,6 +13,7 @@ use gregor::{
     },
     rules::{MatchSpec, RuleSet, RuleSpec},
 };
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::{
     build::Tag,
@@ -41,6 +42,7 @@ pub fn options(rules: Arc<RuleSet>) -> LoadOptions {
         rules,
         hook: Hook::Tcx,
         order: Order::First,
+        sources: everybody(),
         ring_bytes: 1 << 20,
         limit: Limit {
             queries_per_second: 0,
@@ -50,11 +52,17 @@ pub fn options(rules: Arc<RuleSet>) -> LoadOptions {
     }
 }
 
+/// Every source, for programs that ask.
+pub fn everybody() -> Vec<IpNet> {
+    vec![IpNet::V4(Ipv4Net::default()), IpNet::V6(Ipv6Net::default())]
+}
+
 /// A program, its ring and its heartbeat, which stands at an hour from now.
 pub struct Loaded {
     pub datapath: Datapath,
     pub heartbeat: Heartbeat,
     ring: Ring,
+    actions: Actions,
     // The ring is registered with it.
     _runtime: tokio::runtime::Runtime,
 }
@@ -62,8 +70,19 @@ pub struct Loaded {
 /// What runs under BPF_PROG_TEST_RUN comes in on the loopback interface, whose index is 1 in every namespace.
 pub const LOOPBACK: u32 = 1;
 
-const NEXT: u32 = u32::MAX;
-const SHOT: u32 = 2;
+/// What a program returns for a frame that passes, and for one that it takes.
+struct Actions {
+    pass: u32,
+    taken: u32,
+}
+
+/// TCX_NEXT or TC_ACT_UNSPEC, TC_ACT_SHOT.
+const TC: Actions = Actions {
+    pass: u32::MAX,
+    taken: 2,
+};
+/// XDP_PASS, XDP_DROP.
+const XDP: Actions = Actions { pass: 2, taken: 1 };
 
 impl Loaded {
     pub fn new(options: &LoadOptions) -> anyhow::Result<Self> {
@@ -81,6 +100,10 @@ impl Loaded {
             datapath,
             heartbeat,
             ring,
+            actions: match options.hook {
+                Hook::Xdp => XDP,
+                Hook::Tcx | Hook::Clsact => TC,
+            },
             _runtime: runtime,
         })
     }
@@ -103,8 +126,8 @@ impl Loaded {
         anyhow::ensure!(run.data == frame, "the program wrote to the frame");
         let outcome = self.outcome(&before)?;
         let action = match outcome {
-            Outcome::Passed(_) => NEXT,
-            Outcome::Taken(_) => SHOT,
+            Outcome::Passed(_) => self.actions.pass,
+            Outcome::Taken(_) => self.actions.taken,
         };
         anyhow::ensure!(
             run.return_value == action,

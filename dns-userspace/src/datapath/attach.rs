@@ -187,8 +187,8 @@ fn attach_tc(
 
 /// Native where the driver can, else generic.
 fn attach_xdp(program: &mut Xdp, interface: &Interface) -> Result<Link, AttachError> {
-    let on = offload::vlan_offloads(&interface.name).map_err(AttachError::Offload)?;
-    if let Some(remedy) = offload::turn_off(&interface.name, &on) {
+    let remedy = offload::vlan_offload_remedy(&interface.name).map_err(AttachError::Offload)?;
+    if let Some(remedy) = remedy {
         return Err(AttachError::VlanOffload(remedy));
     }
     let (id, mode) = match program.attach_to_if_index(interface.index, Mode::Driver) {

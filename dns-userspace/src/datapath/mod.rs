@@ -24,7 +24,7 @@ pub use event::{Intercepted, VlanTag};
 pub use heartbeat::Heartbeat;
 pub use load::{Datapath, DatapathError, Limit, LoadOptions, ProgramSummary, TestOutcome};
 pub use netdev::xdp_modes;
-pub use offload::vlan_offloads;
+pub use offload::vlan_offload_remedy;
 pub use ring::Ring;
 
 /// Name of the TC program in the kernel's listings; `detach --all` goes by it.

@@ -57,19 +57,20 @@ struct Block {
     never_changed: u32,
 }
 
-/// Those of the features that are on, as the kernel calls them.
+/// The command that makes an interface leave tags in frames; `None` for one that does.
 ///
 /// # Errors
-/// When the interface is gone. One without any features to ask for has none that is on.
-pub fn vlan_offloads(interface: &str) -> io::Result<Vec<&'static str>> {
+/// When the interface is gone.
+pub fn vlan_offload_remedy(interface: &str) -> io::Result<Option<String>> {
     match active(interface) {
-        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(Vec::new()),
-        result => result,
+        Ok(features) => Ok(turn_off(interface, &features)),
+        // One without any features to ask for.
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
-/// The command that turns them off, when there is anything to turn off.
-pub fn turn_off(interface: &str, features: &[&str]) -> Option<String> {
+fn turn_off(interface: &str, features: &[&str]) -> Option<String> {
     let switches: Vec<&str> = VLAN_FEATURES
         .iter()
         .filter(|(feature, _)| features.contains(feature))
@@ -78,6 +79,7 @@ pub fn turn_off(interface: &str, features: &[&str]) -> Option<String> {
     (!switches.is_empty()).then(|| format!("ethtool -K {interface} {}", switches.join(" ")))
 }
 
+/// Those of the features that are on, as the kernel calls them.
 fn active(interface: &str) -> io::Result<Vec<&'static str>> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
     let mut info = SetInfo {
@@ -167,8 +169,8 @@ mod tests {
     /// The loopback has features, none of which is about VLANs; asking needs no privilege.
     #[test]
     fn the_kernel_is_understood() {
-        assert_eq!(vlan_offloads("lo").unwrap(), Vec::<&str>::new());
-        assert!(vlan_offloads("no such interface").is_err());
-        assert!(vlan_offloads("nosuch0").is_err());
+        assert_eq!(vlan_offload_remedy("lo").unwrap(), None);
+        assert!(vlan_offload_remedy("no such interface").is_err());
+        assert!(vlan_offload_remedy("nosuch0").is_err());
     }
 }

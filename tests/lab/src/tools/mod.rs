@@ -164,6 +164,10 @@ pub fn iproute2() -> Result<PathBuf> {
     packaged("ip", "iproute2")
 }
 
+pub fn ethtool() -> Result<PathBuf> {
+    packaged("ethtool", "ethtool")
+}
+
 pub fn unbound() -> Result<PathBuf> {
     packaged("unbound", "unbound")
 }

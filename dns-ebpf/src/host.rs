@@ -7,16 +7,16 @@ use aya_ebpf::{
 };
 use dns_common::{
     abi::{EventHeader, MAX_FRAME, Servers},
-    answer::{self, Absent, Captures, Entry, Found, Settings, Tables, Ways},
+    answer::{self, Absent, Captures, Entry, Found, Located, Settings, Suffix, Tables, Ways},
     dfa::{self, Scratch, Tail, Tails},
     packet::{Packet, VlanTag},
-    pipeline::{Address, Host, Matched},
-    verdict::{REFRESHED, Reason},
+    pipeline::{self, Address, Host, Matched},
+    verdict::{REFRESHED, Reason, Verdict},
 };
 
 use crate::maps::{
     self, ABSENT, ABSENT_INDEX, ANSWERS, CAPTURES, DFA, HEARTBEAT, HITS, INDEX, OTHER_SERVERS,
-    RING, SERVERS, SETTINGS, SOURCES, TABLE, TAILS,
+    RING, SERVERS, SETTINGS, SOURCES, SUFFIX_INDEX, SUFFIXES, TABLE, TAILS,
 };
 
 pub struct Kernel;
@@ -25,6 +25,13 @@ pub struct Kernel;
 pub trait Frame: Packet {
     /// Whether it may come from anybody, and so only some are listened to.
     const IS_FROM_A_WIRE: bool;
+
+    /// The kernel's context.
+    type Context;
+
+    fn from_raw(context: *mut Self::Context) -> Self;
+
+    fn as_ptr(&self) -> *mut Self::Context;
 
     /// The interface that it came in on.
     fn ifindex(&self) -> u32;
@@ -79,6 +86,16 @@ impl Tables for MapTables {
     #[inline(always)]
     fn absent(&self, slot: u32) -> Option<&Absent> {
         ABSENT.get(slot)
+    }
+
+    #[inline(always)]
+    fn suffix_ways(&self, bucket: u32) -> Option<&Ways> {
+        SUFFIX_INDEX.get(bucket)
+    }
+
+    #[inline(always)]
+    fn suffix(&self, slot: u32) -> Option<&Suffix> {
+        SUFFIXES.get(slot)
     }
 
     #[inline(always)]
@@ -151,8 +168,18 @@ impl<F: Frame> Host<F> for Kernel {
     }
 
     #[inline(always)]
-    fn find_answer(&self, scratch: &mut Scratch) -> Found {
-        Found::from_code(find_answer(scratch))
+    fn locate_by_suffix(&self, scratch: &mut Scratch) -> bool {
+        locate_by_suffix(scratch) != 0
+    }
+
+    #[inline(always)]
+    fn locate(&self, scratch: &mut Scratch) -> Located {
+        Located::from_code(locate(scratch))
+    }
+
+    #[inline(always)]
+    fn read_answer(&self, scratch: &mut Scratch) -> Found {
+        Found::from_code(read_answer(scratch))
     }
 
     #[inline(always)]
@@ -183,6 +210,11 @@ impl<F: Frame> Host<F> for Kernel {
     }
 
     #[inline(always)]
+    fn finish(&self, packet: &mut F, scratch: &mut Scratch) -> Verdict {
+        Verdict::from_counter(finish::<F>(packet.as_ptr(), scratch))
+    }
+
+    #[inline(always)]
     fn hand_over(&self, packet: &F, matched: &Matched) -> Result<(), Reason> {
         let mut header = matched.event(packet.ifindex());
         if let Some(tag) = packet.vlan() {
@@ -195,6 +227,13 @@ impl<F: Frame> Host<F> for Kernel {
             submit::<F, MAX_FRAME>(packet, &header, matched.frame_len)
         }
     }
+}
+
+/// See [`pipeline::finish`]. Returns the counter of its verdict.
+#[inline(never)]
+fn finish<F: Frame>(context: *mut F::Context, scratch: &mut Scratch) -> u32 {
+    let mut packet = F::from_raw(context);
+    pipeline::finish(&mut packet, &Kernel, scratch).counter() as u32
 }
 
 #[inline(always)]
@@ -218,10 +257,21 @@ fn is_allowed(high: u64, low: u64) -> u32 {
     u32::from(SOURCES.get(Key::new(128, [high, low])).is_some())
 }
 
-/// A function of its own, so that the search has all registers to itself. Returns the code of a [`Found`].
+// Functions of their own, so that each has all registers to itself. They return whether there is one, and codes of `Located` and `Found`.
+
 #[inline(never)]
-fn find_answer(scratch: &mut Scratch) -> u32 {
-    answer::find(&MapTables, scratch) as u32
+fn locate_by_suffix(scratch: &mut Scratch) -> u32 {
+    u32::from(answer::locate_by_suffix(&MapTables, scratch))
+}
+
+#[inline(never)]
+fn locate(scratch: &mut Scratch) -> u32 {
+    answer::locate(&MapTables, scratch) as u32
+}
+
+#[inline(never)]
+fn read_answer(scratch: &mut Scratch) -> u32 {
+    answer::read(&MapTables, scratch) as u32
 }
 
 #[inline(always)]

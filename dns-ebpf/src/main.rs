@@ -4,6 +4,8 @@
 
 mod host;
 mod maps;
+#[cfg(feature = "restore")]
+mod restore;
 mod skb;
 mod xdp;
 
@@ -30,7 +32,12 @@ const NEXT: i32 = -1;
 /// Ingress of the host end of a pod's veth.
 #[classifier]
 pub fn gregor(context: TcContext) -> i32 {
-    let mut packet = Skb::new(&context);
+    run(&context)
+}
+
+#[inline(always)]
+fn run(context: &TcContext) -> i32 {
+    let mut packet = Skb::new(context);
     match decide(&mut packet) {
         Verdict::Pass(_) => NEXT,
         // On tcx, TC_ACT_STOLEN counts as next: the pod would get two answers.
@@ -43,7 +50,12 @@ pub fn gregor(context: TcContext) -> i32 {
 /// drivers refuse others on interfaces with a large MTU.
 #[xdp(frags)]
 pub fn gregor_xdp(context: XdpContext) -> u32 {
-    match decide(&mut Buffer::new(&context)) {
+    run_xdp(&context)
+}
+
+#[inline(always)]
+fn run_xdp(context: &XdpContext) -> u32 {
+    match decide(&mut Buffer::new(context)) {
         Verdict::Pass(_) => xdp_action::XDP_PASS,
         Verdict::Taken | Verdict::Spoiled => xdp_action::XDP_DROP,
         Verdict::Answered => xdp_action::XDP_TX,

@@ -27,11 +27,7 @@ pub struct Skb {
 impl Skb {
     #[inline(always)]
     pub fn new(context: &TcContext) -> Self {
-        Self {
-            context: context.as_ptr().cast(),
-            data: context.data(),
-            data_end: context.data_end(),
-        }
+        Frame::from_raw(context.as_ptr().cast())
     }
 
     /// Finds the frame again after a helper may have moved it.
@@ -50,6 +46,24 @@ impl Skb {
 
 impl Frame for Skb {
     const IS_FROM_A_WIRE: bool = false;
+
+    type Context = __sk_buff;
+
+    #[inline(always)]
+    fn from_raw(context: *mut __sk_buff) -> Self {
+        // SAFETY: the context lives as long as the program runs.
+        let skb = unsafe { &*context };
+        Self {
+            context,
+            data: skb.data as usize,
+            data_end: skb.data_end as usize,
+        }
+    }
+
+    #[inline(always)]
+    fn as_ptr(&self) -> *mut __sk_buff {
+        self.context
+    }
 
     #[inline(always)]
     fn ifindex(&self) -> u32 {

@@ -3,8 +3,6 @@
 //! Checksums are taken to cover everything, as they do on a wire: nothing in the buffer tells those apart that a local
 //! sender has only begun.
 
-use core::cell::Cell;
-
 use aya_ebpf::{
     EbpfContext as _,
     bindings::xdp_md,
@@ -30,26 +28,21 @@ const HEADROOM: u32 = 256;
 
 pub struct Buffer {
     context: *mut xdp_md,
-    data: Cell<usize>,
-    data_end: Cell<usize>,
+    data: usize,
+    data_end: usize,
 }
 
 impl Buffer {
     #[inline(always)]
     pub fn new(context: &XdpContext) -> Self {
-        Self {
-            context: context.as_ptr().cast(),
-            data: Cell::new(context.data()),
-            data_end: Cell::new(context.data_end()),
-        }
+        Frame::from_raw(context.as_ptr().cast())
     }
 
     /// Finds the frame again after a helper may have moved it.
     #[inline(always)]
-    fn locate(&self) {
+    fn locate(&mut self) {
         let buffer = self.raw();
-        self.data.set(buffer.data as usize);
-        self.data_end.set(buffer.data_end as usize);
+        (self.data, self.data_end) = (buffer.data as usize, buffer.data_end as usize);
     }
 
     #[inline(always)]
@@ -92,6 +85,24 @@ impl Buffer {
 impl Frame for Buffer {
     const IS_FROM_A_WIRE: bool = true;
 
+    type Context = xdp_md;
+
+    #[inline(always)]
+    fn from_raw(context: *mut xdp_md) -> Self {
+        // SAFETY: the context lives as long as the program runs.
+        let buffer = unsafe { &*context };
+        Self {
+            context,
+            data: buffer.data as usize,
+            data_end: buffer.data_end as usize,
+        }
+    }
+
+    #[inline(always)]
+    fn as_ptr(&self) -> *mut xdp_md {
+        self.context
+    }
+
     #[inline(always)]
     fn ifindex(&self) -> u32 {
         self.raw().ingress_ifindex
@@ -114,13 +125,13 @@ impl Packet for Buffer {
     #[inline(always)]
     fn len(&self) -> u32 {
         // The verifier knows no bounds of a difference; what does not fit in these is of several buffers to `is_gso`.
-        ((self.data_end.get() - self.data.get()) & 0xffff) as u32
+        ((self.data_end - self.data) & 0xffff) as u32
     }
 
     #[inline(always)]
     fn load<T: Scalar>(&self, offset: u32) -> Option<T> {
-        let at = self.data.get() + offset as usize;
-        if at + size_of::<T>() > self.data_end.get() {
+        let at = self.data + offset as usize;
+        if at + size_of::<T>() > self.data_end {
             return None;
         }
         // SAFETY: within the buffer; on alignment see `Skb::load`.
@@ -133,16 +144,13 @@ impl Packet for Buffer {
             return false;
         }
         // SAFETY: NAME_AT + NAME_COPY bytes fit, and 0 < len ≤ NAME_COPY.
-        let done = unsafe {
+        unsafe {
             self.copy(
                 offset,
                 scratch.bytes.as_mut_ptr().add(NAME_AT as usize),
                 len,
             )
-        };
-        // It has not moved; but the verifier now forgets how much of it was seen to be there, which differs by header.
-        self.locate();
-        done
+        }
     }
 
     #[inline(always)]
@@ -190,8 +198,8 @@ impl Packet for Buffer {
 
     #[inline(always)]
     fn change_udp_checksum(&mut self, offset: u32, delta: u16, old_len: u16, new_len: u16) -> bool {
-        let at = self.data.get() + (offset & 127) as usize;
-        if at + 2 > self.data_end.get() {
+        let at = self.data + (offset & 127) as usize;
+        if at + 2 > self.data_end {
             return false;
         }
         // SAFETY: within the buffer.
@@ -205,8 +213,8 @@ impl Packet for Buffer {
 
     #[inline(always)]
     fn window<const N: usize>(&mut self, offset: u32) -> Option<Window<'_, N>> {
-        let at = self.data.get() + (offset & 31) as usize;
-        if at + N > self.data_end.get() {
+        let at = self.data + (offset & 31) as usize;
+        if at + N > self.data_end {
             return None;
         }
         // SAFETY: N bytes of the buffer, which is ours alone.

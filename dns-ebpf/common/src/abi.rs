@@ -25,6 +25,8 @@ pub mod maps {
     pub const ANSWERS: &str = "ANSWERS";
     pub const ABSENT_INDEX: &str = "ABSENT_INDEX";
     pub const ABSENT: &str = "ABSENT";
+    pub const SUFFIX_INDEX: &str = "SUFFIX_INDEX";
+    pub const SUFFIXES: &str = "SUFFIXES";
     pub const HITS: &str = "HITS";
 }
 

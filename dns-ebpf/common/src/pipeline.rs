@@ -2,7 +2,7 @@
 
 use crate::{
     abi::{EventHeader, IS_ANSWERED, MAX_FRAME, MAX_SERVERS, Servers},
-    answer::{self, Found},
+    answer::{self, Found, Located},
     dfa::{self, NAME_AT, NAME_COPY, NameError, Scratch},
     packet::{MAX_OPTIONS, Packet},
     reply::{self, Edns, Failed, Place, fold},
@@ -36,8 +36,14 @@ pub trait Host<P> {
     /// Nanoseconds of the clock that lifetimes are written in.
     fn now_ns(&self) -> u64;
 
-    /// What the tables of answers say to the question in the scratch.
-    fn find_answer(&self, scratch: &mut Scratch) -> Found;
+    /// See [`answer::locate_by_suffix`].
+    fn locate_by_suffix(&self, scratch: &mut Scratch) -> bool;
+
+    /// See [`answer::locate`].
+    fn locate(&self, scratch: &mut Scratch) -> Located;
+
+    /// See [`answer::read`].
+    fn read_answer(&self, scratch: &mut Scratch) -> Found;
 
     /// Says that the answer in the scratch is being refreshed.
     fn claim(&self, scratch: &Scratch);
@@ -47,6 +53,16 @@ pub trait Host<P> {
 
     /// Hands the frame to the responder.
     fn hand_over(&self, packet: &P, matched: &Matched) -> Result<(), Reason>;
+
+    /// [`finish`]; a host may put it into a function of its own.
+    #[inline(always)]
+    fn finish(&self, packet: &mut P, scratch: &mut Scratch) -> Verdict
+    where
+        P: Packet,
+        Self: Sized,
+    {
+        finish(packet, self, scratch)
+    }
 }
 
 /// Source or destination address of a query, in the byte order of the packet.
@@ -135,11 +151,18 @@ fn decide<'s, P: Packet, H: Host<P>>(
         return Err(Reason::Oversize);
     }
     let (flags, additional) = parse_dns_header(packet, &datagram)?;
-    if additional == 0 {
-        // Without additional records the root label stands in front of qtype and qclass, which end the message: most
-        // foreign names need no copy, then. Where it does not, the long way says what is wrong.
+    // Without additional records, or with nothing but a plain OPT, the root label stands in front of qtype and qclass
+    // and these in front of what is known: most foreign names need no copy, then. Where it does not stand there, the
+    // long way says what is wrong.
+    let plain = if additional == 0 {
+        Edns::NONE
+    } else {
+        plain_opt(packet, datagram.end)
+    };
+    if plain.is_simple {
+        let question_end = datagram.end - plain.reply_len();
         let end_of_name = packet
-            .load::<u64>(datagram.end - QUESTION_TAIL - 8)
+            .load::<u64>(question_end - QUESTION_TAIL - 8)
             .map(u64::from_le)
             .ok_or(Reason::Truncated)?;
         if end_of_name >> 56 == 0 && !host.may_match(end_of_name) {
@@ -148,13 +171,66 @@ fn decide<'s, P: Packet, H: Host<P>>(
     }
     let scratch = scratch().ok_or(Reason::Internal)?;
 
-    // One path from here on, whatever the headers were.
-    let l3_offset = scratch.forget(datagram.l3_offset);
-    let question_at = scratch.forget(datagram.dns_offset + DNS_HEADER_LEN) & 127;
-    let end = scratch.forget(datagram.end) & 0x1_ffff;
-    let is_v6 = scratch.forget(u32::from(datagram.is_v6)) != 0;
-    let header = scratch.forget(u32::from(flags) << 16 | u32::from(additional));
+    scratch.set_frame(&Frame {
+        l3_offset: datagram.l3_offset,
+        question_at: datagram.dns_offset + DNS_HEADER_LEN,
+        end: datagram.end,
+        is_v6: u32::from(datagram.is_v6),
+        flags: u32::from(flags),
+        additional: u32::from(additional),
+    });
+    scratch.set_edns(&plain);
     scratch.asked.server = datagram.server;
+    Ok(host.finish(packet, scratch))
+}
+
+/// What is known of a frame once its headers are.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Frame {
+    l3_offset: u32,
+    /// First byte of the question.
+    question_at: u32,
+    /// First byte after the DNS message.
+    end: u32,
+    is_v6: u32,
+    /// Of the DNS header.
+    flags: u32,
+    /// ARCOUNT.
+    additional: u32,
+}
+
+impl Frame {
+    pub(crate) const NONE: Frame = Frame {
+        l3_offset: 0,
+        question_at: 0,
+        end: 0,
+        is_v6: 0,
+        flags: 0,
+        additional: 0,
+    };
+}
+
+/// The second half of [`intercept`], which begins with nothing but what the first has left in the scratch: the verifier
+/// walks it once, whatever headers there were.
+#[inline(always)]
+pub fn finish<P: Packet, H: Host<P>>(packet: &mut P, host: &H, scratch: &mut Scratch) -> Verdict {
+    match answer_or_hand_over(packet, host, scratch) {
+        Ok(verdict) => verdict,
+        Err(reason) => Verdict::Pass(reason),
+    }
+}
+
+#[inline(always)]
+fn answer_or_hand_over<P: Packet, H: Host<P>>(
+    packet: &mut P,
+    host: &H,
+    scratch: &mut Scratch,
+) -> Result<Verdict, Reason> {
+    let frame = scratch.frame();
+    let l3_offset = frame.l3_offset;
+    let question_at = frame.question_at & 127;
+    let end = frame.end & 0x1_ffff;
 
     let available = end - question_at;
     let copied = scratch.forget(if available > NAME_COPY {
@@ -165,45 +241,63 @@ fn decide<'s, P: Packet, H: Host<P>>(
     if copied < 1 + QUESTION_TAIL || !packet.copy_name(question_at, copied, scratch) {
         return Err(Reason::Truncated);
     }
-    match scratch.split_labels(copied) {
-        Ok(()) => {}
-        Err(NameError::Invalid) => return Err(Reason::BadName),
-        Err(NameError::Truncated) => return Err(Reason::Truncated),
+
+    let mut located = false;
+    if scratch.edns().is_simple {
+        let name_len = end
+            .wrapping_sub(scratch.edns().reply_len() + QUESTION_TAIL)
+            .wrapping_sub(question_at);
+        if name_len > 1 && name_len <= MAX_NAME && name_len + QUESTION_TAIL <= copied {
+            scratch.name_len = scratch.forget(name_len);
+            if scratch.ask().is_ok() {
+                located = host.locate_by_suffix(scratch);
+            }
+        }
     }
-    let name_len = scratch.name_len & 0xff;
-    if name_len + QUESTION_TAIL > copied {
-        return Err(Reason::Truncated);
+    if !located {
+        match scratch.split_labels(copied) {
+            Ok(()) => {}
+            Err(NameError::Invalid) => return Err(Reason::BadName),
+            Err(NameError::Truncated) => return Err(Reason::Truncated),
+        }
+        let name_len = scratch.name_len & 0xff;
+        if name_len + QUESTION_TAIL > copied {
+            return Err(Reason::Truncated);
+        }
+        let rule = host.find_rule(scratch).ok_or(Reason::NoRule)?;
+        scratch.told.rule = rule;
+        scratch.asked.rule = rule;
+        scratch.ask()?;
+        let edns = parse_additional(
+            packet,
+            frame.additional,
+            question_at + name_len + QUESTION_TAIL,
+            end,
+            scratch,
+        )?;
+        scratch.set_edns(&edns);
+        scratch.ask()?;
+        scratch.asked.now_ns = host.now_ns();
+        if qtype_is_kept(scratch.asked.qtype as u16) && scratch.edns().is_simple {
+            match host.locate(scratch) {
+                Located::NoTarget => return Err(Reason::NoTarget),
+                Located::Entry => located = true,
+                Located::Nowhere => {}
+            }
+        }
+    } else {
+        scratch.asked.now_ns = host.now_ns();
     }
 
-    let rule = host.find_rule(scratch).ok_or(Reason::NoRule)?;
-
-    let qtype = scratch.be16(NAME_AT + name_len);
-    let qclass = scratch.be16(NAME_AT + name_len + 2);
-    if qclass != CLASS_IN || qtype_passes(qtype) {
-        return Err(Reason::Qtype);
-    }
-    let question_end = question_at + name_len + QUESTION_TAIL;
-    let edns = parse_additional(packet, header & 1, question_end, end, scratch)?;
-
-    let now_ns = host.now_ns();
+    let now_ns = scratch.asked.now_ns;
     let mut matched = Matched {
-        rule,
+        rule: scratch.told.rule,
         l3_offset,
-        frame_len,
+        frame_len: packet.len(),
         is_answered: false,
     };
-    if qtype_is_kept(qtype) && edns.is_simple {
-        let asked = &mut scratch.asked;
-        asked.now_ns = now_ns;
-        asked.rule = rule;
-        asked.qtype = u32::from(qtype);
-        asked.room = edns
-            .limit()
-            .saturating_sub(DNS_HEADER_LEN + name_len + QUESTION_TAIL + edns.reply_len());
-        let found = host.find_answer(scratch);
-        if found == Found::NoTarget {
-            return Err(Reason::NoTarget);
-        }
+    if scratch.forget(u32::from(located)) != 0 {
+        let found = host.read_answer(scratch);
         if found == Found::Stale {
             matched.is_answered = true;
             if host.admit(packet, now_ns).is_ok() && host.hand_over(packet, &matched).is_ok() {
@@ -215,11 +309,11 @@ fn decide<'s, P: Packet, H: Host<P>>(
             let place = Place {
                 l3_offset,
                 udp_at: question_at - DNS_HEADER_LEN - UDP_LEN,
-                question_end,
+                question_end: question_at + (scratch.name_len & 0xff) + QUESTION_TAIL,
                 end,
-                is_v6,
+                is_v6: frame.is_v6 != 0,
             };
-            match reply::answer(packet, scratch, &place, &edns, (header >> 16) as u16) {
+            match reply::answer(packet, scratch, &place, frame.flags as u16) {
                 Ok(()) => return Ok(Verdict::Answered),
                 Err(Failed::Spoiled) => return Ok(Verdict::Spoiled),
                 Err(Failed::Untouched) => {}
@@ -229,6 +323,63 @@ fn decide<'s, P: Packet, H: Host<P>>(
     host.admit(packet, now_ns)?;
     host.hand_over(packet, &matched)?;
     Ok(Verdict::Taken)
+}
+
+impl Scratch {
+    #[inline(always)]
+    fn set_frame(&mut self, frame: &Frame) {
+        // SAFETY: a field of ours.
+        unsafe { (&raw mut self.frame).write_volatile(*frame) };
+    }
+
+    #[inline(always)]
+    fn frame(&self) -> Frame {
+        // SAFETY: a field of ours.
+        unsafe { (&raw const self.frame).read_volatile() }
+    }
+
+    /// Notes what the question asks for and what room its answer has; its name's length is known.
+    #[inline(always)]
+    fn ask(&mut self) -> Result<(), Reason> {
+        let edns = self.edns();
+        let name_len = self.name_len & 0xff;
+        let qtype = self.be16(NAME_AT + name_len);
+        let qclass = self.be16(NAME_AT + name_len + 2);
+        if qclass != CLASS_IN || qtype_passes(qtype) {
+            return Err(Reason::Qtype);
+        }
+        self.asked.qtype = u32::from(qtype);
+        self.asked.room = edns
+            .limit()
+            .saturating_sub(DNS_HEADER_LEN + name_len + QUESTION_TAIL + edns.reply_len());
+        Ok(())
+    }
+}
+
+/// The OPT that ends a message, if it looks like one of version 0 without options. Bytes that only look so cannot turn a
+/// query into one that is answered: the name in front has to end where this begins.
+#[inline(always)]
+fn plain_opt<P: Packet>(packet: &P, end: u32) -> Edns {
+    // Not an `Option`: what stands in one that is none may not be read, and LLVM would have it read.
+    let other = Edns {
+        is_simple: false,
+        ..Edns::NONE
+    };
+    let at = end - OPT_LEN;
+    // Root, type, size, extended rcode, version, half of the flags; then the flags and the length of no options.
+    let (Some(head), Some(tail)) = (packet.load::<u64>(at), packet.load::<u32>(at + 7)) else {
+        return other;
+    };
+    let (head, tail) = (u64::from_be(head), u32::from_be(tail));
+    if head >> 40 != u64::from(TYPE_OPT) || head >> 8 & 0xff != 0 || tail & 0xffff != 0 {
+        return other;
+    }
+    Edns::new(
+        (head >> 24) as u16,
+        (head >> 16) as u8,
+        (tail >> 16) as u16,
+        0,
+    )
 }
 
 /// Ethernet, at most two tags, IP and UDP, to port 53 of one of the servers.
@@ -440,17 +591,7 @@ fn parse_additional<P: Packet>(
         opt_end if opt_end > end => return Err(Reason::Truncated),
         _ => return Err(Reason::Additional),
     }
-    let mut edns = Edns {
-        is_present: true,
-        is_simple: true,
-        udp_size,
-        dnssec_ok: flags & FLAG_DO,
-        // All but the first two of its fields begin at an odd offset.
-        sum: (TYPE_OPT as u32) << 8 | u32::from(extended >> 8),
-    };
-    edns.sum += u32::from(udp_size.swap_bytes())
-        + u32::from(flags.swap_bytes())
-        + u32::from((rdata_len as u16).swap_bytes());
+    let mut edns = Edns::new(udp_size, (extended >> 8) as u8, flags, rdata_len as u16);
     if rdata_len != 0 {
         let options = scratch.forget(rdata_len);
         match options <= MAX_OPTIONS
@@ -543,8 +684,16 @@ impl<P: Packet, T: answer::Tables, S: FnMut(Matched)> Host<P> for MemoryHost<'_,
         self.now_ns
     }
 
-    fn find_answer(&self, scratch: &mut Scratch) -> Found {
-        answer::find(&self.answers, scratch)
+    fn locate_by_suffix(&self, scratch: &mut Scratch) -> bool {
+        answer::locate_by_suffix(&self.answers, scratch)
+    }
+
+    fn locate(&self, scratch: &mut Scratch) -> Located {
+        answer::locate(&self.answers, scratch)
+    }
+
+    fn read_answer(&self, scratch: &mut Scratch) -> Found {
+        answer::read(&self.answers, scratch)
     }
 
     fn claim(&self, scratch: &Scratch) {

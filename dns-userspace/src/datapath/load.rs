@@ -119,6 +119,8 @@ pub struct Datapath {
     // Links before the program, so that they go first.
     links: HashMap<u32, (Interface, Link)>,
     ebpf: Ebpf,
+    /// Its name in the object.
+    program: &'static str,
     options: LoadOptions,
     interfaces: Interfaces,
     counters: PerCpuArray<MapData, Plain<[u64; COUNTERS]>>,
@@ -131,6 +133,16 @@ impl Datapath {
     /// Loads the program and fills its tables; nothing is attached yet, and until the first heartbeat every matched
     /// query passes.
     pub fn load(options: &LoadOptions) -> Result<Self, DatapathError> {
+        Self::load_object(options, OBJECT, options.hook.program())
+    }
+
+    /// Loads a program of another object with the same maps, for measurements.
+    #[doc(hidden)]
+    pub fn load_object(
+        options: &LoadOptions,
+        object: &[u8],
+        program: &'static str,
+    ) -> Result<Self, DatapathError> {
         let started = Instant::now();
         let servers = servers(&options.servers)?;
         let table = options.rules.table();
@@ -143,9 +155,9 @@ impl Datapath {
         for (name, elements) in answers::sizes(&options.answers, processors) {
             loader.map_max_entries(name, elements);
         }
-        let mut ebpf = loader.load(OBJECT)?;
+        let mut ebpf = loader.load(object)?;
         // First of all: the instructions name the maps by descriptors, which are closed with the maps taken below.
-        match program_of(&mut ebpf, options.hook)? {
+        match program_of(&mut ebpf, program)? {
             Program::Xdp(program) => program.load()?,
             Program::SchedClassifier(program) => program.load()?,
             _ => return Err(DatapathError::Missing("program")),
@@ -191,6 +203,7 @@ impl Datapath {
         Ok(Self {
             links: HashMap::new(),
             ebpf,
+            program,
             options: options.clone(),
             interfaces,
             counters,
@@ -211,7 +224,7 @@ impl Datapath {
             return Ok(());
         }
         self.allow_interface(interface.index)?;
-        let program = program_of(&mut self.ebpf, self.options.hook)?;
+        let program = program_of(&mut self.ebpf, self.program)?;
         match attach::attach(program, interface, self.options.hook, self.options.order) {
             Ok(link) => {
                 self.links
@@ -243,7 +256,7 @@ impl Datapath {
                 continue;
             }
             let replaced = self.allow_interface(index).and_then(|()| {
-                let program = program_of(&mut self.ebpf, self.options.hook)?;
+                let program = program_of(&mut self.ebpf, self.program)?;
                 attach::replace(program, link).map_err(|error| DatapathError::Attach {
                     interface: interface.name.clone(),
                     error,
@@ -361,7 +374,7 @@ impl Datapath {
     pub fn summary(&mut self) -> Result<ProgramSummary, DatapathError> {
         let load_time = self.load_time;
         let table_bytes = self.options.rules.table().bytes();
-        let info = program_of(&mut self.ebpf, self.options.hook)?.info()?;
+        let info = program_of(&mut self.ebpf, self.program)?.info()?;
         Ok(ProgramSummary {
             id: info.id(),
             verified_instructions: info.verified_instruction_count().unwrap_or(0),
@@ -381,7 +394,7 @@ impl Datapath {
             repeat,
             ..TestRunOptions::new()
         };
-        let result = match program_of(&mut self.ebpf, self.options.hook)? {
+        let result = match program_of(&mut self.ebpf, self.program)? {
             Program::Xdp(program) => program.test_run(options)?,
             Program::SchedClassifier(program) => program.test_run(options)?,
             _ => return Err(DatapathError::Missing("program")),
@@ -409,8 +422,8 @@ impl std::fmt::Debug for Datapath {
     }
 }
 
-fn program_of(ebpf: &mut Ebpf, hook: Hook) -> Result<&mut Program, DatapathError> {
-    ebpf.program_mut(hook.program())
+fn program_of<'e>(ebpf: &'e mut Ebpf, name: &str) -> Result<&'e mut Program, DatapathError> {
+    ebpf.program_mut(name)
         .ok_or(DatapathError::Missing("program"))
 }
 

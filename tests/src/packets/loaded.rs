@@ -9,7 +9,8 @@ use anyhow::Context as _;
 use dns_common::verdict::{Reason, TAKEN};
 use gregor::{
     datapath::{
-        AnswerOptions, Datapath, Heartbeat, Hook, Intercepted, Limit, LoadOptions, Order, Ring,
+        AnswerOptions, Datapath, DatapathError, Heartbeat, Hook, Intercepted, Limit, LoadOptions,
+        Order, Ring,
     },
     rules::{MatchSpec, RuleSet, RuleSpec},
 };
@@ -86,10 +87,28 @@ const XDP: Actions = Actions { pass: 2, taken: 1 };
 
 impl Loaded {
     pub fn new(options: &LoadOptions) -> anyhow::Result<Self> {
+        Self::with(options, || Datapath::load(options))
+    }
+
+    /// The program that puts an answered query back into its frame.
+    pub fn restored(options: &LoadOptions) -> anyhow::Result<Self> {
+        static OBJECT: &[u8] =
+            aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/gregor-ebpf-restore"));
+        let program = match options.hook {
+            Hook::Xdp => "restored_xdp",
+            Hook::Tcx | Hook::Clsact => "restored",
+        };
+        Self::with(options, || Datapath::load_object(options, OBJECT, program))
+    }
+
+    fn with(
+        options: &LoadOptions,
+        load: impl FnOnce() -> Result<Datapath, DatapathError>,
+    ) -> anyhow::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        let mut datapath = Datapath::load(options)?;
+        let mut datapath = load()?;
         let ring = {
             let _guard = runtime.enter();
             datapath.ring()?

@@ -18,7 +18,7 @@ pub trait Host<P> {
     /// Whether queries are looked at from some sources only.
     const CHECKS_SOURCES: bool = false;
 
-    /// Whether queries from this address are looked at; asked for those to a server alone.
+    /// Whether queries from this address are looked at; asked for those to a server that may match.
     fn allows(&self, _source: Address) -> bool {
         true
     }
@@ -169,6 +169,9 @@ fn decide<'s, P: Packet, H: Host<P>>(
             return Err(Reason::NoRule);
         }
     }
+    if H::CHECKS_SOURCES && !host.allows(source(packet, &datagram).ok_or(Reason::Truncated)?) {
+        return Err(Reason::Source);
+    }
     let scratch = scratch().ok_or(Reason::Internal)?;
 
     scratch.set_frame(&Frame {
@@ -182,6 +185,16 @@ fn decide<'s, P: Packet, H: Host<P>>(
     scratch.set_edns(&plain);
     scratch.asked.server = datagram.server;
     Ok(host.finish(packet, scratch))
+}
+
+#[inline(always)]
+fn source<P: Packet>(packet: &P, datagram: &Datagram) -> Option<Address> {
+    let l3 = datagram.l3_offset;
+    if datagram.is_v6 {
+        Some(Address::V6([packet.load(l3 + 8)?, packet.load(l3 + 16)?]))
+    } else {
+        Some(Address::V4(packet.load(l3 + 12)?))
+    }
 }
 
 /// What is known of a frame once its headers are.
@@ -433,12 +446,6 @@ fn parse_ipv4<P: Packet, H: Host<P>>(packet: &P, host: &H, l3: u32) -> Result<Da
         }
         index += 1;
     }
-    if H::CHECKS_SOURCES {
-        let source: u32 = packet.load(l3 + 12).ok_or(Reason::Truncated)?;
-        if !host.allows(Address::V4(source)) {
-            return Err(Reason::Source);
-        }
-    }
     let total = u32::from(be16(packet, l3 + 2).ok_or(Reason::Truncated)?);
     if total < IPV4_LEN {
         return Err(Reason::Truncated);
@@ -492,15 +499,6 @@ fn parse_ipv6<P: Packet, H: Host<P>>(packet: &P, host: &H, l3: u32) -> Result<Da
             break;
         }
         index += 1;
-    }
-    if H::CHECKS_SOURCES {
-        let source = [
-            packet.load::<u64>(l3 + 8).ok_or(Reason::Truncated)?,
-            packet.load::<u64>(l3 + 16).ok_or(Reason::Truncated)?,
-        ];
-        if !host.allows(Address::V6(source)) {
-            return Err(Reason::Source);
-        }
     }
     let payload = u32::from(be16(packet, l3 + 4).ok_or(Reason::Truncated)?);
     let udp = parse_udp(packet, l3, l3 + IPV6_LEN, payload)?;

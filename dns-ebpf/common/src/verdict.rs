@@ -37,7 +37,7 @@ reasons! {
     NotDns => "not_dns",
     /// To port 53 of an address that is not among `servers`.
     OtherServer => "other_server",
-    /// To a server, but from an address outside `allow_sources`.
+    /// To a server and perhaps a match, but from an address outside `allow_sources`.
     Source => "source",
     /// IPv4 options. IPv6 extension headers are `NotDns`: what stands behind them is not looked for.
     IpOptions => "ip_options",

@@ -398,10 +398,7 @@ fn read_intercept(reader: &mut Reader<'_>, root: &Section<'_, '_>, complete: boo
         span,
     }) = &hook
     {
-        if section
-            .get("allow_sources")
-            .is_none_or(|list| is_empty_array(list))
-        {
+        if section.get("allow_sources").is_none_or(is_empty_array) {
             reader.complain(
                 span,
                 section.key("hook"),

@@ -77,8 +77,8 @@ pub enum AttachError {
     Clsact(TcError),
     #[error("neither native XDP ({native}) nor generic ({generic})")]
     Xdp {
-        native: ProgramError,
-        generic: ProgramError,
+        native: Box<ProgramError>,
+        generic: Box<ProgramError>,
     },
     #[error("this kernel has no links for XDP; it needs Linux 5.18")]
     NoXdpLink,
@@ -195,7 +195,12 @@ fn attach_xdp(program: &mut Xdp, interface: &Interface) -> Result<Link, AttachEr
         Ok(id) => (id, XdpMode::Native),
         Err(native) => match program.attach_to_if_index(interface.index, Mode::Skb) {
             Ok(id) => (id, XdpMode::Generic),
-            Err(generic) => return Err(AttachError::Xdp { native, generic }),
+            Err(generic) => {
+                return Err(AttachError::Xdp {
+                    native: native.into(),
+                    generic: generic.into(),
+                });
+            }
         },
     };
     Ok(Link::Xdp(own(program, id)?, mode))

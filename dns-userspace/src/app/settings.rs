@@ -12,11 +12,12 @@ use ipnet::IpNet;
 use super::state::Told;
 use crate::{
     config,
-    datapath::{AnswerOptions, Hook, Limit, LoadOptions, Order, detect_hook},
+    datapath::{AnswerOptions, Hook, Limit, LoadOptions, Order, SteerMode, detect_hook},
     discover::Selection,
     observe::RuleStatus,
     resolve::{ResponderOptions, Upstream},
     rules::RuleSet,
+    tcp::Served,
 };
 
 /// Room for some 5,000 queries of common size that wait for the responder.
@@ -34,6 +35,7 @@ pub struct Settings {
     pub order: Order,
     /// The only addresses whose queries are looked at with XDP.
     pub sources: Vec<IpNet>,
+    pub tcp: SteerMode,
     pub limit: Limit,
     pub rules: Arc<RuleSet>,
     /// Whom to ask for targets; `None` for the server that the pod asked.
@@ -72,6 +74,11 @@ impl Settings {
                 config::Order::Last => Order::Last,
             },
             sources: config.intercept.allow_sources,
+            tcp: match config.intercept.tcp {
+                config::Tcp::AfterTruncation => SteerMode::AfterTruncation,
+                config::Tcp::Always => SteerMode::Always,
+                config::Tcp::Never => SteerMode::Never,
+            },
             limit: Limit {
                 queries_per_second: config.limits.queries_per_second,
                 burst: config.limits.burst,
@@ -114,6 +121,15 @@ impl Settings {
             } else {
                 AnswerOptions::NONE
             },
+        }
+    }
+
+    /// What is served over TCP.
+    pub(super) fn served(&self) -> Served {
+        Served {
+            servers: self.servers.clone(),
+            rules: Arc::clone(&self.rules),
+            limit: self.limit,
         }
     }
 
@@ -173,6 +189,15 @@ impl Settings {
                 })
                 .collect(),
         }
+    }
+}
+
+/// As the configuration spells it.
+pub fn tcp_name(mode: SteerMode) -> &'static str {
+    match mode {
+        SteerMode::Never => "never",
+        SteerMode::AfterTruncation => "after-truncation",
+        SteerMode::Always => "always",
     }
 }
 

@@ -5,6 +5,7 @@ use gregor::datapath::{Hook, LoadOptions};
 
 use super::{Engine, Outcome};
 use crate::packets::{
+    answers::Entry,
     build::Frame,
     loaded::{LOOPBACK, Loaded, compile, options},
     table::{Engines, Rule},
@@ -31,6 +32,10 @@ impl Engine for Xdp {
 
     fn takes(&self, engines: &Engines) -> bool {
         engines.xdp
+    }
+
+    fn tell(&mut self, entries: &[Entry]) -> anyhow::Result<()> {
+        self.0.tell(entries)
     }
 
     fn run(&mut self, frame: &Frame) -> anyhow::Result<Outcome> {

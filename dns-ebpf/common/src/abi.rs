@@ -17,6 +17,7 @@ pub mod maps {
     pub const INTERFACES: &str = "INTERFACES";
     pub const MORE_INTERFACES: &str = "MORE_INTERFACES";
     pub const OTHER_SERVERS: &str = "OTHER_SERVERS";
+    pub const SOURCES: &str = "SOURCES";
     pub const SCRATCH: &str = "SCRATCH";
     pub const STEERING: &str = "STEERING";
     pub const STEERED: &str = "STEERED";
@@ -32,6 +33,9 @@ pub mod maps {
     pub const SUFFIXES: &str = "SUFFIXES";
     pub const HITS: &str = "HITS";
 }
+
+/// Most networks of `allow_sources`.
+pub const MAX_SOURCES: u32 = 256;
 
 /// What the sk_lookup program is told, and where it finds the listeners.
 pub mod steer {

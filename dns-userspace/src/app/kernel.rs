@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     datapath::{Datapath, DatapathError},
-    observe::{AnswersStatus, KernelStatus, OTHER_NAMESPACES, ProgramStatus},
+    observe::{AnswersStatus, InterfaceStatus, KernelStatus, OTHER_NAMESPACES, ProgramStatus},
 };
 
 /// Everything that is loaded and attached.
@@ -62,6 +62,16 @@ impl Kernel {
     /// Takes the program off every interface.
     pub fn detach_all(&mut self) {
         self.current.detach_all();
+    }
+
+    /// The wanted interfaces, for `gregor status`.
+    pub fn interfaces(&self) -> Vec<InterfaceStatus> {
+        let mut interfaces = self.attachments.status();
+        for interface in &mut interfaces {
+            let mode = self.current.mode(interface.index);
+            interface.mode = mode.map(|mode| mode.name().to_owned());
+        }
+        interfaces
     }
 
     pub fn status(&self) -> KernelStatus {

@@ -281,7 +281,9 @@ impl App {
         }
 
         // The new ring is drained before the first program writes to it, and the old one until after the last has.
-        let (ring, heartbeat) = (datapath.ring()?, datapath.heartbeat()?);
+        let (ring, mut heartbeat) = (datapath.ring()?, datapath.heartbeat()?);
+        // Not only when the task that drains has had its first turn: the program takes over before that.
+        heartbeat.renew(ring::VALID)?;
         let next = RingTask::spawn(ring, heartbeat, &self.respond, &self.state);
         self.tcp.takes_over(&datapath);
         {

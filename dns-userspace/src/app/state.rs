@@ -111,7 +111,7 @@ impl Source for State {
         let told = lock(&self.told).clone();
         let (interfaces, kernel) = {
             let kernel = self.kernel();
-            (kernel.attachments.status(), kernel.status())
+            (kernel.interfaces(), kernel.status())
         };
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -152,6 +152,8 @@ fn answers_over_a_slice() {
     let cases = answers::cases();
     let mut slice = Slice::with_rules(answers::rules());
     agree_on_answers(&mut slice, cases.iter());
+    slice.knows_suffixes = false;
+    agree_on_answers(&mut slice, cases.iter());
 }
 
 /// Each answer as two unrelated parsers read it.

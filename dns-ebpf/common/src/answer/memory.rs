@@ -35,7 +35,7 @@ impl MemoryTables {
                 seed: 0x0123_4567_89ab_cdef,
                 bucket_mask: buckets as u32 - 1,
                 absent_mask: buckets as u32 - 1,
-                per_server: u32::MAX,
+                padding: 0,
                 slots: slots as u32,
                 suffixes: SuffixSettings::NONE,
             },

@@ -327,6 +327,10 @@ pub fn ethtool() -> Result<PathBuf> {
     packaged("ethtool", "ethtool")
 }
 
+pub fn nft() -> Result<PathBuf> {
+    packaged("nft", "nftables")
+}
+
 /// A Kafka cluster with advertised names: see `tests/clients/broker`.
 pub fn kafka_broker() -> Result<PathBuf> {
     build_go_module("broker", &BROKER)

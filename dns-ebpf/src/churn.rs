@@ -88,7 +88,8 @@ fn look_up<const CHECKED: bool>(scratch: &mut Scratch, key: u32) -> u32 {
         qtype: 1,
         server: 0,
         room: 1000,
-        ..Asked::default()
+        copied: 0,
+        padding: 0,
     };
     match find_with::<_, CHECKED>(&MapTables, scratch) {
         Found::Answer if is_own(scratch, key) => OWN,

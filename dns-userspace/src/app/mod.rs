@@ -203,6 +203,7 @@ impl App {
                     let mut kernel = self.state.kernel();
                     let (datapath, attachments) = kernel.parts();
                     attachments.retry(datapath);
+                    datapath.find_ways_out();
                 }
                 // The first turn of the ring comes on its own: look again until then.
                 () = tokio::time::sleep(Duration::from_millis(50)), if !told_ready && listed => {}

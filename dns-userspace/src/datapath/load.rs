@@ -24,6 +24,7 @@ use dns_common::{
 use super::{
     AnswerOptions, Answers, Heartbeat, Hook, Interface, Order, PROGRAM, Ring, answers,
     attach::{self, AttachError},
+    egress,
     interfaces::Interfaces,
     mapping::Mapping,
     pod::Plain,
@@ -227,7 +228,8 @@ impl Datapath {
             Ok(link) => {
                 self.links
                     .insert(interface.index, (interface.clone(), link));
-                Ok(())
+                let way = egress::way_out(interface);
+                self.interfaces.set_way_out(interface.index, way)
             }
             Err(error) => {
                 self.interfaces.remove(interface.index);
@@ -260,7 +262,10 @@ impl Datapath {
             });
             match replaced {
                 Ok(link) => {
+                    let way = egress::way_out(&interface);
                     self.links.insert(index, (interface, link));
+                    // A failure leaves the usual way, until it is looked for again.
+                    let _ = self.interfaces.set_way_out(index, way);
                 }
                 Err(error) => {
                     self.interfaces.remove(index);
@@ -320,6 +325,17 @@ impl Datapath {
         match &self.steering {
             Some(steering) => steering.summary(&mut self.ebpf),
             None => Err(DatapathError::Missing(steer::PROGRAM)),
+        }
+    }
+
+    /// Looks again what sits on the egress of the interfaces, and lets answers go past it. Must run in the network
+    /// namespace of the interfaces, and now and then: whatever is put there is not told.
+    pub fn find_ways_out(&mut self) {
+        for (interface, _) in self.links.values() {
+            let way = egress::way_out(interface);
+            if let Err(error) = self.interfaces.set_way_out(interface.index, way) {
+                tracing::debug!(interface = interface.name, %error, "way out not set");
+            }
         }
     }
 

@@ -7,6 +7,7 @@
 mod answers;
 mod attach;
 mod breakglass;
+mod egress;
 mod event;
 mod heartbeat;
 mod interfaces;

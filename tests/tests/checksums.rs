@@ -3,8 +3,13 @@
 //!
 //! `GREGOR_CHECKSUM_QUERIES` is how many queries there are of each kind.
 
-use std::{collections::HashMap, env, time::Instant};
+use std::{
+    collections::HashMap,
+    env,
+    time::{Duration, Instant},
+};
 
+use gregor::datapath::Term;
 use gregor_tests::packets::{
     answers::{self, Answer, Entry, name_of},
     build::{internet_checksum, opt, question, udp_to},
@@ -47,7 +52,13 @@ fn told() -> Vec<Entry> {
                 zone,
                 ..answers::endpoint()
             };
-            told.push(answers::told("foo", answer).at(server));
+            // For longer than a run of millions takes.
+            let term = Term {
+                fresh: Duration::from_secs(86_400),
+                grace: Duration::ZERO,
+                fixed_ttl: None,
+            };
+            told.push(answers::told("foo", answer).at(server).for_term(term));
         }
     }
     told

@@ -360,9 +360,10 @@ impl Answers {
         let suffix = if is_new { self.suffix(key) } else { None };
         if let Some(entry) = answers.entries.element(place.slot as usize) {
             answer::write_with(entry, key, body, &lifetime, || {
-                let place = suffixes.element(place.slot as usize);
-                if let (Some(place), Some((suffix, _))) = (place, &suffix) {
-                    answer::write_suffix(place, suffix);
+                // Without a suffix of its own, too: a reader that was led here by the slot's last key must not find
+                // that key's suffix beside this answer.
+                if is_new && let Some(place) = suffixes.element(place.slot as usize) {
+                    answer::write_suffix(place, suffix.as_ref().map_or(&[], |(suffix, _)| suffix));
                 }
             });
         }

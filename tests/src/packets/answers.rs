@@ -5,7 +5,7 @@
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use dns_common::answer::Body;
+use dns_common::answer::{Body, MAX_POINTERS, MAX_RECORDS, SECTION_LEN};
 use gregor::{
     datapath::Term,
     resolve::{self, Section},
@@ -1140,30 +1140,48 @@ fn sizes(t: &mut Table) {
             "never more than the client has said",
         );
     }
-    // The chain once, the RRset twice: 752 bytes are what an entry has.
-    for (target_len, expect) in [
-        (99, Expect::Answered),
-        (100, Expect::Answered),
-        (101, Expect::Taken),
-        (102, Expect::Taken),
+    // An entry has the chain once and the RRset twice; a CNAME takes 12 bytes beside its target.
+    let target_len = SECTION_LEN - 2 * 16 * 20 - 12;
+    for (len, expect) in [
+        (target_len - 1, Expect::Answered),
+        (target_len, Expect::Answered),
+        (target_len + 1, Expect::Taken),
+        (target_len + 2, Expect::Taken),
     ] {
         let answer = Answer {
-            chain: vec![text_of(target_len)],
+            chain: vec![text_of(len)],
             ..plain(20)
         };
         t.add(
             expect,
-            format!("a chain of {} bytes and 20 addresses", 12 + target_len),
+            format!("a chain of {} bytes and 20 addresses", 12 + len),
             vec![told("foo", answer)],
             KAFKA,
             ask(broker().additional(opt(1232, 0, &[]))),
             "an entry is as large as it is; what does not fit is userspace's",
         );
     }
-    // Behind the longest name, with the longest entry: the largest reply of all.
+    let most = MAX_RECORDS as u8;
+    for (count, expect) in [(most, Expect::Answered), (most + 1, Expect::Taken)] {
+        let answer = Answer {
+            chain: vec!["t.test".to_owned()],
+            ..plain(count)
+        };
+        t.add(
+            expect,
+            format!("{count} addresses behind a short target"),
+            vec![told("foo", answer)],
+            KAFKA,
+            ask(broker().additional(opt(1232, 0, &[]))),
+            "as many as a program counts",
+        );
+    }
+    // Behind the longest name, with the longest entry: the largest reply of all. An owner that is a pointer takes two
+    // bytes, like that to the question.
+    let rest = SECTION_LEN - (12 + 255) - (12 + 253) - 12;
     for (label, third, expect) in [
-        ("the largest reply", 208, Expect::Answered),
-        ("one byte more", 209, Expect::Taken),
+        ("the largest reply", rest, Expect::Answered),
+        ("one byte more", rest + 1, Expect::Taken),
     ] {
         let answer = Answer {
             chain: [255, 253, third].map(text_of).to_vec(),
@@ -1180,7 +1198,8 @@ fn sizes(t: &mut Table) {
         );
     }
     // Each alias behind the first is a pointer for its owner and one for its own end.
-    for (aliases, expect) in [(11, Expect::Answered), (12, Expect::Taken)] {
+    let most = 1 + MAX_POINTERS / 2;
+    for (aliases, expect) in [(most, Expect::Answered), (most + 1, Expect::Taken)] {
         let answer = Answer {
             chain: (0..aliases)
                 .map(|i| format!("step-{i}.chain.test"))
@@ -1193,7 +1212,7 @@ fn sizes(t: &mut Table) {
             vec![told("foo", answer)],
             KAFKA,
             ask(broker().additional(opt(1232, 0, &[]))),
-            "20 pointers have room in an entry",
+            "as many pointers as an entry has places for",
         );
     }
 }

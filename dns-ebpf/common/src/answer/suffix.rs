@@ -222,6 +222,10 @@ pub fn locate_by_suffix<T: Tables + ?Sized>(tables: &T, scratch: &mut Scratch, a
     if len & 7 != 0 && !scratch.has_word(suffix, from, last, first_bytes(len)) {
         return false;
     }
+    // Where there is no answer to be read after all, userspace is told of this rule.
+    if word_of(entry, SEQUENCE) != sequence {
+        return false;
+    }
     scratch.told.slot = slot;
     scratch.told.sequence = sequence;
     scratch.told.rule = head as u32;

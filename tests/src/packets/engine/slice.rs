@@ -29,6 +29,8 @@ pub struct Slice {
     answers: MemoryTables,
     /// The time at which frames come in.
     pub now_ns: u64,
+    /// Whether answers are found by the ends of names, too.
+    pub knows_suffixes: bool,
     /// By how much a frame may grow.
     pub room: usize,
 }
@@ -48,6 +50,7 @@ impl Slice {
             scratch: Scratch::new(),
             answers: MemoryTables::none(),
             now_ns: NOW_NS,
+            knows_suffixes: true,
             room: 2048,
         }
     }
@@ -131,10 +134,10 @@ impl Engine for Slice {
                     if let Some(body) = answer.body() {
                         let captures = entry.captures.iter().map(String::as_bytes);
                         let placed = match self.rules.suffix(entry.rule, captures) {
-                            Some(suffix) => self
+                            Some(suffix) if self.knows_suffixes => self
                                 .answers
                                 .insert_with_suffix(&key, &body, &lifetime, &suffix),
-                            None => self.answers.insert(&key, &body, &lifetime),
+                            _ => self.answers.insert(&key, &body, &lifetime),
                         };
                         anyhow::ensure!(placed, "no place in the tables");
                     }

@@ -14,6 +14,7 @@ use dns_common::{
 };
 
 use crate::{
+    log,
     maps::{
         self, ABSENT, ABSENT_INDEX, ANSWERS, CAPTURES, DFA, HEARTBEAT, HITS, INDEX, OTHER_SERVERS,
         RING, SERVERS, SETTINGS, TABLE, TAILS,
@@ -132,13 +133,16 @@ impl Host<Skb> for Kernel {
 
     #[inline(always)]
     fn find_answer(&self, scratch: &mut Scratch) -> Found {
-        Found::from_code(find_answer(scratch))
+        let found = Found::from_code(find_answer(scratch));
+        log::found(found);
+        found
     }
 
     #[inline(always)]
     fn claim(&self, scratch: &Scratch) {
         answer::claim(&MapTables, &scratch.told);
         maps::count(REFRESHED);
+        log::claimed();
     }
 
     #[inline(always)]

@@ -3,7 +3,9 @@
 #![no_main]
 
 mod host;
+mod log;
 mod maps;
+mod monitor;
 #[cfg(feature = "restore")]
 mod restore;
 mod skb;
@@ -37,6 +39,8 @@ fn run(context: &TcContext) -> i32 {
     if verdict != Verdict::Pass(Reason::NotDns) {
         maps::count(verdict.counter());
     }
+    log::verdict(packet.ifindex(), verdict);
+    monitor::tell(context, verdict);
     match verdict {
         Verdict::Pass(_) => NEXT,
         // On tcx, TC_ACT_STOLEN counts as next: the pod would get two answers.

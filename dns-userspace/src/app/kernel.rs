@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{
     attachments::Attachments,
+    follow,
     totals::{Reading, Totals},
 };
 use crate::{
@@ -60,6 +61,11 @@ impl Kernel {
     /// Takes the program off every interface.
     pub fn detach_all(&mut self) {
         self.current.detach_all();
+    }
+
+    /// Somebody watches what the program decides.
+    pub fn listen(&self) {
+        self.current.switch().listen_for(follow::VALID);
     }
 
     pub fn status(&self) -> KernelStatus {

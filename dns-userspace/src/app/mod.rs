@@ -1,9 +1,11 @@
 //! The life of `gregor run`: a configuration becomes programs in the kernel and a responder; shutdown drains them.
 //!
-//! One task owns the interfaces and the reloads, one task per loaded program drains its ring, one serves each listener.
+//! One task owns the interfaces and the reloads, one task per loaded program drains its ring, one more tells whoever
+//! watches what that program decides by itself, one serves each listener.
 //! All of them hear the same [`shutdown::Shutdown`].
 
 mod attachments;
+mod follow;
 mod kernel;
 mod panics;
 mod respond;
@@ -20,7 +22,7 @@ use anyhow::{Context as _, anyhow, bail};
 use sd_notify::NotifyState;
 use tokio::{
     signal::unix::{SignalKind, signal},
-    task::JoinHandle,
+    task::{JoinHandle, JoinSet},
 };
 
 use self::{
@@ -32,8 +34,9 @@ use self::{
     watch::{Cause, Reloads},
 };
 use crate::{
-    datapath::Datapath,
+    datapath::{Datapath, DatapathError, Decisions, Heartbeat, ProgramLog, Ring},
     discover::{Event, Links},
+    monitor::Hub,
     observe::{self, ConfigStatus},
 };
 
@@ -50,6 +53,8 @@ pub struct Options {
     pub interfaces: Vec<String>,
     /// Path of the control socket.
     pub control: PathBuf,
+    /// Load programs that log what they decide.
+    pub debug_bpf: bool,
 }
 
 /// Runs until SIGTERM or SIGINT, or until something that it cannot do without fails.
@@ -106,9 +111,10 @@ impl App {
         }
         let pages = observe::bind_pages(settings.listen).await?;
         let links = Links::open(settings.selection.clone())?;
-        let respond = Respond::new(&settings)?;
+        let hub = Arc::new(Hub::default());
+        let respond = Respond::new(&settings, Arc::clone(&hub))?;
 
-        let (ring, heartbeat) = (datapath.ring()?, datapath.heartbeat()?);
+        let readers = Readers::take(&mut datapath)?;
         let state = Arc::new(State::new(
             Kernel::new(datapath),
             ConfigStatus {
@@ -120,8 +126,9 @@ impl App {
             },
             settings.told(),
             respond.clone(),
+            hub,
         ));
-        let ring = RingTask::spawn(ring, heartbeat, &respond, &state);
+        let ring = RingTask::spawn(readers, &respond, &state);
 
         serve(
             "control socket",
@@ -260,8 +267,8 @@ impl App {
         }
 
         // The new ring is drained before the first program writes to it, and the old one until after the last has.
-        let (ring, heartbeat) = (datapath.ring()?, datapath.heartbeat()?);
-        let next = RingTask::spawn(ring, heartbeat, &self.respond, &self.state);
+        let readers = Readers::take(&mut datapath)?;
+        let next = RingTask::spawn(readers, &self.respond, &self.state);
         self.state.kernel().replace(datapath);
         std::mem::replace(&mut self.ring, next).finish().await;
         self.state.kernel().retire();
@@ -295,31 +302,62 @@ impl App {
     }
 }
 
-/// The loop that drains one program's ring.
+/// What userspace reads of one program, or writes for it.
+struct Readers {
+    ring: Ring,
+    heartbeat: Heartbeat,
+    decisions: Decisions,
+    log: Option<ProgramLog>,
+}
+
+impl Readers {
+    fn take(datapath: &mut Datapath) -> Result<Self, DatapathError> {
+        Ok(Self {
+            ring: datapath.ring()?,
+            heartbeat: datapath.heartbeat()?,
+            decisions: datapath.decisions()?,
+            log: datapath.log()?,
+        })
+    }
+}
+
+/// The loop that drains one program's ring, and those that tell what it does.
 struct RingTask {
     task: JoinHandle<io::Result<()>>,
     finish: Trigger,
+    /// Nothing is lost with them but what somebody would have looked at.
+    others: JoinSet<()>,
 }
 
 impl RingTask {
-    fn spawn(
-        ring: crate::datapath::Ring,
-        heartbeat: crate::datapath::Heartbeat,
-        respond: &Arc<Respond>,
-        state: &Arc<State>,
-    ) -> Self {
+    fn spawn(readers: Readers, respond: &Arc<Respond>, state: &Arc<State>) -> Self {
         let (finish, finished) = shutdown::channel();
         let respond = Arc::clone(respond);
         let pulse = Arc::clone(&state.pulse);
+        let mut others = JoinSet::new();
+        let following = follow::follow(readers.decisions, Arc::clone(&state.hub));
+        others.spawn(async {
+            if let Err(error) = following.await {
+                tracing::error!(%error, "cannot read what the program tells; `gregor monitor` shows the responder only");
+            }
+        });
+        if let Some(log) = readers.log {
+            others.spawn(async {
+                if let Err(error) = log.run().await {
+                    tracing::error!(%error, "cannot read the program's log");
+                }
+            });
+        }
         Self {
             task: tokio::spawn(ring::drain(
-                ring,
-                heartbeat,
+                readers.ring,
+                readers.heartbeat,
                 move |query| respond.handle(query),
                 pulse,
                 finished,
             )),
             finish,
+            others,
         }
     }
 
@@ -334,6 +372,7 @@ impl RingTask {
             Ok(Err(error)) => tracing::error!(%error, "cannot drain the ring buffer"),
             Err(error) => tracing::error!(%error, "the ring loop ended early"),
         }
+        self.others.shutdown().await;
     }
 }
 
@@ -341,7 +380,12 @@ impl RingTask {
 fn prepare(options: Options) -> JoinHandle<anyhow::Result<Prepared>> {
     tokio::task::spawn_blocking(move || {
         let settings = Settings::load(&options.config, &options.interfaces)?;
-        let datapath = Datapath::load(&settings.load_options()).map_err(|error| {
+        let load = if options.debug_bpf {
+            Datapath::load_logging
+        } else {
+            Datapath::load
+        };
+        let datapath = load(&settings.load_options()).map_err(|error| {
             let error = error.to_string();
             tracing::debug!(error, "cannot load the program");
             anyhow!(

@@ -12,6 +12,7 @@ use super::{settings::Settings, state::Responding};
 use crate::{
     datapath::Intercepted,
     inject::{Injector, InjectorOptions},
+    monitor::Hub,
     observe::{MAX_NAMESPACES, OTHER_NAMESPACES, ResponderStatus},
     resolve::{DnsSource, Responder, Snapshot},
 };
@@ -21,6 +22,7 @@ type Live = Responder<DnsSource, Injector>;
 /// Hands queries to the responder in force.
 pub struct Respond {
     live: ArcSwap<Live>,
+    hub: Arc<Hub>,
     kept: Mutex<Kept>,
 }
 
@@ -48,11 +50,12 @@ impl Kept {
 }
 
 impl Respond {
-    pub fn new(settings: &Settings) -> anyhow::Result<Arc<Self>> {
+    pub fn new(settings: &Settings, hub: Arc<Hub>) -> anyhow::Result<Arc<Self>> {
         Ok(Arc::new(Self {
-            live: ArcSwap::from_pointee(open(settings).context(
+            live: ArcSwap::from_pointee(open(settings, &hub).context(
                 "cannot open the sockets for replies; CAP_NET_RAW is needed, `gregor check` says what is missing",
             )?),
+            hub,
             kept: Mutex::new(Kept {
                 settings: settings.clone(),
                 replaced: Vec::new(),
@@ -78,7 +81,7 @@ impl Respond {
         if kept.settings.same_responder(settings) {
             return Ok(());
         }
-        let old = self.live.swap(Arc::new(open(settings)?));
+        let old = self.live.swap(Arc::new(open(settings, &self.hub)?));
         kept.settle();
         kept.replaced.push(old);
         kept.settings = settings.clone();
@@ -106,12 +109,13 @@ impl Responding for Respond {
     }
 }
 
-fn open(settings: &Settings) -> io::Result<Live> {
-    Ok(Responder::new(
+fn open(settings: &Settings, hub: &Arc<Hub>) -> io::Result<Live> {
+    let responder = Responder::new(
         settings.responder_options(),
         DnsSource::new(settings.timeout),
         Injector::open(InjectorOptions::default())?,
-    ))
+    );
+    Ok(responder.told_to(Arc::clone(hub)))
 }
 
 fn told(snapshot: &Snapshot) -> ResponderStatus {

@@ -10,7 +10,10 @@ use std::{
 };
 
 use super::{kernel::Kernel, panics, ring::Pulse};
-use crate::observe::{ConfigStatus, Readiness, ResponderStatus, RuleStatus, Source, Status};
+use crate::{
+    monitor::{Hub, Subscription},
+    observe::{ConfigStatus, Readiness, ResponderStatus, RuleStatus, Source, Status},
+};
 
 /// What of a configuration is told.
 #[derive(Clone, Debug, Default)]
@@ -33,6 +36,8 @@ pub struct State {
     config: Mutex<ConfigStatus>,
     told: Mutex<Told>,
     responder: Arc<dyn Responding>,
+    /// What becomes of queries.
+    pub hub: Arc<Hub>,
     pub pulse: Arc<Pulse>,
     /// The first list of interfaces was gone through.
     listed: AtomicBool,
@@ -45,6 +50,7 @@ impl State {
         config: ConfigStatus,
         told: Told,
         responder: Arc<dyn Responding>,
+        hub: Arc<Hub>,
     ) -> Self {
         Self {
             started: Instant::now(),
@@ -52,6 +58,7 @@ impl State {
             config: Mutex::new(config),
             told: Mutex::new(told),
             responder,
+            hub,
             pulse: Arc::new(Pulse::new()),
             listed: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
@@ -104,6 +111,13 @@ impl State {
 }
 
 impl Source for State {
+    fn monitor(&self) -> Subscription {
+        let subscription = self.hub.subscribe();
+        // The task that follows the program does so too, but some time later.
+        self.kernel().listen();
+        subscription
+    }
+
     fn status(&self) -> Status {
         let told = lock(&self.told).clone();
         let (interfaces, kernel) = {

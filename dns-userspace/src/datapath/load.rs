@@ -22,7 +22,8 @@ use dns_common::{
 };
 
 use super::{
-    AnswerOptions, Answers, Heartbeat, Hook, Interface, Order, PROGRAM, Ring, answers,
+    AnswerOptions, Answers, Decisions, Heartbeat, Hook, Interface, Order, PROGRAM, ProgramLog,
+    Ring, Switch, answers,
     attach::{self, AttachError},
     interfaces::Interfaces,
     mapping::Mapping,
@@ -31,6 +32,12 @@ use super::{
 use crate::rules::RuleSet;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/gregor-ebpf"));
+/// The same with a line about every decision.
+static LOGGING_OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/gregor-ebpf-log"));
+
+/// aya-log's name for its ring buffer.
+const LOG_MAP: &str = "AYA_LOGS";
 
 /// What an interface may ask of the responder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,6 +124,7 @@ pub struct Datapath {
     counters: PerCpuArray<MapData, Plain<[u64; COUNTERS]>>,
     other_servers: BpfHashMap<MapData, [u64; 2], u64>,
     answers: Arc<Answers>,
+    switch: Arc<Switch>,
     load_time: Duration,
 }
 
@@ -125,6 +133,11 @@ impl Datapath {
     /// query passes.
     pub fn load(options: &LoadOptions) -> Result<Self, DatapathError> {
         Self::load_object(options, OBJECT, PROGRAM)
+    }
+
+    /// The same with a program that logs what it decides: see [`Datapath::log`].
+    pub fn load_logging(options: &LoadOptions) -> Result<Self, DatapathError> {
+        Self::load_object(options, LOGGING_OBJECT, PROGRAM)
     }
 
     /// Loads a program of another object with the same maps, for measurements.
@@ -185,6 +198,7 @@ impl Datapath {
         let interfaces = Interfaces::new(&mut ebpf)?;
         let counters = take(&mut ebpf, maps::COUNTERS)?;
         let other_servers = take(&mut ebpf, maps::OTHER_SERVERS)?;
+        let switch = Arc::new(Switch::open(&mut ebpf)?);
         Ok(Self {
             links: HashMap::new(),
             ebpf,
@@ -194,6 +208,7 @@ impl Datapath {
             counters,
             other_servers,
             answers: Arc::new(answers),
+            switch,
             load_time: started.elapsed(),
         })
     }
@@ -303,6 +318,30 @@ impl Datapath {
             Arc::clone(&self.answers),
         )
         .map_err(DatapathError::Ring)
+    }
+
+    /// Whether this program tells what it decides by itself.
+    pub fn switch(&self) -> &Arc<Switch> {
+        &self.switch
+    }
+
+    /// What this program decides by itself; may be taken once, within a tokio runtime.
+    pub fn decisions(&mut self) -> Result<Decisions, DatapathError> {
+        Decisions::open(
+            &mut self.ebpf,
+            Arc::clone(&self.options.rules),
+            Arc::clone(&self.switch),
+        )
+    }
+
+    /// The lines of a program that logs, `None` for any other; may be taken once, within a tokio runtime.
+    pub fn log(&mut self) -> Result<Option<ProgramLog>, DatapathError> {
+        if self.ebpf.map(LOG_MAP).is_none() {
+            return Ok(None);
+        }
+        ProgramLog::open(&mut self.ebpf)
+            .map(Some)
+            .map_err(DatapathError::Ring)
     }
 
     /// What this program answers by itself.

@@ -11,7 +11,9 @@ mod event;
 mod heartbeat;
 mod interfaces;
 mod load;
+mod log;
 mod mapping;
+mod monitor;
 mod pod;
 mod ring;
 
@@ -21,6 +23,8 @@ pub use breakglass::{DetachReport, detach_all};
 pub use event::{Intercepted, VlanTag};
 pub use heartbeat::Heartbeat;
 pub use load::{Datapath, DatapathError, Limit, LoadOptions, ProgramSummary, TestOutcome};
+pub use log::{LOG_TARGET, ProgramLog};
+pub use monitor::{Decided, Decision, Decisions, Switch};
 pub use ring::Ring;
 
 /// Name of the program in the kernel's listings; `detach --all` goes by it.

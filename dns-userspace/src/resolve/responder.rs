@@ -8,7 +8,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use dns_common::{answer, wire::qtype_is_kept};
@@ -29,6 +29,7 @@ use crate::{
     config::{Config, UpstreamServer},
     datapath::{Intercepted, Publish, Term},
     inject::{Datagram, Inject, QueryFrame},
+    monitor::{Exchange, Hub, Record, Verdict},
 };
 
 /// What a client is told of an answer that outlived its TTL (RFC 8767 §4).
@@ -112,6 +113,7 @@ pub struct Responder<S, I> {
     warnings: Mutex<Limiter>,
     stats: Stats,
     pending_refreshes: AtomicUsize,
+    monitor: Arc<Hub>,
     clock: fn() -> Instant,
 }
 
@@ -120,11 +122,20 @@ struct Waiting {
     frame: QueryFrame,
     query: Query,
     namespace: Option<String>,
+    /// Somebody wants to know what becomes of it.
+    watched: Option<Box<Watched>>,
     /// Most that this client is told: the rule's TTL and `max_ttl`.
     ttl_cap: Duration,
     /// The program has answered it already: what is found out goes to the program only.
     is_answered: bool,
     publish: Option<(Arc<dyn Publish>, answer::Key)>,
+}
+
+/// A query as whoever watches is to be told of it.
+struct Watched {
+    since: Instant,
+    rule: Option<String>,
+    namespace: Option<String>,
 }
 
 /// The program that took a query.
@@ -167,9 +178,16 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
             warnings: limiter(WARNINGS_PER_SECOND),
             stats: Stats::default(),
             pending_refreshes: AtomicUsize::new(0),
+            monitor: Arc::default(),
             options,
             clock,
         }
+    }
+
+    /// Tells here what becomes of queries, while somebody watches.
+    pub fn told_to(mut self, monitor: Arc<Hub>) -> Responder<S, I> {
+        self.monitor = monitor;
+        self
     }
 
     /// Answers a query, passes it on, or lets it wait for a look-up, in a task of its own. Never blocks.
@@ -206,7 +224,15 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
             answers: intercepted.answers.clone(),
             is_answered: intercepted.is_answered,
         };
-        self.handle_frame(intercepted.into(), Some(program), |qname| {
+        let is_watched = self.monitor.is_watched() && !intercepted.is_answered;
+        let watched = is_watched.then(|| {
+            Box::new(Watched {
+                since: (self.clock)(),
+                rule: rules.rules().get(index).map(|rule| rule.name().to_owned()),
+                namespace: None,
+            })
+        });
+        self.handle_frame(intercepted.into(), Some(program), watched, |qname| {
             let rule = rules.rules().get(index)?;
             let matched = rule.apply(qname)?;
             Some(Plan {
@@ -222,6 +248,7 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
         self: &Arc<Self>,
         frame: QueryFrame,
         program: Option<Program>,
+        mut watched: Option<Box<Watched>>,
         plan: impl FnOnce(&[u8]) -> Option<Plan>,
     ) {
         let is_answered = program.as_ref().is_some_and(|program| program.is_answered);
@@ -230,7 +257,7 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
         }
         let pass_on = |reason| {
             if !is_answered {
-                self.pass_on(&frame, reason);
+                self.pass_on(&frame, watched.as_deref(), reason);
             }
         };
         let Some((query, server)) = parse(&frame) else {
@@ -239,6 +266,9 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
         let Some(plan) = plan(query.qname()) else {
             return pass_on(PassReason::NoRule);
         };
+        if let Some(watched) = &mut watched {
+            watched.namespace.clone_from(&plan.namespace);
+        }
         let publish = program.and_then(|program| {
             let (rule, captures) = plan.kept_by.as_ref()?;
             if !qtype_is_kept(query.qtype) {
@@ -261,6 +291,7 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
             frame,
             query,
             namespace: plan.namespace,
+            watched,
             ttl_cap: plan.rule_ttl.min(self.options.max_ttl),
             is_answered,
             publish,
@@ -269,7 +300,7 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
         if !qtype_is_kept(waiting.query.qtype) {
             let mut limiter = self.unkept.lock().unwrap_or_else(PoisonError::into_inner);
             if !limiter.admit(waiting.frame.ifindex, now) {
-                return self.pass_on(&waiting.frame, PassReason::RateLimited);
+                return self.pass_on_waiting(&waiting, PassReason::RateLimited);
             }
         }
         match self.store.find(&key, waiting.ttl_cap, now) {
@@ -286,7 +317,7 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
         match self.flights.join(ifindex, &key, waiting) {
             Joined::Waits => {}
             Joined::Full(waiting) if waiting.is_answered => self.stats.refreshes_refused.add(),
-            Joined::Full(waiting) => self.pass_on(&waiting.frame, PassReason::Busy),
+            Joined::Full(waiting) => self.pass_on_waiting(&waiting, PassReason::Busy),
             Joined::Leads => {
                 self.stats.chases.add();
                 let flight = Landing {
@@ -305,7 +336,7 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
         let Some(outcome) = outcome else {
             for waiting in self.flights.land(key) {
                 if !waiting.is_answered {
-                    self.pass_on(&waiting.frame, PassReason::Abandoned);
+                    self.pass_on_waiting(&waiting, PassReason::Abandoned);
                 }
             }
             return;
@@ -401,6 +432,7 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
         self.stats.noerror.add();
         self.stats.replied(waiting.namespace.as_deref(), replied);
         self.send(&waiting.frame, &reply);
+        self.answered(waiting, "NOERROR", replied);
     }
 
     /// The existing cache answers, now and for as long as this is known.
@@ -409,7 +441,7 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
             answers.no_target(waiting.frame.ifindex, key, left);
         }
         if !waiting.is_answered {
-            self.pass_on(&waiting.frame, PassReason::NoTarget);
+            self.pass_on_waiting(waiting, PassReason::NoTarget);
         }
     }
 
@@ -443,6 +475,7 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
         self.stats
             .replied(waiting.namespace.as_deref(), Replied::Servfail);
         self.send(&waiting.frame, &compose::servfail(&waiting.query, error));
+        self.answered(waiting, "SERVFAIL", Replied::Servfail);
     }
 
     fn send(&self, frame: &QueryFrame, reply: &[u8]) {
@@ -452,12 +485,44 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
         }
     }
 
-    fn pass_on(&self, frame: &QueryFrame, reason: PassReason) {
+    fn pass_on_waiting(&self, waiting: &Waiting, reason: PassReason) {
+        self.pass_on(&waiting.frame, waiting.watched.as_deref(), reason);
+    }
+
+    fn pass_on(&self, frame: &QueryFrame, watched: Option<&Watched>, reason: PassReason) {
         self.stats.passed(reason);
         if let Err(error) = self.injector.pass_on(frame) {
             self.stats.send_errors.add();
             debug!(ifindex = frame.ifindex, %error, "query not passed on");
         }
+        if let Some(watched) = watched {
+            self.tell(frame, watched, |record| {
+                record.verdict = Verdict::PassedOn;
+                record.reason = Some(reason.label().to_owned());
+            });
+        }
+    }
+
+    fn answered(&self, waiting: &Waiting, rcode: &str, replied: Replied) {
+        if let Some(watched) = &waiting.watched {
+            self.tell(&waiting.frame, watched, |record| {
+                record.rcode = Some(rcode.to_owned());
+                record.stale = replied == Replied::Stale;
+                record.latency = Some((self.clock)().saturating_duration_since(watched.since));
+            });
+        }
+    }
+
+    /// Tells whoever watches what became of a query.
+    fn tell(&self, frame: &QueryFrame, watched: &Watched, outcome: impl FnOnce(&mut Record)) {
+        let Some(exchange) = Exchange::parse(&frame.frame) else {
+            return;
+        };
+        let mut record = Record::new(&exchange, SystemTime::now(), frame.ifindex);
+        record.rule.clone_from(&watched.rule);
+        record.namespace.clone_from(&watched.namespace);
+        outcome(&mut record);
+        self.monitor.tell(record);
     }
 
     /// Forgets what is kept for an interface that is gone.

@@ -17,7 +17,7 @@ use crate::{
 Examples:
   gregor monitor
   gregor monitor --namespace foo --rate 10
-  gregor monitor --json --interface eni0123 | jq .qname
+  gregor monitor --json --interface eni0123
 
 One line for each query that a rule matches: who answered it (kernel or responder), or why it was passed on to the
 existing cache. Queries that no rule matches are not shown. What is left out is counted in lines of its own.")]

@@ -1,23 +1,23 @@
 //! What the pipeline finds around it in the kernel: maps, clock, ring buffer.
 
 use aya_ebpf::{
-    bindings::{BPF_RB_AVAIL_DATA, BPF_RB_RING_SIZE},
+    bindings::{__sk_buff, BPF_RB_AVAIL_DATA, BPF_RB_RING_SIZE},
     helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_ns},
     maps::ring_buf::RingBufEntry,
 };
 use dns_common::{
     abi::{EventHeader, MAX_FRAME, Servers},
-    answer::{self, Absent, Captures, Entry, Found, Settings, Tables, Ways},
-    dfa::{self, Scratch, Tail, Tails},
-    pipeline::{Address, Host, Matched},
-    verdict::{REFRESHED, Reason},
+    answer::{self, Absent, Captures, Entry, Found, Located, Settings, Suffix, Tables, Ways},
+    dfa::{Scratch, Tail, Tails},
+    pipeline::{self, Address, Host, Matched, Recognised},
+    verdict::{REFRESHED, Reason, Verdict},
 };
 
 use crate::{
     log,
     maps::{
         self, ABSENT, ABSENT_INDEX, ANSWERS, CAPTURES, DFA, HEARTBEAT, HITS, INDEX, OTHER_SERVERS,
-        RING, SERVERS, SETTINGS, TABLE, TAILS,
+        RING, SERVERS, SETTINGS, SUFFIX_INDEX, SUFFIXES, TABLE, TAILS,
     },
     skb::Skb,
 };
@@ -64,6 +64,16 @@ impl Tables for MapTables {
     #[inline(always)]
     fn absent(&self, slot: u32) -> Option<&Absent> {
         ABSENT.get(slot)
+    }
+
+    #[inline(always)]
+    fn suffix_ways(&self, bucket: u32) -> Option<&Ways> {
+        SUFFIX_INDEX.get(bucket)
+    }
+
+    #[inline(always)]
+    fn suffix(&self, slot: u32) -> Option<&Suffix> {
+        SUFFIXES.get(slot)
     }
 
     #[inline(always)]
@@ -121,8 +131,8 @@ impl Host<Skb> for Kernel {
     }
 
     #[inline(always)]
-    fn find_rule(&self, scratch: &mut Scratch) -> Option<u32> {
-        find_rule(scratch).checked_sub(1)
+    fn recognise(&self, scratch: &mut Scratch) -> Recognised {
+        Recognised::from_code(recognise(scratch))
     }
 
     #[inline(always)]
@@ -132,8 +142,22 @@ impl Host<Skb> for Kernel {
     }
 
     #[inline(always)]
-    fn find_answer(&self, scratch: &mut Scratch) -> Found {
-        let found = Found::from_code(find_answer(scratch));
+    fn locate_by_suffix(&self, scratch: &mut Scratch) -> bool {
+        let located = locate_by_suffix(scratch) != 0;
+        log::located_by_suffix(located);
+        located
+    }
+
+    #[inline(always)]
+    fn locate(&self, scratch: &mut Scratch) -> Located {
+        let located = Located::from_code(locate(scratch));
+        log::located(located);
+        located
+    }
+
+    #[inline(always)]
+    fn read_answer(&self, scratch: &mut Scratch) -> Found {
+        let found = Found::from_code(read_answer(scratch));
         log::found(found);
         found
     }
@@ -167,6 +191,11 @@ impl Host<Skb> for Kernel {
     }
 
     #[inline(always)]
+    fn finish(&self, packet: &mut Skb, scratch: &mut Scratch) -> Verdict {
+        Verdict::from_counter(finish(packet.as_ptr(), scratch))
+    }
+
+    #[inline(always)]
     fn hand_over(&self, packet: &Skb, matched: &Matched) -> Result<(), Reason> {
         let mut header = matched.event(packet.ifindex());
         if let Some(tag) = packet.vlan() {
@@ -181,25 +210,43 @@ impl Host<Skb> for Kernel {
     }
 }
 
+/// See [`pipeline::finish`]. Returns the counter of its verdict.
+#[inline(never)]
+fn finish(context: *mut __sk_buff, scratch: &mut Scratch) -> u32 {
+    let mut packet = Skb::from_raw(context);
+    pipeline::finish(&mut packet, &Kernel, scratch).counter() as u32
+}
+
 #[inline(always)]
 fn ring_is_half_full() -> bool {
     RING.query(u64::from(BPF_RB_AVAIL_DATA)) > RING.query(u64::from(BPF_RB_RING_SIZE)) / 2
 }
 
-/// A function of its own, so that the walk has all registers to itself. Returns the rule plus one, 0 for none: a
+/// A function of its own, so that the walk has all registers to itself. Returns the code of a [`Recognised`]: a
 /// subprogram returns one register.
 #[inline(never)]
-fn find_rule(scratch: &mut Scratch) -> u32 {
+fn recognise(scratch: &mut Scratch) -> u32 {
     let (Some(header), Some(table)) = (DFA.get(0), TABLE.get(0)) else {
-        return 0;
+        return Recognised::None.code();
     };
-    dfa::find(header, table, &MapTails, scratch).map_or(0, |rule| rule + 1)
+    pipeline::recognise(header, table, &MapTails, scratch).code()
 }
 
-/// A function of its own for the same reason. Returns the code of a [`Found`].
+// Functions of their own for the same reason. They return whether there is one, and codes of `Located` and `Found`.
+
 #[inline(never)]
-fn find_answer(scratch: &mut Scratch) -> u32 {
-    answer::find(&MapTables, scratch) as u32
+fn locate_by_suffix(scratch: &mut Scratch) -> u32 {
+    u32::from(pipeline::locate_by_suffix(&MapTables, scratch))
+}
+
+#[inline(never)]
+fn locate(scratch: &mut Scratch) -> u32 {
+    pipeline::locate(&MapTables, scratch) as u32
+}
+
+#[inline(never)]
+fn read_answer(scratch: &mut Scratch) -> u32 {
+    answer::read(&MapTables, scratch) as u32
 }
 
 #[inline(always)]

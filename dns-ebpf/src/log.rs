@@ -10,7 +10,7 @@ pub use silence::*;
 mod lines {
     use aya_log_ebpf::debug;
     use dns_common::{
-        answer::Found,
+        answer::{Found, Located},
         verdict::{Reason, Verdict},
     };
 
@@ -48,7 +48,40 @@ mod lines {
         debug!((), "interface {}: spoiled", ifindex);
     }
 
-    /// What the tables of answers said.
+    /// Whether the end of the name alone led to an entry.
+    #[inline(always)]
+    pub fn located_by_suffix(is_located: bool) {
+        if is_located {
+            by_suffix();
+        }
+    }
+
+    #[inline(never)]
+    fn by_suffix() {
+        debug!((), "tables: an entry, by the end of the name");
+    }
+
+    /// Where the tables of answers led.
+    #[inline(always)]
+    pub fn located(located: Located) {
+        match located {
+            Located::Entry => entry(),
+            Located::NoTarget => no_target(),
+            Located::Nowhere => nowhere(),
+        }
+    }
+
+    #[inline(never)]
+    fn entry() {
+        debug!((), "tables: an entry");
+    }
+
+    #[inline(never)]
+    fn nowhere() {
+        debug!((), "tables: nothing");
+    }
+
+    /// What the entry said.
     #[inline(always)]
     pub fn found(found: Found) {
         match found {
@@ -76,7 +109,7 @@ mod lines {
 
     #[inline(never)]
     fn nothing() {
-        debug!((), "tables: nothing");
+        debug!((), "tables: nothing that may be told");
     }
 
     /// A refresh was asked for.
@@ -88,10 +121,19 @@ mod lines {
 
 #[cfg(not(feature = "log"))]
 mod silence {
-    use dns_common::{answer::Found, verdict::Verdict};
+    use dns_common::{
+        answer::{Found, Located},
+        verdict::Verdict,
+    };
 
     #[inline(always)]
     pub fn verdict(_ifindex: u32, _verdict: Verdict) {}
+
+    #[inline(always)]
+    pub fn located_by_suffix(_is_located: bool) {}
+
+    #[inline(always)]
+    pub fn located(_located: Located) {}
 
     #[inline(always)]
     pub fn found(_found: Found) {}

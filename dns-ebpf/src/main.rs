@@ -9,6 +9,7 @@ mod monitor;
 #[cfg(feature = "restore")]
 mod restore;
 mod skb;
+mod steer;
 
 use aya_ebpf::{
     bindings::TC_ACT_SHOT,

@@ -7,7 +7,7 @@ use aya_ebpf::{
 };
 use dns_common::{
     abi,
-    answer::{Absent, Captures, Entry, Settings, Ways, Word},
+    answer::{Absent, Captures, Entry, Settings, Suffix, Ways, Word},
     dfa::{Header, Scratch, Table, Tail},
 };
 
@@ -68,6 +68,12 @@ pub static ABSENT_INDEX: Array<Ways> = Array::with_max_entries(1, BPF_F_MMAPABLE
 
 #[map]
 pub static ABSENT: Array<Absent> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+#[map]
+pub static SUFFIX_INDEX: Array<Ways> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+#[map]
+pub static SUFFIXES: Array<Suffix> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 /// Answers given, by slot within processor: one writer each, and read without a system call.
 #[map]

@@ -2,21 +2,31 @@
 //! nothing between its runs). Not part of the product: built for measurements only.
 
 use aya_ebpf::{
-    EbpfContext as _, helpers::generated::bpf_skb_change_tail, macros::classifier,
+    EbpfContext as _,
+    helpers::generated::bpf_skb_change_tail,
+    macros::{classifier, map},
+    maps::PerCpuArray,
     programs::TcContext,
 };
 
 /// Words from the Ethernet header to the end of a DNS header over IPv4, without options or tags.
 const WORDS: usize = 7;
 
+/// Where the headers wait: the stack has no room for them.
+#[map]
+static HEADERS: PerCpuArray<[u64; WORDS]> = PerCpuArray::with_max_entries(1, 0);
+
 /// As `gregor`; an untagged query over IPv4, without OPT, is back in its frame afterwards.
 #[classifier]
 pub fn restored(context: TcContext) -> i32 {
     let len = context.len();
-    let mut headers = [0u64; WORDS];
+    let Some(headers) = HEADERS.get_ptr_mut(0) else {
+        return crate::NEXT;
+    };
+    let headers = headers.cast::<u64>();
     if !each_word(&context, |word, at| {
-        // SAFETY: `each_word` has checked the place.
-        headers[word] = unsafe { core::ptr::read_volatile(at) };
+        // SAFETY: `each_word` has checked the place, and names no word past WORDS.
+        unsafe { headers.add(word).write_volatile(at.read_volatile()) };
     }) {
         return crate::NEXT;
     }
@@ -26,7 +36,7 @@ pub fn restored(context: TcContext) -> i32 {
         unsafe { bpf_skb_change_tail(context.as_ptr().cast(), len, 0) };
         each_word(&context, |word, at| {
             // SAFETY: as above.
-            unsafe { core::ptr::write_volatile(at, headers[word]) };
+            unsafe { at.write_volatile(headers.add(word).read_volatile()) };
         });
     }
     action

@@ -25,11 +25,24 @@ pub struct Skb {
 impl Skb {
     #[inline(always)]
     pub fn new(context: &TcContext) -> Self {
+        Self::from_raw(context.as_ptr().cast())
+    }
+
+    /// Of the kernel's context.
+    #[inline(always)]
+    pub fn from_raw(context: *mut __sk_buff) -> Self {
+        // SAFETY: the context lives as long as the program runs.
+        let skb = unsafe { &*context };
         Self {
-            context: context.as_ptr().cast(),
-            data: context.data(),
-            data_end: context.data_end(),
+            context,
+            data: skb.data as usize,
+            data_end: skb.data_end as usize,
         }
+    }
+
+    #[inline(always)]
+    pub fn as_ptr(&self) -> *mut __sk_buff {
+        self.context
     }
 
     /// Finds the frame again after a helper may have moved it.

@@ -7,5 +7,5 @@ mod stream;
 
 pub use frame::Exchange;
 pub use hub::{Hub, Subscription};
-pub use record::{LeftOut, Line, Record, Verdict};
+pub use record::{LeftOut, Line, Record, Transport, Verdict};
 pub use stream::{DEFAULT_RATE, Filter, lines};

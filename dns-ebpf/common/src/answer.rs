@@ -41,7 +41,7 @@ const PATCHES: usize = COUNTS + 1;
 const SECTION: usize = PATCHES + (MAX_POINTERS + MAX_TTLS) / 4;
 
 /// Most compression pointers in front of the RRset.
-pub const MAX_POINTERS: usize = 20;
+pub const MAX_POINTERS: usize = 16;
 /// Most TTLs in front of the RRset.
 pub const MAX_TTLS: usize = 12;
 /// Most bytes of a section, its RRset counted twice.
@@ -49,7 +49,7 @@ pub const SECTION_LEN: usize = 1024 - SECTION * 8;
 /// Bytes copied at a time.
 pub(crate) const STRIDE: usize = 32;
 /// Most addresses of an answer that is kept here.
-pub const MAX_RECORDS: usize = 32;
+pub const MAX_RECORDS: usize = 20;
 
 const _: () = assert!(ENTRY_WORDS * 8 == 1024 + STRIDE);
 const _: () = assert!(CAPTURES + MAX_CAPTURES * CAPTURE_WORDS <= ABSENT_WORDS);
@@ -161,6 +161,10 @@ impl Key {
         (self.head >> 32) as u16
     }
 
+    pub fn upstream(&self) -> u16 {
+        (self.head >> 48) as u16
+    }
+
     /// The captured labels, lower-cased.
     pub fn labels(&self) -> impl Iterator<Item = ([u8; CAPTURE_WORDS * 8], usize)> {
         (0..MAX_CAPTURES).filter_map(|index| {
@@ -200,7 +204,7 @@ const fn mix(hash: u64, word: u64) -> u64 {
 }
 
 /// What a program needs to know of all answers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Settings {
     /// Random, for each loaded program another.
@@ -209,10 +213,11 @@ pub struct Settings {
     pub bucket_mask: u32,
     /// The same for targets that do not exist.
     pub absent_mask: u32,
-    /// All ones where the server asked is part of an answer's key, else 0.
-    pub per_server: u32,
     /// Slots of the table of answers; 0 when the program is to answer nothing.
     pub slots: u32,
+    #[doc(hidden)]
+    pub padding: u32,
+    pub suffixes: SuffixSettings,
 }
 
 /// What a rule captures, in the form that the program reads: the number of captures, then for each how many labels stand
@@ -243,6 +248,9 @@ pub trait Tables {
     fn entry(&self, slot: u32) -> Option<&Entry>;
     fn absent_ways(&self, bucket: u32) -> Option<&Ways>;
     fn absent(&self, slot: u32) -> Option<&Absent>;
+    fn suffix_ways(&self, bucket: u32) -> Option<&Ways>;
+    /// The suffix of an entry.
+    fn suffix(&self, slot: u32) -> Option<&Suffix>;
     /// Another number for each answer given from a slot, which it counts.
     fn count(&self, slot: u32) -> u32;
 }
@@ -254,10 +262,14 @@ pub struct Asked {
     pub now_ns: u64,
     pub rule: u32,
     pub qtype: u32,
-    /// Index of the server asked.
+    /// What stands for the server asked; see `abi::Servers`.
     pub server: u32,
     /// Most bytes of an answer section.
     pub room: u32,
+    /// Bytes of the message from the question on that are in the scratch.
+    pub copied: u32,
+    #[doc(hidden)]
+    pub padding: u32,
 }
 
 /// What was found, beside the bytes in the scratch.
@@ -275,8 +287,7 @@ pub struct Told {
     pub authorities: u32,
     /// Ones' complement sum of the section as if it began at an even offset, not folded.
     pub sum: u32,
-    #[doc(hidden)]
-    pub padding: u32,
+    pub rule: u32,
 }
 
 /// What a look-up shows.
@@ -313,8 +324,8 @@ impl Scratch {
     /// Puts the key of a question into the scratch; returns what its hash begins with, before the head is mixed in.
     #[inline(always)]
     fn make_key(&mut self, captures: Captures, settings: &Settings) -> u64 {
-        let upstream = self.asked.server & settings.per_server;
-        self.key.head = head(self.asked.rule, self.asked.qtype as u16, upstream as u16);
+        let upstream = self.asked.server as u16;
+        self.key.head = head(self.asked.rule, self.asked.qtype as u16, upstream);
         let (first_at, first_len) = self.captured::<0>(captures);
         let (second_at, second_len) = self.captured::<1>(captures);
         self.key.lengths = u64::from(first_len) | u64::from(second_len) << 8;
@@ -400,54 +411,81 @@ fn word_of<const N: usize>(entry: &[Word; N], index: usize) -> u64 {
     unsafe { (*entry.as_ptr().add(index)).load() }
 }
 
-/// The slot that a bucket names for a hash.
+/// The slot that a bucket names for a hash. Without branches: the verifier would go on from each of the ways.
 #[inline(always)]
 fn slot_of(ways: &Ways, hash: u64) -> Option<u32> {
+    let mut named = 0u64;
     let mut way = 0;
     while way < WAYS {
         let word = word_of(ways, way);
-        if word >> 32 == hash >> 32 && word as u32 != 0 {
-            return Some(word as u32 - 1);
-        }
+        let other = (word ^ hash) >> 32;
+        // All ones where the halves agree: 0 - 1 has the sign that other numbers of 32 bits lose nothing to.
+        named |= word & crate::dfa::spread_sign(other.wrapping_sub(1));
         way += 1;
     }
-    None
+    (named as u32).checked_sub(1)
 }
 
-/// Looks a question up. An answer's section is left in the scratch with pointers and TTLs as they are to be sent.
-#[inline(always)]
-pub fn find<T: Tables>(tables: &T, scratch: &mut Scratch) -> Found {
-    find_with::<T, true>(tables, scratch)
+/// What the tables say of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Located {
+    Nowhere = 0,
+    /// There is an entry, named in the scratch.
+    Entry = 1,
+    /// There is no target.
+    NoTarget = 2,
 }
 
-/// [`find`], with or without the look at the sequence number after the copy. Without it answers of other keys get out:
-/// the tests show that they would notice.
+impl Located {
+    #[inline(always)]
+    pub const fn from_code(code: u32) -> Located {
+        match code {
+            1 => Located::Entry,
+            2 => Located::NoTarget,
+            _ => Located::Nowhere,
+        }
+    }
+}
+
+/// Looks for the answer to the question in the scratch, whose labels were split and whose rule is known. Slot, rule and
+/// sequence number are left in the scratch.
 #[inline(always)]
-pub fn find_with<T: Tables, const CHECKED: bool>(tables: &T, scratch: &mut Scratch) -> Found {
+pub fn locate<T: Tables + ?Sized>(tables: &T, scratch: &mut Scratch) -> Located {
     let Some(settings) = tables.settings() else {
-        return Found::Nothing;
+        return Located::Nowhere;
     };
     let Some(captures) = tables.captures(scratch.asked.rule) else {
-        return Found::Nothing;
+        return Located::Nowhere;
     };
     if settings.slots == 0 || captures.kept == 0 {
-        return Found::Nothing;
+        return Located::Nowhere;
     }
     let begun = scratch.make_key(captures, settings);
     let hash = mix(begun, scratch.key.head);
     if let Some(slot) = tables
         .ways(hash as u32 & settings.bucket_mask)
         .and_then(|ways| slot_of(ways, hash))
+        && let slot = scratch.forget(slot)
         && let Some(entry) = tables.entry(slot)
-        && let Some(found) = read::<T, CHECKED>(tables, entry, slot, scratch)
     {
-        return found;
+        let sequence = word_of(entry, SEQUENCE);
+        if sequence & 1 == 0
+            && scratch.is_for(entry, scratch.key.head)
+            && scratch.asked.now_ns < word_of(entry, SERVE_UNTIL)
+        {
+            scratch.told.slot = slot;
+            scratch.told.sequence = sequence;
+            scratch.told.rule = scratch.asked.rule;
+            return Located::Entry;
+        }
     }
     let head = scratch.key.head & !(0xffff << 32);
     let hash = mix(begun, head);
     if let Some(slot) = tables
         .absent_ways(hash as u32 & settings.absent_mask)
         .and_then(|ways| slot_of(ways, hash))
+        && let slot = scratch.forget(slot)
         && let Some(absent) = tables.absent(slot)
     {
         let sequence = word_of(absent, SEQUENCE);
@@ -455,29 +493,65 @@ pub fn find_with<T: Tables, const CHECKED: bool>(tables: &T, scratch: &mut Scrat
         if sequence & 1 == 0
             && scratch.is_for(absent, head)
             && scratch.asked.now_ns < until
-            && (!CHECKED || word_of(absent, SEQUENCE) == sequence)
+            && word_of(absent, SEQUENCE) == sequence
         {
-            return Found::NoTarget;
+            return Located::NoTarget;
         }
     }
-    Found::Nothing
+    Located::Nowhere
+}
+
+/// Copies the entry that was located: its section is left in the scratch with pointers and TTLs as they are to be sent.
+#[inline(always)]
+pub fn read<T: Tables + ?Sized>(tables: &T, scratch: &mut Scratch) -> Found {
+    read_with::<T, true>(tables, scratch)
+}
+
+/// [`read`], with or without the look at the sequence number after the copy. Without it answers of other keys get out:
+/// the tests show that they would notice.
+#[inline(always)]
+pub fn read_with<T: Tables + ?Sized, const CHECKED: bool>(
+    tables: &T,
+    scratch: &mut Scratch,
+) -> Found {
+    let slot = scratch.told.slot;
+    match tables.entry(slot) {
+        Some(entry) => {
+            copy_entry::<T, CHECKED>(tables, entry, slot, scratch).unwrap_or(Found::Nothing)
+        }
+        None => Found::Nothing,
+    }
+}
+
+/// [`locate`] and [`read`].
+pub fn find<T: Tables + ?Sized>(tables: &T, scratch: &mut Scratch) -> Found {
+    find_with::<T, true>(tables, scratch)
+}
+
+/// [`locate`] and [`read_with`].
+#[inline(always)]
+pub fn find_with<T: Tables + ?Sized, const CHECKED: bool>(
+    tables: &T,
+    scratch: &mut Scratch,
+) -> Found {
+    match locate(tables, scratch) {
+        Located::Entry => read_with::<T, CHECKED>(tables, scratch),
+        Located::NoTarget => Found::NoTarget,
+        Located::Nowhere => Found::Nothing,
+    }
 }
 
 const NANOSECONDS: u64 = 1_000_000_000;
 
-/// Copies the section of an entry into the scratch and completes it there. `None` when the entry is another's, too old,
-/// too long, or changed under the copy.
+/// `None` when the entry is too old, too long, or changed since it was located.
 #[inline(always)]
-fn read<T: Tables, const CHECKED: bool>(
+fn copy_entry<T: Tables + ?Sized, const CHECKED: bool>(
     tables: &T,
     entry: &Entry,
     slot: u32,
     scratch: &mut Scratch,
 ) -> Option<Found> {
-    let sequence = word_of(entry, SEQUENCE);
-    if sequence & 1 != 0 || !scratch.is_for(entry, scratch.key.head) {
-        return None;
-    }
+    let sequence = scratch.told.sequence;
     let now = scratch.asked.now_ns;
     let fresh_until = word_of(entry, FRESH_UNTIL);
     if now >= word_of(entry, SERVE_UNTIL) {
@@ -556,8 +630,6 @@ fn read<T: Tables, const CHECKED: bool>(
     sum += base * ((sums >> 16) as u32 & 0xff) + swap(base) * ((sums >> 24) as u32 & 0xff);
     sum += ttl_sum * ((sums >> 32) as u32 & 0xff) + swap(ttl_sum) * ((sums >> 40) as u32 & 0xff);
     scratch.told.sum = sum;
-    scratch.told.sequence = sequence;
-    scratch.told.slot = slot;
     scratch.told.len = len;
     scratch.told.answers = answers;
     scratch.told.authorities = authorities;
@@ -577,7 +649,7 @@ pub(crate) const fn swap(value: u32) -> u32 {
 /// Says that the refresh of an entry is under way. A later write of the entry has another sequence number, so a claim
 /// that comes late is one of the past.
 #[inline(always)]
-pub fn claim<T: Tables>(tables: &T, told: &Told) {
+pub fn claim<T: Tables + ?Sized>(tables: &T, told: &Told) {
     if let Some(entry) = tables.entry(told.slot) {
         // SAFETY: CLAIMED < ENTRY_WORDS.
         unsafe { (*entry.as_ptr().add(CLAIMED)).store(told.sequence) };
@@ -657,9 +729,15 @@ fn section_words(entry: &Entry, offset: u32) -> [u64; STRIDE / 8] {
 #[cfg(not(target_arch = "bpf"))]
 pub use memory::MemoryTables;
 #[cfg(not(target_arch = "bpf"))]
-pub use write::{Body, Lifetime, release, write, write_absent};
+pub use suffix::write_suffix;
+pub use suffix::{
+    NO_STARTER, STARTERS, SUFFIX_WORDS, Suffix, SuffixSettings, locate_by_suffix, suffix_of,
+};
+#[cfg(not(target_arch = "bpf"))]
+pub use write::{Body, Lifetime, release, write, write_absent, write_with};
 
 #[cfg(not(target_arch = "bpf"))]
 mod memory;
+mod suffix;
 #[cfg(not(target_arch = "bpf"))]
 mod write;

@@ -13,6 +13,7 @@
 
 use crate::{
     answer::{Asked, Key, REPLY_LEN, REPLY_MASK, STRIDE, Told},
+    pipeline::Frame,
     wire::{MAX_NAME, QUESTION_TAIL},
 };
 
@@ -41,6 +42,9 @@ pub struct Scratch {
     forgotten: u32,
     #[doc(hidden)]
     pub padding: u32,
+    /// See [`Scratch::edns`].
+    pub(crate) edns: [u32; 4],
+    pub(crate) frame: Frame,
     /// Where each label begins, its length byte included, counted from the start of the name; then the root label.
     labels: [u8; 128],
     /// What is asked of the table of answers, and what it said.
@@ -59,6 +63,8 @@ impl Scratch {
             name_len: 0,
             forgotten: 0,
             padding: 0,
+            edns: [0; 4],
+            frame: Frame::NONE,
             labels: [0; 128],
             asked: Asked {
                 now_ns: 0,
@@ -66,6 +72,8 @@ impl Scratch {
                 qtype: 0,
                 server: 0,
                 room: 0,
+                copied: 0,
+                padding: 0,
             },
             told: Told {
                 sequence: 0,
@@ -74,7 +82,7 @@ impl Scratch {
                 answers: 0,
                 authorities: 0,
                 sum: 0,
-                padding: 0,
+                rule: 0,
             },
             key: Key::EMPTY,
             reply: [0; REPLY_LEN + STRIDE],
@@ -215,6 +223,24 @@ fn bounded64<const MASK: u32>(index: u64) -> usize {
     #[cfg(not(target_arch = "bpf"))]
     {
         (index & u64::from(MASK)) as usize
+    }
+}
+
+/// All ones for a number whose highest bit is set, else 0. Where LLVM sees a shift, it makes a branch of it.
+#[inline(always)]
+pub(crate) fn spread_sign(value: u64) -> u64 {
+    #[cfg(target_arch = "bpf")]
+    {
+        let mut value = value;
+        // SAFETY: one instruction on one register.
+        unsafe {
+            core::arch::asm!("{0} s>>= 63", inout(reg) value, options(pure, nomem, nostack));
+        }
+        value
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        (value as i64 >> 63) as u64
     }
 }
 
@@ -501,6 +527,12 @@ const LOW_BITS: u64 = 0x7f7f_7f7f_7f7f_7f7f;
 #[inline(always)]
 const fn zero_bytes(word: u64) -> u64 {
     !(((word & LOW_BITS) + LOW_BITS) | word | LOW_BITS)
+}
+
+/// Not zero when one of the bytes is '.' or [`SEPARATOR`].
+#[inline(always)]
+pub(crate) const fn has_separator_or_dot(word: u64) -> u64 {
+    zero_bytes(word ^ (ONES * b'.' as u64)) | zero_bytes(!word)
 }
 
 /// The rule that the name in `scratch` matches, if any. The name was split by [`Scratch::split_labels`].

@@ -2,7 +2,7 @@
 
 use crate::{
     abi::{EventHeader, IS_ANSWERED, MAX_FRAME, MAX_SERVERS, Servers},
-    answer::{self, Found},
+    answer::{self, Found, Located},
     dfa::{self, NAME_AT, NAME_COPY, NameError, Scratch},
     packet::{MAX_OPTIONS, Packet},
     reply::{self, Edns, Failed, Place, fold},
@@ -22,14 +22,20 @@ pub trait Host<P> {
     /// first byte is the lowest.
     fn may_match(&self, end_of_name: u64) -> bool;
 
-    /// The rule that the name in the scratch matches.
-    fn find_rule(&self, scratch: &mut Scratch) -> Option<u32>;
+    /// See [`recognise`].
+    fn recognise(&self, scratch: &mut Scratch) -> Recognised;
 
     /// Nanoseconds of the clock that lifetimes are written in.
     fn now_ns(&self) -> u64;
 
-    /// What the tables of answers say to the question in the scratch.
-    fn find_answer(&self, scratch: &mut Scratch) -> Found;
+    /// See [`locate_by_suffix`].
+    fn locate_by_suffix(&self, scratch: &mut Scratch) -> bool;
+
+    /// See [`locate`].
+    fn locate(&self, scratch: &mut Scratch) -> Located;
+
+    /// See [`answer::read`].
+    fn read_answer(&self, scratch: &mut Scratch) -> Found;
 
     /// Says that the answer in the scratch is being refreshed.
     fn claim(&self, scratch: &Scratch);
@@ -39,6 +45,16 @@ pub trait Host<P> {
 
     /// Hands the frame to the responder.
     fn hand_over(&self, packet: &P, matched: &Matched) -> Result<(), Reason>;
+
+    /// [`finish`]; a host may put it into a function of its own.
+    #[inline(always)]
+    fn finish(&self, packet: &mut P, scratch: &mut Scratch) -> Verdict
+    where
+        P: Packet,
+        Self: Sized,
+    {
+        finish(packet, self, scratch)
+    }
 }
 
 /// Destination address of a query, in the byte order of the packet.
@@ -95,7 +111,7 @@ pub fn intercept<'s, P: Packet, H: Host<P>>(
 struct Datagram {
     l3_offset: u32,
     is_v6: bool,
-    /// Index of the server asked; those of IPv6 come after all of IPv4.
+    /// See [`Servers::ids`].
     server: u32,
     /// First byte of the DNS header.
     dns_offset: u32,
@@ -116,11 +132,18 @@ fn decide<'s, P: Packet, H: Host<P>>(
         return Err(Reason::Oversize);
     }
     let (flags, additional) = parse_dns_header(packet, &datagram)?;
-    if additional == 0 {
-        // Without additional records the root label stands in front of qtype and qclass, which end the message: most
-        // foreign names need no copy, then. Where it does not, the long way says what is wrong.
+    // Without additional records, or with nothing but a plain OPT, the root label stands in front of qtype and qclass
+    // and these in front of what is known: most foreign names need no copy, then. Where it does not stand there, the
+    // long way says what is wrong.
+    let plain = if additional == 0 {
+        Edns::NONE
+    } else {
+        plain_opt(packet, datagram.end)
+    };
+    if plain.is_simple {
+        let question_end = datagram.end - plain.reply_len();
         let end_of_name = packet
-            .load::<u64>(datagram.end - QUESTION_TAIL - 8)
+            .load::<u64>(question_end - QUESTION_TAIL - 8)
             .map(u64::from_le)
             .ok_or(Reason::Truncated)?;
         if end_of_name >> 56 == 0 && !host.may_match(end_of_name) {
@@ -129,13 +152,66 @@ fn decide<'s, P: Packet, H: Host<P>>(
     }
     let scratch = scratch().ok_or(Reason::Internal)?;
 
-    // One path from here on, whatever the headers were.
-    let l3_offset = scratch.forget(datagram.l3_offset);
-    let question_at = scratch.forget(datagram.dns_offset + DNS_HEADER_LEN) & 127;
-    let end = scratch.forget(datagram.end) & 0x1_ffff;
-    let is_v6 = scratch.forget(u32::from(datagram.is_v6)) != 0;
-    let header = scratch.forget(u32::from(flags) << 16 | u32::from(additional));
+    scratch.set_frame(&Frame {
+        l3_offset: datagram.l3_offset,
+        question_at: datagram.dns_offset + DNS_HEADER_LEN,
+        end: datagram.end,
+        is_v6: u32::from(datagram.is_v6),
+        flags: u32::from(flags),
+        additional: u32::from(additional),
+    });
+    scratch.set_edns(&plain);
     scratch.asked.server = datagram.server;
+    Ok(host.finish(packet, scratch))
+}
+
+/// What is known of a frame once its headers are.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Frame {
+    l3_offset: u32,
+    /// First byte of the question.
+    question_at: u32,
+    /// First byte after the DNS message.
+    end: u32,
+    is_v6: u32,
+    /// Of the DNS header.
+    flags: u32,
+    /// ARCOUNT.
+    additional: u32,
+}
+
+impl Frame {
+    pub(crate) const NONE: Frame = Frame {
+        l3_offset: 0,
+        question_at: 0,
+        end: 0,
+        is_v6: 0,
+        flags: 0,
+        additional: 0,
+    };
+}
+
+/// The second half of [`intercept`], which begins with nothing but what the first has left in the scratch: the verifier
+/// walks it once, whatever headers there were.
+#[inline(always)]
+pub fn finish<P: Packet, H: Host<P>>(packet: &mut P, host: &H, scratch: &mut Scratch) -> Verdict {
+    match answer_or_hand_over(packet, host, scratch) {
+        Ok(verdict) => verdict,
+        Err(reason) => Verdict::Pass(reason),
+    }
+}
+
+#[inline(always)]
+fn answer_or_hand_over<P: Packet, H: Host<P>>(
+    packet: &mut P,
+    host: &H,
+    scratch: &mut Scratch,
+) -> Result<Verdict, Reason> {
+    let frame = scratch.frame();
+    let l3_offset = frame.l3_offset;
+    let question_at = frame.question_at & 127;
+    let end = frame.end & 0x1_ffff;
 
     let available = end - question_at;
     let copied = scratch.forget(if available > NAME_COPY {
@@ -146,45 +222,47 @@ fn decide<'s, P: Packet, H: Host<P>>(
     if copied < 1 + QUESTION_TAIL || !packet.copy_name(question_at, copied, scratch) {
         return Err(Reason::Truncated);
     }
-    match scratch.split_labels(copied) {
-        Ok(()) => {}
-        Err(NameError::Invalid) => return Err(Reason::BadName),
-        Err(NameError::Truncated) => return Err(Reason::Truncated),
-    }
-    let name_len = scratch.name_len & 0xff;
-    if name_len + QUESTION_TAIL > copied {
-        return Err(Reason::Truncated);
+    scratch.asked.copied = copied;
+
+    let mut located = host.locate_by_suffix(scratch);
+    if !located {
+        let rule = match host.recognise(scratch) {
+            Recognised::Rule(rule) => rule,
+            Recognised::None => return Err(Reason::NoRule),
+            Recognised::BadName => return Err(Reason::BadName),
+            Recognised::Truncated => return Err(Reason::Truncated),
+        };
+        let name_len = scratch.name_len & 0xff;
+        scratch.told.rule = rule;
+        scratch.asked.rule = rule;
+        scratch.ask()?;
+        let edns = parse_additional(
+            packet,
+            frame.additional,
+            question_at + name_len + QUESTION_TAIL,
+            end,
+            scratch,
+        )?;
+        scratch.set_edns(&edns);
+        scratch.asked.now_ns = host.now_ns();
+        match host.locate(scratch) {
+            Located::NoTarget => return Err(Reason::NoTarget),
+            Located::Entry => located = true,
+            Located::Nowhere => {}
+        }
+    } else {
+        scratch.asked.now_ns = host.now_ns();
     }
 
-    let rule = host.find_rule(scratch).ok_or(Reason::NoRule)?;
-
-    let qtype = scratch.be16(NAME_AT + name_len);
-    let qclass = scratch.be16(NAME_AT + name_len + 2);
-    if qclass != CLASS_IN || qtype_passes(qtype) {
-        return Err(Reason::Qtype);
-    }
-    let question_end = question_at + name_len + QUESTION_TAIL;
-    let edns = parse_additional(packet, header & 1, question_end, end, scratch)?;
-
-    let now_ns = host.now_ns();
+    let now_ns = scratch.asked.now_ns;
     let mut matched = Matched {
-        rule,
+        rule: scratch.told.rule,
         l3_offset,
-        frame_len,
+        frame_len: packet.len(),
         is_answered: false,
     };
-    if qtype_is_kept(qtype) && edns.is_simple {
-        let asked = &mut scratch.asked;
-        asked.now_ns = now_ns;
-        asked.rule = rule;
-        asked.qtype = u32::from(qtype);
-        asked.room = edns
-            .limit()
-            .saturating_sub(DNS_HEADER_LEN + name_len + QUESTION_TAIL + edns.reply_len());
-        let found = host.find_answer(scratch);
-        if found == Found::NoTarget {
-            return Err(Reason::NoTarget);
-        }
+    if scratch.forget(u32::from(located)) != 0 {
+        let found = host.read_answer(scratch);
         if found == Found::Stale {
             matched.is_answered = true;
             if host.admit(packet, now_ns).is_ok() && host.hand_over(packet, &matched).is_ok() {
@@ -196,11 +274,11 @@ fn decide<'s, P: Packet, H: Host<P>>(
             let place = Place {
                 l3_offset,
                 udp_at: question_at - DNS_HEADER_LEN - UDP_LEN,
-                question_end,
+                question_end: question_at + (scratch.name_len & 0xff) + QUESTION_TAIL,
                 end,
-                is_v6,
+                is_v6: frame.is_v6 != 0,
             };
-            match reply::answer(packet, scratch, &place, &edns, (header >> 16) as u16) {
+            match reply::answer(packet, scratch, &place, frame.flags as u16) {
                 Ok(()) => return Ok(Verdict::Answered),
                 Err(Failed::Spoiled) => return Ok(Verdict::Spoiled),
                 Err(Failed::Untouched) => {}
@@ -210,6 +288,157 @@ fn decide<'s, P: Packet, H: Host<P>>(
     host.admit(packet, now_ns)?;
     host.hand_over(packet, &matched)?;
     Ok(Verdict::Taken)
+}
+
+/// What the name in the scratch is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recognised {
+    /// One that this rule matches.
+    Rule(u32),
+    /// One that no rule matches.
+    None,
+    /// None that a question may have.
+    BadName,
+    /// One that does not end where the message does.
+    Truncated,
+}
+
+impl Recognised {
+    /// As one register.
+    #[inline(always)]
+    pub const fn code(self) -> u32 {
+        match self {
+            Recognised::None => 0,
+            Recognised::Rule(rule) => rule + 1,
+            Recognised::BadName => u32::MAX - 1,
+            Recognised::Truncated => u32::MAX,
+        }
+    }
+
+    /// The inverse.
+    #[inline(always)]
+    pub const fn from_code(code: u32) -> Recognised {
+        match code {
+            0 => Recognised::None,
+            u32::MAX => Recognised::Truncated,
+            code if code == u32::MAX - 1 => Recognised::BadName,
+            code => Recognised::Rule(code - 1),
+        }
+    }
+}
+
+/// Splits the name in the scratch into its labels and looks for its rule.
+#[inline(always)]
+pub fn recognise<T: dfa::Tails + ?Sized>(
+    header: &dfa::Header,
+    table: &dfa::Table,
+    tails: &T,
+    scratch: &mut Scratch,
+) -> Recognised {
+    let copied = scratch.asked.copied;
+    match scratch.split_labels(copied) {
+        Ok(()) => {}
+        Err(NameError::Invalid) => return Recognised::BadName,
+        Err(NameError::Truncated) => return Recognised::Truncated,
+    }
+    if (scratch.name_len & 0xff) + QUESTION_TAIL > copied {
+        return Recognised::Truncated;
+    }
+    match dfa::find(header, table, tails, scratch) {
+        Some(rule) => Recognised::Rule(rule),
+        None => Recognised::None,
+    }
+}
+
+/// Tries the short way to an answer, for a message that seems to end behind its question or a plain OPT.
+#[inline(always)]
+pub fn locate_by_suffix<T: answer::Tables + ?Sized>(tables: &T, scratch: &mut Scratch) -> bool {
+    let (edns, frame) = (scratch.edns(), scratch.frame());
+    let name_len = frame
+        .end
+        .wrapping_sub(edns.reply_len() + QUESTION_TAIL)
+        .wrapping_sub(frame.question_at);
+    if !edns.is_simple || name_len > MAX_NAME || name_len + QUESTION_TAIL > scratch.asked.copied {
+        return false;
+    }
+    scratch.name_len = name_len;
+    // In this order: most names have no such suffix.
+    match answer::suffix_of(tables, scratch) {
+        0 => false,
+        at => scratch.ask().is_ok() && answer::locate_by_suffix(tables, scratch, at),
+    }
+}
+
+/// Looks for the answer to a recognised question, if it is of a kind that is kept.
+#[inline(always)]
+pub fn locate<T: answer::Tables + ?Sized>(tables: &T, scratch: &mut Scratch) -> Located {
+    if !scratch.edns().is_simple || !qtype_is_kept(scratch.asked.qtype as u16) {
+        return Located::Nowhere;
+    }
+    scratch.make_room();
+    answer::locate(tables, scratch)
+}
+
+impl Scratch {
+    #[inline(always)]
+    fn set_frame(&mut self, frame: &Frame) {
+        // SAFETY: a field of ours.
+        unsafe { (&raw mut self.frame).write_volatile(*frame) };
+    }
+
+    #[inline(always)]
+    fn frame(&self) -> Frame {
+        // SAFETY: a field of ours.
+        unsafe { (&raw const self.frame).read_volatile() }
+    }
+
+    /// Notes what the question asks for and what room its answer has; its name's length is known.
+    #[inline(always)]
+    fn ask(&mut self) -> Result<(), Reason> {
+        let name_len = self.name_len & 0xff;
+        let qtype = self.be16(NAME_AT + name_len);
+        let qclass = self.be16(NAME_AT + name_len + 2);
+        if qclass != CLASS_IN || qtype_passes(qtype) {
+            return Err(Reason::Qtype);
+        }
+        self.asked.qtype = u32::from(qtype);
+        self.make_room();
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn make_room(&mut self) {
+        let (edns, name_len) = (self.edns(), self.name_len & 0xff);
+        self.asked.room = edns
+            .limit()
+            .saturating_sub(DNS_HEADER_LEN + name_len + QUESTION_TAIL + edns.reply_len());
+    }
+}
+
+/// The OPT that ends a message, if it looks like one of version 0 without options. Bytes that only look so cannot turn a
+/// query into one that is answered: the name in front has to end where this begins.
+#[inline(always)]
+fn plain_opt<P: Packet>(packet: &P, end: u32) -> Edns {
+    // Not an `Option`: what stands in one that is none may not be read, and LLVM would have it read.
+    let other = Edns {
+        is_simple: false,
+        ..Edns::NONE
+    };
+    let at = end - OPT_LEN;
+    // Root, type, size, extended rcode, version, half of the flags; then the flags and the length of no options.
+    let (Some(head), Some(tail)) = (packet.load::<u64>(at), packet.load::<u32>(at + 7)) else {
+        return other;
+    };
+    let (head, tail) = (u64::from_be(head), u32::from_be(tail));
+    if head >> 40 != u64::from(TYPE_OPT) || head >> 8 & 0xff != 0 || tail & 0xffff != 0 {
+        return other;
+    }
+    Edns::new(
+        (head >> 24) as u16,
+        (head >> 16) as u8,
+        (tail >> 16) as u16,
+        0,
+    )
 }
 
 /// Ethernet, at most two tags, IP and UDP, to port 53 of one of the servers.
@@ -269,7 +498,7 @@ fn parse_ipv4<P: Packet, H: Host<P>>(packet: &P, host: &H, l3: u32) -> Result<Da
     }
     let udp = parse_udp(packet, l3, l3 + IPV4_LEN, total - IPV4_LEN)?;
     Ok(Datagram {
-        server: index,
+        server: server_id(servers, index),
         ..udp
     })
 }
@@ -321,9 +550,16 @@ fn parse_ipv6<P: Packet, H: Host<P>>(packet: &P, host: &H, l3: u32) -> Result<Da
     let udp = parse_udp(packet, l3, l3 + IPV6_LEN, payload)?;
     Ok(Datagram {
         is_v6: true,
-        server: MAX_SERVERS as u32 + index,
+        server: server_id(servers, MAX_SERVERS as u32 + index),
         ..udp
     })
+}
+
+#[inline(always)]
+fn server_id(servers: &Servers, index: u32) -> u32 {
+    let index = dfa::bounded::<{ 2 * MAX_SERVERS as u32 - 1 }>(index);
+    // SAFETY: masked to the length of the array.
+    unsafe { servers.ids.as_ptr().add(index).read_volatile() }
 }
 
 /// UDP whose length agrees with that of IP; what lies behind is Ethernet padding.
@@ -406,17 +642,7 @@ fn parse_additional<P: Packet>(
         opt_end if opt_end > end => return Err(Reason::Truncated),
         _ => return Err(Reason::Additional),
     }
-    let mut edns = Edns {
-        is_present: true,
-        is_simple: true,
-        udp_size,
-        dnssec_ok: flags & FLAG_DO,
-        // All but the first two of its fields begin at an odd offset.
-        sum: (TYPE_OPT as u32) << 8 | u32::from(extended >> 8),
-    };
-    edns.sum += u32::from(udp_size.swap_bytes())
-        + u32::from(flags.swap_bytes())
-        + u32::from((rdata_len as u16).swap_bytes());
+    let mut edns = Edns::new(udp_size, (extended >> 8) as u8, flags, rdata_len as u16);
     if rdata_len != 0 {
         let options = scratch.forget(rdata_len);
         match options <= MAX_OPTIONS
@@ -501,16 +727,24 @@ impl<P: Packet, T: answer::Tables, S: FnMut(Matched)> Host<P> for MemoryHost<'_,
         self.header.may_match(end_of_name)
     }
 
-    fn find_rule(&self, scratch: &mut Scratch) -> Option<u32> {
-        dfa::find(self.header, self.table, self.tails, scratch)
+    fn recognise(&self, scratch: &mut Scratch) -> Recognised {
+        recognise(self.header, self.table, self.tails, scratch)
     }
 
     fn now_ns(&self) -> u64 {
         self.now_ns
     }
 
-    fn find_answer(&self, scratch: &mut Scratch) -> Found {
-        answer::find(&self.answers, scratch)
+    fn locate_by_suffix(&self, scratch: &mut Scratch) -> bool {
+        locate_by_suffix(&self.answers, scratch)
+    }
+
+    fn locate(&self, scratch: &mut Scratch) -> Located {
+        locate(&self.answers, scratch)
+    }
+
+    fn read_answer(&self, scratch: &mut Scratch) -> Found {
+        answer::read(&self.answers, scratch)
     }
 
     fn claim(&self, scratch: &Scratch) {

@@ -41,6 +41,23 @@ impl Edns {
         sum: 0,
     };
 
+    /// Of the fields of an OPT record; its options are added to the sum by whoever reads them.
+    #[inline(always)]
+    pub fn new(udp_size: u16, extended_rcode: u8, flags: u16, rdata_len: u16) -> Edns {
+        Edns {
+            is_present: true,
+            is_simple: true,
+            udp_size,
+            dnssec_ok: flags & FLAG_DO,
+            // All but the first two of its fields begin at an odd offset.
+            sum: ((TYPE_OPT as u32) << 8)
+                + u32::from(extended_rcode)
+                + u32::from(udp_size.swap_bytes())
+                + u32::from(flags.swap_bytes())
+                + u32::from(rdata_len.swap_bytes()),
+        }
+    }
+
     /// Most bytes of a DNS message in reply (SEMANTICS: min(max(512, advertised), 1232); RFC 1035 §4.2.1 without OPT).
     #[inline(always)]
     pub fn limit(&self) -> u32 {
@@ -61,6 +78,36 @@ impl Edns {
     }
 }
 
+impl Scratch {
+    /// Keeps what the OPT record says where the verifier does not look: decisions about it would else be known from then
+    /// on, and each combination of them walked by itself.
+    #[inline(always)]
+    pub(crate) fn set_edns(&mut self, edns: &Edns) {
+        let words = [
+            u32::from(edns.is_present) | u32::from(edns.is_simple) << 1,
+            u32::from(edns.udp_size),
+            u32::from(edns.dnssec_ok),
+            edns.sum,
+        ];
+        // SAFETY: a field of ours.
+        unsafe { (&raw mut self.edns).write_volatile(words) };
+    }
+
+    /// What was kept last.
+    #[inline(always)]
+    pub(crate) fn edns(&self) -> Edns {
+        // SAFETY: a field of ours.
+        let words = unsafe { (&raw const self.edns).read_volatile() };
+        Edns {
+            is_present: words[0] & 1 != 0,
+            is_simple: words[0] & 2 != 0,
+            udp_size: words[1] as u16,
+            dnssec_ok: words[2] as u16,
+            sum: words[3],
+        }
+    }
+}
+
 /// Why no answer was sent.
 pub enum Failed {
     /// The frame is as it was.
@@ -75,9 +122,9 @@ pub fn answer<P: Packet>(
     packet: &mut P,
     scratch: &mut Scratch,
     place: &Place,
-    edns: &Edns,
     flags: u16,
 ) -> Result<(), Failed> {
+    let edns = scratch.edns();
     let told = scratch.told;
     let len = told.len & 0x3ff;
     if edns.is_present {

@@ -85,8 +85,25 @@ pub const REFRESHED: usize = TAKEN + 3;
 pub const COUNTERS: usize = 32;
 
 const _: () = assert!(REFRESHED < COUNTERS);
+const _: () = assert!(Reason::Internal as usize + 1 == TAKEN);
 
 impl Verdict {
+    /// The verdict with this counter; what has none is an internal error.
+    #[inline(always)]
+    pub const fn from_counter(counter: u32) -> Verdict {
+        const LAST: u32 = Reason::Internal as u32;
+        match counter as usize {
+            TAKEN => Verdict::Taken,
+            ANSWERED => Verdict::Answered,
+            SPOILED => Verdict::Spoiled,
+            _ if counter <= LAST => {
+                // SAFETY: reasons are numbered from 0 without gaps, and `Internal` is the last one.
+                Verdict::Pass(unsafe { core::mem::transmute::<u32, Reason>(counter) })
+            }
+            _ => Verdict::Pass(Reason::Internal),
+        }
+    }
+
     /// Index of the counter of this verdict.
     pub const fn counter(self) -> usize {
         match self {
@@ -95,5 +112,25 @@ impl Verdict {
             Verdict::Answered => ANSWERED,
             Verdict::Spoiled => SPOILED,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn verdicts_come_back_from_their_counters() {
+        for reason in Reason::ALL {
+            let verdict = Verdict::Pass(*reason);
+            assert_eq!(Verdict::from_counter(verdict.counter() as u32), verdict);
+        }
+        for verdict in [Verdict::Taken, Verdict::Answered, Verdict::Spoiled] {
+            assert_eq!(Verdict::from_counter(verdict.counter() as u32), verdict);
+        }
+        assert_eq!(
+            Verdict::from_counter(REFRESHED as u32),
+            Verdict::Pass(Reason::Internal)
+        );
     }
 }

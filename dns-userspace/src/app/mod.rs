@@ -13,6 +13,7 @@ mod ring;
 pub mod settings;
 mod shutdown;
 mod state;
+mod tcp;
 mod totals;
 mod watch;
 
@@ -31,6 +32,7 @@ use self::{
     settings::Settings,
     shutdown::{Shutdown, Trigger},
     state::State,
+    tcp::Tcp,
     watch::{Cause, Reloads},
 };
 use crate::{
@@ -38,6 +40,7 @@ use crate::{
     discover::{Event, Links},
     monitor::Hub,
     observe::{self, ConfigStatus},
+    tcp::Steering,
 };
 
 /// How often interfaces that could not be attached are tried again.
@@ -78,6 +81,7 @@ struct App {
     settings: Settings,
     state: Arc<State>,
     respond: Arc<Respond>,
+    tcp: Arc<Tcp>,
     ring: RingTask,
     links: Links,
     reloads: Reloads,
@@ -112,9 +116,15 @@ impl App {
         let pages = observe::bind_pages(settings.listen).await?;
         let links = Links::open(settings.selection.clone())?;
         let hub = Arc::new(Hub::default());
-        let respond = Respond::new(&settings, Arc::clone(&hub))?;
+        let steering = Arc::new(Steering::new(settings.servers.clone()));
+        let respond = Respond::new(&settings, steering.clone(), hub.clone())?;
+        let tcp = Tcp::new(&settings, steering, respond.clone()).await?;
+        tcp.prepare(&settings, &mut datapath)?;
 
         let readers = Readers::take(&mut datapath)?;
+        tcp.takes_over(&datapath);
+        let steers = datapath.attach_steering(None);
+        tcp.attached(&settings, &datapath, steers);
         let state = Arc::new(State::new(
             Kernel::new(datapath),
             ConfigStatus {
@@ -126,6 +136,7 @@ impl App {
             },
             settings.told(),
             respond.clone(),
+            tcp.clone(),
             hub,
         ));
         let ring = RingTask::spawn(readers, &respond, &state);
@@ -148,6 +159,7 @@ impl App {
             settings,
             state,
             respond,
+            tcp,
             ring,
             links,
             reloads,
@@ -198,6 +210,7 @@ impl App {
                     let mut kernel = self.state.kernel();
                     let (datapath, attachments) = kernel.parts();
                     attachments.retry(datapath);
+                    datapath.find_ways_out();
                 }
                 // The first turn of the ring comes on its own: look again until then.
                 () = tokio::time::sleep(Duration::from_millis(50)), if !told_ready && listed => {}
@@ -253,9 +266,17 @@ impl App {
             settings,
             mut datapath,
         } = prepared;
-        if let Err(error) = self.respond.reconfigure(&settings) {
-            tracing::error!(%error, "the new configuration is refused; the last good one goes on");
-            self.state.refused(error.to_string());
+        let refused = match self.tcp.prepare(&settings, &mut datapath) {
+            Ok(()) => self.respond.reconfigure(&settings).map_err(Into::into),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = refused {
+            let error = format!("{error:#}");
+            tracing::error!(
+                error,
+                "the new configuration is refused; the last good one goes on"
+            );
+            self.state.refused(error);
             notify(&ready);
             return Ok(());
         }
@@ -269,7 +290,12 @@ impl App {
         // The new ring is drained before the first program writes to it, and the old one until after the last has.
         let readers = Readers::take(&mut datapath)?;
         let next = RingTask::spawn(readers, &self.respond, &self.state);
-        self.state.kernel().replace(datapath);
+        self.tcp.takes_over(&datapath);
+        {
+            let mut kernel = self.state.kernel();
+            let steers = kernel.replace(datapath);
+            self.tcp.attached(&settings, kernel.parts().0, steers);
+        }
         std::mem::replace(&mut self.ring, next).finish().await;
         self.state.kernel().retire();
 
@@ -292,10 +318,11 @@ impl App {
         tracing::info!("stopping");
         self.ring.finish().await;
         self.state.kernel().detach_all();
-        if tokio::time::timeout(DRAIN, self.respond.idle())
-            .await
-            .is_err()
-        {
+        let drained = async {
+            self.respond.idle().await;
+            self.tcp.stop().await;
+        };
+        if tokio::time::timeout(DRAIN, drained).await.is_err() {
             tracing::warn!("gave up waiting for answers on their way");
         }
         tracing::info!("stopped");
@@ -330,10 +357,15 @@ struct RingTask {
 }
 
 impl RingTask {
-    fn spawn(readers: Readers, respond: &Arc<Respond>, state: &Arc<State>) -> Self {
+    fn spawn(mut readers: Readers, respond: &Arc<Respond>, state: &Arc<State>) -> Self {
         let (finish, finished) = shutdown::channel();
         let respond = Arc::clone(respond);
         let pulse = Arc::clone(&state.pulse);
+        // Before the program takes over, not when the task gets its turn: TCP connections that are on their way to the
+        // responder would miss it.
+        if let Err(error) = readers.heartbeat.renew(ring::VALID) {
+            tracing::error!(%error, "cannot write the deadline");
+        }
         let mut others = JoinSet::new();
         let following = follow::follow(readers.decisions, Arc::clone(&state.hub));
         others.spawn(async {

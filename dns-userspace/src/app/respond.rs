@@ -14,7 +14,8 @@ use crate::{
     inject::{Injector, InjectorOptions},
     monitor::Hub,
     observe::{MAX_NAMESPACES, OTHER_NAMESPACES, ResponderStatus},
-    resolve::{DnsSource, Responder, Snapshot},
+    resolve::{DnsSource, Responder, Snapshot, Steer, StreamQuery},
+    tcp::Answer,
 };
 
 type Live = Responder<DnsSource, Injector>;
@@ -22,6 +23,7 @@ type Live = Responder<DnsSource, Injector>;
 /// Hands queries to the responder in force.
 pub struct Respond {
     live: ArcSwap<Live>,
+    steer: Arc<dyn Steer>,
     hub: Arc<Hub>,
     kept: Mutex<Kept>,
 }
@@ -50,11 +52,16 @@ impl Kept {
 }
 
 impl Respond {
-    pub fn new(settings: &Settings, hub: Arc<Hub>) -> anyhow::Result<Arc<Self>> {
+    pub fn new(
+        settings: &Settings,
+        steer: Arc<dyn Steer>,
+        hub: Arc<Hub>,
+    ) -> anyhow::Result<Arc<Self>> {
         Ok(Arc::new(Self {
-            live: ArcSwap::from_pointee(open(settings, &hub).context(
+            live: ArcSwap::from_pointee(open(settings, &steer, &hub).context(
                 "cannot open the sockets for replies; CAP_NET_RAW is needed, `gregor check` says what is missing",
             )?),
+            steer,
             hub,
             kept: Mutex::new(Kept {
                 settings: settings.clone(),
@@ -81,7 +88,9 @@ impl Respond {
         if kept.settings.same_responder(settings) {
             return Ok(());
         }
-        let old = self.live.swap(Arc::new(open(settings, &self.hub)?));
+        let old = self
+            .live
+            .swap(Arc::new(open(settings, &self.steer, &self.hub)?));
         kept.settle();
         kept.replaced.push(old);
         kept.settings = settings.clone();
@@ -109,12 +118,19 @@ impl Responding for Respond {
     }
 }
 
-fn open(settings: &Settings, hub: &Arc<Hub>) -> io::Result<Live> {
+impl Answer for Respond {
+    fn answer(&self, query: StreamQuery) {
+        self.live.load().handle_stream(query);
+    }
+}
+
+fn open(settings: &Settings, steer: &Arc<dyn Steer>, hub: &Arc<Hub>) -> io::Result<Live> {
     let responder = Responder::new(
         settings.responder_options(),
         DnsSource::new(settings.timeout),
         Injector::open(InjectorOptions::default())?,
     );
+    let responder = responder.with_steering(Arc::clone(steer));
     Ok(responder.told_to(Arc::clone(hub)))
 }
 
@@ -132,6 +148,7 @@ fn told(snapshot: &Snapshot) -> ResponderStatus {
         chase_failures: owned(&snapshot.chase_failures),
         broken_chains: snapshot.broken_chains,
         stale_answers: snapshot.stale_answers,
+        truncated: snapshot.truncated,
         send_errors: snapshot.send_errors,
         refreshes: snapshot.refreshes,
         refreshes_refused: snapshot.refreshes_refused,
@@ -170,6 +187,7 @@ fn add(sum: &mut ResponderStatus, more: &ResponderStatus) {
     sum.chases += more.chases;
     sum.broken_chains += more.broken_chains;
     sum.stale_answers += more.stale_answers;
+    sum.truncated += more.truncated;
     sum.send_errors += more.send_errors;
     sum.refreshes += more.refreshes;
     sum.refreshes_refused += more.refreshes_refused;

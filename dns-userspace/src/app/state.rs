@@ -9,7 +9,7 @@ use std::{
     time::Instant,
 };
 
-use super::{kernel::Kernel, panics, ring::Pulse};
+use super::{kernel::Kernel, panics, ring::Pulse, tcp::Tcp};
 use crate::{
     monitor::{Hub, Subscription},
     observe::{ConfigStatus, Readiness, ResponderStatus, RuleStatus, Source, Status},
@@ -36,6 +36,7 @@ pub struct State {
     config: Mutex<ConfigStatus>,
     told: Mutex<Told>,
     responder: Arc<dyn Responding>,
+    tcp: Arc<Tcp>,
     /// What becomes of queries.
     pub hub: Arc<Hub>,
     pub pulse: Arc<Pulse>,
@@ -50,6 +51,7 @@ impl State {
         config: ConfigStatus,
         told: Told,
         responder: Arc<dyn Responding>,
+        tcp: Arc<Tcp>,
         hub: Arc<Hub>,
     ) -> Self {
         Self {
@@ -58,6 +60,7 @@ impl State {
             config: Mutex::new(config),
             told: Mutex::new(told),
             responder,
+            tcp,
             hub,
             pulse: Arc::new(Pulse::new()),
             listed: AtomicBool::new(false),
@@ -137,6 +140,7 @@ impl Source for State {
             heartbeat_age_seconds: self.pulse.age().map(|age| age.as_secs_f64()),
             kernel,
             responder: self.responder.status(),
+            tcp: self.tcp.status(),
             panics: panics::count(),
         }
     }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::{
-    monitor::{DEFAULT_RATE, Filter, LeftOut, Line, Record, Verdict},
+    monitor::{DEFAULT_RATE, Filter, LeftOut, Line, Record, Transport, Verdict},
     observe::Monitor,
 };
 
@@ -87,6 +87,9 @@ fn query(record: &Record) -> String {
     let verdict = match (record.verdict, &record.reason) {
         (Verdict::Kernel, _) => "kernel".to_owned(),
         (Verdict::Responder, _) if record.stale => "responder (stale)".to_owned(),
+        (Verdict::Responder, _) if record.transport == Transport::Tcp => {
+            "responder (TCP)".to_owned()
+        }
         (Verdict::Responder, _) => "responder".to_owned(),
         (Verdict::PassedOn, Some(reason)) => format!("passed on: {reason}"),
         (Verdict::PassedOn, None) => "passed on".to_owned(),
@@ -132,7 +135,7 @@ mod tests {
     fn example() -> Record {
         serde_json::from_str(
             r#"{"time":"2023-11-14T22:13:20.123456Z","ifindex":7,"interface":"veth7",
-                "client":"10.0.0.2:5353","server":"169.254.20.10:53","qname":"b-1.kafka.foo.svc.","qtype":"AAAA",
+                "client":"10.0.0.2:5353","server":"169.254.20.10:53","transport":"udp","qname":"b-1.kafka.foo.svc.","qtype":"AAAA",
                 "rule":"kafka","namespace":"foo","verdict":"responder","reason":null,"rcode":"NOERROR","stale":false,
                 "latency_seconds":0.0015}"#,
         )

@@ -7,14 +7,17 @@ use std::{
     collections::BTreeMap,
     io,
     net::IpAddr,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use aya::Ebpf;
 use dns_common::{
     abi::{MAX_SERVERS, maps},
-    answer::{self, Absent, Body, Entry, Key, Lifetime, Settings, WAYS, Ways, Word},
+    answer::{
+        self, Absent, Body, Entry, Key, Lifetime, Settings, Suffix, SuffixSettings, WAYS, Ways,
+        Word,
+    },
     wire::KEPT_QTYPES,
 };
 
@@ -99,8 +102,8 @@ pub struct Answers {
     servers: Vec<IpAddr>,
     seed: u64,
     per_server: bool,
-    /// Position of the capture that is the namespace, by rule.
-    namespaces: Vec<Option<usize>>,
+    rules: Arc<RuleSet>,
+    suffixes: SuffixSettings,
     processors: usize,
     hits: Mapping<Word>,
     inner: Mutex<Inner>,
@@ -109,6 +112,8 @@ pub struct Answers {
 struct Inner {
     answers: Table<Entry>,
     absent: Table<Absent>,
+    suffix_index: Mapping<Ways>,
+    suffixes: Mapping<Suffix>,
     /// Hits of a slot when it came to its key.
     before: Vec<u64>,
     given: Given,
@@ -139,8 +144,7 @@ impl<T: AsRef<[Word]>> Table<T> {
     }
 
     fn ways(&self, hash: u64) -> Option<&Ways> {
-        // A power of two.
-        self.index.element(hash as usize & (self.index.len() - 1))
+        ways(&self.index, hash)
     }
 
     /// The slot of a key, or a free one that nobody can find yet; `None` when there is no room for it. Tells of each key
@@ -161,12 +165,7 @@ impl<T: AsRef<[Word]>> Table<T> {
             gone(&oldest, slot);
         }
         let hash = key.hash(seed);
-        let ways = self.ways(hash)?;
-        let tags = ways.each_ref().map(Word::load);
-        if tags.iter().any(|tag| *tag != 0 && tag >> 32 == hash >> 32) {
-            return None;
-        }
-        let way = tags.iter().position(|tag| *tag == 0)?;
+        let way = free_way(self.ways(hash)?, hash)?;
         let slot = self.free.pop()?;
         self.keys.insert(ifindex, *key, slot);
         Some(Place {
@@ -180,7 +179,7 @@ impl<T: AsRef<[Word]>> Table<T> {
         if let Some((hash, way)) = place.way
             && let Some(ways) = self.ways(hash)
         {
-            ways[way].store(hash >> 32 << 32 | u64::from(place.slot + 1));
+            ways[way].store(tag(hash, place.slot));
         }
     }
 
@@ -192,17 +191,38 @@ impl<T: AsRef<[Word]>> Table<T> {
 
     /// Takes a slot away from a key that has left `keys`.
     fn vacate(&mut self, key: &Key, slot: u32, seed: u64) {
-        if let Some(ways) = self.ways(key.hash(seed)) {
-            for way in ways {
-                if way.load() as u32 == slot + 1 {
-                    way.store(0);
-                }
-            }
-        }
+        clear(self.ways(key.hash(seed)), slot);
         if let Some(entry) = self.entries.element(slot as usize) {
             answer::release(entry.as_ref());
         }
         self.free.push(slot);
+    }
+}
+
+fn ways(index: &Mapping<Ways>, hash: u64) -> Option<&Ways> {
+    // A power of two.
+    index.element(hash as usize & (index.len() - 1))
+}
+
+/// A free way, unless another key looks the same from here.
+fn free_way(ways: &Ways, hash: u64) -> Option<usize> {
+    let tags = ways.each_ref().map(Word::load);
+    if tags.iter().any(|tag| *tag != 0 && tag >> 32 == hash >> 32) {
+        return None;
+    }
+    tags.iter().position(|tag| *tag == 0)
+}
+
+fn tag(hash: u64, slot: u32) -> u64 {
+    hash >> 32 << 32 | u64::from(slot + 1)
+}
+
+/// Lets nobody find a slot in a bucket any more.
+fn clear(ways: Option<&Ways>, slot: u32) {
+    for way in ways.into_iter().flatten() {
+        if way.load() as u32 == slot + 1 {
+            way.store(0);
+        }
     }
 }
 
@@ -219,7 +239,7 @@ impl Answers {
         ebpf: &mut Ebpf,
         options: &AnswerOptions,
         servers: &[IpAddr],
-        rules: &RuleSet,
+        rules: &Arc<RuleSet>,
     ) -> Result<Self, DatapathError> {
         let limits = Limits {
             total: options.total,
@@ -229,16 +249,30 @@ impl Answers {
         let inner = Inner {
             answers: Table::open(ebpf, maps::INDEX, maps::ANSWERS, limits)?,
             absent: Table::open(ebpf, maps::ABSENT_INDEX, maps::ABSENT, limits)?,
+            suffix_index: mapping(ebpf, maps::SUFFIX_INDEX)?,
+            suffixes: mapping(ebpf, maps::SUFFIXES)?,
             before: vec![0; options.total],
             given: Given::default(),
             unplaced: 0,
         };
         let hits: Mapping<Word> = mapping(ebpf, maps::HITS)?;
+        let mut suffixes = SuffixSettings {
+            mask: inner.suffix_index.len() as u32 - 1,
+            ..SuffixSettings::NONE
+        };
+        for factor in &mut suffixes.factors {
+            *factor = rand::random::<u64>() | 1;
+        }
+        for (place, starter) in suffixes.starters.iter_mut().zip(rules.starters()) {
+            *place = starter;
+            suffixes.starter_count += 1;
+        }
         Ok(Self {
             servers: servers.to_vec(),
             seed,
             per_server: options.per_server,
-            namespaces: rules.rules().iter().map(|rule| rule.namespace()).collect(),
+            rules: Arc::clone(rules),
+            suffixes,
             processors: hits.len().checked_div(options.total).unwrap_or(0),
             hits,
             inner: Mutex::new(inner),
@@ -252,8 +286,9 @@ impl Answers {
             seed: self.seed,
             bucket_mask: inner.answers.index.len() as u32 - 1,
             absent_mask: inner.absent.index.len() as u32 - 1,
-            per_server: if self.per_server { u32::MAX } else { 0 },
+            padding: 0,
             slots: inner.before.len() as u32,
+            suffixes: self.suffixes,
         }
     }
 
@@ -303,6 +338,8 @@ impl Answers {
         let Inner {
             answers,
             absent,
+            suffix_index,
+            suffixes,
             before,
             given,
             unplaced,
@@ -310,18 +347,47 @@ impl Answers {
         absent.remove(&key.with_qtype(0), self.seed);
         let place = answers.place(ifindex, key, self.seed, |gone, slot| {
             self.settle(given, gone, slot, before);
+            self.hide_suffix(suffix_index, gone, slot);
         });
         let Some(place) = place else {
             *unplaced += u64::from(!before.is_empty());
             return;
         };
-        if place.way.is_some() {
+        let is_new = place.way.is_some();
+        if is_new {
             before[place.slot as usize] = self.hits(place.slot);
         }
+        let suffix = if is_new { self.suffix(key) } else { None };
         if let Some(entry) = answers.entries.element(place.slot as usize) {
-            answer::write(entry, key, body, &lifetime);
+            answer::write_with(entry, key, body, &lifetime, || {
+                let place = suffixes.element(place.slot as usize);
+                if let (Some(place), Some((suffix, _))) = (place, &suffix) {
+                    answer::write_suffix(place, suffix);
+                }
+            });
         }
         answers.show(&place);
+        if let Some((_, hash)) = suffix
+            && let Some(ways) = ways(suffix_index, hash)
+            && let Some(way) = free_way(ways, hash)
+        {
+            ways[way].store(tag(hash, place.slot));
+        }
+    }
+
+    /// What names with this key end with, and its hash; `None` where that does not settle the key.
+    fn suffix(&self, key: &Key) -> Option<(Vec<u8>, u64)> {
+        let captures: Vec<_> = key.labels().collect();
+        let captures = captures.iter().map(|(label, len)| &label[..*len]);
+        let suffix = self.rules.suffix(key.rule() as usize, captures)?;
+        let hash = self.suffixes.hash(&suffix, key.qtype(), key.upstream())?;
+        Some((suffix, hash))
+    }
+
+    fn hide_suffix(&self, index: &Mapping<Ways>, key: &Key, slot: u32) {
+        if let Some((_, hash)) = self.suffix(key) {
+            clear(ways(index, hash), slot);
+        }
     }
 
     /// Lets the program pass the queries of a target that does not exist.
@@ -346,12 +412,14 @@ impl Answers {
         let mut inner = self.lock();
         let Inner {
             answers,
+            suffix_index,
             before,
             given,
             ..
         } = &mut *inner;
         if let Some(slot) = answers.remove(key, self.seed) {
             self.settle(given, key, slot, before);
+            self.hide_suffix(suffix_index, key, slot);
         }
     }
 
@@ -389,7 +457,8 @@ impl Answers {
             return;
         }
         *given.rules.entry(key.rule()).or_default() += hits;
-        let namespace = self.namespaces.get(key.rule() as usize).copied().flatten();
+        let rule = self.rules.rules().get(key.rule() as usize);
+        let namespace = rule.and_then(|rule| rule.namespace());
         let Some((label, len)) = namespace.and_then(|at| key.labels().nth(at)) else {
             return;
         };
@@ -438,7 +507,7 @@ impl std::fmt::Debug for Answers {
 }
 
 /// Sizes of the maps: name and elements.
-pub(super) fn sizes(options: &AnswerOptions, processors: usize) -> [(&'static str, u32); 5] {
+pub(super) fn sizes(options: &AnswerOptions, processors: usize) -> [(&'static str, u32); 7] {
     let slots = options.total.max(1);
     let buckets = options.buckets();
     [
@@ -446,6 +515,8 @@ pub(super) fn sizes(options: &AnswerOptions, processors: usize) -> [(&'static st
         (maps::ANSWERS, slots),
         (maps::ABSENT_INDEX, buckets),
         (maps::ABSENT, slots),
+        (maps::SUFFIX_INDEX, buckets),
+        (maps::SUFFIXES, slots),
         (maps::HITS, slots * processors),
     ]
     .map(|(name, elements)| (name, elements as u32))

@@ -7,6 +7,7 @@
 mod answers;
 mod attach;
 mod breakglass;
+mod egress;
 mod event;
 mod heartbeat;
 mod interfaces;
@@ -16,6 +17,7 @@ mod mapping;
 mod monitor;
 mod pod;
 mod ring;
+mod steer;
 
 pub use answers::{AnswerOptions, AnswerSizes, Answers, Given, Publish, Term};
 pub use attach::{Hook, Interface, Order, detect_hook, programs_on};
@@ -26,6 +28,7 @@ pub use load::{Datapath, DatapathError, Limit, LoadOptions, ProgramSummary, Test
 pub use log::{LOG_TARGET, ProgramLog};
 pub use monitor::{Decided, Decision, Decisions, Switch};
 pub use ring::Ring;
+pub use steer::{Listeners, SteerMode, Steered, SteeringSummary, open_listeners};
 
 /// Name of the program in the kernel's listings; `detach --all` goes by it.
 pub const PROGRAM: &str = "gregor";

@@ -21,6 +21,14 @@ pub enum Verdict {
     PassedOn,
 }
 
+/// What carried a query.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Transport {
+    Udp,
+    Tcp,
+}
+
 /// One intercepted query and what became of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
@@ -32,6 +40,7 @@ pub struct Record {
     pub interface: String,
     pub client: SocketAddr,
     pub server: SocketAddr,
+    pub transport: Transport,
     /// In the case that it was sent in, escaped as in a zone file.
     pub qname: String,
     pub qtype: String,
@@ -51,7 +60,8 @@ pub struct Record {
 }
 
 impl Record {
-    /// What is known of a query before what became of it: an answer of the responder until something else is said.
+    /// What is known of a query before what became of it: over UDP, and an answer of the
+    /// responder, until something else is said.
     pub fn new(exchange: &Exchange, time: SystemTime, ifindex: u32) -> Record {
         Record {
             time,
@@ -59,6 +69,7 @@ impl Record {
             interface: String::new(),
             client: exchange.client,
             server: exchange.server,
+            transport: Transport::Udp,
             qname: exchange.qname_text(),
             qtype: exchange.qtype_text(),
             rule: None,
@@ -140,6 +151,7 @@ pub(crate) mod tests {
             interface: "veth7".to_owned(),
             client: "10.0.0.2:5353".parse().unwrap(),
             server: "169.254.20.10:53".parse().unwrap(),
+            transport: Transport::Udp,
             qname: "b-1.kafka.foo.svc.".to_owned(),
             qtype: "A".to_owned(),
             rule: Some("kafka".to_owned()),

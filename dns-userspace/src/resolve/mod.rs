@@ -9,15 +9,18 @@ mod responder;
 mod source;
 mod stats;
 mod store;
+mod stream;
 mod upstream;
 
 pub use chain::{Answer, Failure, Outcome};
 pub use compose::{ExtendedError, Section, wire_name};
+pub use limiter::Limiter;
 pub use query::{Edns, Query};
 pub use responder::{Responder, ResponderOptions, Upstream};
 pub use source::{DnsSource, Explanation, Step, StepReply, TargetSource, explain};
 pub use stats::{NamespaceCounts, PassReason, Snapshot, Stats};
 pub use store::Sizes;
+pub use stream::{ReplyTo, Steer, StreamQuery, StreamReply};
 pub use upstream::Transport;
 
 #[cfg(test)]

@@ -17,19 +17,21 @@ use tracing::{debug, warn};
 
 use super::{
     chain::{Failure, Outcome},
-    compose::{self, ExtendedError, Section},
+    compose::{self, Carrier, ExtendedError, Section},
     flight::{Flights, Joined},
     limiter::Limiter,
     query::Query,
     source::TargetSource,
     stats::{PassReason, Replied, Snapshot, Stats},
     store::{Found, Kept, Key, Limits, NEGATIVE_LIFETIME, Store, Trouble},
+    stream::{ReplyTo, Steer, StreamQuery, StreamReply},
 };
 use crate::{
     config::{Config, UpstreamServer},
     datapath::{Intercepted, Publish, Term},
     inject::{Datagram, Inject, QueryFrame},
-    monitor::{Exchange, Hub, Record, Verdict},
+    monitor::{Exchange, Hub, Record, Transport, Verdict},
+    rules::RuleSet,
 };
 
 /// What a client is told of an answer that outlived its TTL (RFC 8767 §4).
@@ -112,6 +114,7 @@ pub struct Responder<S, I> {
     unkept: Mutex<Limiter>,
     warnings: Mutex<Limiter>,
     stats: Stats,
+    steer: Option<Arc<dyn Steer>>,
     pending_refreshes: AtomicUsize,
     monitor: Arc<Hub>,
     clock: fn() -> Instant,
@@ -119,11 +122,9 @@ pub struct Responder<S, I> {
 
 /// A query with everything that its reply needs.
 struct Waiting {
-    frame: QueryFrame,
+    origin: Origin,
     query: Query,
     namespace: Option<String>,
-    /// Somebody wants to know what becomes of it.
-    watched: Option<Box<Watched>>,
     /// Most that this client is told: the rule's TTL and `max_ttl`.
     ttl_cap: Duration,
     /// The program has answered it already: what is found out goes to the program only.
@@ -131,17 +132,46 @@ struct Waiting {
     publish: Option<(Arc<dyn Publish>, answer::Key)>,
 }
 
-/// A query as whoever watches is to be told of it.
-struct Watched {
-    since: Instant,
-    rule: Option<String>,
-    namespace: Option<String>,
-}
-
 /// The program that took a query.
 struct Program {
     answers: Arc<dyn Publish>,
     is_answered: bool,
+}
+
+/// How a query came, and so how it is answered or passed on, and who wants to know.
+struct Origin {
+    way: Way,
+    /// Somebody watches.
+    watched: Option<Box<Watched>>,
+}
+
+#[derive(Debug)]
+enum Way {
+    Frame(QueryFrame),
+    Stream { ifindex: u32, reply: ReplyTo },
+}
+
+/// A query as whoever watches is to be told of it.
+struct Watched {
+    since: Instant,
+    /// All but what becomes of it.
+    record: Record,
+}
+
+impl Origin {
+    fn ifindex(&self) -> u32 {
+        match &self.way {
+            Way::Frame(frame) => frame.ifindex,
+            Way::Stream { ifindex, .. } => *ifindex,
+        }
+    }
+
+    fn carrier(&self) -> Carrier {
+        match &self.way {
+            Way::Frame(_) => Carrier::Datagram,
+            Way::Stream { .. } => Carrier::Stream,
+        }
+    }
 }
 
 /// What a rule makes of a query.
@@ -177,6 +207,7 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
             unkept: limiter(UNKEPT_PER_SECOND),
             warnings: limiter(WARNINGS_PER_SECOND),
             stats: Stats::default(),
+            steer: None,
             pending_refreshes: AtomicUsize::new(0),
             monitor: Arc::default(),
             options,
@@ -184,10 +215,17 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
         }
     }
 
+    /// Sends clients whose answer does not fit to TCP, where that helps them; without, they get what fits.
+    pub fn with_steering(self, steer: Arc<dyn Steer>) -> Responder<S, I> {
+        Responder {
+            steer: Some(steer),
+            ..self
+        }
+    }
+
     /// Tells here what becomes of queries, while somebody watches.
-    pub fn told_to(mut self, monitor: Arc<Hub>) -> Responder<S, I> {
-        self.monitor = monitor;
-        self
+    pub fn told_to(self, monitor: Arc<Hub>) -> Responder<S, I> {
+        Responder { monitor, ..self }
     }
 
     /// Answers a query, passes it on, or lets it wait for a look-up, in a task of its own. Never blocks.
@@ -224,50 +262,81 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
             answers: intercepted.answers.clone(),
             is_answered: intercepted.is_answered,
         };
-        let is_watched = self.monitor.is_watched() && !intercepted.is_answered;
-        let watched = is_watched.then(|| {
-            Box::new(Watched {
-                since: (self.clock)(),
-                rule: rules.rules().get(index).map(|rule| rule.name().to_owned()),
-                namespace: None,
+        let watched = if intercepted.is_answered {
+            None
+        } else {
+            self.watch(&rules, index, || {
+                let exchange = Exchange::parse(&intercepted.frame)?;
+                Some((exchange, Transport::Udp, intercepted.ifindex))
             })
-        });
+        };
         self.handle_frame(intercepted.into(), Some(program), watched, |qname| {
-            let rule = rules.rules().get(index)?;
-            let matched = rule.apply(qname)?;
-            Some(Plan {
-                target: matched.target,
-                namespace: matched.namespace,
-                rule_ttl: Duration::from_secs(rule.ttl_seconds().into()),
-                kept_by: (!rule.is_regex()).then_some((index, matched.captures)),
-            })
+            plan(&rules, index, qname)
         });
+    }
+
+    /// The same for a query from a TCP connection. Every one gets exactly one [`StreamReply`].
+    pub fn handle_stream(self: &Arc<Self>, stream: StreamQuery) {
+        self.stats.queries.add();
+        let StreamQuery { query, server, .. } = stream;
+        let plan = plan(&stream.rules, stream.rule, query.qname());
+        let watched = self.watch(&stream.rules, stream.rule, || {
+            let exchange = Exchange {
+                client: stream.client,
+                server,
+                qname: query.qname().to_vec(),
+                qtype: query.qtype,
+                rcode: None,
+            };
+            Some((exchange, Transport::Tcp, stream.ifindex))
+        });
+        let origin = Origin {
+            way: Way::Stream {
+                ifindex: stream.ifindex,
+                reply: stream.reply,
+            },
+            watched,
+        };
+        self.handle_query(origin, None, query, server, plan);
     }
 
     fn handle_frame(
         self: &Arc<Self>,
         frame: QueryFrame,
         program: Option<Program>,
-        mut watched: Option<Box<Watched>>,
+        watched: Option<Box<Watched>>,
         plan: impl FnOnce(&[u8]) -> Option<Plan>,
     ) {
         let is_answered = program.as_ref().is_some_and(|program| program.is_answered);
         if !is_answered {
             self.stats.queries.add();
         }
-        let pass_on = |reason| {
-            if !is_answered {
-                self.pass_on(&frame, watched.as_deref(), reason);
-            }
+        let parsed = parse(&frame);
+        let origin = Origin {
+            way: Way::Frame(frame),
+            watched,
         };
-        let Some((query, server)) = parse(&frame) else {
-            return pass_on(PassReason::Query);
+        let Some((query, server)) = parsed else {
+            return self.drop_or_pass_on(&origin, is_answered, PassReason::Query);
         };
-        let Some(plan) = plan(query.qname()) else {
-            return pass_on(PassReason::NoRule);
+        let plan = plan(query.qname());
+        self.handle_query(origin, program, query, server, plan);
+    }
+
+    fn handle_query(
+        self: &Arc<Self>,
+        mut origin: Origin,
+        program: Option<Program>,
+        query: Query,
+        server: SocketAddr,
+        plan: Option<Plan>,
+    ) {
+        let is_answered = program.as_ref().is_some_and(|program| program.is_answered);
+        let Some(plan) = plan else {
+            return self.drop_or_pass_on(&origin, is_answered, PassReason::NoRule);
         };
-        if let Some(watched) = &mut watched {
-            watched.namespace.clone_from(&plan.namespace);
+        if let Some(watched) = &mut origin.watched {
+            watched.record.namespace.clone_from(&plan.namespace);
         }
         let publish = program.and_then(|program| {
             let (rule, captures) = plan.kept_by.as_ref()?;
@@ -288,10 +357,9 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
             },
         };
         let waiting = Waiting {
-            frame,
+            origin,
             query,
             namespace: plan.namespace,
-            watched,
             ttl_cap: plan.rule_ttl.min(self.options.max_ttl),
             is_answered,
             publish,
@@ -299,8 +367,8 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
         let now = (self.clock)();
         if !qtype_is_kept(waiting.query.qtype) {
             let mut limiter = self.unkept.lock().unwrap_or_else(PoisonError::into_inner);
-            if !limiter.admit(waiting.frame.ifindex, now) {
-                return self.pass_on_waiting(&waiting, PassReason::RateLimited);
+            if !limiter.admit(waiting.origin.ifindex(), now) {
+                return self.pass_on(&waiting.origin, PassReason::RateLimited);
             }
         }
         match self.store.find(&key, waiting.ttl_cap, now) {
@@ -313,11 +381,11 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
 
     /// Lets a query wait for the look-up of its key, and starts that if nobody has.
     fn wait(self: &Arc<Self>, key: Key, waiting: Waiting) {
-        let ifindex = waiting.frame.ifindex;
+        let ifindex = waiting.origin.ifindex();
         match self.flights.join(ifindex, &key, waiting) {
             Joined::Waits => {}
             Joined::Full(waiting) if waiting.is_answered => self.stats.refreshes_refused.add(),
-            Joined::Full(waiting) => self.pass_on_waiting(&waiting, PassReason::Busy),
+            Joined::Full(waiting) => self.pass_on(&waiting.origin, PassReason::Busy),
             Joined::Leads => {
                 self.stats.chases.add();
                 let flight = Landing {
@@ -335,9 +403,7 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
     fn land(&self, ifindex: u32, key: &Key, outcome: Option<Outcome>) {
         let Some(outcome) = outcome else {
             for waiting in self.flights.land(key) {
-                if !waiting.is_answered {
-                    self.pass_on_waiting(&waiting, PassReason::Abandoned);
-                }
+                self.drop_or_pass_on(&waiting.origin, waiting.is_answered, PassReason::Abandoned);
             }
             return;
         };
@@ -412,7 +478,7 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
                             fixed_ttl: None,
                         },
                     };
-                    answers.answer(waiting.frame.ifindex, key, body, &term);
+                    answers.answer(waiting.origin.ifindex(), key, body, &term);
                 }
                 None => answers.nothing(key),
             }
@@ -425,24 +491,38 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
             &kept.section,
             ttl_seconds,
             kept.next_rotation(),
+            waiting.origin.carrier(),
         );
-        let Some(reply) = reply else {
-            return self.servfail(waiting, TOO_LONG);
+        let reply = match reply {
+            Some(reply) if reply.left_out == 0 => reply.message,
+            incomplete => {
+                let sent_to_tcp = self.sends_to_tcp(&waiting.origin);
+                let message = match incomplete {
+                    Some(reply) => Some(reply.message),
+                    None => sent_to_tcp.then(|| compose::empty(&waiting.query)),
+                };
+                let Some(mut message) = message else {
+                    return self.servfail(waiting, TOO_LONG);
+                };
+                if sent_to_tcp {
+                    self.stats.truncated.add();
+                    compose::truncate(&mut message);
+                }
+                message
+            }
         };
         self.stats.noerror.add();
         self.stats.replied(waiting.namespace.as_deref(), replied);
-        self.send(&waiting.frame, &reply);
-        self.answered(waiting, "NOERROR", replied);
+        self.send(&waiting.origin, &reply);
+        self.tell_answer(&waiting.origin, "NOERROR", replied);
     }
 
     /// The existing cache answers, now and for as long as this is known.
     fn no_target(&self, waiting: &Waiting, left: Duration) {
         if let Some((answers, key)) = &waiting.publish {
-            answers.no_target(waiting.frame.ifindex, key, left);
+            answers.no_target(waiting.origin.ifindex(), key, left);
         }
-        if !waiting.is_answered {
-            self.pass_on_waiting(waiting, PassReason::NoTarget);
-        }
+        self.drop_or_pass_on(&waiting.origin, waiting.is_answered, PassReason::NoTarget);
     }
 
     /// The upstream failed or contradicts itself: the last good answer, else SERVFAIL.
@@ -474,55 +554,89 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
         self.stats.servfail.add();
         self.stats
             .replied(waiting.namespace.as_deref(), Replied::Servfail);
-        self.send(&waiting.frame, &compose::servfail(&waiting.query, error));
-        self.answered(waiting, "SERVFAIL", Replied::Servfail);
+        self.send(&waiting.origin, &compose::servfail(&waiting.query, error));
+        self.tell_answer(&waiting.origin, "SERVFAIL", Replied::Servfail);
     }
 
-    fn send(&self, frame: &QueryFrame, reply: &[u8]) {
-        if let Err(error) = self.injector.reply(frame, reply) {
+    /// Whether a client that does not get its whole answer now gets it over TCP.
+    fn sends_to_tcp(&self, origin: &Origin) -> bool {
+        let (Some(steer), Way::Frame(frame)) = (&self.steer, &origin.way) else {
+            return false;
+        };
+        Datagram::parse(&frame.frame, frame.l3_offset)
+            .is_some_and(|datagram| steer.tell(datagram.destination.ip(), datagram.source.ip()))
+    }
+
+    fn send(&self, origin: &Origin, reply: &[u8]) {
+        let sent = match &origin.way {
+            Way::Frame(frame) => self.injector.reply(frame, reply),
+            Way::Stream { reply: to, .. } => to.send(StreamReply::Answer(reply.to_vec())),
+        };
+        if let Err(error) = sent {
             self.stats.send_errors.add();
-            debug!(ifindex = frame.ifindex, %error, "reply not sent");
+            debug!(ifindex = origin.ifindex(), %error, "reply not sent");
         }
     }
 
-    fn pass_on_waiting(&self, waiting: &Waiting, reason: PassReason) {
-        self.pass_on(&waiting.frame, waiting.watched.as_deref(), reason);
+    /// Nobody waits for what the program has answered.
+    fn drop_or_pass_on(&self, origin: &Origin, is_answered: bool, reason: PassReason) {
+        if !is_answered {
+            self.pass_on(origin, reason);
+        }
     }
 
-    fn pass_on(&self, frame: &QueryFrame, watched: Option<&Watched>, reason: PassReason) {
+    fn pass_on(&self, origin: &Origin, reason: PassReason) {
         self.stats.passed(reason);
-        if let Err(error) = self.injector.pass_on(frame) {
+        let sent = match &origin.way {
+            Way::Frame(frame) => self.injector.pass_on(frame),
+            Way::Stream { reply, .. } => reply.send(StreamReply::PassOn),
+        };
+        if let Err(error) = sent {
             self.stats.send_errors.add();
-            debug!(ifindex = frame.ifindex, %error, "query not passed on");
+            debug!(ifindex = origin.ifindex(), %error, "query not passed on");
         }
-        if let Some(watched) = watched {
-            self.tell(frame, watched, |record| {
-                record.verdict = Verdict::PassedOn;
-                record.reason = Some(reason.label().to_owned());
-            });
-        }
+        self.tell(origin, |record, _| {
+            record.verdict = Verdict::PassedOn;
+            record.reason = Some(reason.label().to_owned());
+        });
     }
 
-    fn answered(&self, waiting: &Waiting, rcode: &str, replied: Replied) {
-        if let Some(watched) = &waiting.watched {
-            self.tell(&waiting.frame, watched, |record| {
-                record.rcode = Some(rcode.to_owned());
-                record.stale = replied == Replied::Stale;
-                record.latency = Some((self.clock)().saturating_duration_since(watched.since));
-            });
+    /// Begins the record of a query; costs nothing while nobody watches.
+    fn watch(
+        &self,
+        rules: &RuleSet,
+        rule: usize,
+        exchange: impl FnOnce() -> Option<(Exchange, Transport, u32)>,
+    ) -> Option<Box<Watched>> {
+        if !self.monitor.is_watched() {
+            return None;
         }
+        let (exchange, transport, ifindex) = exchange()?;
+        let mut record = Record::new(&exchange, SystemTime::now(), ifindex);
+        record.transport = transport;
+        record.rule = rules.rules().get(rule).map(|rule| rule.name().to_owned());
+        Some(Box::new(Watched {
+            since: (self.clock)(),
+            record,
+        }))
+    }
+
+    fn tell_answer(&self, origin: &Origin, rcode: &str, replied: Replied) {
+        self.tell(origin, |record, since| {
+            record.rcode = Some(rcode.to_owned());
+            record.stale = replied == Replied::Stale;
+            record.latency = Some((self.clock)().saturating_duration_since(since));
+        });
     }
 
     /// Tells whoever watches what became of a query.
-    fn tell(&self, frame: &QueryFrame, watched: &Watched, outcome: impl FnOnce(&mut Record)) {
-        let Some(exchange) = Exchange::parse(&frame.frame) else {
-            return;
-        };
-        let mut record = Record::new(&exchange, SystemTime::now(), frame.ifindex);
-        record.rule.clone_from(&watched.rule);
-        record.namespace.clone_from(&watched.namespace);
-        outcome(&mut record);
-        self.monitor.tell(record);
+    fn tell(&self, origin: &Origin, outcome: impl FnOnce(&mut Record, Instant)) {
+        if let Some(watched) = &origin.watched {
+            let mut record = watched.record.clone();
+            record.time = SystemTime::now();
+            outcome(&mut record, watched.since);
+            self.monitor.tell(record);
+        }
     }
 
     /// Forgets what is kept for an interface that is gone.
@@ -567,6 +681,18 @@ impl<S: TargetSource, I: Inject> Drop for Landing<S, I> {
         self.responder
             .land(self.ifindex, &self.key, self.outcome.take());
     }
+}
+
+/// What a rule makes of a name; `None` when it does not match after all.
+fn plan(rules: &RuleSet, index: usize, qname: &[u8]) -> Option<Plan> {
+    let rule = rules.rules().get(index)?;
+    let matched = rule.apply(qname)?;
+    Some(Plan {
+        target: matched.target,
+        namespace: matched.namespace,
+        rule_ttl: Duration::from_secs(rule.ttl_seconds().into()),
+        kept_by: (!rule.is_regex()).then_some((index, matched.captures)),
+    })
 }
 
 /// The query of a frame, and the server that it asks.

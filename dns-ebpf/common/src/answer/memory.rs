@@ -3,6 +3,7 @@
 use alloc::{boxed::Box, vec::Vec};
 
 use super::*;
+use crate::dfa::LiteralWord;
 
 /// As many slots as are wanted, given out one after the other.
 pub struct MemoryTables {
@@ -12,6 +13,8 @@ pub struct MemoryTables {
     entries: Box<[Entry]>,
     absent_ways: Box<[Ways]>,
     absent: Box<[Absent]>,
+    suffix_ways: Box<[Ways]>,
+    suffixes: Box<[Suffix]>,
     hits: Box<[Word]>,
     used: u32,
     used_absent: u32,
@@ -32,14 +35,17 @@ impl MemoryTables {
                 seed: 0x0123_4567_89ab_cdef,
                 bucket_mask: buckets as u32 - 1,
                 absent_mask: buckets as u32 - 1,
-                per_server: u32::MAX,
+                padding: 0,
                 slots: slots as u32,
+                suffixes: SuffixSettings::NONE,
             },
             captures,
             ways: zeroed(buckets),
             entries: zeroed(slots.max(1)),
             absent_ways: zeroed(buckets),
             absent: zeroed(slots.max(1)),
+            suffix_ways: zeroed(buckets),
+            suffixes: zeroed(slots.max(1)),
             hits: (0..slots.max(1)).map(|_| Word::new(0)).collect(),
             used: 0,
             used_absent: 0,
@@ -49,6 +55,41 @@ impl MemoryTables {
     /// A program that answers nothing.
     pub fn none() -> Self {
         Self::new(0, Vec::new())
+    }
+
+    /// Lets the answers that are added from now on be found by their suffixes as well, where these begin so.
+    pub fn with_starters(mut self, starters: &[LiteralWord]) -> Self {
+        let suffixes = &mut self.settings.suffixes;
+        for (index, factor) in suffixes.factors.iter_mut().enumerate() {
+            *factor = mix(index as u64 + 1, 1) | 1;
+        }
+        for (place, starter) in suffixes.starters.iter_mut().zip(starters) {
+            *place = *starter;
+            suffixes.starter_count += 1;
+        }
+        suffixes.mask = self.settings.bucket_mask;
+        self
+    }
+
+    /// Adds an answer that is also found by the end of its names, in wire format and lower case.
+    pub fn insert_with_suffix(
+        &mut self,
+        key: &Key,
+        body: &Body,
+        lifetime: &Lifetime,
+        suffix: &[u8],
+    ) -> bool {
+        let slot = self.used;
+        if !self.insert(key, body, lifetime) {
+            return false;
+        }
+        let upstream = (key.head >> 48) as u16;
+        if let Some(hash) = self.settings.suffixes.hash(suffix, key.qtype(), upstream) {
+            write_suffix(&self.suffixes[slot as usize], suffix);
+            let ways = &self.suffix_ways[(hash as u32 & self.settings.suffixes.mask) as usize];
+            place(ways, hash, slot);
+        }
+        true
     }
 
     /// Adds an answer; `false` when there is no room.
@@ -115,6 +156,14 @@ impl Tables for MemoryTables {
 
     fn absent(&self, slot: u32) -> Option<&Absent> {
         self.absent.get(slot as usize)
+    }
+
+    fn suffix_ways(&self, bucket: u32) -> Option<&Ways> {
+        self.suffix_ways.get(bucket as usize)
+    }
+
+    fn suffix(&self, slot: u32) -> Option<&Suffix> {
+        self.suffixes.get(slot as usize)
     }
 
     fn count(&self, slot: u32) -> u32 {

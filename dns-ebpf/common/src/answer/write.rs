@@ -119,6 +119,11 @@ pub(crate) fn fold(mut sum: u32) -> u16 {
 
 /// Overwrites an entry. The body must fit; there must be one writer at a time.
 pub fn write(entry: &Entry, key: &Key, body: &Body, lifetime: &Lifetime) {
+    write_with(entry, key, body, lifetime, || {});
+}
+
+/// [`write`], with more that belongs to the entry and is written while nobody takes it for whole.
+pub fn write_with(entry: &Entry, key: &Key, body: &Body, lifetime: &Lifetime, more: impl FnOnce()) {
     debug_assert!(body.fits());
     let mut words = body.words();
     words[RRSET - SHAPE] |= u64::from(lifetime.fixed_ttl) << 32;
@@ -129,6 +134,7 @@ pub fn write(entry: &Entry, key: &Key, body: &Body, lifetime: &Lifetime) {
         for (word, value) in entry[SHAPE..].iter().zip(words) {
             word.store(value);
         }
+        more();
     });
 }
 

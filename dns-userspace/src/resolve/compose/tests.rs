@@ -12,10 +12,14 @@ const QNAME: &str = "LKC-1.eu.aws.private.kafka.managed.Foo.svc.cluster.local.";
 const TARGET: &str = "kafka-upstream.foo.svc.cluster.local.";
 const END: &str = "vpce-1.vpce.svc.cluster.local.";
 
+fn datagram(query: &Query, section: &Section, ttl: u32, rotation: usize) -> Option<Vec<u8>> {
+    answer(query, section, ttl, rotation, Carrier::Datagram).map(|reply| reply.message)
+}
+
 fn compose(opt: Option<(u16, bool)>, answer_of: &Answer, ttl: u32, rotation: usize) -> Vec<u8> {
     let query = query(QNAME, answer_of.qtype, opt);
     let section = Section::new(answer_of).unwrap();
-    let bytes = answer(&query, &section, ttl, rotation).unwrap();
+    let bytes = datagram(&query, &section, ttl, rotation).unwrap();
     assert_eq!(&bytes[12..12 + query.question().len()], query.question());
     bytes
 }
@@ -62,7 +66,7 @@ fn these_exact_bytes() {
         b"\0\0\x29\x04\xd0\0\0\x80\0\0\0",
     ]
     .concat();
-    assert_eq!(answer(&query, &section, 30, 0).unwrap(), expected);
+    assert_eq!(datagram(&query, &section, 30, 0).unwrap(), expected);
 }
 
 #[test]
@@ -71,7 +75,7 @@ fn the_same_section_stands_behind_questions_of_any_length() {
     let long = format!("{}{}", "abcdefghi.".repeat(24), "x.");
     for qname in ["x.", QNAME, &long] {
         let query = query(qname, RecordType::A, Some((1232, false)));
-        let message = parse(&answer(&query, &section, 5, 0).unwrap());
+        let message = parse(&datagram(&query, &section, 5, 0).unwrap());
         assert_eq!(message.answers[0], cname(qname, 5, TARGET));
         assert_eq!(message.answers[1], cname(TARGET, 5, END));
         assert_eq!(message.answers[4], a(END, 5, [10, 0, 0, 3]));
@@ -90,7 +94,7 @@ fn flags_copy_rd_and_cd_and_nothing_else() {
         bytes[2..4].copy_from_slice(&sent.to_be_bytes());
         let query = Query::parse(&bytes).unwrap();
         let section = Section::new(&addresses(&[TARGET], 1, 60)).unwrap();
-        let reply = answer(&query, &section, 5, 0).unwrap();
+        let reply = datagram(&query, &section, 5, 0).unwrap();
         assert_eq!(reply[2..4], expected.to_be_bytes(), "flags {sent:04x}");
         let error = servfail(&query, ERROR);
         assert_eq!(error[2..4], (expected | 2).to_be_bytes());
@@ -214,9 +218,9 @@ fn a_chain_that_leaves_no_room_for_an_address_is_no_answer() {
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let section = Section::new(&addresses(&names, 1, 9)).unwrap();
     let plain = query(QNAME, RecordType::A, None);
-    assert_eq!(answer(&plain, &section, 9, 0), None);
+    assert_eq!(datagram(&plain, &section, 9, 0), None);
     let edns = query(QNAME, RecordType::A, Some((1232, false)));
-    assert!(answer(&edns, &section, 9, 0).is_some());
+    assert!(datagram(&edns, &section, 9, 0).is_some());
 }
 
 const ERROR: ExtendedError = ExtendedError {
@@ -271,11 +275,11 @@ proptest! {
         answer_of.soa = (count == 0).then(|| Box::new((name(names[0]), soa_data(9))));
         let query = query(&qname, RecordType::A, opt);
         let section = Section::new(&answer_of).unwrap();
-        let Some(bytes) = answer(&query, &section, ttl, rotation) else {
+        let Some(bytes) = datagram(&query, &section, ttl, rotation) else {
             prop_assert!(section.len() + 12 + query.question().len() + 11 > 512);
             return Ok(());
         };
-        prop_assert!(bytes.len() <= limit(&query));
+        prop_assert!(bytes.len() <= limit(&query, Carrier::Datagram));
         let message = parse(&bytes);
         let mut owner = qname.as_str();
         for (record, target) in message.answers.iter().zip(&names) {
@@ -298,5 +302,37 @@ proptest! {
             prop_assert_eq!(record, &soa(names[0], ttl, 9));
         }
         prop_assert_eq!(message.edns.is_some(), opt.is_some());
+    }
+}
+
+#[test]
+fn what_a_datagram_leaves_out_a_stream_has() {
+    let section = Section::new(&addresses(&[TARGET, END], 60, 9)).unwrap();
+    let query = query(QNAME, RecordType::A, None);
+    let cut = answer(&query, &section, 9, 7, Carrier::Datagram).unwrap();
+    assert!(cut.message.len() <= 512);
+    let told = rrset(&parse(&cut.message)).len();
+    assert!(told > 0);
+    assert_eq!(cut.left_out, 60 - told);
+
+    let whole = answer(&query, &section, 9, 7, Carrier::Stream).unwrap();
+    assert_eq!(whole.left_out, 0);
+    assert_eq!(rrset(&parse(&whole.message)).len(), 60);
+    assert_eq!(whole.message[..12][..6], cut.message[..6]);
+}
+
+#[test]
+fn truncation_is_one_bit() {
+    for opt in [None, Some((1232, true))] {
+        let query = query(QNAME, RecordType::A, opt);
+        let mut message = empty(&query);
+        assert!(!parse(&message).metadata.truncation);
+        let before = message.clone();
+        truncate(&mut message);
+        let parsed = parse(&message);
+        assert!(parsed.metadata.truncation && parsed.answers.is_empty());
+        assert_eq!(parsed.edns.is_some(), opt.is_some());
+        message[2] ^= 2;
+        assert_eq!(message, before);
     }
 }

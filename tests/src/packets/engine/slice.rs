@@ -55,7 +55,7 @@ fn servers() -> Servers {
     }
     assert_eq!(servers.v4_count as usize, MAX_SERVERS);
     assert_eq!(servers.v6_count as usize, MAX_SERVERS);
-    servers
+    servers.with_ids(true)
 }
 
 impl Engine for Slice {

@@ -33,7 +33,8 @@ impl Tails for MapTails {
     }
 }
 
-struct MapTables;
+/// The tables of answers.
+pub struct MapTables;
 
 impl Tables for MapTables {
     #[inline(always)]

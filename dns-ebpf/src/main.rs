@@ -2,11 +2,13 @@
 #![no_std]
 #![no_main]
 
+#[cfg(feature = "testing")]
+mod churn;
 mod host;
 mod log;
 mod maps;
 mod monitor;
-#[cfg(feature = "restore")]
+#[cfg(feature = "testing")]
 mod restore;
 mod skb;
 mod steer;

@@ -170,8 +170,8 @@ impl Key {
         (0..MAX_CAPTURES).filter_map(|index| {
             let len = (self.lengths >> (8 * index)) as usize & 0xff;
             let mut label = [0; CAPTURE_WORDS * 8];
-            for at in 0..len {
-                label[at] = (self.captures[index * CAPTURE_WORDS + at / 8] >> (8 * (at % 8))) as u8;
+            for (at, byte) in label.iter_mut().take(len).enumerate() {
+                *byte = (self.captures[index * CAPTURE_WORDS + at / 8] >> (8 * (at % 8))) as u8;
             }
             (len > 0).then_some((label, len))
         })
@@ -739,5 +739,7 @@ pub use write::{Body, Lifetime, release, write, write_absent, write_with};
 #[cfg(not(target_arch = "bpf"))]
 mod memory;
 mod suffix;
+#[cfg(test)]
+mod tests;
 #[cfg(not(target_arch = "bpf"))]
 mod write;

@@ -343,6 +343,17 @@ impl Datapath {
         }
     }
 
+    /// Looks again what sits on the egress of the interfaces, and lets answers go past it. Must run in the network
+    /// namespace of the interfaces, and now and then: whatever is put there is not told.
+    pub fn find_ways_out(&mut self) {
+        for (interface, _) in self.links.values() {
+            let way = egress::way_out(interface);
+            if let Err(error) = self.interfaces.set_way_out(interface.index, way) {
+                tracing::debug!(interface = interface.name, %error, "way out not set");
+            }
+        }
+    }
+
     /// Detaches from every interface, and steers no more.
     pub fn detach_all(&mut self) {
         if let Some(steering) = &mut self.steering {

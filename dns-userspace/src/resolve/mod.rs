@@ -23,5 +23,13 @@ pub use store::Sizes;
 pub use stream::{ReplyTo, Steer, StreamQuery, StreamReply};
 pub use upstream::Transport;
 
+/// The steps of a chase and of a reply one by one, for the fuzz targets.
+#[doc(hidden)]
+pub mod fuzzing {
+    pub use super::chain::{MAX_RDATA, MAX_RECORDS, MAX_STEPS, Walk};
+    pub use super::compose::{ExtendedError, UDP_SIZE, answer, servfail};
+    pub use super::upstream::fuzzing::{accept, question};
+}
+
 #[cfg(test)]
 mod testing;

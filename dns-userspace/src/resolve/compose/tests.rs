@@ -336,3 +336,168 @@ fn truncation_is_one_bit() {
         assert_eq!(message, before);
     }
 }
+
+/// The path of a program over a frame in memory, with one answer in its tables.
+mod in_the_kernel {
+    use dns_common::{
+        abi::Servers,
+        answer::{Key, Lifetime, MemoryTables},
+        dfa::Scratch,
+        packet::SlicePacket,
+        pipeline::{MemoryHost, intercept},
+        verdict::Verdict,
+    };
+
+    use super::*;
+    use crate::rules::{MatchSpec, RuleSet, RuleSpec};
+
+    pub const SUFFIX: &str = "kernel.test.";
+    const SERVER: [u8; 4] = [10, 96, 0, 10];
+    const HEADERS: usize = 14 + 20 + 8;
+
+    fn rules() -> RuleSet {
+        RuleSet::compile(&[RuleSpec {
+            name: "all".to_owned(),
+            matches: MatchSpec::Pattern(format!("*.{}", SUFFIX.trim_end_matches('.'))),
+            cname: "target.test".to_owned(),
+            ttl_seconds: 60,
+        }])
+        .unwrap()
+    }
+
+    fn frame(message: &[u8]) -> Vec<u8> {
+        let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0, 0x45, 0];
+        frame.extend((28 + message.len() as u16).to_be_bytes());
+        frame.extend([0, 0, 0, 0, 64, 17, 0, 0, 10, 1, 2, 3]);
+        frame.extend(SERVER);
+        frame.extend([0x81, 0x12, 0, 53]);
+        frame.extend((8 + message.len() as u16).to_be_bytes());
+        frame.extend([0, 0]);
+        frame.extend(message);
+        frame
+    }
+
+    /// Successive replies to one query, each a message; fewer where the program hands the query over.
+    pub fn replies(query: &[u8], qtype: u16, body: &Body, ttl: u32, count: usize) -> Vec<Vec<u8>> {
+        let rules = rules();
+        let captures = rules.rules().iter().map(|rule| rule.kernel_captures());
+        let mut answers = MemoryTables::new(1, captures.collect());
+        let key = Key::new(0, qtype, 0, &[]).unwrap();
+        let lifetime = Lifetime {
+            fresh_until_ns: u64::from(ttl) * 1_000_000_000,
+            serve_until_ns: u64::MAX,
+            fixed_ttl: 0,
+        };
+        assert!(answers.insert(&key, body, &lifetime));
+        let mut servers = Servers {
+            v4_count: 1,
+            ..Servers::default()
+        };
+        servers.v4[0] = u32::from_ne_bytes(SERVER);
+        let host = MemoryHost {
+            servers,
+            header: &rules.table().header,
+            table: &rules.table().entries,
+            tails: &rules.table().tails,
+            answers,
+            now_ns: 1,
+            admission: Ok(()),
+            sink: std::cell::RefCell::new(|_| {}),
+        };
+        let mut scratch = Scratch::new();
+        let mut replies = Vec::new();
+        for _ in 0..count {
+            let mut bytes = frame(query);
+            let len = bytes.len();
+            bytes.resize(len + 1500, 0);
+            let mut packet = SlicePacket::with_room(&mut bytes, len);
+            match intercept(&mut packet, &host, || Some(&mut scratch)) {
+                Verdict::Answered => replies.push(packet.bytes()[HEADERS..].to_vec()),
+                Verdict::Taken => {}
+                verdict => panic!("{verdict:?}"),
+            }
+        }
+        replies
+    }
+}
+
+/// rdata of one size, as addresses and most else have it.
+fn rrset_of() -> impl Strategy<Value = (RecordType, Vec<Vec<u8>>)> {
+    let of = |qtype, len, most| {
+        prop::collection::vec(prop::collection::vec(any::<u8>(), len), 0..most)
+            .prop_map(move |rdata| (qtype, rdata))
+    };
+    prop_oneof![
+        of(RecordType::A, 4usize, 45),
+        of(RecordType::AAAA, 16, 30),
+        (0usize..120).prop_flat_map(move |len| of(RecordType::HTTPS, len, 4)),
+        (0usize..120).prop_flat_map(move |len| of(RecordType::SVCB, len, 4)),
+        Just((RecordType::CNAME, Vec::new())),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(3000))]
+
+    /// Whatever is asked and whatever the answer: where the program answers, it answers as the responder would, byte for
+    /// byte; and where it does not, the entry has no room for the answer or the client none for all of it.
+    #[test]
+    fn the_program_answers_as_the_responder_does(
+        labels in prop::collection::vec("[A-Za-z0-9]{1,3}|[a-z0-9]{1,63}", 1..6),
+        names in prop::collection::vec(dns_name(), 1..11),
+        (qtype, rdata) in rrset_of(),
+        soa: bool,
+        opt in prop::option::of((prop_oneof![Just(512u16), Just(1232), any::<u16>()], any::<bool>())),
+        id: u16,
+        flags in prop::sample::select(vec![0u16, 0x0100, 0x0110, 0x0130]),
+        ttl in 1..200_000u32,
+    ) {
+        let mut qname = labels.join(".");
+        qname.truncate(255 - 2 - in_the_kernel::SUFFIX.len() - 1);
+        let qname = format!("{}.{}", qname.trim_end_matches('.'), in_the_kernel::SUFFIX);
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let answer_of = Answer {
+            qtype,
+            names: names.iter().map(|text| name(text)).collect(),
+            soa: (soa && rdata.is_empty() && qtype != RecordType::CNAME)
+                .then(|| Box::new((name(names[0]), soa_data(9)))),
+            rdata,
+            ttl_seconds: 60,
+        };
+        let mut bytes = query_bytes(id, &qname, qtype, opt);
+        bytes[2..4].copy_from_slice(&flags.to_be_bytes());
+        let query = Query::parse(&bytes).unwrap();
+        let section = Section::new(&answer_of).unwrap();
+        let Some(body) = section.body() else {
+            let sizes: Vec<usize> = section.rrset.iter().map(ExactSizeIterator::len).collect();
+            let doubled = section.len() + sizes.iter().sum::<usize>();
+            let uneven = sizes.iter().any(|size| size % 2 != 0 || *size != sizes[0]);
+            let fixed = match section.rrset.first() {
+                Some(_) => 0..section.chain_end,
+                None => 0..section.len(),
+            };
+            prop_assert!(
+                doubled > dns_common::answer::SECTION_LEN
+                    || uneven
+                    || section.rrset.len() > dns_common::answer::MAX_RECORDS
+                    || within(&section.pointers, &fixed).len() > dns_common::answer::MAX_POINTERS,
+                "refused without need"
+            );
+            return Ok(());
+        };
+        let rounds = 2 * section.rrset.len().max(1);
+        let replies = in_the_kernel::replies(&bytes, qtype.into(), &body, ttl, rounds);
+        let opt_len = if opt.is_some() { 11 } else { 0 };
+        let whole = 12 + query.question().len() + section.len() + opt_len;
+        prop_assert_eq!(
+            replies.len(),
+            if whole <= limit(&query, Carrier::Datagram) { rounds } else { 0 },
+            "{} bytes where {} are taken", whole, limit(&query, Carrier::Datagram)
+        );
+        for (rotation, reply) in replies.iter().enumerate() {
+            let expected = answer(&query, &section, ttl, rotation, Carrier::Datagram);
+            let expected = expected.map(|expected| expected.message);
+            prop_assert_eq!(Some(reply), expected.as_ref());
+        }
+    }
+}

@@ -43,13 +43,14 @@ fn run(context: &TcContext) -> i32 {
         maps::count(verdict.counter());
     }
     log::verdict(packet.ifindex(), verdict);
-    monitor::tell(context, verdict);
-    match verdict {
+    let action = match verdict {
         Verdict::Pass(_) => NEXT,
         // On tcx, TC_ACT_STOLEN counts as next: the pod would get two answers.
         Verdict::Taken | Verdict::Spoiled => TC_ACT_SHOT,
         Verdict::Answered => send_back(packet.ifindex()),
-    }
+    };
+    monitor::tell(context, verdict);
+    action
 }
 
 /// Out of the interface that the query came in on; straight to its peer where a program on the way out, which has never

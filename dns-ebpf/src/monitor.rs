@@ -20,7 +20,8 @@ static MONITOR: Array<Monitor> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
 static MONITOR_RING: RingBuf = RingBuf::with_byte_size(1 << 17, 0);
 
-/// One load and one comparison while nobody watches, and only for what a rule matches.
+/// One load and one comparison while nobody watches, and only for what a rule matches. To be called last: whatever led
+/// here is the same to the verifier then.
 #[inline(always)]
 pub fn tell(context: &TcContext, verdict: Verdict) {
     let is_told = matches!(
@@ -60,7 +61,7 @@ fn record(context: *mut __sk_buff, verdict: u32, monitor: &Monitor) {
     let seen = entry.as_mut_ptr();
     // SAFETY: the context is the kernel's; the reservation has room for a `Seen`, and its length is checked against both
     // bounds where the verifier can see it.
-    let copied = unsafe {
+    unsafe {
         let whole = (*context).len;
         let len = if whole > SEEN_FRAME as u32 {
             SEEN_FRAME as u32
@@ -70,20 +71,12 @@ fn record(context: *mut __sk_buff, verdict: u32, monitor: &Monitor) {
         (*seen).ifindex = (*context).ifindex;
         (*seen).verdict = verdict;
         (*seen).len = len;
-        (*seen).padding = 0;
-        len > 0
-            && bpf_skb_load_bytes(
-                context.cast(),
-                0,
-                (&raw mut (*seen).frame).cast(),
-                core::hint::black_box(len).min(SEEN_FRAME as u32).max(1),
-            ) == 0
-    };
-    if copied {
-        entry.submit(0);
-    } else {
-        entry.discard(0);
+        if len > 0 {
+            let frame = (&raw mut (*seen).frame).cast();
+            (*seen).failed = bpf_skb_load_bytes(context.cast(), 0, frame, len) as u32;
+        }
     }
+    entry.submit(0);
 }
 
 /// Two processors at once may count one.

@@ -220,7 +220,8 @@ pub struct Seen {
     pub verdict: u32,
     /// Bytes of `frame` that are in use.
     pub len: u32,
-    pub padding: u32,
+    /// 0 when `frame` was read.
+    pub failed: u32,
     /// The beginning of the frame: of the reply where the program has answered, else of the query.
     pub frame: [u8; SEEN_FRAME],
 }

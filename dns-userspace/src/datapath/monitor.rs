@@ -134,6 +134,9 @@ fn decode(record: &[u8]) -> Option<Decided> {
     let record = record.get(..size_of::<abi::Seen>())?;
     // SAFETY: `record` has the size of a `Seen`, which any bytes are.
     let seen = unsafe { record.as_ptr().cast::<abi::Seen>().read_unaligned() };
+    if seen.failed != 0 {
+        return None;
+    }
     let decision = match seen.verdict as usize {
         ANSWERED => Decision::Answered,
         reason => Decision::Passed(*Reason::ALL.get(reason)?),

@@ -14,9 +14,12 @@ use dns_common::{
     verdict::{REFRESHED, Reason, Verdict},
 };
 
-use crate::maps::{
-    self, ABSENT, ABSENT_INDEX, ANSWERS, CAPTURES, DFA, HEARTBEAT, HITS, INDEX, OTHER_SERVERS,
-    RING, SERVERS, SETTINGS, SOURCES, SUFFIX_INDEX, SUFFIXES, TABLE, TAILS,
+use crate::{
+    log,
+    maps::{
+        self, ABSENT, ABSENT_INDEX, ANSWERS, CAPTURES, DFA, HEARTBEAT, HITS, INDEX, OTHER_SERVERS,
+        RING, SERVERS, SETTINGS, SOURCES, SUFFIX_INDEX, SUFFIXES, TABLE, TAILS,
+    },
 };
 
 pub struct Kernel;
@@ -170,23 +173,30 @@ impl<F: Frame> Host<F> for Kernel {
 
     #[inline(always)]
     fn locate_by_suffix(&self, scratch: &mut Scratch) -> bool {
-        locate_by_suffix(scratch) != 0
+        let located = locate_by_suffix(scratch) != 0;
+        log::located_by_suffix(located);
+        located
     }
 
     #[inline(always)]
     fn locate(&self, scratch: &mut Scratch) -> Located {
-        Located::from_code(locate(scratch))
+        let located = Located::from_code(locate(scratch));
+        log::located(located);
+        located
     }
 
     #[inline(always)]
     fn read_answer(&self, scratch: &mut Scratch) -> Found {
-        Found::from_code(read_answer(scratch))
+        let found = Found::from_code(read_answer(scratch));
+        log::found(found);
+        found
     }
 
     #[inline(always)]
     fn claim(&self, scratch: &Scratch) {
         answer::claim(&MapTables, &scratch.told);
         maps::count(REFRESHED);
+        log::claimed();
     }
 
     #[inline(always)]

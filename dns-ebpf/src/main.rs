@@ -5,7 +5,9 @@
 #[cfg(feature = "testing")]
 mod churn;
 mod host;
+mod log;
 mod maps;
+mod monitor;
 #[cfg(feature = "testing")]
 mod restore;
 mod skb;
@@ -41,12 +43,15 @@ pub fn gregor(context: TcContext) -> i32 {
 #[inline(always)]
 fn run(context: &TcContext) -> i32 {
     let mut packet = Skb::new(context);
-    match decide(&mut packet) {
+    let verdict = decide(&mut packet);
+    let action = match verdict {
         Verdict::Pass(_) => NEXT,
         // On tcx, TC_ACT_STOLEN counts as next: the pod would get two answers.
         Verdict::Taken | Verdict::Spoiled => TC_ACT_SHOT,
         Verdict::Answered => send_back(packet.ifindex()),
-    }
+    };
+    monitor::tell(context, verdict);
+    action
 }
 
 /// An interface where frames arrive from a wire. Declared able to read frames of several buffers, which it lets pass:
@@ -71,6 +76,7 @@ fn decide<F: Frame>(frame: &mut F) -> Verdict {
     if verdict != Verdict::Pass(Reason::NotDns) {
         maps::count(verdict.counter());
     }
+    log::verdict(frame.ifindex(), verdict);
     verdict
 }
 

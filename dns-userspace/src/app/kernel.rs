@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{
     attachments::Attachments,
+    follow,
     totals::{Reading, Totals},
 };
 use crate::{
@@ -72,6 +73,11 @@ impl Kernel {
             interface.mode = mode.map(|mode| mode.name().to_owned());
         }
         interfaces
+    }
+
+    /// Somebody watches what the program decides.
+    pub fn listen(&self) {
+        self.current.switch().listen_for(follow::VALID);
     }
 
     pub fn status(&self) -> KernelStatus {

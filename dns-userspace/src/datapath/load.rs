@@ -25,7 +25,8 @@ use dns_common::{
 };
 
 use super::{
-    AnswerOptions, Answers, Heartbeat, Hook, Interface, Order, Ring, XdpMode, answers,
+    AnswerOptions, Answers, Decisions, Heartbeat, Hook, Interface, Order, ProgramLog, Ring, Switch,
+    XdpMode, answers,
     attach::{self, AttachError, Link},
     egress,
     interfaces::Interfaces,
@@ -38,6 +39,12 @@ use ipnet::IpNet;
 use crate::rules::RuleSet;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/gregor-ebpf"));
+/// The same with a line about every decision.
+static LOGGING_OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/gregor-ebpf-log"));
+
+/// aya-log's name for its ring buffer.
+const LOG_MAP: &str = "AYA_LOGS";
 
 /// What an interface may ask of the responder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,6 +141,7 @@ pub struct Datapath {
     counters: PerCpuArray<MapData, Plain<[u64; COUNTERS]>>,
     other_servers: BpfHashMap<MapData, [u64; 2], u64>,
     answers: Arc<Answers>,
+    switch: Arc<Switch>,
     load_time: Duration,
 }
 
@@ -142,6 +150,11 @@ impl Datapath {
     /// query passes.
     pub fn load(options: &LoadOptions) -> Result<Self, DatapathError> {
         Self::load_object(options, OBJECT, options.hook.program())
+    }
+
+    /// The same with a program that logs what it decides: see [`Datapath::log`].
+    pub fn load_logging(options: &LoadOptions) -> Result<Self, DatapathError> {
+        Self::load_object(options, LOGGING_OBJECT, options.hook.program())
     }
 
     /// Loads a program of another object with the same maps, for measurements.
@@ -213,6 +226,7 @@ impl Datapath {
         };
         let counters = take(&mut ebpf, maps::COUNTERS)?;
         let other_servers = take(&mut ebpf, maps::OTHER_SERVERS)?;
+        let switch = Arc::new(Switch::open(&mut ebpf)?);
         Ok(Self {
             links: HashMap::new(),
             steering,
@@ -223,6 +237,7 @@ impl Datapath {
             counters,
             other_servers,
             answers: Arc::new(answers),
+            switch,
             load_time: started.elapsed(),
         })
     }
@@ -400,6 +415,30 @@ impl Datapath {
             Arc::clone(&self.answers),
         )
         .map_err(DatapathError::Ring)
+    }
+
+    /// Whether this program tells what it decides by itself.
+    pub fn switch(&self) -> &Arc<Switch> {
+        &self.switch
+    }
+
+    /// What this program decides by itself; may be taken once, within a tokio runtime.
+    pub fn decisions(&mut self) -> Result<Decisions, DatapathError> {
+        Decisions::open(
+            &mut self.ebpf,
+            Arc::clone(&self.options.rules),
+            Arc::clone(&self.switch),
+        )
+    }
+
+    /// The lines of a program that logs, `None` for any other; may be taken once, within a tokio runtime.
+    pub fn log(&mut self) -> Result<Option<ProgramLog>, DatapathError> {
+        if self.ebpf.map(LOG_MAP).is_none() {
+            return Ok(None);
+        }
+        ProgramLog::open(&mut self.ebpf)
+            .map(Some)
+            .map_err(DatapathError::Ring)
     }
 
     /// What this program answers by itself.

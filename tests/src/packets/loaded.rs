@@ -114,6 +114,11 @@ impl Loaded {
         Self::with(options, || Datapath::load(options))
     }
 
+    /// The program that logs what it decides.
+    pub fn logging(options: &LoadOptions) -> anyhow::Result<Self> {
+        Self::with(|| Datapath::load_logging(options))
+    }
+
     /// The program that puts an answered query back into its frame.
     pub fn restored(options: &LoadOptions) -> anyhow::Result<Self> {
         let program = match options.hook {

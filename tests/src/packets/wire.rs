@@ -207,7 +207,7 @@ fn send(socket: &OwnedFd, bytes: &[u8]) -> anyhow::Result<()> {
 }
 
 /// A packet socket that receives nothing, bound to an interface.
-fn packet_socket(interface: &str) -> anyhow::Result<OwnedFd> {
+pub(crate) fn packet_socket(interface: &str) -> anyhow::Result<OwnedFd> {
     // SAFETY: no pointers; the descriptor is checked and then owned.
     let socket = unsafe {
         let fd = libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0);
@@ -235,7 +235,7 @@ fn packet_socket(interface: &str) -> anyhow::Result<OwnedFd> {
     Ok(socket)
 }
 
-fn set_option<T>(socket: &OwnedFd, option: i32, value: &T) -> io::Result<()> {
+pub(crate) fn set_option<T>(socket: &OwnedFd, option: i32, value: &T) -> io::Result<()> {
     // SAFETY: the pointer and the size are those of `value`.
     let result = unsafe {
         libc::setsockopt(

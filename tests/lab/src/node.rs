@@ -521,7 +521,7 @@ fn wait_for_dns(netns: &Netns, server: IpAddr, process: &Process) -> Result<()> 
         if Instant::now() > deadline {
             bail!("{server} does not answer:\n{}", process.log());
         }
-        thread::sleep(Duration::from_millis(50));
+        thread::sleep(Duration::from_millis(10));
     }
 }
 

@@ -1,8 +1,21 @@
 //! What is measured, and beside what.
 
-pub mod contenders;
-pub mod latency;
-pub mod limits;
-pub mod load;
-pub mod machine;
+mod analyse;
+pub mod compare;
+mod contenders;
+mod external;
+mod html;
+mod journal;
+mod latency;
+mod limits;
+mod load;
+mod machine;
+mod measure;
+mod metric;
+mod plan;
 pub mod program;
+pub mod run;
+mod say;
+mod schema;
+mod stats;
+mod terminal;

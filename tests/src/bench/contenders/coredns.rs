@@ -63,11 +63,7 @@ pub fn start(stand: &mut Stand, kind: Kind) -> Result<()> {
     fs::write(&path, corefile(kind))?;
     let mut command = Command::new(tools::coredns()?);
     command.arg("-conf").arg(&path).current_dir(&directory);
-    let server = stand
-        .lab
-        .start_in_node(command, "bench-cache/log", NODE_LOCAL_V4.into())?;
-    stand.servers.push(server);
-    Ok(())
+    stand.start_server(command)
 }
 
 /// As in the article and in NodeLocal's manifest; without `log`, which nobody leaves on under load.

@@ -100,18 +100,9 @@ impl Contender for Gregor {
     }
 
     fn start(&self, needs: &Needs) -> Result<Stand> {
-        start(needs, self.cache, &self.setup())
+        let mut stand = Stand::new(needs)?;
+        coredns::start(&mut stand, self.cache)?;
+        stand.start_gregor(&self.setup().config())?;
+        Ok(stand)
     }
-}
-
-fn start(needs: &Needs, cache: Kind, setup: &Setup) -> Result<Stand> {
-    let mut stand = Stand::new(needs)?;
-    coredns::start(&mut stand, cache)?;
-    stand.start_gregor(&setup.config())?;
-    Ok(stand)
-}
-
-/// gregor over NodeLocal with a configuration that grows.
-pub fn over_nodelocal(needs: &Needs, setup: &Setup) -> Result<Stand> {
-    start(needs, Kind::NodeLocal, setup)
 }

@@ -9,8 +9,8 @@ mod unbound;
 
 use anyhow::{Context as _, Result};
 
-pub use gregor::{Setup as GregorSetup, over_nodelocal};
-pub use stand::{Needs, Stand, in_namespace, names_of, namespace};
+pub use gregor::Setup as GregorSetup;
+pub use stand::{Needs, Stand, frames_for, names_of, namespace};
 
 /// Something that answers DNS queries of pods.
 pub trait Contender: Sync {

@@ -1,6 +1,13 @@
 //! A contender at work in a lab of its own, with generators in its pods.
 
-use std::{fs, net::IpAddr, net::SocketAddr, path::Path, thread, time::Duration};
+use std::{
+    fs,
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result, ensure};
 use gregor_lab::{
@@ -51,6 +58,8 @@ pub fn namespace(index: usize) -> String {
 pub struct Stand {
     pub lab: Lab,
     pub gregor: Option<Gregor>,
+    /// How long the last program that answers took from its start to its readiness.
+    pub start_time: Duration,
     /// The servers on the node, gregor aside.
     pub servers: Vec<Process>,
     limits: Limits,
@@ -88,6 +97,7 @@ impl Stand {
         Ok(Self {
             lab,
             gregor: None,
+            start_time: Duration::ZERO,
             servers: Vec::new(),
             limits,
             counter,
@@ -131,8 +141,30 @@ impl Stand {
     }
 
     /// Starts gregor, attached to every pod's veth and ready.
-    pub(super) fn start_gregor(&mut self, config: &str) -> Result<()> {
-        self.gregor = Some(self.lab.start_gregor(&tools::gregor()?, config)?);
+    pub fn start_gregor(&mut self, config: &str) -> Result<()> {
+        let binary = tools::gregor()?;
+        let started = Instant::now();
+        self.gregor = Some(self.lab.start_gregor(&binary, config)?);
+        self.start_time = started.elapsed();
+        Ok(())
+    }
+
+    /// Ends gregor; its programs are gone when this returns.
+    pub fn stop_gregor(&mut self) -> Result<()> {
+        if let Some(gregor) = self.gregor.take() {
+            let status = gregor.stop().context("gregor was gone")?;
+            ensure!(status.success(), "gregor ended with {status}");
+        }
+        Ok(())
+    }
+
+    /// Starts a server in the node and waits until it answers.
+    pub(super) fn start_server(&mut self, command: Command) -> Result<()> {
+        let started = Instant::now();
+        let log = "bench-cache/log";
+        let server = self.lab.start_in_node(command, log, NODE_LOCAL_V4.into())?;
+        self.start_time = started.elapsed();
+        self.servers.push(server);
         Ok(())
     }
 
@@ -163,6 +195,11 @@ impl Stand {
         flow::run(senders, &self.counter, pace, span, self.cores)
     }
 
+    /// Sends every frame once, from one pod.
+    pub fn run_once(&self, frames: &mut Frames, window: u64) -> Result<Flow> {
+        flow::once(frames, &self.counter, window, self.cores)
+    }
+
     /// The same pace against a program that drops every query in front of the contender: what the generator costs.
     pub fn run_discarding(
         &mut self,
@@ -182,13 +219,15 @@ impl Stand {
 
     /// Asks until every name has been answered from all pods, so that what can be warm is.
     pub fn warm(&self, senders: &mut [Vec<Frames>], names: usize) -> Result<()> {
-        const ROUNDS: usize = 50;
         let span = Span {
             warm_up: Duration::ZERO,
-            duration: Duration::from_millis(100),
+            duration: Duration::from_millis(40),
         };
+        // A cache in userspace answers some thousands of new names in a second.
+        let deadline =
+            Instant::now() + Duration::from_secs(5) + Duration::from_millis(1) * names as u32;
         let mut answered = 0;
-        for _ in 0..ROUNDS {
+        while Instant::now() < deadline {
             let flow = self.run(senders, Pace::Window(32), span)?;
             answered += flow.replies.answers;
             // Twice over: the first answers may have been made while others waited for the same target.

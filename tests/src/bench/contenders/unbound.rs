@@ -36,10 +36,7 @@ impl Contender for Unbound {
         fs::write(&path, configuration(needs.pods, cores()))?;
         let mut command = Command::new(tools::unbound()?);
         command.arg("-d").arg("-c").arg(&path);
-        let server = stand
-            .lab
-            .start_in_node(command, "bench-cache/log", NODE_LOCAL_V4.into())?;
-        stand.servers.push(server);
+        stand.start_server(command)?;
         Ok(stand)
     }
 }

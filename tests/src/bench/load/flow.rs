@@ -170,6 +170,49 @@ pub fn run(
     })
 }
 
+/// Sends every frame of one pod once, with at most `window` queries under way, and measures until the last reply.
+pub fn once(frames: &mut Frames, counter: &Counter, window: u64, cores: usize) -> Result<Flow> {
+    let start = Instant::now();
+    let idle = Idle::now()?;
+    let before = counter.read()?;
+    let total = frames.count() as u64;
+    let (mut sent, mut calls, mut answered) = (0, 0, 0);
+    let mut progress = Instant::now();
+    let mut written_off = 0;
+    while sent < total || answered + written_off < total {
+        ensure!(
+            start.elapsed() < LONGEST,
+            "{answered} answers to {total} queries after {LONGEST:?}"
+        );
+        let now = (counter.read()? - before).all();
+        if now != answered {
+            (answered, progress) = (now, Instant::now());
+        }
+        let under_way = sent - (answered + written_off).min(sent);
+        let most = (total - sent).min(window.saturating_sub(under_way));
+        if most >= WORTHWHILE.min(total - sent).max(1) {
+            sent += frames.send(most as usize).context("sending frames")? as u64;
+            calls += 1;
+        } else if progress.elapsed() > PATIENCE {
+            written_off += under_way;
+            progress = Instant::now();
+        } else {
+            thread::sleep(NAP);
+        }
+    }
+    let elapsed = progress.duration_since(start);
+    let replies = counter.read()? - before;
+    Ok(Flow {
+        elapsed,
+        sent,
+        calls,
+        replies,
+        sent_in_all: sent,
+        lost_in_all: sent.saturating_sub(replies.all()),
+        busy: busy(start.elapsed(), Idle::now()? - idle, cores),
+    })
+}
+
 /// Waits for replies that are under way; returns how many came in all.
 fn settle(shared: &Shared<'_>, sent: u64) -> Result<u64> {
     let mut answered = shared.answered()?;

@@ -45,6 +45,10 @@ pub struct Names {
     pub namespaces: Vec<String>,
     /// Different first labels; every name is asked equally often.
     pub labels: usize,
+    /// Number of the first of them: another one makes names that nobody has asked for.
+    pub first: usize,
+    /// In place of the labels between the first one and the namespace, and of those behind it.
+    pub around: (String, String),
     /// Length of matched names in presentation format; shorter ones get longer first labels.
     pub length: Option<usize>,
 }
@@ -56,6 +60,8 @@ impl Names {
             traffic,
             namespaces: vec![namespace.to_owned()],
             labels,
+            first: 0,
+            around: (BROKERS.to_owned(), CLUSTER.to_owned()),
             length: None,
         }
     }
@@ -66,12 +72,13 @@ impl Names {
     }
 
     fn name(&self, index: usize) -> String {
-        let label = format!("lkc-{:08}", index % self.labels.max(1));
+        let label = format!("lkc-{}", self.first + index % self.labels.max(1));
         if !self.traffic.is_matched(index) {
             return format!("{label}.example.com");
         }
         let namespace = &self.namespaces[index % self.namespaces.len()];
-        let name = format!("{label}.{BROKERS}.{namespace}.{CLUSTER}");
+        let (before, behind) = &self.around;
+        let name = format!("{label}.{before}.{namespace}.{behind}");
         match self.length {
             Some(length) => lengthen(&name, length),
             None => name,
@@ -125,6 +132,17 @@ mod tests {
                 assert!(name.ends_with(".aws.private.kafka.managed.foo.svc.cluster.local"));
             }
         }
+    }
+
+    #[test]
+    fn names_of_another_start_are_new() {
+        let hot = Names::of(Traffic::Matched, "foo", 100);
+        let cold = Names {
+            first: 100,
+            ..hot.clone()
+        };
+        let hot = hot.list(100);
+        assert!(cold.list(100).iter().all(|name| !hot.contains(name)));
     }
 
     #[test]

@@ -56,10 +56,12 @@ pub fn run(
             let (due, done) = (&due, &done);
             scope.spawn(move || receive(&socket, due, done, start))
         };
-        let (sent, overtaken) = send(&socket, &mut queries, per_second, duration, &due, start)?;
+        let sender = scope.spawn(|| send(&socket, &mut queries, per_second, duration, &due, start));
+        let sent = sender.join().ok().context("the sender panicked")?;
         thread::sleep(DRAIN);
         done.store(true, Ordering::Relaxed);
         let times = receiver.join().ok().context("the receiver panicked")??;
+        let (sent, overtaken) = sent?;
         let waiting = due.iter().filter(|due| due.load(Ordering::Relaxed) != 0);
         Ok(Outcome {
             times,
@@ -78,6 +80,7 @@ fn send(
     due: &[AtomicU64],
     start: Instant,
 ) -> Result<(u64, u64)> {
+    wake_exactly()?;
     let interval = Duration::from_secs(1).as_nanos() as u64 / u64::from(per_second);
     let total = duration.as_nanos() as u64 / interval.max(1);
     let mut overtaken = 0;
@@ -103,6 +106,18 @@ fn send(
         }
     }
     Ok((total, overtaken))
+}
+
+/// Has the calling thread woken when its sleep is over, and not up to 50 µs later.
+fn wake_exactly() -> Result<()> {
+    // SAFETY: takes numbers alone and concerns this thread.
+    let done = unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1) };
+    ensure!(
+        done == 0,
+        "PR_SET_TIMERSLACK: {}",
+        io::Error::last_os_error()
+    );
+    Ok(())
 }
 
 fn receive(

@@ -57,6 +57,11 @@ impl Frames {
         })
     }
 
+    /// How many frames there are.
+    pub fn count(&self) -> usize {
+        self.headers.len()
+    }
+
     /// Sends up to `most` of the next frames and returns how many went; none when the interface takes no more just now.
     pub fn send(&mut self, most: usize) -> io::Result<usize> {
         let end = self.headers.len().min(self.next + most.min(BATCH));

@@ -1,19 +1,23 @@
 //! What the pipeline finds around it in the kernel: maps, clock, ring buffer.
 
 use aya_ebpf::{
-    bindings::{BPF_RB_AVAIL_DATA, BPF_RB_RING_SIZE},
-    helpers::generated::bpf_ktime_get_ns,
+    bindings::{__sk_buff, BPF_RB_AVAIL_DATA, BPF_RB_RING_SIZE},
+    helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_ns},
     maps::ring_buf::RingBufEntry,
 };
 use dns_common::{
     abi::{EventHeader, MAX_FRAME, Servers},
+    answer::{self, Absent, Captures, Entry, Found, Located, Settings, Suffix, Tables, Ways},
     dfa::{self, Scratch, Tail, Tails},
-    pipeline::{Address, Host, Matched},
-    verdict::Reason,
+    pipeline::{self, Address, Host, Matched},
+    verdict::{REFRESHED, Reason, Verdict},
 };
 
 use crate::{
-    maps::{self, DFA, HEARTBEAT, OTHER_SERVERS, RING, SERVERS, TABLE, TAILS},
+    maps::{
+        self, ABSENT, ABSENT_INDEX, ANSWERS, CAPTURES, DFA, HEARTBEAT, HITS, INDEX, OTHER_SERVERS,
+        RING, SERVERS, SETTINGS, SUFFIX_INDEX, SUFFIXES, TABLE, TAILS,
+    },
     skb::Skb,
 };
 
@@ -25,6 +29,65 @@ impl Tails for MapTails {
     #[inline(always)]
     fn tail(&self, index: u32) -> Option<&Tail> {
         TAILS.get(index)
+    }
+}
+
+struct MapTables;
+
+impl Tables for MapTables {
+    #[inline(always)]
+    fn settings(&self) -> Option<&Settings> {
+        SETTINGS.get(0)
+    }
+
+    #[inline(always)]
+    fn captures(&self, rule: u32) -> Option<Captures> {
+        CAPTURES.get(rule).copied()
+    }
+
+    #[inline(always)]
+    fn ways(&self, bucket: u32) -> Option<&Ways> {
+        INDEX.get(bucket)
+    }
+
+    #[inline(always)]
+    fn entry(&self, slot: u32) -> Option<&Entry> {
+        ANSWERS.get(slot)
+    }
+
+    #[inline(always)]
+    fn absent_ways(&self, bucket: u32) -> Option<&Ways> {
+        ABSENT_INDEX.get(bucket)
+    }
+
+    #[inline(always)]
+    fn absent(&self, slot: u32) -> Option<&Absent> {
+        ABSENT.get(slot)
+    }
+
+    #[inline(always)]
+    fn suffix_ways(&self, bucket: u32) -> Option<&Ways> {
+        SUFFIX_INDEX.get(bucket)
+    }
+
+    #[inline(always)]
+    fn suffix(&self, slot: u32) -> Option<&Suffix> {
+        SUFFIXES.get(slot)
+    }
+
+    #[inline(always)]
+    fn count(&self, slot: u32) -> u32 {
+        let Some(settings) = SETTINGS.get(0) else {
+            return 0;
+        };
+        // SAFETY: takes no argument.
+        let processor = unsafe { bpf_get_smp_processor_id() };
+        let Some(hits) = HITS.get(processor.wrapping_mul(settings.slots).wrapping_add(slot)) else {
+            return 0;
+        };
+        let before = hits.load();
+        hits.store(before + 1);
+        before as u32
     }
 }
 
@@ -72,9 +135,34 @@ impl Host<Skb> for Kernel {
     }
 
     #[inline(always)]
-    fn admit(&self, packet: &Skb) -> Result<(), Reason> {
+    fn now_ns(&self) -> u64 {
         // SAFETY: takes no argument.
-        let now = unsafe { bpf_ktime_get_ns() };
+        unsafe { bpf_ktime_get_ns() }
+    }
+
+    #[inline(always)]
+    fn locate_by_suffix(&self, scratch: &mut Scratch) -> bool {
+        locate_by_suffix(scratch) != 0
+    }
+
+    #[inline(always)]
+    fn locate(&self, scratch: &mut Scratch) -> Located {
+        Located::from_code(locate(scratch))
+    }
+
+    #[inline(always)]
+    fn read_answer(&self, scratch: &mut Scratch) -> Found {
+        Found::from_code(read_answer(scratch))
+    }
+
+    #[inline(always)]
+    fn claim(&self, scratch: &Scratch) {
+        answer::claim(&MapTables, &scratch.told);
+        maps::count(REFRESHED);
+    }
+
+    #[inline(always)]
+    fn admit(&self, packet: &Skb, now: u64) -> Result<(), Reason> {
         let deadline = HEARTBEAT.get(0).ok_or(Reason::Internal)?;
         if now > *deadline {
             return Err(Reason::NoResponder);
@@ -95,6 +183,11 @@ impl Host<Skb> for Kernel {
     }
 
     #[inline(always)]
+    fn finish(&self, packet: &mut Skb, scratch: &mut Scratch) -> Verdict {
+        Verdict::from_counter(finish(packet.as_ptr(), scratch))
+    }
+
+    #[inline(always)]
     fn hand_over(&self, packet: &Skb, matched: &Matched) -> Result<(), Reason> {
         let mut header = matched.event(packet.ifindex());
         if let Some(tag) = packet.vlan() {
@@ -107,6 +200,13 @@ impl Host<Skb> for Kernel {
             submit::<MAX_FRAME>(packet, &header, matched.frame_len)
         }
     }
+}
+
+/// See [`pipeline::finish`]. Returns the counter of its verdict.
+#[inline(never)]
+fn finish(context: *mut __sk_buff, scratch: &mut Scratch) -> u32 {
+    let mut packet = Skb::from_raw(context);
+    pipeline::finish(&mut packet, &Kernel, scratch).counter() as u32
 }
 
 #[inline(always)]
@@ -122,6 +222,23 @@ fn find_rule(scratch: &mut Scratch) -> u32 {
         return 0;
     };
     dfa::find(header, table, &MapTails, scratch).map_or(0, |rule| rule + 1)
+}
+
+// Functions of their own for the same reason. They return whether there is one, and codes of `Located` and `Found`.
+
+#[inline(never)]
+fn locate_by_suffix(scratch: &mut Scratch) -> u32 {
+    u32::from(answer::locate_by_suffix(&MapTables, scratch))
+}
+
+#[inline(never)]
+fn locate(scratch: &mut Scratch) -> u32 {
+    answer::locate(&MapTables, scratch) as u32
+}
+
+#[inline(never)]
+fn read_answer(scratch: &mut Scratch) -> u32 {
+    answer::read(&MapTables, scratch) as u32
 }
 
 #[inline(always)]

@@ -4,11 +4,18 @@
 
 mod host;
 mod maps;
+#[cfg(feature = "restore")]
+mod restore;
 mod skb;
 
-use aya_ebpf::{bindings::TC_ACT_SHOT, macros::classifier, programs::TcContext};
+use aya_ebpf::{
+    bindings::TC_ACT_SHOT,
+    helpers::generated::{bpf_redirect, bpf_redirect_peer},
+    macros::classifier,
+    programs::TcContext,
+};
 use dns_common::{
-    pipeline,
+    abi, pipeline,
     verdict::{Reason, Verdict},
 };
 
@@ -20,15 +27,36 @@ const NEXT: i32 = -1;
 /// Ingress of the host end of a pod's veth.
 #[classifier]
 pub fn gregor(context: TcContext) -> i32 {
-    let packet = Skb::new(&context);
-    let verdict = pipeline::intercept(&packet, &Kernel, maps::scratch);
+    run(&context)
+}
+
+#[inline(always)]
+fn run(context: &TcContext) -> i32 {
+    let mut packet = Skb::new(context);
+    let verdict = pipeline::intercept(&mut packet, &Kernel, maps::scratch);
     if verdict != Verdict::Pass(Reason::NotDns) {
-        maps::count(verdict);
+        maps::count(verdict.counter());
     }
     match verdict {
         Verdict::Pass(_) => NEXT,
         // On tcx, TC_ACT_STOLEN counts as next: the pod would get two answers.
-        Verdict::Taken => TC_ACT_SHOT,
+        Verdict::Taken | Verdict::Spoiled => TC_ACT_SHOT,
+        Verdict::Answered => send_back(packet.ifindex()),
+    }
+}
+
+/// Out of the interface that the query came in on; straight to its peer where a program on the way out, which has never
+/// seen the query, could drop the reply.
+#[inline(always)]
+fn send_back(ifindex: u32) -> i32 {
+    // SAFETY: a value of this type lives there; both helpers take an index and no flags.
+    unsafe {
+        match maps::interface(ifindex) {
+            Some(interface) if (*interface).egress == abi::TO_PEER => {
+                bpf_redirect_peer(ifindex, 0) as i32
+            }
+            _ => bpf_redirect(ifindex, 0) as i32,
+        }
     }
 }
 

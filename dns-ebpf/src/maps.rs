@@ -7,8 +7,8 @@ use aya_ebpf::{
 };
 use dns_common::{
     abi,
+    answer::{Absent, Captures, Entry, Settings, Suffix, Ways, Word},
     dfa::{Header, Scratch, Table, Tail},
-    verdict::Verdict,
 };
 
 #[map]
@@ -49,6 +49,37 @@ static MORE_INTERFACES: HashMap<u32, abi::Interface> = HashMap::with_max_entries
 pub static OTHER_SERVERS: LruHashMap<[u64; 2], u64> = LruHashMap::with_max_entries(64, 0);
 
 #[map]
+pub static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
+
+/// Of each rule; sized by the loader.
+#[map]
+pub static CAPTURES: Array<Captures> = Array::with_max_entries(1, 0);
+
+// The tables of answers are written through mappings, and sized by the loader.
+
+#[map]
+pub static INDEX: Array<Ways> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+#[map]
+pub static ANSWERS: Array<Entry> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+#[map]
+pub static ABSENT_INDEX: Array<Ways> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+#[map]
+pub static ABSENT: Array<Absent> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+#[map]
+pub static SUFFIX_INDEX: Array<Ways> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+#[map]
+pub static SUFFIXES: Array<Suffix> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// Answers given, by slot within processor: one writer each, and read without a system call.
+#[map]
+pub static HITS: Array<Word> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+#[map]
 static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 
 /// This processor's working memory; programs do not nest.
@@ -59,7 +90,7 @@ pub fn scratch<'a>() -> Option<&'a mut Scratch> {
     Some(unsafe { &mut *scratch })
 }
 
-/// The bucket of an interface that the program is attached to.
+/// What is known of an interface that the program is attached to.
 #[inline(always)]
 pub fn interface(ifindex: u32) -> Option<*mut abi::Interface> {
     let slot = INTERFACES.get_ptr_mut(abi::interface_slot(ifindex))?;
@@ -70,10 +101,11 @@ pub fn interface(ifindex: u32) -> Option<*mut abi::Interface> {
     MORE_INTERFACES.get_ptr_mut(ifindex)
 }
 
+/// Counts in one of this processor's counters: [`dns_common::verdict::Verdict::counter`], or another of their indexes.
 #[inline(always)]
-pub fn count(verdict: Verdict) {
+pub fn count(counter: usize) {
     if let Some(counters) = COUNTERS.get_ptr_mut(0) {
-        // SAFETY: counter() < COUNTERS; the value belongs to this processor.
-        unsafe { *counters.cast::<u64>().add(verdict.counter()) += 1 };
+        // SAFETY: counter < COUNTERS; the value belongs to this processor.
+        unsafe { *counters.cast::<u64>().add(counter) += 1 };
     }
 }

@@ -3,12 +3,17 @@
 use core::mem::MaybeUninit;
 
 use aya_ebpf::{
-    EbpfContext as _, bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes,
+    EbpfContext as _,
+    bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR},
+    helpers::generated::{
+        bpf_l4_csum_replace, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes,
+    },
     programs::TcContext,
 };
 use dns_common::{
+    answer::REPLY_LEN,
     dfa::{NAME_AT, NAME_COPY, Scratch},
-    packet::{Packet, Scalar, VlanTag},
+    packet::{MAX_OPTIONS, Packet, Scalar, VlanTag, Window},
 };
 
 pub struct Skb {
@@ -20,11 +25,31 @@ pub struct Skb {
 impl Skb {
     #[inline(always)]
     pub fn new(context: &TcContext) -> Self {
+        Self::from_raw(context.as_ptr().cast())
+    }
+
+    /// Of the kernel's context.
+    #[inline(always)]
+    pub fn from_raw(context: *mut __sk_buff) -> Self {
+        // SAFETY: the context lives as long as the program runs.
+        let skb = unsafe { &*context };
         Self {
-            context: context.as_ptr().cast(),
-            data: context.data(),
-            data_end: context.data_end(),
+            context,
+            data: skb.data as usize,
+            data_end: skb.data_end as usize,
         }
+    }
+
+    #[inline(always)]
+    pub fn as_ptr(&self) -> *mut __sk_buff {
+        self.context
+    }
+
+    /// Finds the frame again after a helper may have moved it.
+    #[inline(always)]
+    fn locate(&mut self) {
+        let skb = self.raw();
+        (self.data, self.data_end) = (skb.data as usize, skb.data_end as usize);
     }
 
     #[inline(always)]
@@ -99,5 +124,77 @@ impl Packet for Skb {
     #[inline(always)]
     fn is_gso(&self) -> bool {
         self.raw().gso_size != 0
+    }
+
+    #[inline(always)]
+    fn copy_options(&self, offset: u32, len: u32, scratch: &mut Scratch) -> bool {
+        if len == 0 || len > MAX_OPTIONS {
+            return false;
+        }
+        // SAFETY: MAX_OPTIONS bytes fit, and 0 < len ≤ MAX_OPTIONS.
+        unsafe { self.copy(offset, scratch.reply.as_mut_ptr(), len) }
+    }
+
+    #[inline(always)]
+    fn resize(&mut self, len: u32) -> bool {
+        // SAFETY: the context is the kernel's. The whole frame is linear and ours afterwards.
+        let done = unsafe { bpf_skb_change_tail(self.context.cast(), len, 0) == 0 };
+        self.locate();
+        done
+    }
+
+    #[inline(always)]
+    fn write(&mut self, offset: u32, scratch: &Scratch, len: u32) -> bool {
+        if len == 0 || len > REPLY_LEN as u32 {
+            return false;
+        }
+        // SAFETY: 0 < len ≤ REPLY_LEN, which the scratch has.
+        let done = unsafe {
+            bpf_skb_store_bytes(
+                self.context.cast(),
+                offset,
+                scratch.reply.as_ptr().cast(),
+                len,
+                0,
+            ) == 0
+        };
+        self.locate();
+        done
+    }
+
+    #[inline(always)]
+    fn change_udp_checksum(&mut self, offset: u32, delta: u16, old_len: u16, new_len: u16) -> bool {
+        let mangled = u64::from(BPF_F_MARK_MANGLED_0);
+        // What a checksum covers, and the pseudo-header, one by one: a frame whose checksum is only begun has the latter
+        // alone in its field, and the helper knows which frames these are.
+        // SAFETY: the context is the kernel's.
+        let done = unsafe {
+            bpf_l4_csum_replace(
+                self.context.cast(),
+                offset,
+                0,
+                u64::from(delta.to_be()),
+                mangled,
+            ) == 0
+                && bpf_l4_csum_replace(
+                    self.context.cast(),
+                    offset,
+                    u64::from(old_len.to_be()),
+                    u64::from(new_len.to_be()),
+                    mangled | u64::from(BPF_F_PSEUDO_HDR) | 2,
+                ) == 0
+        };
+        self.locate();
+        done
+    }
+
+    #[inline(always)]
+    fn window<const N: usize>(&mut self, offset: u32) -> Option<Window<'_, N>> {
+        let at = self.data + (offset & 31) as usize;
+        if at + N > self.data_end {
+            return None;
+        }
+        // SAFETY: N bytes of the linear part, which is ours alone once the frame was resized.
+        Some(unsafe { Window::new(at as *mut u8) })
     }
 }

@@ -8,6 +8,7 @@ pub mod cli;
 pub mod config;
 pub mod datapath;
 pub mod discover;
+mod fair;
 pub mod inject;
 pub mod observe;
 pub mod resolve;

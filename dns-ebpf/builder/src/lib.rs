@@ -17,6 +17,16 @@ const TARGET: &str = "bpfel-unknown-none";
 
 /// Builds the binary `object` of `package`, whose source is in `source`, and leaves it in `OUT_DIR/object`.
 pub fn build(package: &str, object: &str, source: &str) -> anyhow::Result<()> {
+    build_with(package, object, source, &[])
+}
+
+/// [`build`] with features of the package, whose names are added to that of the object.
+pub fn build_with(
+    package: &str,
+    object: &str,
+    source: &str,
+    features: &[&str],
+) -> anyhow::Result<()> {
     println!("cargo:rerun-if-env-changed={TOOLCHAIN}");
     println!("cargo:rerun-if-changed={source}");
     println!("cargo:rerun-if-changed=build.rs");
@@ -29,11 +39,17 @@ pub fn build(package: &str, object: &str, source: &str) -> anyhow::Result<()> {
         Ok(name) => name,
         Err(_) => find_toolchain()?,
     };
-    compile(&toolchain, package, object, &out)
+    compile(&toolchain, package, object, features, &out)
         .context("building the eBPF programs; `cargo xtask setup` installs what is missing")
 }
 
-fn compile(toolchain: &str, package: &str, object: &str, out: &Path) -> anyhow::Result<()> {
+fn compile(
+    toolchain: &str,
+    package: &str,
+    object: &str,
+    features: &[&str],
+    out: &Path,
+) -> anyhow::Result<()> {
     let mut cargo = if Path::new(toolchain).is_absolute() {
         let bin = Path::new(toolchain).join("bin");
         let mut cargo = Command::new(bin.join("cargo"));
@@ -58,14 +74,16 @@ fn compile(toolchain: &str, package: &str, object: &str, out: &Path) -> anyhow::
     ];
     // A target directory of its own, since the outer cargo holds the lock of the usual one, but one for all profiles:
     // `OUT_DIR` is target/PROFILE/build/PACKAGE/out.
+    // And one for each set of features, since build scripts run side by side and the object's name is the same.
     let target_dir = out
         .ancestors()
         .nth(4)
         .context("OUT_DIR is not where cargo puts it")?
-        .join("ebpf");
+        .join([&["ebpf"], features].concat().join("-"));
     let output = cargo
         .args(["build", "--quiet", "--release", "--package", package])
         .args(["--bin", object, "--target", TARGET, "-Zbuild-std=core"])
+        .args(["--features", &features.join(",")])
         .arg("--target-dir")
         .arg(&target_dir)
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
@@ -84,7 +102,8 @@ fn compile(toolchain: &str, package: &str, object: &str, out: &Path) -> anyhow::
         println!("cargo:warning={line}");
     }
     let built = target_dir.join(TARGET).join("release").join(object);
-    fs::copy(&built, out.join(object)).with_context(|| format!("copying {}", built.display()))?;
+    let name = [&[object], features].concat().join("-");
+    fs::copy(&built, out.join(name)).with_context(|| format!("copying {}", built.display()))?;
     Ok(())
 }
 

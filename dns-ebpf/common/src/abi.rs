@@ -3,7 +3,7 @@
 use crate::verdict::COUNTERS;
 
 /// Raised whenever anything in this module or in [`crate::dfa`] changes its layout.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Names of the maps, as the loader and the programs spell them.
 pub mod maps {
@@ -18,6 +18,15 @@ pub mod maps {
     pub const MORE_INTERFACES: &str = "MORE_INTERFACES";
     pub const OTHER_SERVERS: &str = "OTHER_SERVERS";
     pub const SCRATCH: &str = "SCRATCH";
+    pub const SETTINGS: &str = "SETTINGS";
+    pub const CAPTURES: &str = "CAPTURES";
+    pub const INDEX: &str = "INDEX";
+    pub const ANSWERS: &str = "ANSWERS";
+    pub const ABSENT_INDEX: &str = "ABSENT_INDEX";
+    pub const ABSENT: &str = "ABSENT";
+    pub const SUFFIX_INDEX: &str = "SUFFIX_INDEX";
+    pub const SUFFIXES: &str = "SUFFIXES";
+    pub const HITS: &str = "HITS";
 }
 
 /// Most servers of one address family.
@@ -55,7 +64,14 @@ pub struct Interface {
     /// Its index; 0 in a slot that is free.
     pub ifindex: u64,
     pub bucket: Bucket,
+    /// How answers leave: [`BY_EGRESS`] or [`TO_PEER`].
+    pub egress: u64,
 }
+
+/// Answers leave the interface as any frame does.
+pub const BY_EGRESS: u64 = 0;
+/// Answers go straight to the interface's peer: whatever sits on the way out does not see them.
+pub const TO_PEER: u64 = 1;
 
 /// Slots of the array of interfaces. An interface whose slot another one has is in a hash map beside it, which costs its
 /// queries about 30 ns more; indexes are given out one after the other, so that takes thousands of them.
@@ -123,7 +139,14 @@ pub struct EventHeader {
     pub vlan_tci: u16,
     /// Its TPID in host byte order, or 0 when there is no such tag.
     pub vlan_tpid: u16,
+    /// [`IS_ANSWERED`] or 0.
+    pub flags: u32,
+    /// Makes the header's length a multiple of eight, which is what records are aligned to.
+    pub padding: u32,
 }
+
+/// The program has answered this query with what it had; userspace is to find out what is new.
+pub const IS_ANSWERED: u32 = 1;
 
 /// Counters of one processor, indexed by [`crate::verdict::Verdict::counter`].
 pub type Counters = [u64; COUNTERS];

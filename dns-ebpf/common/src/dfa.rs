@@ -11,7 +11,11 @@
 //! that many places further on, and the entry says which class it is for. Rows overlap, so thousands of rules fit into
 //! the 4 MiB that a map value may have, one load is one step, and there is nothing to switch while walking.
 
-use crate::wire::{MAX_NAME, QUESTION_TAIL};
+use crate::{
+    answer::{Asked, Key, REPLY_LEN, REPLY_MASK, STRIDE, Told},
+    pipeline::Frame,
+    wire::{MAX_NAME, QUESTION_TAIL},
+};
 
 /// Stands for a label boundary. A byte of this value inside a label never matches.
 pub const SEPARATOR: u8 = 0xff;
@@ -36,6 +40,19 @@ pub struct Scratch {
     pub name_len: u32,
     /// See [`Scratch::forget`].
     forgotten: u32,
+    #[doc(hidden)]
+    pub padding: u32,
+    /// See [`Scratch::edns`].
+    pub(crate) edns: [u32; 4],
+    pub(crate) frame: Frame,
+    /// Where each label begins, its length byte included, counted from the start of the name; then the root label.
+    labels: [u8; 128],
+    /// What is asked of the table of answers, and what it said.
+    pub asked: Asked,
+    pub told: Told,
+    pub(crate) key: Key,
+    /// A reply's sections, from the answer section on. A stride may start at the last masked index.
+    pub reply: [u8; REPLY_LEN + STRIDE],
 }
 
 impl Scratch {
@@ -45,7 +62,93 @@ impl Scratch {
             label_count: 0,
             name_len: 0,
             forgotten: 0,
+            padding: 0,
+            edns: [0; 4],
+            frame: Frame::NONE,
+            labels: [0; 128],
+            asked: Asked {
+                now_ns: 0,
+                rule: 0,
+                qtype: 0,
+                server: 0,
+                room: 0,
+            },
+            told: Told {
+                sequence: 0,
+                slot: 0,
+                len: 0,
+                answers: 0,
+                authorities: 0,
+                sum: 0,
+                rule: 0,
+            },
+            key: Key::EMPTY,
+            reply: [0; REPLY_LEN + STRIDE],
         }
+    }
+
+    /// Where a label begins; the index is masked.
+    #[inline(always)]
+    pub(crate) fn label(&self, index: u32) -> u32 {
+        // SAFETY: masked to the length of the array.
+        u32::from(unsafe { *self.labels.as_ptr().add(bounded::<127>(index)) })
+    }
+
+    /// A big-endian 16-bit integer of the reply; the position is masked.
+    #[inline(always)]
+    pub(crate) fn reply16(&self, position: u32) -> u16 {
+        let at = bounded::<REPLY_MASK>(position);
+        // SAFETY: two bytes from a masked index are within the array.
+        unsafe {
+            u16::from(*self.reply.as_ptr().add(at)) << 8
+                | u16::from(*self.reply.as_ptr().add(at + 1))
+        }
+    }
+
+    /// Eight bytes of the reply, little-endian; the position is masked.
+    #[inline(always)]
+    pub(crate) fn reply_word(&self, position: u32) -> u64 {
+        let at = bounded::<REPLY_MASK>(position);
+        // SAFETY: eight bytes from a masked index are within the array.
+        u64::from_le(unsafe { unaligned(self.reply.as_ptr().add(at)) })
+    }
+
+    #[inline(always)]
+    pub(crate) fn set_reply16(&mut self, position: u32, value: u16) {
+        let at = bounded::<REPLY_MASK>(position);
+        // SAFETY: as in `reply16`.
+        unsafe { put(self.reply.as_mut_ptr().add(at), value.to_be()) }
+    }
+
+    #[inline(always)]
+    pub(crate) fn set_reply32(&mut self, position: u32, value: u32) {
+        let at = bounded::<REPLY_MASK>(position);
+        // SAFETY: four bytes from a masked index are within the array.
+        unsafe { put(self.reply.as_mut_ptr().add(at), value.to_be()) }
+    }
+
+    #[inline(always)]
+    pub(crate) fn set_reply_words(&mut self, position: u32, values: [u64; STRIDE / 8]) {
+        let at = bounded::<REPLY_MASK>(position);
+        let mut index = 0;
+        while index < STRIDE / 8 {
+            // SAFETY: a stride from a masked index is within the array.
+            unsafe {
+                put(
+                    self.reply.as_mut_ptr().add(at + index * 8),
+                    values[index].to_le(),
+                )
+            };
+            index += 1;
+        }
+    }
+
+    /// Eight bytes as they stand in memory on a little-endian machine.
+    #[inline(always)]
+    pub(crate) fn set_reply_word(&mut self, position: u32, value: u64) {
+        let at = bounded::<REPLY_MASK>(position);
+        // SAFETY: eight bytes from a masked index are within the array.
+        unsafe { put(self.reply.as_mut_ptr().add(at), value.to_le()) }
     }
 
     /// A byte of the scratch; the index is masked, never out of bounds.
@@ -58,7 +161,7 @@ impl Scratch {
 
     /// Eight bytes from `index`, little-endian; the index is masked.
     #[inline(always)]
-    fn word(&self, index: u32) -> u64 {
+    pub(crate) fn word(&self, index: u32) -> u64 {
         let index = bounded::<SCRATCH_MASK>(index);
         // SAFETY: index ≤ SCRATCH_MASK and SCRATCH_MASK + 8 < SCRATCH_LEN.
         u64::from_le(unsafe { unaligned(self.bytes.as_ptr().add(index)) })
@@ -99,7 +202,7 @@ impl Default for Scratch {
 
 /// `index & MASK`, where the verifier sees it: LLVM, which often knows that the mask changes nothing, must not drop it.
 #[inline(always)]
-fn bounded<const MASK: u32>(index: u32) -> usize {
+pub(crate) fn bounded<const MASK: u32>(index: u32) -> usize {
     bounded64::<MASK>(u64::from(index))
 }
 
@@ -118,6 +221,24 @@ fn bounded64<const MASK: u32>(index: u64) -> usize {
     #[cfg(not(target_arch = "bpf"))]
     {
         (index & u64::from(MASK)) as usize
+    }
+}
+
+/// All ones for a number whose highest bit is set, else 0. Where LLVM sees a shift, it makes a branch of it.
+#[inline(always)]
+pub(crate) fn spread_sign(value: u64) -> u64 {
+    #[cfg(target_arch = "bpf")]
+    {
+        let mut value = value;
+        // SAFETY: one instruction on one register.
+        unsafe {
+            core::arch::asm!("{0} s>>= 63", inout(reg) value, options(pure, nomem, nostack));
+        }
+        value
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        (value as i64 >> 63) as u64
     }
 }
 
@@ -156,6 +277,24 @@ unsafe fn unaligned(at: *const u8) -> u64 {
     {
         // SAFETY: as the caller promises.
         unsafe { at.cast::<u64>().read_unaligned() }
+    }
+}
+
+/// Writes an integer at any alignment.
+///
+/// # Safety
+/// The bytes of a `T` from `at` must be writable.
+#[inline(always)]
+unsafe fn put<T>(at: *mut u8, value: T) {
+    #[cfg(target_arch = "bpf")]
+    {
+        // SAFETY: see `unaligned`.
+        unsafe { core::ptr::write_volatile(at.cast::<T>(), value) }
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        // SAFETY: as the caller promises.
+        unsafe { at.cast::<T>().write_unaligned(value) }
     }
 }
 
@@ -358,6 +497,8 @@ impl Scratch {
                 return Err(NameError::Truncated);
             }
             let length = u32::from(self.byte(u64::from(NAME_AT + position)));
+            // SAFETY: masked to the length of the array.
+            unsafe { *self.labels.as_mut_ptr().add(bounded::<127>(count)) = position as u8 };
             if length == 0 {
                 self.label_count = self.forget(count);
                 self.name_len = self.forget(position + 1);
@@ -384,6 +525,12 @@ const LOW_BITS: u64 = 0x7f7f_7f7f_7f7f_7f7f;
 #[inline(always)]
 const fn zero_bytes(word: u64) -> u64 {
     !(((word & LOW_BITS) + LOW_BITS) | word | LOW_BITS)
+}
+
+/// Not zero when one of the bytes is '.' or [`SEPARATOR`].
+#[inline(always)]
+pub(crate) const fn has_separator_or_dot(word: u64) -> u64 {
+    zero_bytes(word ^ (ONES * b'.' as u64)) | zero_bytes(!word)
 }
 
 /// The rule that the name in `scratch` matches, if any. The name was split by [`Scratch::split_labels`].

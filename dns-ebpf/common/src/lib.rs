@@ -5,9 +5,14 @@
 #![cfg_attr(not(test), no_std)]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
+#[cfg(not(target_arch = "bpf"))]
+extern crate alloc;
+
 pub mod abi;
+pub mod answer;
 pub mod dfa;
 pub mod packet;
 pub mod pipeline;
+mod reply;
 pub mod verdict;
 pub mod wire;

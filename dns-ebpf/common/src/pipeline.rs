@@ -1,9 +1,11 @@
 //! From a frame to a verdict: the one path that every program and every test takes.
 
 use crate::{
-    abi::{EventHeader, MAX_FRAME, MAX_SERVERS, Servers},
+    abi::{EventHeader, IS_ANSWERED, MAX_FRAME, MAX_SERVERS, Servers},
+    answer::{self, Found, Located},
     dfa::{self, NAME_AT, NAME_COPY, NameError, Scratch},
-    packet::Packet,
+    packet::{MAX_OPTIONS, Packet},
+    reply::{self, Edns, Failed, Place, fold},
     verdict::{Reason, Verdict},
     wire::*,
 };
@@ -23,11 +25,36 @@ pub trait Host<P> {
     /// The rule that the name in the scratch matches.
     fn find_rule(&self, scratch: &mut Scratch) -> Option<u32>;
 
+    /// Nanoseconds of the clock that lifetimes are written in.
+    fn now_ns(&self) -> u64;
+
+    /// See [`answer::locate_by_suffix`].
+    fn locate_by_suffix(&self, scratch: &mut Scratch) -> bool;
+
+    /// See [`answer::locate`].
+    fn locate(&self, scratch: &mut Scratch) -> Located;
+
+    /// See [`answer::read`].
+    fn read_answer(&self, scratch: &mut Scratch) -> Found;
+
+    /// Says that the answer in the scratch is being refreshed.
+    fn claim(&self, scratch: &Scratch);
+
     /// Whether the responder may be asked now on behalf of this packet's interface.
-    fn admit(&self, packet: &P) -> Result<(), Reason>;
+    fn admit(&self, packet: &P, now_ns: u64) -> Result<(), Reason>;
 
     /// Hands the frame to the responder.
     fn hand_over(&self, packet: &P, matched: &Matched) -> Result<(), Reason>;
+
+    /// [`finish`]; a host may put it into a function of its own.
+    #[inline(always)]
+    fn finish(&self, packet: &mut P, scratch: &mut Scratch) -> Verdict
+    where
+        P: Packet,
+        Self: Sized,
+    {
+        finish(packet, self, scratch)
+    }
 }
 
 /// Destination address of a query, in the byte order of the packet.
@@ -45,6 +72,8 @@ pub struct Matched {
     pub l3_offset: u32,
     /// Bytes of the frame.
     pub frame_len: u32,
+    /// Whether the program answers it itself, and wants a newer answer.
+    pub is_answered: bool,
 }
 
 impl Matched {
@@ -58,20 +87,22 @@ impl Matched {
             l3_offset: self.l3_offset as u16,
             vlan_tci: 0,
             vlan_tpid: 0,
+            flags: if self.is_answered { IS_ANSWERED } else { 0 },
+            padding: 0,
         }
     }
 }
 
-/// Decides about one frame. Reads only; what it changes is the scratch, which is asked for only once a frame is a query
-/// to one of the servers.
+/// Decides about one frame, and makes it its answer where that is known. The scratch is asked for only once a frame is a
+/// query to one of the servers.
 #[inline(always)]
 pub fn intercept<'s, P: Packet, H: Host<P>>(
-    packet: &P,
+    packet: &mut P,
     host: &H,
     scratch: impl FnOnce() -> Option<&'s mut Scratch>,
 ) -> Verdict {
     match decide(packet, host, scratch) {
-        Ok(()) => Verdict::Taken,
+        Ok(verdict) => verdict,
         Err(reason) => Verdict::Pass(reason),
     }
 }
@@ -79,6 +110,9 @@ pub fn intercept<'s, P: Packet, H: Host<P>>(
 /// Where the parts of a query to port 53 stand.
 struct Datagram {
     l3_offset: u32,
+    is_v6: bool,
+    /// Index of the server asked; those of IPv6 come after all of IPv4.
+    server: u32,
     /// First byte of the DNS header.
     dns_offset: u32,
     /// First byte after the DNS message.
@@ -87,22 +121,29 @@ struct Datagram {
 
 #[inline(always)]
 fn decide<'s, P: Packet, H: Host<P>>(
-    packet: &P,
+    packet: &mut P,
     host: &H,
     scratch: impl FnOnce() -> Option<&'s mut Scratch>,
-) -> Result<(), Reason> {
+) -> Result<Verdict, Reason> {
     let datagram = parse_datagram(packet, host)?;
     // The second bound follows from the first, which the verifier does not know.
     let frame_len = packet.len();
     if packet.is_gso() || frame_len > MAX_FRAME as u32 || datagram.end > MAX_FRAME as u32 {
         return Err(Reason::Oversize);
     }
-    let additional = parse_dns_header(packet, &datagram)?;
-    if additional == 0 {
-        // Without additional records the root label stands in front of qtype and qclass, which end the message: most
-        // foreign names need no copy, then. Where it does not, the long way says what is wrong.
+    let (flags, additional) = parse_dns_header(packet, &datagram)?;
+    // Without additional records, or with nothing but a plain OPT, the root label stands in front of qtype and qclass
+    // and these in front of what is known: most foreign names need no copy, then. Where it does not stand there, the
+    // long way says what is wrong.
+    let plain = if additional == 0 {
+        Edns::NONE
+    } else {
+        plain_opt(packet, datagram.end)
+    };
+    if plain.is_simple {
+        let question_end = datagram.end - plain.reply_len();
         let end_of_name = packet
-            .load::<u64>(datagram.end - QUESTION_TAIL - 8)
+            .load::<u64>(question_end - QUESTION_TAIL - 8)
             .map(u64::from_le)
             .ok_or(Reason::Truncated)?;
         if end_of_name >> 56 == 0 && !host.may_match(end_of_name) {
@@ -111,11 +152,66 @@ fn decide<'s, P: Packet, H: Host<P>>(
     }
     let scratch = scratch().ok_or(Reason::Internal)?;
 
-    // One path from here on, whatever the headers were.
-    let l3_offset = scratch.forget(datagram.l3_offset);
-    let question_at = scratch.forget(datagram.dns_offset + DNS_HEADER_LEN) & 127;
-    let end = scratch.forget(datagram.end) & 0x1_ffff;
-    let additional = scratch.forget(u32::from(additional));
+    scratch.set_frame(&Frame {
+        l3_offset: datagram.l3_offset,
+        question_at: datagram.dns_offset + DNS_HEADER_LEN,
+        end: datagram.end,
+        is_v6: u32::from(datagram.is_v6),
+        flags: u32::from(flags),
+        additional: u32::from(additional),
+    });
+    scratch.set_edns(&plain);
+    scratch.asked.server = datagram.server;
+    Ok(host.finish(packet, scratch))
+}
+
+/// What is known of a frame once its headers are.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Frame {
+    l3_offset: u32,
+    /// First byte of the question.
+    question_at: u32,
+    /// First byte after the DNS message.
+    end: u32,
+    is_v6: u32,
+    /// Of the DNS header.
+    flags: u32,
+    /// ARCOUNT.
+    additional: u32,
+}
+
+impl Frame {
+    pub(crate) const NONE: Frame = Frame {
+        l3_offset: 0,
+        question_at: 0,
+        end: 0,
+        is_v6: 0,
+        flags: 0,
+        additional: 0,
+    };
+}
+
+/// The second half of [`intercept`], which begins with nothing but what the first has left in the scratch: the verifier
+/// walks it once, whatever headers there were.
+#[inline(always)]
+pub fn finish<P: Packet, H: Host<P>>(packet: &mut P, host: &H, scratch: &mut Scratch) -> Verdict {
+    match answer_or_hand_over(packet, host, scratch) {
+        Ok(verdict) => verdict,
+        Err(reason) => Verdict::Pass(reason),
+    }
+}
+
+#[inline(always)]
+fn answer_or_hand_over<P: Packet, H: Host<P>>(
+    packet: &mut P,
+    host: &H,
+    scratch: &mut Scratch,
+) -> Result<Verdict, Reason> {
+    let frame = scratch.frame();
+    let l3_offset = frame.l3_offset;
+    let question_at = frame.question_at & 127;
+    let end = frame.end & 0x1_ffff;
 
     let available = end - question_at;
     let copied = scratch.forget(if available > NAME_COPY {
@@ -126,38 +222,144 @@ fn decide<'s, P: Packet, H: Host<P>>(
     if copied < 1 + QUESTION_TAIL || !packet.copy_name(question_at, copied, scratch) {
         return Err(Reason::Truncated);
     }
-    match scratch.split_labels(copied) {
-        Ok(()) => {}
-        Err(NameError::Invalid) => return Err(Reason::BadName),
-        Err(NameError::Truncated) => return Err(Reason::Truncated),
+
+    let mut located = false;
+    if scratch.edns().is_simple {
+        let name_len = end
+            .wrapping_sub(scratch.edns().reply_len() + QUESTION_TAIL)
+            .wrapping_sub(question_at);
+        if name_len > 1 && name_len <= MAX_NAME && name_len + QUESTION_TAIL <= copied {
+            scratch.name_len = scratch.forget(name_len);
+            if scratch.ask().is_ok() {
+                located = host.locate_by_suffix(scratch);
+            }
+        }
     }
-    let name_len = scratch.name_len & 0xff;
-    if name_len + QUESTION_TAIL > copied {
-        return Err(Reason::Truncated);
+    if !located {
+        match scratch.split_labels(copied) {
+            Ok(()) => {}
+            Err(NameError::Invalid) => return Err(Reason::BadName),
+            Err(NameError::Truncated) => return Err(Reason::Truncated),
+        }
+        let name_len = scratch.name_len & 0xff;
+        if name_len + QUESTION_TAIL > copied {
+            return Err(Reason::Truncated);
+        }
+        let rule = host.find_rule(scratch).ok_or(Reason::NoRule)?;
+        scratch.told.rule = rule;
+        scratch.asked.rule = rule;
+        scratch.ask()?;
+        let edns = parse_additional(
+            packet,
+            frame.additional,
+            question_at + name_len + QUESTION_TAIL,
+            end,
+            scratch,
+        )?;
+        scratch.set_edns(&edns);
+        scratch.ask()?;
+        scratch.asked.now_ns = host.now_ns();
+        if qtype_is_kept(scratch.asked.qtype as u16) && scratch.edns().is_simple {
+            match host.locate(scratch) {
+                Located::NoTarget => return Err(Reason::NoTarget),
+                Located::Entry => located = true,
+                Located::Nowhere => {}
+            }
+        }
+    } else {
+        scratch.asked.now_ns = host.now_ns();
     }
 
-    let rule = host.find_rule(scratch).ok_or(Reason::NoRule)?;
-
-    let qtype = scratch.be16(NAME_AT + name_len);
-    let qclass = scratch.be16(NAME_AT + name_len + 2);
-    if qclass != CLASS_IN || qtype_passes(qtype) {
-        return Err(Reason::Qtype);
+    let now_ns = scratch.asked.now_ns;
+    let mut matched = Matched {
+        rule: scratch.told.rule,
+        l3_offset,
+        frame_len: packet.len(),
+        is_answered: false,
+    };
+    if scratch.forget(u32::from(located)) != 0 {
+        let found = host.read_answer(scratch);
+        if found == Found::Stale {
+            matched.is_answered = true;
+            if host.admit(packet, now_ns).is_ok() && host.hand_over(packet, &matched).is_ok() {
+                host.claim(scratch);
+            }
+            matched.is_answered = false;
+        }
+        if found != Found::Nothing {
+            let place = Place {
+                l3_offset,
+                udp_at: question_at - DNS_HEADER_LEN - UDP_LEN,
+                question_end: question_at + (scratch.name_len & 0xff) + QUESTION_TAIL,
+                end,
+                is_v6: frame.is_v6 != 0,
+            };
+            match reply::answer(packet, scratch, &place, frame.flags as u16) {
+                Ok(()) => return Ok(Verdict::Answered),
+                Err(Failed::Spoiled) => return Ok(Verdict::Spoiled),
+                Err(Failed::Untouched) => {}
+            }
+        }
     }
-    parse_additional(
-        packet,
-        additional,
-        question_at + name_len + QUESTION_TAIL,
-        end,
-    )?;
+    host.admit(packet, now_ns)?;
+    host.hand_over(packet, &matched)?;
+    Ok(Verdict::Taken)
+}
 
-    host.admit(packet)?;
-    host.hand_over(
-        packet,
-        &Matched {
-            rule,
-            l3_offset,
-            frame_len,
-        },
+impl Scratch {
+    #[inline(always)]
+    fn set_frame(&mut self, frame: &Frame) {
+        // SAFETY: a field of ours.
+        unsafe { (&raw mut self.frame).write_volatile(*frame) };
+    }
+
+    #[inline(always)]
+    fn frame(&self) -> Frame {
+        // SAFETY: a field of ours.
+        unsafe { (&raw const self.frame).read_volatile() }
+    }
+
+    /// Notes what the question asks for and what room its answer has; its name's length is known.
+    #[inline(always)]
+    fn ask(&mut self) -> Result<(), Reason> {
+        let edns = self.edns();
+        let name_len = self.name_len & 0xff;
+        let qtype = self.be16(NAME_AT + name_len);
+        let qclass = self.be16(NAME_AT + name_len + 2);
+        if qclass != CLASS_IN || qtype_passes(qtype) {
+            return Err(Reason::Qtype);
+        }
+        self.asked.qtype = u32::from(qtype);
+        self.asked.room = edns
+            .limit()
+            .saturating_sub(DNS_HEADER_LEN + name_len + QUESTION_TAIL + edns.reply_len());
+        Ok(())
+    }
+}
+
+/// The OPT that ends a message, if it looks like one of version 0 without options. Bytes that only look so cannot turn a
+/// query into one that is answered: the name in front has to end where this begins.
+#[inline(always)]
+fn plain_opt<P: Packet>(packet: &P, end: u32) -> Edns {
+    // Not an `Option`: what stands in one that is none may not be read, and LLVM would have it read.
+    let other = Edns {
+        is_simple: false,
+        ..Edns::NONE
+    };
+    let at = end - OPT_LEN;
+    // Root, type, size, extended rcode, version, half of the flags; then the flags and the length of no options.
+    let (Some(head), Some(tail)) = (packet.load::<u64>(at), packet.load::<u32>(at + 7)) else {
+        return other;
+    };
+    let (head, tail) = (u64::from_be(head), u32::from_be(tail));
+    if head >> 40 != u64::from(TYPE_OPT) || head >> 8 & 0xff != 0 || tail & 0xffff != 0 {
+        return other;
+    }
+    Edns::new(
+        (head >> 24) as u16,
+        (head >> 16) as u8,
+        (tail >> 16) as u16,
+        0,
     )
 }
 
@@ -216,7 +418,11 @@ fn parse_ipv4<P: Packet, H: Host<P>>(packet: &P, host: &H, l3: u32) -> Result<Da
     if total < IPV4_LEN {
         return Err(Reason::Truncated);
     }
-    parse_udp(packet, l3, l3 + IPV4_LEN, total - IPV4_LEN)
+    let udp = parse_udp(packet, l3, l3 + IPV4_LEN, total - IPV4_LEN)?;
+    Ok(Datagram {
+        server: index,
+        ..udp
+    })
 }
 
 /// A header with options is only worth a counter when it goes to port 53.
@@ -263,7 +469,12 @@ fn parse_ipv6<P: Packet, H: Host<P>>(packet: &P, host: &H, l3: u32) -> Result<Da
         index += 1;
     }
     let payload = u32::from(be16(packet, l3 + 4).ok_or(Reason::Truncated)?);
-    parse_udp(packet, l3, l3 + IPV6_LEN, payload)
+    let udp = parse_udp(packet, l3, l3 + IPV6_LEN, payload)?;
+    Ok(Datagram {
+        is_v6: true,
+        server: MAX_SERVERS as u32 + index,
+        ..udp
+    })
 }
 
 /// UDP whose length agrees with that of IP; what lies behind is Ethernet padding.
@@ -281,14 +492,16 @@ fn parse_udp<P: Packet>(packet: &P, l3: u32, l4: u32, ip_payload: u32) -> Result
     }
     Ok(Datagram {
         l3_offset: l3,
+        is_v6: false,
+        server: 0,
         dns_offset: l4 + UDP_LEN,
         end,
     })
 }
 
-/// The header of a plain query; returns ARCOUNT, 0 or 1.
+/// The header of a plain query; returns its flags and ARCOUNT, 0 or 1.
 #[inline(always)]
-fn parse_dns_header<P: Packet>(packet: &P, datagram: &Datagram) -> Result<u16, Reason> {
+fn parse_dns_header<P: Packet>(packet: &P, datagram: &Datagram) -> Result<(u16, u16), Reason> {
     let at = datagram.dns_offset;
     let flags = be16(packet, at + 2).ok_or(Reason::Truncated)?;
     if flags & FLAG_QR != 0 {
@@ -304,15 +517,21 @@ fn parse_dns_header<P: Packet>(packet: &P, datagram: &Datagram) -> Result<u16, R
     if questions != 1 || answers != 0 || authorities != 0 || additional > 1 {
         return Err(Reason::Counts);
     }
-    Ok(additional)
+    Ok((flags, additional))
 }
 
 /// Nothing but at most one OPT of version 0 between the question and the end of the message (RFC 6891 §6.1.1).
 #[inline(always)]
-fn parse_additional<P: Packet>(packet: &P, count: u32, at: u32, end: u32) -> Result<(), Reason> {
+fn parse_additional<P: Packet>(
+    packet: &P,
+    count: u32,
+    at: u32,
+    end: u32,
+    scratch: &mut Scratch,
+) -> Result<Edns, Reason> {
     if count == 0 {
         return if at == end {
-            Ok(())
+            Ok(Edns::NONE)
         } else {
             Err(Reason::Additional)
         };
@@ -325,15 +544,70 @@ fn parse_additional<P: Packet>(packet: &P, count: u32, at: u32, end: u32) -> Res
     if owner != 0 || rtype != TYPE_OPT {
         return Err(Reason::Additional);
     }
-    // Version is the second byte of the TTL field.
-    if be16(packet, at + 6).ok_or(Reason::Truncated)? >> 8 != 0 {
+    let udp_size = be16(packet, at + 3).ok_or(Reason::Truncated)?;
+    // Extended rcode and version: the first half of the TTL field.
+    let extended = be16(packet, at + 5).ok_or(Reason::Truncated)?;
+    if extended & 0xff != 0 {
         return Err(Reason::EdnsVersion);
     }
+    let flags = be16(packet, at + 7).ok_or(Reason::Truncated)?;
     let rdata_len = u32::from(be16(packet, at + 9).ok_or(Reason::Truncated)?);
     match at + OPT_LEN + rdata_len {
-        opt_end if opt_end == end => Ok(()),
-        opt_end if opt_end > end => Err(Reason::Truncated),
-        _ => Err(Reason::Additional),
+        opt_end if opt_end == end => {}
+        opt_end if opt_end > end => return Err(Reason::Truncated),
+        _ => return Err(Reason::Additional),
+    }
+    let mut edns = Edns::new(udp_size, (extended >> 8) as u8, flags, rdata_len as u16);
+    if rdata_len != 0 {
+        let options = scratch.forget(rdata_len);
+        match options <= MAX_OPTIONS
+            && packet.copy_options(at + OPT_LEN, options, scratch)
+            && scratch.options_are_whole(options)
+        {
+            true => edns.sum += u32::from(scratch.options_sum(options).swap_bytes()),
+            false => edns.is_simple = false,
+        }
+    }
+    Ok(edns)
+}
+
+/// Options that are walked; a longer list goes to userspace.
+const OPTIONS: u32 = 16;
+
+impl Scratch {
+    /// Whether the options in the reply's place are a list that ends where it should.
+    #[inline(always)]
+    fn options_are_whole(&mut self, len: u32) -> bool {
+        let mut position = 0u32;
+        let mut option = 0;
+        while option < OPTIONS {
+            if position + 4 > len {
+                break;
+            }
+            position += 4 + u32::from(self.reply16(position + 2));
+            option += 1;
+        }
+        position == len
+    }
+
+    /// Ones' complement sum of the options as if they began at an even offset.
+    #[inline(always)]
+    fn options_sum(&mut self, len: u32) -> u16 {
+        // What is left of the last word counts as zero.
+        self.set_reply_word(len, 0);
+        let mut sum = 0u64;
+        let mut at = 0u32;
+        while at < MAX_OPTIONS {
+            if at >= len {
+                break;
+            }
+            let word = self.reply_word(at);
+            sum += (word >> 32) + (word & 0xffff_ffff);
+            at += 8;
+        }
+        let sum = (sum >> 32) + (sum & 0xffff_ffff);
+        let sum = (sum >> 32) + (sum & 0xffff_ffff);
+        fold(sum as u32).to_be()
     }
 }
 
@@ -343,18 +617,21 @@ fn be16<P: Packet>(packet: &P, offset: u32) -> Option<u16> {
 }
 
 /// A host whose tables are in memory, for tests and fuzzing.
-pub struct MemoryHost<'a, S: FnMut(Matched)> {
+pub struct MemoryHost<'a, T, S: FnMut(Matched)> {
     pub servers: Servers,
     pub header: &'a dfa::Header,
     pub table: &'a dfa::Table,
     pub tails: &'a [dfa::Tail],
+    /// The tables of answers.
+    pub answers: T,
+    pub now_ns: u64,
     /// What `admit` answers.
     pub admission: Result<(), Reason>,
     /// Called for each frame handed over.
     pub sink: core::cell::RefCell<S>,
 }
 
-impl<P: Packet, S: FnMut(Matched)> Host<P> for MemoryHost<'_, S> {
+impl<P: Packet, T: answer::Tables, S: FnMut(Matched)> Host<P> for MemoryHost<'_, T, S> {
     fn servers(&self) -> Option<&Servers> {
         Some(&self.servers)
     }
@@ -369,7 +646,27 @@ impl<P: Packet, S: FnMut(Matched)> Host<P> for MemoryHost<'_, S> {
         dfa::find(self.header, self.table, self.tails, scratch)
     }
 
-    fn admit(&self, _packet: &P) -> Result<(), Reason> {
+    fn now_ns(&self) -> u64 {
+        self.now_ns
+    }
+
+    fn locate_by_suffix(&self, scratch: &mut Scratch) -> bool {
+        answer::locate_by_suffix(&self.answers, scratch)
+    }
+
+    fn locate(&self, scratch: &mut Scratch) -> Located {
+        answer::locate(&self.answers, scratch)
+    }
+
+    fn read_answer(&self, scratch: &mut Scratch) -> Found {
+        answer::read(&self.answers, scratch)
+    }
+
+    fn claim(&self, scratch: &Scratch) {
+        answer::claim(&self.answers, &scratch.told);
+    }
+
+    fn admit(&self, _packet: &P, _now_ns: u64) -> Result<(), Reason> {
         self.admission
     }
 

@@ -7,6 +7,10 @@ pub enum Verdict {
     Pass(Reason),
     /// The frame was handed to the responder and is taken off the stack.
     Taken,
+    /// The frame is its own answer now and goes back to where it came from.
+    Answered,
+    /// The frame was to become an answer and is neither one nor the query any more: it goes nowhere.
+    Spoiled,
 }
 
 macro_rules! reasons {
@@ -71,17 +75,62 @@ reasons! {
 
 /// Index of the counter of taken frames, after those of the reasons.
 pub const TAKEN: usize = Reason::ALL.len();
+/// Index of the counter of frames answered by the program.
+pub const ANSWERED: usize = TAKEN + 1;
+/// Index of the counter of frames that a failing helper spoiled.
+pub const SPOILED: usize = TAKEN + 2;
+/// Index of the counter of refreshes asked for.
+pub const REFRESHED: usize = TAKEN + 3;
 /// Number of counters.
 pub const COUNTERS: usize = 32;
 
-const _: () = assert!(TAKEN < COUNTERS);
+const _: () = assert!(REFRESHED < COUNTERS);
+const _: () = assert!(Reason::Internal as usize + 1 == TAKEN);
 
 impl Verdict {
+    /// The verdict with this counter; what has none is an internal error.
+    #[inline(always)]
+    pub const fn from_counter(counter: u32) -> Verdict {
+        const LAST: u32 = Reason::Internal as u32;
+        match counter as usize {
+            TAKEN => Verdict::Taken,
+            ANSWERED => Verdict::Answered,
+            SPOILED => Verdict::Spoiled,
+            _ if counter <= LAST => {
+                // SAFETY: reasons are numbered from 0 without gaps, and `Internal` is the last one.
+                Verdict::Pass(unsafe { core::mem::transmute::<u32, Reason>(counter) })
+            }
+            _ => Verdict::Pass(Reason::Internal),
+        }
+    }
+
     /// Index of the counter of this verdict.
     pub const fn counter(self) -> usize {
         match self {
             Verdict::Pass(reason) => reason as usize,
             Verdict::Taken => TAKEN,
+            Verdict::Answered => ANSWERED,
+            Verdict::Spoiled => SPOILED,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn verdicts_come_back_from_their_counters() {
+        for reason in Reason::ALL {
+            let verdict = Verdict::Pass(*reason);
+            assert_eq!(Verdict::from_counter(verdict.counter() as u32), verdict);
+        }
+        for verdict in [Verdict::Taken, Verdict::Answered, Verdict::Spoiled] {
+            assert_eq!(Verdict::from_counter(verdict.counter() as u32), verdict);
+        }
+        assert_eq!(
+            Verdict::from_counter(REFRESHED as u32),
+            Verdict::Pass(Reason::Internal)
+        );
     }
 }

@@ -22,6 +22,13 @@ pub const QUESTION_TAIL: u32 = 4;
 /// An OPT record without options: root owner, type, class, TTL, RDLENGTH (RFC 6891 §6.1.2).
 pub const OPT_LEN: u32 = 11;
 
+/// The UDP size that gregor advertises, and the most that it sends (DNS flag day 2020).
+pub const UDP_SIZE: u32 = 1232;
+/// The limit of a client without OPT (RFC 1035 §4.2.1).
+pub const PLAIN_SIZE: u32 = 512;
+/// The DO bit of an OPT's flags (RFC 3225).
+pub const FLAG_DO: u16 = 0x8000;
+
 pub const FLAG_QR: u16 = 0x8000;
 pub const FLAG_OPCODE: u16 = 0x7800;
 pub const FLAG_TC: u16 = 0x0200;
@@ -46,3 +53,15 @@ pub const TYPE_HTTPS: u16 = 65;
 pub const fn qtype_passes(qtype: u16) -> bool {
     qtype == 0 || qtype == TYPE_HINFO || qtype == TYPE_OPT || (qtype >= 128 && qtype <= 255)
 }
+
+/// Whether answers for a qtype are kept; the others are few, and one pod could ask for 65,535 of them.
+#[inline(always)]
+pub const fn qtype_is_kept(qtype: u16) -> bool {
+    matches!(
+        qtype,
+        TYPE_A | TYPE_AAAA | TYPE_HTTPS | TYPE_SVCB | TYPE_CNAME
+    )
+}
+
+/// The types of [`qtype_is_kept`].
+pub const KEPT_QTYPES: [u16; 5] = [TYPE_A, TYPE_AAAA, TYPE_HTTPS, TYPE_SVCB, TYPE_CNAME];

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     datapath::Datapath,
-    observe::{KernelStatus, ProgramStatus},
+    observe::{AnswersStatus, KernelStatus, OTHER_NAMESPACES, ProgramStatus},
 };
 
 /// Everything that is loaded and attached.
@@ -68,8 +68,17 @@ impl Kernel {
             .map(reading)
             .collect();
         let sum = self.totals.with(&running);
+        let sizes = self.current.answers().sizes();
         KernelStatus {
             requests: KernelStatus::requests(&sum.verdicts),
+            answers: AnswersStatus {
+                entries: sizes.answers as u64,
+                no_target: sizes.absent as u64,
+                unplaced: sizes.unplaced,
+                refreshes: KernelStatus::refreshes(&sum.verdicts),
+                rules: sum.rules,
+                namespaces: sum.namespaces,
+            },
             other_servers: sum
                 .other_servers
                 .into_iter()
@@ -81,7 +90,22 @@ impl Kernel {
 }
 
 fn reading(datapath: &Datapath) -> Reading {
+    let given = datapath.answers().given();
+    let mut namespaces = given.namespaces;
+    if given.other_namespaces > 0 {
+        *namespaces.entry(OTHER_NAMESPACES.to_owned()).or_default() += given.other_namespaces;
+    }
+    let rules = datapath.rules().rules();
     Reading {
+        rules: given
+            .rules
+            .into_iter()
+            .filter_map(|(rule, count)| {
+                let rule = rules.get(rule as usize)?;
+                Some((rule.name().to_owned(), count))
+            })
+            .collect(),
+        namespaces,
         verdicts: datapath.counters().unwrap_or_else(|error| {
             tracing::warn!(%error, "cannot read the counters");
             Vec::new()

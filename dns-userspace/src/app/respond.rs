@@ -129,6 +129,8 @@ fn told(snapshot: &Snapshot) -> ResponderStatus {
         broken_chains: snapshot.broken_chains,
         stale_answers: snapshot.stale_answers,
         send_errors: snapshot.send_errors,
+        refreshes: snapshot.refreshes,
+        refreshes_refused: snapshot.refreshes_refused,
         chases_in_flight: snapshot.in_flight as u64,
         stores: [
             ("answers", snapshot.store.answers),
@@ -165,6 +167,8 @@ fn add(sum: &mut ResponderStatus, more: &ResponderStatus) {
     sum.broken_chains += more.broken_chains;
     sum.stale_answers += more.stale_answers;
     sum.send_errors += more.send_errors;
+    sum.refreshes += more.refreshes;
+    sum.refreshes_refused += more.refreshes_refused;
     for (sum, more) in [
         (&mut sum.replies, &more.replies),
         (&mut sum.passed_on, &more.passed_on),

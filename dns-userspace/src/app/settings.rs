@@ -10,7 +10,7 @@ use std::{
 use super::state::Told;
 use crate::{
     config,
-    datapath::{Hook, Limit, LoadOptions, Order, detect_hook},
+    datapath::{AnswerOptions, Hook, Limit, LoadOptions, Order, detect_hook},
     discover::Selection,
     observe::RuleStatus,
     resolve::{ResponderOptions, Upstream},
@@ -39,6 +39,8 @@ pub struct Settings {
     pub serve_stale: Duration,
     pub chases_per_interface: usize,
     pub answers: usize,
+    /// Whether the program answers what it can.
+    pub kernel_answers: bool,
     pub listen: SocketAddr,
     pub warnings: Vec<String>,
 }
@@ -78,6 +80,7 @@ impl Settings {
             serve_stale: config.answer.serve_stale,
             chases_per_interface: config.limits.chases_per_interface,
             answers: config.limits.answers,
+            kernel_answers: config.answer.kernel,
             listen: config.metrics.listen,
             warnings: warnings.iter().map(ToString::to_string).collect(),
         })
@@ -92,7 +95,20 @@ impl Settings {
             order: self.order,
             ring_bytes: RING_BYTES,
             limit: self.limit,
+            answers: if self.kernel_answers {
+                AnswerOptions {
+                    total: self.answers,
+                    per_interface: self.answers_per_interface(),
+                    per_server: self.upstream.is_none(),
+                }
+            } else {
+                AnswerOptions::NONE
+            },
         }
+    }
+
+    fn answers_per_interface(&self) -> usize {
+        (self.answers / INTERFACE_SHARE).max(1)
     }
 
     /// What the responder is made with.
@@ -103,7 +119,7 @@ impl Settings {
             serve_stale: self.serve_stale,
             chases_per_interface: self.chases_per_interface,
             max_answers: self.answers,
-            answers_per_interface: (self.answers / INTERFACE_SHARE).max(1),
+            answers_per_interface: self.answers_per_interface(),
         }
     }
 

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
+use crate::observe::{MAX_NAMESPACES, OTHER_NAMESPACES};
+
 /// Most addresses kept over all programs; each program tells at most 64.
 const MAX_SERVERS: usize = 256;
 
@@ -11,6 +13,10 @@ pub struct Reading {
     /// Indexed by [`dns_common::verdict::Verdict::counter`].
     pub verdicts: Vec<u64>,
     pub other_servers: BTreeMap<IpAddr, u64>,
+    /// Answers given by the program, by the name of their rule.
+    pub rules: BTreeMap<String, u64>,
+    /// The same by namespace; [`OTHER_NAMESPACES`] sums up what is past the bound.
+    pub namespaces: BTreeMap<String, u64>,
 }
 
 impl Reading {
@@ -25,6 +31,18 @@ impl Reading {
             if self.other_servers.len() < MAX_SERVERS || self.other_servers.contains_key(server) {
                 *self.other_servers.entry(*server).or_default() += count;
             }
+        }
+        for (rule, count) in &other.rules {
+            *self.rules.entry(rule.clone()).or_default() += count;
+        }
+        for (namespace, count) in &other.namespaces {
+            let known = self.namespaces.contains_key(namespace);
+            let line = if known || self.namespaces.len() < MAX_NAMESPACES {
+                namespace
+            } else {
+                OTHER_NAMESPACES
+            };
+            *self.namespaces.entry(line.to_owned()).or_default() += count;
         }
     }
 }
@@ -62,6 +80,7 @@ mod tests {
                 .iter()
                 .map(|(server, count)| (server.parse().unwrap(), *count))
                 .collect(),
+            ..Reading::default()
         }
     }
 
@@ -90,8 +109,8 @@ mod tests {
                 .map(|n| (IpAddr::from([10, batch, 0, n]), 1))
                 .collect();
             totals.retire(&Reading {
-                verdicts: vec![],
                 other_servers: servers,
+                ..Reading::default()
             });
         }
         assert_eq!(totals.with([]).other_servers.len(), MAX_SERVERS);

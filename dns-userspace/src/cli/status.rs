@@ -144,6 +144,24 @@ fn render(status: &Status) -> String {
         map(&mut text, "", &status.kernel.other_servers);
     }
 
+    let answers = &status.kernel.answers;
+    if answers.entries > 0 || !answers.rules.is_empty() {
+        let _ = writeln!(
+            text,
+            "\nanswers in the kernel ({} entries, {} without target)",
+            answers.entries, answers.no_target
+        );
+        map(&mut text, "rule ", &answers.rules);
+        for (name, count) in [
+            ("refreshes", answers.refreshes),
+            ("unplaced", answers.unplaced),
+        ] {
+            if count > 0 {
+                let _ = writeln!(text, "  {name:<22} {count}");
+            }
+        }
+    }
+
     let responder = &status.responder;
     let _ = writeln!(text, "\nresponder");
     let _ = writeln!(text, "  {:<22} {}", "queries", responder.queries);
@@ -158,6 +176,8 @@ fn render(status: &Status) -> String {
     for (name, count) in [
         ("broken chains", responder.broken_chains),
         ("stale answers", responder.stale_answers),
+        ("refreshes", responder.refreshes),
+        ("refreshes refused", responder.refreshes_refused),
         ("panics", status.panics),
     ] {
         if count > 0 {

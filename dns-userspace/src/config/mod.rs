@@ -130,6 +130,8 @@ pub struct Answer {
     pub max_ttl: Duration,
     /// How long a last good answer may outlive its TTL when the upstream fails.
     pub serve_stale: Duration,
+    /// Whether the programs answer what they can by themselves.
+    pub kernel: bool,
 }
 
 /// `[limits]`: what one pod, and all of them, may take.
@@ -166,6 +168,7 @@ impl Default for Answer {
         Self {
             max_ttl: Duration::from_secs(30),
             serve_stale: Duration::from_secs(3600),
+            kernel: true,
         }
     }
 }
@@ -631,7 +634,7 @@ fn read_upstream(reader: &mut Reader<'_>, root: &Section<'_, '_>) -> Upstream {
 
 fn read_answer(reader: &mut Reader<'_>, root: &Section<'_, '_>) -> Answer {
     let section = reader.section(root, "answer");
-    reader.refuse_unknown(&section, &["max_ttl", "serve_stale"]);
+    reader.refuse_unknown(&section, &["max_ttl", "serve_stale", "kernel"]);
     let mut answer = Answer::default();
     let range = Duration::from_secs(1)..=Duration::from_secs(u64::from(MAX_TTL));
     if let Some(max_ttl) = reader.duration(&section, "max_ttl", range) {
@@ -649,6 +652,9 @@ fn read_answer(reader: &mut Reader<'_>, root: &Section<'_, '_>) -> Answer {
     let range = Duration::ZERO..=Duration::from_secs(7 * 86_400);
     if let Some(serve_stale) = reader.duration(&section, "serve_stale", range) {
         answer.serve_stale = serve_stale;
+    }
+    if let Some(kernel) = reader.boolean(&section, "kernel") {
+        answer.kernel = kernel;
     }
     answer
 }

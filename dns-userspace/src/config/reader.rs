@@ -170,6 +170,16 @@ impl Reader<'_> {
         Some(texts)
     }
 
+    pub fn boolean(&mut self, section: &Section<'_, '_>, key: &str) -> Option<bool> {
+        let value = section.get(key)?;
+        let DeValue::Boolean(boolean) = value.get_ref() else {
+            let example = format!("{key} = true");
+            self.wrong_type(value, section.key(key), "true or false", &example);
+            return None;
+        };
+        Some(*boolean)
+    }
+
     /// A whole number within `range`.
     pub fn number(
         &mut self,

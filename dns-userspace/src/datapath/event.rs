@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 pub use dns_common::packet::VlanTag;
 
+use super::Publish;
 use crate::rules::RuleSet;
 
 /// A query that a rule matched, with everything needed to answer it or to pass it on.
@@ -15,6 +16,10 @@ pub struct Intercepted {
     pub rule: usize,
     /// The rule set that the program which took it was loaded with.
     pub rules: Arc<RuleSet>,
+    /// What that program answers by itself.
+    pub answers: Arc<dyn Publish>,
+    /// It has answered this query too, with an answer that is to be replaced.
+    pub is_answered: bool,
     /// Tag that the kernel keeps outside the frame; a reply carries it inside.
     pub vlan: Option<VlanTag>,
     /// Where the IP header starts in `frame`.

@@ -4,7 +4,7 @@ use aya::{
     Ebpf,
     maps::{Array, HashMap as BpfHashMap, MapData, MapError},
 };
-use dns_common::abi::{Bucket, Interface, interface_slot, maps};
+use dns_common::abi::{self, Bucket, Interface, interface_slot, maps};
 
 use super::{DatapathError, load::take, pod::Plain};
 
@@ -26,6 +26,7 @@ impl Interfaces {
         let interface = Plain(Interface {
             ifindex: index.into(),
             bucket,
+            egress: abi::BY_EGRESS,
         });
         let slot = interface_slot(index);
         let holder = self.slots.get(&slot, 0).map_err(failed)?.0.ifindex;

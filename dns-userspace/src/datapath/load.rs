@@ -10,21 +10,22 @@ use std::{
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader, TestRun, TestRunOptions,
-    maps::{Array, HashMap as BpfHashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
+    maps::{Array, HashMap as BpfHashMap, MapData, MapError, PerCpuArray, RingBuf},
     programs::{ProgramError, SchedClassifier, tc::SchedClassifierLink},
+    util::nr_cpus,
 };
 use dns_common::{
     abi::{Bucket, MAX_SERVERS, Servers, maps},
+    answer::{Captures, Settings},
     dfa,
     verdict::COUNTERS,
 };
 
-use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
-
 use super::{
-    Heartbeat, Hook, Interface, Order, PROGRAM, Ring,
+    AnswerOptions, Answers, Heartbeat, Hook, Interface, Order, PROGRAM, Ring, answers,
     attach::{self, AttachError},
     interfaces::Interfaces,
+    mapping::Mapping,
     pod::Plain,
 };
 use crate::rules::RuleSet;
@@ -51,6 +52,7 @@ pub struct LoadOptions {
     /// Size of the ring buffer: a power of two and a multiple of the page size.
     pub ring_bytes: u32,
     pub limit: Limit,
+    pub answers: AnswerOptions,
 }
 
 /// Why the kernel side cannot do what it should.
@@ -71,8 +73,11 @@ pub enum DatapathError {
         interface: String,
         error: AttachError,
     },
-    #[error("writing the matcher's table: {0}")]
-    Table(io::Error),
+    #[error("mapping {name}: {error}")]
+    Mapping {
+        name: &'static str,
+        error: io::Error,
+    },
     #[error("ring buffer: {0}")]
     Ring(io::Error),
 }
@@ -105,10 +110,13 @@ pub struct Datapath {
     // Links before the program, so that they go first.
     links: HashMap<u32, (Interface, SchedClassifierLink)>,
     ebpf: Ebpf,
+    /// Its name in the object.
+    program: &'static str,
     options: LoadOptions,
     interfaces: Interfaces,
     counters: PerCpuArray<MapData, Plain<[u64; COUNTERS]>>,
     other_servers: BpfHashMap<MapData, [u64; 2], u64>,
+    answers: Arc<Answers>,
     load_time: Duration,
 }
 
@@ -116,22 +124,43 @@ impl Datapath {
     /// Loads the program and fills its tables; nothing is attached yet, and until the first heartbeat every matched
     /// query passes.
     pub fn load(options: &LoadOptions) -> Result<Self, DatapathError> {
+        Self::load_object(options, OBJECT, PROGRAM)
+    }
+
+    /// Loads a program of another object with the same maps, for measurements.
+    #[doc(hidden)]
+    pub fn load_object(
+        options: &LoadOptions,
+        object: &[u8],
+        program: &'static str,
+    ) -> Result<Self, DatapathError> {
         let started = Instant::now();
         let servers = servers(&options.servers)?;
         let table = options.rules.table();
-        let mut ebpf = EbpfLoader::new()
+        let processors = nr_cpus().map_err(|(_, error)| DatapathError::Ring(error))?;
+        let mut loader = EbpfLoader::new();
+        loader
             .map_max_entries(maps::TAILS, table.tails.len().max(1) as u32)
             .map_max_entries(maps::RING, options.ring_bytes)
-            .load(OBJECT)?;
+            .map_max_entries(maps::CAPTURES, options.rules.rules().len().max(1) as u32);
+        for (name, elements) in answers::sizes(&options.answers, processors) {
+            loader.map_max_entries(name, elements);
+        }
+        let mut ebpf = loader.load(object)?;
         // First of all: the instructions name the maps by descriptors, which are closed with the maps taken below.
-        program_of(&mut ebpf)?.load()?;
+        program_of(&mut ebpf, program)?.load()?;
 
         let mut map: Array<_, Plain<Servers>> = take(&mut ebpf, maps::SERVERS)?;
         set(&mut map, maps::SERVERS, 0, &Plain(servers))?;
         let entries = ebpf
             .take_map(maps::TABLE)
             .ok_or(DatapathError::Missing(maps::TABLE))?;
-        write_table(entries, &table.entries[..table.header.entries as usize])?;
+        Mapping::<dfa::Table>::new(entries)
+            .map_err(|error| DatapathError::Mapping {
+                name: maps::TABLE,
+                error,
+            })?
+            .fill(&table.entries[..table.header.entries as usize]);
         let mut tails: Array<_, Plain<dfa::Tail>> = take(&mut ebpf, maps::TAILS)?;
         for (index, tail) in table.tails.iter().enumerate() {
             set(&mut tails, maps::TAILS, index as u32, &Plain(*tail))?;
@@ -139,16 +168,32 @@ impl Datapath {
         let mut header: Array<_, Plain<dfa::Header>> = take(&mut ebpf, maps::DFA)?;
         set(&mut header, maps::DFA, 0, &Plain(table.header))?;
 
+        let mut captures: Array<_, Plain<Captures>> = take(&mut ebpf, maps::CAPTURES)?;
+        for (index, rule) in options.rules.rules().iter().enumerate() {
+            let value = Plain(rule.kernel_captures());
+            set(&mut captures, maps::CAPTURES, index as u32, &value)?;
+        }
+        let answers = Answers::open(
+            &mut ebpf,
+            &options.answers,
+            &options.servers,
+            &options.rules,
+        )?;
+        let mut settings: Array<_, Plain<Settings>> = take(&mut ebpf, maps::SETTINGS)?;
+        set(&mut settings, maps::SETTINGS, 0, &Plain(answers.settings()))?;
+
         let interfaces = Interfaces::new(&mut ebpf)?;
         let counters = take(&mut ebpf, maps::COUNTERS)?;
         let other_servers = take(&mut ebpf, maps::OTHER_SERVERS)?;
         Ok(Self {
             links: HashMap::new(),
             ebpf,
+            program,
             options: options.clone(),
             interfaces,
             counters,
             other_servers,
+            answers: Arc::new(answers),
             load_time: started.elapsed(),
         })
     }
@@ -164,7 +209,7 @@ impl Datapath {
             return Ok(());
         }
         self.allow_interface(interface.index)?;
-        let program = program_of(&mut self.ebpf)?;
+        let program = program_of(&mut self.ebpf, self.program)?;
         match attach::attach(program, interface, self.options.hook, self.options.order) {
             Ok(link) => {
                 self.links
@@ -196,7 +241,7 @@ impl Datapath {
                 continue;
             }
             let replaced = self.allow_interface(index).and_then(|()| {
-                let program = program_of(&mut self.ebpf)?;
+                let program = program_of(&mut self.ebpf, self.program)?;
                 let id = program.attach_to_link(link)?;
                 Ok(program.take_link(id)?)
             });
@@ -219,6 +264,7 @@ impl Datapath {
             attach::detach(link);
         }
         self.interfaces.remove(index);
+        self.answers.release_interface(index);
     }
 
     /// Detaches from every interface.
@@ -251,7 +297,17 @@ impl Datapath {
     /// The queries that this program hands over; may be taken once, within a tokio runtime.
     pub fn ring(&mut self) -> Result<Ring, DatapathError> {
         let buffer: RingBuf<MapData> = take(&mut self.ebpf, maps::RING)?;
-        Ring::new(buffer, Arc::clone(&self.options.rules)).map_err(DatapathError::Ring)
+        Ring::new(
+            buffer,
+            Arc::clone(&self.options.rules),
+            Arc::clone(&self.answers),
+        )
+        .map_err(DatapathError::Ring)
+    }
+
+    /// What this program answers by itself.
+    pub fn answers(&self) -> &Arc<Answers> {
+        &self.answers
     }
 
     /// The deadline of this program; may be taken once.
@@ -296,7 +352,7 @@ impl Datapath {
     pub fn summary(&mut self) -> Result<ProgramSummary, DatapathError> {
         let load_time = self.load_time;
         let table_bytes = self.options.rules.table().bytes();
-        let info = program_of(&mut self.ebpf)?.info()?;
+        let info = program_of(&mut self.ebpf, self.program)?.info()?;
         Ok(ProgramSummary {
             id: info.id(),
             verified_instructions: info.verified_instruction_count().unwrap_or(0),
@@ -310,7 +366,7 @@ impl Datapath {
     #[doc(hidden)]
     pub fn test_run(&mut self, frame: &[u8], repeat: u32) -> Result<TestOutcome, DatapathError> {
         let mut data = vec![0; frame.len() + 2048];
-        let program = program_of(&mut self.ebpf)?;
+        let program = program_of(&mut self.ebpf, self.program)?;
         let result = program.test_run(TestRunOptions {
             data_in: Some(frame),
             data_out: Some(&mut data),
@@ -340,9 +396,12 @@ impl std::fmt::Debug for Datapath {
     }
 }
 
-fn program_of(ebpf: &mut Ebpf) -> Result<&mut SchedClassifier, DatapathError> {
+fn program_of<'e>(
+    ebpf: &'e mut Ebpf,
+    name: &str,
+) -> Result<&'e mut SchedClassifier, DatapathError> {
     Ok(ebpf
-        .program_mut(PROGRAM)
+        .program_mut(name)
         .ok_or(DatapathError::Missing("program"))?
         .try_into()?)
 }
@@ -363,30 +422,6 @@ fn set<V: aya::Pod>(
 ) -> Result<(), DatapathError> {
     map.set(index, value, 0)
         .map_err(|error| DatapathError::Map { name, error })
-}
-
-/// Writes the first entries of the matcher's table through a mapping of its map; the others are zero.
-fn write_table(map: Map, entries: &[u32]) -> Result<(), DatapathError> {
-    let Map::Array(data) = map else {
-        return Err(DatapathError::Missing(maps::TABLE));
-    };
-    let length = std::num::NonZero::new(size_of::<dfa::Table>())
-        .ok_or(DatapathError::Missing(maps::TABLE))?;
-    // SAFETY: a new shared mapping of a map that no program runs with yet; `entries` is no longer than the table, and
-    // the mapping is not used after it is removed.
-    unsafe {
-        let mapping = mmap(
-            None,
-            length,
-            ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
-            MapFlags::MAP_SHARED,
-            data.fd(),
-            0,
-        )
-        .map_err(|error| DatapathError::Table(error.into()))?;
-        std::ptr::copy_nonoverlapping(entries.as_ptr(), mapping.cast().as_ptr(), entries.len());
-        munmap(mapping, length.get()).map_err(|error| DatapathError::Table(error.into()))
-    }
 }
 
 fn servers(addresses: &[IpAddr]) -> Result<Servers, DatapathError> {

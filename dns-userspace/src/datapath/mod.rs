@@ -4,15 +4,18 @@
 //! the program on each interface in one step ([`Datapath::adopt`]): there is no moment at which a packet meets half of
 //! an old table and half of a new one, and no table is ever sized for a rule set other than its own.
 
+mod answers;
 mod attach;
 mod breakglass;
 mod event;
 mod heartbeat;
 mod interfaces;
 mod load;
+mod mapping;
 mod pod;
 mod ring;
 
+pub use answers::{AnswerOptions, AnswerSizes, Answers, Given, Publish, Term};
 pub use attach::{Hook, Interface, Order, detect_hook, programs_on};
 pub use breakglass::{DetachReport, detach_all};
 pub use event::{Intercepted, VlanTag};

@@ -4,12 +4,12 @@ use std::{io, mem::size_of, sync::Arc, time::Duration};
 
 use aya::maps::{MapData, RingBuf};
 use dns_common::{
-    abi::{EventHeader, MAX_FRAME},
+    abi::{EventHeader, IS_ANSWERED, MAX_FRAME},
     packet::VlanTag,
 };
 use tokio::io::unix::AsyncFd;
 
-use super::Intercepted;
+use super::{Answers, Intercepted};
 use crate::rules::RuleSet;
 
 /// How long [`Ring::next`] waits before it returns empty-handed, so that its caller can renew the heartbeat.
@@ -22,13 +22,22 @@ const BATCH: usize = 64;
 pub struct Ring {
     buffer: AsyncFd<RingBuf<MapData>>,
     rules: Arc<RuleSet>,
+    answers: Arc<Answers>,
 }
 
 impl Ring {
-    pub(super) fn new(buffer: RingBuf<MapData>, rules: Arc<RuleSet>) -> io::Result<Self> {
+    pub(super) fn new(
+        buffer: RingBuf<MapData>,
+        rules: Arc<RuleSet>,
+        answers: Arc<Answers>,
+    ) -> io::Result<Self> {
         // SAFETY: the ring buffer owns its descriptor, keeps it open as long as it lives, and always returns the same.
         let buffer = unsafe { AsyncFd::register(buffer) }?;
-        Ok(Self { buffer, rules })
+        Ok(Self {
+            buffer,
+            rules,
+            answers,
+        })
     }
 
     /// Appends what is there, at most 64 queries; waits for the first for at most 250 ms.
@@ -53,7 +62,7 @@ impl Ring {
                 break;
             };
             records += 1;
-            match decode(&record, &self.rules) {
+            match decode(&record, &self.rules, &self.answers) {
                 Some(query) => out.push(query),
                 None => tracing::error!(bytes = record.len(), "ring record not understood"),
             }
@@ -62,7 +71,7 @@ impl Ring {
     }
 }
 
-fn decode(record: &[u8], rules: &Arc<RuleSet>) -> Option<Intercepted> {
+fn decode(record: &[u8], rules: &Arc<RuleSet>, answers: &Arc<Answers>) -> Option<Intercepted> {
     let (header, frame) = record.split_at_checked(size_of::<EventHeader>())?;
     // SAFETY: `header` has the size of an EventHeader, which any bytes are.
     let header = unsafe { header.as_ptr().cast::<EventHeader>().read_unaligned() };
@@ -75,6 +84,8 @@ fn decode(record: &[u8], rules: &Arc<RuleSet>) -> Option<Intercepted> {
         ifindex: header.ifindex,
         rule,
         rules: Arc::clone(rules),
+        answers: answers.clone(),
+        is_answered: header.flags & IS_ANSWERED != 0,
         vlan: (header.vlan_tpid != 0).then_some(VlanTag {
             tci: header.vlan_tci,
             tpid: header.vlan_tpid,

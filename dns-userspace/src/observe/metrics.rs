@@ -55,7 +55,49 @@ impl Collector for Page {
             &status.kernel.other_servers,
         )?;
 
+        let answers = &status.kernel.answers;
+        page.by_label(
+            "kernel_answers",
+            "Answers given by the programs, by rule",
+            "rule",
+            &answers.rules,
+        )?;
+        page.by_label(
+            "kernel_namespace_answers",
+            "Answers given by the programs, by the namespace that a rule captured",
+            "namespace",
+            &answers.namespaces,
+        )?;
+        page.gauges(
+            "kernel_entries",
+            "Entries that the program has, by table",
+            [
+                ([("table", "answers")], answers.entries as f64),
+                ([("table", "no_target")], answers.no_target as f64),
+            ],
+        )?;
+        page.counter(
+            "kernel_unplaced",
+            "Answers that found no place among those of the program",
+            answers.unplaced,
+        )?;
+        page.counter(
+            "kernel_refreshes",
+            "Newer answers that the programs asked for",
+            answers.refreshes,
+        )?;
+
         let responder = &status.responder;
+        page.counter(
+            "responder_refreshes",
+            "Look-ups for newer answers than a program has",
+            responder.refreshes,
+        )?;
+        page.counter(
+            "responder_refreshes_refused",
+            "The same, refused because too many were under way",
+            responder.refreshes_refused,
+        )?;
         page.counter(
             "responder_queries",
             "Queries that reached the responder",
@@ -263,8 +305,8 @@ pub(super) mod tests {
 
     use super::*;
     use crate::observe::{
-        ConfigStatus, InterfaceStatus, KernelStatus, ProgramStatus, Readiness, ResponderStatus,
-        RuleStatus,
+        AnswersStatus, ConfigStatus, InterfaceStatus, KernelStatus, ProgramStatus, Readiness,
+        ResponderStatus, RuleStatus,
     };
 
     /// Something in every field.
@@ -315,6 +357,14 @@ pub(super) mod tests {
             kernel: KernelStatus {
                 requests: KernelStatus::requests(&(0..32).collect::<Vec<_>>()),
                 other_servers: map(&[("8.8.8.8", 7)]),
+                answers: AnswersStatus {
+                    entries: 3,
+                    no_target: 1,
+                    unplaced: 2,
+                    refreshes: 5,
+                    rules: map(&[("kafka", 40)]),
+                    namespaces: map(&[("foo", 30), ("bar", 10)]),
+                },
                 program: Some(ProgramStatus {
                     id: 9,
                     verified_instructions: 12_345,
@@ -324,6 +374,8 @@ pub(super) mod tests {
                 }),
             },
             responder: ResponderStatus {
+                refreshes: 6,
+                refreshes_refused: 1,
                 queries: 10,
                 replies: map(&[("NOERROR", 8), ("SERVFAIL", 1)]),
                 passed_on: map(&[("no_target", 1)]),
@@ -445,8 +497,10 @@ pub(super) mod tests {
                 "rcode",
                 "reason",
                 "result",
+                "rule",
                 "server",
                 "store",
+                "table",
                 "verdict",
                 "version"
             ])

@@ -9,6 +9,6 @@ pub use client::{ClientError, fetch_status};
 pub use metrics::{CONTENT_TYPE, render};
 pub use serve::{ServeError, Source, bind_control, bind_pages, control, pages, serve};
 pub use status::{
-    ConfigStatus, Counter, InterfaceStatus, KernelStatus, MAX_NAMESPACES, OTHER_NAMESPACES,
-    ProgramStatus, Readiness, ResponderStatus, RuleStatus, Status,
+    AnswersStatus, ConfigStatus, Counter, InterfaceStatus, KernelStatus, MAX_NAMESPACES,
+    OTHER_NAMESPACES, ProgramStatus, Readiness, ResponderStatus, RuleStatus, Status,
 };

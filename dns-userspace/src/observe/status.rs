@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use dns_common::verdict::{Reason, Verdict};
+use dns_common::verdict::{REFRESHED, Reason, Verdict};
 use serde::{Deserialize, Serialize};
 
 /// Most namespaces that are told apart; the rest is summed up as [`OTHER_NAMESPACES`].
@@ -85,15 +85,34 @@ pub struct KernelStatus {
     pub requests: Vec<Counter>,
     /// Queries to port 53 of addresses that are not among the servers.
     pub other_servers: BTreeMap<String, u64>,
+    pub answers: AnswersStatus,
     pub program: Option<ProgramStatus>,
+}
+
+/// What the program in force answers by itself.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AnswersStatus {
+    /// Answers that it has.
+    pub entries: u64,
+    /// Targets that it knows not to exist.
+    pub no_target: u64,
+    /// Answers that found no place.
+    pub unplaced: u64,
+    /// Newer answers that it asked for.
+    pub refreshes: u64,
+    /// Answers given, by rule; over all programs, as are the namespaces.
+    pub rules: BTreeMap<String, u64>,
+    /// Answers given, by the namespace that a rule captured.
+    pub namespaces: BTreeMap<String, u64>,
 }
 
 /// How many requests met one verdict for one reason.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Counter {
-    /// `pass` or `taken`.
+    /// `answered`, `taken`, `pass` or `spoiled`.
     pub verdict: String,
-    /// Why it passes; `matched` when taken.
+    /// Why it passes; `matched` otherwise.
     pub reason: String,
     pub count: u64,
 }
@@ -123,6 +142,9 @@ pub struct ResponderStatus {
     pub chase_failures: BTreeMap<String, u64>,
     pub broken_chains: u64,
     pub stale_answers: u64,
+    /// Look-ups for newer answers than a program has.
+    pub refreshes: u64,
+    pub refreshes_refused: u64,
     pub chases_in_flight: u64,
     /// Entries by store.
     pub stores: BTreeMap<String, u64>,
@@ -139,14 +161,24 @@ impl KernelStatus {
             .iter()
             .filter(|reason| **reason != Reason::NotDns)
             .map(|reason| (Verdict::Pass(*reason), "pass", reason.label()));
-        std::iter::once((Verdict::Taken, "taken", "matched"))
-            .chain(passes)
-            .map(|(verdict, label, reason)| Counter {
-                verdict: label.to_owned(),
-                reason: reason.to_owned(),
-                count: counters.get(verdict.counter()).copied().unwrap_or(0),
-            })
-            .collect()
+        [
+            (Verdict::Answered, "answered", "matched"),
+            (Verdict::Taken, "taken", "matched"),
+            (Verdict::Spoiled, "spoiled", "matched"),
+        ]
+        .into_iter()
+        .chain(passes)
+        .map(|(verdict, label, reason)| Counter {
+            verdict: label.to_owned(),
+            reason: reason.to_owned(),
+            count: counters.get(verdict.counter()).copied().unwrap_or(0),
+        })
+        .collect()
+    }
+
+    /// Newer answers that the programs asked for, from the same counters.
+    pub fn refreshes(counters: &[u64]) -> u64 {
+        counters.get(REFRESHED).copied().unwrap_or(0)
     }
 }
 
@@ -194,11 +226,11 @@ mod tests {
     fn every_counted_verdict_is_told_once() {
         let counters: Vec<u64> = (0..32).collect();
         let requests = KernelStatus::requests(&counters);
-        assert_eq!(requests.len(), Reason::ALL.len());
+        assert_eq!(requests.len(), Reason::ALL.len() + 2);
         let find = |reason: &str| {
             requests
                 .iter()
-                .find(|counter| counter.reason == reason)
+                .find(|counter| counter.reason == reason && counter.verdict != "answered")
                 .map(|counter| (counter.verdict.as_str(), counter.count))
         };
         assert_eq!(find("no_rule"), Some(("pass", Reason::NoRule as u64)));

@@ -6,17 +6,19 @@
 
 use std::{collections::HashMap, ops::Range};
 
-use dns_common::wire::{
-    CLASS_IN, DNS_HEADER_LEN, FLAG_QR, FLAG_RA, OPT_LEN, TYPE_CNAME, TYPE_OPT, TYPE_SOA,
+use dns_common::{
+    answer::Body,
+    wire::{
+        self, CLASS_IN, DNS_HEADER_LEN, FLAG_QR, FLAG_RA, OPT_LEN, TYPE_CNAME, TYPE_OPT, TYPE_SOA,
+    },
 };
 use hickory_proto::rr::{Name, RecordType, rdata::SOA};
 
 use super::{chain::Answer, query::Query};
 
-/// The UDP size that gregor advertises, and the most that it sends (DNS flag day 2020).
-pub const UDP_SIZE: u16 = 1232;
-/// The limit of a client without OPT (RFC 1035 §4.2.1).
-const PLAIN_SIZE: u16 = 512;
+/// As a field of a message.
+pub const UDP_SIZE: u16 = wire::UDP_SIZE as u16;
+const PLAIN_SIZE: u16 = wire::PLAIN_SIZE as u16;
 /// A compression pointer to the question's name, which follows the header.
 const QNAME_POINTER: u16 = POINTER | DNS_HEADER_LEN as u16;
 const POINTER: u16 = 0xc000;
@@ -91,6 +93,41 @@ impl Section {
     /// Never: there is always a CNAME.
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
+    }
+
+    /// The form in which a program keeps it; `None` for what no program can answer with, by its size or because its
+    /// records are not of one size and so cannot be rotated by moving one piece.
+    pub fn body(&self) -> Option<Body> {
+        let absolute = |range: Range<usize>| {
+            let mut bytes = self.bytes[range.clone()].to_vec();
+            for &position in within(&self.pointers, &range) {
+                bytes[usize::from(position) - range.start] |= (POINTER >> 8) as u8;
+            }
+            bytes
+        };
+        // An SOA stands in one piece with the chain.
+        let fixed = if self.rrset.is_empty() {
+            0..self.bytes.len()
+        } else {
+            0..self.chain_end
+        };
+        for record in &self.rrset {
+            let start = record.start as u16;
+            if within(&self.pointers, record) != [start]
+                || within(&self.ttls, record) != [start + 6]
+            {
+                return None;
+            }
+        }
+        let body = Body {
+            pointers: within(&self.pointers, &fixed).to_vec(),
+            ttls: within(&self.ttls, &fixed).to_vec(),
+            chain: absolute(fixed),
+            records: self.rrset.iter().cloned().map(absolute).collect(),
+            answers: self.chain_count + self.rrset.len() as u16,
+            authorities: u16::from(self.has_soa),
+        };
+        body.fits().then_some(body)
     }
 
     /// Copies `range` to the end of `message`, which holds the section's start at `base`, or would if it were whole.

@@ -4,11 +4,14 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
-use dns_common::wire::{TYPE_A, TYPE_AAAA, TYPE_CNAME, TYPE_HTTPS, TYPE_SVCB};
+use dns_common::{answer, wire::qtype_is_kept};
 use hickory_proto::rr::Name;
 use tracing::{debug, warn};
 
@@ -20,11 +23,11 @@ use super::{
     query::Query,
     source::TargetSource,
     stats::{PassReason, Replied, Snapshot, Stats},
-    store::{Found, Kept, Key, Limits, Store, Trouble},
+    store::{Found, Kept, Key, Limits, NEGATIVE_LIFETIME, Store, Trouble},
 };
 use crate::{
     config::{Config, UpstreamServer},
-    datapath::Intercepted,
+    datapath::{Intercepted, Publish, Term},
     inject::{Datagram, Inject, QueryFrame},
 };
 
@@ -44,6 +47,14 @@ pub enum Upstream {
     Same,
     Addr(SocketAddr),
 }
+
+/// How long a program goes on telling an answer whose time is over, while it is asked for again: longer than an upstream
+/// has to answer, unless it is configured to have more.
+const GRACE: Duration = Duration::from_secs(3);
+/// Refreshes begin within this time, so that answers that came together do not go together for ever.
+const SPREAD: Duration = Duration::from_millis(1000);
+/// Refreshes that have not begun. What is refused runs out, and is looked up when it is asked for.
+const PENDING_REFRESHES: usize = 4096;
 
 /// See the configuration keys of the same names.
 #[derive(Clone, Copy, Debug)]
@@ -100,17 +111,26 @@ pub struct Responder<S, I> {
     unkept: Mutex<Limiter>,
     warnings: Mutex<Limiter>,
     stats: Stats,
+    pending_refreshes: AtomicUsize,
     clock: fn() -> Instant,
 }
 
 /// A query with everything that its reply needs.
-#[derive(Debug)]
 struct Waiting {
     frame: QueryFrame,
     query: Query,
     namespace: Option<String>,
     /// Most that this client is told: the rule's TTL and `max_ttl`.
     ttl_cap: Duration,
+    /// The program has answered it already: what is found out goes to the program only.
+    is_answered: bool,
+    publish: Option<(Arc<dyn Publish>, answer::Key)>,
+}
+
+/// The program that took a query.
+struct Program {
+    answers: Arc<dyn Publish>,
+    is_answered: bool,
 }
 
 /// What a rule makes of a query.
@@ -119,6 +139,8 @@ struct Plan {
     target: Name,
     namespace: Option<String>,
     rule_ttl: Duration,
+    /// Rule and captures, where its answers may be kept by the program.
+    kept_by: Option<(usize, Vec<String>)>,
 }
 
 impl<S: TargetSource, I: Inject> Responder<S, I> {
@@ -144,6 +166,7 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
             unkept: limiter(UNKEPT_PER_SECOND),
             warnings: limiter(WARNINGS_PER_SECOND),
             stats: Stats::default(),
+            pending_refreshes: AtomicUsize::new(0),
             options,
             clock,
         }
@@ -153,27 +176,79 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
     ///
     /// Must be called on a tokio runtime.
     pub fn handle(self: &Arc<Self>, intercepted: Intercepted) {
+        if intercepted.is_answered {
+            return self.refresh(intercepted);
+        }
+        self.take(intercepted);
+    }
+
+    /// Looks up again what the program has answered from, a little later.
+    fn refresh(self: &Arc<Self>, intercepted: Intercepted) {
+        if self.pending_refreshes.fetch_add(1, Ordering::Relaxed) >= PENDING_REFRESHES {
+            self.pending_refreshes.fetch_sub(1, Ordering::Relaxed);
+            self.stats.refreshes_refused.add();
+            return;
+        }
+        self.stats.refreshes.add();
+        let responder = self.clone();
+        let pause = SPREAD.mul_f64(rand::random());
+        tokio::spawn(async move {
+            tokio::time::sleep(pause).await;
+            responder.pending_refreshes.fetch_sub(1, Ordering::Relaxed);
+            responder.take(intercepted);
+        });
+    }
+
+    fn take(self: &Arc<Self>, intercepted: Intercepted) {
         let rules = intercepted.rules.clone();
-        let rule = intercepted.rule;
-        self.handle_frame(intercepted.into(), |qname| {
-            let rule = rules.rules().get(rule)?;
+        let index = intercepted.rule;
+        let program = Program {
+            answers: intercepted.answers.clone(),
+            is_answered: intercepted.is_answered,
+        };
+        self.handle_frame(intercepted.into(), Some(program), |qname| {
+            let rule = rules.rules().get(index)?;
             let matched = rule.apply(qname)?;
             Some(Plan {
                 target: matched.target,
                 namespace: matched.namespace,
                 rule_ttl: Duration::from_secs(rule.ttl_seconds().into()),
+                kept_by: (!rule.is_regex()).then_some((index, matched.captures)),
             })
         });
     }
 
-    fn handle_frame(self: &Arc<Self>, frame: QueryFrame, plan: impl FnOnce(&[u8]) -> Option<Plan>) {
-        self.stats.queries.add();
+    fn handle_frame(
+        self: &Arc<Self>,
+        frame: QueryFrame,
+        program: Option<Program>,
+        plan: impl FnOnce(&[u8]) -> Option<Plan>,
+    ) {
+        let is_answered = program.as_ref().is_some_and(|program| program.is_answered);
+        if !is_answered {
+            self.stats.queries.add();
+        }
+        let pass_on = |reason| {
+            if !is_answered {
+                self.pass_on(&frame, reason);
+            }
+        };
         let Some((query, server)) = parse(&frame) else {
-            return self.pass_on(&frame, PassReason::Query);
+            return pass_on(PassReason::Query);
         };
         let Some(plan) = plan(query.qname()) else {
-            return self.pass_on(&frame, PassReason::NoRule);
+            return pass_on(PassReason::NoRule);
         };
+        let publish = program.and_then(|program| {
+            let (rule, captures) = plan.kept_by.as_ref()?;
+            if !qtype_is_kept(query.qtype) {
+                return None;
+            }
+            let key = program
+                .answers
+                .key(*rule, query.qtype, server.ip(), captures)?;
+            Some((program.answers, key))
+        });
         let key = Key {
             target: plan.target,
             qtype: query.qtype.into(),
@@ -187,9 +262,11 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
             query,
             namespace: plan.namespace,
             ttl_cap: plan.rule_ttl.min(self.options.max_ttl),
+            is_answered,
+            publish,
         };
         let now = (self.clock)();
-        if !is_kept(waiting.query.qtype) {
+        if !qtype_is_kept(waiting.query.qtype) {
             let mut limiter = self.unkept.lock().unwrap_or_else(PoisonError::into_inner);
             if !limiter.admit(waiting.frame.ifindex, now) {
                 return self.pass_on(&waiting.frame, PassReason::RateLimited);
@@ -197,7 +274,7 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
         }
         match self.store.find(&key, waiting.ttl_cap, now) {
             Found::Fresh(kept, left) => self.answer(&waiting, &kept, left, Replied::Answer),
-            Found::NoTarget => self.pass_on(&waiting.frame, PassReason::NoTarget),
+            Found::NoTarget(left) => self.no_target(&waiting, left),
             Found::Trouble(trouble) => self.without_answer(&waiting, &key, trouble, now),
             Found::Nothing => self.wait(key, waiting),
         }
@@ -208,6 +285,7 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
         let ifindex = waiting.frame.ifindex;
         match self.flights.join(ifindex, &key, waiting) {
             Joined::Waits => {}
+            Joined::Full(waiting) if waiting.is_answered => self.stats.refreshes_refused.add(),
             Joined::Full(waiting) => self.pass_on(&waiting.frame, PassReason::Busy),
             Joined::Leads => {
                 self.stats.chases.add();
@@ -226,12 +304,14 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
     fn land(&self, ifindex: u32, key: &Key, outcome: Option<Outcome>) {
         let Some(outcome) = outcome else {
             for waiting in self.flights.land(key) {
-                self.pass_on(&waiting.frame, PassReason::Abandoned);
+                if !waiting.is_answered {
+                    self.pass_on(&waiting.frame, PassReason::Abandoned);
+                }
             }
             return;
         };
         let now = (self.clock)();
-        let kept = if is_kept(key.qtype.into()) {
+        let kept = if qtype_is_kept(key.qtype.into()) {
             self.store.keep(ifindex, key, &outcome, now)
         } else {
             unkept(&outcome, now)
@@ -245,7 +325,7 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
                     let left = kept.fresh_for(waiting.ttl_cap, now).unwrap_or_default();
                     self.answer(&waiting, kept, left, Replied::Answer);
                 }
-                (None, Outcome::NoTarget) => self.pass_on(&waiting.frame, PassReason::NoTarget),
+                (None, Outcome::NoTarget) => self.no_target(&waiting, NEGATIVE_LIFETIME),
                 (None, Outcome::BrokenChain) => {
                     self.without_answer(&waiting, key, Trouble::BrokenChain, now);
                 }
@@ -285,7 +365,30 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
 
     fn answer(&self, waiting: &Waiting, kept: &Kept, ttl: Duration, replied: Replied) {
         // Rounded up: what is left of a second counts as one.
-        let ttl_seconds = ttl.as_millis().div_ceil(1000) as u32;
+        let ttl_seconds = (ttl.as_millis().div_ceil(1000) as u32).max(1);
+        if let Some((answers, key)) = &waiting.publish {
+            match &kept.body {
+                Some(body) => {
+                    let term = match replied {
+                        Replied::Stale => Term {
+                            fresh: NEGATIVE_LIFETIME,
+                            grace: GRACE,
+                            fixed_ttl: Some(ttl_seconds),
+                        },
+                        _ => Term {
+                            fresh: ttl,
+                            grace: GRACE,
+                            fixed_ttl: None,
+                        },
+                    };
+                    answers.answer(waiting.frame.ifindex, key, body, &term);
+                }
+                None => answers.nothing(key),
+            }
+        }
+        if waiting.is_answered {
+            return;
+        }
         let reply = compose::answer(
             &waiting.query,
             &kept.section,
@@ -300,6 +403,16 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
         self.send(&waiting.frame, &reply);
     }
 
+    /// The existing cache answers, now and for as long as this is known.
+    fn no_target(&self, waiting: &Waiting, left: Duration) {
+        if let Some((answers, key)) = &waiting.publish {
+            answers.no_target(waiting.frame.ifindex, key, left);
+        }
+        if !waiting.is_answered {
+            self.pass_on(&waiting.frame, PassReason::NoTarget);
+        }
+    }
+
     /// The upstream failed or contradicts itself: the last good answer, else SERVFAIL.
     fn without_answer(&self, waiting: &Waiting, key: &Key, trouble: Trouble, now: Instant) {
         let stale = match trouble {
@@ -308,11 +421,20 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
         };
         match stale {
             Some(kept) => {
-                self.stats.stale.add();
                 let ttl = STALE_TTL.min(waiting.ttl_cap);
+                if !waiting.is_answered {
+                    self.stats.stale.add();
+                }
                 self.answer(waiting, &kept, ttl, Replied::Stale);
             }
-            None => self.servfail(waiting, extended_error(trouble)),
+            None => {
+                if let Some((answers, key)) = &waiting.publish {
+                    answers.nothing(key);
+                }
+                if !waiting.is_answered {
+                    self.servfail(waiting, extended_error(trouble));
+                }
+            }
         }
     }
 
@@ -394,14 +516,6 @@ fn parse(frame: &QueryFrame) -> Option<(Query, SocketAddr)> {
         server.set_scope_id(frame.ifindex);
     }
     Some((query, server))
-}
-
-/// Whether answers of a type are kept; the others are few, and one pod could ask for 65,535 of them.
-fn is_kept(qtype: u16) -> bool {
-    matches!(
-        qtype,
-        TYPE_A | TYPE_AAAA | TYPE_HTTPS | TYPE_SVCB | TYPE_CNAME
-    )
 }
 
 fn unkept(outcome: &Outcome, now: Instant) -> Option<Arc<Kept>> {

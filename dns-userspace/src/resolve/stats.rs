@@ -58,6 +58,8 @@ pub struct Stats {
     pub(super) chases: Counter,
     pub(super) broken_chains: Counter,
     pub(super) send_errors: Counter,
+    pub(super) refreshes: Counter,
+    pub(super) refreshes_refused: Counter,
     passed: [Counter; PassReason::ALL.len()],
     failures: [Counter; Failure::ALL.len()],
     namespaces: Mutex<HashMap<String, NamespaceCounts>>,
@@ -108,6 +110,10 @@ pub struct Snapshot {
     pub stale_answers: u64,
     /// Replies and passed queries that could not be sent.
     pub send_errors: u64,
+    /// Look-ups for answers that a program has and is about to lose.
+    pub refreshes: u64,
+    /// The same, refused because there were too many.
+    pub refreshes_refused: u64,
     pub in_flight: usize,
     pub store: Sizes,
     /// At most [`MAX_NAMESPACES`], and [`OTHER`].
@@ -170,6 +176,8 @@ impl Stats {
             broken_chains: self.broken_chains.get(),
             stale_answers: self.stale.get(),
             send_errors: self.send_errors.get(),
+            refreshes: self.refreshes.get(),
+            refreshes_refused: self.refreshes_refused.get(),
             in_flight,
             store,
             namespaces: namespaces

@@ -5,8 +5,6 @@
 //! applied when the answer is read. Whoever gives targets a further input (the asking client, say) adds it to [`Key`].
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    hash::Hash,
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -15,18 +13,18 @@ use std::{
     time::{Duration, Instant},
 };
 
+use dns_common::answer::Body;
 use hickory_proto::rr::{Name, RecordType};
 
 use super::{
     chain::{Failure, Outcome},
     compose::Section,
 };
+use crate::fair::FairMap;
+pub use crate::fair::Limits;
 
 /// How long a target counts as missing, or a failure as lasting, before it is asked for again.
 pub const NEGATIVE_LIFETIME: Duration = Duration::from_secs(5);
-/// The interface of entries whose own is gone: anybody may push them out.
-const NOBODY: u32 = 0;
-
 /// What was looked up.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Key {
@@ -42,6 +40,8 @@ type Owner = (Name, SocketAddr);
 #[derive(Debug)]
 pub struct Kept {
     pub section: Section,
+    /// What a program can answer with.
+    pub body: Option<Body>,
     ttl: Duration,
     at: Instant,
     rotation: AtomicUsize,
@@ -50,6 +50,7 @@ pub struct Kept {
 impl Kept {
     pub fn new(section: Section, ttl_seconds: u32, at: Instant) -> Kept {
         Kept {
+            body: section.body(),
             section,
             // A TTL of 0 would make every query a chase of its own.
             ttl: Duration::from_secs(ttl_seconds.max(1).into()),
@@ -90,16 +91,10 @@ pub enum Trouble {
 #[derive(Clone, Debug)]
 pub enum Found {
     Fresh(Arc<Kept>, Duration),
-    NoTarget,
+    /// For this much longer.
+    NoTarget(Duration),
     Trouble(Trouble),
     Nothing,
-}
-
-/// How much is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    pub total: usize,
-    pub per_interface: usize,
 }
 
 /// See the module.
@@ -143,12 +138,10 @@ impl Store {
     pub fn find(&self, key: &Key, cap: Duration, now: Instant) -> Found {
         let inner = self.lock();
         let owner = (key.target.clone(), key.upstream);
-        if inner
-            .no_target
-            .get(&owner)
-            .is_some_and(|&until| now < until)
+        if let Some(&until) = inner.no_target.get(&owner)
+            && now < until
         {
-            return Found::NoTarget;
+            return Found::NoTarget(until - now);
         }
         if let Some(kept) = inner.answers.get(key)
             && let Some(left) = kept.fresh_for(cap, now)
@@ -225,114 +218,6 @@ impl Store {
         inner.answers.release(ifindex);
         inner.no_target.release(ifindex);
         inner.trouble.release(ifindex);
-    }
-}
-
-/// A map with room for each interface, in which an interface can push out only entries of its own.
-///
-/// Entries leave in the order in which they were last written. An answer in use is written again at each refresh, so
-/// that is near enough to least recently used, and reading writes nothing.
-#[derive(Debug)]
-struct FairMap<K, V> {
-    limits: Limits,
-    slots: HashMap<K, Slot<V>>,
-    /// The keys of each interface, oldest write first.
-    queues: HashMap<u32, BTreeMap<u64, K>>,
-    writes: u64,
-}
-
-#[derive(Debug)]
-struct Slot<V> {
-    value: V,
-    ifindex: u32,
-    write: u64,
-}
-
-impl<K: Clone + Eq + Hash, V> FairMap<K, V> {
-    fn new(limits: Limits) -> Self {
-        FairMap {
-            limits,
-            slots: HashMap::new(),
-            queues: HashMap::new(),
-            writes: 0,
-        }
-    }
-
-    fn len(&self) -> usize {
-        self.slots.len()
-    }
-
-    fn get(&self, key: &K) -> Option<&V> {
-        self.slots.get(key).map(|slot| &slot.value)
-    }
-
-    /// Writes an entry. One that is there stays on the account of who asked first; a new one may find no room, when
-    /// others fill the map within their share and this interface has nothing to give up.
-    fn insert(&mut self, ifindex: u32, key: K, value: V) -> bool {
-        let ifindex = match self.remove(&key) {
-            Some(slot) if slot.ifindex != NOBODY => slot.ifindex,
-            _ => ifindex,
-        };
-        if self.count(ifindex) >= self.limits.per_interface {
-            self.pop_oldest(ifindex);
-        }
-        if self.slots.len() >= self.limits.total
-            && !self.pop_oldest(NOBODY)
-            && !self.pop_oldest(ifindex)
-        {
-            return false;
-        }
-        self.writes += 1;
-        let write = self.writes;
-        self.queues
-            .entry(ifindex)
-            .or_default()
-            .insert(write, key.clone());
-        let slot = Slot {
-            value,
-            ifindex,
-            write,
-        };
-        self.slots.insert(key, slot);
-        true
-    }
-
-    fn remove(&mut self, key: &K) -> Option<Slot<V>> {
-        let slot = self.slots.remove(key)?;
-        if let Some(queue) = self.queues.get_mut(&slot.ifindex) {
-            queue.remove(&slot.write);
-            if queue.is_empty() {
-                self.queues.remove(&slot.ifindex);
-            }
-        }
-        Some(slot)
-    }
-
-    fn count(&self, ifindex: u32) -> usize {
-        self.queues.get(&ifindex).map_or(0, BTreeMap::len)
-    }
-
-    fn pop_oldest(&mut self, ifindex: u32) -> bool {
-        let oldest = self
-            .queues
-            .get(&ifindex)
-            .and_then(BTreeMap::first_key_value);
-        let Some(key) = oldest.map(|(_, key)| key.clone()) else {
-            return false;
-        };
-        self.remove(&key).is_some()
-    }
-
-    fn release(&mut self, ifindex: u32) {
-        let Some(queue) = self.queues.remove(&ifindex) else {
-            return;
-        };
-        for key in queue.values() {
-            if let Some(slot) = self.slots.get_mut(key) {
-                slot.ifindex = NOBODY;
-            }
-        }
-        self.queues.entry(NOBODY).or_default().extend(queue);
     }
 }
 

@@ -7,19 +7,23 @@
 
 mod check;
 pub mod corefile;
+mod lone;
 mod pattern;
 mod regex;
 mod table;
 #[doc(hidden)]
 pub mod testing;
 
-use dns_common::dfa::{self, NAME_AT, Scratch};
+use dns_common::{
+    answer::{Captures, STARTERS},
+    dfa::{self, NAME_AT, Scratch},
+};
 use hickory_proto::rr::Name;
 
 pub use pattern::{MAX_LABEL, MAX_NAME, NAMESPACE};
 pub use table::Table;
 
-use pattern::{Pattern, Problem, Template};
+use pattern::{Pattern, PatternLabel, Problem, Template};
 use regex::RegexMatcher;
 
 /// Longest `name` of a rule.
@@ -98,6 +102,8 @@ pub struct RuleSet {
     rules: Vec<Rule>,
     table: Table,
     warnings: Vec<Complaint>,
+    /// Of each rule, whether the last labels of a name settle it.
+    lone: Vec<bool>,
 }
 
 /// One rule.
@@ -172,7 +178,15 @@ impl RuleSet {
         })?;
         let rules: Vec<Rule> = rules.into_iter().map(|(_, rule)| rule).collect();
         let warnings = warnings(&rules, &built.reached);
+        let patterns: Vec<Option<&Pattern>> = rules
+            .iter()
+            .map(|rule| match &rule.matcher {
+                Matcher::Pattern(pattern) => Some(pattern),
+                Matcher::Regex(_) => None,
+            })
+            .collect();
         Ok(Self {
+            lone: lone::lone(&patterns),
             rules,
             table: built.table,
             warnings,
@@ -186,6 +200,50 @@ impl RuleSet {
 
     pub fn table(&self) -> &Table {
         &self.table
+    }
+
+    /// What names that a rule matches end with, given what it captured: in wire format and lower case. `None` where that
+    /// does not settle the rule.
+    pub fn suffix<'c>(
+        &self,
+        rule: usize,
+        captures: impl IntoIterator<Item = &'c [u8]>,
+    ) -> Option<Vec<u8>> {
+        let pattern = self.lone_pattern(rule)?;
+        let mut captures = captures.into_iter();
+        let mut wire = Vec::new();
+        for label in &pattern.labels {
+            let label = match label {
+                PatternLabel::Literal(text) => text.as_bytes(),
+                PatternLabel::Capture(_) => captures.next()?,
+            };
+            wire.push(label.len() as u8);
+            wire.extend(label.iter().map(u8::to_ascii_lowercase));
+        }
+        wire.push(0);
+        Some(wire)
+    }
+
+    /// The first literal bytes of such suffixes, up to eight, of the first rules that have them.
+    pub fn starters(&self) -> Vec<dfa::LiteralWord> {
+        let mut starters = Vec::new();
+        for rule in 0..self.rules.len() {
+            let starter = self.lone_pattern(rule).and_then(starter);
+            if let Some(starter) = starter.filter(|starter| !starters.contains(starter)) {
+                starters.push(starter);
+            }
+            if starters.len() == STARTERS {
+                break;
+            }
+        }
+        starters
+    }
+
+    fn lone_pattern(&self, rule: usize) -> Option<&Pattern> {
+        match &self.rules.get(rule)?.matcher {
+            Matcher::Pattern(pattern) if *self.lone.get(rule)? => Some(pattern),
+            _ => None,
+        }
     }
 
     /// Rules that can be loaded but hardly mean what they say.
@@ -337,6 +395,30 @@ impl Rule {
         matches!(self.matcher, Matcher::Regex(_))
     }
 
+    /// Position of the capture named `namespace` among [`Match::captures`].
+    pub fn namespace(&self) -> Option<usize> {
+        self.namespace
+    }
+
+    /// What the program needs to find this rule's answers; those of a `regex` it never keeps.
+    pub fn kernel_captures(&self) -> Captures {
+        let Matcher::Pattern(pattern) = &self.matcher else {
+            return Captures::NEVER;
+        };
+        let mut captures = Captures {
+            kept: 1,
+            ..Captures::NEVER
+        };
+        for behind in pattern.labels_behind_captures() {
+            let Some(place) = captures.behind.get_mut(usize::from(captures.count)) else {
+                return Captures::NEVER;
+            };
+            *place = behind as u8;
+            captures.count += 1;
+        }
+        captures
+    }
+
     /// The `cname` key.
     pub fn cname(&self) -> &str {
         &self.cname
@@ -374,6 +456,31 @@ impl Rule {
             namespace,
         })
     }
+}
+
+/// The literal bytes that a pattern's first fixed labels begin with on the wire, as one word.
+fn starter(pattern: &Pattern) -> Option<dfa::LiteralWord> {
+    let mut bytes = Vec::new();
+    for label in &pattern.labels {
+        let PatternLabel::Literal(text) = label else {
+            break;
+        };
+        bytes.push(text.len() as u8);
+        bytes.extend(text.bytes());
+    }
+    if bytes.is_empty() {
+        return None;
+    }
+    let mut word = dfa::LiteralWord::NONE;
+    for (at, byte) in bytes.iter().take(8).enumerate() {
+        let byte = byte.to_ascii_lowercase();
+        word.care |= 0xff << (8 * at);
+        word.value |= u64::from(byte) << (8 * at);
+        if byte.is_ascii_lowercase() {
+            word.fold |= 0x20 << (8 * at);
+        }
+    }
+    Some(word)
 }
 
 /// The name of this presentation form, if it is one within the limits; no escapes.

@@ -105,6 +105,16 @@ impl Pattern {
         })
     }
 
+    /// For each capture, how many labels stand between it and the root.
+    pub fn labels_behind_captures(&self) -> impl Iterator<Item = usize> {
+        let last = self.labels.len();
+        self.labels
+            .iter()
+            .enumerate()
+            .filter(|(_, label)| matches!(label, PatternLabel::Capture(_)))
+            .map(move |(index, _)| last - 1 - index)
+    }
+
     /// What the captures take from a name given as its labels, lower-cased; `None` when it does not match.
     pub fn captured(&self, labels: &[&[u8]]) -> Option<Vec<String>> {
         let free = labels.len().checked_sub(self.labels.len())?;

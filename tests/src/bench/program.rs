@@ -1,8 +1,8 @@
 //! Program times by BPF_PROG_TEST_RUN, as ratios to a reflector of a fixed answer in the same run.
 //!
-//! Every figure is net of an empty program. The reflector's frame is put back after each run, and the time of putting
-//! it back is taken off; gregor's program does not change the frame. That each run took the verdict it is named for is
-//! asserted from the counters. Rounds are interleaved: each measures every case once.
+//! Every figure is net of an empty program. The frames of the reflector and of a kernel answer are put back after each
+//! run, and the time of putting them back is taken off. That each run took the verdict it is named for is asserted from
+//! the counters. Rounds are interleaved: each measures every case once.
 
 use std::{
     sync::Arc,
@@ -12,9 +12,11 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use dns_common::verdict::{Reason, Verdict};
 use gregor::{
-    datapath::{Hook, Limit, LoadOptions, Order},
+    datapath::{AnswerOptions, Hook, Limit, LoadOptions, Order, Term},
+    resolve::{Answer, Section},
     rules::{MatchSpec, RuleSet, RuleSpec, testing::realistic_rules},
 };
+use hickory_proto::rr::{Name, RecordType};
 
 use super::limits::Limits;
 use crate::packets::{
@@ -41,6 +43,9 @@ pub struct Options {
     #[arg(long, value_delimiter = ',', default_values_t = [1, 1000])]
     rules: Vec<usize>,
 }
+
+/// Answers that the later rule sets come with.
+const ENTRIES: usize = 100_000;
 
 const HEARTBEAT: Duration = Duration::from_secs(60);
 
@@ -89,6 +94,12 @@ fn cases() -> Result<Vec<Case>> {
             verdict: Verdict::Taken,
             limit: 2.0,
         },
+        Case {
+            label: "match, answered",
+            frame: ask(MATCHING).build().bytes,
+            verdict: Verdict::Answered,
+            limit: 3.0,
+        },
     ])
 }
 
@@ -97,12 +108,16 @@ struct Subject {
     rules: usize,
     compile: Duration,
     loaded: Loaded,
+    /// The same with kernel answers, each taken back.
+    restored: Loaded,
+    /// Answers that it has.
+    entries: usize,
     /// Nanoseconds per case and round.
     times: Vec<Vec<f64>>,
 }
 
 impl Subject {
-    fn new(count: usize, cases: usize) -> Result<Self> {
+    fn new(count: usize, entries: usize, cases: usize) -> Result<Self> {
         let mut specs = vec![RuleSpec {
             name: "kafka".to_owned(),
             matches: MatchSpec::Pattern(
@@ -116,7 +131,7 @@ impl Subject {
         let rules = RuleSet::compile(&specs)
             .map_err(|complaints| anyhow::anyhow!("{} complaints", complaints.len()))?;
         let compile = started.elapsed();
-        let mut loaded = Loaded::new(&LoadOptions {
+        let options = LoadOptions {
             servers: vec![SERVER.parse()?],
             rules: Arc::new(rules),
             hook: Hook::Tcx,
@@ -126,9 +141,23 @@ impl Subject {
                 queries_per_second: 0,
                 burst: 0,
             },
-        })?;
+            answers: AnswerOptions::NONE,
+        };
+        let mut loaded = Loaded::new(&options)?;
         loaded.datapath.allow_interface(LOOPBACK)?;
+        let mut restored = Loaded::restored(&LoadOptions {
+            answers: AnswerOptions {
+                total: entries,
+                per_interface: entries,
+                per_server: true,
+            },
+            ..options
+        })?;
+        restored.datapath.allow_interface(LOOPBACK)?;
+        publish(&restored, entries)?;
         Ok(Self {
+            restored,
+            entries,
             rules: count,
             compile,
             loaded,
@@ -136,8 +165,29 @@ impl Subject {
         })
     }
 
+    /// Median of a case, less what is not the program's own.
+    fn net(&self, index: usize, case: &Case, empty: f64, undo: f64) -> f64 {
+        let less = match case.verdict {
+            Verdict::Answered => undo,
+            _ => empty,
+        };
+        median(&self.times[index]) - less
+    }
+
     fn time(&mut self, case: &Case, repeat: u32) -> Result<f64> {
         let counter = case.verdict.counter();
+        if case.verdict == Verdict::Answered {
+            let before = self.restored.datapath.counters()?;
+            let outcome = self.restored.datapath.test_run(&case.frame, repeat)?;
+            let after = self.restored.datapath.counters()?;
+            ensure!(
+                after[counter] - before[counter] == u64::from(repeat),
+                "{}: {} of {repeat} runs",
+                case.label,
+                after[counter] - before[counter]
+            );
+            return Ok(nanoseconds(outcome.duration));
+        }
         let before = self.loaded.datapath.counters()?;
         if case.verdict == Verdict::Pass(Reason::NoResponder) {
             self.loaded.heartbeat.stop()?;
@@ -161,6 +211,50 @@ impl Subject {
     }
 }
 
+/// Lets the program answer the matching name with CNAME, CNAME and three addresses, and as many names of other
+/// namespaces as make `entries` in all.
+fn publish(loaded: &Loaded, entries: usize) -> Result<()> {
+    let name = |text: &str| Name::from_ascii(text).context("a name");
+    let answer = Answer {
+        qtype: RecordType::A,
+        names: vec![
+            name("kafka-upstream.foo.svc.cluster.local.")?,
+            name(
+                "vpce-0123456789abcdef0-abcdefgh.vpce-svc-0123456789abcdef0.eu-west-1.vpce.amazonaws.com.",
+            )?,
+        ],
+        rdata: (11..14).map(|last| vec![10, 10, 1, last]).collect(),
+        soa: None,
+        ttl_seconds: 60,
+    };
+    let body = Section::new(&answer)
+        .and_then(|section| section.body())
+        .context("an answer that a program can give")?;
+    let term = Term {
+        fresh: Duration::from_secs(24 * 3600),
+        grace: Duration::ZERO,
+        fixed_ttl: Some(30),
+    };
+    let answers = loaded.datapath.answers();
+    let server = SERVER.parse()?;
+    for number in 0..entries {
+        let namespace = match number {
+            0 => "foo".to_owned(),
+            _ => format!("tenant-{number:06}"),
+        };
+        let key = answers
+            .key(0, TYPE_A, server, &[namespace])
+            .context("a key")?;
+        answers.publish(LOOPBACK, &key, &body, &term);
+    }
+    let sizes = answers.sizes();
+    ensure!(
+        sizes.answers as u64 + sizes.unplaced == entries as u64,
+        "{sizes:?}"
+    );
+    Ok(())
+}
+
 /// Measures and prints; `false` when a ratio is over its limit.
 pub fn run(options: &Options) -> Result<bool> {
     ensure!(
@@ -172,16 +266,24 @@ pub fn run(options: &Options) -> Result<bool> {
     let mut subjects = options
         .rules
         .iter()
-        .map(|&count| Subject::new(count, cases.len()))
+        .map(|&count| {
+            let entries = if count == options.rules[0] {
+                1
+            } else {
+                ENTRIES
+            };
+            Subject::new(count, entries, cases.len())
+        })
         .collect::<Result<Vec<_>>>()?;
 
     let frame = &cases.last().context("no case")?.frame;
-    let (mut empty, mut reflect) = (Vec::new(), Vec::new());
+    let (mut empty, mut reflect, mut undo) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..options.rounds {
         eprint!("\rround {} of {}", round + 1, options.rounds);
         let mut limit = |name| limits.time(name, frame, options.repeat).map(nanoseconds);
         empty.push(limit("empty")?);
-        reflect.push(limit("reflect_undo")? - limit("undo")?);
+        undo.push(limit("undo")?);
+        reflect.push(limit("reflect_undo")? - undo[round]);
         for subject in &mut subjects {
             for (index, case) in cases.iter().enumerate() {
                 let time = subject.time(case, options.repeat)?;
@@ -191,7 +293,7 @@ pub fn run(options: &Options) -> Result<bool> {
     }
     eprintln!();
 
-    let (empty, reflect) = (median(&empty), median(&reflect));
+    let (empty, reflect, undo) = (median(&empty), median(&reflect), median(&undo));
     println!(
         "median of {} rounds of {} runs; ns net of an empty program ({empty:.0} ns); reflector {reflect:.0} ns = 1.00 ×",
         options.rounds, options.repeat
@@ -201,15 +303,16 @@ pub fn run(options: &Options) -> Result<bool> {
     for subject in &mut subjects {
         let summary = subject.loaded.datapath.summary()?;
         println!(
-            "\n{} rules: compiled in {:.0?}, table {} KiB, {} instructions verified, loaded in {:.0?}",
+            "\n{} rules, {} answers: compiled in {:.0?}, table {} KiB, {} instructions verified, loaded in {:.0?}",
             subject.rules,
+            subject.entries,
             subject.compile,
             summary.table_bytes.div_ceil(1024),
             summary.verified_instructions,
             summary.load_time,
         );
         for (index, case) in cases.iter().enumerate() {
-            let time = median(&subject.times[index]) - empty;
+            let time = subject.net(index, case, empty, undo);
             let ratio = time / reflect;
             let ok = ratio <= case.limit;
             within &= ok;
@@ -226,10 +329,10 @@ pub fn run(options: &Options) -> Result<bool> {
             }
         }
         if first.is_empty() {
-            first = subject
-                .times
+            first = cases
                 .iter()
-                .map(|times| median(times) - empty)
+                .enumerate()
+                .map(|(index, case)| subject.net(index, case, empty, undo))
                 .collect();
         }
     }

@@ -8,7 +8,10 @@ use std::{
 use anyhow::Context as _;
 use dns_common::verdict::{Reason, TAKEN};
 use gregor::{
-    datapath::{Datapath, Heartbeat, Hook, Intercepted, Limit, LoadOptions, Order, Ring},
+    datapath::{
+        AnswerOptions, Datapath, DatapathError, Heartbeat, Hook, Intercepted, Limit, LoadOptions,
+        Order, Ring,
+    },
     rules::{MatchSpec, RuleSet, RuleSpec},
 };
 
@@ -44,6 +47,7 @@ pub fn options(rules: Arc<RuleSet>) -> LoadOptions {
             queries_per_second: 0,
             burst: 0,
         },
+        answers: AnswerOptions::NONE,
     }
 }
 
@@ -64,10 +68,21 @@ const SHOT: u32 = 2;
 
 impl Loaded {
     pub fn new(options: &LoadOptions) -> anyhow::Result<Self> {
+        Self::with(|| Datapath::load(options))
+    }
+
+    /// The program that puts an answered query back into its frame.
+    pub fn restored(options: &LoadOptions) -> anyhow::Result<Self> {
+        static OBJECT: &[u8] =
+            aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/gregor-ebpf-restore"));
+        Self::with(|| Datapath::load_object(options, OBJECT, "restored"))
+    }
+
+    fn with(load: impl FnOnce() -> Result<Datapath, DatapathError>) -> anyhow::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        let mut datapath = Datapath::load(options)?;
+        let mut datapath = load()?;
         let ring = {
             let _guard = runtime.enter();
             datapath.ring()?

@@ -940,8 +940,8 @@ fn records_behind_the_question(t: &mut Table) {
             .additional(opt(1232, 0, &[]))
             .additional(opt(1232, 0, &[]))
             .with(|m| m.counts[3] = Some(1)),
-        Reason::Additional,
-        "the second is bytes behind the message",
+        Reason::NoRule,
+        "the second is bytes behind the message, and read as its end no name of a rule stands in front of it",
     );
     t.pass(
         "OPT with an owner",

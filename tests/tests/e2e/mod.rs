@@ -265,6 +265,16 @@ impl Metrics {
         self.get(r#"gregor_dns_requests_total{verdict="taken",reason="matched"}"#)
     }
 
+    /// Queries that the programs answered by themselves.
+    pub fn answered(&self) -> f64 {
+        self.get(r#"gregor_dns_requests_total{verdict="answered",reason="matched"}"#)
+    }
+
+    /// Queries that the programs did not let pass.
+    pub fn intercepted(&self) -> f64 {
+        self.taken() + self.answered()
+    }
+
     /// Queries that the programs let pass for this reason.
     pub fn passed(&self, reason: &str) -> f64 {
         self.get(&format!(

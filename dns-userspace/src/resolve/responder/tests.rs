@@ -105,13 +105,14 @@ impl Lab {
 
     fn asks_with(&self, ifindex: u32, message: &[u8]) {
         let frame = frame(ifindex, message);
-        self.responder.handle_frame(frame, |qname| {
+        self.responder.handle_frame(frame, None, |qname| {
             let labels: Vec<&[u8]> = labels(qname);
             let at = labels.iter().position(|label| *label == b"svc")?;
             let namespace = std::str::from_utf8(labels[at - 1]).ok()?;
             Some(Plan {
                 target: name(&format!("kafka-upstream.{namespace}.svc.cluster.local.")),
                 namespace: Some(namespace.to_owned()),
+                kept_by: None,
                 rule_ttl: Duration::from_secs(60),
             })
         });
@@ -487,12 +488,15 @@ async fn rules_decide_about_the_target_and_their_ttl_is_a_cap() {
     };
     let rules = Arc::new(RuleSet::compile(&[spec]).unwrap());
     let lab = Lab::new(ResponderOptions::default());
+    let published = Arc::new(Published::default());
     let ask = |rule, qname: &str| {
         let query = frame(3, &query_bytes(1, qname, RecordType::A, None));
         lab.responder.handle(Intercepted {
             ifindex: query.ifindex,
             rule,
             rules: rules.clone(),
+            answers: published.clone(),
+            is_answered: false,
             vlan: query.vlan,
             l3_offset: query.l3_offset,
             frame: query.frame,
@@ -511,4 +515,142 @@ async fn rules_decide_about_the_target_and_their_ttl_is_a_cap() {
     ask(1, QNAME);
     ask(0, "aws.private.kafka.managed.foo.svc.cluster.local.");
     assert_eq!(lab.sent(), [Sent::PassedOn(3), Sent::PassedOn(3)]);
+}
+
+/// What the program was told, in order.
+#[derive(Debug, Default)]
+struct Published(Mutex<Vec<Told>>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Told {
+    Answer(u32, answer::Key, Term),
+    NoTarget(answer::Key, Duration),
+    Nothing(answer::Key),
+}
+
+impl Published {
+    fn take(&self) -> Vec<Told> {
+        std::mem::take(&mut self.0.lock().unwrap())
+    }
+}
+
+impl Publish for Published {
+    fn key(
+        &self,
+        rule: usize,
+        qtype: u16,
+        _server: IpAddr,
+        captures: &[String],
+    ) -> Option<answer::Key> {
+        let captures: Vec<&[u8]> = captures.iter().map(|label| label.as_bytes()).collect();
+        answer::Key::new(rule as u32, qtype, 0, &captures)
+    }
+
+    fn answer(&self, ifindex: u32, key: &answer::Key, body: &answer::Body, term: &Term) {
+        assert!(body.fits());
+        self.0
+            .lock()
+            .unwrap()
+            .push(Told::Answer(ifindex, *key, *term));
+    }
+
+    fn no_target(&self, _ifindex: u32, key: &answer::Key, left: Duration) {
+        self.0.lock().unwrap().push(Told::NoTarget(*key, left));
+    }
+
+    fn nothing(&self, key: &answer::Key) {
+        self.0.lock().unwrap().push(Told::Nothing(*key));
+    }
+}
+
+/// A program's queries, some of them answered by it already.
+fn from_program(lab: &Lab, published: &Arc<Published>, qtype: RecordType, is_answered: bool) {
+    let program = Program {
+        answers: published.clone(),
+        is_answered,
+    };
+    let query = frame(3, &query_bytes(1, QNAME, qtype, None));
+    lab.responder.handle_frame(query, Some(program), |_| {
+        Some(Plan {
+            target: name(TARGET),
+            namespace: Some("foo".to_owned()),
+            kept_by: Some((4, vec!["foo".to_owned()])),
+            rule_ttl: Duration::from_secs(60),
+        })
+    });
+}
+
+fn kernel_key(qtype: RecordType) -> answer::Key {
+    answer::Key::new(4, qtype.into(), 0, &[b"foo"]).unwrap()
+}
+
+#[tokio::test]
+async fn what_is_found_out_goes_to_the_program_and_a_query_that_it_answered_gets_no_second_answer()
+{
+    let lab = Lab::new(ResponderOptions::default());
+    let published = Arc::new(Published::default());
+    from_program(&lab, &published, RecordType::A, false);
+    lab.resolve(found(1, 20)).await;
+    lab.reply();
+    let key = kernel_key(RecordType::A);
+    let term = Term {
+        fresh: Duration::from_secs(20),
+        grace: GRACE,
+        fixed_ttl: None,
+    };
+    assert_eq!(published.take(), [Told::Answer(3, key, term)]);
+
+    // Its time is over, and the program asks for a newer one.
+    pass(21);
+    from_program(&lab, &published, RecordType::A, true);
+    lab.resolve(found(2, 20)).await;
+    assert_eq!(published.take(), [Told::Answer(3, key, term)]);
+    assert_eq!(lab.sent(), []);
+    assert_eq!(lab.responder.snapshot().queries, 1);
+
+    // The upstream fails: the last good answer, for as long as the failure is remembered.
+    pass(21);
+    from_program(&lab, &published, RecordType::A, true);
+    lab.resolve(Outcome::Failed(Failure::Timeout)).await;
+    let stale = Term {
+        fresh: NEGATIVE_LIFETIME,
+        grace: GRACE,
+        fixed_ttl: Some(30),
+    };
+    assert_eq!(published.take(), [Told::Answer(3, key, stale)]);
+
+    // The target is gone.
+    pass(6);
+    from_program(&lab, &published, RecordType::A, true);
+    lab.resolve(Outcome::NoTarget).await;
+    assert_eq!(published.take(), [Told::NoTarget(key, NEGATIVE_LIFETIME)]);
+    assert_eq!(lab.sent(), [], "the program answered all of these itself");
+    // Known now, to whoever asks next; for what is left.
+    pass(2);
+    from_program(&lab, &published, RecordType::AAAA, false);
+    assert_eq!(
+        published.take(),
+        [Told::NoTarget(
+            kernel_key(RecordType::AAAA),
+            NEGATIVE_LIFETIME - Duration::from_secs(2)
+        )]
+    );
+    assert_eq!(lab.sent(), [Sent::PassedOn(3)]);
+}
+
+#[tokio::test]
+async fn without_a_good_answer_the_program_has_none() {
+    let lab = Lab::new(ResponderOptions::default());
+    let published = Arc::new(Published::default());
+    for outcome in [Outcome::BrokenChain, Outcome::Failed(Failure::Rcode)] {
+        from_program(&lab, &published, RecordType::A, true);
+        lab.resolve(outcome).await;
+        assert_eq!(published.take(), [Told::Nothing(kernel_key(RecordType::A))]);
+        assert_eq!(lab.sent(), []);
+        pass(6);
+    }
+    // Types that are not kept never get there.
+    from_program(&lab, &published, RecordType::TXT, false);
+    lab.resolve(found(1, 20)).await;
+    assert_eq!(published.take(), []);
 }

@@ -4,6 +4,7 @@ use std::{cell::RefCell, net::IpAddr, sync::Arc};
 
 use dns_common::{
     abi::{MAX_SERVERS, Servers},
+    answer::MemoryTables,
     dfa::Scratch,
     packet::SlicePacket,
     pipeline::{MemoryHost, intercept},
@@ -68,20 +69,20 @@ impl Engine for Slice {
 
     fn run(&mut self, frame: &Frame) -> anyhow::Result<Outcome> {
         let mut bytes = frame.bytes.clone();
-        let packet = SlicePacket {
-            bytes: &mut bytes,
-            gso: frame.gso_size.is_some(),
-        };
+        let mut packet = SlicePacket::new(&mut bytes);
+        packet.gso = frame.gso_size.is_some();
         let matched = RefCell::new(Vec::new());
         let host = MemoryHost {
             servers: self.servers,
             header: &self.rules.table().header,
             table: &self.rules.table().entries,
             tails: &self.rules.table().tails,
+            answers: MemoryTables::none(),
+            now_ns: 0,
             admission: Ok(()),
             sink: RefCell::new(|query| matched.borrow_mut().push(query)),
         };
-        let verdict = intercept(&packet, &host, || Some(&mut self.scratch));
+        let verdict = intercept(&mut packet, &host, || Some(&mut self.scratch));
         anyhow::ensure!(bytes == frame.bytes, "the pipeline wrote to the frame");
         match (verdict, matched.into_inner().as_slice()) {
             (Verdict::Pass(reason), []) => Ok(Outcome::Passed(reason)),

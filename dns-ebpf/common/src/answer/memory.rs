@@ -1,0 +1,177 @@
+//! The tables of answers in memory, for tests and fuzzing.
+
+use alloc::{boxed::Box, vec::Vec};
+
+use super::*;
+use crate::dfa::LiteralWord;
+
+/// As many slots as are wanted, given out one after the other.
+pub struct MemoryTables {
+    settings: Settings,
+    captures: Vec<Captures>,
+    ways: Box<[Ways]>,
+    entries: Box<[Entry]>,
+    absent_ways: Box<[Ways]>,
+    absent: Box<[Absent]>,
+    suffix_ways: Box<[Ways]>,
+    suffixes: Box<[Suffix]>,
+    hits: Box<[Word]>,
+    used: u32,
+    used_absent: u32,
+}
+
+fn zeroed<const N: usize>(count: usize) -> Box<[[Word; N]]> {
+    (0..count)
+        .map(|_| core::array::from_fn(|_| Word::new(0)))
+        .collect()
+}
+
+impl MemoryTables {
+    /// `slots` answers and as many targets that do not exist, for rules with these captures.
+    pub fn new(slots: usize, captures: Vec<Captures>) -> Self {
+        let buckets = slots.max(1).next_power_of_two();
+        Self {
+            settings: Settings {
+                seed: 0x0123_4567_89ab_cdef,
+                bucket_mask: buckets as u32 - 1,
+                absent_mask: buckets as u32 - 1,
+                per_server: u32::MAX,
+                slots: slots as u32,
+                suffixes: SuffixSettings::NONE,
+            },
+            captures,
+            ways: zeroed(buckets),
+            entries: zeroed(slots.max(1)),
+            absent_ways: zeroed(buckets),
+            absent: zeroed(slots.max(1)),
+            suffix_ways: zeroed(buckets),
+            suffixes: zeroed(slots.max(1)),
+            hits: (0..slots.max(1)).map(|_| Word::new(0)).collect(),
+            used: 0,
+            used_absent: 0,
+        }
+    }
+
+    /// A program that answers nothing.
+    pub fn none() -> Self {
+        Self::new(0, Vec::new())
+    }
+
+    /// Lets the answers that are added from now on be found by their suffixes as well, where these begin so.
+    pub fn with_starters(mut self, starters: &[LiteralWord]) -> Self {
+        let suffixes = &mut self.settings.suffixes;
+        for (index, factor) in suffixes.factors.iter_mut().enumerate() {
+            *factor = mix(index as u64 + 1, 1) | 1;
+        }
+        for (place, starter) in suffixes.starters.iter_mut().zip(starters) {
+            *place = *starter;
+            suffixes.starter_count += 1;
+        }
+        suffixes.mask = self.settings.bucket_mask;
+        self
+    }
+
+    /// Adds an answer that is also found by the end of its names, in wire format and lower case.
+    pub fn insert_with_suffix(
+        &mut self,
+        key: &Key,
+        body: &Body,
+        lifetime: &Lifetime,
+        suffix: &[u8],
+    ) -> bool {
+        let slot = self.used;
+        if !self.insert(key, body, lifetime) {
+            return false;
+        }
+        let upstream = (key.head >> 48) as u16;
+        if let Some(hash) = self.settings.suffixes.hash(suffix, key.qtype(), upstream) {
+            write_suffix(&self.suffixes[slot as usize], suffix);
+            let ways = &self.suffix_ways[(hash as u32 & self.settings.suffixes.mask) as usize];
+            place(ways, hash, slot);
+        }
+        true
+    }
+
+    /// Adds an answer; `false` when there is no room.
+    pub fn insert(&mut self, key: &Key, body: &Body, lifetime: &Lifetime) -> bool {
+        if self.used >= self.settings.slots || !body.fits() {
+            return false;
+        }
+        let hash = key.hash(self.settings.seed);
+        let ways = &self.ways[(hash as u32 & self.settings.bucket_mask) as usize];
+        let placed = place(ways, hash, self.used);
+        if placed {
+            write(&self.entries[self.used as usize], key, body, lifetime);
+            self.used += 1;
+        }
+        placed
+    }
+
+    /// Adds a target that does not exist; the key's qtype is 0.
+    pub fn insert_absent(&mut self, key: &Key, until_ns: u64) -> bool {
+        if self.used_absent >= self.settings.slots {
+            return false;
+        }
+        let hash = key.hash(self.settings.seed);
+        let ways = &self.absent_ways[(hash as u32 & self.settings.absent_mask) as usize];
+        let placed = place(ways, hash, self.used_absent);
+        if placed {
+            write_absent(&self.absent[self.used_absent as usize], key, until_ns);
+            self.used_absent += 1;
+        }
+        placed
+    }
+}
+
+fn place(ways: &Ways, hash: u64, slot: u32) -> bool {
+    match ways.iter().find(|way| way.load() == 0) {
+        Some(way) => {
+            way.store(hash >> 32 << 32 | u64::from(slot + 1));
+            true
+        }
+        None => false,
+    }
+}
+
+impl Tables for MemoryTables {
+    fn settings(&self) -> Option<&Settings> {
+        Some(&self.settings)
+    }
+
+    fn captures(&self, rule: u32) -> Option<Captures> {
+        self.captures.get(rule as usize).copied()
+    }
+
+    fn ways(&self, bucket: u32) -> Option<&Ways> {
+        self.ways.get(bucket as usize)
+    }
+
+    fn entry(&self, slot: u32) -> Option<&Entry> {
+        self.entries.get(slot as usize)
+    }
+
+    fn absent_ways(&self, bucket: u32) -> Option<&Ways> {
+        self.absent_ways.get(bucket as usize)
+    }
+
+    fn absent(&self, slot: u32) -> Option<&Absent> {
+        self.absent.get(slot as usize)
+    }
+
+    fn suffix_ways(&self, bucket: u32) -> Option<&Ways> {
+        self.suffix_ways.get(bucket as usize)
+    }
+
+    fn suffix(&self, slot: u32) -> Option<&Suffix> {
+        self.suffixes.get(slot as usize)
+    }
+
+    fn count(&self, slot: u32) -> u32 {
+        let Some(hits) = self.hits.get(slot as usize) else {
+            return 0;
+        };
+        let before = hits.load();
+        hits.store(before + 1);
+        before as u32
+    }
+}

@@ -1,0 +1,238 @@
+//! The short way to an answer: by the end of the name as it stands on the wire, without the matcher.
+//!
+//! Where a rule begins with `*` and no earlier rule can match a name that it matches, the labels behind those that `*`
+//! takes in settle rule and captures. An answer that came to be on the long way is therefore also found by these labels:
+//! the walk goes over the labels of `*` only, up to one that begins like the first label of such a rule, and the rest of
+//! the name is hashed and compared in words.
+
+use super::*;
+use crate::dfa::{LiteralWord, bounded};
+
+/// Most words of a suffix that is kept.
+pub const SUFFIX_WORDS: usize = 12;
+/// Beginnings of suffixes that are looked for.
+pub const STARTERS: usize = 2;
+/// Most labels that `*` may take in on this way.
+const STAR_LABELS: u32 = 4;
+/// Most words that they fill.
+const STAR_WORDS: u32 = 6;
+
+const VALUES: usize = 0;
+const FOLDS: usize = SUFFIX_WORDS;
+const LENGTH: usize = 2 * SUFFIX_WORDS;
+
+/// The end of the names of an answer, in lower case; bits that make capitals into small letters; its length.
+pub type Suffix = [Word; 2 * SUFFIX_WORDS + 4];
+
+/// How suffixes are found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct SuffixSettings {
+    /// Random odd numbers: the hash is a sum of products, which do not wait for each other.
+    pub factors: [u64; SUFFIX_WORDS + 1],
+    /// The first bytes of suffixes; what is not used matches nothing.
+    pub starters: [LiteralWord; STARTERS],
+    /// Buckets of their index, less one.
+    pub mask: u32,
+    /// Starters in use.
+    pub starter_count: u32,
+}
+
+impl SuffixSettings {
+    /// No suffix is found.
+    pub const NONE: SuffixSettings = SuffixSettings {
+        factors: [1; SUFFIX_WORDS + 1],
+        starters: [NO_STARTER; STARTERS],
+        mask: 0,
+        starter_count: 0,
+    };
+
+    /// The hash of a suffix in wire format, for a qtype and an upstream. `None` when it is too long.
+    pub fn hash(&self, suffix: &[u8], qtype: u16, upstream: u16) -> Option<u64> {
+        if suffix.len() > SUFFIX_WORDS * 8 {
+            return None;
+        }
+        let mut sum =
+            about(suffix.len() as u32, qtype, upstream).wrapping_mul(self.factors[SUFFIX_WORDS]);
+        for (index, chunk) in suffix.chunks(8).enumerate() {
+            let mut word = 0u64;
+            for (at, byte) in chunk.iter().enumerate() {
+                word |= u64::from(byte | 0x20) << (8 * at);
+            }
+            sum = sum.wrapping_add(word.wrapping_mul(self.factors[index]));
+        }
+        Some(mix(sum, 0))
+    }
+}
+
+/// Matches nothing.
+pub const NO_STARTER: LiteralWord = LiteralWord {
+    fold: 0,
+    care: 0,
+    value: 1,
+};
+
+const SMALL: u64 = 0x2020_2020_2020_2020;
+
+#[inline(always)]
+const fn about(len: u32, qtype: u16, upstream: u16) -> u64 {
+    len as u64 | (qtype as u64) << 32 | (upstream as u64) << 48
+}
+
+/// The first `len` bytes of a word, 1 to 7.
+#[inline(always)]
+const fn first_bytes(len: u32) -> u64 {
+    (1u64 << (8 * (len & 7))) - 1
+}
+
+impl Scratch {
+    /// Where the suffix of the name begins, which has its length bytes still; 0 for nowhere.
+    #[inline(always)]
+    fn suffix_at(&mut self, settings: &SuffixSettings, end: u32) -> u32 {
+        let mut position = 0u32;
+        let mut label = 0;
+        while label <= STAR_LABELS {
+            let word = self.word(NAME_AT + position);
+            if label != 0
+                && (settings.starters[0].matches(word) || settings.starters[1].matches(word))
+            {
+                return self.forget(position);
+            }
+            let length = (word & 0xff) as u32;
+            position += length + 1;
+            if length == 0 || length > 63 || position >= end {
+                return 0;
+            }
+            label += 1;
+        }
+        0
+    }
+
+    /// Whether what `*` takes in has no byte that the matcher would refuse. It may say no where the matcher says yes.
+    #[inline(always)]
+    fn star_is_plain(&mut self, len: u32) -> bool {
+        if len > STAR_WORDS * 8 {
+            return false;
+        }
+        let mut refused = 0u64;
+        let mut index = 0u32;
+        while index < STAR_WORDS {
+            if index >= len / 8 {
+                break;
+            }
+            refused |= crate::dfa::has_separator_or_dot(self.word(NAME_AT + index * 8));
+            index += 1;
+        }
+        // A word of no bytes has none of these either.
+        let rest = self.word(NAME_AT + (len & !7)) & first_bytes(len);
+        refused | crate::dfa::has_separator_or_dot(rest) == 0
+    }
+}
+
+impl Scratch {
+    /// What a word of the suffix adds to its hash.
+    #[inline(always)]
+    fn product(&self, settings: &SuffixSettings, from: u32, index: u32, mask: u64) -> u64 {
+        let word = (self.word(from + index * 8) | SMALL) & mask;
+        // SAFETY: index ≤ SUFFIX_WORDS, of which the mask is not to convince anybody but the verifier: what lies behind
+        // the factors still belongs to the settings.
+        let factor = unsafe { *settings.factors.as_ptr().add(bounded::<15>(index)) };
+        word.wrapping_mul(factor)
+    }
+
+    /// Whether a word of the suffix is that of the name.
+    #[inline(always)]
+    fn has_word(&self, suffix: &Suffix, from: u32, index: u32, mask: u64) -> bool {
+        let place = bounded::<15>(index);
+        let word = (self.word(from + index * 8) | word_of(suffix, FOLDS + place)) & mask;
+        word == word_of(suffix, VALUES + place)
+    }
+}
+
+/// Looks for the answer whose suffix the name in the scratch has; slot, rule and sequence number are left there.
+/// `name_len` and `asked` are set, the length bytes are in their places.
+#[inline(always)]
+pub fn locate_by_suffix<T: Tables + ?Sized>(tables: &T, scratch: &mut Scratch) -> bool {
+    let Some(settings) = tables.settings() else {
+        return false;
+    };
+    let suffixes = &settings.suffixes;
+    if settings.slots == 0 || suffixes.starter_count == 0 {
+        return false;
+    }
+    let end = scratch.name_len & 0xff;
+    let at = scratch.suffix_at(suffixes, end);
+    let len = scratch.forget(end.wrapping_sub(at));
+    if at == 0 || len == 0 || len > SUFFIX_WORDS as u32 * 8 || !scratch.star_is_plain(at) {
+        return false;
+    }
+    let from = scratch.forget(NAME_AT + at);
+    let qtype = scratch.asked.qtype as u16;
+    let upstream = (scratch.asked.server & settings.per_server) as u16;
+    let mut sum = about(len, qtype, upstream).wrapping_mul(suffixes.factors[SUFFIX_WORDS]);
+    let mut index = 0u32;
+    while index < SUFFIX_WORDS as u32 {
+        if index >= len / 8 {
+            break;
+        }
+        sum = sum.wrapping_add(scratch.product(suffixes, from, index, u64::MAX));
+        index += 1;
+    }
+    // A word of no bytes adds nothing.
+    let last = scratch.forget(len / 8);
+    sum = sum.wrapping_add(scratch.product(suffixes, from, last, first_bytes(len)));
+    let hash = mix(sum, 0);
+    let Some(slot) = tables
+        .suffix_ways(hash as u32 & suffixes.mask)
+        .and_then(|ways| slot_of(ways, hash))
+    else {
+        return false;
+    };
+    let slot = scratch.forget(slot);
+    let (Some(suffix), Some(entry)) = (tables.suffix(slot), tables.entry(slot)) else {
+        return false;
+    };
+    let sequence = word_of(entry, SEQUENCE);
+    let head = word_of(entry, HEAD);
+    if sequence & 1 != 0
+        || head >> 32 != about(0, qtype, upstream) >> 32
+        || word_of(suffix, LENGTH) != u64::from(len)
+    {
+        return false;
+    }
+    let mut index = 0u32;
+    while index < SUFFIX_WORDS as u32 {
+        if index >= len / 8 {
+            break;
+        }
+        if !scratch.has_word(suffix, from, index, u64::MAX) {
+            return false;
+        }
+        index += 1;
+    }
+    if len & 7 != 0 && !scratch.has_word(suffix, from, last, first_bytes(len)) {
+        return false;
+    }
+    scratch.told.slot = slot;
+    scratch.told.sequence = sequence;
+    scratch.told.rule = head as u32;
+    true
+}
+
+/// Writes a suffix in wire format, in lower case; to be called while its entry is being written.
+#[cfg(not(target_arch = "bpf"))]
+pub fn write_suffix(place: &Suffix, suffix: &[u8]) {
+    for index in 0..SUFFIX_WORDS {
+        let chunk = suffix.chunks(8).nth(index).unwrap_or(&[]);
+        let (mut value, mut fold) = (0u64, 0u64);
+        for (at, byte) in chunk.iter().enumerate() {
+            value |= u64::from(*byte) << (8 * at);
+            if byte.is_ascii_lowercase() {
+                fold |= 0x20 << (8 * at);
+            }
+        }
+        place[VALUES + index].store(value);
+        place[FOLDS + index].store(fold);
+    }
+    place[LENGTH].store(suffix.len() as u64);
+}

@@ -1,0 +1,173 @@
+//! Writes entries so that a reader sees a whole one, or that it does not.
+
+use alloc::vec::Vec;
+use core::sync::atomic::{Ordering, fence};
+
+use super::*;
+
+/// An answer as an entry keeps it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Body {
+    /// What stands in front of the RRset, or all there is: CNAMEs, or CNAMEs and an SOA. Relative pointers have 0xc000
+    /// added and count from the start of the section.
+    pub chain: Vec<u8>,
+    /// Records of one size, each with a relative pointer first, a TTL at byte 6.
+    pub records: Vec<Vec<u8>>,
+    /// Where relative pointers stand in `chain`.
+    pub pointers: Vec<u16>,
+    /// Where TTLs stand in `chain`.
+    pub ttls: Vec<u16>,
+    /// ANCOUNT.
+    pub answers: u16,
+    /// NSCOUNT.
+    pub authorities: u16,
+}
+
+/// How long an entry is used, `CLOCK_MONOTONIC`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lifetime {
+    /// Until then the TTL told is what is left.
+    pub fresh_until_ns: u64,
+    /// Until then it is told with a TTL of 1, and asked for again.
+    pub serve_until_ns: u64,
+    /// TTL in seconds that is told while it is fresh; 0 for what is left.
+    pub fixed_ttl: u32,
+}
+
+impl Body {
+    /// Whether an entry has room for it.
+    pub fn fits(&self) -> bool {
+        let size = self.records.first().map_or(0, Vec::len);
+        self.records.len() <= MAX_RECORDS
+            && size < 256
+            && size % 2 == 0
+            && self.records.iter().all(|record| {
+                record.len() == size && size >= 12 && record[..2] == self.records[0][..2]
+            })
+            && self.pointers.len() <= MAX_POINTERS
+            && self.ttls.len() <= MAX_TTLS
+            && self.chain.len() + 2 * size * self.records.len() <= SECTION_LEN
+    }
+
+    /// Words of the entry from [`SHAPE`] on.
+    fn words(&self) -> [u64; ENTRY_WORDS - SHAPE] {
+        let mut words = [0; ENTRY_WORDS - SHAPE];
+        let size = self.records.first().map_or(0, Vec::len);
+        let owner = self
+            .records
+            .first()
+            .map_or(0, |record| u16::from_be_bytes([record[0], record[1]]));
+        words[0] = self.chain.len() as u64
+            | u64::from(self.answers) << 16
+            | u64::from(self.authorities) << 32;
+        words[RRSET - SHAPE] = self.records.len() as u64 | (size as u64) << 8;
+        words[COUNTS - SHAPE] =
+            self.pointers.len() as u64 | (self.ttls.len() as u64) << 8 | u64::from(owner) << 16;
+
+        let mut section = self.chain.clone();
+        let odd = |positions: &[u16]| positions.iter().filter(|at| *at % 2 != 0).count();
+        let (mut pointers, mut ttls) = (
+            [
+                self.pointers.len() - odd(&self.pointers),
+                odd(&self.pointers),
+            ],
+            [self.ttls.len() - odd(&self.ttls), odd(&self.ttls)],
+        );
+        let parity = section.len() % 2;
+        pointers[parity] += self.records.len();
+        ttls[parity] += self.records.len();
+        for record in &self.records {
+            section.extend_from_slice(record);
+        }
+        words[SUMS - SHAPE] = u64::from(fold(sum(&section)))
+            | (pointers[0] as u64) << 16
+            | (pointers[1] as u64) << 24
+            | (ttls[0] as u64) << 32
+            | (ttls[1] as u64) << 40;
+        // Twice, so that any rotation is one piece.
+        for record in &self.records {
+            section.extend_from_slice(record);
+        }
+
+        let pointers = self.pointers.iter().enumerate();
+        let ttls = self.ttls.iter().enumerate();
+        for (index, position) in pointers.chain(ttls.map(|(index, at)| (MAX_POINTERS + index, at)))
+        {
+            words[PATCHES - SHAPE + index / 4] |= u64::from(*position) << (16 * (index % 4));
+        }
+        for (index, byte) in section.iter().enumerate() {
+            words[SECTION - SHAPE + index / 8] |= u64::from(*byte) << (8 * (index % 8));
+        }
+        words
+    }
+}
+
+/// Ones' complement sum of big-endian 16-bit words, not folded (RFC 1071).
+pub(crate) fn sum(bytes: &[u8]) -> u32 {
+    bytes
+        .chunks(2)
+        .map(|pair| u32::from(pair[0]) << 8 | pair.get(1).map_or(0, |low| u32::from(*low)))
+        .sum()
+}
+
+pub(crate) fn fold(mut sum: u32) -> u16 {
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    sum as u16
+}
+
+/// Overwrites an entry. The body must fit; there must be one writer at a time.
+pub fn write(entry: &Entry, key: &Key, body: &Body, lifetime: &Lifetime) {
+    write_with(entry, key, body, lifetime, || {});
+}
+
+/// [`write`], with more that belongs to the entry and is written while nobody takes it for whole.
+pub fn write_with(entry: &Entry, key: &Key, body: &Body, lifetime: &Lifetime, more: impl FnOnce()) {
+    debug_assert!(body.fits());
+    let mut words = body.words();
+    words[RRSET - SHAPE] |= u64::from(lifetime.fixed_ttl) << 32;
+    change(entry, || {
+        write_key(entry, key);
+        entry[FRESH_UNTIL].store(lifetime.fresh_until_ns);
+        entry[SERVE_UNTIL].store(lifetime.serve_until_ns);
+        for (word, value) in entry[SHAPE..].iter().zip(words) {
+            word.store(value);
+        }
+        more();
+    });
+}
+
+/// Overwrites an entry of the table of targets that do not exist; `key` has a qtype of 0.
+pub fn write_absent(absent: &Absent, key: &Key, until_ns: u64) {
+    change(absent, || {
+        write_key(absent, key);
+        absent[SERVE_UNTIL].store(until_ns);
+    });
+}
+
+/// Makes an entry nobody's.
+pub fn release(entry: &[Word]) {
+    change(entry, || {
+        entry[SERVE_UNTIL].store(0);
+        entry[HEAD].store(u64::MAX);
+    });
+}
+
+fn write_key(entry: &[Word], key: &Key) {
+    entry[HEAD].store(key.head);
+    entry[LENGTHS].store(key.lengths);
+    for (word, value) in entry[CAPTURES..].iter().zip(key.captures) {
+        word.store(value);
+    }
+}
+
+/// Marks an entry as being written, writes, and marks it as another one than before.
+fn change(entry: &[Word], stores: impl FnOnce()) {
+    let sequence = entry[SEQUENCE].load() | 1;
+    entry[SEQUENCE].store(sequence);
+    // No store below may be seen before the one above.
+    fence(Ordering::SeqCst);
+    stores();
+    entry[SEQUENCE].store(sequence + 1);
+}

@@ -1,0 +1,255 @@
+//! Turns the frame of a query into that of its answer, in place.
+//!
+//! The question stays where it is, byte for byte. Behind it come the sections that `answer::find` left in the scratch and
+//! an OPT record where the query had one; addresses and ports change places; lengths and checksums are put right by what
+//! has changed, because a frame from a local pod has only begun its UDP checksum and nothing in it says so.
+
+use crate::{answer::swap, dfa::Scratch, packet::Packet, wire::*};
+
+/// Where the parts of a matched query stand, counted from the start of the frame.
+#[derive(Clone, Copy)]
+pub struct Place {
+    pub l3_offset: u32,
+    /// First byte of the UDP header.
+    pub udp_at: u32,
+    /// First byte after the question.
+    pub question_end: u32,
+    /// First byte after the DNS message.
+    pub end: u32,
+    pub is_v6: bool,
+}
+
+/// What the OPT record of a query says (RFC 6891 §6.1.2).
+#[derive(Clone, Copy)]
+pub struct Edns {
+    pub is_present: bool,
+    /// Whether a reply can be made without reading its options again.
+    pub is_simple: bool,
+    pub udp_size: u16,
+    /// DO in its place, nothing else.
+    pub dnssec_ok: u16,
+    /// Ones' complement sum of the record as if it began at an even offset, folded once.
+    pub sum: u32,
+}
+
+impl Edns {
+    pub const NONE: Edns = Edns {
+        is_present: false,
+        is_simple: true,
+        udp_size: 0,
+        dnssec_ok: 0,
+        sum: 0,
+    };
+
+    /// Of the fields of an OPT record; its options are added to the sum by whoever reads them.
+    #[inline(always)]
+    pub fn new(udp_size: u16, extended_rcode: u8, flags: u16, rdata_len: u16) -> Edns {
+        Edns {
+            is_present: true,
+            is_simple: true,
+            udp_size,
+            dnssec_ok: flags & FLAG_DO,
+            // All but the first two of its fields begin at an odd offset.
+            sum: ((TYPE_OPT as u32) << 8)
+                + u32::from(extended_rcode)
+                + u32::from(udp_size.swap_bytes())
+                + u32::from(flags.swap_bytes())
+                + u32::from(rdata_len.swap_bytes()),
+        }
+    }
+
+    /// Most bytes of a DNS message in reply (SEMANTICS: min(max(512, advertised), 1232); RFC 1035 §4.2.1 without OPT).
+    #[inline(always)]
+    pub fn limit(&self) -> u32 {
+        let size = u32::from(self.udp_size);
+        if !self.is_present || size < PLAIN_SIZE {
+            PLAIN_SIZE
+        } else if size > UDP_SIZE {
+            UDP_SIZE
+        } else {
+            size
+        }
+    }
+
+    /// Bytes of the OPT record in reply.
+    #[inline(always)]
+    pub fn reply_len(&self) -> u32 {
+        if self.is_present { OPT_LEN } else { 0 }
+    }
+}
+
+impl Scratch {
+    /// Keeps what the OPT record says where the verifier does not look: decisions about it would else be known from then
+    /// on, and each combination of them walked by itself.
+    #[inline(always)]
+    pub(crate) fn set_edns(&mut self, edns: &Edns) {
+        let words = [
+            u32::from(edns.is_present) | u32::from(edns.is_simple) << 1,
+            u32::from(edns.udp_size),
+            u32::from(edns.dnssec_ok),
+            edns.sum,
+        ];
+        // SAFETY: a field of ours.
+        unsafe { (&raw mut self.edns).write_volatile(words) };
+    }
+
+    /// What was kept last.
+    #[inline(always)]
+    pub(crate) fn edns(&self) -> Edns {
+        // SAFETY: a field of ours.
+        let words = unsafe { (&raw const self.edns).read_volatile() };
+        Edns {
+            is_present: words[0] & 1 != 0,
+            is_simple: words[0] & 2 != 0,
+            udp_size: words[1] as u16,
+            dnssec_ok: words[2] as u16,
+            sum: words[3],
+        }
+    }
+}
+
+/// Why no answer was sent.
+pub enum Failed {
+    /// The frame is as it was.
+    Untouched,
+    /// It is not, and must not go on.
+    Spoiled,
+}
+
+/// Makes the frame the answer. `flags` are those of the query.
+#[inline(always)]
+pub fn answer<P: Packet>(
+    packet: &mut P,
+    scratch: &mut Scratch,
+    place: &Place,
+    flags: u16,
+) -> Result<(), Failed> {
+    let edns = scratch.edns();
+    let told = scratch.told;
+    let len = told.len & 0x3ff;
+    if edns.is_present {
+        // Root, type OPT, our size, extended rcode and version 0, DO, no options.
+        let size = UDP_SIZE;
+        let word = 0x29 << 16
+            | u64::from(size >> 8) << 24
+            | u64::from(size & 0xff) << 32
+            | u64::from(edns.dnssec_ok >> 8) << 56;
+        scratch.set_reply_word(len, word);
+        scratch.set_reply32(len + 8, 0);
+    }
+    let added = scratch.forget(len + edns.reply_len());
+    let reply_end = place.question_end + added;
+    let new_flags = FLAG_QR | FLAG_RA | flags & (FLAG_RD | FLAG_CD);
+
+    let old_len = place.end - place.udp_at;
+    let new_len = reply_end - place.udp_at;
+    let section_offset = place.question_end - place.udp_at;
+    let mut new = u32::from(new_flags) + told.answers + told.authorities + new_len;
+    new += aligned(told.sum, section_offset);
+    let mut old = u32::from(flags) + old_len;
+    if edns.is_present {
+        new += aligned(
+            0x2900 + (UDP_SIZE >> 8) + ((UDP_SIZE & 0xff) << 8) + u32::from(edns.dnssec_ok >> 8),
+            section_offset + len,
+        );
+        old += aligned(edns.sum, section_offset);
+    }
+    let delta = fold(new + 0xffff - u32::from(fold(old)));
+
+    if !packet.resize(reply_end) {
+        return Err(Failed::Untouched);
+    }
+    let written = packet.write(place.question_end, scratch, added)
+        && packet.change_udp_checksum(place.udp_at + 6, delta, old_len as u16, new_len as u16)
+        && headers(
+            packet,
+            place,
+            new_flags,
+            new_len,
+            old_len,
+            told.answers,
+            told.authorities,
+        );
+    if written {
+        Ok(())
+    } else {
+        Err(Failed::Spoiled)
+    }
+}
+
+/// Addresses and ports change places; lengths and the DNS header become those of the reply.
+#[inline(always)]
+fn headers<P: Packet>(
+    packet: &mut P,
+    place: &Place,
+    flags: u16,
+    len: u32,
+    old_len: u32,
+    answers: u32,
+    authorities: u32,
+) -> bool {
+    let Some(ethernet) = packet.window::<12>(0) else {
+        return false;
+    };
+    let (to, from) = (ethernet.get::<u32>(0), ethernet.get::<u32>(6));
+    let (to_end, from_end) = (ethernet.get::<u16>(4), ethernet.get::<u16>(10));
+    ethernet.put(0, from);
+    ethernet.put(4, from_end);
+    ethernet.put(6, to);
+    ethernet.put(10, to_end);
+
+    let dns = if place.is_v6 {
+        const UDP: usize = IPV6_LEN as usize;
+        let Some(ip) = packet.window::<{ UDP + 20 }>(place.l3_offset) else {
+            return false;
+        };
+        ip.put(4, (len as u16).to_be());
+        let source = [ip.get::<u64>(8), ip.get::<u64>(16)];
+        let destination = [ip.get::<u64>(24), ip.get::<u64>(32)];
+        ip.put(8, destination[0]);
+        ip.put(16, destination[1]);
+        ip.put(24, source[0]);
+        ip.put(32, source[1]);
+        let ports = ip.get::<u32>(UDP);
+        ip.put(UDP, ports.rotate_left(16));
+        ip.put(UDP + 4, (len as u16).to_be());
+        ip.dns_header(UDP + 8)
+    } else {
+        const UDP: usize = IPV4_LEN as usize;
+        let Some(ip) = packet.window::<{ UDP + 20 }>(place.l3_offset) else {
+            return false;
+        };
+        ip.put(2, ((len + IPV4_LEN) as u16).to_be());
+        // RFC 1624: the sum of the header changes by what its length does.
+        let sum = u32::from(!u16::from_be(ip.get::<u16>(10))) + 0xffff
+            - ((old_len + IPV4_LEN) & 0xffff)
+            + len
+            + IPV4_LEN;
+        ip.put(10, (!fold(sum)).to_be());
+        let (source, destination) = (ip.get::<u32>(12), ip.get::<u32>(16));
+        ip.put(12, destination);
+        ip.put(16, source);
+        let ports = ip.get::<u32>(UDP);
+        ip.put(UDP, ports.rotate_left(16));
+        ip.put(UDP + 4, (len as u16).to_be());
+        ip.dns_header(UDP + 8)
+    };
+    dns.put(2, flags.to_be());
+    dns.put(6, (answers as u16).to_be());
+    dns.put(8, (authorities as u16).to_be());
+    true
+}
+
+/// A sum as it counts at an offset.
+#[inline(always)]
+fn aligned(sum: u32, offset: u32) -> u32 {
+    let sum = u32::from(fold(sum));
+    if offset & 1 == 0 { sum } else { swap(sum) }
+}
+
+/// A ones' complement sum in 16 bits.
+#[inline(always)]
+pub fn fold(sum: u32) -> u16 {
+    let sum = (sum & 0xffff) + (sum >> 16);
+    ((sum & 0xffff) + (sum >> 16)) as u16
+}

@@ -25,8 +25,12 @@ fn series(samples: &[Sample], metric: &str, point: Option<usize>) -> Series {
         .collect()
 }
 
-/// Ratios of rounds that both have.
+/// Ratios of rounds that both have. None where the noise is larger than what was measured, as a busy time below zero
+/// shows: a ratio of what is left would flatter somebody.
 fn ratio(of: &Series, to: &Series) -> Option<Ratio> {
+    if of.values().chain(to.values()).any(|value| *value <= 0.0) {
+        return None;
+    }
     let ratios: Vec<f64> = of
         .iter()
         .filter_map(|(round, value)| Some(value / to.get(round)?))
@@ -351,6 +355,29 @@ mod tests {
         let claims = claims(&cells);
         assert!((claims[1].measured.unwrap() - 30.0).abs() < 1e-9);
         assert_eq!(claims[1].holds, Some(true));
+    }
+
+    #[test]
+    fn noise_larger_than_the_figure_gives_no_ratio() {
+        let mut cells = [
+            cell(
+                "throughput/matched/gregor+nodelocal",
+                rounds(metric::BUSY, &[0.5, -0.1, 0.6]),
+            ),
+            cell(
+                "throughput/matched/nodelocal",
+                rounds(metric::BUSY, &[15.0, 15.0, 15.0]),
+            ),
+        ];
+        figures(&mut cells);
+        assert!(
+            cells[0]
+                .figure(metric::BUSY, None)
+                .unwrap()
+                .ratios
+                .is_empty()
+        );
+        assert_eq!(claims(&cells)[1].holds, None);
     }
 
     #[test]

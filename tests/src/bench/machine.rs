@@ -103,14 +103,15 @@ pub fn busy(elapsed: Duration, idle: Idle, cores: usize) -> Duration {
     (elapsed * cores as u32).saturating_sub(idle.idle + idle.stolen)
 }
 
-/// Resident memory of a process, in KiB.
+/// Memory that a process has for itself, in KiB: not the program's text, which is shared, nor BPF maps that it has
+/// mapped, which are counted by themselves.
 pub fn resident_kib(pid: u32) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     status
         .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .find_map(|line| line.strip_prefix("RssAnon:"))
         .and_then(|rest| rest.split_whitespace().next()?.parse().ok())
-        .with_context(|| format!("no VmRSS of process {pid}"))
+        .with_context(|| format!("no RssAnon of process {pid}"))
 }
 
 #[cfg(test)]

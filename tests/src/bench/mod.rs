@@ -4,6 +4,7 @@ mod analyse;
 pub mod compare;
 mod contenders;
 mod external;
+pub mod gate;
 mod html;
 mod journal;
 mod latency;

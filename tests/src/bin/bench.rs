@@ -21,6 +21,8 @@ enum Task {
     Program(bench::program::Options),
     /// Two reports beside each other; exit code 1 when something is worse
     Compare(bench::compare::Options),
+    /// Judges the ratios between Criterion's benches; exit code 1 when one is over its limit
+    Gate(bench::gate::Options),
     /// Writes the page of a report.json anew
     Render(Render),
 }
@@ -37,6 +39,7 @@ fn main() -> anyhow::Result<ExitCode> {
         None => bench::run::run(&cli.run)?,
         Some(Task::Program(options)) => bench::program::run(&options)?,
         Some(Task::Compare(options)) => bench::compare::run(&options)?,
+        Some(Task::Gate(options)) => bench::gate::run(&options)?,
         Some(Task::Render(render)) => {
             println!("{}", bench::run::render(&render.report)?.display());
             true

@@ -26,13 +26,13 @@ pub struct CoreDns {
 pub const COREDNS: CoreDns = CoreDns {
     kind: Kind::Plain,
     id: super::COREDNS,
-    title: "CoreDNS, template and cache",
+    title: "CoreDNS, plain",
 };
 
 pub const NODELOCAL: CoreDns = CoreDns {
     kind: Kind::NodeLocal,
     id: super::NODELOCAL,
-    title: "CoreDNS as NodeLocal, template and cache",
+    title: "CoreDNS as NodeLocal",
 };
 
 impl Contender for CoreDns {

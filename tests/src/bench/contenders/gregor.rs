@@ -55,7 +55,7 @@ pub struct Gregor {
 
 pub const OVER_COREDNS: Gregor = Gregor {
     id: super::GREGOR_COREDNS,
-    title: "gregor over CoreDNS",
+    title: "gregor over plain CoreDNS",
     cache: Kind::Plain,
     responder_only: false,
 };
@@ -69,7 +69,7 @@ pub const OVER_NODELOCAL: Gregor = Gregor {
 
 pub const RESPONDER: Gregor = Gregor {
     id: super::RESPONDER,
-    title: "gregor over NodeLocal, responder only",
+    title: "gregor, responder only",
     cache: Kind::NodeLocal,
     responder_only: true,
 };

@@ -13,14 +13,14 @@ pub struct Limit {
 
 pub const DISCARD: Limit = Limit {
     id: super::DISCARD,
-    title: "dropping program (what the generator can send)",
+    title: "dropping program",
     about: "A TC program on the node's end of each veth that drops every packet.",
     program: "discard",
 };
 
 pub const REFLECTOR: Limit = Limit {
     id: super::REFLECTOR,
-    title: "fixed-answer program (the limit)",
+    title: "fixed-answer program",
     about: "A TC program on the node's end of each veth that answers every IPv4 query with one fixed A record.",
     program: "reflect",
 };

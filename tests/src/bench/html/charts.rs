@@ -22,7 +22,7 @@ pub struct Bar {
 
 /// Horizontal bars of medians, with a dot for every round. On a log axis where they differ by more than a hundredfold.
 pub fn bars(label: &str, unit: &str, bars: &[Bar]) -> String {
-    const LEFT: f64 = 270.0;
+    const LEFT: f64 = 220.0;
     const RIGHT: f64 = 90.0;
     const ROW: f64 = 30.0;
     let height = bars.len() as f64 * ROW + 34.0;
@@ -90,7 +90,7 @@ pub struct Curve {
 /// Waiting time by percentile, both axes logarithmic: the last nines get as much room as the first.
 pub fn latency(label: &str, curves: &[Curve]) -> String {
     const LEFT: f64 = 70.0;
-    const RIGHT: f64 = 230.0;
+    const RIGHT: f64 = 190.0;
     const HEIGHT: f64 = 340.0;
     const BOTTOM: f64 = HEIGHT - 40.0;
     /// Percentiles that are labelled, and the last that enough queries stand behind.

@@ -363,7 +363,7 @@ fn growth_point(cell: &CellReport, figure: &Figure) -> Option<Point> {
 }
 
 fn table(body: &mut String, report: &Report) {
-    body.push_str("<h2>All figures</h2>\n<p>Medians over the rounds, with the middle half of them in brackets; ratios are medians of the ratios of each round.</p>\n<div class=\"wide\"><table>\n<thead><tr><th>cell</th><th>metric</th><th class=\"number\">median</th><th class=\"number\">middle half</th><th class=\"number\">rounds</th><th class=\"number\">/ NodeLocal</th><th class=\"number\">/ limit</th></tr></thead>\n<tbody>\n");
+    body.push_str("<h2>All figures</h2>\n<p>Medians over the rounds and where the middle half of them lies; ratios are medians of the ratios of each round.</p>\n<div class=\"wide\"><table>\n<thead><tr><th>cell</th><th>metric</th><th class=\"number\">median</th><th class=\"number\">middle half</th><th class=\"number\">rounds</th><th class=\"number\">/ NodeLocal</th><th class=\"number\">/ limit</th></tr></thead>\n<tbody>\n");
     let mut group = "";
     for cell in &report.cells {
         if cell.group != group {

@@ -338,3 +338,86 @@ pub fn takes(config: &str) -> Result<()> {
     ensure!(checked.is_ok(), "this gregor does not take it");
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::{
+        contenders::{NODELOCAL, REFLECTOR, by_id},
+        load::{closed, open},
+    };
+
+    const COUNT: usize = 5000;
+
+    fn once(stand: &Stand, names: &[String]) -> Flow {
+        let mut senders = stand.senders(1, 1, |_| names.to_vec()).unwrap();
+        stand.run_once(&mut senders[0][0], 64).unwrap()
+    }
+
+    #[test]
+    fn every_frame_is_answered_and_counted_once() {
+        let mut stand = by_id(REFLECTOR).unwrap().start(&Needs::default()).unwrap();
+        let names = Names::of(Traffic::Matched, &namespace(0), COUNT).list(COUNT);
+        let flow = once(&stand, &names);
+        assert_eq!(flow.sent, COUNT as u64);
+        assert_eq!(flow.replies.answers, COUNT as u64, "{flow:?}");
+        assert_eq!((flow.replies.all(), flow.lost_in_all), (COUNT as u64, 0));
+        // Each frame grows by one record of 16 bytes.
+        let sent: usize = names.iter().map(|name| name.len() + 2 + 4 + 12 + 42).sum();
+        assert_eq!(flow.replies.bytes, (sent + 16 * COUNT) as u64);
+
+        let mut senders = stand.senders(1, 1, |_| names.clone()).unwrap();
+        let span = Span {
+            warm_up: Duration::ZERO,
+            duration: Duration::from_millis(50),
+        };
+        let flow = stand.run(&mut senders, Pace::Window(100), span).unwrap();
+        assert!(
+            flow.replies.answers > 0 && flow.lost_in_all == 0,
+            "{flow:?}"
+        );
+        let dropped = stand
+            .run_discarding(&mut senders, flow.same_pace(), span)
+            .unwrap();
+        assert!(
+            dropped.sent > 0 && dropped.replies.all() == 0,
+            "{dropped:?}"
+        );
+        // What dropped is gone again.
+        assert_eq!(once(&stand, &names).lost_in_all, 0);
+
+        // Sockets in the same pod get their replies: the receiver takes those of the generator alone.
+        let server = stand.server();
+        let ask = names[..10].to_vec();
+        let (times, lost) = stand
+            .pod()
+            .netns()
+            .enter(move || closed::run(server, &ask, Duration::from_millis(50)))
+            .unwrap()
+            .unwrap();
+        assert!(times.len() > 0 && lost == 0, "{lost} of {}", times.len());
+        let ask = names[..10].to_vec();
+        let outcome = stand
+            .pod()
+            .netns()
+            .enter(move || open::run(server, &ask, 1000, Duration::from_millis(100)))
+            .unwrap()
+            .unwrap();
+        assert_eq!((outcome.sent, outcome.lost), (100, 0));
+        assert_eq!(outcome.times.len(), 100);
+    }
+
+    #[test]
+    fn replies_are_told_apart() {
+        let stand = by_id(NODELOCAL).unwrap().start(&Needs::default()).unwrap();
+        let matched = Names::of(Traffic::Matched, &namespace(0), 40).list(40);
+        let foreign = Names::of(Traffic::Foreign, &namespace(0), 40).list(40);
+        for names in [matched, foreign] {
+            let replies = once(&stand, &names).replies;
+            assert_eq!((replies.answers, replies.all()), (40, 40), "{replies:?}");
+        }
+        let missing: Vec<String> = (0..40).map(|n| format!("n{n}.cluster.local")).collect();
+        let replies = once(&stand, &missing).replies;
+        assert_eq!((replies.nxdomain, replies.all()), (40, 40), "{replies:?}");
+    }
+}

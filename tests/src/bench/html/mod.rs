@@ -363,7 +363,7 @@ fn growth_point(cell: &CellReport, figure: &Figure) -> Option<Point> {
 }
 
 fn table(body: &mut String, report: &Report) {
-    body.push_str("<h2>All figures</h2>\n<p>Medians over the rounds and where the middle half of them lies; ratios are medians of the ratios of each round.</p>\n<div class=\"wide\"><table>\n<thead><tr><th>cell</th><th>metric</th><th class=\"number\">median</th><th class=\"number\">middle half</th><th class=\"number\">rounds</th><th class=\"number\">/ NodeLocal</th><th class=\"number\">/ limit</th></tr></thead>\n<tbody>\n");
+    body.push_str("<h2>All figures</h2>\n<p>Medians over the rounds and where the middle half of them lies; ratios are medians of the ratios of each round. Shares of lost queries and of wrong replies are shown where there were any.</p>\n<div class=\"wide\"><table>\n<thead><tr><th>cell</th><th>metric</th><th class=\"number\">median</th><th class=\"number\">middle half</th><th class=\"number\">rounds</th><th class=\"number\">/ NodeLocal</th><th class=\"number\">/ limit</th></tr></thead>\n<tbody>\n");
     let mut group = "";
     for cell in &report.cells {
         if cell.group != group {
@@ -374,7 +374,12 @@ fn table(body: &mut String, report: &Report) {
                 escape(group)
             );
         }
-        for (index, figure) in cell.figures.iter().enumerate() {
+        // Nothing lost and nothing wrong, in all rounds, is what one expects.
+        let shown = cell.figures.iter().filter(|figure| {
+            let expected = [metric::LOST, metric::WRONG].contains(&figure.metric.as_str());
+            !expected || figure.summary.max > 0.0
+        });
+        for (index, figure) in shown.enumerate() {
             row(body, cell, figure, index == 0);
         }
     }
@@ -395,12 +400,13 @@ fn row(body: &mut String, cell: &CellReport, figure: &Figure, first: bool) {
     let summary = &figure.summary;
     let _ = writeln!(
         body,
-        "<tr><td>{}</td><td>{}{at}</td><td class=\"number\">{}</td><td class=\"number\">{} – {}</td><td class=\"number\">{}</td><td class=\"number\">{}</td><td class=\"number\">{}</td></tr>",
-        escape(name),
+        "<tr><td>{}</td><td class=\"metric\">{}{at}</td><td class=\"number\">{}</td><td class=\"number\">{} – {}</td><td class=\"number\">{}</td><td class=\"number\">{}</td><td class=\"number\">{}</td></tr>",
+        // Long names break where their parts meet.
+        escape(name).replace('/', "/<wbr>"),
         escape(&figure.metric.replace('_', " ")),
         say::value(summary.median, &figure.unit),
-        say::digits(summary.lower_quartile),
-        say::digits(summary.upper_quartile),
+        say::value(summary.lower_quartile, &figure.unit),
+        say::value(summary.upper_quartile, &figure.unit),
         summary.count,
         to(NODELOCAL),
         to(REFLECTOR)

@@ -8,8 +8,8 @@ use aya_ebpf::{
 use dns_common::{
     abi::{EventHeader, MAX_FRAME, Servers},
     answer::{self, Absent, Captures, Entry, Found, Located, Settings, Suffix, Tables, Ways},
-    dfa::{self, Scratch, Tail, Tails},
-    pipeline::{self, Address, Host, Matched},
+    dfa::{Scratch, Tail, Tails},
+    pipeline::{self, Address, Host, Matched, Recognised},
     verdict::{REFRESHED, Reason, Verdict},
 };
 
@@ -32,7 +32,8 @@ impl Tails for MapTails {
     }
 }
 
-struct MapTables;
+/// The tables of answers.
+pub struct MapTables;
 
 impl Tables for MapTables {
     #[inline(always)]
@@ -130,8 +131,8 @@ impl Host<Skb> for Kernel {
     }
 
     #[inline(always)]
-    fn find_rule(&self, scratch: &mut Scratch) -> Option<u32> {
-        find_rule(scratch).checked_sub(1)
+    fn recognise(&self, scratch: &mut Scratch) -> Recognised {
+        Recognised::from_code(recognise(scratch))
     }
 
     #[inline(always)]
@@ -214,26 +215,26 @@ fn ring_is_half_full() -> bool {
     RING.query(u64::from(BPF_RB_AVAIL_DATA)) > RING.query(u64::from(BPF_RB_RING_SIZE)) / 2
 }
 
-/// A function of its own, so that the walk has all registers to itself. Returns the rule plus one, 0 for none: a
+/// A function of its own, so that the walk has all registers to itself. Returns the code of a [`Recognised`]: a
 /// subprogram returns one register.
 #[inline(never)]
-fn find_rule(scratch: &mut Scratch) -> u32 {
+fn recognise(scratch: &mut Scratch) -> u32 {
     let (Some(header), Some(table)) = (DFA.get(0), TABLE.get(0)) else {
-        return 0;
+        return Recognised::None.code();
     };
-    dfa::find(header, table, &MapTails, scratch).map_or(0, |rule| rule + 1)
+    pipeline::recognise(header, table, &MapTails, scratch).code()
 }
 
 // Functions of their own for the same reason. They return whether there is one, and codes of `Located` and `Found`.
 
 #[inline(never)]
 fn locate_by_suffix(scratch: &mut Scratch) -> u32 {
-    u32::from(answer::locate_by_suffix(&MapTables, scratch))
+    u32::from(pipeline::locate_by_suffix(&MapTables, scratch))
 }
 
 #[inline(never)]
 fn locate(scratch: &mut Scratch) -> u32 {
-    answer::locate(&MapTables, scratch) as u32
+    pipeline::locate(&MapTables, scratch) as u32
 }
 
 #[inline(never)]

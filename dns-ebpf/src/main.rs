@@ -2,11 +2,14 @@
 #![no_std]
 #![no_main]
 
+#[cfg(feature = "testing")]
+mod churn;
 mod host;
 mod maps;
-#[cfg(feature = "restore")]
+#[cfg(feature = "testing")]
 mod restore;
 mod skb;
+mod steer;
 
 use aya_ebpf::{
     bindings::TC_ACT_SHOT,

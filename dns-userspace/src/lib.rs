@@ -1,6 +1,7 @@
 //! gregor: gives every tenant of a Kubernetes node its own answer for a wildcard of DNS names.
 //!
-//! Data flows one way: [`config`] → [`rules`] → [`datapath`]; packets → [`resolve`] → [`inject`]. Modules that decide do
+//! Data flows one way: [`config`] → [`rules`] → [`datapath`]; packets → [`resolve`] → [`inject`]; connections →
+//! [`tcp`] → [`resolve`]. Modules that decide do
 //! no I/O; modules that touch the kernel or the network are thin. [`app`] puts them together.
 
 pub mod app;
@@ -13,3 +14,4 @@ pub mod inject;
 pub mod observe;
 pub mod resolve;
 pub mod rules;
+pub mod tcp;

@@ -5,3 +5,4 @@ pub use gregor_lab::tools;
 
 pub mod bench;
 pub mod packets;
+pub mod reading;

@@ -13,8 +13,9 @@ use std::{
     time::Duration,
 };
 
+use dns_common::answer;
 use gregor::{
-    datapath::Intercepted,
+    datapath::{Intercepted, Publish, Term},
     inject::{Inject, Injector, InjectorOptions, QueryFrame},
     resolve::{DnsSource, Responder, ResponderOptions},
     rules::{MatchSpec, RuleSet, RuleSpec},
@@ -350,6 +351,8 @@ fn the_responder_answers_a_tenant_and_leaves_the_others_to_the_cache() {
                         ifindex: frame.ifindex,
                         rule: 0,
                         rules: rules.clone(),
+                        answers: Arc::new(NoProgram),
+                        is_answered: false,
                         vlan: None,
                         l3_offset: frame.l3_offset,
                         frame: frame.frame,
@@ -373,4 +376,20 @@ fn the_responder_answers_a_tenant_and_leaves_the_others_to_the_cache() {
         assert_eq!(own.count(), 1, "{asked_by:?}");
         assert_eq!(asked_by[2], pod_address);
     }
+}
+
+/// A program that keeps no answers.
+#[derive(Debug)]
+struct NoProgram;
+
+impl Publish for NoProgram {
+    fn key(&self, _: usize, _: u16, _: IpAddr, _: &[String]) -> Option<answer::Key> {
+        None
+    }
+
+    fn answer(&self, _: u32, _: &answer::Key, _: &answer::Body, _: &Term) {}
+
+    fn no_target(&self, _: u32, _: &answer::Key, _: Duration) {}
+
+    fn nothing(&self, _: &answer::Key) {}
 }

@@ -1,11 +1,19 @@
 //! The table of packets over the engines that need no privileges, and what the table itself must cover.
 
-use std::collections::BTreeSet;
+#![allow(clippy::unwrap_used, reason = "a panic is the report")]
 
-use dns_common::verdict::Reason;
-use gregor_tests::packets::{
-    engine::{Slice, agree},
-    table::{ALONE, Case, Expect, NOT_FROM_A_FRAME, SEVERAL, cases},
+use std::{collections::BTreeSet, time::Duration};
+
+use dns_common::verdict::{Reason, Verdict};
+use gregor::datapath::Term;
+use gregor_tests::{
+    lab::skip,
+    packets::{
+        answers::{self, addresses},
+        engine::{Engine as _, Outcome, Slice, agree, agree_on_answers},
+        table::{ALONE, Case, Expect, NOT_FROM_A_FRAME, SEVERAL, broker_query, cases},
+    },
+    reading, tools,
 };
 
 #[test]
@@ -139,4 +147,167 @@ fn what_passes_by_rule_passes() {
             assert!(matches!(case.expect, Expect::Pass(_)), "{line}: {name}");
         }
     }
+}
+
+#[test]
+fn answers_over_a_slice() {
+    let cases = answers::cases();
+    let mut slice = Slice::with_rules(answers::rules());
+    agree_on_answers(&mut slice, cases.iter());
+}
+
+/// Each answer as two unrelated parsers read it.
+#[test]
+fn answers_are_read_as_they_were_meant() {
+    if !tools::has_go() {
+        return skip(
+            "answers_are_read_as_they_were_meant",
+            "no Go to build the second parser with",
+        );
+    }
+    let cases = answers::cases();
+    let mut slice = Slice::with_rules(answers::rules());
+    let replies = agree_on_answers(&mut slice, cases.iter());
+    let messages: Vec<&[u8]> = replies.iter().map(|(_, reply)| &reply[..]).collect();
+    let readings = reading::both(&messages).unwrap();
+    for ((case, reply), reading) in replies.iter().zip(&readings) {
+        assert!(
+            case.is_read_in(reading),
+            "{}: {reading:#?} in {reply:02x?}",
+            case.name
+        );
+    }
+}
+
+#[test]
+fn every_answer_case_is_one_of_its_own() {
+    let cases = answers::cases();
+    let names: BTreeSet<&str> = cases.iter().map(|case| case.name.as_str()).collect();
+    assert_eq!(names.len(), cases.len(), "a name twice");
+    let count = |expect| cases.iter().filter(|case| case.expect == expect).count();
+    for expect in [
+        answers::Expect::Answered,
+        answers::Expect::Refreshed,
+        answers::Expect::Taken,
+        answers::Expect::NoTarget,
+    ] {
+        assert!(count(expect) > 2, "{expect:?}");
+    }
+}
+
+/// With empty tables, and with none, everything is as before.
+#[test]
+fn the_table_with_answers_that_nobody_has() {
+    let cases = cases();
+    let mut slice = Slice::new(SEVERAL);
+    slice
+        .tell(&[answers::told("nobody", answers::endpoint())])
+        .unwrap();
+    agree(&mut slice, cases.iter());
+}
+
+/// The reply of a slice, its TTL and the addresses in their order.
+fn told_by(outcome: &Outcome) -> (u32, Vec<Vec<u8>>) {
+    let Outcome::Answered { reply, .. } = outcome else {
+        panic!("{outcome:?}");
+    };
+    let reading = reading::hickory(&reply[42..]).unwrap();
+    let ttl = reading.answer[0].ttl;
+    assert!(reading.answer.iter().all(|record| record.ttl == ttl));
+    let addresses = reading.answer.iter().filter(|record| record.rtype == 1);
+    let bytes = |hex: &str| {
+        (0..hex.len() / 2)
+            .map(|at| u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).unwrap())
+            .collect()
+    };
+    (ttl, addresses.map(|record| bytes(&record.data)).collect())
+}
+
+#[test]
+fn an_answer_ages_by_the_second() {
+    const SECOND: u64 = 1_000_000_000;
+    let mut slice = Slice::with_rules(answers::rules());
+    let begin = slice.now_ns;
+    let entry = answers::told("foo", answers::endpoint()).for_term(Term {
+        fresh: Duration::from_secs(30),
+        grace: Duration::from_secs(3),
+        fixed_ttl: None,
+    });
+    slice.tell(&[entry]).unwrap();
+    let query = broker_query().build();
+    for (after, ttl) in [
+        (0, 30),
+        (1, 30),
+        (SECOND - 1, 30),
+        (SECOND, 29),
+        (SECOND + 1, 29),
+        (28 * SECOND, 2),
+        (29 * SECOND - 1, 2),
+        (29 * SECOND, 1),
+        (30 * SECOND - 1, 1),
+    ] {
+        slice.now_ns = begin + after;
+        let outcome = slice.run(&query).unwrap();
+        assert_eq!(told_by(&outcome).0, ttl, "{after} ns later");
+        assert!(matches!(outcome, Outcome::Answered { refresh: None, .. }));
+    }
+    // One query of its grace is handed over, and no second one before the entry is another.
+    for (after, refreshes) in [
+        (30 * SECOND, true),
+        (30 * SECOND, false),
+        (33 * SECOND - 1, false),
+    ] {
+        slice.now_ns = begin + after;
+        let outcome = slice.run(&query).unwrap();
+        assert_eq!(told_by(&outcome).0, 1);
+        let Outcome::Answered { refresh, .. } = outcome else {
+            unreachable!();
+        };
+        assert_eq!(refresh.is_some(), refreshes, "{after} ns later");
+    }
+    slice.now_ns = begin + 33 * SECOND;
+    assert_eq!(slice.run(&query).unwrap().verdict(), Verdict::Taken);
+}
+
+#[test]
+fn addresses_take_turns() {
+    let mut slice = Slice::with_rules(answers::rules());
+    for count in 1..=20u8 {
+        let answer = answers::Answer {
+            rdata: addresses(count),
+            ..answers::endpoint()
+        };
+        if answer.body().is_none() {
+            continue;
+        }
+        slice.tell(&[answers::told("foo", answer)]).unwrap();
+        for turn in 0..3 * usize::from(count) {
+            let mut expected = addresses(count);
+            expected.rotate_left(turn % usize::from(count));
+            let outcome = slice.run(&broker_query().build()).unwrap();
+            assert_eq!(told_by(&outcome).1, expected, "answer {turn} of {count}");
+        }
+    }
+}
+
+/// A frame that cannot grow goes to userspace as it came.
+#[test]
+fn no_room_in_the_buffer() {
+    let mut slice = Slice::with_rules(answers::rules());
+    slice
+        .tell(&[answers::told("foo", answers::endpoint())])
+        .unwrap();
+    let query = broker_query().build();
+    let mut verdicts = BTreeSet::new();
+    for room in 0..400 {
+        slice.room = room;
+        let outcome = slice.run(&query).unwrap();
+        verdicts.insert(format!("{:?}", outcome.verdict()));
+        match outcome {
+            Outcome::Taken(event) => assert_eq!(event.frame, query.bytes),
+            Outcome::Answered { reply, .. } => assert!(reply.len() <= query.bytes.len() + room),
+            passed => panic!("{passed:?}"),
+        }
+    }
+    assert_eq!(verdicts.len(), 2);
 }

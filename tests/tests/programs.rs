@@ -3,14 +3,18 @@
 use std::time::Duration;
 
 use dns_common::verdict::{Reason, TAKEN, Verdict};
-use gregor::datapath::{Hook, Limit, LoadOptions, Order};
-use gregor_tests::packets::{
-    build::Frame,
-    engine::{Engine as _, Outcome, TestRun, Veth, agree},
-    loaded::{LOOPBACK, Loaded, compile, options, wait_until},
-    observer::{Observer, Place},
-    table::{ALONE, SEVERAL, broker_query, cases},
-    wire::on_a_wire,
+use gregor::datapath::{Hook, Limit, LoadOptions, Order, Term};
+use gregor_tests::{
+    packets::{
+        answers,
+        build::Frame,
+        engine::{Engine as _, Outcome, TestRun, Veth, agree, agree_on_answers},
+        loaded::{LOOPBACK, Loaded, answering, compile, options, wait_until},
+        observer::{Observer, Place},
+        table::{ALONE, SEVERAL, broker_query, cases},
+        wire::on_a_wire,
+    },
+    reading,
 };
 
 #[test]
@@ -56,6 +60,149 @@ fn the_table_on_clsact() {
         );
         assert!(ran > 200, "{ran}");
     });
+}
+
+#[test]
+fn answers_under_test_run() {
+    let cases = answers::cases();
+    let mut program = TestRun::with_options(&answering()).unwrap();
+    agree_on_answers(&mut program, cases.iter());
+}
+
+/// A program with tables of answers, and nothing in them that is asked for.
+#[test]
+fn the_table_with_answers_that_nobody_has() {
+    let mut program = TestRun::with_options(&LoadOptions {
+        answers: answering().answers,
+        ..options(compile(SEVERAL))
+    })
+    .unwrap();
+    program
+        .tell(&[answers::told("nobody", answers::endpoint())])
+        .unwrap();
+    agree(&mut program, cases().iter());
+}
+
+/// A program that is to answer nothing hands over what another one would answer, whatever it is told.
+#[test]
+fn no_answers() {
+    let mut program = TestRun::with_options(&options(answers::rules())).unwrap();
+    for case in answers::cases() {
+        if !program.takes(&case.engines()) {
+            continue;
+        }
+        program.tell(&case.told).unwrap();
+        let outcome = program.run(&case.frame()).unwrap();
+        assert_eq!(outcome.verdict(), Verdict::Taken, "{}", case.name);
+    }
+}
+
+/// Every reply arrives at the pod, alone and with right checksums, and nobody behind the program has seen the query.
+#[test]
+fn answers_on_a_veth() {
+    on_a_wire(|wire| {
+        let cases = answers::cases();
+        let mut veth = Veth::with_options(wire, &answering()).unwrap();
+        agree_on_answers(&mut veth, cases.iter());
+    });
+}
+
+#[test]
+fn answers_on_clsact() {
+    on_a_wire(|wire| {
+        let cases = answers::cases();
+        let options = LoadOptions {
+            hook: Hook::Clsact,
+            ..answering()
+        };
+        let mut veth = Veth::with_options(wire, &options).unwrap();
+        agree_on_answers(&mut veth, cases.iter());
+    });
+}
+
+/// Without a responder the program answers from what it has, asks nobody for more, and passes the rest.
+#[test]
+fn answers_without_a_responder() {
+    let mut loaded = Loaded::new(&answering()).unwrap();
+    loaded.datapath.allow_interface(LOOPBACK).unwrap();
+    let in_grace = answers::told("foo", answers::endpoint()).for_term(Term {
+        fresh: Duration::ZERO,
+        grace: Duration::from_secs(3600),
+        fixed_ttl: None,
+    });
+    loaded.tell(&[in_grace]).unwrap();
+    loaded.heartbeat.stop().unwrap();
+    for _ in 0..3 {
+        let outcome = loaded.test_run(&matched()).unwrap();
+        assert!(
+            matches!(outcome, Outcome::Answered { refresh: None, .. }),
+            "{outcome:?}"
+        );
+    }
+    loaded.heartbeat.renew(Duration::from_secs(3600)).unwrap();
+    for refreshes in [true, false, false] {
+        let outcome = loaded.test_run(&matched()).unwrap();
+        let Outcome::Answered { refresh, .. } = outcome else {
+            panic!("{outcome:?}");
+        };
+        assert_eq!(
+            refresh.is_some(),
+            refreshes,
+            "once, and only where somebody listens"
+        );
+    }
+    loaded.tell(&[]).unwrap();
+    loaded.heartbeat.stop().unwrap();
+    assert_eq!(
+        loaded.test_run(&matched()).unwrap(),
+        Outcome::Passed(Reason::NoResponder)
+    );
+}
+
+/// Successive answers of one processor begin with the next address each.
+#[test]
+fn addresses_take_turns() {
+    on_one_processor();
+    let mut program = TestRun::with_options(&answering()).unwrap();
+    for count in [1u8, 2, 3, 5, 16, 20] {
+        let answer = answers::Answer {
+            rdata: answers::addresses(count),
+            chain: vec!["kafka-upstream.foo.svc.cluster.local".to_owned()],
+            ..answers::endpoint()
+        };
+        program.tell(&[answers::told("foo", answer)]).unwrap();
+        let mut first = None;
+        for turn in 0..3 * usize::from(count) {
+            let outcome = program.run(&broker_query().build()).unwrap();
+            let Outcome::Answered { reply, .. } = outcome else {
+                panic!("{outcome:?}");
+            };
+            let reading = reading::hickory(&reply[42..]).unwrap();
+            let own = &reading.answer[1].data;
+            let position = (answers::addresses(count).iter())
+                .position(|rdata| {
+                    *own == rdata.iter().map(|b| format!("{b:02x}")).collect::<String>()
+                })
+                .unwrap();
+            let first = *first.get_or_insert(position);
+            assert_eq!(position, (first + turn) % usize::from(count));
+        }
+    }
+}
+
+/// Keeps the calling thread, and the test runs that it starts, where they are.
+fn on_one_processor() {
+    use nix::{
+        sched::{CpuSet, sched_getaffinity, sched_setaffinity},
+        unistd::Pid,
+    };
+    let allowed = sched_getaffinity(Pid::from_raw(0)).expect("affinity");
+    let first = (0..CpuSet::count())
+        .find(|&cpu| allowed.is_set(cpu) == Ok(true))
+        .expect("a processor");
+    let mut one = CpuSet::new();
+    one.set(first).expect("its number");
+    sched_setaffinity(Pid::from_raw(0), &one).expect("affinity");
 }
 
 /// Every frame has an engine that runs the program itself.

@@ -1,5 +1,5 @@
 //! What the tenants' own resolvers find: the unqualified broker name leads to the endpoint of the pod's namespace, whichever
-//! libc asks, whichever cache the node has, over IPv4 and IPv6; and it is gregor who says so.
+//! library asks, whichever cache the node has, over IPv4 and IPv6; and it is gregor who says so.
 
 #![allow(
     clippy::unwrap_used,
@@ -9,15 +9,21 @@
 
 mod e2e;
 
-use std::net::IpAddr;
+use std::{
+    io::{BufRead as _, BufReader},
+    net::IpAddr,
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex},
+    thread,
+};
 
-use e2e::{Metrics, clients, qualified, sorted};
+use e2e::{Metrics, PATIENCE, clients, qualified, sorted, until, until_the_programs_answer};
 use gregor_tests::{
     lab::{
-        CacheKind, ClusterKind, Gregor, Lab,
+        CacheKind, ClusterKind, Gregor, Lab, Pod,
         world::{
             BAR_ADDRESSES, BAR_ENDPOINT, BROKER, CLUSTER_DNS_V4, CLUSTER_DNS_V6, ExternalName,
-            FOO_ADDRESSES, FOO_ENDPOINT, NODE_LOCAL_V4, NODE_LOCAL_V6, World,
+            FOO_ADDRESSES, FOO_ENDPOINT, NODE_LOCAL_V4, NODE_LOCAL_V6, PUBLIC_ADDRESS, World,
         },
     },
     tools,
@@ -50,8 +56,8 @@ fn world() -> World {
     }
 }
 
-fn every_resolver_gets_its_own_endpoint(cache: CacheKind, cluster: ClusterKind) {
-    let mut lab = Lab::builder("e2eres")
+fn lab_with_tenants(prefix: &str, cache: CacheKind, cluster: ClusterKind) -> Lab {
+    let mut lab = Lab::builder(prefix)
         .cache(cache)
         .cluster(cluster)
         .world(world())
@@ -60,6 +66,34 @@ fn every_resolver_gets_its_own_endpoint(cache: CacheKind, cluster: ClusterKind) 
     for (namespace, server, _) in TENANTS {
         lab.add_pod_asking(namespace, &[server]).unwrap();
     }
+    lab
+}
+
+fn addresses_of(endpoint: &str) -> [IpAddr; 3] {
+    match endpoint {
+        FOO_ENDPOINT => FOO_ADDRESSES,
+        _ => BAR_ADDRESSES,
+    }
+}
+
+/// Who computes the checksums of what a pod sends: its own stack, or in name its interface; between the ends of a veth
+/// nobody does then, and queries come with partial ones.
+fn offload_checksums(pod: &Pod, state: &str) {
+    let ethtool = |arguments: &[&str]| {
+        let mut command = Command::new(tools::ethtool().unwrap());
+        command.args(arguments);
+        let output = pod.output(command).unwrap();
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    ethtool(&["-K", "eth0", "tx", state]);
+    let now = ethtool(&["-k", "eth0"]);
+    let set = format!("tx-checksumming: {state}");
+    assert!(now.lines().any(|line| line == set), "{now}");
+}
+
+fn every_resolver_gets_its_own_endpoint(cache: CacheKind, cluster: ClusterKind) {
+    let lab = lab_with_tenants("e2eres", cache, cluster);
     // Without gregor nobody gets there: what follows cannot come from the servers.
     for (namespace, ..) in TENANTS {
         let found = lab.pod(namespace).getent(BROKER).unwrap();
@@ -77,16 +111,22 @@ fn every_resolver_gets_its_own_endpoint(cache: CacheKind, cluster: ClusterKind) 
     lab.cluster().forget();
     let clients = clients();
     for (namespace, server, endpoint) in TENANTS {
-        let expected = sorted(match endpoint {
-            FOO_ENDPOINT => FOO_ADDRESSES,
-            _ => BAR_ADDRESSES,
-        });
-        for client in &clients {
-            let before = Metrics::of(&gregor);
-            let what = format!("{} in {namespace}, asking {server}", client.name);
-            let found = client.finds(lab.pod(namespace), BROKER);
-            assert_eq!(found.as_ref(), Ok(&expected), "{what}");
-            gregor_answered(&gregor, &before, namespace, &what);
+        let expected = sorted(addresses_of(endpoint));
+        let pod = lab.pod(namespace);
+        for state in ["on", "off"] {
+            offload_checksums(pod, state);
+            for client in &clients {
+                let what = format!(
+                    "{} in {namespace}, asking {server}, tx {state}",
+                    client.name
+                );
+                until_the_programs_answer(&gregor, &what, |_| {
+                    let before = Metrics::of(&gregor);
+                    let found = client.finds(pod, BROKER);
+                    assert_eq!(found.as_ref(), Ok(&expected), "{what}");
+                    gregor_answered(&gregor, &before, namespace, &what);
+                });
+            }
         }
         // Neither server has ever seen the name: it is none of their answers.
         let name = format!("{}.", qualified(namespace));
@@ -108,32 +148,213 @@ fn every_resolver_gets_its_own_endpoint(cache: CacheKind, cluster: ClusterKind) 
 fn gregor_answered(gregor: &Gregor, before: &Metrics, namespace: &str, what: &str) {
     let after = Metrics::of(gregor);
     let grown = |value: fn(&Metrics) -> f64| value(&after) - value(before);
+    let intercepted = grown(Metrics::intercepted);
+    assert!(intercepted >= 2.0, "{what}: {intercepted} intercepted");
     let taken = grown(Metrics::taken);
-    assert!(taken >= 2.0, "{what}: {taken} taken");
     assert_eq!(grown(|m| m.responses("NOERROR")), taken, "{what}");
     assert_eq!(grown(|m| m.responses("SERVFAIL")), 0.0, "{what}");
     assert_eq!(grown(|m| m.passed("no_rule")), 0.0, "{what}");
     assert_eq!(grown(|m| m.passed_on("no_target")), 0.0, "{what}");
     let own = after.namespace(namespace, "answer") - before.namespace(namespace, "answer");
     assert_eq!(own, taken, "{what}");
+    let in_kernel = after.namespace_in_kernel(namespace) - before.namespace_in_kernel(namespace);
+    assert_eq!(in_kernel, intercepted - taken, "{what}");
 }
 
-#[test]
-fn behind_coredns_as_nodelocal_runs_it() {
-    every_resolver_gets_its_own_endpoint(
-        CacheKind::CoreDns { template: false },
-        ClusterKind::CoreDns,
+/// A Kafka cluster in the node, at the addresses of an endpoint: see `tests/clients/broker`. It ends when it is dropped.
+struct Kafka {
+    name: &'static str,
+    process: Child,
+    said: Arc<Mutex<Vec<String>>>,
+}
+
+impl Kafka {
+    fn start(lab: &Lab, name: &'static str, addresses: &[IpAddr]) -> Self {
+        let mut batch = String::new();
+        for address in addresses {
+            let (prefix, nodad) = match address {
+                IpAddr::V4(_) => (32, ""),
+                IpAddr::V6(_) => (128, " nodad"),
+            };
+            batch += &format!("addr add {address}/{prefix} dev lo{nodad}\n");
+        }
+        lab.node().ip(&batch).unwrap();
+        let mut command = Command::new(tools::kafka_broker().unwrap());
+        command
+            .args([name, BROKER])
+            .args(addresses.iter().map(IpAddr::to_string))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        let mut process = lab.node().spawn(command).unwrap();
+        let said = Arc::new(Mutex::new(Vec::new()));
+        let (output, log) = (process.stdout.take().unwrap(), said.clone());
+        thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                log.lock().unwrap().push(line);
+            }
+        });
+        let kafka = Self {
+            name,
+            process,
+            said,
+        };
+        until(&format!("Kafka of {name}"), || {
+            (kafka.said.lock().unwrap().first()? == "ready").then_some(())
+        });
+        kafka.forget();
+        kafka
+    }
+
+    fn forget(&self) {
+        self.said.lock().unwrap().clear();
+    }
+
+    /// Each connection since then: number of the broker, address of the endpoint.
+    fn connections(&self) -> Vec<(u8, IpAddr)> {
+        let said = self.said.lock().unwrap();
+        said.iter()
+            .map(|line| {
+                let rest = line.strip_prefix("broker ").unwrap();
+                let (broker, address) = rest.split_once(" accepted at ").unwrap();
+                (broker.parse().unwrap(), address.parse().unwrap())
+            })
+            .collect()
+    }
+}
+
+impl Drop for Kafka {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// What kcat, which is librdkafka, prints in a pod. It knows the bootstrap name only.
+fn kcat(pod: &Pod, arguments: &[&str]) -> String {
+    let mut command = Command::new("timeout");
+    command
+        .arg(PATIENCE.as_secs().to_string())
+        .arg(tools::kcat().unwrap())
+        .args(["-b", &format!("{BROKER}:9092"), "-m", "30"])
+        .args(arguments);
+    let output = pod.output(command).unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(
+        output.status.success(),
+        "{}: kcat {arguments:?}: {}: {}",
+        pod.namespace,
+        output.status,
+        text(&output.stderr)
     );
+    text(&output.stdout)
 }
 
-#[test]
-fn behind_unbound() {
-    every_resolver_gets_its_own_endpoint(CacheKind::Unbound, ClusterKind::CoreDns);
+/// kcat learns the brokers' names, connects to each of them, and finds them to be this cluster's; no other hears of it.
+fn reaches(pod: &Pod, own: &Kafka, endpoint: &[IpAddr], others: &[&Kafka], what: &str) {
+    for kafka in others.iter().chain([&own]) {
+        kafka.forget();
+    }
+    let listed: serde_json::Value = serde_json::from_str(&kcat(pod, &["-L", "-J"])).unwrap();
+    let brokers = listed["brokers"].as_array().unwrap();
+    let mut names: Vec<&str> = brokers
+        .iter()
+        .map(|broker| broker["name"].as_str().unwrap())
+        .collect();
+    names.sort_unstable();
+    let advertised = [0, 1, 2].map(|broker| format!("b{broker}.{BROKER}:{}", 9092 + broker));
+    assert_eq!(names, advertised, "{what}");
+
+    let read = kcat(pod, &["-C", "-t", "tenant", "-o", "beginning", "-e", "-q"]);
+    let mut messages: Vec<&str> = read.lines().collect();
+    messages.sort_unstable();
+    let written = [0, 1, 2].map(|partition| format!("{} at {partition}", own.name));
+    assert_eq!(messages, written, "{what}");
+
+    let connections = own.connections();
+    for broker in 0..3 {
+        let reached = connections.iter().any(|(reached, _)| *reached == broker);
+        assert!(reached, "{what}: broker {broker}: {connections:?}");
+    }
+    assert!(
+        connections
+            .iter()
+            .all(|(_, address)| endpoint.contains(address)),
+        "{what}: {connections:?}"
+    );
+    for other in others {
+        let strayed = other.connections();
+        assert!(strayed.is_empty(), "{what}: {}: {strayed:?}", other.name);
+    }
 }
 
-#[test]
-fn behind_the_embedded_cache() {
-    every_resolver_gets_its_own_endpoint(CacheKind::Embedded, ClusterKind::Embedded);
+/// Brokers' names from metadata lead each tenant to its own endpoint, though they are the same names for all.
+fn librdkafka_reaches_its_own_brokers(cache: CacheKind, cluster: ClusterKind) {
+    let mut lab = lab_with_tenants("e2ekafka", cache, cluster);
+    lab.add_pod("baz").unwrap();
+    let public = Kafka::start(&lab, "public", &[PUBLIC_ADDRESS]);
+    let foo = Kafka::start(&lab, "foo", &FOO_ADDRESSES);
+    let bar = Kafka::start(&lab, "bar", &BAR_ADDRESSES);
+    // Without gregor every tenant gets what the names are in public.
+    for (namespace, ..) in TENANTS {
+        let pod = lab.pod(namespace);
+        reaches(pod, &public, &[PUBLIC_ADDRESS], &[&foo, &bar], namespace);
+    }
+    let gregor = lab
+        .start_gregor(&tools::gregor().unwrap(), &lab.gregor_config())
+        .unwrap();
+    for (namespace, server, endpoint) in TENANTS {
+        let pod = lab.pod(namespace);
+        let (own, other) = match endpoint {
+            FOO_ENDPOINT => (&foo, &bar),
+            _ => (&bar, &foo),
+        };
+        for state in ["on", "off"] {
+            offload_checksums(pod, state);
+            let what = format!("kcat in {namespace}, asking {server}, tx {state}");
+            until_the_programs_answer(&gregor, &what, |_| {
+                let before = Metrics::of(&gregor);
+                reaches(pod, own, &addresses_of(endpoint), &[other, &public], &what);
+                gregor_answered(&gregor, &before, namespace, &what);
+            });
+        }
+    }
+    // Nor does gregor change that for a tenant without an endpoint.
+    let before = Metrics::of(&gregor);
+    reaches(
+        lab.pod("baz"),
+        &public,
+        &[PUBLIC_ADDRESS],
+        &[&foo, &bar],
+        "kcat in baz",
+    );
+    let after = Metrics::of(&gregor);
+    let no_target = |m: &Metrics| m.passed_on("no_target") + m.passed("no_target");
+    assert!(no_target(&after) - no_target(&before) >= 2.0);
+}
+
+/// Each existing cache, with each kind of client.
+macro_rules! behind {
+    ($($module:ident: $cache:expr, $cluster:expr;)+) => {$(
+        mod $module {
+            use super::*;
+
+            #[test]
+            fn every_resolver_gets_its_own_endpoint() {
+                super::every_resolver_gets_its_own_endpoint($cache, $cluster);
+            }
+
+            #[test]
+            fn librdkafka_reaches_its_own_brokers() {
+                super::librdkafka_reaches_its_own_brokers($cache, $cluster);
+            }
+        }
+    )+};
+}
+
+behind! {
+    coredns_as_nodelocal_runs_it: CacheKind::CoreDns { template: false }, ClusterKind::CoreDns;
+    unbound: CacheKind::Unbound, ClusterKind::CoreDns;
+    the_embedded_cache: CacheKind::Embedded, ClusterKind::Embedded;
 }
 
 #[test]
@@ -142,4 +363,5 @@ fn behind_node_cache() {
         return gregor_tests::lab::skip("behind_node_cache", "no node-cache on PATH");
     }
     every_resolver_gets_its_own_endpoint(CacheKind::NodeCache, ClusterKind::CoreDns);
+    librdkafka_reaches_its_own_brokers(CacheKind::NodeCache, ClusterKind::CoreDns);
 }

@@ -167,6 +167,30 @@ fn checks() -> Vec<Check> {
             ),
         },
         Check {
+            what: "JDK",
+            needed_for: "tests",
+            found: program(
+                "javac",
+                &["-version"],
+                "apt-get install default-jdk-headless",
+            ),
+        },
+        Check {
+            what: "kcat",
+            needed_for: "tests",
+            found: program("kcat", &["-V"], "apt-get install kcat"),
+        },
+        Check {
+            what: "ethtool",
+            needed_for: "tests",
+            found: program("ethtool", &["--version"], "apt-get install ethtool"),
+        },
+        Check {
+            what: "nft",
+            needed_for: "tests",
+            found: program("nft", &["--version"], "apt-get install nftables"),
+        },
+        Check {
             what: "CoreDNS",
             needed_for: "tests",
             found: if tools::coredns_is_built() {

@@ -8,6 +8,7 @@ use gregor_lab::tools::say;
 mod bench;
 mod build;
 mod doctor;
+mod fuzz;
 mod machine;
 mod run;
 mod setup;
@@ -36,6 +37,8 @@ enum Task {
     Test(test::Options),
     /// Measure
     Bench(bench::Options),
+    /// Fuzz what reads packets, replies and files
+    Fuzz(fuzz::Options),
 }
 
 fn main() -> ExitCode {
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
         Task::Run(options) => run::run(&options),
         Task::Test(options) => test::run(&options),
         Task::Bench(options) => bench::run(&options),
+        Task::Fuzz(options) => fuzz::run(&options),
     };
     outcome.unwrap_or_else(|error| {
         // What to do about it, without a backtrace of this program.

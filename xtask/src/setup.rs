@@ -13,7 +13,7 @@ use crate::{
 
 #[derive(Debug, Args)]
 pub struct Options {
-    /// Also what the end-to-end tests need: CoreDNS, unbound, musl, c-ares, Go
+    /// Also what the end-to-end tests need: CoreDNS, unbound, musl, c-ares, Go, a JDK, kcat
     #[arg(long)]
     pub tests: bool,
 }
@@ -70,6 +70,10 @@ pub fn ensure_tests() -> Result<()> {
         ("musl-tools", tools::find("musl-gcc").is_some()),
         ("libc-ares-dev", Path::new("/usr/include/ares.h").exists()),
         ("golang-go", tools::has_go()),
+        ("default-jdk-headless", tools::find("javac").is_some()),
+        ("kcat", tools::find("kcat").is_some()),
+        ("ethtool", tools::find("ethtool").is_some()),
+        ("nftables", tools::find("nft").is_some()),
     ]
     .into_iter()
     .filter_map(|(package, there)| (!there).then_some(package))
@@ -81,6 +85,9 @@ pub fn ensure_tests() -> Result<()> {
     tools::glibc_client()?;
     tools::cares_client()?;
     tools::go_client()?;
+    tools::java_client()?;
+    tools::kafka_broker()?;
+    tools::unpack()?;
     tools::coredns()?;
     Ok(())
 }

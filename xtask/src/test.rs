@@ -12,7 +12,7 @@ use clap::Args;
 use gregor_lab::{SKIPPED_FILE, tools::say};
 
 use crate::{
-    build,
+    build, fuzz,
     machine::{self, Toolchain},
     setup,
     table::{Colour, colours, paint},
@@ -77,6 +77,9 @@ fn steps(options: &Options, tally: &mut Tally) -> Result<()> {
     if options.unit {
         return Ok(());
     }
+    if options.filter.is_none() {
+        fuzz(tally)?;
+    }
 
     setup::ensure_run()?;
     setup::ensure_tests()?;
@@ -136,6 +139,20 @@ fn lint(tally: &mut Tally) -> Result<()> {
             .args(["--", "-D", "warnings"]),
         tally,
     )
+}
+
+/// Each fuzz target for a fixed number of executions: what lies next to the corpus, no more.
+fn fuzz(tally: &mut Tally) -> Result<()> {
+    headline("fuzz targets");
+    let started = Instant::now();
+    let (passed, failed) = fuzz::short()?;
+    say(&format!(
+        "fuzz targets: {passed} passed, {failed} failed in {} s",
+        started.elapsed().as_secs()
+    ));
+    tally.passed += passed;
+    tally.failed += failed;
+    Ok(())
 }
 
 fn cargo_test(which: &str) -> Result<Command> {

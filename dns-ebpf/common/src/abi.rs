@@ -18,6 +18,10 @@ pub mod maps {
     pub const MORE_INTERFACES: &str = "MORE_INTERFACES";
     pub const OTHER_SERVERS: &str = "OTHER_SERVERS";
     pub const SCRATCH: &str = "SCRATCH";
+    pub const STEERING: &str = "STEERING";
+    pub const STEERED: &str = "STEERED";
+    pub const LISTENERS: &str = "LISTENERS";
+    pub const OWN: &str = "OWN";
     pub const SETTINGS: &str = "SETTINGS";
     pub const CAPTURES: &str = "CAPTURES";
     pub const INDEX: &str = "INDEX";
@@ -27,6 +31,31 @@ pub mod maps {
     pub const SUFFIX_INDEX: &str = "SUFFIX_INDEX";
     pub const SUFFIXES: &str = "SUFFIXES";
     pub const HITS: &str = "HITS";
+}
+
+/// What the sk_lookup program is told, and where it finds the listeners.
+pub mod steer {
+    /// No connection is steered.
+    pub const NEVER: u32 = 0;
+    /// Those of clients that were just told TC=1.
+    pub const AFTER_TRUNCATION: u32 = 1;
+    /// All but the node's own.
+    pub const ALWAYS: u32 = 2;
+
+    pub const LISTENER_V4: u32 = 0;
+    pub const LISTENER_V6: u32 = 1;
+}
+
+/// Most clients that are steered at a time; the least recently told go first.
+pub const MAX_STEERED: u32 = 8192;
+/// Most addresses of the node that the sk_lookup program knows. Connections from one that it does not know are served like
+/// a pod's.
+pub const MAX_OWN: u32 = 4096;
+
+/// An IPv4 address as it stands in a packet, mapped (RFC 4291 §2.5.5.2), each half as `u64::from_ne_bytes`.
+#[inline(always)]
+pub const fn mapped(address: u32) -> [u64; 2] {
+    [0, 0xffff_u32.to_be() as u64 | (address as u64) << 32]
 }
 
 /// Most servers of one address family.
@@ -42,6 +71,19 @@ pub struct Servers {
     pub v4: [u32; MAX_SERVERS],
     /// Each half `u64::from_ne_bytes(octets)`.
     pub v6: [[u64; 2]; MAX_SERVERS],
+    /// What stands for each server in the key of an answer, first those of IPv4, then those of IPv6. The program reads
+    /// it rather than take the index: the verifier would walk all that follows once for each.
+    pub ids: [u32; 2 * MAX_SERVERS],
+}
+
+impl Servers {
+    /// The same with ids that tell servers apart, or that do not.
+    pub fn with_ids(mut self, distinct: bool) -> Self {
+        for (index, id) in self.ids.iter_mut().enumerate() {
+            *id = if distinct { index as u32 } else { 0 };
+        }
+        self
+    }
 }
 
 /// What may be asked of the responder, as a virtual-scheduling bucket (GCRA): one word, so that a lost race

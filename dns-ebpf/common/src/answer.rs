@@ -41,7 +41,7 @@ const PATCHES: usize = COUNTS + 1;
 const SECTION: usize = PATCHES + (MAX_POINTERS + MAX_TTLS) / 4;
 
 /// Most compression pointers in front of the RRset.
-pub const MAX_POINTERS: usize = 20;
+pub const MAX_POINTERS: usize = 16;
 /// Most TTLs in front of the RRset.
 pub const MAX_TTLS: usize = 12;
 /// Most bytes of a section, its RRset counted twice.
@@ -49,7 +49,7 @@ pub const SECTION_LEN: usize = 1024 - SECTION * 8;
 /// Bytes copied at a time.
 pub(crate) const STRIDE: usize = 32;
 /// Most addresses of an answer that is kept here.
-pub const MAX_RECORDS: usize = 32;
+pub const MAX_RECORDS: usize = 20;
 
 const _: () = assert!(ENTRY_WORDS * 8 == 1024 + STRIDE);
 const _: () = assert!(CAPTURES + MAX_CAPTURES * CAPTURE_WORDS <= ABSENT_WORDS);
@@ -170,8 +170,8 @@ impl Key {
         (0..MAX_CAPTURES).filter_map(|index| {
             let len = (self.lengths >> (8 * index)) as usize & 0xff;
             let mut label = [0; CAPTURE_WORDS * 8];
-            for at in 0..len {
-                label[at] = (self.captures[index * CAPTURE_WORDS + at / 8] >> (8 * (at % 8))) as u8;
+            for (at, byte) in label.iter_mut().take(len).enumerate() {
+                *byte = (self.captures[index * CAPTURE_WORDS + at / 8] >> (8 * (at % 8))) as u8;
             }
             (len > 0).then_some((label, len))
         })
@@ -213,10 +213,10 @@ pub struct Settings {
     pub bucket_mask: u32,
     /// The same for targets that do not exist.
     pub absent_mask: u32,
-    /// All ones where the server asked is part of an answer's key, else 0.
-    pub per_server: u32,
     /// Slots of the table of answers; 0 when the program is to answer nothing.
     pub slots: u32,
+    #[doc(hidden)]
+    pub padding: u32,
     pub suffixes: SuffixSettings,
 }
 
@@ -262,10 +262,14 @@ pub struct Asked {
     pub now_ns: u64,
     pub rule: u32,
     pub qtype: u32,
-    /// Index of the server asked.
+    /// What stands for the server asked; see `abi::Servers`.
     pub server: u32,
     /// Most bytes of an answer section.
     pub room: u32,
+    /// Bytes of the message from the question on that are in the scratch.
+    pub copied: u32,
+    #[doc(hidden)]
+    pub padding: u32,
 }
 
 /// What was found, beside the bytes in the scratch.
@@ -320,8 +324,8 @@ impl Scratch {
     /// Puts the key of a question into the scratch; returns what its hash begins with, before the head is mixed in.
     #[inline(always)]
     fn make_key(&mut self, captures: Captures, settings: &Settings) -> u64 {
-        let upstream = self.asked.server & settings.per_server;
-        self.key.head = head(self.asked.rule, self.asked.qtype as u16, upstream as u16);
+        let upstream = self.asked.server as u16;
+        self.key.head = head(self.asked.rule, self.asked.qtype as u16, upstream);
         let (first_at, first_len) = self.captured::<0>(captures);
         let (second_at, second_len) = self.captured::<1>(captures);
         self.key.lengths = u64::from(first_len) | u64::from(second_len) << 8;
@@ -726,12 +730,16 @@ fn section_words(entry: &Entry, offset: u32) -> [u64; STRIDE / 8] {
 pub use memory::MemoryTables;
 #[cfg(not(target_arch = "bpf"))]
 pub use suffix::write_suffix;
-pub use suffix::{NO_STARTER, STARTERS, SUFFIX_WORDS, Suffix, SuffixSettings, locate_by_suffix};
+pub use suffix::{
+    NO_STARTER, STARTERS, SUFFIX_WORDS, Suffix, SuffixSettings, locate_by_suffix, suffix_of,
+};
 #[cfg(not(target_arch = "bpf"))]
 pub use write::{Body, Lifetime, release, write, write_absent, write_with};
 
 #[cfg(not(target_arch = "bpf"))]
 mod memory;
 mod suffix;
+#[cfg(test)]
+mod tests;
 #[cfg(not(target_arch = "bpf"))]
 mod write;

@@ -72,6 +72,8 @@ impl Scratch {
                 qtype: 0,
                 server: 0,
                 room: 0,
+                copied: 0,
+                padding: 0,
             },
             told: Told {
                 sequence: 0,

@@ -10,6 +10,8 @@ extern crate alloc;
 
 pub mod abi;
 pub mod answer;
+#[doc(hidden)]
+pub mod churn;
 pub mod dfa;
 pub mod packet;
 pub mod pipeline;

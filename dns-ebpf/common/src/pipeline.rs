@@ -22,16 +22,16 @@ pub trait Host<P> {
     /// first byte is the lowest.
     fn may_match(&self, end_of_name: u64) -> bool;
 
-    /// The rule that the name in the scratch matches.
-    fn find_rule(&self, scratch: &mut Scratch) -> Option<u32>;
+    /// See [`recognise`].
+    fn recognise(&self, scratch: &mut Scratch) -> Recognised;
 
     /// Nanoseconds of the clock that lifetimes are written in.
     fn now_ns(&self) -> u64;
 
-    /// See [`answer::locate_by_suffix`].
+    /// See [`locate_by_suffix`].
     fn locate_by_suffix(&self, scratch: &mut Scratch) -> bool;
 
-    /// See [`answer::locate`].
+    /// See [`locate`].
     fn locate(&self, scratch: &mut Scratch) -> Located;
 
     /// See [`answer::read`].
@@ -111,7 +111,7 @@ pub fn intercept<'s, P: Packet, H: Host<P>>(
 struct Datagram {
     l3_offset: u32,
     is_v6: bool,
-    /// Index of the server asked; those of IPv6 come after all of IPv4.
+    /// See [`Servers::ids`].
     server: u32,
     /// First byte of the DNS header.
     dns_offset: u32,
@@ -222,30 +222,17 @@ fn answer_or_hand_over<P: Packet, H: Host<P>>(
     if copied < 1 + QUESTION_TAIL || !packet.copy_name(question_at, copied, scratch) {
         return Err(Reason::Truncated);
     }
+    scratch.asked.copied = copied;
 
-    let mut located = false;
-    if scratch.edns().is_simple {
-        let name_len = end
-            .wrapping_sub(scratch.edns().reply_len() + QUESTION_TAIL)
-            .wrapping_sub(question_at);
-        if name_len > 1 && name_len <= MAX_NAME && name_len + QUESTION_TAIL <= copied {
-            scratch.name_len = scratch.forget(name_len);
-            if scratch.ask().is_ok() {
-                located = host.locate_by_suffix(scratch);
-            }
-        }
-    }
+    let mut located = host.locate_by_suffix(scratch);
     if !located {
-        match scratch.split_labels(copied) {
-            Ok(()) => {}
-            Err(NameError::Invalid) => return Err(Reason::BadName),
-            Err(NameError::Truncated) => return Err(Reason::Truncated),
-        }
+        let rule = match host.recognise(scratch) {
+            Recognised::Rule(rule) => rule,
+            Recognised::None => return Err(Reason::NoRule),
+            Recognised::BadName => return Err(Reason::BadName),
+            Recognised::Truncated => return Err(Reason::Truncated),
+        };
         let name_len = scratch.name_len & 0xff;
-        if name_len + QUESTION_TAIL > copied {
-            return Err(Reason::Truncated);
-        }
-        let rule = host.find_rule(scratch).ok_or(Reason::NoRule)?;
         scratch.told.rule = rule;
         scratch.asked.rule = rule;
         scratch.ask()?;
@@ -257,14 +244,11 @@ fn answer_or_hand_over<P: Packet, H: Host<P>>(
             scratch,
         )?;
         scratch.set_edns(&edns);
-        scratch.ask()?;
         scratch.asked.now_ns = host.now_ns();
-        if qtype_is_kept(scratch.asked.qtype as u16) && scratch.edns().is_simple {
-            match host.locate(scratch) {
-                Located::NoTarget => return Err(Reason::NoTarget),
-                Located::Entry => located = true,
-                Located::Nowhere => {}
-            }
+        match host.locate(scratch) {
+            Located::NoTarget => return Err(Reason::NoTarget),
+            Located::Entry => located = true,
+            Located::Nowhere => {}
         }
     } else {
         scratch.asked.now_ns = host.now_ns();
@@ -306,6 +290,95 @@ fn answer_or_hand_over<P: Packet, H: Host<P>>(
     Ok(Verdict::Taken)
 }
 
+/// What the name in the scratch is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recognised {
+    /// One that this rule matches.
+    Rule(u32),
+    /// One that no rule matches.
+    None,
+    /// None that a question may have.
+    BadName,
+    /// One that does not end where the message does.
+    Truncated,
+}
+
+impl Recognised {
+    /// As one register.
+    #[inline(always)]
+    pub const fn code(self) -> u32 {
+        match self {
+            Recognised::None => 0,
+            Recognised::Rule(rule) => rule + 1,
+            Recognised::BadName => u32::MAX - 1,
+            Recognised::Truncated => u32::MAX,
+        }
+    }
+
+    /// The inverse.
+    #[inline(always)]
+    pub const fn from_code(code: u32) -> Recognised {
+        match code {
+            0 => Recognised::None,
+            u32::MAX => Recognised::Truncated,
+            code if code == u32::MAX - 1 => Recognised::BadName,
+            code => Recognised::Rule(code - 1),
+        }
+    }
+}
+
+/// Splits the name in the scratch into its labels and looks for its rule.
+#[inline(always)]
+pub fn recognise<T: dfa::Tails + ?Sized>(
+    header: &dfa::Header,
+    table: &dfa::Table,
+    tails: &T,
+    scratch: &mut Scratch,
+) -> Recognised {
+    let copied = scratch.asked.copied;
+    match scratch.split_labels(copied) {
+        Ok(()) => {}
+        Err(NameError::Invalid) => return Recognised::BadName,
+        Err(NameError::Truncated) => return Recognised::Truncated,
+    }
+    if (scratch.name_len & 0xff) + QUESTION_TAIL > copied {
+        return Recognised::Truncated;
+    }
+    match dfa::find(header, table, tails, scratch) {
+        Some(rule) => Recognised::Rule(rule),
+        None => Recognised::None,
+    }
+}
+
+/// Tries the short way to an answer, for a message that seems to end behind its question or a plain OPT.
+#[inline(always)]
+pub fn locate_by_suffix<T: answer::Tables + ?Sized>(tables: &T, scratch: &mut Scratch) -> bool {
+    let (edns, frame) = (scratch.edns(), scratch.frame());
+    let name_len = frame
+        .end
+        .wrapping_sub(edns.reply_len() + QUESTION_TAIL)
+        .wrapping_sub(frame.question_at);
+    if !edns.is_simple || name_len > MAX_NAME || name_len + QUESTION_TAIL > scratch.asked.copied {
+        return false;
+    }
+    scratch.name_len = name_len;
+    // In this order: most names have no such suffix.
+    match answer::suffix_of(tables, scratch) {
+        0 => false,
+        at => scratch.ask().is_ok() && answer::locate_by_suffix(tables, scratch, at),
+    }
+}
+
+/// Looks for the answer to a recognised question, if it is of a kind that is kept.
+#[inline(always)]
+pub fn locate<T: answer::Tables + ?Sized>(tables: &T, scratch: &mut Scratch) -> Located {
+    if !scratch.edns().is_simple || !qtype_is_kept(scratch.asked.qtype as u16) {
+        return Located::Nowhere;
+    }
+    scratch.make_room();
+    answer::locate(tables, scratch)
+}
+
 impl Scratch {
     #[inline(always)]
     fn set_frame(&mut self, frame: &Frame) {
@@ -322,7 +395,6 @@ impl Scratch {
     /// Notes what the question asks for and what room its answer has; its name's length is known.
     #[inline(always)]
     fn ask(&mut self) -> Result<(), Reason> {
-        let edns = self.edns();
         let name_len = self.name_len & 0xff;
         let qtype = self.be16(NAME_AT + name_len);
         let qclass = self.be16(NAME_AT + name_len + 2);
@@ -330,10 +402,16 @@ impl Scratch {
             return Err(Reason::Qtype);
         }
         self.asked.qtype = u32::from(qtype);
+        self.make_room();
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn make_room(&mut self) {
+        let (edns, name_len) = (self.edns(), self.name_len & 0xff);
         self.asked.room = edns
             .limit()
             .saturating_sub(DNS_HEADER_LEN + name_len + QUESTION_TAIL + edns.reply_len());
-        Ok(())
     }
 }
 
@@ -420,7 +498,7 @@ fn parse_ipv4<P: Packet, H: Host<P>>(packet: &P, host: &H, l3: u32) -> Result<Da
     }
     let udp = parse_udp(packet, l3, l3 + IPV4_LEN, total - IPV4_LEN)?;
     Ok(Datagram {
-        server: index,
+        server: server_id(servers, index),
         ..udp
     })
 }
@@ -472,9 +550,16 @@ fn parse_ipv6<P: Packet, H: Host<P>>(packet: &P, host: &H, l3: u32) -> Result<Da
     let udp = parse_udp(packet, l3, l3 + IPV6_LEN, payload)?;
     Ok(Datagram {
         is_v6: true,
-        server: MAX_SERVERS as u32 + index,
+        server: server_id(servers, MAX_SERVERS as u32 + index),
         ..udp
     })
+}
+
+#[inline(always)]
+fn server_id(servers: &Servers, index: u32) -> u32 {
+    let index = dfa::bounded::<{ 2 * MAX_SERVERS as u32 - 1 }>(index);
+    // SAFETY: masked to the length of the array.
+    unsafe { servers.ids.as_ptr().add(index).read_volatile() }
 }
 
 /// UDP whose length agrees with that of IP; what lies behind is Ethernet padding.
@@ -642,8 +727,8 @@ impl<P: Packet, T: answer::Tables, S: FnMut(Matched)> Host<P> for MemoryHost<'_,
         self.header.may_match(end_of_name)
     }
 
-    fn find_rule(&self, scratch: &mut Scratch) -> Option<u32> {
-        dfa::find(self.header, self.table, self.tails, scratch)
+    fn recognise(&self, scratch: &mut Scratch) -> Recognised {
+        recognise(self.header, self.table, self.tails, scratch)
     }
 
     fn now_ns(&self) -> u64 {
@@ -651,11 +736,11 @@ impl<P: Packet, T: answer::Tables, S: FnMut(Matched)> Host<P> for MemoryHost<'_,
     }
 
     fn locate_by_suffix(&self, scratch: &mut Scratch) -> bool {
-        answer::locate_by_suffix(&self.answers, scratch)
+        locate_by_suffix(&self.answers, scratch)
     }
 
     fn locate(&self, scratch: &mut Scratch) -> Located {
-        answer::locate(&self.answers, scratch)
+        locate(&self.answers, scratch)
     }
 
     fn read_answer(&self, scratch: &mut Scratch) -> Found {

@@ -7,7 +7,7 @@ use super::{
     totals::{Reading, Totals},
 };
 use crate::{
-    datapath::Datapath,
+    datapath::{Datapath, DatapathError},
     observe::{AnswersStatus, KernelStatus, OTHER_NAMESPACES, ProgramStatus},
 };
 
@@ -38,16 +38,18 @@ impl Kernel {
     }
 
     /// Puts another program in force, on each interface in one step. [`Kernel::retire`] follows, once the ring of the
-    /// one before is empty.
-    pub fn replace(&mut self, mut next: Datapath) {
+    /// one before is empty. Returns what became of its part for TCP.
+    pub fn replace(&mut self, mut next: Datapath) -> Result<(), DatapathError> {
         self.program = program(&mut next);
         let failed = next.adopt(&mut self.current);
         for (interface, error) in failed {
             tracing::warn!(interface = interface.name, %error, "lost the program on reload; will try again");
             self.attachments.lost(&interface, error.to_string());
         }
+        let steers = next.attach_steering(Some(&mut self.current));
         self.retire();
         self.retiring = Some(std::mem::replace(&mut self.current, next));
+        steers
     }
 
     /// Lets go of the program that was replaced; what it counted is kept.

@@ -11,6 +11,7 @@ mod ring;
 pub mod settings;
 mod shutdown;
 mod state;
+mod tcp;
 mod totals;
 mod watch;
 
@@ -29,12 +30,14 @@ use self::{
     settings::Settings,
     shutdown::{Shutdown, Trigger},
     state::State,
+    tcp::Tcp,
     watch::{Cause, Reloads},
 };
 use crate::{
     datapath::Datapath,
     discover::{Event, Links},
     observe::{self, ConfigStatus},
+    tcp::Steering,
 };
 
 /// How often interfaces that could not be attached are tried again.
@@ -73,6 +76,7 @@ struct App {
     settings: Settings,
     state: Arc<State>,
     respond: Arc<Respond>,
+    tcp: Arc<Tcp>,
     ring: RingTask,
     links: Links,
     reloads: Reloads,
@@ -106,9 +110,15 @@ impl App {
         }
         let pages = observe::bind_pages(settings.listen).await?;
         let links = Links::open(settings.selection.clone())?;
-        let respond = Respond::new(&settings)?;
+        let steering = Arc::new(Steering::new(settings.servers.clone()));
+        let respond = Respond::new(&settings, steering.clone())?;
+        let tcp = Tcp::new(&settings, steering, respond.clone()).await?;
+        tcp.prepare(&settings, &mut datapath)?;
 
         let (ring, heartbeat) = (datapath.ring()?, datapath.heartbeat()?);
+        tcp.takes_over(&datapath);
+        let steers = datapath.attach_steering(None);
+        tcp.attached(&settings, &datapath, steers);
         let state = Arc::new(State::new(
             Kernel::new(datapath),
             ConfigStatus {
@@ -120,6 +130,7 @@ impl App {
             },
             settings.told(),
             respond.clone(),
+            tcp.clone(),
         ));
         let ring = RingTask::spawn(ring, heartbeat, &respond, &state);
 
@@ -141,6 +152,7 @@ impl App {
             settings,
             state,
             respond,
+            tcp,
             ring,
             links,
             reloads,
@@ -191,6 +203,7 @@ impl App {
                     let mut kernel = self.state.kernel();
                     let (datapath, attachments) = kernel.parts();
                     attachments.retry(datapath);
+                    datapath.find_ways_out();
                 }
                 // The first turn of the ring comes on its own: look again until then.
                 () = tokio::time::sleep(Duration::from_millis(50)), if !told_ready && listed => {}
@@ -246,9 +259,17 @@ impl App {
             settings,
             mut datapath,
         } = prepared;
-        if let Err(error) = self.respond.reconfigure(&settings) {
-            tracing::error!(%error, "the new configuration is refused; the last good one goes on");
-            self.state.refused(error.to_string());
+        let refused = match self.tcp.prepare(&settings, &mut datapath) {
+            Ok(()) => self.respond.reconfigure(&settings).map_err(Into::into),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = refused {
+            let error = format!("{error:#}");
+            tracing::error!(
+                error,
+                "the new configuration is refused; the last good one goes on"
+            );
+            self.state.refused(error);
             notify(&ready);
             return Ok(());
         }
@@ -262,7 +283,12 @@ impl App {
         // The new ring is drained before the first program writes to it, and the old one until after the last has.
         let (ring, heartbeat) = (datapath.ring()?, datapath.heartbeat()?);
         let next = RingTask::spawn(ring, heartbeat, &self.respond, &self.state);
-        self.state.kernel().replace(datapath);
+        self.tcp.takes_over(&datapath);
+        {
+            let mut kernel = self.state.kernel();
+            let steers = kernel.replace(datapath);
+            self.tcp.attached(&settings, kernel.parts().0, steers);
+        }
         std::mem::replace(&mut self.ring, next).finish().await;
         self.state.kernel().retire();
 
@@ -285,10 +311,11 @@ impl App {
         tracing::info!("stopping");
         self.ring.finish().await;
         self.state.kernel().detach_all();
-        if tokio::time::timeout(DRAIN, self.respond.idle())
-            .await
-            .is_err()
-        {
+        let drained = async {
+            self.respond.idle().await;
+            self.tcp.stop().await;
+        };
+        if tokio::time::timeout(DRAIN, drained).await.is_err() {
             tracing::warn!("gave up waiting for answers on their way");
         }
         tracing::info!("stopped");
@@ -304,13 +331,18 @@ struct RingTask {
 impl RingTask {
     fn spawn(
         ring: crate::datapath::Ring,
-        heartbeat: crate::datapath::Heartbeat,
+        mut heartbeat: crate::datapath::Heartbeat,
         respond: &Arc<Respond>,
         state: &Arc<State>,
     ) -> Self {
         let (finish, finished) = shutdown::channel();
         let respond = Arc::clone(respond);
         let pulse = Arc::clone(&state.pulse);
+        // Before the program takes over, not when the task gets its turn: TCP connections that are on their way to the
+        // responder would miss it.
+        if let Err(error) = heartbeat.renew(ring::VALID) {
+            tracing::error!(%error, "cannot write the deadline");
+        }
         Self {
             task: tokio::spawn(ring::drain(
                 ring,

@@ -13,7 +13,8 @@ use crate::{
     datapath::Intercepted,
     inject::{Injector, InjectorOptions},
     observe::{MAX_NAMESPACES, OTHER_NAMESPACES, ResponderStatus},
-    resolve::{DnsSource, Responder, Snapshot},
+    resolve::{DnsSource, Responder, Snapshot, Steer, StreamQuery},
+    tcp::Answer,
 };
 
 type Live = Responder<DnsSource, Injector>;
@@ -21,6 +22,7 @@ type Live = Responder<DnsSource, Injector>;
 /// Hands queries to the responder in force.
 pub struct Respond {
     live: ArcSwap<Live>,
+    steer: Arc<dyn Steer>,
     kept: Mutex<Kept>,
 }
 
@@ -48,11 +50,12 @@ impl Kept {
 }
 
 impl Respond {
-    pub fn new(settings: &Settings) -> anyhow::Result<Arc<Self>> {
+    pub fn new(settings: &Settings, steer: Arc<dyn Steer>) -> anyhow::Result<Arc<Self>> {
         Ok(Arc::new(Self {
-            live: ArcSwap::from_pointee(open(settings).context(
+            live: ArcSwap::from_pointee(open(settings, &steer).context(
                 "cannot open the sockets for replies; CAP_NET_RAW is needed, `gregor check` says what is missing",
             )?),
+            steer,
             kept: Mutex::new(Kept {
                 settings: settings.clone(),
                 replaced: Vec::new(),
@@ -78,7 +81,7 @@ impl Respond {
         if kept.settings.same_responder(settings) {
             return Ok(());
         }
-        let old = self.live.swap(Arc::new(open(settings)?));
+        let old = self.live.swap(Arc::new(open(settings, &self.steer)?));
         kept.settle();
         kept.replaced.push(old);
         kept.settings = settings.clone();
@@ -106,12 +109,19 @@ impl Responding for Respond {
     }
 }
 
-fn open(settings: &Settings) -> io::Result<Live> {
-    Ok(Responder::new(
+impl Answer for Respond {
+    fn answer(&self, query: StreamQuery) {
+        self.live.load().handle_stream(query);
+    }
+}
+
+fn open(settings: &Settings, steer: &Arc<dyn Steer>) -> io::Result<Live> {
+    let responder = Responder::new(
         settings.responder_options(),
         DnsSource::new(settings.timeout),
         Injector::open(InjectorOptions::default())?,
-    ))
+    );
+    Ok(responder.with_steering(Arc::clone(steer)))
 }
 
 fn told(snapshot: &Snapshot) -> ResponderStatus {
@@ -128,6 +138,7 @@ fn told(snapshot: &Snapshot) -> ResponderStatus {
         chase_failures: owned(&snapshot.chase_failures),
         broken_chains: snapshot.broken_chains,
         stale_answers: snapshot.stale_answers,
+        truncated: snapshot.truncated,
         send_errors: snapshot.send_errors,
         refreshes: snapshot.refreshes,
         refreshes_refused: snapshot.refreshes_refused,
@@ -166,6 +177,7 @@ fn add(sum: &mut ResponderStatus, more: &ResponderStatus) {
     sum.chases += more.chases;
     sum.broken_chains += more.broken_chains;
     sum.stale_answers += more.stale_answers;
+    sum.truncated += more.truncated;
     sum.send_errors += more.send_errors;
     sum.refreshes += more.refreshes;
     sum.refreshes_refused += more.refreshes_refused;

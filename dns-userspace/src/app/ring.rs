@@ -15,7 +15,7 @@ use crate::datapath::{Heartbeat, Intercepted, Ring};
 
 /// How long the program goes on handing queries over after the loop last came round, which it does every 250 ms or
 /// sooner.
-const VALID: Duration = Duration::from_secs(1);
+pub(super) const VALID: Duration = Duration::from_secs(1);
 /// Most milliseconds since the last turn for `/readyz` to say yes.
 const SERVING: Duration = Duration::from_secs(2);
 

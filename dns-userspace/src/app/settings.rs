@@ -10,11 +10,12 @@ use std::{
 use super::state::Told;
 use crate::{
     config,
-    datapath::{AnswerOptions, Hook, Limit, LoadOptions, Order, detect_hook},
+    datapath::{AnswerOptions, Hook, Limit, LoadOptions, Order, SteerMode, detect_hook},
     discover::Selection,
     observe::RuleStatus,
     resolve::{ResponderOptions, Upstream},
     rules::RuleSet,
+    tcp::Served,
 };
 
 /// Room for some 5,000 queries of common size that wait for the responder.
@@ -30,6 +31,7 @@ pub struct Settings {
     /// `None` for the best that the kernel has.
     pub hook: Option<Hook>,
     pub order: Order,
+    pub tcp: SteerMode,
     pub limit: Limit,
     pub rules: Arc<RuleSet>,
     /// Whom to ask for targets; `None` for the server that the pod asked.
@@ -65,6 +67,11 @@ impl Settings {
             order: match config.intercept.order {
                 config::Order::First => Order::First,
                 config::Order::Last => Order::Last,
+            },
+            tcp: match config.intercept.tcp {
+                config::Tcp::AfterTruncation => SteerMode::AfterTruncation,
+                config::Tcp::Always => SteerMode::Always,
+                config::Tcp::Never => SteerMode::Never,
             },
             limit: Limit {
                 queries_per_second: config.limits.queries_per_second,
@@ -104,6 +111,15 @@ impl Settings {
             } else {
                 AnswerOptions::NONE
             },
+        }
+    }
+
+    /// What is served over TCP.
+    pub(super) fn served(&self) -> Served {
+        Served {
+            servers: self.servers.clone(),
+            rules: Arc::clone(&self.rules),
+            limit: self.limit,
         }
     }
 
@@ -163,6 +179,15 @@ impl Settings {
                 })
                 .collect(),
         }
+    }
+}
+
+/// As the configuration spells it.
+pub fn tcp_name(mode: SteerMode) -> &'static str {
+    match mode {
+        SteerMode::Never => "never",
+        SteerMode::AfterTruncation => "after-truncation",
+        SteerMode::Always => "always",
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
     time::Instant,
 };
 
-use super::{kernel::Kernel, panics, ring::Pulse};
+use super::{kernel::Kernel, panics, ring::Pulse, tcp::Tcp};
 use crate::observe::{ConfigStatus, Readiness, ResponderStatus, RuleStatus, Source, Status};
 
 /// What of a configuration is told.
@@ -33,6 +33,7 @@ pub struct State {
     config: Mutex<ConfigStatus>,
     told: Mutex<Told>,
     responder: Arc<dyn Responding>,
+    tcp: Arc<Tcp>,
     pub pulse: Arc<Pulse>,
     /// The first list of interfaces was gone through.
     listed: AtomicBool,
@@ -45,6 +46,7 @@ impl State {
         config: ConfigStatus,
         told: Told,
         responder: Arc<dyn Responding>,
+        tcp: Arc<Tcp>,
     ) -> Self {
         Self {
             started: Instant::now(),
@@ -52,6 +54,7 @@ impl State {
             config: Mutex::new(config),
             told: Mutex::new(told),
             responder,
+            tcp,
             pulse: Arc::new(Pulse::new()),
             listed: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
@@ -123,6 +126,7 @@ impl Source for State {
             heartbeat_age_seconds: self.pulse.age().map(|age| age.as_secs_f64()),
             kernel,
             responder: self.responder.status(),
+            tcp: self.tcp.status(),
             panics: panics::count(),
         }
     }

@@ -26,8 +26,8 @@ use serde::Serialize;
 
 use super::explain::rcode;
 use crate::{
-    app::settings::{Settings, hook_name},
-    datapath::{Hook, Interface, PROGRAM, detect_hook, programs_on},
+    app::settings::{Settings, hook_name, tcp_name},
+    datapath::{Hook, Interface, PROGRAM, SteerMode, detect_hook, programs_on},
     discover,
     resolve::{Explanation, explain as chase, wire_name},
     rules::Rule,
@@ -160,6 +160,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let more = super::block_on(async {
         let mut findings = interfaces(settings.as_ref()).await;
         if let Some(settings) = &settings {
+            findings.extend(tcp(settings).await);
             findings.extend(cache(settings).await);
         }
         Ok(findings)
@@ -438,6 +439,52 @@ fn judge_interface(interface: &Interface, tcx: &[String], clsact: &[String]) -> 
     }
 }
 
+/// What TCP will do at each server.
+async fn tcp(settings: &Settings) -> Vec<Finding> {
+    let routes = match discover::Routes::open() {
+        Ok(routes) => routes,
+        Err(error) => {
+            return vec![Finding::error(
+                "tcp",
+                error.to_string(),
+                "gregor needs NETLINK_ROUTE in this network namespace",
+            )];
+        }
+    };
+    let mut findings = Vec::new();
+    for &server in &settings.servers {
+        let what = format!("tcp {server}");
+        findings.push(match routes.is_local(server).await {
+            Ok(local) => judge_tcp(what, settings.tcp, local),
+            Err(error) => Finding::warning(what, error.to_string(), "run this as root"),
+        });
+    }
+    findings
+}
+
+fn judge_tcp(what: String, mode: SteerMode, local: bool) -> Finding {
+    let consequence = match (local, mode) {
+        (true, SteerMode::AfterTruncation) => {
+            "a client whose answer does not fit is told TC=1, and the responder answers when it returns over TCP"
+        }
+        (true, SteerMode::Always) => {
+            "the responder answers what a rule matches over TCP and relays the rest"
+        }
+        (_, SteerMode::Never) | (false, _) => {
+            "TCP reaches the existing cache; an answer that does not fit carries as many addresses as do"
+        }
+    };
+    let place = if local {
+        "local to the node"
+    } else {
+        "not local to the node"
+    };
+    Finding::ok(
+        what,
+        format!("{place}, tcp = \"{}\": {consequence}", tcp_name(mode)),
+    )
+}
+
 /// Whether the servers answer, and what they say to names that the rules match.
 async fn cache(settings: &Settings) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -598,6 +645,26 @@ mod tests {
             shared.detail,
             "other programs on its ingress: cil_from_cont (tcx), x (clsact)"
         );
+    }
+
+    #[test]
+    fn tcp_is_only_steered_where_it_ends() {
+        for (mode, local, part) in [
+            (SteerMode::AfterTruncation, true, "told TC=1"),
+            (
+                SteerMode::AfterTruncation,
+                false,
+                "reaches the existing cache",
+            ),
+            (SteerMode::Always, true, "relays the rest"),
+            (SteerMode::Always, false, "reaches the existing cache"),
+            (SteerMode::Never, true, "reaches the existing cache"),
+        ] {
+            let finding = judge_tcp("tcp".to_owned(), mode, local);
+            assert_eq!(finding.level, Level::Ok);
+            assert!(finding.detail.contains(part), "{finding:?}");
+            assert_eq!(finding.detail.starts_with("local"), local, "{finding:?}");
+        }
     }
 
     #[test]

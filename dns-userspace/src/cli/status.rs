@@ -185,6 +185,35 @@ fn render(status: &Status) -> String {
         }
     }
     map(&mut text, "entries: ", &responder.stores);
+
+    let tcp = &status.tcp;
+    let _ = writeln!(text, "\ntcp ({})", tcp.mode);
+    if let Some(error) = &tcp.error {
+        let _ = writeln!(
+            text,
+            "  NOT STEERED, it reaches the existing cache: {error}"
+        );
+    }
+    let local: Vec<String> = tcp.local_servers.iter().map(ToString::to_string).collect();
+    let _ = match local.as_slice() {
+        [] => writeln!(
+            text,
+            "  no server is local to the node: none of it is steered"
+        ),
+        _ => writeln!(text, "  {:<22} {}", "local servers", local.join(" ")),
+    };
+    for (name, count) in [
+        ("replies with TC", responder.truncated),
+        ("connections", tcp.connections),
+        ("refused", tcp.refused),
+        ("answered", tcp.answered),
+        ("relayed", tcp.relayed),
+        ("lost", tcp.lost),
+    ] {
+        if count > 0 {
+            let _ = writeln!(text, "  {name:<22} {count}");
+        }
+    }
     text
 }
 
@@ -248,6 +277,10 @@ mod tests {
         status.responder.replies.insert("NOERROR".to_owned(), 11);
         status.responder.passed_on.insert("no_target".to_owned(), 1);
         status.responder.chases = 2;
+        status.responder.truncated = 3;
+        status.tcp.mode = "after-truncation".to_owned();
+        status.tcp.local_servers = vec!["169.254.20.10".parse().unwrap()];
+        status.tcp.connections = 2;
         status
     }
 
@@ -277,6 +310,11 @@ responder
   reply NOERROR          11
   passed on no_target    1
   chases                 2 (0 in flight)
+
+tcp (after-truncation)
+  local servers          169.254.20.10
+  replies with TC        3
+  connections            2
 "
         );
     }

@@ -286,7 +286,7 @@ impl Answers {
             seed: self.seed,
             bucket_mask: inner.answers.index.len() as u32 - 1,
             absent_mask: inner.absent.index.len() as u32 - 1,
-            per_server: if self.per_server { u32::MAX } else { 0 },
+            padding: 0,
             slots: inner.before.len() as u32,
             suffixes: self.suffixes,
         }

@@ -6,13 +6,13 @@
 use std::{
     collections::HashSet,
     fs, io,
-    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd},
     path::{Path, PathBuf},
 };
 
 use aya::programs::loaded_programs;
 
-use super::{PROGRAM, attach};
+use super::{PROGRAM, attach, steer};
 
 /// Where gregor pins what it pins.
 const PIN_DIRECTORY: &str = "/sys/fs/bpf/gregor";
@@ -20,7 +20,7 @@ const PIN_DIRECTORY: &str = "/sys/fs/bpf/gregor";
 /// What was removed, and what could not be.
 #[derive(Debug, Default)]
 pub struct DetachReport {
-    /// Links detached, as `link ID on interface INDEX`.
+    /// Links detached, as `link ID on interface INDEX` or `link ID on network namespace INODE`.
     pub links: Vec<String>,
     /// Interfaces whose clsact filter was removed.
     pub filters: Vec<String>,
@@ -35,13 +35,17 @@ pub fn detach_all() -> anyhow::Result<DetachReport> {
     let mut report = DetachReport::default();
     let programs: HashSet<u32> = loaded_programs()
         .filter_map(Result::ok)
-        .filter(|program| program.name_as_str() == Some(PROGRAM))
+        .filter(|program| program.name_as_str().is_some_and(is_ours))
         .map(|program| program.id())
         .collect();
     detach_links(&programs, &mut report)?;
     detach_filters(&mut report)?;
     remove_pins(Path::new(PIN_DIRECTORY), &mut report);
     Ok(report)
+}
+
+fn is_ours(name: &str) -> bool {
+    name == PROGRAM || name == steer::PROGRAM
 }
 
 fn detach_links(programs: &HashSet<u32>, report: &mut DetachReport) -> io::Result<()> {
@@ -51,14 +55,16 @@ fn detach_links(programs: &HashSet<u32>, report: &mut DetachReport) -> io::Resul
         // A link may go while we walk.
         let Ok(link) = open_link(id) else { continue };
         let Ok(info) = link_info(&link) else { continue };
-        // A link that is off its hook but still held by somebody has no interface any more.
+        // A link that is off its hook but still held by somebody has no interface or namespace any more.
         if !programs.contains(&info.program_id) || info.ifindex == 0 {
             continue;
         }
+        let place = match info.link_type {
+            LINK_TYPE_NETNS => format!("network namespace {}", info.ifindex),
+            _ => format!("interface {}", info.ifindex),
+        };
         match detach_link(&link) {
-            Ok(()) => report
-                .links
-                .push(format!("link {id} on interface {}", info.ifindex)),
+            Ok(()) => report.links.push(format!("link {id} on {place}")),
             Err(error) => report.failures.push(format!("link {id}: {error}")),
         }
     }
@@ -90,16 +96,19 @@ fn remove_pins(directory: &Path, report: &mut DetachReport) {
 }
 
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+const BPF_LINK_UPDATE: libc::c_int = 29;
 const BPF_LINK_GET_FD_BY_ID: libc::c_int = 30;
 const BPF_LINK_GET_NEXT_ID: libc::c_int = 31;
 const BPF_LINK_DETACH: libc::c_int = 34;
+const LINK_TYPE_NETNS: u32 = 5;
 
 /// The part of `union bpf_attr` that these commands use; the kernel takes the rest as zero.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Default)]
 struct Attr([u32; 4]);
 
-/// The head of `struct bpf_link_info`, with the fields of a tcx link.
+/// The head of `struct bpf_link_info`, with the fields of a tcx link; that of a namespace has its inode in the place of the
+/// interface.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Default)]
 struct LinkInfo {
@@ -143,7 +152,16 @@ pub(super) fn detach_now(id: u32) -> io::Result<()> {
     detach_link(&open_link(id)?)
 }
 
-fn open_link(id: u32) -> io::Result<OwnedFd> {
+/// Puts another program in the place of a link's, in one step.
+pub(super) fn update_link(link: &OwnedFd, program: RawFd) -> io::Result<()> {
+    bpf(
+        BPF_LINK_UPDATE,
+        &mut Attr([link.as_raw_fd() as u32, program as u32, 0, 0]),
+    )
+    .map(|_| ())
+}
+
+pub(super) fn open_link(id: u32) -> io::Result<OwnedFd> {
     let fd = bpf(BPF_LINK_GET_FD_BY_ID, &mut Attr([id, 0, 0, 0]))?;
     // SAFETY: the kernel just made this descriptor for us.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as libc::c_int) })
@@ -162,7 +180,7 @@ fn link_info(link: &OwnedFd) -> io::Result<LinkInfo> {
     Ok(info)
 }
 
-fn detach_link(link: &OwnedFd) -> io::Result<()> {
+pub(super) fn detach_link(link: &OwnedFd) -> io::Result<()> {
     bpf(
         BPF_LINK_DETACH,
         &mut Attr([link.as_raw_fd() as u32, 0, 0, 0]),

@@ -37,6 +37,28 @@ impl Interfaces {
         }
     }
 
+    /// Says how answers leave an interface that has a bucket.
+    pub fn set_way_out(&mut self, index: u32, egress: u64) -> Result<(), DatapathError> {
+        let slot = interface_slot(index);
+        let Plain(mut interface) = self.slots.get(&slot, 0).map_err(failed)?;
+        if interface.ifindex == u64::from(index) {
+            if interface.egress != egress {
+                interface.egress = egress;
+                self.slots.set(slot, Plain(interface), 0).map_err(failed)?;
+            }
+            return Ok(());
+        }
+        if let Ok(Plain(mut interface)) = self.more.get(&index, 0)
+            && interface.egress != egress
+        {
+            interface.egress = egress;
+            self.more
+                .insert(index, Plain(interface), 0)
+                .map_err(failed)?;
+        }
+        Ok(())
+    }
+
     /// Takes it away; an interface that has none is no error.
     pub fn remove(&mut self, index: u32) {
         let slot = interface_slot(index);

@@ -24,9 +24,11 @@ use dns_common::{
 use super::{
     AnswerOptions, Answers, Heartbeat, Hook, Interface, Order, PROGRAM, Ring, answers,
     attach::{self, AttachError},
+    egress,
     interfaces::Interfaces,
     mapping::Mapping,
     pod::Plain,
+    steer::{self, Listeners, SteerMode, Steered, Steering, SteeringSummary},
 };
 use crate::rules::RuleSet;
 
@@ -80,6 +82,10 @@ pub enum DatapathError {
     },
     #[error("ring buffer: {0}")]
     Ring(io::Error),
+    #[error("the kernel refuses the program for TCP: {0}")]
+    Steering(String),
+    #[error("the link of the program for TCP: {0}")]
+    Link(io::Error),
 }
 
 /// What the kernel says of the loaded program.
@@ -109,6 +115,8 @@ pub struct TestOutcome {
 pub struct Datapath {
     // Links before the program, so that they go first.
     links: HashMap<u32, (Interface, SchedClassifierLink)>,
+    /// Missing in objects that hold nothing but a program for interfaces.
+    steering: Option<Steering>,
     ebpf: Ebpf,
     /// Its name in the object.
     program: &'static str,
@@ -135,7 +143,7 @@ impl Datapath {
         program: &'static str,
     ) -> Result<Self, DatapathError> {
         let started = Instant::now();
-        let servers = servers(&options.servers)?;
+        let servers = servers(&options.servers)?.with_ids(options.answers.per_server);
         let table = options.rules.table();
         let processors = nr_cpus().map_err(|(_, error)| DatapathError::Ring(error))?;
         let mut loader = EbpfLoader::new();
@@ -149,6 +157,7 @@ impl Datapath {
         let mut ebpf = loader.load(object)?;
         // First of all: the instructions name the maps by descriptors, which are closed with the maps taken below.
         program_of(&mut ebpf, program)?.load()?;
+        let steering = steer::load_program(&mut ebpf);
 
         let mut map: Array<_, Plain<Servers>> = take(&mut ebpf, maps::SERVERS)?;
         set(&mut map, maps::SERVERS, 0, &Plain(servers))?;
@@ -183,10 +192,15 @@ impl Datapath {
         set(&mut settings, maps::SETTINGS, 0, &Plain(answers.settings()))?;
 
         let interfaces = Interfaces::new(&mut ebpf)?;
+        let steering = match steering {
+            Some(loaded) => Some(Steering::new(&mut ebpf, loaded)?),
+            None => None,
+        };
         let counters = take(&mut ebpf, maps::COUNTERS)?;
         let other_servers = take(&mut ebpf, maps::OTHER_SERVERS)?;
         Ok(Self {
             links: HashMap::new(),
+            steering,
             ebpf,
             program,
             options: options.clone(),
@@ -214,7 +228,8 @@ impl Datapath {
             Ok(link) => {
                 self.links
                     .insert(interface.index, (interface.clone(), link));
-                Ok(())
+                let way = egress::way_out(interface);
+                self.interfaces.set_way_out(interface.index, way)
             }
             Err(error) => {
                 self.interfaces.remove(interface.index);
@@ -247,7 +262,10 @@ impl Datapath {
             });
             match replaced {
                 Ok(link) => {
+                    let way = egress::way_out(&interface);
                     self.links.insert(index, (interface, link));
+                    // A failure leaves the usual way, until it is looked for again.
+                    let _ = self.interfaces.set_way_out(index, way);
                 }
                 Err(error) => {
                     self.interfaces.remove(index);
@@ -267,8 +285,65 @@ impl Datapath {
         self.answers.release_interface(index);
     }
 
-    /// Detaches from every interface.
+    /// Says which TCP connections are to be steered and where; nothing is until [`Datapath::attach_steering`].
+    pub fn configure_steering(
+        &mut self,
+        mode: SteerMode,
+        listeners: Option<&Listeners>,
+    ) -> Result<(), DatapathError> {
+        match &mut self.steering {
+            Some(steering) => steering.configure(mode, listeners),
+            None => Err(DatapathError::Missing(steer::PROGRAM)),
+        }
+    }
+
+    /// Begins to steer the TCP connections of the calling thread's network namespace, in one step with the end of what an
+    /// earlier program does there.
+    pub fn attach_steering(
+        &mut self,
+        previous: Option<&mut Datapath>,
+    ) -> Result<(), DatapathError> {
+        let previous = previous.and_then(|previous| previous.steering.as_mut());
+        match &mut self.steering {
+            Some(steering) => steering.attach(&mut self.ebpf, previous),
+            None => Err(DatapathError::Missing(steer::PROGRAM)),
+        }
+    }
+
+    /// Whether TCP connections are being steered.
+    pub fn is_steering(&self) -> bool {
+        self.steering.as_ref().is_some_and(Steering::is_attached)
+    }
+
+    /// The clients whose connections this program steers.
+    pub fn steered(&self) -> Option<Steered> {
+        self.steering.as_ref().map(Steering::steered)
+    }
+
+    /// What the kernel says of the program for TCP.
+    pub fn steering_summary(&mut self) -> Result<SteeringSummary, DatapathError> {
+        match &self.steering {
+            Some(steering) => steering.summary(&mut self.ebpf),
+            None => Err(DatapathError::Missing(steer::PROGRAM)),
+        }
+    }
+
+    /// Looks again what sits on the egress of the interfaces, and lets answers go past it. Must run in the network
+    /// namespace of the interfaces, and now and then: whatever is put there is not told.
+    pub fn find_ways_out(&mut self) {
+        for (interface, _) in self.links.values() {
+            let way = egress::way_out(interface);
+            if let Err(error) = self.interfaces.set_way_out(interface.index, way) {
+                tracing::debug!(interface = interface.name, %error, "way out not set");
+            }
+        }
+    }
+
+    /// Detaches from every interface, and steers no more.
     pub fn detach_all(&mut self) {
+        if let Some(steering) = &mut self.steering {
+            steering.detach();
+        }
         let indexes: Vec<u32> = self.links.keys().copied().collect();
         for index in indexes {
             self.detach(index);

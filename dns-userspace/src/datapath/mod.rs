@@ -7,6 +7,7 @@
 mod answers;
 mod attach;
 mod breakglass;
+mod egress;
 mod event;
 mod heartbeat;
 mod interfaces;
@@ -14,6 +15,7 @@ mod load;
 mod mapping;
 mod pod;
 mod ring;
+mod steer;
 
 pub use answers::{AnswerOptions, AnswerSizes, Answers, Given, Publish, Term};
 pub use attach::{Hook, Interface, Order, detect_hook, programs_on};
@@ -22,6 +24,7 @@ pub use event::{Intercepted, VlanTag};
 pub use heartbeat::Heartbeat;
 pub use load::{Datapath, DatapathError, Limit, LoadOptions, ProgramSummary, TestOutcome};
 pub use ring::Ring;
+pub use steer::{Listeners, SteerMode, Steered, SteeringSummary, open_listeners};
 
 /// Name of the program in the kernel's listings; `detach --all` goes by it.
 pub const PROGRAM: &str = "gregor";

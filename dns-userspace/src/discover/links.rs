@@ -38,6 +38,8 @@ pub enum DiscoverError {
     Read(#[source] io::Error),
     #[error("cannot list interfaces over rtnetlink: {0}")]
     Dump(#[source] rtnetlink::Error),
+    #[error("cannot look a route up over rtnetlink: {0}")]
+    Route(#[source] rtnetlink::Error),
 }
 
 /// The interfaces to attach to, as they come and go in the network namespace where this was opened.

@@ -3,7 +3,9 @@
 //! [`Selection`] and [`Tracker`] decide and do no I/O; [`Links`] feeds them from rtnetlink.
 
 mod links;
+mod route;
 mod track;
 
 pub use links::{DiscoverError, Links, present};
+pub use route::{Routes, own_addresses};
 pub use track::{Event, Link, Selection, SelectionError, Tracker};

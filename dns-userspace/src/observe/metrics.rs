@@ -136,6 +136,36 @@ impl Collector for Page {
             "Replies made of a last good answer because the upstream failed",
             responder.stale_answers,
         )?;
+        page.counter(
+            "truncated_responses",
+            "Replies with TC=1, to clients whose TCP is steered then",
+            responder.truncated,
+        )?;
+        let tcp = &status.tcp;
+        page.counter(
+            "tcp_connections",
+            "TCP connections steered to the responder",
+            tcp.connections,
+        )?;
+        page.counter(
+            "tcp_connections_refused",
+            "Steered connections that were closed at once because there were too many",
+            tcp.refused,
+        )?;
+        page.gauge(
+            "tcp_connections_open",
+            "Steered connections that stand",
+            tcp.open as f64,
+        )?;
+        page.counters(
+            "tcp_queries",
+            "Messages over steered connections, by what became of them",
+            [
+                ([("result", "answered")], tcp.answered),
+                ([("result", "relayed")], tcp.relayed),
+                ([("result", "lost")], tcp.lost),
+            ],
+        )?;
         page.gauge(
             "chases_in_flight",
             "Look-ups in flight",
@@ -306,7 +336,7 @@ pub(super) mod tests {
     use super::*;
     use crate::observe::{
         AnswersStatus, ConfigStatus, InterfaceStatus, KernelStatus, ProgramStatus, Readiness,
-        ResponderStatus, RuleStatus,
+        ResponderStatus, RuleStatus, TcpStatus,
     };
 
     /// Something in every field.
@@ -383,6 +413,7 @@ pub(super) mod tests {
                 chase_failures: map(&[("timeout", 1)]),
                 broken_chains: 1,
                 stale_answers: 2,
+                truncated: 4,
                 chases_in_flight: 1,
                 stores: map(&[("answers", 3), ("no_target", 1)]),
                 send_errors: 1,
@@ -390,6 +421,17 @@ pub(super) mod tests {
                     ("foo".to_owned(), map(&[("answer", 6), ("stale", 1)])),
                     ("bar".to_owned(), map(&[("answer", 4)])),
                 ]),
+            },
+            tcp: TcpStatus {
+                mode: "after-truncation".to_owned(),
+                error: Some("no".to_owned()),
+                local_servers: vec!["169.254.20.10".parse().unwrap()],
+                connections: 5,
+                refused: 1,
+                open: 2,
+                answered: 6,
+                relayed: 7,
+                lost: 1,
             },
             panics: 0,
         }
@@ -473,6 +515,9 @@ pub(super) mod tests {
             "gregor_config_loads_total{result=\"failure\"} 1",
             "gregor_config_last_load_successful 0.0",
             "gregor_panics_total 0",
+            "gregor_truncated_responses_total 4",
+            "gregor_tcp_connections_total 5",
+            "gregor_tcp_queries_total{result=\"relayed\"} 7",
         ] {
             assert!(
                 text.lines().any(|found| found == line),

@@ -10,5 +10,5 @@ pub use metrics::{CONTENT_TYPE, render};
 pub use serve::{ServeError, Source, bind_control, bind_pages, control, pages, serve};
 pub use status::{
     AnswersStatus, ConfigStatus, Counter, InterfaceStatus, KernelStatus, MAX_NAMESPACES,
-    OTHER_NAMESPACES, ProgramStatus, Readiness, ResponderStatus, RuleStatus, Status,
+    OTHER_NAMESPACES, ProgramStatus, Readiness, ResponderStatus, RuleStatus, Status, TcpStatus,
 };

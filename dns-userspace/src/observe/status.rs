@@ -30,6 +30,7 @@ pub struct Status {
     pub heartbeat_age_seconds: Option<f64>,
     pub kernel: KernelStatus,
     pub responder: ResponderStatus,
+    pub tcp: TcpStatus,
     /// Tasks that panicked since the start.
     pub panics: u64,
 }
@@ -142,6 +143,8 @@ pub struct ResponderStatus {
     pub chase_failures: BTreeMap<String, u64>,
     pub broken_chains: u64,
     pub stale_answers: u64,
+    /// Replies with TC=1.
+    pub truncated: u64,
     /// Look-ups for newer answers than a program has.
     pub refreshes: u64,
     pub refreshes_refused: u64,
@@ -152,6 +155,29 @@ pub struct ResponderStatus {
     pub send_errors: u64,
     /// By the namespace that a rule captured: replies by result (`answer`, `stale`, `servfail`).
     pub namespaces: BTreeMap<String, BTreeMap<String, u64>>,
+}
+
+/// What becomes of TCP.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TcpStatus {
+    /// As the configuration spells it.
+    pub mode: String,
+    /// Why nothing is steered although the mode says so.
+    pub error: Option<String>,
+    /// The servers whose packets end in the node's network namespace: only their TCP can be steered.
+    pub local_servers: Vec<IpAddr>,
+    /// Steered connections.
+    pub connections: u64,
+    /// Of these, closed at once because there were too many.
+    pub refused: u64,
+    pub open: u64,
+    /// Messages that the responder answered.
+    pub answered: u64,
+    /// Messages sent on to the server.
+    pub relayed: u64,
+    /// Messages whose reply did not reach the client.
+    pub lost: u64,
 }
 
 impl KernelStatus {

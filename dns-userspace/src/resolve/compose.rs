@@ -9,7 +9,8 @@ use std::{collections::HashMap, ops::Range};
 use dns_common::{
     answer::Body,
     wire::{
-        self, CLASS_IN, DNS_HEADER_LEN, FLAG_QR, FLAG_RA, OPT_LEN, TYPE_CNAME, TYPE_OPT, TYPE_SOA,
+        self, CLASS_IN, DNS_HEADER_LEN, FLAG_QR, FLAG_RA, FLAG_TC, OPT_LEN, TYPE_CNAME, TYPE_OPT,
+        TYPE_SOA,
     },
 };
 use hickory_proto::rr::{Name, RecordType, rdata::SOA};
@@ -155,10 +156,32 @@ fn within<'a>(positions: &'a [u16], range: &Range<usize>) -> &'a [u16] {
     &positions[start..end]
 }
 
+/// What carries a reply, and so bounds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carrier {
+    Datagram,
+    /// A section is never as long as a message of a stream may be.
+    Stream,
+}
+
 /// The most bytes that a reply may have (SEMANTICS rule 9).
-fn limit(query: &Query) -> usize {
-    let advertised = query.edns.map_or(PLAIN_SIZE, |edns| edns.udp_size);
-    usize::from(advertised.clamp(PLAIN_SIZE, UDP_SIZE))
+fn limit(query: &Query, carrier: Carrier) -> usize {
+    let limit = match carrier {
+        Carrier::Datagram => {
+            let advertised = query.edns.map_or(PLAIN_SIZE, |edns| edns.udp_size);
+            advertised.clamp(PLAIN_SIZE, UDP_SIZE)
+        }
+        Carrier::Stream => u16::MAX,
+    };
+    usize::from(limit)
+}
+
+/// A NOERROR reply, and whether it is all that there is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    pub message: Vec<u8>,
+    /// Records of the RRset that did not fit.
+    pub left_out: usize,
 }
 
 /// A NOERROR reply: chain and RRset, the latter rotated by `rotation` and cut to what fits, or chain and SOA.
@@ -169,8 +192,9 @@ pub fn answer(
     section: &Section,
     ttl_seconds: u32,
     rotation: usize,
-) -> Option<Vec<u8>> {
-    let limit = limit(query)
+    carrier: Carrier,
+) -> Option<Reply> {
+    let limit = limit(query, carrier)
         - if query.edns.is_some() {
             OPT_LEN as usize
         } else {
@@ -208,7 +232,24 @@ pub fn answer(
     message[6..8].copy_from_slice(&answers.to_be_bytes());
     message[8..10].copy_from_slice(&u16::from(authority).to_be_bytes());
     push_opt(query, None, &mut message);
-    Some(message)
+    Some(Reply {
+        message,
+        left_out: section.rrset.len() - usize::from(answers - section.chain_count),
+    })
+}
+
+/// A NOERROR reply without records: only TC makes sense of it.
+pub fn empty(query: &Query) -> Vec<u8> {
+    let mut message = header(query, 0);
+    push_opt(query, None, &mut message);
+    message
+}
+
+/// Sends the client to TCP: what the reply lacks is there.
+pub fn truncate(message: &mut [u8]) {
+    if let Some(flags) = message.get_mut(2) {
+        *flags |= (FLAG_TC >> 8) as u8;
+    }
 }
 
 /// An extended error (RFC 8914).
@@ -228,7 +269,7 @@ pub fn servfail(query: &Query, error: ExtendedError) -> Vec<u8> {
 
 /// Header without counts of answers, and the question as it was sent.
 fn header(query: &Query, rcode: u16) -> Vec<u8> {
-    let mut message = Vec::with_capacity(limit(query));
+    let mut message = Vec::with_capacity(limit(query, Carrier::Datagram));
     message.extend_from_slice(&query.id.to_be_bytes());
     message.extend_from_slice(&(FLAG_QR | FLAG_RA | query.flags | rcode).to_be_bytes());
     message.extend_from_slice(&[0, 1, 0, 0, 0, 0, 0, 0]);

@@ -9,16 +9,27 @@ mod responder;
 mod source;
 mod stats;
 mod store;
+mod stream;
 mod upstream;
 
 pub use chain::{Answer, Failure, Outcome};
 pub use compose::{ExtendedError, Section, wire_name};
+pub use limiter::Limiter;
 pub use query::{Edns, Query};
 pub use responder::{Responder, ResponderOptions, Upstream};
 pub use source::{DnsSource, Explanation, Step, StepReply, TargetSource, explain};
 pub use stats::{NamespaceCounts, PassReason, Snapshot, Stats};
 pub use store::Sizes;
+pub use stream::{ReplyTo, Steer, StreamQuery, StreamReply};
 pub use upstream::Transport;
+
+/// The steps of a chase and of a reply one by one, for the fuzz targets.
+#[doc(hidden)]
+pub mod fuzzing {
+    pub use super::chain::{MAX_RDATA, MAX_RECORDS, MAX_STEPS, Walk};
+    pub use super::compose::{ExtendedError, UDP_SIZE, answer, servfail};
+    pub use super::upstream::fuzzing::{accept, question};
+}
 
 #[cfg(test)]
 mod testing;

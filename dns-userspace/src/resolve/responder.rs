@@ -17,18 +17,20 @@ use tracing::{debug, warn};
 
 use super::{
     chain::{Failure, Outcome},
-    compose::{self, ExtendedError, Section},
+    compose::{self, Carrier, ExtendedError, Section},
     flight::{Flights, Joined},
     limiter::Limiter,
     query::Query,
     source::TargetSource,
     stats::{PassReason, Replied, Snapshot, Stats},
     store::{Found, Kept, Key, Limits, NEGATIVE_LIFETIME, Store, Trouble},
+    stream::{ReplyTo, Steer, StreamQuery, StreamReply},
 };
 use crate::{
     config::{Config, UpstreamServer},
     datapath::{Intercepted, Publish, Term},
     inject::{Datagram, Inject, QueryFrame},
+    rules::RuleSet,
 };
 
 /// What a client is told of an answer that outlived its TTL (RFC 8767 §4).
@@ -111,13 +113,14 @@ pub struct Responder<S, I> {
     unkept: Mutex<Limiter>,
     warnings: Mutex<Limiter>,
     stats: Stats,
+    steer: Option<Arc<dyn Steer>>,
     pending_refreshes: AtomicUsize,
     clock: fn() -> Instant,
 }
 
 /// A query with everything that its reply needs.
 struct Waiting {
-    frame: QueryFrame,
+    origin: Origin,
     query: Query,
     namespace: Option<String>,
     /// Most that this client is told: the rule's TTL and `max_ttl`.
@@ -131,6 +134,29 @@ struct Waiting {
 struct Program {
     answers: Arc<dyn Publish>,
     is_answered: bool,
+}
+
+/// How a query came, and so how it is answered or passed on.
+#[derive(Debug)]
+enum Origin {
+    Frame(QueryFrame),
+    Stream { ifindex: u32, reply: ReplyTo },
+}
+
+impl Origin {
+    fn ifindex(&self) -> u32 {
+        match self {
+            Origin::Frame(frame) => frame.ifindex,
+            Origin::Stream { ifindex, .. } => *ifindex,
+        }
+    }
+
+    fn carrier(&self) -> Carrier {
+        match self {
+            Origin::Frame(_) => Carrier::Datagram,
+            Origin::Stream { .. } => Carrier::Stream,
+        }
+    }
 }
 
 /// What a rule makes of a query.
@@ -166,9 +192,18 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
             unkept: limiter(UNKEPT_PER_SECOND),
             warnings: limiter(WARNINGS_PER_SECOND),
             stats: Stats::default(),
+            steer: None,
             pending_refreshes: AtomicUsize::new(0),
             options,
             clock,
+        }
+    }
+
+    /// Sends clients whose answer does not fit to TCP, where that helps them; without, they get what fits.
+    pub fn with_steering(self, steer: Arc<dyn Steer>) -> Responder<S, I> {
+        Responder {
+            steer: Some(steer),
+            ..self
         }
     }
 
@@ -207,15 +242,20 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
             is_answered: intercepted.is_answered,
         };
         self.handle_frame(intercepted.into(), Some(program), |qname| {
-            let rule = rules.rules().get(index)?;
-            let matched = rule.apply(qname)?;
-            Some(Plan {
-                target: matched.target,
-                namespace: matched.namespace,
-                rule_ttl: Duration::from_secs(rule.ttl_seconds().into()),
-                kept_by: (!rule.is_regex()).then_some((index, matched.captures)),
-            })
+            plan(&rules, index, qname)
         });
+    }
+
+    /// The same for a query from a TCP connection. Every one gets exactly one [`StreamReply`].
+    pub fn handle_stream(self: &Arc<Self>, stream: StreamQuery) {
+        self.stats.queries.add();
+        let StreamQuery { query, server, .. } = stream;
+        let plan = plan(&stream.rules, stream.rule, query.qname());
+        let origin = Origin::Stream {
+            ifindex: stream.ifindex,
+            reply: stream.reply,
+        };
+        self.handle_query(origin, None, query, server, plan);
     }
 
     fn handle_frame(
@@ -228,16 +268,24 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
         if !is_answered {
             self.stats.queries.add();
         }
-        let pass_on = |reason| {
-            if !is_answered {
-                self.pass_on(&frame, reason);
-            }
-        };
         let Some((query, server)) = parse(&frame) else {
-            return pass_on(PassReason::Query);
+            return self.drop_or_pass_on(&Origin::Frame(frame), is_answered, PassReason::Query);
         };
-        let Some(plan) = plan(query.qname()) else {
-            return pass_on(PassReason::NoRule);
+        let plan = plan(query.qname());
+        self.handle_query(Origin::Frame(frame), program, query, server, plan);
+    }
+
+    fn handle_query(
+        self: &Arc<Self>,
+        origin: Origin,
+        program: Option<Program>,
+        query: Query,
+        server: SocketAddr,
+        plan: Option<Plan>,
+    ) {
+        let is_answered = program.as_ref().is_some_and(|program| program.is_answered);
+        let Some(plan) = plan else {
+            return self.drop_or_pass_on(&origin, is_answered, PassReason::NoRule);
         };
         let publish = program.and_then(|program| {
             let (rule, captures) = plan.kept_by.as_ref()?;
@@ -258,7 +306,7 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
             },
         };
         let waiting = Waiting {
-            frame,
+            origin,
             query,
             namespace: plan.namespace,
             ttl_cap: plan.rule_ttl.min(self.options.max_ttl),
@@ -268,8 +316,8 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
         let now = (self.clock)();
         if !qtype_is_kept(waiting.query.qtype) {
             let mut limiter = self.unkept.lock().unwrap_or_else(PoisonError::into_inner);
-            if !limiter.admit(waiting.frame.ifindex, now) {
-                return self.pass_on(&waiting.frame, PassReason::RateLimited);
+            if !limiter.admit(waiting.origin.ifindex(), now) {
+                return self.pass_on(&waiting.origin, PassReason::RateLimited);
             }
         }
         match self.store.find(&key, waiting.ttl_cap, now) {
@@ -282,11 +330,11 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
 
     /// Lets a query wait for the look-up of its key, and starts that if nobody has.
     fn wait(self: &Arc<Self>, key: Key, waiting: Waiting) {
-        let ifindex = waiting.frame.ifindex;
+        let ifindex = waiting.origin.ifindex();
         match self.flights.join(ifindex, &key, waiting) {
             Joined::Waits => {}
             Joined::Full(waiting) if waiting.is_answered => self.stats.refreshes_refused.add(),
-            Joined::Full(waiting) => self.pass_on(&waiting.frame, PassReason::Busy),
+            Joined::Full(waiting) => self.pass_on(&waiting.origin, PassReason::Busy),
             Joined::Leads => {
                 self.stats.chases.add();
                 let flight = Landing {
@@ -304,9 +352,7 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
     fn land(&self, ifindex: u32, key: &Key, outcome: Option<Outcome>) {
         let Some(outcome) = outcome else {
             for waiting in self.flights.land(key) {
-                if !waiting.is_answered {
-                    self.pass_on(&waiting.frame, PassReason::Abandoned);
-                }
+                self.drop_or_pass_on(&waiting.origin, waiting.is_answered, PassReason::Abandoned);
             }
             return;
         };
@@ -381,7 +427,7 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
                             fixed_ttl: None,
                         },
                     };
-                    answers.answer(waiting.frame.ifindex, key, body, &term);
+                    answers.answer(waiting.origin.ifindex(), key, body, &term);
                 }
                 None => answers.nothing(key),
             }
@@ -394,23 +440,37 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
             &kept.section,
             ttl_seconds,
             kept.next_rotation(),
+            waiting.origin.carrier(),
         );
-        let Some(reply) = reply else {
-            return self.servfail(waiting, TOO_LONG);
+        let reply = match reply {
+            Some(reply) if reply.left_out == 0 => reply.message,
+            incomplete => {
+                let sent_to_tcp = self.sends_to_tcp(&waiting.origin);
+                let message = match incomplete {
+                    Some(reply) => Some(reply.message),
+                    None => sent_to_tcp.then(|| compose::empty(&waiting.query)),
+                };
+                let Some(mut message) = message else {
+                    return self.servfail(waiting, TOO_LONG);
+                };
+                if sent_to_tcp {
+                    self.stats.truncated.add();
+                    compose::truncate(&mut message);
+                }
+                message
+            }
         };
         self.stats.noerror.add();
         self.stats.replied(waiting.namespace.as_deref(), replied);
-        self.send(&waiting.frame, &reply);
+        self.send(&waiting.origin, &reply);
     }
 
     /// The existing cache answers, now and for as long as this is known.
     fn no_target(&self, waiting: &Waiting, left: Duration) {
         if let Some((answers, key)) = &waiting.publish {
-            answers.no_target(waiting.frame.ifindex, key, left);
+            answers.no_target(waiting.origin.ifindex(), key, left);
         }
-        if !waiting.is_answered {
-            self.pass_on(&waiting.frame, PassReason::NoTarget);
-        }
+        self.drop_or_pass_on(&waiting.origin, waiting.is_answered, PassReason::NoTarget);
     }
 
     /// The upstream failed or contradicts itself: the last good answer, else SERVFAIL.
@@ -442,21 +502,45 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
         self.stats.servfail.add();
         self.stats
             .replied(waiting.namespace.as_deref(), Replied::Servfail);
-        self.send(&waiting.frame, &compose::servfail(&waiting.query, error));
+        self.send(&waiting.origin, &compose::servfail(&waiting.query, error));
     }
 
-    fn send(&self, frame: &QueryFrame, reply: &[u8]) {
-        if let Err(error) = self.injector.reply(frame, reply) {
+    /// Whether a client that does not get its whole answer now gets it over TCP.
+    fn sends_to_tcp(&self, origin: &Origin) -> bool {
+        let (Some(steer), Origin::Frame(frame)) = (&self.steer, origin) else {
+            return false;
+        };
+        Datagram::parse(&frame.frame, frame.l3_offset)
+            .is_some_and(|datagram| steer.tell(datagram.destination.ip(), datagram.source.ip()))
+    }
+
+    fn send(&self, origin: &Origin, reply: &[u8]) {
+        let sent = match origin {
+            Origin::Frame(frame) => self.injector.reply(frame, reply),
+            Origin::Stream { reply: to, .. } => to.send(StreamReply::Answer(reply.to_vec())),
+        };
+        if let Err(error) = sent {
             self.stats.send_errors.add();
-            debug!(ifindex = frame.ifindex, %error, "reply not sent");
+            debug!(ifindex = origin.ifindex(), %error, "reply not sent");
         }
     }
 
-    fn pass_on(&self, frame: &QueryFrame, reason: PassReason) {
+    /// Nobody waits for what the program has answered.
+    fn drop_or_pass_on(&self, origin: &Origin, is_answered: bool, reason: PassReason) {
+        if !is_answered {
+            self.pass_on(origin, reason);
+        }
+    }
+
+    fn pass_on(&self, origin: &Origin, reason: PassReason) {
         self.stats.passed(reason);
-        if let Err(error) = self.injector.pass_on(frame) {
+        let sent = match origin {
+            Origin::Frame(frame) => self.injector.pass_on(frame),
+            Origin::Stream { reply, .. } => reply.send(StreamReply::PassOn),
+        };
+        if let Err(error) = sent {
             self.stats.send_errors.add();
-            debug!(ifindex = frame.ifindex, %error, "query not passed on");
+            debug!(ifindex = origin.ifindex(), %error, "query not passed on");
         }
     }
 
@@ -502,6 +586,18 @@ impl<S: TargetSource, I: Inject> Drop for Landing<S, I> {
         self.responder
             .land(self.ifindex, &self.key, self.outcome.take());
     }
+}
+
+/// What a rule makes of a name; `None` when it does not match after all.
+fn plan(rules: &RuleSet, index: usize, qname: &[u8]) -> Option<Plan> {
+    let rule = rules.rules().get(index)?;
+    let matched = rule.apply(qname)?;
+    Some(Plan {
+        target: matched.target,
+        namespace: matched.namespace,
+        rule_ttl: Duration::from_secs(rule.ttl_seconds().into()),
+        kept_by: (!rule.is_regex()).then_some((index, matched.captures)),
+    })
 }
 
 /// The query of a frame, and the server that it asks.

@@ -55,6 +55,7 @@ pub struct Stats {
     pub(super) noerror: Counter,
     pub(super) servfail: Counter,
     pub(super) stale: Counter,
+    pub(super) truncated: Counter,
     pub(super) chases: Counter,
     pub(super) broken_chains: Counter,
     pub(super) send_errors: Counter,
@@ -108,6 +109,8 @@ pub struct Snapshot {
     pub chase_failures: BTreeMap<&'static str, u64>,
     pub broken_chains: u64,
     pub stale_answers: u64,
+    /// Replies with TC=1.
+    pub truncated: u64,
     /// Replies and passed queries that could not be sent.
     pub send_errors: u64,
     /// Look-ups for answers that a program has and is about to lose.
@@ -175,6 +178,7 @@ impl Stats {
                 .collect(),
             broken_chains: self.broken_chains.get(),
             stale_answers: self.stale.get(),
+            truncated: self.truncated.get(),
             send_errors: self.send_errors.get(),
             refreshes: self.refreshes.get(),
             refreshes_refused: self.refreshes_refused.get(),

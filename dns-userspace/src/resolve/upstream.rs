@@ -156,13 +156,17 @@ enum Check {
 impl Question {
     /// A random ID, letters in random case (0x20), RD, an OPT with [`UDP_SIZE`].
     fn new(qname: &Name, qtype: RecordType) -> Question {
+        Question::with(qname, qtype, rand::random(), rand::random::<bool>)
+    }
+
+    fn with(qname: &Name, qtype: RecordType, id: u16, mut flip: impl FnMut() -> bool) -> Question {
         let mut message = Vec::with_capacity(HEADER + 255 + 4 + 11);
-        message.extend_from_slice(&rand::random::<u16>().to_be_bytes());
+        message.extend_from_slice(&id.to_be_bytes());
         message.extend_from_slice(&FLAG_RD.to_be_bytes());
         message.extend_from_slice(&[0, 1, 0, 0, 0, 0, 0, 1]);
         message.extend(wire_name(qname).into_iter().map(|byte| {
             // Length bytes are below 64 and no letters.
-            if byte.is_ascii_alphabetic() && rand::random::<bool>() {
+            if byte.is_ascii_alphabetic() && flip() {
                 byte ^ 0x20
             } else {
                 byte
@@ -210,6 +214,31 @@ impl Question {
         match Message::from_vec(reply) {
             Ok(message) => Check::Reply(Box::new(message)),
             Err(_) => Check::Ignored,
+        }
+    }
+}
+
+/// What a reply to a question of this ID, in the name's own case, is taken for: for the fuzz targets.
+pub mod fuzzing {
+    use super::*;
+
+    /// The question section of such a question.
+    pub fn question(qname: &Name, qtype: RecordType) -> Vec<u8> {
+        let question = Question::with(qname, qtype, 0, || false);
+        question.message[HEADER..question.end].to_vec()
+    }
+
+    /// The message, if it is the reply.
+    pub fn accept(
+        qname: &Name,
+        qtype: RecordType,
+        id: u16,
+        reply: &[u8],
+        transport: Transport,
+    ) -> Option<Message> {
+        match Question::with(qname, qtype, id, || false).check(reply, transport) {
+            Check::Reply(message) => Some(*message),
+            Check::Truncated | Check::Ignored => None,
         }
     }
 }

@@ -98,7 +98,9 @@ impl Import {
 }
 
 fn quoted(text: &str) -> String {
-    if text.contains('\\') && !text.contains('\'') {
+    // A literal string holds neither a quote nor control characters: a Corefile's words may go over several lines.
+    let literal = !text.contains(|letter: char| letter == '\'' || letter.is_control());
+    if text.contains('\\') && literal {
         format!("'{text}'")
     } else {
         toml::Value::String(text.to_owned()).to_string()

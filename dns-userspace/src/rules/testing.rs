@@ -230,7 +230,7 @@ fn mutate(random: &mut Rng, labels: &mut Vec<Vec<u8>>) {
             while wire_len(labels) + 64 <= 255 {
                 labels.insert(0, vec![b'z'; 63]);
             }
-            let left = 255 - wire_len(labels);
+            let left = 255usize.saturating_sub(wire_len(labels));
             if left >= 2 {
                 labels.insert(0, vec![b'y'; left - 1]);
             }

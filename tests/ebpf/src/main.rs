@@ -6,6 +6,8 @@
 #![no_std]
 #![no_main]
 
+mod policy;
+
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{__sk_buff, TC_ACT_SHOT},

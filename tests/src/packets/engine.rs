@@ -4,10 +4,13 @@ mod slice;
 mod test_run;
 mod veth;
 
-use std::fmt::Write as _;
+use std::{
+    fmt::Write as _,
+    time::{Duration, Instant},
+};
 
 use dns_common::{
-    abi::EventHeader,
+    abi::{EventHeader, IS_ANSWERED},
     verdict::{Reason, Verdict},
 };
 
@@ -16,6 +19,7 @@ pub use test_run::TestRun;
 pub use veth::Veth;
 
 use super::{
+    answers::{self, Entry},
     build::{Frame, Tag},
     table::{Case, Engines, Expect},
 };
@@ -27,6 +31,12 @@ pub enum Outcome {
     Passed(Reason),
     /// Userspace got it, and nobody else.
     Taken(Event),
+    /// It came back as this frame, and nobody but whoever sent it saw that; userspace may have been asked for a newer
+    /// answer.
+    Answered {
+        reply: Vec<u8>,
+        refresh: Option<Event>,
+    },
 }
 
 /// What userspace gets.
@@ -34,6 +44,8 @@ pub enum Outcome {
 pub struct Event {
     pub rule: u32,
     pub l3_offset: u16,
+    /// The program has answered it already.
+    pub is_answered: bool,
     /// Tag outside the frame.
     pub vlan: Option<Tag>,
     pub frame: Vec<u8>,
@@ -45,6 +57,7 @@ impl Event {
         Self {
             rule: header.rule,
             l3_offset: header.l3_offset,
+            is_answered: header.flags & IS_ANSWERED != 0,
             vlan: (header.vlan_tpid != 0).then_some(Tag {
                 tpid: header.vlan_tpid,
                 tci: header.vlan_tci,
@@ -59,6 +72,7 @@ impl Outcome {
         match self {
             Self::Passed(reason) => Verdict::Pass(*reason),
             Self::Taken(_) => Verdict::Taken,
+            Self::Answered { .. } => Verdict::Answered,
         }
     }
 }
@@ -75,20 +89,35 @@ pub trait Engine {
         false
     }
 
+    /// Whether the clock by which answers age goes on while the engine runs.
+    fn has_clock(&self) -> bool {
+        true
+    }
+
+    /// Makes this all that the program has been told of answers.
+    fn tell(&mut self, entries: &[Entry]) -> anyhow::Result<()>;
+
     fn run(&mut self, frame: &Frame) -> anyhow::Result<Outcome>;
 }
 
 /// What the case expects of this engine.
 fn expected(case: &Case, engine: &dyn Engine) -> Outcome {
-    let (rule, l3_offset) = match case.expect {
-        Expect::Pass(reason) => return Outcome::Passed(reason),
-        Expect::Taken { rule, l3_offset } => (rule, l3_offset),
-    };
+    match case.expect {
+        Expect::Pass(reason) => Outcome::Passed(reason),
+        Expect::Taken { rule, l3_offset } => {
+            Outcome::Taken(event(rule, l3_offset, &case.frame, engine))
+        }
+    }
+}
+
+/// What userspace gets of this frame by this engine.
+fn event(rule: u32, l3_offset: u16, frame: &Frame, engine: &dyn Engine) -> Event {
     let mut event = Event {
         rule,
         l3_offset,
+        is_answered: false,
         vlan: None,
-        frame: case.frame.bytes.clone(),
+        frame: frame.bytes.clone(),
     };
     if engine.moves_tags() && l3_offset > 14 {
         let tag: Vec<u8> = event.frame.drain(12..16).collect();
@@ -98,7 +127,7 @@ fn expected(case: &Case, engine: &dyn Engine) -> Outcome {
             tci: u16::from_be_bytes([tag[2], tag[3]]),
         });
     }
-    Outcome::Taken(event)
+    event
 }
 
 /// Puts every case that the engine can take through it; returns how many there were.
@@ -129,4 +158,73 @@ pub fn agree<'a>(engine: &mut dyn Engine, cases: impl Iterator<Item = &'a Case>)
     }
     assert!(wrong.is_empty(), "\n{wrong}");
     ran
+}
+
+/// Tells the engine what each case says, asks it, and returns the DNS messages that came back, each with its case.
+///
+/// # Panics
+/// When the engine does not agree with the table, with every case that it disagrees on.
+pub fn agree_on_answers<'a>(
+    engine: &mut dyn Engine,
+    cases: impl Iterator<Item = &'a answers::Case>,
+) -> Vec<(&'a answers::Case, Vec<u8>)> {
+    let mut replies = Vec::new();
+    let mut ran = 0;
+    let mut wrong = String::new();
+    for case in cases {
+        if !engine.takes(&case.engines()) {
+            continue;
+        }
+        ran += 1;
+        let started = Instant::now();
+        engine
+            .tell(&case.told)
+            .unwrap_or_else(|error| panic!("{}: {}: {error:#}", engine.name(), case.name));
+        let outcome = engine
+            .run(&case.frame())
+            .unwrap_or_else(|error| panic!("{}: {}: {error:#}", engine.name(), case.name));
+        let elapsed = if engine.has_clock() {
+            started.elapsed()
+        } else {
+            Duration::ZERO
+        };
+        let wanted = wanted(case, elapsed, engine);
+        if !wanted.contains(&outcome) {
+            let _ = writeln!(
+                wrong,
+                "{}: {}\n  because {}\n  expected {:02x?}\n  got      {outcome:02x?}",
+                engine.name(),
+                case.name,
+                case.why,
+                wanted[0],
+            );
+        }
+        if let Outcome::Answered { reply, .. } = outcome {
+            replies.push((case, case.message_in(&reply).to_vec()));
+        }
+    }
+    assert!(wrong.is_empty(), "\n{wrong}");
+    assert!(ran > 500 && replies.len() > 300, "{ran}, {}", replies.len());
+    replies
+}
+
+/// What may become of a case's frame.
+fn wanted(case: &answers::Case, elapsed: Duration, engine: &dyn Engine) -> Vec<Outcome> {
+    let event = event(case.rule as u32, case.l3_offset(), &case.frame(), engine);
+    let refresh = match case.expect {
+        answers::Expect::NoTarget => return vec![Outcome::Passed(Reason::NoTarget)],
+        answers::Expect::Taken => return vec![Outcome::Taken(event)],
+        answers::Expect::Answered => None,
+        answers::Expect::Refreshed => Some(Event {
+            is_answered: true,
+            ..event
+        }),
+    };
+    case.replies(elapsed)
+        .into_iter()
+        .map(|reply| Outcome::Answered {
+            reply,
+            refresh: refresh.clone(),
+        })
+        .collect()
 }

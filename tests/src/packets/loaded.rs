@@ -6,7 +6,10 @@ use std::{
 };
 
 use anyhow::Context as _;
-use dns_common::verdict::{Reason, TAKEN};
+use dns_common::{
+    answer::Key,
+    verdict::{ANSWERED, REFRESHED, Reason, TAKEN},
+};
 use gregor::{
     datapath::{
         AnswerOptions, Datapath, DatapathError, Heartbeat, Hook, Intercepted, Limit, LoadOptions,
@@ -16,6 +19,7 @@ use gregor::{
 };
 
 use super::{
+    answers::{self, Entry, What},
     build::Tag,
     engine::{Event, Outcome},
     table::{Rule, servers},
@@ -51,11 +55,25 @@ pub fn options(rules: Arc<RuleSet>) -> LoadOptions {
     }
 }
 
+/// The same for the rules of the table of answers, with room for them.
+pub fn answering() -> LoadOptions {
+    LoadOptions {
+        answers: AnswerOptions {
+            total: 4096,
+            per_interface: 4096,
+            per_server: true,
+        },
+        ..options(answers::rules())
+    }
+}
+
 /// A program, its ring and its heartbeat, which stands at an hour from now.
 pub struct Loaded {
     pub datapath: Datapath,
     pub heartbeat: Heartbeat,
     ring: Ring,
+    /// What it has been told of.
+    told: Vec<Key>,
     // The ring is registered with it.
     _runtime: tokio::runtime::Runtime,
 }
@@ -65,6 +83,7 @@ pub const LOOPBACK: u32 = 1;
 
 const NEXT: u32 = u32::MAX;
 const SHOT: u32 = 2;
+const REDIRECT: u32 = 7;
 
 impl Loaded {
     pub fn new(options: &LoadOptions) -> anyhow::Result<Self> {
@@ -73,9 +92,14 @@ impl Loaded {
 
     /// The program that puts an answered query back into its frame.
     pub fn restored(options: &LoadOptions) -> anyhow::Result<Self> {
+        Self::of_tests(options, "restored")
+    }
+
+    /// One of the programs that only tests run.
+    pub fn of_tests(options: &LoadOptions, program: &'static str) -> anyhow::Result<Self> {
         static OBJECT: &[u8] =
-            aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/gregor-ebpf-restore"));
-        Self::with(|| Datapath::load_object(options, OBJECT, "restored"))
+            aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/gregor-ebpf-testing"));
+        Self::with(|| Datapath::load_object(options, OBJECT, program))
     }
 
     fn with(load: impl FnOnce() -> Result<Datapath, DatapathError>) -> anyhow::Result<Self> {
@@ -93,6 +117,7 @@ impl Loaded {
             datapath,
             heartbeat,
             ring,
+            told: Vec::new(),
             _runtime: runtime,
         })
     }
@@ -112,12 +137,16 @@ impl Loaded {
     pub fn test_run(&mut self, frame: &[u8]) -> anyhow::Result<Outcome> {
         let before = self.counters()?;
         let run = self.datapath.test_run(frame, 1)?;
-        anyhow::ensure!(run.data == frame, "the program wrote to the frame");
-        let outcome = self.outcome(&before)?;
+        let outcome = self.outcome(&before, || Ok(run.data.clone()))?;
         let action = match outcome {
             Outcome::Passed(_) => NEXT,
             Outcome::Taken(_) => SHOT,
+            Outcome::Answered { .. } => REDIRECT,
         };
+        anyhow::ensure!(
+            action == REDIRECT || run.data == frame,
+            "the program wrote to the frame"
+        );
         anyhow::ensure!(
             run.return_value == action,
             "action {:#x} for {outcome:?}",
@@ -126,17 +155,61 @@ impl Loaded {
         Ok(outcome)
     }
 
-    /// What became of the one frame that came in since the counters stood at `before`.
-    pub fn outcome(&mut self, before: &[u64]) -> anyhow::Result<Outcome> {
+    /// Makes this all that the program has been told of answers.
+    pub fn tell(&mut self, entries: &[Entry]) -> anyhow::Result<()> {
+        let answers = Arc::clone(self.datapath.answers());
+        for key in self.told.drain(..) {
+            answers.remove(&key);
+            answers.publish_absent(LOOPBACK, &key, Duration::ZERO);
+        }
+        for entry in entries {
+            let key = answers
+                .key(entry.rule, entry.qtype, entry.server, &entry.captures)
+                .context("a key with room for these captures")?;
+            self.told.push(key);
+            match &entry.what {
+                What::Answer(answer, term) | What::TakenAway(answer, term) => {
+                    if let Some(body) = answer.body() {
+                        answers.publish(LOOPBACK, &key, &body, term);
+                    }
+                    if matches!(entry.what, What::TakenAway(..)) {
+                        answers.remove(&key);
+                    }
+                }
+                What::NoTarget => {
+                    answers.publish_absent(LOOPBACK, &key, Duration::from_secs(3600));
+                }
+                What::NoTargetBefore => answers.publish_absent(LOOPBACK, &key, Duration::ZERO),
+            }
+        }
+        Ok(())
+    }
+
+    /// What became of the one frame that came in since the counters stood at `before`; `reply` has it if it came back.
+    pub fn outcome(
+        &mut self,
+        before: &[u64],
+        reply: impl FnOnce() -> anyhow::Result<Vec<u8>>,
+    ) -> anyhow::Result<Outcome> {
         let after = self.counters()?;
-        let mut moved = (0..after.len()).filter(|&i| after[i] != before[i]);
+        let refreshed = after[REFRESHED] - before[REFRESHED];
+        let mut moved = (0..after.len()).filter(|&i| i != REFRESHED && after[i] != before[i]);
         let counter = moved.next();
         anyhow::ensure!(moved.next().is_none(), "more than one counter moved");
         let mut queries = self.drain();
         match counter {
             Some(TAKEN) => {
                 anyhow::ensure!(after[TAKEN] == before[TAKEN] + 1 && queries.len() == 1);
+                anyhow::ensure!(refreshed == 0);
                 Ok(Outcome::Taken(event(&queries.remove(0))))
+            }
+            Some(ANSWERED) => {
+                anyhow::ensure!(after[ANSWERED] == before[ANSWERED] + 1);
+                anyhow::ensure!(queries.len() as u64 == refreshed && refreshed < 2);
+                Ok(Outcome::Answered {
+                    reply: reply()?,
+                    refresh: queries.first().map(event),
+                })
             }
             counter => {
                 anyhow::ensure!(queries.is_empty(), "handed over, and yet {counter:?}");
@@ -156,6 +229,7 @@ fn event(query: &Intercepted) -> Event {
     Event {
         rule: query.rule as u32,
         l3_offset: query.l3_offset as u16,
+        is_answered: query.is_answered,
         vlan: query.vlan.map(|tag| Tag {
             tpid: tag.tpid,
             tci: tag.tci,

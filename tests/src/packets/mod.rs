@@ -1,5 +1,6 @@
 //! Packet fixtures: one table of frames and verdicts, and the engines that must all agree with it.
 
+pub mod answers;
 pub mod build;
 pub mod engine;
 pub mod loaded;

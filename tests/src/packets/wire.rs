@@ -84,6 +84,21 @@ impl Wire {
         self.sender.send(frame)
     }
 
+    /// Sends a frame from the pod as a socket does: what its checksum at `start` + 6 covers is still to be added.
+    pub fn send_partial(&self, frame: &[u8], start: usize) -> anyhow::Result<()> {
+        self.sender.send_partial(frame, start)
+    }
+
+    /// Lets the host end compute checksums before it hands frames to the pod, or leave that to the pod.
+    pub fn compute_checksums(&self, compute: bool) -> anyhow::Result<()> {
+        set_tx_checksum(NODE_END, !compute)
+    }
+
+    /// What arrives at the pod from now on.
+    pub fn receiver(&self) -> anyhow::Result<Receiver> {
+        self.in_pod(|| Receiver::new(POD_END))
+    }
+
     /// Runs `body` in the pod's namespace.
     pub fn in_pod<T>(&self, body: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
         self.pod.enter()?;
@@ -180,6 +195,39 @@ impl Sender {
         }
         .with_context(|| format!("sending {} bytes", frame.bytes.len()))
     }
+
+    fn send_partial(&self, frame: &[u8], start: usize) -> anyhow::Result<()> {
+        const NEEDS_CSUM: u8 = 1;
+        let mut bytes = vec![NEEDS_CSUM, 0];
+        // No segments, where the checksum starts, and its place from there.
+        for field in [0, 0, start as u16, 6] {
+            bytes.extend(field.to_ne_bytes());
+        }
+        bytes.extend(frame);
+        send(&self.segmented, &bytes)
+    }
+}
+
+/// `ethtool -K NAME tx on|off`.
+fn set_tx_checksum(interface: &str, on: bool) -> anyhow::Result<()> {
+    const ETHTOOL_STXCSUM: u32 = 0x17;
+    let mut value = [ETHTOOL_STXCSUM, u32::from(on)];
+    // SAFETY: all of it may be zero.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(interface.bytes()) {
+        *to = from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_data = value.as_mut_ptr().cast();
+    // SAFETY: no pointers; the descriptor is checked and then owned. The request names a `struct ethtool_value`, and both
+    // outlive the call.
+    let result = unsafe {
+        let fd = libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0);
+        ensure!(fd >= 0, "socket: {}", io::Error::last_os_error());
+        let socket = OwnedFd::from_raw_fd(fd);
+        libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL as _, &raw mut request)
+    };
+    ensure!(result == 0, "SIOCETHTOOL: {}", io::Error::last_os_error());
+    Ok(())
 }
 
 /// `struct virtio_net_hdr` (VIRTIO 1.2 §5.1.6) for UDP over IPv4 without tags.
@@ -206,8 +254,125 @@ fn send(socket: &OwnedFd, bytes: &[u8]) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Frames that arrive at an interface, as they were before the kernel took their outer tag away.
+pub struct Receiver {
+    socket: OwnedFd,
+    buffer: Vec<u8>,
+}
+
+/// A frame that arrived.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Received {
+    pub bytes: Vec<u8>,
+    /// Whether its checksum is only begun, to be computed by hardware that a veth does not have.
+    pub is_partial: bool,
+}
+
+/// How long a frame may take that was sent already.
+const PATIENCE_MS: i32 = 10_000;
+
+impl Receiver {
+    fn new(interface: &str) -> anyhow::Result<Self> {
+        let socket = packet_socket_for(interface, libc::ETH_P_ALL as u16)?;
+        set_option(&socket, libc::PACKET_AUXDATA, &1i32).context("PACKET_AUXDATA")?;
+        const PACKET_IGNORE_OUTGOING: i32 = 23;
+        set_option(&socket, PACKET_IGNORE_OUTGOING, &1i32).context("PACKET_IGNORE_OUTGOING")?;
+        Ok(Self {
+            socket,
+            buffer: vec![0; 65_536],
+        })
+    }
+
+    /// Makes room for this many bytes of frames that nobody has taken yet.
+    pub fn set_buffer(&self, bytes: i32) -> anyhow::Result<()> {
+        // SAFETY: an int and its size.
+        let result = unsafe {
+            libc::setsockopt(
+                self.socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_RCVBUFFORCE,
+                ptr::from_ref(&bytes).cast(),
+                size_of::<i32>() as u32,
+            )
+        };
+        ensure!(
+            result == 0,
+            "SO_RCVBUFFORCE: {}",
+            io::Error::last_os_error()
+        );
+        Ok(())
+    }
+
+    /// The next frame; `None` when none arrives in ten seconds.
+    pub fn frame(&mut self) -> anyhow::Result<Option<Received>> {
+        if !self.is_ready(PATIENCE_MS)? {
+            return Ok(None);
+        }
+        self.receive().map(Some)
+    }
+
+    /// Whether nothing has arrived that was not taken.
+    pub fn is_idle(&self) -> anyhow::Result<bool> {
+        Ok(!self.is_ready(0)?)
+    }
+
+    fn is_ready(&self, timeout_ms: i32) -> anyhow::Result<bool> {
+        let mut poll = libc::pollfd {
+            fd: self.socket.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        // SAFETY: one pollfd.
+        let ready = unsafe { libc::poll(&raw mut poll, 1, timeout_ms) };
+        ensure!(ready >= 0, "poll: {}", io::Error::last_os_error());
+        Ok(ready > 0)
+    }
+
+    fn receive(&mut self) -> anyhow::Result<Received> {
+        let mut part = libc::iovec {
+            iov_base: self.buffer.as_mut_ptr().cast(),
+            iov_len: self.buffer.len(),
+        };
+        let mut control = [0u64; 16];
+        // SAFETY: all of it may be zero.
+        let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+        header.msg_iov = &raw mut part;
+        header.msg_iovlen = 1;
+        header.msg_control = control.as_mut_ptr().cast();
+        header.msg_controllen = size_of_val(&control);
+        // SAFETY: the header names buffers that outlive the call, with their lengths.
+        let len = unsafe { libc::recvmsg(self.socket.as_raw_fd(), &raw mut header, 0) };
+        ensure!(len >= 0, "recvmsg: {}", io::Error::last_os_error());
+        let mut bytes = self.buffer[..len as usize].to_vec();
+        // SAFETY: the kernel has filled in the header; the first message in it, if any, is whole.
+        let auxiliary = unsafe {
+            let message = libc::CMSG_FIRSTHDR(&raw const header);
+            ensure!(
+                !message.is_null() && (*message).cmsg_type == libc::PACKET_AUXDATA,
+                "no auxiliary data"
+            );
+            libc::CMSG_DATA(message)
+                .cast::<libc::tpacket_auxdata>()
+                .read_unaligned()
+        };
+        if auxiliary.tp_status & libc::TP_STATUS_VLAN_VALID != 0 {
+            let tag = [auxiliary.tp_vlan_tpid, auxiliary.tp_vlan_tci].map(u16::to_be_bytes);
+            bytes.splice(12..12, tag.concat());
+        }
+        Ok(Received {
+            bytes,
+            is_partial: auxiliary.tp_status & libc::TP_STATUS_CSUMNOTREADY != 0,
+        })
+    }
+}
+
 /// A packet socket that receives nothing, bound to an interface.
 pub(crate) fn packet_socket(interface: &str) -> anyhow::Result<OwnedFd> {
+    packet_socket_for(interface, 0)
+}
+
+/// A packet socket that receives frames of a protocol, bound to an interface.
+fn packet_socket_for(interface: &str, protocol: u16) -> anyhow::Result<OwnedFd> {
     // SAFETY: no pointers; the descriptor is checked and then owned.
     let socket = unsafe {
         let fd = libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0);
@@ -216,7 +381,7 @@ pub(crate) fn packet_socket(interface: &str) -> anyhow::Result<OwnedFd> {
     };
     let address = libc::sockaddr_ll {
         sll_family: libc::AF_PACKET as u16,
-        sll_protocol: 0,
+        sll_protocol: protocol.to_be(),
         sll_ifindex: if_nametoindex(interface)? as i32,
         sll_hatype: 0,
         sll_pkttype: 0,

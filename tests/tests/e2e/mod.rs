@@ -292,10 +292,56 @@ impl Metrics {
         self.get(&format!(r#"gregor_dns_responses_total{{rcode="{rcode}"}}"#))
     }
 
+    /// Answers that the programs gave in the name of this namespace.
+    pub fn namespace_in_kernel(&self, namespace: &str) -> f64 {
+        self.get(&format!(
+            r#"gregor_kernel_namespace_answers_total{{namespace="{namespace}"}}"#
+        ))
+    }
+
     pub fn namespace(&self, namespace: &str, result: &str) -> f64 {
         self.get(&format!(
             r#"gregor_namespace_responses_total{{namespace="{namespace}",result="{result}"}}"#
         ))
+    }
+}
+
+/// Asks, again if need be, until no query of a round needed the responder: what the programs know expires, so that one may
+/// at any time. `ask` judges what it gets, whoever answered; it is told how many rounds went before.
+pub fn until_the_programs_answer(gregor: &Gregor, what: &str, mut ask: impl FnMut(usize)) {
+    let mut round = 0;
+    until(&format!("{what}: answered in the kernel"), || {
+        let before = Metrics::of(gregor);
+        let told = TellWhatMoved(gregor, &before);
+        ask(round);
+        drop(told);
+        round += 1;
+        let after = Metrics::of(gregor);
+        let grown = |value: fn(&Metrics) -> f64| value(&after) - value(&before);
+        assert!(grown(Metrics::intercepted) > 0.0, "{what}: not asked");
+        (grown(Metrics::taken) == 0.0).then_some(())
+    });
+}
+
+/// When a test fails, prints what gregor has counted since.
+struct TellWhatMoved<'a>(&'a Gregor, &'a Metrics);
+
+impl Drop for TellWhatMoved<'_> {
+    fn drop(&mut self) {
+        if !thread::panicking() {
+            return;
+        }
+        let Ok(page) = self.0.metrics() else {
+            return eprintln!("gregor does not tell its metrics");
+        };
+        for (series, value) in &Metrics::parse(&page).0 {
+            let grown = value - self.1.get(series);
+            if grown != 0.0 {
+                eprintln!("{series} grew by {grown}");
+            }
+        }
+        eprintln!("{}", self.0.status_text(&[]).unwrap_or_default());
+        eprintln!("{}", self.0.log());
     }
 }
 
@@ -333,6 +379,7 @@ pub fn clients() -> Vec<Client> {
             "netdns=cgo",
         ),
         client("c-ares", tools::cares_client().unwrap(), &[], ""),
+        client("jvm", tools::java_client().unwrap(), &[], ""),
     ]
 }
 

@@ -35,7 +35,7 @@ impl MemoryTables {
                 seed: 0x0123_4567_89ab_cdef,
                 bucket_mask: buckets as u32 - 1,
                 absent_mask: buckets as u32 - 1,
-                per_server: u32::MAX,
+                padding: 0,
                 slots: slots as u32,
                 suffixes: SuffixSettings::NONE,
             },
@@ -173,5 +173,43 @@ impl Tables for MemoryTables {
         let before = hits.load();
         hits.store(before + 1);
         before as u32
+    }
+}
+
+impl<T: Tables> Tables for &T {
+    fn settings(&self) -> Option<&Settings> {
+        T::settings(self)
+    }
+
+    fn captures(&self, rule: u32) -> Option<Captures> {
+        T::captures(self, rule)
+    }
+
+    fn ways(&self, bucket: u32) -> Option<&Ways> {
+        T::ways(self, bucket)
+    }
+
+    fn entry(&self, slot: u32) -> Option<&Entry> {
+        T::entry(self, slot)
+    }
+
+    fn absent_ways(&self, bucket: u32) -> Option<&Ways> {
+        T::absent_ways(self, bucket)
+    }
+
+    fn absent(&self, slot: u32) -> Option<&Absent> {
+        T::absent(self, slot)
+    }
+
+    fn suffix_ways(&self, bucket: u32) -> Option<&Ways> {
+        T::suffix_ways(self, bucket)
+    }
+
+    fn suffix(&self, slot: u32) -> Option<&Suffix> {
+        T::suffix(self, slot)
+    }
+
+    fn count(&self, slot: u32) -> u32 {
+        T::count(self, slot)
     }
 }

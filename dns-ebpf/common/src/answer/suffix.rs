@@ -149,26 +149,35 @@ impl Scratch {
     }
 }
 
-/// Looks for the answer whose suffix the name in the scratch has; slot, rule and sequence number are left there.
-/// `name_len` and `asked` are set, the length bytes are in their places.
+/// Where the suffix of the name in the scratch begins; 0 for nowhere. `name_len` is set, the length bytes are in their
+/// places.
 #[inline(always)]
-pub fn locate_by_suffix<T: Tables + ?Sized>(tables: &T, scratch: &mut Scratch) -> bool {
+pub fn suffix_of<T: Tables + ?Sized>(tables: &T, scratch: &mut Scratch) -> u32 {
+    match tables.settings() {
+        Some(settings) if settings.slots != 0 && settings.suffixes.starter_count != 0 => {
+            let end = scratch.name_len & 0xff;
+            scratch.suffix_at(&settings.suffixes, end)
+        }
+        _ => 0,
+    }
+}
+
+/// Looks for the answer with the suffix that begins at `at`; slot, rule and sequence number are left in the scratch, where
+/// `asked` is set.
+#[inline(always)]
+pub fn locate_by_suffix<T: Tables + ?Sized>(tables: &T, scratch: &mut Scratch, at: u32) -> bool {
     let Some(settings) = tables.settings() else {
         return false;
     };
     let suffixes = &settings.suffixes;
-    if settings.slots == 0 || suffixes.starter_count == 0 {
-        return false;
-    }
     let end = scratch.name_len & 0xff;
-    let at = scratch.suffix_at(suffixes, end);
     let len = scratch.forget(end.wrapping_sub(at));
-    if at == 0 || len == 0 || len > SUFFIX_WORDS as u32 * 8 || !scratch.star_is_plain(at) {
+    if len == 0 || len > SUFFIX_WORDS as u32 * 8 || !scratch.star_is_plain(at) {
         return false;
     }
     let from = scratch.forget(NAME_AT + at);
     let qtype = scratch.asked.qtype as u16;
-    let upstream = (scratch.asked.server & settings.per_server) as u16;
+    let upstream = scratch.asked.server as u16;
     let mut sum = about(len, qtype, upstream).wrapping_mul(suffixes.factors[SUFFIX_WORDS]);
     let mut index = 0u32;
     while index < SUFFIX_WORDS as u32 {

@@ -40,7 +40,7 @@ impl Body {
         let size = self.records.first().map_or(0, Vec::len);
         self.records.len() <= MAX_RECORDS
             && size < 256
-            && size % 2 == 0
+            && size.is_multiple_of(2)
             && self.records.iter().all(|record| {
                 record.len() == size && size >= 12 && record[..2] == self.records[0][..2]
             })

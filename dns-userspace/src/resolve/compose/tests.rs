@@ -12,10 +12,14 @@ const QNAME: &str = "LKC-1.eu.aws.private.kafka.managed.Foo.svc.cluster.local.";
 const TARGET: &str = "kafka-upstream.foo.svc.cluster.local.";
 const END: &str = "vpce-1.vpce.svc.cluster.local.";
 
+fn datagram(query: &Query, section: &Section, ttl: u32, rotation: usize) -> Option<Vec<u8>> {
+    answer(query, section, ttl, rotation, Carrier::Datagram).map(|reply| reply.message)
+}
+
 fn compose(opt: Option<(u16, bool)>, answer_of: &Answer, ttl: u32, rotation: usize) -> Vec<u8> {
     let query = query(QNAME, answer_of.qtype, opt);
     let section = Section::new(answer_of).unwrap();
-    let bytes = answer(&query, &section, ttl, rotation).unwrap();
+    let bytes = datagram(&query, &section, ttl, rotation).unwrap();
     assert_eq!(&bytes[12..12 + query.question().len()], query.question());
     bytes
 }
@@ -62,7 +66,7 @@ fn these_exact_bytes() {
         b"\0\0\x29\x04\xd0\0\0\x80\0\0\0",
     ]
     .concat();
-    assert_eq!(answer(&query, &section, 30, 0).unwrap(), expected);
+    assert_eq!(datagram(&query, &section, 30, 0).unwrap(), expected);
 }
 
 #[test]
@@ -71,7 +75,7 @@ fn the_same_section_stands_behind_questions_of_any_length() {
     let long = format!("{}{}", "abcdefghi.".repeat(24), "x.");
     for qname in ["x.", QNAME, &long] {
         let query = query(qname, RecordType::A, Some((1232, false)));
-        let message = parse(&answer(&query, &section, 5, 0).unwrap());
+        let message = parse(&datagram(&query, &section, 5, 0).unwrap());
         assert_eq!(message.answers[0], cname(qname, 5, TARGET));
         assert_eq!(message.answers[1], cname(TARGET, 5, END));
         assert_eq!(message.answers[4], a(END, 5, [10, 0, 0, 3]));
@@ -90,7 +94,7 @@ fn flags_copy_rd_and_cd_and_nothing_else() {
         bytes[2..4].copy_from_slice(&sent.to_be_bytes());
         let query = Query::parse(&bytes).unwrap();
         let section = Section::new(&addresses(&[TARGET], 1, 60)).unwrap();
-        let reply = answer(&query, &section, 5, 0).unwrap();
+        let reply = datagram(&query, &section, 5, 0).unwrap();
         assert_eq!(reply[2..4], expected.to_be_bytes(), "flags {sent:04x}");
         let error = servfail(&query, ERROR);
         assert_eq!(error[2..4], (expected | 2).to_be_bytes());
@@ -214,9 +218,9 @@ fn a_chain_that_leaves_no_room_for_an_address_is_no_answer() {
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let section = Section::new(&addresses(&names, 1, 9)).unwrap();
     let plain = query(QNAME, RecordType::A, None);
-    assert_eq!(answer(&plain, &section, 9, 0), None);
+    assert_eq!(datagram(&plain, &section, 9, 0), None);
     let edns = query(QNAME, RecordType::A, Some((1232, false)));
-    assert!(answer(&edns, &section, 9, 0).is_some());
+    assert!(datagram(&edns, &section, 9, 0).is_some());
 }
 
 const ERROR: ExtendedError = ExtendedError {
@@ -271,11 +275,11 @@ proptest! {
         answer_of.soa = (count == 0).then(|| Box::new((name(names[0]), soa_data(9))));
         let query = query(&qname, RecordType::A, opt);
         let section = Section::new(&answer_of).unwrap();
-        let Some(bytes) = answer(&query, &section, ttl, rotation) else {
+        let Some(bytes) = datagram(&query, &section, ttl, rotation) else {
             prop_assert!(section.len() + 12 + query.question().len() + 11 > 512);
             return Ok(());
         };
-        prop_assert!(bytes.len() <= limit(&query));
+        prop_assert!(bytes.len() <= limit(&query, Carrier::Datagram));
         let message = parse(&bytes);
         let mut owner = qname.as_str();
         for (record, target) in message.answers.iter().zip(&names) {
@@ -298,5 +302,202 @@ proptest! {
             prop_assert_eq!(record, &soa(names[0], ttl, 9));
         }
         prop_assert_eq!(message.edns.is_some(), opt.is_some());
+    }
+}
+
+#[test]
+fn what_a_datagram_leaves_out_a_stream_has() {
+    let section = Section::new(&addresses(&[TARGET, END], 60, 9)).unwrap();
+    let query = query(QNAME, RecordType::A, None);
+    let cut = answer(&query, &section, 9, 7, Carrier::Datagram).unwrap();
+    assert!(cut.message.len() <= 512);
+    let told = rrset(&parse(&cut.message)).len();
+    assert!(told > 0);
+    assert_eq!(cut.left_out, 60 - told);
+
+    let whole = answer(&query, &section, 9, 7, Carrier::Stream).unwrap();
+    assert_eq!(whole.left_out, 0);
+    assert_eq!(rrset(&parse(&whole.message)).len(), 60);
+    assert_eq!(whole.message[..12][..6], cut.message[..6]);
+}
+
+#[test]
+fn truncation_is_one_bit() {
+    for opt in [None, Some((1232, true))] {
+        let query = query(QNAME, RecordType::A, opt);
+        let mut message = empty(&query);
+        assert!(!parse(&message).metadata.truncation);
+        let before = message.clone();
+        truncate(&mut message);
+        let parsed = parse(&message);
+        assert!(parsed.metadata.truncation && parsed.answers.is_empty());
+        assert_eq!(parsed.edns.is_some(), opt.is_some());
+        message[2] ^= 2;
+        assert_eq!(message, before);
+    }
+}
+
+/// The path of a program over a frame in memory, with one answer in its tables.
+mod in_the_kernel {
+    use dns_common::{
+        abi::Servers,
+        answer::{Key, Lifetime, MemoryTables},
+        dfa::Scratch,
+        packet::SlicePacket,
+        pipeline::{MemoryHost, intercept},
+        verdict::Verdict,
+    };
+
+    use super::*;
+    use crate::rules::{MatchSpec, RuleSet, RuleSpec};
+
+    pub const SUFFIX: &str = "kernel.test.";
+    const SERVER: [u8; 4] = [10, 96, 0, 10];
+    const HEADERS: usize = 14 + 20 + 8;
+
+    fn rules() -> RuleSet {
+        RuleSet::compile(&[RuleSpec {
+            name: "all".to_owned(),
+            matches: MatchSpec::Pattern(format!("*.{}", SUFFIX.trim_end_matches('.'))),
+            cname: "target.test".to_owned(),
+            ttl_seconds: 60,
+        }])
+        .unwrap()
+    }
+
+    fn frame(message: &[u8]) -> Vec<u8> {
+        let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0, 0x45, 0];
+        frame.extend((28 + message.len() as u16).to_be_bytes());
+        frame.extend([0, 0, 0, 0, 64, 17, 0, 0, 10, 1, 2, 3]);
+        frame.extend(SERVER);
+        frame.extend([0x81, 0x12, 0, 53]);
+        frame.extend((8 + message.len() as u16).to_be_bytes());
+        frame.extend([0, 0]);
+        frame.extend(message);
+        frame
+    }
+
+    /// Successive replies to one query, each a message; fewer where the program hands the query over.
+    pub fn replies(query: &[u8], qtype: u16, body: &Body, ttl: u32, count: usize) -> Vec<Vec<u8>> {
+        let rules = rules();
+        let captures = rules.rules().iter().map(|rule| rule.kernel_captures());
+        let mut answers = MemoryTables::new(1, captures.collect());
+        let key = Key::new(0, qtype, 0, &[]).unwrap();
+        let lifetime = Lifetime {
+            fresh_until_ns: u64::from(ttl) * 1_000_000_000,
+            serve_until_ns: u64::MAX,
+            fixed_ttl: 0,
+        };
+        assert!(answers.insert(&key, body, &lifetime));
+        let mut servers = Servers {
+            v4_count: 1,
+            ..Servers::default()
+        };
+        servers.v4[0] = u32::from_ne_bytes(SERVER);
+        let host = MemoryHost {
+            servers,
+            header: &rules.table().header,
+            table: &rules.table().entries,
+            tails: &rules.table().tails,
+            answers,
+            now_ns: 1,
+            admission: Ok(()),
+            sink: std::cell::RefCell::new(|_| {}),
+        };
+        let mut scratch = Scratch::new();
+        let mut replies = Vec::new();
+        for _ in 0..count {
+            let mut bytes = frame(query);
+            let len = bytes.len();
+            bytes.resize(len + 1500, 0);
+            let mut packet = SlicePacket::with_room(&mut bytes, len);
+            match intercept(&mut packet, &host, || Some(&mut scratch)) {
+                Verdict::Answered => replies.push(packet.bytes()[HEADERS..].to_vec()),
+                Verdict::Taken => {}
+                verdict => panic!("{verdict:?}"),
+            }
+        }
+        replies
+    }
+}
+
+/// rdata of one size, as addresses and most else have it.
+fn rrset_of() -> impl Strategy<Value = (RecordType, Vec<Vec<u8>>)> {
+    let of = |qtype, len, most| {
+        prop::collection::vec(prop::collection::vec(any::<u8>(), len), 0..most)
+            .prop_map(move |rdata| (qtype, rdata))
+    };
+    prop_oneof![
+        of(RecordType::A, 4usize, 45),
+        of(RecordType::AAAA, 16, 30),
+        (0usize..120).prop_flat_map(move |len| of(RecordType::HTTPS, len, 4)),
+        (0usize..120).prop_flat_map(move |len| of(RecordType::SVCB, len, 4)),
+        Just((RecordType::CNAME, Vec::new())),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(3000))]
+
+    /// Whatever is asked and whatever the answer: where the program answers, it answers as the responder would, byte for
+    /// byte; and where it does not, the entry has no room for the answer or the client none for all of it.
+    #[test]
+    fn the_program_answers_as_the_responder_does(
+        labels in prop::collection::vec("[A-Za-z0-9]{1,3}|[a-z0-9]{1,63}", 1..6),
+        names in prop::collection::vec(dns_name(), 1..11),
+        (qtype, rdata) in rrset_of(),
+        soa: bool,
+        opt in prop::option::of((prop_oneof![Just(512u16), Just(1232), any::<u16>()], any::<bool>())),
+        id: u16,
+        flags in prop::sample::select(vec![0u16, 0x0100, 0x0110, 0x0130]),
+        ttl in 1..200_000u32,
+    ) {
+        let mut qname = labels.join(".");
+        qname.truncate(255 - 2 - in_the_kernel::SUFFIX.len() - 1);
+        let qname = format!("{}.{}", qname.trim_end_matches('.'), in_the_kernel::SUFFIX);
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let answer_of = Answer {
+            qtype,
+            names: names.iter().map(|text| name(text)).collect(),
+            soa: (soa && rdata.is_empty() && qtype != RecordType::CNAME)
+                .then(|| Box::new((name(names[0]), soa_data(9)))),
+            rdata,
+            ttl_seconds: 60,
+        };
+        let mut bytes = query_bytes(id, &qname, qtype, opt);
+        bytes[2..4].copy_from_slice(&flags.to_be_bytes());
+        let query = Query::parse(&bytes).unwrap();
+        let section = Section::new(&answer_of).unwrap();
+        let Some(body) = section.body() else {
+            let sizes: Vec<usize> = section.rrset.iter().map(ExactSizeIterator::len).collect();
+            let doubled = section.len() + sizes.iter().sum::<usize>();
+            let uneven = sizes.iter().any(|size| size % 2 != 0 || *size != sizes[0]);
+            let fixed = match section.rrset.first() {
+                Some(_) => 0..section.chain_end,
+                None => 0..section.len(),
+            };
+            prop_assert!(
+                doubled > dns_common::answer::SECTION_LEN
+                    || uneven
+                    || section.rrset.len() > dns_common::answer::MAX_RECORDS
+                    || within(&section.pointers, &fixed).len() > dns_common::answer::MAX_POINTERS,
+                "refused without need"
+            );
+            return Ok(());
+        };
+        let rounds = 2 * section.rrset.len().max(1);
+        let replies = in_the_kernel::replies(&bytes, qtype.into(), &body, ttl, rounds);
+        let opt_len = if opt.is_some() { 11 } else { 0 };
+        let whole = 12 + query.question().len() + section.len() + opt_len;
+        prop_assert_eq!(
+            replies.len(),
+            if whole <= limit(&query, Carrier::Datagram) { rounds } else { 0 },
+            "{} bytes where {} are taken", whole, limit(&query, Carrier::Datagram)
+        );
+        for (rotation, reply) in replies.iter().enumerate() {
+            let expected = answer(&query, &section, ttl, rotation, Carrier::Datagram);
+            let expected = expected.map(|expected| expected.message);
+            prop_assert_eq!(Some(reply), expected.as_ref());
+        }
     }
 }

@@ -17,15 +17,34 @@ use nix::fcntl::{Flock, FlockArg};
 
 pub use progress::{run_quietly, say};
 
+/// The files of a Go program that has dependencies.
+struct GoModule {
+    main: &'static str,
+    manifest: &'static str,
+    sums: &'static str,
+}
+
+macro_rules! go_module {
+    ($directory:literal) => {
+        GoModule {
+            main: include_str!(concat!("../../../clients/", $directory, "/main.go")),
+            manifest: include_str!(concat!("../../../clients/", $directory, "/go.mod")),
+            sums: include_str!(concat!("../../../clients/", $directory, "/go.sum")),
+        }
+    };
+}
 const COREDNS_VERSION: &str = "v1.14.7";
-/// What CoreDNS asks for in its go.mod.
-const GO_VERSION: &str = "1.25.0";
+/// The newest that anything built here asks for in its go.mod.
+const GO_VERSION: &str = "1.26.0";
 /// The first Go that fetches a newer one by itself.
 const GO_FETCHES_GO: (u32, u32) = (1, 21);
 
 const GETADDRINFO_C: &str = include_str!("../../../clients/getaddrinfo.c");
 const CARES_C: &str = include_str!("../../../clients/cares.c");
 const LOOKUP_GO: &str = include_str!("../../../clients/lookup.go");
+const LOOKUP_JAVA: &str = include_str!("../../../clients/Lookup.java");
+const BROKER: GoModule = go_module!("broker");
+const UNPACK: GoModule = go_module!("unpack");
 
 /// Where built programs are kept: `$XDG_CACHE_HOME/gregor` or `~/.cache/gregor`.
 pub fn cache_dir() -> Result<PathBuf> {
@@ -281,6 +300,73 @@ pub fn go_client() -> Result<PathBuf> {
             .env("CGO_ENABLED", "1")
             .current_dir(directory);
         run_quietly("building the Go client", &mut command)
+    })
+}
+
+/// The same with a JVM.
+pub fn java_client() -> Result<PathBuf> {
+    build_once("lookup-java", &digest(LOOKUP_JAVA), &|directory| {
+        // With the compiler comes the machine that runs what it makes.
+        let compiler = packaged("javac", "default-jdk-headless")?;
+        let source = directory.join("Lookup.java");
+        fs::write(&source, LOOKUP_JAVA)?;
+        run_quietly(
+            "building the Java client",
+            Command::new(compiler).arg("-d").arg(directory).arg(source),
+        )?;
+        let launcher = directory.join("lookup-java");
+        // Nothing here runs long enough for a JVM's threads to pay.
+        fs::write(
+            &launcher,
+            "#!/bin/sh\nexec java -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -cp \"$(dirname \"$0\")\" Lookup \"$@\"\n",
+        )?;
+        Ok(fs::set_permissions(
+            &launcher,
+            fs::Permissions::from_mode(0o755),
+        )?)
+    })
+}
+
+/// librdkafka's command line.
+pub fn kcat() -> Result<PathBuf> {
+    packaged("kcat", "kcat")
+}
+
+pub fn ethtool() -> Result<PathBuf> {
+    packaged("ethtool", "ethtool")
+}
+
+pub fn nft() -> Result<PathBuf> {
+    packaged("nft", "nftables")
+}
+
+/// A Kafka cluster with advertised names: see `tests/clients/broker`.
+pub fn kafka_broker() -> Result<PathBuf> {
+    build_go_module("broker", &BROKER)
+}
+
+/// DNS messages as miekg/dns reads them: see `tests/clients/unpack`.
+pub fn unpack() -> Result<PathBuf> {
+    build_go_module("unpack", &UNPACK)
+}
+
+fn build_go_module(name: &str, module: &GoModule) -> Result<PathBuf> {
+    let version = digest(&[module.main, module.manifest, module.sums].concat());
+    build_once(name, &version, &|directory| {
+        let go = go()?;
+        for (file, text) in [
+            ("main.go", module.main),
+            ("go.mod", module.manifest),
+            ("go.sum", module.sums),
+        ] {
+            fs::write(directory.join(file), text)?;
+        }
+        let mut command = go.command();
+        command
+            .args(["build", "-o", name])
+            .env("CGO_ENABLED", "0")
+            .current_dir(directory);
+        run_quietly(&format!("building {name} (Go)"), &mut command)
     })
 }
 

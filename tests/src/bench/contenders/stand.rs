@@ -395,7 +395,7 @@ mod tests {
             .enter(move || closed::run(server, &ask, Duration::from_millis(50)))
             .unwrap()
             .unwrap();
-        assert!(times.len() > 0 && lost == 0, "{lost} of {}", times.len());
+        assert!(!times.is_empty() && lost == 0, "{lost} of {}", times.len());
         let ask = names[..10].to_vec();
         let outcome = stand
             .pod()

@@ -2,25 +2,39 @@
 
 use std::{cell::RefCell, net::IpAddr, sync::Arc};
 
+use anyhow::Context as _;
 use dns_common::{
     abi::{MAX_SERVERS, Servers},
-    answer::MemoryTables,
+    answer::{Key, Lifetime, MemoryTables},
     dfa::Scratch,
     packet::SlicePacket,
-    pipeline::{MemoryHost, intercept},
+    pipeline::{Matched, MemoryHost, intercept},
     verdict::Verdict,
 };
 use gregor::rules::RuleSet;
 
 use super::{Engine, Event, Outcome};
-use crate::packets::{build::Frame, loaded::compile, table};
+use crate::packets::{
+    answers::{Entry, What},
+    build::Frame,
+    loaded::compile,
+    table,
+};
 
 /// The slice engine for one set of rules.
 pub struct Slice {
     rules: Arc<RuleSet>,
     servers: Servers,
     scratch: Scratch,
+    answers: MemoryTables,
+    /// The time at which frames come in.
+    pub now_ns: u64,
+    /// By how much a frame may grow.
+    pub room: usize,
 }
+
+/// Far from zero, so that what lies in the past has a time too.
+const NOW_NS: u64 = 1 << 60;
 
 impl Slice {
     pub fn new(rules: &[table::Rule]) -> Self {
@@ -32,8 +46,27 @@ impl Slice {
             rules,
             servers: servers(),
             scratch: Scratch::new(),
+            answers: MemoryTables::none(),
+            now_ns: NOW_NS,
+            room: 2048,
         }
     }
+}
+
+/// The key of an entry; `qtype` 0 stands for all of them.
+fn key(entry: &Entry, qtype: u16) -> Option<Key> {
+    let servers = table::servers();
+    let mut family = servers
+        .iter()
+        .filter(|server| server.is_ipv4() == entry.server.is_ipv4());
+    let index = family.position(|server| *server == entry.server)?;
+    let first = if entry.server.is_ipv4() {
+        0
+    } else {
+        MAX_SERVERS
+    };
+    let captures: Vec<&[u8]> = entry.captures.iter().map(String::as_bytes).collect();
+    Key::new(entry.rule as u32, qtype, (first + index) as u16, &captures)
 }
 
 /// The table's servers in the form that the pipeline reads.
@@ -55,7 +88,7 @@ fn servers() -> Servers {
     }
     assert_eq!(servers.v4_count as usize, MAX_SERVERS);
     assert_eq!(servers.v6_count as usize, MAX_SERVERS);
-    servers
+    servers.with_ids(true)
 }
 
 impl Engine for Slice {
@@ -67,9 +100,63 @@ impl Engine for Slice {
         engines.slice
     }
 
+    fn has_clock(&self) -> bool {
+        false
+    }
+
+    fn tell(&mut self, entries: &[Entry]) -> anyhow::Result<()> {
+        let captures = (self.rules.rules().iter())
+            .map(|rule| rule.kernel_captures())
+            .collect();
+        self.answers = MemoryTables::new(2 * entries.len().max(1), captures)
+            .with_starters(&self.rules.starters());
+        for (index, entry) in entries.iter().enumerate() {
+            let later = &entries[index + 1..];
+            let overruled = later.iter().any(|later| {
+                matches!(later.what, What::NoTarget) && key(later, 0) == key(entry, 0)
+            });
+            let qtype = match entry.what {
+                What::Answer(..) => entry.qtype,
+                _ => 0,
+            };
+            let key = key(entry, qtype).context("a key with room for these captures")?;
+            match &entry.what {
+                What::Answer(answer, term) if !overruled => {
+                    let fresh_until_ns = self.now_ns + term.fresh.as_nanos() as u64;
+                    let lifetime = Lifetime {
+                        fresh_until_ns,
+                        serve_until_ns: fresh_until_ns + term.grace.as_nanos() as u64,
+                        fixed_ttl: term.fixed_ttl.unwrap_or(0),
+                    };
+                    if let Some(body) = answer.body() {
+                        let captures = entry.captures.iter().map(String::as_bytes);
+                        let placed = match self.rules.suffix(entry.rule, captures) {
+                            Some(suffix) => self
+                                .answers
+                                .insert_with_suffix(&key, &body, &lifetime, &suffix),
+                            None => self.answers.insert(&key, &body, &lifetime),
+                        };
+                        anyhow::ensure!(placed, "no place in the tables");
+                    }
+                }
+                What::NoTarget => {
+                    let placed = self.answers.insert_absent(&key, self.now_ns + 1);
+                    anyhow::ensure!(placed, "no place in the tables");
+                }
+                What::NoTargetBefore => {
+                    self.answers.insert_absent(&key, self.now_ns);
+                }
+                What::Answer(..) | What::TakenAway(..) => {}
+            }
+        }
+        Ok(())
+    }
+
     fn run(&mut self, frame: &Frame) -> anyhow::Result<Outcome> {
+        let len = frame.bytes.len();
         let mut bytes = frame.bytes.clone();
-        let mut packet = SlicePacket::new(&mut bytes);
+        bytes.resize(len + self.room, 0xee);
+        let mut packet = SlicePacket::with_room(&mut bytes, len);
         packet.gso = frame.gso_size.is_some();
         let matched = RefCell::new(Vec::new());
         let host = MemoryHost {
@@ -77,16 +164,25 @@ impl Engine for Slice {
             header: &self.rules.table().header,
             table: &self.rules.table().entries,
             tails: &self.rules.table().tails,
-            answers: MemoryTables::none(),
-            now_ns: 0,
+            answers: &self.answers,
+            now_ns: self.now_ns,
             admission: Ok(()),
             sink: RefCell::new(|query| matched.borrow_mut().push(query)),
         };
         let verdict = intercept(&mut packet, &host, || Some(&mut self.scratch));
-        anyhow::ensure!(bytes == frame.bytes, "the pipeline wrote to the frame");
+        let result = packet.bytes().to_vec();
+        anyhow::ensure!(
+            verdict == Verdict::Answered || result == frame.bytes,
+            "the pipeline wrote to the frame"
+        );
+        let event = |query: &Matched| Event::new(&query.event(1), &frame.bytes);
         match (verdict, matched.into_inner().as_slice()) {
             (Verdict::Pass(reason), []) => Ok(Outcome::Passed(reason)),
-            (Verdict::Taken, [query]) => Ok(Outcome::Taken(Event::new(&query.event(1), &bytes))),
+            (Verdict::Taken, [query]) => Ok(Outcome::Taken(event(query))),
+            (Verdict::Answered, queries @ ([] | [_])) => Ok(Outcome::Answered {
+                reply: result,
+                refresh: queries.first().map(event),
+            }),
             (verdict, queries) => anyhow::bail!("{verdict:?}, but handed over {queries:?}"),
         }
     }

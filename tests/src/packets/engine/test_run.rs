@@ -1,9 +1,11 @@
 //! The loaded program under BPF_PROG_TEST_RUN.
 
 use anyhow::Context as _;
+use gregor::datapath::LoadOptions;
 
 use super::{Engine, Outcome};
 use crate::packets::{
+    answers::Entry,
     build::Frame,
     loaded::{LOOPBACK, Loaded, compile, options},
     table::{Engines, Rule},
@@ -14,7 +16,11 @@ pub struct TestRun(Loaded);
 
 impl TestRun {
     pub fn new(rules: &[Rule]) -> anyhow::Result<Self> {
-        let mut loaded = Loaded::new(&options(compile(rules)))?;
+        Self::with_options(&options(compile(rules)))
+    }
+
+    pub fn with_options(options: &LoadOptions) -> anyhow::Result<Self> {
+        let mut loaded = Loaded::new(options)?;
         loaded.datapath.allow_interface(LOOPBACK)?;
         Ok(Self(loaded))
     }
@@ -27,6 +33,10 @@ impl Engine for TestRun {
 
     fn takes(&self, engines: &Engines) -> bool {
         engines.test_run
+    }
+
+    fn tell(&mut self, entries: &[Entry]) -> anyhow::Result<()> {
+        self.0.tell(entries)
     }
 
     fn run(&mut self, frame: &Frame) -> anyhow::Result<Outcome> {

@@ -1,21 +1,25 @@
 //! The program attached to the host end of a veth, with an observer behind it.
 
-use dns_common::verdict::TAKEN;
+use anyhow::Context as _;
+use dns_common::verdict::{ANSWERED, SPOILED, TAKEN};
 use gregor::datapath::{Hook, LoadOptions};
 
 use super::{Engine, Outcome};
 use crate::packets::{
+    answers::Entry,
     build::Frame,
     loaded::{Loaded, compile, options, wait_until},
     observer::{Observer, Place, Seen},
     table::{Engines, Rule},
-    wire::Wire,
+    wire::{Receiver, Wire},
 };
 
 /// The attached program, its wire, and who else is on the hook.
 pub struct Veth<'a> {
     pub loaded: Loaded,
     wire: &'a Wire,
+    /// At the pod's end.
+    receiver: Receiver,
     /// The first of them is next on our hook; all are behind the program.
     observers: Vec<Observer>,
 }
@@ -23,20 +27,28 @@ pub struct Veth<'a> {
 impl<'a> Veth<'a> {
     /// The program first on its hook, and behind it an observer on each hook that comes after.
     pub fn new(wire: &'a Wire, rules: &[Rule], hook: Hook) -> anyhow::Result<Self> {
-        let mut loaded = Loaded::new(&LoadOptions {
-            hook,
-            ..options(compile(rules))
-        })?;
+        Self::with_options(
+            wire,
+            &LoadOptions {
+                hook,
+                ..options(compile(rules))
+            },
+        )
+    }
+
+    pub fn with_options(wire: &'a Wire, options: &LoadOptions) -> anyhow::Result<Self> {
+        let mut loaded = Loaded::new(options)?;
         loaded.datapath.attach(&wire.interface)?;
         let name = wire.interface.name.as_str();
         let clsact = Observer::attach(name, Place::Clsact { priority: 100 })?;
-        let observers = match hook {
+        let observers = match options.hook {
             Hook::Tcx => vec![Observer::attach(name, Place::Tcx)?, clsact],
             Hook::Clsact => vec![clsact],
         };
         Ok(Self {
             loaded,
             wire,
+            receiver: wire.receiver()?,
             observers,
         })
     }
@@ -62,17 +74,31 @@ impl Engine for Veth<'_> {
         true
     }
 
+    fn tell(&mut self, entries: &[Entry]) -> anyhow::Result<()> {
+        self.loaded.tell(entries)
+    }
+
     fn run(&mut self, frame: &Frame) -> anyhow::Result<Outcome> {
         let counters = self.loaded.counters()?;
         let seen = self.seen();
         self.wire.send(frame)?;
         // The last observer is the last to see a frame.
-        wait_until("a frame that is taken or passes", || {
+        wait_until("a frame that is taken, answered or passes", || {
             let last = self.observers.last().expect("at least one");
-            last.seen().expect("the observer's map").frames > seen[seen.len() - 1].frames
-                || self.loaded.counters().expect("counters")[TAKEN] > counters[TAKEN]
+            last.seen().expect("the observer's map").frames > seen[seen.len() - 1].frames || {
+                let now = self.loaded.counters().expect("counters");
+                [TAKEN, ANSWERED, SPOILED]
+                    .iter()
+                    .any(|&counter| now[counter] > counters[counter])
+            }
         });
-        let outcome = self.loaded.outcome(&counters)?;
+        let receiver = &mut self.receiver;
+        let outcome = self.loaded.outcome(&counters, || {
+            let frame = receiver.frame()?.context("a reply that never came")?;
+            anyhow::ensure!(!frame.is_partial, "the query had a whole checksum");
+            Ok(frame.bytes)
+        })?;
+        anyhow::ensure!(self.receiver.is_idle()?, "{outcome:?}, and a frame besides");
         let now = self.seen();
         let passed = u64::from(matches!(outcome, Outcome::Passed(_)));
         for (now, before) in now.iter().zip(&seen) {

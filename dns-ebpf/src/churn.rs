@@ -1,0 +1,99 @@
+//! Look-ups of answers and nothing else, each judged on the spot, for a test that changes the tables meanwhile. Not part
+//! of the product.
+//!
+//! The frame of a test run, which nobody restores between its runs, holds the questions and what the look-ups showed.
+
+use aya_ebpf::{helpers::generated::bpf_ktime_get_ns, macros::classifier, programs::TcContext};
+use dns_common::{
+    answer::{Asked, Found, find_with},
+    churn::{KEYS, NAME_WORDS, NAMES, SEEN, SEEN_WORDS, is_own},
+    dfa::{NAME_AT, Scratch},
+};
+
+use crate::{host::MapTables, maps};
+
+/// With the look at the sequence number after the copy.
+#[classifier]
+pub fn churn(context: TcContext) -> i32 {
+    run::<true>(&context)
+}
+
+/// Without it.
+#[classifier]
+pub fn churn_unchecked(context: TcContext) -> i32 {
+    run::<false>(&context)
+}
+
+#[inline(always)]
+fn run<const CHECKED: bool>(context: &TcContext) -> i32 {
+    let data = context.data();
+    let Some(scratch) = maps::scratch() else {
+        return crate::NEXT;
+    };
+    if data + NAMES > context.data_end() {
+        return crate::NEXT;
+    }
+    let seen = (data + SEEN) as *mut u64;
+    let mut counts = [0u64; SEEN_WORDS];
+    let mut word = 0;
+    while word < SEEN_WORDS {
+        // SAFETY: the frame was seen to be long enough.
+        counts[word] = unsafe { core::ptr::read_volatile(seen.add(word)) };
+        word += 1;
+    }
+    let key = (counts[0] % KEYS as u64) as usize;
+    let from = data + NAMES + key * NAME_WORDS * 8;
+    if from + NAME_WORDS * 8 > context.data_end() {
+        return crate::NEXT;
+    }
+    let from = from as *const u64;
+    let to = scratch.bytes.as_mut_ptr().cast::<u64>();
+    let mut word = 0;
+    while word < NAME_WORDS {
+        // SAFETY: as above; the scratch has room for a name, and its bytes are aligned to words.
+        unsafe {
+            let value = core::ptr::read_volatile(from.add(word));
+            core::ptr::write_volatile(to.add(NAME_AT as usize / 8 + word), value);
+        }
+        word += 1;
+    }
+    counts[0] += 1;
+    match look_up::<CHECKED>(scratch, key as u32) {
+        OWN => counts[1] += 1,
+        FOREIGN => counts[2] += 1,
+        _ => {}
+    }
+    let mut word = 0;
+    while word < SEEN_WORDS {
+        // SAFETY: as above.
+        unsafe { core::ptr::write_volatile(seen.add(word), counts[word]) };
+        word += 1;
+    }
+    crate::NEXT
+}
+
+const NOTHING: u32 = 0;
+const OWN: u32 = 1;
+const FOREIGN: u32 = 2;
+
+#[inline(never)]
+fn look_up<const CHECKED: bool>(scratch: &mut Scratch, key: u32) -> u32 {
+    if scratch.split_labels(NAME_WORDS as u32 * 8).is_err() {
+        return FOREIGN;
+    }
+    scratch.asked = Asked {
+        // SAFETY: takes no argument.
+        now_ns: unsafe { bpf_ktime_get_ns() },
+        rule: 0,
+        qtype: 1,
+        server: 0,
+        room: 1000,
+        copied: 0,
+        padding: 0,
+    };
+    match find_with::<_, CHECKED>(&MapTables, scratch) {
+        Found::Answer if is_own(scratch, key) => OWN,
+        Found::Nothing | Found::NoTarget => NOTHING,
+        _ => FOREIGN,
+    }
+}

@@ -1,0 +1,115 @@
+//! TCP in the life of the app: listeners when they are first needed, programs that come and go, what is told of it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::Context as _;
+use tokio::task::JoinHandle;
+
+use super::settings::{Settings, tcp_name};
+use crate::{
+    datapath::{Datapath, DatapathError, Listeners, SteerMode, open_listeners},
+    discover::Routes,
+    observe::TcpStatus,
+    tcp::{Answer, Service, Steering},
+};
+
+/// See the module.
+pub struct Tcp {
+    service: Arc<Service>,
+    steering: Arc<Steering>,
+    inner: Mutex<Inner>,
+    watch: JoinHandle<()>,
+}
+
+#[derive(Default)]
+struct Inner {
+    listeners: Option<Listeners>,
+    mode: &'static str,
+    error: Option<String>,
+}
+
+impl Tcp {
+    pub async fn new(
+        settings: &Settings,
+        steering: Arc<Steering>,
+        answer: Arc<dyn Answer>,
+    ) -> anyhow::Result<Arc<Self>> {
+        let routes = Routes::open()?;
+        // Now, so that no client is told wrong.
+        steering.refresh(&routes).await;
+        Ok(Arc::new(Self {
+            service: Service::new(answer, settings.served())?,
+            watch: tokio::spawn(steering.clone().watch(routes)),
+            steering,
+            inner: Mutex::default(),
+        }))
+    }
+
+    /// Tells a program what to steer, before it is attached.
+    pub fn prepare(&self, settings: &Settings, datapath: &mut Datapath) -> anyhow::Result<()> {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        if settings.tcp != SteerMode::Never && inner.listeners.is_none() {
+            let listeners = open_listeners().context("cannot listen for TCP on 127.0.0.1")?;
+            self.service.listen(&listeners)?;
+            inner.listeners = Some(listeners);
+        }
+        Ok(datapath.configure_steering(settings.tcp, inner.listeners.as_ref())?)
+    }
+
+    /// A program is about to take the place of another: clients that are told TC=1 meanwhile are told to both.
+    pub fn takes_over(&self, datapath: &Datapath) {
+        if let Some(program) = datapath.steered() {
+            self.steering.also(program);
+        }
+    }
+
+    /// The program is attached, or could not be: then TCP reaches the existing cache, and nobody is told TC=1.
+    pub fn attached(
+        &self,
+        settings: &Settings,
+        datapath: &Datapath,
+        result: Result<(), DatapathError>,
+    ) {
+        let error = result.err().map(|error| error.to_string());
+        if let Some(error) = &error {
+            tracing::warn!(error, "TCP is not steered and reaches the existing cache");
+        }
+        let mode = match error {
+            None => settings.tcp,
+            Some(_) => SteerMode::Never,
+        };
+        self.service.reconfigure(settings.served());
+        self.steering
+            .only(mode, datapath.steered(), settings.servers.clone());
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.mode = tcp_name(settings.tcp);
+        inner.error = error;
+    }
+
+    /// Connections that stand get the replies that are on their way.
+    pub async fn stop(&self) {
+        self.service.stop().await;
+    }
+
+    pub fn status(&self) -> TcpStatus {
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let numbers = self.service.numbers();
+        TcpStatus {
+            mode: inner.mode.to_owned(),
+            error: inner.error.clone(),
+            local_servers: self.steering.local(),
+            connections: numbers.connections,
+            refused: numbers.refused,
+            open: numbers.open as u64,
+            answered: numbers.answered,
+            relayed: numbers.relayed,
+            lost: numbers.lost,
+        }
+    }
+}
+
+impl Drop for Tcp {
+    fn drop(&mut self) {
+        self.watch.abort();
+    }
+}

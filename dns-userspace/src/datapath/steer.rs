@@ -1,0 +1,283 @@
+//! The sk_lookup program of a [`Datapath`](super::Datapath): its maps, its link to the network namespace, its successor.
+
+use std::{
+    collections::HashSet,
+    fs::File,
+    io,
+    net::{IpAddr, TcpListener},
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use aya::{
+    Ebpf,
+    maps::{Array, HashMap as BpfHashMap, MapData, MapError, SockMap},
+    programs::{SkLookup, links::FdLink},
+};
+use dns_common::abi::{mapped, maps, steer};
+
+use super::{DatapathError, breakglass, heartbeat::monotonic_ns, load::take};
+
+/// Name of the program in the kernel's listings.
+pub(super) const PROGRAM: &str = "gregor_tcp";
+
+/// Which TCP connections to a server come to the responder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SteerMode {
+    Never,
+    /// Those of a client that was just told TC=1.
+    AfterTruncation,
+    /// All but the node's own.
+    Always,
+}
+
+/// Where steered connections are accepted, one socket for each family that the node has.
+#[derive(Clone, Debug)]
+pub struct Listeners {
+    pub v4: Arc<TcpListener>,
+    /// Missing where the kernel runs without IPv6.
+    pub v6: Option<Arc<TcpListener>>,
+}
+
+/// The clients of one loaded program: those that were told TC=1, and those that are the node itself.
+#[derive(Clone, Debug)]
+pub struct Steered(Arc<Mutex<Clients>>);
+
+#[derive(Debug)]
+struct Clients {
+    told: BpfHashMap<MapData, [u64; 2], u64>,
+    own: BpfHashMap<MapData, [u64; 2], u8>,
+}
+
+impl Steered {
+    /// From now on, and for this long, TCP connections of `client` are steered.
+    pub fn insert(&self, client: IpAddr, valid: Duration) -> Result<(), MapError> {
+        let until = monotonic_ns().saturating_add(valid.as_nanos() as u64);
+        self.lock().told.insert(key(client), until, 0)
+    }
+
+    /// The addresses of the node: connections from them are never steered.
+    pub fn set_own(&self, addresses: &HashSet<IpAddr>) -> Result<(), MapError> {
+        let wanted: HashSet<[u64; 2]> = addresses.iter().copied().map(key).collect();
+        let mut clients = self.lock();
+        let present: HashSet<_> = clients.own.keys().filter_map(Result::ok).collect();
+        for gone in present.difference(&wanted) {
+            clients.own.remove(gone)?;
+        }
+        for new in wanted.difference(&present) {
+            clients.own.insert(new, 1, 0)?;
+        }
+        Ok(())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Clients> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the kernel says of the sk_lookup program.
+#[derive(Clone, Copy, Debug)]
+pub struct SteeringSummary {
+    pub id: u32,
+    /// Instructions that the verifier walked.
+    pub verified_instructions: u32,
+}
+
+pub(super) struct Steering {
+    // Before everything else, so that it goes first.
+    link: Option<OwnedFd>,
+    /// Whether the kernel took the program, or what it said.
+    program: Result<(), String>,
+    wanted: SteerMode,
+    mode: Array<MapData, u32>,
+    listeners: SockMap<MapData>,
+    steered: Steered,
+}
+
+/// Loads the program; it must happen before any map is taken, see [`super::Datapath::load`]. `None` when the object has none. A kernel that
+/// refuses it does without: TCP then reaches the existing cache.
+pub(super) fn load_program(ebpf: &mut Ebpf) -> Option<Result<(), String>> {
+    ebpf.program(PROGRAM)?;
+    let loaded = program_of(ebpf).and_then(|program| Ok(program.load()?));
+    Some(loaded.map_err(|error| error.to_string()))
+}
+
+impl Steering {
+    pub fn new(ebpf: &mut Ebpf, program: Result<(), String>) -> Result<Self, DatapathError> {
+        Ok(Self {
+            link: None,
+            program,
+            wanted: SteerMode::Never,
+            mode: take(ebpf, maps::STEERING)?,
+            listeners: take(ebpf, maps::LISTENERS)?,
+            steered: Steered(Arc::new(Mutex::new(Clients {
+                told: take(ebpf, maps::STEERED)?,
+                own: take(ebpf, maps::OWN)?,
+            }))),
+        })
+    }
+
+    pub fn steered(&self) -> Steered {
+        self.steered.clone()
+    }
+
+    /// What is to be steered where, once the program is attached.
+    pub fn configure(
+        &mut self,
+        mode: SteerMode,
+        listeners: Option<&Listeners>,
+    ) -> Result<(), DatapathError> {
+        let failed = |name| move |error| DatapathError::Map { name, error };
+        if let Some(listeners) = listeners {
+            self.listeners
+                .set(steer::LISTENER_V4, &listeners.v4, 0)
+                .map_err(failed(maps::LISTENERS))?;
+            if let Some(v6) = &listeners.v6 {
+                self.listeners
+                    .set(steer::LISTENER_V6, v6, 0)
+                    .map_err(failed(maps::LISTENERS))?;
+            }
+        }
+        let value = match mode {
+            SteerMode::Never => steer::NEVER,
+            SteerMode::AfterTruncation => steer::AFTER_TRUNCATION,
+            SteerMode::Always => steer::ALWAYS,
+        };
+        self.mode.set(0, value, 0).map_err(failed(maps::STEERING))?;
+        self.wanted = mode;
+        Ok(())
+    }
+
+    /// Attaches to the calling thread's network namespace, or takes the place of an earlier program there in one step,
+    /// with the clients that it was told of.
+    pub fn attach(
+        &mut self,
+        ebpf: &mut Ebpf,
+        previous: Option<&mut Steering>,
+    ) -> Result<(), DatapathError> {
+        if self.wanted == SteerMode::Never {
+            if let Some(previous) = previous {
+                previous.detach();
+            }
+            return Ok(());
+        }
+        self.program.clone().map_err(DatapathError::Steering)?;
+        let program = program_of(ebpf)?;
+        let link = match previous.and_then(|previous| {
+            self.steered.take_over(&previous.steered);
+            previous.link.take()
+        }) {
+            Some(link) => {
+                let fd = program.fd()?.as_fd().as_raw_fd();
+                if let Err(error) = breakglass::update_link(&link, fd) {
+                    let _ = breakglass::detach_link(&link);
+                    return Err(DatapathError::Link(error));
+                }
+                link
+            }
+            None => {
+                let netns = File::open("/proc/thread-self/ns/net").map_err(DatapathError::Link)?;
+                let id = program.attach(netns)?;
+                let link = FdLink::from(program.take_link(id)?);
+                let id = link
+                    .info()
+                    .map_err(|error| DatapathError::Link(io::Error::other(error)))?
+                    .id();
+                // A descriptor of our own, since aya's can neither be updated nor detached at once.
+                breakglass::open_link(id).map_err(DatapathError::Link)?
+            }
+        };
+        self.link = Some(link);
+        Ok(())
+    }
+
+    /// Whether connections are being steered.
+    pub fn is_attached(&self) -> bool {
+        self.link.is_some()
+    }
+
+    pub fn detach(&mut self) {
+        if let Some(link) = self.link.take() {
+            // At once, and not only when the last copy of the descriptor is closed.
+            let _ = breakglass::detach_link(&link);
+        }
+    }
+
+    pub fn summary(&self, ebpf: &mut Ebpf) -> Result<SteeringSummary, DatapathError> {
+        self.program.clone().map_err(DatapathError::Steering)?;
+        let info = program_of(ebpf)?.info()?;
+        Ok(SteeringSummary {
+            id: info.id(),
+            verified_instructions: info.verified_instruction_count().unwrap_or(0),
+        })
+    }
+}
+
+impl Steered {
+    /// Copies what another program was told, without touching what is told to this one meanwhile.
+    fn take_over(&self, previous: &Steered) {
+        const NO_EXIST: u64 = 1;
+        let told: Vec<_> = previous.lock().told.iter().filter_map(Result::ok).collect();
+        let mut clients = self.lock();
+        for (client, until) in told {
+            // One that is there already was told later.
+            let _ = clients.told.insert(client, until, NO_EXIST);
+        }
+    }
+}
+
+fn program_of(ebpf: &mut Ebpf) -> Result<&mut SkLookup, DatapathError> {
+    Ok(ebpf
+        .program_mut(PROGRAM)
+        .ok_or(DatapathError::Missing(PROGRAM))?
+        .try_into()?)
+}
+
+fn key(client: IpAddr) -> [u64; 2] {
+    match client {
+        IpAddr::V4(address) => mapped(u32::from_ne_bytes(address.octets())),
+        IpAddr::V6(address) => {
+            let [a, b, c, d, e, f, g, h, rest @ ..] = address.octets();
+            [
+                u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
+                u64::from_ne_bytes(rest),
+            ]
+        }
+    }
+}
+
+/// Opens the listeners, on loopback addresses with ports of the kernel's choice: nobody reaches them but by steering, and
+/// who asks them directly is not served. A listener each, since one bound to `::1` takes no IPv4.
+pub fn open_listeners() -> io::Result<Listeners> {
+    let open = |address: IpAddr| -> io::Result<Arc<TcpListener>> {
+        let listener = TcpListener::bind((address, 0))?;
+        listener.set_nonblocking(true)?;
+        Ok(Arc::new(listener))
+    };
+    Ok(Listeners {
+        v4: open(std::net::Ipv4Addr::LOCALHOST.into())?,
+        v6: match open(std::net::Ipv6Addr::LOCALHOST.into()) {
+            Ok(listener) => Some(listener),
+            Err(error) => {
+                tracing::debug!(%error, "no IPv6 on the loopback interface");
+                None
+            }
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_are_told_in_the_byte_order_of_packets() {
+        let four = key("10.1.2.3".parse().unwrap());
+        let mapped = key("::ffff:10.1.2.3".parse().unwrap());
+        assert_eq!(four, mapped);
+        let six = key("fd00::1:2".parse().unwrap());
+        assert_eq!(six[0].to_ne_bytes(), [0xfd, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(six[1].to_ne_bytes(), [0, 0, 0, 0, 0, 1, 0, 2]);
+    }
+}

@@ -1,0 +1,135 @@
+//! Asks the kernel where it would send a packet, to itself or out of which interface, and from which addresses.
+
+use std::{collections::HashSet, net::IpAddr};
+
+use futures::TryStreamExt as _;
+use nix::{ifaddrs::getifaddrs, net::if_::if_indextoname};
+use rtnetlink::{
+    Handle,
+    packet_route::{
+        AddressFamily,
+        route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteType},
+    },
+};
+use tokio::task::JoinHandle;
+
+use super::DiscoverError;
+
+/// Where kube-proxy's IPVS mode puts the Service addresses. They are the node's own, and yet what is sent to them goes on
+/// to another machine.
+const VIRTUAL: &str = "kube-ipvs0";
+
+/// Route look-ups in the network namespace where this was opened.
+#[derive(Debug)]
+pub struct Routes {
+    handle: Handle,
+    driver: JoinHandle<()>,
+}
+
+impl Routes {
+    /// Needs a tokio runtime.
+    pub fn open() -> Result<Self, DiscoverError> {
+        let (connection, handle, _) = rtnetlink::new_connection().map_err(DiscoverError::Open)?;
+        Ok(Self {
+            handle,
+            driver: tokio::spawn(connection),
+        })
+    }
+
+    /// Whether packets to an address are delivered to a socket of this network namespace. `false` where there is no route.
+    pub async fn is_local(&self, address: IpAddr) -> Result<bool, DiscoverError> {
+        // The entry itself: the answer to an ordinary look-up names `lo` for every local address.
+        let found = self.look_up(address, RouteFlags::FibMatch).await?;
+        Ok(found.is_some_and(|route| {
+            route.header.kind == RouteType::Local
+                && interface_of(&route)
+                    .and_then(|index| if_indextoname(index).ok())
+                    .is_none_or(|name| name.to_bytes() != VIRTUAL.as_bytes())
+        }))
+    }
+
+    /// The interface that packets to an address leave by.
+    pub async fn interface(&self, address: IpAddr) -> Result<Option<u32>, DiscoverError> {
+        let found = self.look_up(address, RouteFlags::empty()).await?;
+        Ok(found.as_ref().and_then(interface_of))
+    }
+
+    async fn look_up(
+        &self,
+        address: IpAddr,
+        flags: RouteFlags,
+    ) -> Result<Option<RouteMessage>, DiscoverError> {
+        let mut message = RouteMessage::default();
+        let (family, length, destination) = match address {
+            IpAddr::V4(address) => (AddressFamily::Inet, 32, RouteAddress::Inet(address)),
+            IpAddr::V6(address) => (AddressFamily::Inet6, 128, RouteAddress::Inet6(address)),
+        };
+        message.header.address_family = family;
+        message.header.destination_prefix_length = length;
+        message.header.flags = flags;
+        message
+            .attributes
+            .push(RouteAttribute::Destination(destination));
+        let mut replies = std::pin::pin!(self.handle.route().get(message).execute());
+        match replies.try_next().await {
+            Ok(route) => Ok(route),
+            // No route, in the kernel's many words for it.
+            Err(rtnetlink::Error::NetlinkError(error)) if error.code.is_some() => Ok(None),
+            Err(error) => Err(DiscoverError::Route(error)),
+        }
+    }
+}
+
+impl Drop for Routes {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+/// The addresses that the node may send from.
+pub fn own_addresses() -> nix::Result<HashSet<IpAddr>> {
+    Ok(getifaddrs()?
+        .filter(|entry| entry.interface_name != VIRTUAL)
+        .filter_map(|entry| {
+            let address = entry.address?;
+            let v4 = address.as_sockaddr_in().map(|v4| v4.ip().into());
+            v4.or_else(|| address.as_sockaddr_in6().map(|v6| v6.ip().into()))
+        })
+        .collect())
+}
+
+fn interface_of(route: &RouteMessage) -> Option<u32> {
+    route
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            RouteAttribute::Oif(index) => Some(*index),
+            _ => None,
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn loopback_is_local_and_documentation_is_not() {
+        let routes = Routes::open().unwrap();
+        assert!(
+            routes
+                .is_local("127.0.0.53".parse().unwrap())
+                .await
+                .unwrap()
+        );
+        for elsewhere in ["192.0.2.1", "2001:db8::1"] {
+            assert!(!routes.is_local(elsewhere.parse().unwrap()).await.unwrap());
+        }
+        let loopback = routes.interface("127.0.0.1".parse().unwrap()).await;
+        assert_eq!(loopback.unwrap(), Some(1));
+        assert!(
+            own_addresses()
+                .unwrap()
+                .contains(&"127.0.0.1".parse().unwrap())
+        );
+    }
+}

@@ -1,0 +1,57 @@
+//! What the responder and TCP know of each other: queries that did not come as a frame, and clients to be sent there.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use tokio::sync::mpsc;
+
+use super::query::Query;
+use crate::rules::RuleSet;
+
+/// A query that a rule matches, from a TCP connection.
+#[derive(Debug)]
+pub struct StreamQuery {
+    pub query: Query,
+    /// The server that the client asked.
+    pub server: SocketAddr,
+    /// The interface that the client is behind, on whose account the query is.
+    pub ifindex: u32,
+    pub rules: Arc<RuleSet>,
+    /// The rule that matches, an index into them.
+    pub rule: usize,
+    pub reply: ReplyTo,
+}
+
+/// Where the reply goes.
+#[derive(Clone, Debug)]
+pub struct ReplyTo {
+    /// What the connection knows the query by.
+    pub slot: u32,
+    pub replies: mpsc::Sender<(u32, StreamReply)>,
+}
+
+/// What becomes of a query from a stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StreamReply {
+    Answer(Vec<u8>),
+    /// The server itself is to answer.
+    PassOn,
+}
+
+impl ReplyTo {
+    /// Fails when the connection is gone, or has less room than queries on their way.
+    pub(super) fn send(&self, reply: StreamReply) -> io::Result<()> {
+        self.replies
+            .try_send((self.slot, reply))
+            .map_err(|_| io::ErrorKind::BrokenPipe.into())
+    }
+}
+
+/// Decides whether a client of UDP may be sent to TCP.
+pub trait Steer: Send + Sync + 'static {
+    /// `true` when TCP connections of `client` to `server` reach the responder from now on, so that TC=1 helps it.
+    fn tell(&self, server: IpAddr, client: IpAddr) -> bool;
+}

@@ -1,0 +1,264 @@
+//! Connections over real sockets on the loopback interface, against a responder and a server that do as they are told.
+
+use std::{
+    net::IpAddr,
+    sync::{Arc, Mutex},
+};
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{
+        TcpListener,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::Notify,
+};
+
+use super::*;
+use crate::{
+    datapath::Limit,
+    rules::{MatchSpec, RuleSet, RuleSpec},
+    tcp::{Answer, Served},
+};
+
+/// Longer than anything here takes.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Keeps queries until the test answers them.
+#[derive(Default)]
+struct Asked {
+    queries: Mutex<Vec<StreamQuery>>,
+    more: Notify,
+}
+
+impl Answer for Asked {
+    fn answer(&self, query: StreamQuery) {
+        self.queries.lock().unwrap().push(query);
+        self.more.notify_one();
+    }
+}
+
+impl Asked {
+    async fn wait_for(&self, count: usize) -> Vec<StreamQuery> {
+        let enough = async {
+            while self.queries.lock().unwrap().len() < count {
+                self.more.notified().await;
+            }
+        };
+        timeout(PATIENCE, enough).await.expect("queries");
+        std::mem::take(&mut self.queries.lock().unwrap())
+    }
+}
+
+fn reply(query: &StreamQuery, reply: StreamReply) {
+    let to = &query.reply;
+    to.replies.try_send((to.slot, reply)).unwrap();
+}
+
+struct Lab {
+    asked: Arc<Asked>,
+    service: Arc<Service>,
+    server: TcpListener,
+    client: TcpStream,
+}
+
+impl Lab {
+    /// A client whose connection is served.
+    async fn start() -> Lab {
+        let rules = RuleSet::compile(&[RuleSpec {
+            name: "kafka".to_owned(),
+            matches: MatchSpec::Pattern("*.kafka.{namespace}.svc".to_owned()),
+            cname: "up.{namespace}.svc".to_owned(),
+            ttl_seconds: 60,
+        }]);
+        let asked = Arc::new(Asked::default());
+        let served = Served {
+            servers: vec![IpAddr::from([127, 0, 0, 1])],
+            rules: Arc::new(rules.unwrap()),
+            limit: Limit {
+                queries_per_second: 0,
+                burst: 0,
+            },
+        };
+        let service = Service::new(asked.clone(), served).unwrap();
+        let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let steered = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(steered.local_addr().unwrap());
+        let (client, accepted) = tokio::join!(client, steered.accept());
+        let (lab_service, address) = (service.clone(), server.local_addr().unwrap());
+        let stop = tokio::sync::watch::channel(false);
+        tokio::spawn(async move {
+            let (sender, stop) = stop;
+            serve(&lab_service, accepted.unwrap().0, address, 1, stop).await;
+            drop(sender);
+        });
+        Lab {
+            asked,
+            service,
+            server,
+            client: client.unwrap(),
+        }
+    }
+
+    async fn send(&mut self, messages: &[&[u8]]) {
+        self.client.write_all(&framed(messages)).await.unwrap();
+    }
+
+    async fn receive(&mut self) -> Option<Vec<u8>> {
+        receive(&mut self.client).await
+    }
+
+    async fn server(&self) -> (OwnedReadHalf, OwnedWriteHalf) {
+        let accepted = timeout(PATIENCE, self.server.accept()).await.unwrap();
+        accepted.unwrap().0.into_split()
+    }
+}
+
+fn framed(messages: &[&[u8]]) -> Vec<u8> {
+    messages
+        .iter()
+        .flat_map(|message| [&(message.len() as u16).to_be_bytes()[..], message].concat())
+        .collect()
+}
+
+/// `None` at the end of the stream.
+async fn receive(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> Option<Vec<u8>> {
+    let message = async {
+        let length = stream.read_u16().await.ok()?;
+        let mut message = vec![0; length.into()];
+        stream.read_exact(&mut message).await.ok()?;
+        Some(message)
+    };
+    timeout(PATIENCE, message)
+        .await
+        .expect("a message or the end")
+}
+
+fn query(id: u8, name: &str) -> Vec<u8> {
+    let mut query = vec![0, id, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in name.split('.') {
+        query.push(label.len() as u8);
+        query.extend(label.as_bytes());
+    }
+    query.extend([0, 0, 1, 0, 1]);
+    query
+}
+
+fn reply_to(query: &[u8]) -> Vec<u8> {
+    let mut reply = query.to_vec();
+    reply[2] |= 0x80;
+    reply
+}
+
+const MATCHING: &str = "b.kafka.foo.svc";
+
+#[tokio::test]
+async fn whoever_is_ready_first_is_told_first() {
+    let mut lab = Lab::start().await;
+    let (mine, theirs) = (query(1, MATCHING), query(2, "www.example"));
+    lab.send(&[&mine, &theirs]).await;
+    let (mut from_us, mut to_us) = lab.server().await;
+    assert_eq!(receive(&mut from_us).await.unwrap(), theirs);
+    to_us
+        .write_all(&framed(&[&reply_to(&theirs)]))
+        .await
+        .unwrap();
+    assert_eq!(lab.receive().await.unwrap(), reply_to(&theirs));
+    let asked = lab.asked.wait_for(1).await;
+    assert_eq!(asked[0].query.question(), &mine[12..]);
+    reply(&asked[0], StreamReply::Answer(b"the whole answer".to_vec()));
+    assert_eq!(lab.receive().await.unwrap(), b"the whole answer");
+    let numbers = lab.service.numbers();
+    assert_eq!((numbers.answered, numbers.relayed), (1, 1));
+}
+
+#[tokio::test]
+async fn what_the_responder_passes_on_goes_to_the_server_as_it_came() {
+    let mut lab = Lab::start().await;
+    let mine = query(7, "B.Kafka.foo.SVC");
+    lab.send(&[&mine]).await;
+    let asked = lab.asked.wait_for(1).await;
+    reply(&asked[0], StreamReply::PassOn);
+    let (mut from_us, mut to_us) = lab.server().await;
+    assert_eq!(receive(&mut from_us).await.unwrap(), mine);
+    to_us.write_all(&framed(&[&reply_to(&mine)])).await.unwrap();
+    assert_eq!(lab.receive().await.unwrap(), reply_to(&mine));
+}
+
+/// What is on its way is told; then the connection ends as the server ended its own.
+#[tokio::test]
+async fn a_server_that_leaves_replies_owing_ends_the_connection() {
+    let mut lab = Lab::start().await;
+    let (mine, theirs) = (query(1, MATCHING), query(2, "www.example"));
+    lab.send(&[&mine, &theirs]).await;
+    let (mut from_us, to_us) = lab.server().await;
+    receive(&mut from_us).await.unwrap();
+    drop((from_us, to_us));
+    let asked = lab.asked.wait_for(1).await;
+    reply(&asked[0], StreamReply::Answer(vec![1; 20]));
+    assert_eq!(lab.receive().await, Some(vec![1; 20]));
+    assert_eq!(lab.receive().await, None);
+    assert_eq!(lab.service.numbers().lost, 1);
+}
+
+/// A server may close what is idle; that is nobody's loss.
+#[tokio::test]
+async fn a_server_that_owes_nothing_may_leave() {
+    let mut lab = Lab::start().await;
+    for id in 0..3 {
+        let theirs = query(id, "www.example");
+        lab.send(&[&theirs]).await;
+        let (mut from_us, mut to_us) = lab.server().await;
+        assert_eq!(receive(&mut from_us).await.unwrap(), theirs);
+        to_us
+            .write_all(&framed(&[&reply_to(&theirs)]))
+            .await
+            .unwrap();
+        assert_eq!(lab.receive().await.unwrap(), reply_to(&theirs));
+        drop(to_us);
+        // The other end has noticed once it has closed, too.
+        assert_eq!(receive(&mut from_us).await, None);
+    }
+    assert_eq!(lab.service.numbers().lost, 0);
+}
+
+#[tokio::test]
+async fn no_more_is_taken_than_may_be_on_its_way() {
+    const ALL: usize = 100;
+    let mut lab = Lab::start().await;
+    let all: Vec<Vec<u8>> = (0..ALL as u8).map(|id| query(id, MATCHING)).collect();
+    let all: Vec<&[u8]> = all.iter().map(Vec::as_slice).collect();
+    lab.send(&all).await;
+    let mut waiting = std::collections::VecDeque::from(lab.asked.wait_for(IN_FLIGHT).await);
+    for told in 1..=ALL {
+        assert!(waiting.len() <= IN_FLIGHT);
+        let next = waiting.pop_front().unwrap();
+        let answer = vec![next.query.id as u8; 12];
+        reply(&next, StreamReply::Answer(answer.clone()));
+        assert_eq!(lab.receive().await.unwrap(), answer);
+        // Each reply makes room for one.
+        if told + IN_FLIGHT <= ALL {
+            waiting.extend(lab.asked.wait_for(1).await);
+        }
+    }
+    assert!(waiting.is_empty());
+    assert!(lab.asked.queries.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_client_that_is_done_asking_gets_its_replies() {
+    let mut lab = Lab::start().await;
+    lab.send(&[&query(1, MATCHING)]).await;
+    lab.client.shutdown().await.unwrap();
+    let asked = lab.asked.wait_for(1).await;
+    reply(&asked[0], StreamReply::Answer(vec![5; 12]));
+    assert_eq!(lab.receive().await, Some(vec![5; 12]));
+    assert_eq!(lab.receive().await, None);
+}
+
+#[tokio::test]
+async fn what_is_no_message_ends_the_connection() {
+    let mut lab = Lab::start().await;
+    lab.client.write_all(&[0, 11, 1]).await.unwrap();
+    assert_eq!(lab.receive().await, None);
+}

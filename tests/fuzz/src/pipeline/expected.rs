@@ -1,0 +1,123 @@
+//! What must become of a frame, read off its bytes with slices and `Option` alone.
+
+use std::{net::IpAddr, ops::Range};
+
+use dns_common::abi::MAX_FRAME;
+
+use super::{Fixture, servers};
+use crate::wire::Message;
+
+/// A query that must be taken or answered.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Expected {
+    pub rule: usize,
+    pub l3_offset: usize,
+    /// Where the DNS message stands.
+    pub message: Range<usize>,
+    /// Index of the server asked.
+    pub server: usize,
+    /// Whether the programs look at its EDNS options, if there are any.
+    pub has_short_options: bool,
+}
+
+/// `None` for a frame that must pass.
+pub fn expected(fixture: &Fixture, frame: &[u8], gso: bool) -> Option<Expected> {
+    if gso || frame.len() > MAX_FRAME {
+        return None;
+    }
+    let (l3_offset, ethertype) = network_layer(frame)?;
+    let (udp, destination) = match ethertype {
+        0x0800 => ipv4(frame, l3_offset)?,
+        0x86dd => ipv6(frame, l3_offset)?,
+        _ => return None,
+    };
+    // What lies behind the IP packet is padding.
+    let datagram = frame.get(udp.clone())?;
+    if word(datagram, 2)? != 53 || usize::from(word(datagram, 4)?) != datagram.len() {
+        return None;
+    }
+    let server = servers().iter().position(|server| *server == destination)?;
+    let message = datagram.get(8..)?;
+    let (rule, has_short_options) = question(fixture, message)?;
+    Some(Expected {
+        rule,
+        l3_offset,
+        message: udp.start + 8..udp.end,
+        server,
+        has_short_options,
+    })
+}
+
+/// At most two tags, an outer one of either kind and an inner one of 802.1Q.
+fn network_layer(frame: &[u8]) -> Option<(usize, u16)> {
+    match word(frame, 12)? {
+        0x8100 | 0x88a8 => match word(frame, 16)? {
+            0x8100 => Some((22, word(frame, 20)?)),
+            other => Some((18, other)),
+        },
+        other => Some((14, other)),
+    }
+}
+
+/// The bytes of the UDP datagram, and where it goes.
+fn ipv4(frame: &[u8], at: usize) -> Option<(Range<usize>, IpAddr)> {
+    let header = frame.get(at..at + 20)?;
+    let plain = header[0] == 0x45 && header[9] == 17 && word(header, 6)? & 0x3fff == 0;
+    let destination: [u8; 4] = *header[16..].first_chunk()?;
+    let end = at + usize::from(word(header, 2)?);
+    (plain && end >= at + 20).then_some((at + 20..end, destination.into()))
+}
+
+fn ipv6(frame: &[u8], at: usize) -> Option<(Range<usize>, IpAddr)> {
+    let header = frame.get(at..at + 40)?;
+    let plain = header[0] >> 4 == 6 && header[6] == 17;
+    let destination: [u8; 16] = *header[24..].first_chunk()?;
+    let end = at + 40 + usize::from(word(header, 4)?);
+    plain.then_some((at + 40..end, destination.into()))
+}
+
+/// The rule of a plain query and whether its options are few, or `None`.
+fn question(fixture: &Fixture, message: &[u8]) -> Option<(usize, bool)> {
+    // QR, opcode, AA, TC, RA, Z and rcode.
+    if word(message, 2)? & 0xfecf != 0 {
+        return None;
+    }
+    let counts = [4, 6, 8, 10].map(|at| word(message, at));
+    let [Some(1), Some(0), Some(0), Some(additional @ 0..=1)] = counts else {
+        return None;
+    };
+    let parsed = Message::parse(message)?;
+    let name = crate::wire::to_wire(&parsed.questions[0].name);
+    // The only question has nothing to point to; a name that is longer than its labels was compressed.
+    if message.get(12..12 + name.len())? != name {
+        return None;
+    }
+    let (qtype, qclass) = (parsed.questions[0].qtype, parsed.questions[0].qclass);
+    if qclass != 1 || matches!(qtype, 0 | 13 | 41 | 128..=255) {
+        return None;
+    }
+    let mut has_short_options = true;
+    if additional == 1 {
+        let opt = &parsed.additionals[0];
+        let at = 12 + name.len() + 4;
+        if message[at] != 0 || opt.rtype != 41 || opt.ttl >> 16 & 0xff != 0 {
+            return None;
+        }
+        has_short_options = opt.rdata.len() <= 256 && options(opt.rdata) <= 16;
+    }
+    Some((fixture.oracle.by_labels(&name)?, has_short_options))
+}
+
+/// How many options there are in an OPT's rdata, as far as it is a list.
+fn options(mut rdata: &[u8]) -> usize {
+    let mut count = 0;
+    while let (true, Some(length)) = (!rdata.is_empty(), word(rdata, 2)) {
+        count += 1;
+        rdata = rdata.get(4 + usize::from(length)..).unwrap_or_default();
+    }
+    count
+}
+
+fn word(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_be_bytes(*bytes.get(at..)?.first_chunk()?))
+}

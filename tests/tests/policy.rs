@@ -1,0 +1,429 @@
+//! Policies on the hooks that gregor uses, their own programs on the pod's interface: one that drops replies to questions
+//! that it never saw loses none of gregor's answers, and one that denies questions has its say where `order` gives it.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_names,
+    reason = "a panic is the report, and foo is the tenant's name"
+)]
+
+mod e2e;
+
+use std::{
+    net::{IpAddr, Ipv4Addr, UdpSocket},
+    process::Command,
+    sync::Arc,
+    time::Duration,
+};
+
+use aya::{
+    Ebpf,
+    maps::PerCpuArray,
+    programs::{
+        LinkOrder, SchedClassifier, TcAttachType,
+        tc::{NlOptions, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact},
+    },
+};
+use e2e::{
+    Metrics, Wire, addresses, exchange_from, exchange_within, qualified, sorted, until,
+    until_the_programs_answer,
+};
+use gregor_tests::{
+    lab::{
+        CacheKind, ClusterKind, Gregor, Lab, Netns,
+        world::{
+            BAR_ADDRESSES, CLUSTER_DNS_V4, CLUSTER_DNS_V6, FOREIGN, NODE_LOCAL_V4, NODE_LOCAL_V6,
+        },
+    },
+    tools,
+};
+use hickory_proto::{op::Message, rr::RecordType};
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bench-ebpf"));
+
+const TENANT: &str = "bar";
+const INTERFACE: &str = "veth-bar";
+const SERVERS: [IpAddr; 4] = [
+    IpAddr::V4(NODE_LOCAL_V4),
+    IpAddr::V6(NODE_LOCAL_V6),
+    IpAddr::V4(CLUSTER_DNS_V4),
+    IpAddr::V6(CLUSTER_DNS_V6),
+];
+/// How long a question is waited for that must not be answered; its being dropped is asserted from a counter.
+const SILENCE: Duration = Duration::from_millis(500);
+/// Between gregor's places on clsact, first and last.
+const PRIORITY: u16 = 100;
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Hook {
+    Tcx,
+    Clsact,
+}
+
+const HOOKS: [Hook; 2] = [Hook::Tcx, Hook::Clsact];
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Order {
+    First,
+    Last,
+}
+
+/// What drops replies.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Dropper {
+    /// Those to questions that it did not see on the way in, behind gregor.
+    Tracker,
+    /// All of them.
+    Silencer,
+}
+
+/// Programs of `tests/ebpf/src/policy.rs` on the tenant's interface; they go when it is dropped.
+struct Policy {
+    node: Arc<Netns>,
+    ebpf: Option<Ebpf>,
+}
+
+impl Policy {
+    /// Attaches each program; on tcx, `order` says at which end.
+    fn put(lab: &Lab, hook: Hook, order: Order, programs: &[(&'static str, TcAttachType)]) -> Self {
+        let programs = programs.to_vec();
+        let attach = move || {
+            let mut ebpf = Ebpf::load(OBJECT).unwrap();
+            if hook == Hook::Clsact {
+                match qdisc_add_clsact(INTERFACE) {
+                    Ok(()) | Err(TcError::AlreadyAttached) => {}
+                    Err(TcError::NetlinkError(error))
+                        if error.raw_os_error() == Some(libc::EEXIST) => {}
+                    Err(error) => panic!("clsact: {error}"),
+                }
+            }
+            for (name, direction) in programs {
+                let program: &mut SchedClassifier =
+                    ebpf.program_mut(name).unwrap().try_into().unwrap();
+                program.load().unwrap();
+                let options = match (hook, order) {
+                    (Hook::Tcx, Order::First) => TcAttachOptions::TcxOrder(LinkOrder::first()),
+                    (Hook::Tcx, Order::Last) => TcAttachOptions::TcxOrder(LinkOrder::last()),
+                    (Hook::Clsact, _) => TcAttachOptions::Netlink(NlOptions {
+                        priority: PRIORITY,
+                        handle: TcHandle::default(),
+                        classid: None,
+                    }),
+                };
+                program
+                    .attach_with_options(INTERFACE, direction, options)
+                    .unwrap();
+            }
+            ebpf
+        };
+        Self {
+            node: lab.node().clone(),
+            ebpf: Some(lab.node().enter(attach).unwrap()),
+        }
+    }
+
+    fn dropper(lab: &Lab, hook: Hook, dropper: Dropper) -> Self {
+        let programs: &[_] = match dropper {
+            Dropper::Tracker => &[
+                ("policy_track", TcAttachType::Ingress),
+                ("policy_untracked", TcAttachType::Egress),
+            ],
+            Dropper::Silencer => &[("policy_silence", TcAttachType::Egress)],
+        };
+        Self::put(lab, hook, Order::Last, programs)
+    }
+
+    fn deny(lab: &Lab, hook: Hook, order: Order) -> Self {
+        Self::put(lab, hook, order, &[("policy_deny", TcAttachType::Ingress)])
+    }
+
+    fn count(&self, counter: &str) -> u64 {
+        let map = self.ebpf.as_ref().unwrap().map(counter).unwrap();
+        let map = PerCpuArray::<_, u64>::try_from(map).unwrap();
+        map.get(&0, 0).unwrap().iter().sum()
+    }
+}
+
+impl Drop for Policy {
+    /// Filters are taken off by the number of the interface, in the namespace of whoever does it.
+    fn drop(&mut self) {
+        let ebpf = self.ebpf.take();
+        let _ = self.node.enter(move || drop(ebpf));
+    }
+}
+
+fn lab() -> Lab {
+    Lab::builder("policy")
+        .pod(TENANT)
+        .cache(CacheKind::Embedded)
+        .cluster(ClusterKind::Embedded)
+        .start()
+        .unwrap()
+}
+
+fn start(lab: &Lab, hook: Hook, order: Order) -> Gregor {
+    let hook = match hook {
+        Hook::Tcx => "tcx",
+        Hook::Clsact => "clsact",
+    };
+    let order = match order {
+        Order::First => "first",
+        Order::Last => "last",
+    };
+    let config = lab.gregor_config().replace(
+        "[intercept]\n",
+        &format!("[intercept]\nhook = \"{hook}\"\norder = \"{order}\"\n"),
+    );
+    let gregor = lab
+        .start_gregor(&tools::gregor().unwrap(), &config)
+        .unwrap();
+    let status = gregor.status().unwrap();
+    assert_eq!(
+        (&status["hook"], &status["order"]),
+        (&hook.into(), &order.into())
+    );
+    gregor
+}
+
+/// Each question that gregor answers, once.
+fn questions() -> impl Iterator<Item = (IpAddr, RecordType)> {
+    SERVERS
+        .into_iter()
+        .flat_map(|server| [RecordType::A, RecordType::AAAA].map(|qtype| (server, qtype)))
+}
+
+/// Asks one of them, one try; the tenant's own addresses are the only answer that will do.
+fn answered(lab: &Lab, server: IpAddr, qtype: RecordType, patience: Duration) -> bool {
+    let (query, _) = Wire::new(&qualified(TENANT), qtype).bytes();
+    let Some(reply) = exchange_within(lab.pod(TENANT), server, &query, patience) else {
+        return false;
+    };
+    let wanted = BAR_ADDRESSES
+        .into_iter()
+        .filter(|address| address.is_ipv4() == (qtype == RecordType::A));
+    let reply = Message::from_vec(&reply).unwrap();
+    assert_eq!(
+        addresses(&reply),
+        sorted(wanted),
+        "{qtype}, asking {server}"
+    );
+    true
+}
+
+/// Every question is answered, by the programs in the end, and then every one of several hundred.
+fn all_are_answered(lab: &Lab, gregor: &Gregor, what: &str) {
+    let ask = || {
+        for (server, qtype) in questions() {
+            let answered = answered(lab, server, qtype, e2e::REPLY);
+            assert!(answered, "{what}: {qtype}, asking {server}: no reply");
+        }
+    };
+    until_the_programs_answer(gregor, what, |_| ask());
+    let before = Metrics::of(gregor);
+    const ROUNDS: usize = 50;
+    for _ in 0..ROUNDS {
+        ask();
+    }
+    let after = Metrics::of(gregor);
+    let asked = (ROUNDS * questions().count()) as f64;
+    assert_eq!(after.intercepted() - before.intercepted(), asked, "{what}");
+}
+
+fn foreign() -> Vec<u8> {
+    Wire::new(FOREIGN, RecordType::A).bytes().0
+}
+
+/// The dropper drops what it is there to drop, and nothing else.
+fn drops(lab: &Lab, policy: &Policy, dropper: Dropper, what: &str) {
+    let pod = lab.pod(TENANT);
+    let dropped = policy.count("DROPPED");
+    match dropper {
+        Dropper::Tracker => {
+            let tracked = policy.count("TRACKED");
+            let reply = exchange_from(pod, SERVERS[0], &foreign());
+            assert!(reply.is_some(), "{what}: asked for, so let through");
+            assert_eq!(policy.count("TRACKED"), tracked + 1, "{what}");
+            assert_eq!(policy.count("DROPPED"), dropped, "{what}");
+            // A datagram from port 53 that nobody asked for.
+            let pod = pod.v4;
+            let [a, b, c, _] = pod.octets();
+            let send = move || {
+                let socket = UdpSocket::bind((Ipv4Addr::new(a, b, c, 1), 53)).unwrap();
+                socket.send_to(&[0; 12], (pod, 40_000)).unwrap();
+            };
+            lab.node().enter(send).unwrap();
+        }
+        Dropper::Silencer => {
+            let reply = exchange_within(pod, SERVERS[0], &foreign(), SILENCE);
+            assert_eq!(reply, None, "{what}");
+        }
+    }
+    until(&format!("{what}: dropped"), || {
+        (policy.count("DROPPED") == dropped + 1).then_some(())
+    });
+}
+
+fn nothing_is_lost(gregor_hook: Hook) {
+    let lab = lab();
+    for policy_hook in HOOKS {
+        for dropper in [Dropper::Tracker, Dropper::Silencer] {
+            let what = format!("gregor on {gregor_hook:?}, {dropper:?} on {policy_hook:?}");
+            let policy = Policy::dropper(&lab, policy_hook, dropper);
+            let gregor = start(&lab, gregor_hook, Order::First);
+            drops(&lab, &policy, dropper, &what);
+            let seen = || (policy.count("TRACKED"), policy.count("DROPPED"));
+            let ((tracked, dropped), asked) = (seen(), Metrics::of(&gregor).intercepted());
+            all_are_answered(&lab, &gregor, &what);
+            let asked = Metrics::of(&gregor).intercepted() - asked;
+            // No answer has met it; and no question, unless its hook comes before gregor's.
+            let sees_first = (gregor_hook, policy_hook) == (Hook::Clsact, Hook::Tcx);
+            let tracks = sees_first && dropper == Dropper::Tracker;
+            let tracked = tracked + if tracks { asked as u64 } else { 0 };
+            assert_eq!(seen(), (tracked, dropped), "{what}");
+            assert_eq!(Metrics::of(&gregor).get("gregor_send_errors_total"), 0.0);
+            gregor.stop();
+        }
+    }
+}
+
+#[test]
+fn a_dropper_of_replies_loses_no_answer_of_gregor_on_tcx() {
+    nothing_is_lost(Hook::Tcx);
+}
+
+#[test]
+fn a_dropper_of_replies_loses_no_answer_of_gregor_on_clsact() {
+    nothing_is_lost(Hook::Clsact);
+}
+
+/// A policy agent may come to the node after gregor. Its programs are seen soon, and from then on nothing is lost.
+#[test]
+fn a_dropper_that_comes_later_is_seen() {
+    for hook in HOOKS {
+        let lab = lab();
+        let gregor = start(&lab, hook, Order::First);
+        all_are_answered(&lab, &gregor, "before the dropper");
+        let policy = Policy::dropper(&lab, hook, Dropper::Silencer);
+        let what = format!("a dropper that came later on {hook:?}");
+        until(&what, || {
+            let mut questions = questions();
+            let all = questions.all(|(server, qtype)| answered(&lab, server, qtype, SILENCE));
+            all.then_some(())
+        });
+        drops(&lab, &policy, Dropper::Silencer, &what);
+        let dropped = policy.count("DROPPED");
+        all_are_answered(&lab, &gregor, &what);
+        assert_eq!(policy.count("DROPPED"), dropped, "{what}");
+        // And without it as before.
+        drop(policy);
+        all_are_answered(&lab, &gregor, "after the dropper");
+    }
+}
+
+/// No question reaches gregor; each is dropped before it.
+fn all_are_denied(lab: &Lab, gregor: &Gregor, policy: &Policy, what: &str) {
+    let before = Metrics::of(gregor);
+    let denied = policy.count("DENIED");
+    for (server, qtype) in questions() {
+        let answered = answered(lab, server, qtype, SILENCE);
+        assert!(!answered, "{what}: {qtype}, asking {server}: answered");
+    }
+    let asked = questions().count() as u64;
+    assert_eq!(policy.count("DENIED") - denied, asked, "{what}");
+    let after = Metrics::of(gregor);
+    let of_requests = |metrics: &Metrics| -> Vec<(String, f64)> {
+        let requests = metrics.0.iter();
+        let requests = requests.filter(|(series, _)| series.contains("dns_requests_total"));
+        requests.map(|(series, n)| (series.clone(), *n)).collect()
+    };
+    assert_eq!(of_requests(&before), of_requests(&after), "{what}");
+}
+
+/// Which of two programs sees a question first: on one hook `order` decides, and tcx comes before clsact in any case.
+#[test]
+fn a_deny_program_has_its_say_where_order_gives_it() {
+    let lab = lab();
+    for gregor_hook in HOOKS {
+        for policy_hook in HOOKS {
+            for order in [Order::First, Order::Last] {
+                let what = format!(
+                    "gregor {order:?} on {gregor_hook:?}, a deny program on {policy_hook:?}"
+                );
+                let policy = Policy::deny(&lab, policy_hook, Order::Last);
+                let gregor = start(&lab, gregor_hook, order);
+                let gregor_is_first = match (gregor_hook, policy_hook) {
+                    (Hook::Tcx, Hook::Clsact) => true,
+                    (Hook::Clsact, Hook::Tcx) => false,
+                    _ => order == Order::First,
+                };
+                if gregor_is_first {
+                    all_are_answered(&lab, &gregor, &what);
+                    assert_eq!(policy.count("DENIED"), 0, "{what}");
+                } else {
+                    all_are_denied(&lab, &gregor, &policy, &what);
+                }
+                // What gregor leaves alone is the policy's to decide, wherever gregor sits.
+                let denied = policy.count("DENIED");
+                let reply = exchange_within(lab.pod(TENANT), SERVERS[0], &foreign(), SILENCE);
+                assert_eq!(reply, None, "{what}");
+                assert_eq!(policy.count("DENIED"), denied + 1, "{what}");
+                drop(policy);
+                all_are_answered(&lab, &gregor, &what);
+                gregor.stop();
+            }
+        }
+    }
+}
+
+/// Also an answer that the programs know by heart is not given past a policy in front of them.
+#[test]
+fn a_deny_program_that_comes_later_in_front_denies_what_is_known_already() {
+    let lab = lab();
+    for hook in HOOKS {
+        let gregor = start(&lab, hook, Order::Last);
+        all_are_answered(&lab, &gregor, "before the policy");
+        let policy = Policy::deny(&lab, hook, Order::First);
+        all_are_denied(&lab, &gregor, &policy, &format!("{hook:?}"));
+        drop(policy);
+        all_are_answered(&lab, &gregor, "after the policy");
+        gregor.stop();
+    }
+}
+
+/// A drop of everything that the tenant's pod asks, in netfilter; returns how to read how often it has dropped.
+fn deny_in_netfilter(lab: &Lab) -> impl Fn() -> u64 {
+    let node = lab.node().clone();
+    let nft = move |arguments: &str| {
+        let mut command = Command::new(tools::nft().unwrap());
+        command.args(arguments.split(' '));
+        let output = node.output(command).unwrap();
+        assert!(output.status.success(), "{arguments}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    nft("add table inet pods");
+    nft("add chain inet pods in { type filter hook prerouting priority -300 ; }");
+    nft(&format!(
+        "add rule inet pods in iifname {INTERFACE} udp dport 53 counter drop"
+    ));
+    move || {
+        let listed = nft("list chain inet pods in");
+        let (_, counted) = listed.split_once("counter packets ").unwrap();
+        counted.split(' ').next().unwrap().parse().unwrap()
+    }
+}
+
+/// Netfilter comes after the hooks on the interface: it denies what gregor leaves, and does not see what gregor takes.
+#[test]
+fn netfilter_sees_no_question_that_gregor_takes() {
+    let lab = lab();
+    let denied = deny_in_netfilter(&lab);
+    for hook in HOOKS {
+        let gregor = start(&lab, hook, Order::Last);
+        let before = denied();
+        let reply = exchange_within(lab.pod(TENANT), SERVERS[0], &foreign(), SILENCE);
+        assert_eq!((reply, denied()), (None, before + 1), "{hook:?}");
+        all_are_answered(&lab, &gregor, &format!("{hook:?}"));
+        assert_eq!(denied(), before + 1, "{hook:?}");
+        gregor.stop();
+    }
+}

@@ -116,7 +116,7 @@ impl Loaded {
 
     /// The program that logs what it decides.
     pub fn logging(options: &LoadOptions) -> anyhow::Result<Self> {
-        Self::with(|| Datapath::load_logging(options))
+        Self::with(options, || Datapath::load_logging(options))
     }
 
     /// The program that puts an answered query back into its frame.

@@ -238,6 +238,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn servers_have_ids_of_their_own_or_none() {
+        let apart = Servers::default().with_ids(true).ids;
+        assert_eq!((apart[0], apart[MAX_SERVERS], apart[31]), (0, 16, 31));
+        assert_eq!(Servers::default().with_ids(false).ids, [0; 32]);
+    }
+
+    #[test]
     fn a_bucket_refuses_past_its_burst_and_refills() {
         let mut bucket = Bucket {
             arrival_ns: 0,

@@ -113,7 +113,7 @@ mod tests {
         for earlier in [
             "a.kafka.foo.svc.cluster.local",
             "*.a.kafka.{x}.svc.cluster.local",
-            "a.b.{x}.{y}.svc.cluster.local",
+            "a.b.{x}.{namespace}.svc.cluster.local",
             "*.cluster.local",
             "*.{x}.{namespace}.svc.cluster.local",
             kafka,

@@ -236,7 +236,7 @@ mod tests {
                 *counts.entry("refreshed".to_owned()).or_default() += 1;
             }
         }
-        let elsewhere = ["NoResponder", "RingFull", "Internal"];
+        let elsewhere = ["NoResponder", "RingFull", "Internal", "Source"];
         let wanted = Reason::ALL
             .iter()
             .filter(|reason| !elsewhere.contains(&format!("{reason:?}").as_str()))

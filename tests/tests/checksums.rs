@@ -156,7 +156,8 @@ fn run(wire: &Wire, send: impl Fn(&Wire, &Asked), is_partial: bool, count: usize
             *open.entry(asked.id).or_default() += 1;
         }
         for _ in 0..BATCH {
-            let reply = receiver.frame().expect("a socket").expect("a reply");
+            let reply = receiver.frame().expect("a socket");
+            let reply = reply.unwrap_or_else(|| panic!("no reply to {open:?} after {done}"));
             assert_eq!(reply.is_partial, is_partial);
             let id = if is_partial {
                 let bytes = &reply.bytes;

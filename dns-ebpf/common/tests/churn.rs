@@ -43,7 +43,7 @@ impl Shared {
                 seed: SEED,
                 bucket_mask: BUCKETS as u32 - 1,
                 absent_mask: 0,
-                per_server: 0,
+                padding: 0,
                 slots: SLOTS as u32,
                 suffixes: SuffixSettings::NONE,
             },

@@ -54,7 +54,7 @@ fn scratch_of(labels: &[Vec<u8>]) -> Scratch {
 fn settings(seed: u64) -> Settings {
     Settings {
         seed,
-        per_server: u32::MAX,
+        padding: 0,
         slots: 1,
         bucket_mask: 0,
         absent_mask: 0,
@@ -152,19 +152,6 @@ fn keys_have_room_for_two_labels_of_63_bytes() {
     assert!(Key::new(1, 1, 1, &[b"a", b""]).is_none());
     assert!(Key::new(1, 1, 1, &[b"a", b"b", b"c"]).is_none());
     assert!(Key::new(1, 1, 1, &[]).is_some());
-}
-
-#[test]
-fn without_per_server_keys_the_server_asked_does_not_matter() {
-    let mut scratch = scratch_of(&[b"x".to_vec()]);
-    scratch.asked.server = 17;
-    let shared = Settings {
-        per_server: 0,
-        ..settings(5)
-    };
-    let begun = scratch.make_key(Captures::NEVER, &shared);
-    let key = Key::new(0, 0, 0, &[]).unwrap();
-    assert_eq!(mix(begun, scratch.key.head), key.hash(5));
 }
 
 /// A record of this many bytes.

@@ -1,27 +1,53 @@
 //! What the pipeline finds around it in the kernel: maps, clock, ring buffer.
 
 use aya_ebpf::{
-    bindings::{__sk_buff, BPF_RB_AVAIL_DATA, BPF_RB_RING_SIZE},
+    bindings::{BPF_RB_AVAIL_DATA, BPF_RB_RING_SIZE},
     helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_ns},
-    maps::ring_buf::RingBufEntry,
+    maps::{lpm_trie::Key, ring_buf::RingBufEntry},
 };
 use dns_common::{
     abi::{EventHeader, MAX_FRAME, Servers},
     answer::{self, Absent, Captures, Entry, Found, Located, Settings, Suffix, Tables, Ways},
     dfa::{Scratch, Tail, Tails},
+    packet::{Packet, VlanTag},
     pipeline::{self, Address, Host, Matched, Recognised},
     verdict::{REFRESHED, Reason, Verdict},
 };
 
 use crate::{
+    log,
     maps::{
         self, ABSENT, ABSENT_INDEX, ANSWERS, CAPTURES, DFA, HEARTBEAT, HITS, INDEX, OTHER_SERVERS,
-        RING, SERVERS, SETTINGS, SUFFIX_INDEX, SUFFIXES, TABLE, TAILS,
+        RING, SERVERS, SETTINGS, SOURCES, SUFFIX_INDEX, SUFFIXES, TABLE, TAILS,
     },
-    skb::Skb,
 };
 
 pub struct Kernel;
+
+/// What the kernel says of a frame beside its bytes.
+pub trait Frame: Packet {
+    /// Whether it may come from anybody, and so only some are listened to.
+    const IS_FROM_A_WIRE: bool;
+
+    /// The kernel's context.
+    type Context;
+
+    fn from_raw(context: *mut Self::Context) -> Self;
+
+    fn as_ptr(&self) -> *mut Self::Context;
+
+    /// The interface that it came in on.
+    fn ifindex(&self) -> u32;
+
+    /// The tag that the kernel took out of it.
+    fn vlan(&self) -> Option<VlanTag>;
+
+    /// Copies `len` bytes from `offset` to `to`.
+    ///
+    /// # Safety
+    /// `len` bytes at `to` must be writable, and the verifier must see that 0 < `len`.
+    unsafe fn copy(&self, offset: u32, to: *mut u8, len: u32) -> bool;
+}
 
 struct MapTails;
 
@@ -102,7 +128,15 @@ struct Record<const N: usize> {
     frame: [u8; N],
 }
 
-impl Host<Skb> for Kernel {
+impl<F: Frame> Host<F> for Kernel {
+    const CHECKS_SOURCES: bool = F::IS_FROM_A_WIRE;
+
+    #[inline(always)]
+    fn allows(&self, source: Address) -> bool {
+        let [high, low] = source.mapped();
+        is_allowed(high, low) != 0
+    }
+
     #[inline(always)]
     fn servers(&self) -> Option<&Servers> {
         SERVERS.get(0)
@@ -110,11 +144,7 @@ impl Host<Skb> for Kernel {
 
     #[inline(always)]
     fn saw_other_server(&self, address: Address) {
-        // IPv4-mapped (RFC 4291 §2.5.5.2), in the byte order of the packet.
-        let key = match address {
-            Address::V4(address) => [0, u64::from(0xffff_u32.to_be()) | u64::from(address) << 32],
-            Address::V6(halves) => halves,
-        };
+        let key = address.mapped();
         if let Some(count) = OTHER_SERVERS.get_ptr_mut(key) {
             // SAFETY: a u64 lives there; a lost increment does no harm.
             unsafe { *count += 1 };
@@ -143,27 +173,34 @@ impl Host<Skb> for Kernel {
 
     #[inline(always)]
     fn locate_by_suffix(&self, scratch: &mut Scratch) -> bool {
-        locate_by_suffix(scratch) != 0
+        let located = locate_by_suffix(scratch) != 0;
+        log::located_by_suffix(located);
+        located
     }
 
     #[inline(always)]
     fn locate(&self, scratch: &mut Scratch) -> Located {
-        Located::from_code(locate(scratch))
+        let located = Located::from_code(locate(scratch));
+        log::located(located);
+        located
     }
 
     #[inline(always)]
     fn read_answer(&self, scratch: &mut Scratch) -> Found {
-        Found::from_code(read_answer(scratch))
+        let found = Found::from_code(read_answer(scratch));
+        log::found(found);
+        found
     }
 
     #[inline(always)]
     fn claim(&self, scratch: &Scratch) {
         answer::claim(&MapTables, &scratch.told);
         maps::count(REFRESHED);
+        log::claimed();
     }
 
     #[inline(always)]
-    fn admit(&self, packet: &Skb, now: u64) -> Result<(), Reason> {
+    fn admit(&self, packet: &F, now: u64) -> Result<(), Reason> {
         let deadline = HEARTBEAT.get(0).ok_or(Reason::Internal)?;
         if now > *deadline {
             return Err(Reason::NoResponder);
@@ -184,29 +221,29 @@ impl Host<Skb> for Kernel {
     }
 
     #[inline(always)]
-    fn finish(&self, packet: &mut Skb, scratch: &mut Scratch) -> Verdict {
-        Verdict::from_counter(finish(packet.as_ptr(), scratch))
+    fn finish(&self, packet: &mut F, scratch: &mut Scratch) -> Verdict {
+        Verdict::from_counter(finish::<F>(packet.as_ptr(), scratch))
     }
 
     #[inline(always)]
-    fn hand_over(&self, packet: &Skb, matched: &Matched) -> Result<(), Reason> {
+    fn hand_over(&self, packet: &F, matched: &Matched) -> Result<(), Reason> {
         let mut header = matched.event(packet.ifindex());
         if let Some(tag) = packet.vlan() {
             header.vlan_tci = tag.tci;
             header.vlan_tpid = tag.tpid;
         }
         if matched.frame_len <= SMALL_FRAME as u32 {
-            submit::<SMALL_FRAME>(packet, &header, matched.frame_len)
+            submit::<F, SMALL_FRAME>(packet, &header, matched.frame_len)
         } else {
-            submit::<MAX_FRAME>(packet, &header, matched.frame_len)
+            submit::<F, MAX_FRAME>(packet, &header, matched.frame_len)
         }
     }
 }
 
 /// See [`pipeline::finish`]. Returns the counter of its verdict.
 #[inline(never)]
-fn finish(context: *mut __sk_buff, scratch: &mut Scratch) -> u32 {
-    let mut packet = Skb::from_raw(context);
+fn finish<F: Frame>(context: *mut F::Context, scratch: &mut Scratch) -> u32 {
+    let mut packet = F::from_raw(context);
     pipeline::finish(&mut packet, &Kernel, scratch).counter() as u32
 }
 
@@ -225,7 +262,13 @@ fn recognise(scratch: &mut Scratch) -> u32 {
     pipeline::recognise(header, table, &MapTails, scratch).code()
 }
 
-// Functions of their own for the same reason. They return whether there is one, and codes of `Located` and `Found`.
+/// A function of its own, so that the key on its stack keeps no two paths of the caller apart. Returns 1 for yes.
+#[inline(never)]
+fn is_allowed(high: u64, low: u64) -> u32 {
+    u32::from(SOURCES.get(Key::new(128, [high, low])).is_some())
+}
+
+// Functions of their own, so that each has all registers to itself. They return whether there is one, and codes of `Located` and `Found`.
 
 #[inline(never)]
 fn locate_by_suffix(scratch: &mut Scratch) -> u32 {
@@ -243,7 +286,11 @@ fn read_answer(scratch: &mut Scratch) -> u32 {
 }
 
 #[inline(always)]
-fn submit<const N: usize>(packet: &Skb, header: &EventHeader, len: u32) -> Result<(), Reason> {
+fn submit<F: Frame, const N: usize>(
+    packet: &F,
+    header: &EventHeader,
+    len: u32,
+) -> Result<(), Reason> {
     let mut entry: RingBufEntry<Record<N>> = RING.reserve(0).ok_or(Reason::RingFull)?;
     let record = entry.as_mut_ptr();
     // SAFETY: the reservation has room for a header and N bytes; the length is checked against both bounds where the

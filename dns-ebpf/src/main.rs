@@ -1,28 +1,35 @@
-//! The TC program: one frame in, one verdict out, turned into a kernel action here and nowhere else.
+//! The programs for TC and XDP: one frame in, one verdict out, turned into a kernel action here and nowhere else.
 #![no_std]
 #![no_main]
 
 #[cfg(feature = "testing")]
 mod churn;
 mod host;
+mod log;
 mod maps;
+mod monitor;
 #[cfg(feature = "testing")]
 mod restore;
 mod skb;
 mod steer;
+mod xdp;
 
 use aya_ebpf::{
-    bindings::TC_ACT_SHOT,
+    bindings::{TC_ACT_SHOT, xdp_action},
     helpers::generated::{bpf_redirect, bpf_redirect_peer},
-    macros::classifier,
-    programs::TcContext,
+    macros::{classifier, xdp},
+    programs::{TcContext, XdpContext},
 };
 use dns_common::{
     abi, pipeline,
     verdict::{Reason, Verdict},
 };
 
-use crate::{host::Kernel, skb::Skb};
+use crate::{
+    host::{Frame, Kernel},
+    skb::Skb,
+    xdp::Buffer,
+};
 
 /// TCX_NEXT and TC_ACT_UNSPEC: whatever else is on the hook goes on. TC_ACT_OK would end the chain.
 const NEXT: i32 = -1;
@@ -36,16 +43,41 @@ pub fn gregor(context: TcContext) -> i32 {
 #[inline(always)]
 fn run(context: &TcContext) -> i32 {
     let mut packet = Skb::new(context);
-    let verdict = pipeline::intercept(&mut packet, &Kernel, maps::scratch);
-    if verdict != Verdict::Pass(Reason::NotDns) {
-        maps::count(verdict.counter());
-    }
-    match verdict {
+    let verdict = decide(&mut packet);
+    let action = match verdict {
         Verdict::Pass(_) => NEXT,
         // On tcx, TC_ACT_STOLEN counts as next: the pod would get two answers.
         Verdict::Taken | Verdict::Spoiled => TC_ACT_SHOT,
         Verdict::Answered => send_back(packet.ifindex()),
+    };
+    monitor::tell(context, verdict);
+    action
+}
+
+/// An interface where frames arrive from a wire. Declared able to read frames of several buffers, which it lets pass:
+/// drivers refuse others on interfaces with a large MTU.
+#[xdp(frags)]
+pub fn gregor_xdp(context: XdpContext) -> u32 {
+    run_xdp(&context)
+}
+
+#[inline(always)]
+fn run_xdp(context: &XdpContext) -> u32 {
+    match decide(&mut Buffer::new(context)) {
+        Verdict::Pass(_) => xdp_action::XDP_PASS,
+        Verdict::Taken | Verdict::Spoiled => xdp_action::XDP_DROP,
+        Verdict::Answered => xdp_action::XDP_TX,
     }
+}
+
+#[inline(always)]
+fn decide<F: Frame>(frame: &mut F) -> Verdict {
+    let verdict = pipeline::intercept(frame, &Kernel, maps::scratch);
+    if verdict != Verdict::Pass(Reason::NotDns) {
+        maps::count(verdict.counter());
+    }
+    log::verdict(frame.ifindex(), verdict);
+    verdict
 }
 
 /// Out of the interface that the query came in on; straight to its peer where a program on the way out, which has never

@@ -3,7 +3,7 @@
 use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
     macros::map,
-    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf, lpm_trie::LpmTrie},
 };
 use dns_common::{
     abi,
@@ -48,6 +48,10 @@ static MORE_INTERFACES: HashMap<u32, abi::Interface> = HashMap::with_max_entries
 #[map]
 pub static OTHER_SERVERS: LruHashMap<[u64; 2], u64> = LruHashMap::with_max_entries(64, 0);
 
+/// Networks whose queries are looked at where frames arrive from a wire, IPv4 ones mapped (RFC 4291 §2.5.5.2).
+#[map]
+pub static SOURCES: LpmTrie<[u64; 2], u8> = LpmTrie::with_max_entries(abi::MAX_SOURCES, 0);
+
 #[map]
 pub static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
 
@@ -88,6 +92,18 @@ pub fn scratch<'a>() -> Option<&'a mut Scratch> {
     let scratch = SCRATCH.get_ptr_mut(0)?;
     // SAFETY: a value of this type lives there, and only the program running on this processor uses it.
     Some(unsafe { &mut *scratch })
+}
+
+/// Most bytes of a frame that is moved to make room behind it.
+pub const MOVED: u32 = 512;
+
+#[map]
+static MOVING: PerCpuArray<[u8; MOVED as usize]> = PerCpuArray::with_max_entries(1, 0);
+
+/// Where a frame of up to [`MOVED`] bytes is kept while it is moved.
+#[inline(always)]
+pub fn moving() -> Option<*mut u8> {
+    Some(MOVING.get_ptr_mut(0)?.cast())
 }
 
 /// What is known of an interface that the program is attached to.

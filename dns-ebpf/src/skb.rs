@@ -16,6 +16,8 @@ use dns_common::{
     packet::{MAX_OPTIONS, Packet, Scalar, VlanTag, Window},
 };
 
+use crate::host::Frame;
+
 pub struct Skb {
     context: *mut __sk_buff,
     data: usize,
@@ -25,24 +27,7 @@ pub struct Skb {
 impl Skb {
     #[inline(always)]
     pub fn new(context: &TcContext) -> Self {
-        Self::from_raw(context.as_ptr().cast())
-    }
-
-    /// Of the kernel's context.
-    #[inline(always)]
-    pub fn from_raw(context: *mut __sk_buff) -> Self {
-        // SAFETY: the context lives as long as the program runs.
-        let skb = unsafe { &*context };
-        Self {
-            context,
-            data: skb.data as usize,
-            data_end: skb.data_end as usize,
-        }
-    }
-
-    #[inline(always)]
-    pub fn as_ptr(&self) -> *mut __sk_buff {
-        self.context
+        Frame::from_raw(context.as_ptr().cast())
     }
 
     /// Finds the frame again after a helper may have moved it.
@@ -57,15 +42,36 @@ impl Skb {
         // SAFETY: the kernel's context lives as long as the program runs.
         unsafe { &*self.context }
     }
+}
+
+impl Frame for Skb {
+    const IS_FROM_A_WIRE: bool = false;
+
+    type Context = __sk_buff;
 
     #[inline(always)]
-    pub fn ifindex(&self) -> u32 {
+    fn from_raw(context: *mut __sk_buff) -> Self {
+        // SAFETY: the context lives as long as the program runs.
+        let skb = unsafe { &*context };
+        Self {
+            context,
+            data: skb.data as usize,
+            data_end: skb.data_end as usize,
+        }
+    }
+
+    #[inline(always)]
+    fn as_ptr(&self) -> *mut __sk_buff {
+        self.context
+    }
+
+    #[inline(always)]
+    fn ifindex(&self) -> u32 {
         self.raw().ifindex
     }
 
-    /// The tag that the kernel took out of the frame.
     #[inline(always)]
-    pub fn vlan(&self) -> Option<VlanTag> {
+    fn vlan(&self) -> Option<VlanTag> {
         let skb = self.raw();
         (skb.vlan_present != 0).then(|| VlanTag {
             tci: skb.vlan_tci as u16,
@@ -73,12 +79,8 @@ impl Skb {
         })
     }
 
-    /// Copies `len` bytes from `offset` to `to`.
-    ///
-    /// # Safety
-    /// `len` bytes at `to` must be writable, and the verifier must see that 0 < `len`.
     #[inline(always)]
-    pub unsafe fn copy(&self, offset: u32, to: *mut u8, len: u32) -> bool {
+    unsafe fn copy(&self, offset: u32, to: *mut u8, len: u32) -> bool {
         // SAFETY: as the caller promises.
         unsafe { bpf_skb_load_bytes(self.context.cast(), offset, to.cast(), len) == 0 }
     }

@@ -11,6 +11,7 @@ pub mod datapath;
 pub mod discover;
 mod fair;
 pub mod inject;
+pub mod monitor;
 pub mod observe;
 pub mod resolve;
 pub mod rules;

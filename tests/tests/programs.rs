@@ -523,3 +523,29 @@ fn verifier_budget() {
         summary.verified_instructions
     );
 }
+
+/// The program of `--debug-bpf` loads too; the product's has nothing of it.
+#[test]
+fn verifier_budget_of_the_logging_program() {
+    let options = options(compile(SEVERAL));
+    let mut loaded = Loaded::logging(&options).unwrap();
+    let summary = loaded.datapath.summary().unwrap();
+    println!(
+        "{} instructions verified, {} bytes of machine code",
+        summary.verified_instructions, summary.jited_bytes
+    );
+    assert!(summary.verified_instructions > 0);
+    assert!(
+        summary.verified_instructions < 200_000,
+        "{}",
+        summary.verified_instructions
+    );
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let _guard = runtime.enter();
+    assert!(loaded.datapath.log().unwrap().is_some());
+    let mut product = Loaded::new(&options).unwrap();
+    assert!(product.datapath.log().unwrap().is_none(), "no AYA_LOGS");
+}

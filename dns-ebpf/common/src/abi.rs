@@ -1,6 +1,6 @@
 //! Values that cross the border between the programs and userspace. Plain data, `repr(C)`, versioned as a whole.
 
-use crate::verdict::COUNTERS;
+use crate::{answer::Word, verdict::COUNTERS};
 
 /// Raised whenever anything in this module or in [`crate::dfa`] changes its layout.
 pub const VERSION: u32 = 2;
@@ -17,6 +17,7 @@ pub mod maps {
     pub const INTERFACES: &str = "INTERFACES";
     pub const MORE_INTERFACES: &str = "MORE_INTERFACES";
     pub const OTHER_SERVERS: &str = "OTHER_SERVERS";
+    pub const SOURCES: &str = "SOURCES";
     pub const SCRATCH: &str = "SCRATCH";
     pub const STEERING: &str = "STEERING";
     pub const STEERED: &str = "STEERED";
@@ -31,7 +32,12 @@ pub mod maps {
     pub const SUFFIX_INDEX: &str = "SUFFIX_INDEX";
     pub const SUFFIXES: &str = "SUFFIXES";
     pub const HITS: &str = "HITS";
+    pub const MONITOR: &str = "MONITOR";
+    pub const MONITOR_RING: &str = "MONITOR_RING";
 }
+
+/// Most networks of `allow_sources`.
+pub const MAX_SOURCES: u32 = 256;
 
 /// What the sk_lookup program is told, and where it finds the listeners.
 pub mod steer {
@@ -190,12 +196,53 @@ pub struct EventHeader {
 /// The program has answered this query with what it had; userspace is to find out what is new.
 pub const IS_ANSWERED: u32 = 1;
 
+/// Whether somebody watches what the program decides by itself. Read and written by both sides, hence words.
+#[repr(C)]
+pub struct Monitor {
+    /// Until when, `bpf_ktime_get_ns`; 0 for nobody. Written by userspace.
+    pub until_ns: Word,
+    /// What was not told because there was too much of it.
+    pub left_out: Word,
+    /// [`Bucket::arrival_ns`] of [`MONITOR_LIMIT`].
+    pub arrival_ns: Word,
+    pub padding: Word,
+}
+
+/// What is told at most, so that watching a flood costs little.
+pub const MONITOR_LIMIT: Bucket = Bucket::new(1000, 200);
+
+/// Most bytes of a frame that are told: two tags, IPv6 and the longest question fit.
+pub const SEEN_FRAME: usize = 352;
+
+/// A frame that the program decided about by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Seen {
+    /// Interface that the query came in on.
+    pub ifindex: u32,
+    /// [`crate::verdict::Verdict::counter`].
+    pub verdict: u32,
+    /// Bytes of `frame` that are in use.
+    pub len: u32,
+    /// 0 when `frame` was read.
+    pub failed: u32,
+    /// The beginning of the frame: of the reply where the program has answered, else of the query.
+    pub frame: [u8; SEEN_FRAME],
+}
+
 /// Counters of one processor, indexed by [`crate::verdict::Verdict::counter`].
 pub type Counters = [u64; COUNTERS];
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn servers_have_ids_of_their_own_or_none() {
+        let apart = Servers::default().with_ids(true).ids;
+        assert_eq!((apart[0], apart[MAX_SERVERS], apart[31]), (0, 16, 31));
+        assert_eq!(Servers::default().with_ids(false).ids, [0; 32]);
+    }
 
     #[test]
     fn a_bucket_refuses_past_its_burst_and_refills() {

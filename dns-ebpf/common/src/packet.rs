@@ -34,7 +34,7 @@ pub struct VlanTag {
 
 /// A frame from its Ethernet header on.
 pub trait Packet {
-    /// Bytes in the whole frame, including what is not linear.
+    /// Bytes in the whole frame, including what is not linear, unless [`Packet::is_gso`].
     fn len(&self) -> u32;
 
     /// Whether there is no byte at all.
@@ -51,7 +51,8 @@ pub trait Packet {
     /// Copies `len` bytes (1 to [`MAX_OPTIONS`]) from `offset` to the start of the scratch's reply.
     fn copy_options(&self, offset: u32, len: u32, scratch: &mut Scratch) -> bool;
 
-    /// Whether the buffer stands for several datagrams (generic segmentation offload).
+    /// Whether the buffer stands for several datagrams (generic segmentation offload), or for one that goes on in other
+    /// buffers (XDP).
     fn is_gso(&self) -> bool;
 
     /// Gives the frame another length; what is new has any bytes. A frame for which that fails is as it was.

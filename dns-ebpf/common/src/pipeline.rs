@@ -15,6 +15,14 @@ pub trait Host<P> {
     /// The server addresses of the configuration.
     fn servers(&self) -> Option<&Servers>;
 
+    /// Whether queries are looked at from some sources only.
+    const CHECKS_SOURCES: bool = false;
+
+    /// Whether queries from this address are looked at; asked for those to a server that may match.
+    fn allows(&self, _source: Address) -> bool {
+        true
+    }
+
     /// Called for each query to port 53 of an address that is not a server.
     fn saw_other_server(&self, address: Address);
 
@@ -57,11 +65,22 @@ pub trait Host<P> {
     }
 }
 
-/// Destination address of a query, in the byte order of the packet.
+/// Source or destination address of a query, in the byte order of the packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Address {
     V4(u32),
     V6([u64; 2]),
+}
+
+impl Address {
+    /// As IPv6 (RFC 4291 §2.5.5.2), in the byte order of the packet.
+    #[inline(always)]
+    pub fn mapped(self) -> [u64; 2] {
+        match self {
+            Address::V4(address) => [0, u64::from(0xffff_u32.to_be()) | u64::from(address) << 32],
+            Address::V6(halves) => halves,
+        }
+    }
 }
 
 /// A query that a rule matches.
@@ -150,6 +169,9 @@ fn decide<'s, P: Packet, H: Host<P>>(
             return Err(Reason::NoRule);
         }
     }
+    if H::CHECKS_SOURCES && !host.allows(source(packet, &datagram).ok_or(Reason::Truncated)?) {
+        return Err(Reason::Source);
+    }
     let scratch = scratch().ok_or(Reason::Internal)?;
 
     scratch.set_frame(&Frame {
@@ -163,6 +185,16 @@ fn decide<'s, P: Packet, H: Host<P>>(
     scratch.set_edns(&plain);
     scratch.asked.server = datagram.server;
     Ok(host.finish(packet, scratch))
+}
+
+#[inline(always)]
+fn source<P: Packet>(packet: &P, datagram: &Datagram) -> Option<Address> {
+    let l3 = datagram.l3_offset;
+    if datagram.is_v6 {
+        Some(Address::V6([packet.load(l3 + 8)?, packet.load(l3 + 16)?]))
+    } else {
+        Some(Address::V4(packet.load(l3 + 12)?))
+    }
 }
 
 /// What is known of a frame once its headers are.

@@ -37,11 +37,13 @@ reasons! {
     NotDns => "not_dns",
     /// To port 53 of an address that is not among `servers`.
     OtherServer => "other_server",
+    /// To a server and perhaps a match, but from an address outside `allow_sources`.
+    Source => "source",
     /// IPv4 options. IPv6 extension headers are `NotDns`: what stands behind them is not looked for.
     IpOptions => "ip_options",
     /// A fragment.
     Fragment => "fragment",
-    /// Several datagrams in one buffer (UDP_SEGMENT), or larger than an event can carry.
+    /// Several datagrams in one buffer (UDP_SEGMENT), more than one buffer (XDP), or larger than an event can carry.
     Oversize => "oversize",
     /// Shorter than its headers say, or its lengths disagree.
     Truncated => "truncated",

@@ -80,13 +80,14 @@ impl Attachments {
         self.wanted.values().all(|wanted| wanted.error.is_none())
     }
 
-    /// For `gregor status`.
+    /// For `gregor status`, without the mode.
     pub fn status(&self) -> Vec<InterfaceStatus> {
         self.wanted
             .iter()
             .map(|(index, wanted)| InterfaceStatus {
                 index: *index,
                 name: wanted.name.clone(),
+                mode: None,
                 error: wanted.error.clone(),
             })
             .collect()

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use super::{
     attachments::Attachments,
+    follow,
     totals::{Reading, Totals},
 };
 use crate::{
     datapath::{Datapath, DatapathError},
-    observe::{AnswersStatus, KernelStatus, OTHER_NAMESPACES, ProgramStatus},
+    observe::{AnswersStatus, InterfaceStatus, KernelStatus, OTHER_NAMESPACES, ProgramStatus},
 };
 
 /// Everything that is loaded and attached.
@@ -62,6 +63,21 @@ impl Kernel {
     /// Takes the program off every interface.
     pub fn detach_all(&mut self) {
         self.current.detach_all();
+    }
+
+    /// The wanted interfaces, for `gregor status`.
+    pub fn interfaces(&self) -> Vec<InterfaceStatus> {
+        let mut interfaces = self.attachments.status();
+        for interface in &mut interfaces {
+            let mode = self.current.mode(interface.index);
+            interface.mode = mode.map(|mode| mode.name().to_owned());
+        }
+        interfaces
+    }
+
+    /// Somebody watches what the program decides.
+    pub fn listen(&self) {
+        self.current.switch().listen_for(follow::VALID);
     }
 
     pub fn status(&self) -> KernelStatus {

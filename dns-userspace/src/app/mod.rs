@@ -1,9 +1,11 @@
 //! The life of `gregor run`: a configuration becomes programs in the kernel and a responder; shutdown drains them.
 //!
-//! One task owns the interfaces and the reloads, one task per loaded program drains its ring, one serves each listener.
+//! One task owns the interfaces and the reloads, one task per loaded program drains its ring, one more tells whoever
+//! watches what that program decides by itself, one serves each listener.
 //! All of them hear the same [`shutdown::Shutdown`].
 
 mod attachments;
+mod follow;
 mod kernel;
 mod panics;
 mod respond;
@@ -21,7 +23,7 @@ use anyhow::{Context as _, anyhow, bail};
 use sd_notify::NotifyState;
 use tokio::{
     signal::unix::{SignalKind, signal},
-    task::JoinHandle,
+    task::{JoinHandle, JoinSet},
 };
 
 use self::{
@@ -34,8 +36,9 @@ use self::{
     watch::{Cause, Reloads},
 };
 use crate::{
-    datapath::Datapath,
+    datapath::{Datapath, DatapathError, Decisions, Heartbeat, ProgramLog, Ring},
     discover::{Event, Links},
+    monitor::Hub,
     observe::{self, ConfigStatus},
     tcp::Steering,
 };
@@ -53,6 +56,8 @@ pub struct Options {
     pub interfaces: Vec<String>,
     /// Path of the control socket.
     pub control: PathBuf,
+    /// Load programs that log what they decide.
+    pub debug_bpf: bool,
 }
 
 /// Runs until SIGTERM or SIGINT, or until something that it cannot do without fails.
@@ -110,12 +115,13 @@ impl App {
         }
         let pages = observe::bind_pages(settings.listen).await?;
         let links = Links::open(settings.selection.clone())?;
+        let hub = Arc::new(Hub::default());
         let steering = Arc::new(Steering::new(settings.servers.clone()));
-        let respond = Respond::new(&settings, steering.clone())?;
+        let respond = Respond::new(&settings, steering.clone(), hub.clone())?;
         let tcp = Tcp::new(&settings, steering, respond.clone()).await?;
         tcp.prepare(&settings, &mut datapath)?;
 
-        let (ring, heartbeat) = (datapath.ring()?, datapath.heartbeat()?);
+        let readers = Readers::take(&mut datapath)?;
         tcp.takes_over(&datapath);
         let steers = datapath.attach_steering(None);
         tcp.attached(&settings, &datapath, steers);
@@ -131,8 +137,9 @@ impl App {
             settings.told(),
             respond.clone(),
             tcp.clone(),
+            hub,
         ));
-        let ring = RingTask::spawn(ring, heartbeat, &respond, &state);
+        let ring = RingTask::spawn(readers, &respond, &state);
 
         serve(
             "control socket",
@@ -281,8 +288,10 @@ impl App {
         }
 
         // The new ring is drained before the first program writes to it, and the old one until after the last has.
-        let (ring, heartbeat) = (datapath.ring()?, datapath.heartbeat()?);
-        let next = RingTask::spawn(ring, heartbeat, &self.respond, &self.state);
+        let mut readers = Readers::take(&mut datapath)?;
+        // Not only when the task that drains has had its first turn: the program takes over before that.
+        readers.heartbeat.renew(ring::VALID)?;
+        let next = RingTask::spawn(readers, &self.respond, &self.state);
         self.tcp.takes_over(&datapath);
         {
             let mut kernel = self.state.kernel();
@@ -322,36 +331,67 @@ impl App {
     }
 }
 
-/// The loop that drains one program's ring.
+/// What userspace reads of one program, or writes for it.
+struct Readers {
+    ring: Ring,
+    heartbeat: Heartbeat,
+    decisions: Decisions,
+    log: Option<ProgramLog>,
+}
+
+impl Readers {
+    fn take(datapath: &mut Datapath) -> Result<Self, DatapathError> {
+        Ok(Self {
+            ring: datapath.ring()?,
+            heartbeat: datapath.heartbeat()?,
+            decisions: datapath.decisions()?,
+            log: datapath.log()?,
+        })
+    }
+}
+
+/// The loop that drains one program's ring, and those that tell what it does.
 struct RingTask {
     task: JoinHandle<io::Result<()>>,
     finish: Trigger,
+    /// Nothing is lost with them but what somebody would have looked at.
+    others: JoinSet<()>,
 }
 
 impl RingTask {
-    fn spawn(
-        ring: crate::datapath::Ring,
-        mut heartbeat: crate::datapath::Heartbeat,
-        respond: &Arc<Respond>,
-        state: &Arc<State>,
-    ) -> Self {
+    fn spawn(mut readers: Readers, respond: &Arc<Respond>, state: &Arc<State>) -> Self {
         let (finish, finished) = shutdown::channel();
         let respond = Arc::clone(respond);
         let pulse = Arc::clone(&state.pulse);
         // Before the program takes over, not when the task gets its turn: TCP connections that are on their way to the
         // responder would miss it.
-        if let Err(error) = heartbeat.renew(ring::VALID) {
+        if let Err(error) = readers.heartbeat.renew(ring::VALID) {
             tracing::error!(%error, "cannot write the deadline");
+        }
+        let mut others = JoinSet::new();
+        let following = follow::follow(readers.decisions, Arc::clone(&state.hub));
+        others.spawn(async {
+            if let Err(error) = following.await {
+                tracing::error!(%error, "cannot read what the program tells; `gregor monitor` shows the responder only");
+            }
+        });
+        if let Some(log) = readers.log {
+            others.spawn(async {
+                if let Err(error) = log.run().await {
+                    tracing::error!(%error, "cannot read the program's log");
+                }
+            });
         }
         Self {
             task: tokio::spawn(ring::drain(
-                ring,
-                heartbeat,
+                readers.ring,
+                readers.heartbeat,
                 move |query| respond.handle(query),
                 pulse,
                 finished,
             )),
             finish,
+            others,
         }
     }
 
@@ -366,6 +406,7 @@ impl RingTask {
             Ok(Err(error)) => tracing::error!(%error, "cannot drain the ring buffer"),
             Err(error) => tracing::error!(%error, "the ring loop ended early"),
         }
+        self.others.shutdown().await;
     }
 }
 
@@ -373,7 +414,12 @@ impl RingTask {
 fn prepare(options: Options) -> JoinHandle<anyhow::Result<Prepared>> {
     tokio::task::spawn_blocking(move || {
         let settings = Settings::load(&options.config, &options.interfaces)?;
-        let datapath = Datapath::load(&settings.load_options()).map_err(|error| {
+        let load = if options.debug_bpf {
+            Datapath::load_logging
+        } else {
+            Datapath::load
+        };
+        let datapath = load(&settings.load_options()).map_err(|error| {
             let error = error.to_string();
             tracing::debug!(error, "cannot load the program");
             anyhow!(

@@ -12,6 +12,7 @@ use super::{settings::Settings, state::Responding};
 use crate::{
     datapath::Intercepted,
     inject::{Injector, InjectorOptions},
+    monitor::Hub,
     observe::{MAX_NAMESPACES, OTHER_NAMESPACES, ResponderStatus},
     resolve::{DnsSource, Responder, Snapshot, Steer, StreamQuery},
     tcp::Answer,
@@ -23,6 +24,7 @@ type Live = Responder<DnsSource, Injector>;
 pub struct Respond {
     live: ArcSwap<Live>,
     steer: Arc<dyn Steer>,
+    hub: Arc<Hub>,
     kept: Mutex<Kept>,
 }
 
@@ -50,12 +52,17 @@ impl Kept {
 }
 
 impl Respond {
-    pub fn new(settings: &Settings, steer: Arc<dyn Steer>) -> anyhow::Result<Arc<Self>> {
+    pub fn new(
+        settings: &Settings,
+        steer: Arc<dyn Steer>,
+        hub: Arc<Hub>,
+    ) -> anyhow::Result<Arc<Self>> {
         Ok(Arc::new(Self {
-            live: ArcSwap::from_pointee(open(settings, &steer).context(
+            live: ArcSwap::from_pointee(open(settings, &steer, &hub).context(
                 "cannot open the sockets for replies; CAP_NET_RAW is needed, `gregor check` says what is missing",
             )?),
             steer,
+            hub,
             kept: Mutex::new(Kept {
                 settings: settings.clone(),
                 replaced: Vec::new(),
@@ -81,7 +88,9 @@ impl Respond {
         if kept.settings.same_responder(settings) {
             return Ok(());
         }
-        let old = self.live.swap(Arc::new(open(settings, &self.steer)?));
+        let old = self
+            .live
+            .swap(Arc::new(open(settings, &self.steer, &self.hub)?));
         kept.settle();
         kept.replaced.push(old);
         kept.settings = settings.clone();
@@ -115,13 +124,14 @@ impl Answer for Respond {
     }
 }
 
-fn open(settings: &Settings, steer: &Arc<dyn Steer>) -> io::Result<Live> {
+fn open(settings: &Settings, steer: &Arc<dyn Steer>, hub: &Arc<Hub>) -> io::Result<Live> {
     let responder = Responder::new(
         settings.responder_options(),
         DnsSource::new(settings.timeout),
         Injector::open(InjectorOptions::default())?,
     );
-    Ok(responder.with_steering(Arc::clone(steer)))
+    let responder = responder.with_steering(Arc::clone(steer));
+    Ok(responder.told_to(Arc::clone(hub)))
 }
 
 fn told(snapshot: &Snapshot) -> ResponderStatus {

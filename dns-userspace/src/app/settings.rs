@@ -7,6 +7,8 @@ use std::{
     time::Duration,
 };
 
+use ipnet::IpNet;
+
 use super::state::Told;
 use crate::{
     config,
@@ -31,6 +33,8 @@ pub struct Settings {
     /// `None` for the best that the kernel has.
     pub hook: Option<Hook>,
     pub order: Order,
+    /// The only addresses whose queries are looked at with XDP.
+    pub sources: Vec<IpNet>,
     pub tcp: SteerMode,
     pub limit: Limit,
     pub rules: Arc<RuleSet>,
@@ -63,11 +67,13 @@ impl Settings {
                 config::Hook::Auto => None,
                 config::Hook::Tcx => Some(Hook::Tcx),
                 config::Hook::Clsact => Some(Hook::Clsact),
+                config::Hook::Xdp => Some(Hook::Xdp),
             },
             order: match config.intercept.order {
                 config::Order::First => Order::First,
                 config::Order::Last => Order::Last,
             },
+            sources: config.intercept.allow_sources,
             tcp: match config.intercept.tcp {
                 config::Tcp::AfterTruncation => SteerMode::AfterTruncation,
                 config::Tcp::Always => SteerMode::Always,
@@ -100,6 +106,10 @@ impl Settings {
             rules: Arc::clone(&self.rules),
             hook: self.hook.unwrap_or_else(detect_hook),
             order: self.order,
+            sources: match self.hook {
+                Some(Hook::Xdp) => self.sources.clone(),
+                _ => Vec::new(),
+            },
             ring_bytes: RING_BYTES,
             limit: self.limit,
             answers: if self.kernel_answers {
@@ -196,5 +206,6 @@ pub fn hook_name(hook: Hook) -> &'static str {
     match hook {
         Hook::Tcx => "tcx",
         Hook::Clsact => "clsact",
+        Hook::Xdp => "xdp",
     }
 }

@@ -10,7 +10,10 @@ use std::{
 };
 
 use super::{kernel::Kernel, panics, ring::Pulse, tcp::Tcp};
-use crate::observe::{ConfigStatus, Readiness, ResponderStatus, RuleStatus, Source, Status};
+use crate::{
+    monitor::{Hub, Subscription},
+    observe::{ConfigStatus, Readiness, ResponderStatus, RuleStatus, Source, Status},
+};
 
 /// What of a configuration is told.
 #[derive(Clone, Debug, Default)]
@@ -34,6 +37,8 @@ pub struct State {
     told: Mutex<Told>,
     responder: Arc<dyn Responding>,
     tcp: Arc<Tcp>,
+    /// What becomes of queries.
+    pub hub: Arc<Hub>,
     pub pulse: Arc<Pulse>,
     /// The first list of interfaces was gone through.
     listed: AtomicBool,
@@ -47,6 +52,7 @@ impl State {
         told: Told,
         responder: Arc<dyn Responding>,
         tcp: Arc<Tcp>,
+        hub: Arc<Hub>,
     ) -> Self {
         Self {
             started: Instant::now(),
@@ -55,6 +61,7 @@ impl State {
             told: Mutex::new(told),
             responder,
             tcp,
+            hub,
             pulse: Arc::new(Pulse::new()),
             listed: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
@@ -107,11 +114,18 @@ impl State {
 }
 
 impl Source for State {
+    fn monitor(&self) -> Subscription {
+        let subscription = self.hub.subscribe();
+        // The task that follows the program does so too, but some time later.
+        self.kernel().listen();
+        subscription
+    }
+
     fn status(&self) -> Status {
         let told = lock(&self.told).clone();
         let (interfaces, kernel) = {
             let kernel = self.kernel();
-            (kernel.attachments.status(), kernel.status())
+            (kernel.interfaces(), kernel.status())
         };
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -27,7 +27,10 @@ use serde::Serialize;
 use super::explain::rcode;
 use crate::{
     app::settings::{Settings, hook_name, tcp_name},
-    datapath::{Hook, Interface, PROGRAM, SteerMode, detect_hook, programs_on},
+    datapath::{
+        Hook, Interface, PROGRAM, SteerMode, XdpMode, detect_hook, programs_on,
+        vlan_offload_remedy, xdp_modes,
+    },
     discover,
     resolve::{Explanation, explain as chase, wire_name},
     rules::Rule,
@@ -35,6 +38,8 @@ use crate::{
 
 /// The oldest kernel with everything that the programs use.
 const OLDEST: (u32, u32) = (5, 10);
+/// The oldest one with what the XDP program uses.
+const OLDEST_FOR_XDP: (u32, u32) = (5, 18);
 /// From here on memory of maps and programs is not charged to RLIMIT_MEMLOCK.
 const NO_MEMLOCK: (u32, u32) = (5, 11);
 /// Room for the maps where it is charged.
@@ -156,6 +161,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     findings.push(judge_hook(
         detect_hook(),
         settings.as_ref().and_then(|settings| settings.hook),
+        &release(),
     ));
     let more = super::block_on(async {
         let mut findings = interfaces(settings.as_ref()).await;
@@ -216,9 +222,7 @@ fn render(report: &Report) -> String {
 
 /// What has nothing to do with the configuration.
 fn node() -> Vec<Finding> {
-    let release = nix::sys::utsname::uname()
-        .map(|uname| uname.release().to_string_lossy().into_owned())
-        .unwrap_or_default();
+    let release = release();
     let memlock = getrlimit(Resource::RLIMIT_MEMLOCK).map_or(0, |(soft, _)| soft);
     vec![
         judge_kernel(&release),
@@ -232,6 +236,12 @@ fn node() -> Vec<Finding> {
         judge_capabilities(&caps::read(None, CapSet::Effective).unwrap_or_default()),
         judge_memlock(&release, memlock),
     ]
+}
+
+fn release() -> String {
+    nix::sys::utsname::uname()
+        .map(|uname| uname.release().to_string_lossy().into_owned())
+        .unwrap_or_default()
 }
 
 /// `6.18.44-flavour` → (6, 18).
@@ -335,8 +345,17 @@ fn judge_memlock(release: &str, soft: u64) -> Finding {
     }
 }
 
-fn judge_hook(best: Hook, configured: Option<Hook>) -> Finding {
+fn judge_hook(best: Hook, configured: Option<Hook>, release: &str) -> Finding {
     match (configured, best) {
+        (Some(Hook::Xdp), _)
+            if version(release).is_some_and(|version| version < OLDEST_FOR_XDP) =>
+        {
+            Finding::error(
+                "hook",
+                format!("the configuration says xdp, for which {release} is too old"),
+                "set [intercept] hook = \"auto\"; xdp needs Linux 5.18",
+            )
+        }
         (Some(Hook::Tcx), Hook::Clsact) => Finding::error(
             "hook",
             "the configuration says tcx, which this kernel does not have",
@@ -372,6 +391,16 @@ async fn interfaces(settings: Option<&Settings>) -> Vec<Finding> {
             "run this in the node's network namespace; with a CNI without veths, set [intercept] interfaces",
         )];
     }
+    if settings.is_some_and(|settings| settings.hook == Some(Hook::Xdp)) {
+        let indexes: Vec<u32> = present.iter().map(|interface| interface.index).collect();
+        return present
+            .iter()
+            .zip(xdp_modes(&indexes))
+            .map(|(interface, mode)| {
+                judge_xdp(interface, mode, vlan_offload_remedy(&interface.name))
+            })
+            .collect();
+    }
     let mut findings = Vec::new();
     for interface in present {
         let tcx = programs_on(&interface.name).unwrap_or_default();
@@ -379,6 +408,37 @@ async fn interfaces(settings: Option<&Settings>) -> Vec<Finding> {
         findings.push(judge_interface(&interface, &tcx, &clsact));
     }
     findings
+}
+
+fn judge_xdp(
+    interface: &Interface,
+    mode: Option<XdpMode>,
+    remedy: std::io::Result<Option<String>>,
+) -> Finding {
+    let what = format!("interface {}", interface.name);
+    match (remedy, mode) {
+        (Err(error), _) => Finding::error(
+            what,
+            format!("cannot tell whether it takes VLAN tags out of frames: {error}"),
+            "make sure that it is there",
+        ),
+        (Ok(Some(command)), _) => Finding::error(
+            what,
+            "takes VLAN tags out of frames before a program sees them, so an answer would go to the wrong network",
+            &command,
+        ),
+        (Ok(None), Some(XdpMode::Native)) => {
+            Finding::ok(what, "native XDP: the driver runs the program")
+        }
+        (Ok(None), Some(XdpMode::Generic)) => Finding::ok(
+            what,
+            "generic XDP: the driver runs no programs as this interface is set up, so the kernel does, later and slower",
+        ),
+        (Ok(None), None) => Finding::ok(
+            what,
+            "native XDP where the driver can, else generic; Linux 6.3 and later tell which beforehand",
+        ),
+    }
 }
 
 /// Names of the BPF filters on the clsact ingress of an interface.
@@ -622,11 +682,38 @@ mod tests {
             (Hook::Clsact, None, Level::Ok, "clsact"),
             (Hook::Tcx, Some(Hook::Clsact), Level::Ok, "clsact"),
             (Hook::Clsact, Some(Hook::Tcx), Level::Error, "does not have"),
+            (Hook::Clsact, Some(Hook::Xdp), Level::Ok, "xdp"),
         ] {
-            let finding = judge_hook(best, configured);
+            let finding = judge_hook(best, configured, "6.1.0");
             assert_eq!(finding.level, level, "{finding:?}");
             assert!(finding.detail.contains(part), "{finding:?}");
         }
+        let finding = judge_hook(Hook::Clsact, Some(Hook::Xdp), "5.15.0-91-generic");
+        assert_eq!(finding.level, Level::Error);
+        assert!(finding.detail.contains("too old"), "{finding:?}");
+    }
+
+    #[test]
+    fn xdp_modes_and_what_stands_in_their_way() {
+        let interface = Interface {
+            index: 2,
+            name: "eth0".to_owned(),
+        };
+        for (mode, part) in [
+            (Some(XdpMode::Native), "native XDP"),
+            (Some(XdpMode::Generic), "generic XDP"),
+            (None, "else generic"),
+        ] {
+            let finding = judge_xdp(&interface, mode, Ok(None));
+            assert_eq!(finding.level, Level::Ok, "{finding:?}");
+            assert!(finding.detail.contains(part), "{finding:?}");
+        }
+        let command = "ethtool -K eth0 rxvlan off".to_owned();
+        let finding = judge_xdp(&interface, Some(XdpMode::Native), Ok(Some(command.clone())));
+        assert_eq!(finding.level, Level::Error);
+        assert_eq!(finding.remedy, Some(command));
+        let gone = Err(std::io::Error::from_raw_os_error(libc::ENODEV));
+        assert_eq!(judge_xdp(&interface, None, gone).level, Level::Error);
     }
 
     #[test]

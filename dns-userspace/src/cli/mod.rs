@@ -4,6 +4,7 @@ mod check;
 mod detach;
 mod explain;
 pub mod import;
+mod monitor;
 mod run;
 mod status;
 
@@ -12,7 +13,7 @@ use std::{io::IsTerminal as _, process::ExitCode};
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
-/// Where `gregor run` listens for `gregor status`.
+/// Where `gregor run` listens for `gregor status` and `gregor monitor`.
 const CONTROL: &str = "/run/gregor/gregor.sock";
 /// Where the configuration is looked for.
 const CONFIG: &str = "/etc/gregor/gregor.toml";
@@ -50,6 +51,8 @@ enum Command {
     Check(check::Args),
     /// Ask the running gregor how it does.
     Status(status::Args),
+    /// Show what becomes of each intercepted query, as it happens.
+    Monitor(monitor::Args),
     /// Say what would happen to a query, and why.
     Explain(explain::Args),
     /// Turn another program's configuration into rules.
@@ -65,6 +68,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(args),
         Command::Check(args) => check::run(args),
         Command::Status(args) => status::run(args),
+        Command::Monitor(args) => monitor::run(args),
         Command::Explain(args) => explain::run(args),
         Command::Import(args) => import::run(args).map(|()| ExitCode::SUCCESS),
         Command::Detach(args) => detach::run(args),
@@ -81,6 +85,9 @@ fn start_logging(flag: Option<&str>, command: &Command) -> anyhow::Result<()> {
     let (origin, text) = match (flag, &from_environment) {
         (Some(flag), _) => ("--log", flag),
         (None, Some(text)) if !text.is_empty() => (EnvFilter::DEFAULT_ENV, text.as_str()),
+        _ if matches!(command, Command::Run(args) if args.debug_bpf) => {
+            ("default", "info,gregor::bpf=debug")
+        }
         _ if matches!(command, Command::Run(_)) => ("default", "info"),
         _ => ("default", "warn"),
     };
@@ -195,6 +202,7 @@ Commands:
             "  run      Attach to the pods' interfaces and answer until SIGTERM",
             "  check    Look at kernel, privileges, hooks and configuration before anything is attached",
             "  status   Ask the running gregor how it does",
+            "  monitor  Show what becomes of each intercepted query, as it happens",
             "  explain  Say what would happen to a query, and why",
             "  import   Turn another program's configuration into rules",
             "  detach   Take every program of gregor off this node, also while a hung gregor holds them",

@@ -12,6 +12,7 @@ const WORKERS: usize = 4;
 Examples:
   gregor run --config /etc/gregor/gregor.toml
   gregor run --config gregor.toml --interface veth0 --log gregor=debug
+  gregor run --config gregor.toml --debug-bpf
 
 SIGHUP or a change of the file loads the configuration again; a bad one leaves the last good one running.
 SIGTERM and SIGINT end it in order, a second one at once.")]
@@ -22,9 +23,13 @@ pub struct Args {
     /// Attach to this interface only; a glob, and may be given several times. Overrides `[intercept] interfaces`.
     #[arg(long = "interface", value_name = "IF")]
     interfaces: Vec<String>,
-    /// Where to listen for `gregor status`.
+    /// Where to listen for `gregor status` and `gregor monitor`.
     #[arg(long, value_name = "PATH", default_value = super::CONTROL)]
     control: PathBuf,
+    /// Load programs that log every decision, and show it as `gregor::bpf` at debug level. Slower; for looking for a
+    /// fault.
+    #[arg(long)]
+    pub(super) debug_bpf: bool,
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
@@ -37,6 +42,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             config: args.config,
             interfaces: args.interfaces,
             control: args.control,
+            debug_bpf: args.debug_bpf,
         }))?;
     Ok(ExitCode::SUCCESS)
 }

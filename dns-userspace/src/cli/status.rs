@@ -69,7 +69,14 @@ fn render(status: &Status) -> String {
     for warning in &status.config.warnings {
         line("", &format!("warning: {warning}"));
     }
-    line("hook", &format!("{}, {}", status.hook, status.order));
+    // There is one program on XDP, so no order.
+    line(
+        "hook",
+        &match status.hook.as_str() {
+            "xdp" => status.hook.clone(),
+            hook => format!("{hook}, {}", status.order),
+        },
+    );
     line(
         "servers",
         &status
@@ -111,7 +118,16 @@ fn render(status: &Status) -> String {
     );
     for interface in &status.interfaces {
         let _ = match &interface.error {
-            None => writeln!(text, "  {} ({})", interface.name, interface.index),
+            None => {
+                let mode = interface.mode.as_deref().map(|mode| format!(" {mode}"));
+                writeln!(
+                    text,
+                    "  {} ({}){}",
+                    interface.name,
+                    interface.index,
+                    mode.unwrap_or_default()
+                )
+            }
             Some(error) => writeln!(
                 text,
                 "  {} ({}) NOT ATTACHED: {error}",
@@ -255,6 +271,7 @@ mod tests {
             interfaces: vec![InterfaceStatus {
                 index: 7,
                 name: "veth7".to_owned(),
+                mode: None,
                 error: None,
             }],
             ..Default::default()
@@ -317,6 +334,14 @@ tcp (after-truncation)
   connections            2
 "
         );
+    }
+
+    #[test]
+    fn who_runs_an_xdp_program_is_said() {
+        let mut status = example();
+        status.hook = "xdp".to_owned();
+        status.interfaces[0].mode = Some("generic".to_owned());
+        assert!(render(&status).contains("\n  veth7 (7) generic\n"));
     }
 
     #[test]

@@ -51,7 +51,7 @@ pub struct Intercept {
     pub hook: Hook,
     pub order: Order,
     pub tcp: Tcp,
-    /// Source addresses that are served; empty for all.
+    /// Source addresses that are served with [`Hook::Xdp`], where there is at least one; not looked at elsewhere.
     pub allow_sources: Vec<IpNet>,
 }
 
@@ -87,6 +87,8 @@ pub enum Hook {
     Auto,
     Tcx,
     Clsact,
+    /// For interfaces where frames arrive from a wire.
+    Xdp,
 }
 
 /// Where among the programs on the hook.
@@ -385,14 +387,18 @@ fn read_intercept(reader: &mut Reader<'_>, root: &Section<'_, '_>, complete: boo
         &section,
         "hook",
         &[
-            ("auto", Some(Hook::Auto)),
-            ("tcx", Some(Hook::Tcx)),
-            ("clsact", Some(Hook::Clsact)),
-            ("xdp", None),
+            ("auto", Hook::Auto),
+            ("tcx", Hook::Tcx),
+            ("clsact", Hook::Clsact),
+            ("xdp", Hook::Xdp),
         ],
     );
-    if let Some(At { value: None, span }) = &hook {
-        if section.get("allow_sources").is_none() {
+    if let Some(At {
+        value: Hook::Xdp,
+        span,
+    }) = &hook
+    {
+        if section.get("allow_sources").is_none_or(is_empty_array) {
             reader.complain(
                 span,
                 section.key("hook"),
@@ -400,12 +406,14 @@ fn read_intercept(reader: &mut Reader<'_>, root: &Section<'_, '_>, complete: boo
                 "write allow_sources = [\"10.0.0.0/8\"], with the pods' addresses",
             );
         }
-        reader.complain(
-            span,
-            section.key("hook"),
-            "\"xdp\" is not in this release",
-            "write \"auto\", \"tcx\" or \"clsact\", which serve the pods of this node",
-        );
+        if section.get("interfaces").is_none() {
+            reader.complain(
+                span,
+                section.key("hook"),
+                "\"xdp\" needs `interfaces`: it is not for the veths of this node's pods",
+                "write interfaces = [\"eth0\"], with those where the pods' queries arrive from a wire",
+            );
+        }
     }
     let order = reader.choice(
         &section,
@@ -424,7 +432,7 @@ fn read_intercept(reader: &mut Reader<'_>, root: &Section<'_, '_>, complete: boo
     Intercept {
         servers,
         interfaces,
-        hook: hook.and_then(|hook| hook.value).unwrap_or_default(),
+        hook: hook.map(|hook| hook.value).unwrap_or_default(),
         order: order.map(|order| order.value).unwrap_or_default(),
         tcp: tcp.map(|tcp| tcp.value).unwrap_or_default(),
         allow_sources,

@@ -12,7 +12,7 @@ use std::{
 
 use aya::programs::loaded_programs;
 
-use super::{PROGRAM, attach, steer};
+use super::{PROGRAM, XDP_PROGRAM, attach, steer};
 
 /// Where gregor pins what it pins.
 const PIN_DIRECTORY: &str = "/sys/fs/bpf/gregor";
@@ -45,7 +45,7 @@ pub fn detach_all() -> anyhow::Result<DetachReport> {
 }
 
 fn is_ours(name: &str) -> bool {
-    name == PROGRAM || name == steer::PROGRAM
+    [PROGRAM, XDP_PROGRAM, steer::PROGRAM].contains(&name)
 }
 
 fn detach_links(programs: &HashSet<u32>, report: &mut DetachReport) -> io::Result<()> {

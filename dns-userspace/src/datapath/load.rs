@@ -10,29 +10,41 @@ use std::{
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader, TestRun, TestRunOptions,
-    maps::{Array, HashMap as BpfHashMap, MapData, MapError, PerCpuArray, RingBuf},
-    programs::{ProgramError, SchedClassifier, tc::SchedClassifierLink},
+    maps::{
+        Array, HashMap as BpfHashMap, MapData, MapError, PerCpuArray, RingBuf,
+        lpm_trie::{Key as Prefix, LpmTrie},
+    },
+    programs::{Program, ProgramError},
     util::nr_cpus,
 };
 use dns_common::{
-    abi::{Bucket, MAX_SERVERS, Servers, maps},
+    abi::{Bucket, MAX_SERVERS, MAX_SOURCES, Servers, maps},
     answer::{Captures, Settings},
     dfa,
     verdict::COUNTERS,
 };
 
 use super::{
-    AnswerOptions, Answers, Heartbeat, Hook, Interface, Order, PROGRAM, Ring, answers,
-    attach::{self, AttachError},
+    AnswerOptions, Answers, Decisions, Heartbeat, Hook, Interface, Order, ProgramLog, Ring, Switch,
+    XdpMode, answers,
+    attach::{self, AttachError, Link},
     egress,
     interfaces::Interfaces,
     mapping::Mapping,
     pod::Plain,
     steer::{self, Listeners, SteerMode, Steered, Steering, SteeringSummary},
 };
+use ipnet::IpNet;
+
 use crate::rules::RuleSet;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/gregor-ebpf"));
+/// The same with a line about every decision.
+static LOGGING_OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/gregor-ebpf-log"));
+
+/// aya-log's name for its ring buffer.
+const LOG_MAP: &str = "AYA_LOGS";
 
 /// What an interface may ask of the responder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +63,8 @@ pub struct LoadOptions {
     pub rules: Arc<RuleSet>,
     pub hook: Hook,
     pub order: Order,
+    /// With [`Hook::Xdp`], the only addresses whose queries are looked at, at most 256 networks; unused elsewhere.
+    pub sources: Vec<IpNet>,
     /// Size of the ring buffer: a power of two and a multiple of the page size.
     pub ring_bytes: u32,
     pub limit: Limit,
@@ -70,6 +84,8 @@ pub enum DatapathError {
     Missing(&'static str),
     #[error("more than {MAX_SERVERS} server addresses of one family")]
     TooManyServers,
+    #[error("more than {MAX_SOURCES} networks of sources")]
+    TooManySources,
     #[error("interface {interface}: {error}")]
     Attach {
         interface: String,
@@ -114,7 +130,7 @@ pub struct TestOutcome {
 /// One loaded program with one rule set, and the interfaces that it is attached to.
 pub struct Datapath {
     // Links before the program, so that they go first.
-    links: HashMap<u32, (Interface, SchedClassifierLink)>,
+    links: HashMap<u32, (Interface, Link)>,
     /// Missing in objects that hold nothing but a program for interfaces.
     steering: Option<Steering>,
     ebpf: Ebpf,
@@ -125,6 +141,7 @@ pub struct Datapath {
     counters: PerCpuArray<MapData, Plain<[u64; COUNTERS]>>,
     other_servers: BpfHashMap<MapData, [u64; 2], u64>,
     answers: Arc<Answers>,
+    switch: Arc<Switch>,
     load_time: Duration,
 }
 
@@ -132,7 +149,12 @@ impl Datapath {
     /// Loads the program and fills its tables; nothing is attached yet, and until the first heartbeat every matched
     /// query passes.
     pub fn load(options: &LoadOptions) -> Result<Self, DatapathError> {
-        Self::load_object(options, OBJECT, PROGRAM)
+        Self::load_object(options, OBJECT, options.hook.program())
+    }
+
+    /// The same with a program that logs what it decides: see [`Datapath::log`].
+    pub fn load_logging(options: &LoadOptions) -> Result<Self, DatapathError> {
+        Self::load_object(options, LOGGING_OBJECT, options.hook.program())
     }
 
     /// Loads a program of another object with the same maps, for measurements.
@@ -156,11 +178,17 @@ impl Datapath {
         }
         let mut ebpf = loader.load(object)?;
         // First of all: the instructions name the maps by descriptors, which are closed with the maps taken below.
-        program_of(&mut ebpf, program)?.load()?;
+        match program_of(&mut ebpf, program)? {
+            Program::Xdp(program) => program.load()?,
+            Program::SchedClassifier(program) => program.load()?,
+            _ => return Err(DatapathError::Missing("program")),
+        }
         let steering = steer::load_program(&mut ebpf);
 
         let mut map: Array<_, Plain<Servers>> = take(&mut ebpf, maps::SERVERS)?;
         set(&mut map, maps::SERVERS, 0, &Plain(servers))?;
+        let mut sources: LpmTrie<_, [u64; 2], u8> = take(&mut ebpf, maps::SOURCES)?;
+        fill_sources(&mut sources, &options.sources)?;
         let entries = ebpf
             .take_map(maps::TABLE)
             .ok_or(DatapathError::Missing(maps::TABLE))?;
@@ -198,6 +226,7 @@ impl Datapath {
         };
         let counters = take(&mut ebpf, maps::COUNTERS)?;
         let other_servers = take(&mut ebpf, maps::OTHER_SERVERS)?;
+        let switch = Arc::new(Switch::open(&mut ebpf)?);
         Ok(Self {
             links: HashMap::new(),
             steering,
@@ -208,6 +237,7 @@ impl Datapath {
             counters,
             other_servers,
             answers: Arc::new(answers),
+            switch,
             load_time: started.elapsed(),
         })
     }
@@ -257,8 +287,10 @@ impl Datapath {
             }
             let replaced = self.allow_interface(index).and_then(|()| {
                 let program = program_of(&mut self.ebpf, self.program)?;
-                let id = program.attach_to_link(link)?;
-                Ok(program.take_link(id)?)
+                attach::replace(program, link).map_err(|error| DatapathError::Attach {
+                    interface: interface.name.clone(),
+                    error,
+                })
             });
             match replaced {
                 Ok(link) => {
@@ -361,6 +393,11 @@ impl Datapath {
         attached
     }
 
+    /// Who runs the program on an interface: `None` where it is not on XDP.
+    pub fn mode(&self, index: u32) -> Option<XdpMode> {
+        self.links.get(&index)?.1.mode()
+    }
+
     /// Gives an interface its token bucket; without one its queries pass.
     #[doc(hidden)]
     pub fn allow_interface(&mut self, index: u32) -> Result<(), DatapathError> {
@@ -378,6 +415,30 @@ impl Datapath {
             Arc::clone(&self.answers),
         )
         .map_err(DatapathError::Ring)
+    }
+
+    /// Whether this program tells what it decides by itself.
+    pub fn switch(&self) -> &Arc<Switch> {
+        &self.switch
+    }
+
+    /// What this program decides by itself; may be taken once, within a tokio runtime.
+    pub fn decisions(&mut self) -> Result<Decisions, DatapathError> {
+        Decisions::open(
+            &mut self.ebpf,
+            Arc::clone(&self.options.rules),
+            Arc::clone(&self.switch),
+        )
+    }
+
+    /// The lines of a program that logs, `None` for any other; may be taken once, within a tokio runtime.
+    pub fn log(&mut self) -> Result<Option<ProgramLog>, DatapathError> {
+        if self.ebpf.map(LOG_MAP).is_none() {
+            return Ok(None);
+        }
+        ProgramLog::open(&mut self.ebpf)
+            .map(Some)
+            .map_err(DatapathError::Ring)
     }
 
     /// What this program answers by itself.
@@ -441,13 +502,17 @@ impl Datapath {
     #[doc(hidden)]
     pub fn test_run(&mut self, frame: &[u8], repeat: u32) -> Result<TestOutcome, DatapathError> {
         let mut data = vec![0; frame.len() + 2048];
-        let program = program_of(&mut self.ebpf, self.program)?;
-        let result = program.test_run(TestRunOptions {
+        let options = TestRunOptions {
             data_in: Some(frame),
             data_out: Some(&mut data),
             repeat,
             ..TestRunOptions::new()
-        })?;
+        };
+        let result = match program_of(&mut self.ebpf, self.program)? {
+            Program::Xdp(program) => program.test_run(options)?,
+            Program::SchedClassifier(program) => program.test_run(options)?,
+            _ => return Err(DatapathError::Missing("program")),
+        };
         data.truncate(result.data_size_out as usize);
         Ok(TestOutcome {
             return_value: result.return_value,
@@ -471,14 +536,9 @@ impl std::fmt::Debug for Datapath {
     }
 }
 
-fn program_of<'e>(
-    ebpf: &'e mut Ebpf,
-    name: &str,
-) -> Result<&'e mut SchedClassifier, DatapathError> {
-    Ok(ebpf
-        .program_mut(name)
-        .ok_or(DatapathError::Missing("program"))?
-        .try_into()?)
+fn program_of<'e>(ebpf: &'e mut Ebpf, name: &str) -> Result<&'e mut Program, DatapathError> {
+    ebpf.program_mut(name)
+        .ok_or(DatapathError::Missing("program"))
 }
 
 pub(super) fn take<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, DatapathError>
@@ -499,6 +559,37 @@ fn set<V: aya::Pod>(
         .map_err(|error| DatapathError::Map { name, error })
 }
 
+/// IPv4 networks as IPv6 (RFC 4291 §2.5.5.2), as the programs look sources up.
+fn fill_sources(
+    map: &mut LpmTrie<MapData, [u64; 2], u8>,
+    networks: &[IpNet],
+) -> Result<(), DatapathError> {
+    if networks.len() > MAX_SOURCES as usize {
+        return Err(DatapathError::TooManySources);
+    }
+    for network in networks {
+        let (address, len) = match network {
+            IpNet::V4(network) => (
+                network.network().to_ipv6_mapped(),
+                u32::from(network.prefix_len()) + 96,
+            ),
+            IpNet::V6(network) => (network.network(), network.prefix_len().into()),
+        };
+        map.insert(&Prefix::new(len, halves(address)), 1, 0)
+            .map_err(|error| DatapathError::Map {
+                name: maps::SOURCES,
+                error,
+            })?;
+    }
+    Ok(())
+}
+
+/// An address as it stands in a packet.
+fn halves(address: Ipv6Addr) -> [u64; 2] {
+    let bits = address.to_bits();
+    [(bits >> 64) as u64, bits as u64].map(u64::to_be)
+}
+
 fn servers(addresses: &[IpAddr]) -> Result<Servers, DatapathError> {
     let mut servers = Servers::default();
     for address in addresses {
@@ -511,17 +602,10 @@ fn servers(addresses: &[IpAddr]) -> Result<Servers, DatapathError> {
                 servers.v4_count += 1;
             }
             IpAddr::V6(address) => {
-                let octets = address.octets();
-                let (high, low) = octets.split_at(8);
-                let half = |bytes: &[u8]| {
-                    bytes
-                        .first_chunk()
-                        .map_or(0, |bytes| u64::from_ne_bytes(*bytes))
-                };
                 *servers
                     .v6
                     .get_mut(servers.v6_count as usize)
-                    .ok_or(DatapathError::TooManyServers)? = [half(high), half(low)];
+                    .ok_or(DatapathError::TooManyServers)? = halves(*address);
                 servers.v6_count += 1;
             }
         }

@@ -375,11 +375,13 @@ pub(super) mod tests {
                 InterfaceStatus {
                     index: 4,
                     name: "veth4".to_owned(),
+                    mode: Some("native".to_owned()),
                     error: None,
                 },
                 InterfaceStatus {
                     index: 5,
                     name: "veth5".to_owned(),
+                    mode: None,
                     error: Some("no".to_owned()),
                 },
             ],
@@ -503,8 +505,8 @@ pub(super) mod tests {
         let text = render(full()).unwrap();
         for line in [
             "gregor_build_info{version=\"0.1.0\"} 1",
-            "gregor_dns_requests_total{verdict=\"taken\",reason=\"matched\"} 19",
-            "gregor_dns_requests_total{verdict=\"pass\",reason=\"no_rule\"} 11",
+            "gregor_dns_requests_total{verdict=\"taken\",reason=\"matched\"} 20",
+            "gregor_dns_requests_total{verdict=\"pass\",reason=\"no_rule\"} 12",
             "gregor_dns_responses_total{rcode=\"NOERROR\"} 8",
             "gregor_responder_passed_on_total{reason=\"no_target\"} 1",
             "gregor_namespace_responses_total{namespace=\"foo\",result=\"answer\"} 6",

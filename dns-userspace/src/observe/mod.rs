@@ -5,7 +5,7 @@ mod metrics;
 mod serve;
 mod status;
 
-pub use client::{ClientError, fetch_status};
+pub use client::{ClientError, Monitor, fetch_status};
 pub use metrics::{CONTENT_TYPE, render};
 pub use serve::{ServeError, Source, bind_control, bind_pages, control, pages, serve};
 pub use status::{

@@ -10,7 +10,8 @@ use std::{
 
 use axum::{
     Json, Router,
-    extract::State,
+    body::Body,
+    extract::{Query, State},
     http::{StatusCode, header::CONTENT_TYPE as CONTENT_TYPE_HEADER},
     response::{IntoResponse, Response},
     routing::get,
@@ -22,10 +23,13 @@ use super::{
     metrics::{CONTENT_TYPE, render},
     status::Status,
 };
+use crate::monitor::{self, Filter, Subscription};
 
 /// Where the pages take their numbers from: one snapshot per request.
 pub trait Source: Send + Sync + 'static {
     fn status(&self) -> Status;
+    /// What becomes of queries from now on.
+    fn monitor(&self) -> Subscription;
 }
 
 /// A listener that cannot be had.
@@ -55,13 +59,14 @@ pub fn pages(source: Arc<dyn Source>) -> Router {
         .with_state(source)
 }
 
-/// `/status`.
+/// `/status` and `/monitor`.
 pub fn control(source: Arc<dyn Source>) -> Router {
     Router::new()
         .route(
             "/status",
             get(async |State(source): State<Arc<dyn Source>>| Json(source.status())),
         )
+        .route("/monitor", get(monitor))
         .with_state(source)
 }
 
@@ -117,6 +122,19 @@ where
         .await
 }
 
+async fn monitor(State(source): State<Arc<dyn Source>>, Query(filter): Query<Filter>) -> Response {
+    let name = |index| {
+        let name = nix::net::if_::if_indextoname(index).ok()?;
+        name.into_string().ok()
+    };
+    let lines = monitor::lines(source.monitor(), filter, name);
+    (
+        [(CONTENT_TYPE_HEADER, "application/x-ndjson")],
+        Body::from_stream(lines),
+    )
+        .into_response()
+}
+
 async fn metrics(State(source): State<Arc<dyn Source>>) -> Response {
     match render(source.status()) {
         Ok(text) => ([(CONTENT_TYPE_HEADER, CONTENT_TYPE)], text).into_response(),
@@ -161,6 +179,10 @@ mod tests {
     impl Source for Fixed {
         fn status(&self) -> Status {
             self.0.lock().unwrap().clone()
+        }
+
+        fn monitor(&self) -> Subscription {
+            Arc::new(monitor::Hub::default()).subscribe()
         }
     }
 

@@ -75,6 +75,8 @@ pub struct RuleStatus {
 pub struct InterfaceStatus {
     pub index: u32,
     pub name: String,
+    /// Who runs the program with XDP: `native` is the driver, `generic` the kernel.
+    pub mode: Option<String>,
     /// Why it is not attached, if it is not.
     pub error: Option<String>,
 }

@@ -27,8 +27,22 @@ pub use upstream::Transport;
 #[doc(hidden)]
 pub mod fuzzing {
     pub use super::chain::{MAX_RDATA, MAX_RECORDS, MAX_STEPS, Walk};
-    pub use super::compose::{ExtendedError, UDP_SIZE, answer, servfail};
+    pub use super::compose::{ExtendedError, UDP_SIZE, servfail};
     pub use super::upstream::fuzzing::{accept, question};
+
+    use super::compose::{self, Carrier};
+    use super::{Query, Section};
+
+    /// A reply over UDP.
+    pub fn answer(
+        query: &Query,
+        section: &Section,
+        ttl_seconds: u32,
+        rotation: usize,
+    ) -> Option<Vec<u8>> {
+        compose::answer(query, section, ttl_seconds, rotation, Carrier::Datagram)
+            .map(|reply| reply.message)
+    }
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use dns_common::{answer, wire::qtype_is_kept};
@@ -30,6 +30,7 @@ use crate::{
     config::{Config, UpstreamServer},
     datapath::{Intercepted, Publish, Term},
     inject::{Datagram, Inject, QueryFrame},
+    monitor::{Exchange, Hub, Record, Transport, Verdict},
     rules::RuleSet,
 };
 
@@ -115,6 +116,7 @@ pub struct Responder<S, I> {
     stats: Stats,
     steer: Option<Arc<dyn Steer>>,
     pending_refreshes: AtomicUsize,
+    monitor: Arc<Hub>,
     clock: fn() -> Instant,
 }
 
@@ -136,25 +138,38 @@ struct Program {
     is_answered: bool,
 }
 
-/// How a query came, and so how it is answered or passed on.
+/// How a query came, and so how it is answered or passed on, and who wants to know.
+struct Origin {
+    way: Way,
+    /// Somebody watches.
+    watched: Option<Box<Watched>>,
+}
+
 #[derive(Debug)]
-enum Origin {
+enum Way {
     Frame(QueryFrame),
     Stream { ifindex: u32, reply: ReplyTo },
 }
 
+/// A query as whoever watches is to be told of it.
+struct Watched {
+    since: Instant,
+    /// All but what becomes of it.
+    record: Record,
+}
+
 impl Origin {
     fn ifindex(&self) -> u32 {
-        match self {
-            Origin::Frame(frame) => frame.ifindex,
-            Origin::Stream { ifindex, .. } => *ifindex,
+        match &self.way {
+            Way::Frame(frame) => frame.ifindex,
+            Way::Stream { ifindex, .. } => *ifindex,
         }
     }
 
     fn carrier(&self) -> Carrier {
-        match self {
-            Origin::Frame(_) => Carrier::Datagram,
-            Origin::Stream { .. } => Carrier::Stream,
+        match &self.way {
+            Way::Frame(_) => Carrier::Datagram,
+            Way::Stream { .. } => Carrier::Stream,
         }
     }
 }
@@ -194,6 +209,7 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
             stats: Stats::default(),
             steer: None,
             pending_refreshes: AtomicUsize::new(0),
+            monitor: Arc::default(),
             options,
             clock,
         }
@@ -205,6 +221,11 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
             steer: Some(steer),
             ..self
         }
+    }
+
+    /// Tells here what becomes of queries, while somebody watches.
+    pub fn told_to(self, monitor: Arc<Hub>) -> Responder<S, I> {
+        Responder { monitor, ..self }
     }
 
     /// Answers a query, passes it on, or lets it wait for a look-up, in a task of its own. Never blocks.
@@ -241,7 +262,15 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
             answers: intercepted.answers.clone(),
             is_answered: intercepted.is_answered,
         };
-        self.handle_frame(intercepted.into(), Some(program), |qname| {
+        let watched = if intercepted.is_answered {
+            None
+        } else {
+            self.watch(&rules, index, || {
+                let exchange = Exchange::parse(&intercepted.frame)?;
+                Some((exchange, Transport::Udp, intercepted.ifindex))
+            })
+        };
+        self.handle_frame(intercepted.into(), Some(program), watched, |qname| {
             plan(&rules, index, qname)
         });
     }
@@ -251,9 +280,22 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
         self.stats.queries.add();
         let StreamQuery { query, server, .. } = stream;
         let plan = plan(&stream.rules, stream.rule, query.qname());
-        let origin = Origin::Stream {
-            ifindex: stream.ifindex,
-            reply: stream.reply,
+        let watched = self.watch(&stream.rules, stream.rule, || {
+            let exchange = Exchange {
+                client: stream.client,
+                server,
+                qname: query.qname().to_vec(),
+                qtype: query.qtype,
+                rcode: None,
+            };
+            Some((exchange, Transport::Tcp, stream.ifindex))
+        });
+        let origin = Origin {
+            way: Way::Stream {
+                ifindex: stream.ifindex,
+                reply: stream.reply,
+            },
+            watched,
         };
         self.handle_query(origin, None, query, server, plan);
     }
@@ -262,22 +304,28 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
         self: &Arc<Self>,
         frame: QueryFrame,
         program: Option<Program>,
+        watched: Option<Box<Watched>>,
         plan: impl FnOnce(&[u8]) -> Option<Plan>,
     ) {
         let is_answered = program.as_ref().is_some_and(|program| program.is_answered);
         if !is_answered {
             self.stats.queries.add();
         }
-        let Some((query, server)) = parse(&frame) else {
-            return self.drop_or_pass_on(&Origin::Frame(frame), is_answered, PassReason::Query);
+        let parsed = parse(&frame);
+        let origin = Origin {
+            way: Way::Frame(frame),
+            watched,
+        };
+        let Some((query, server)) = parsed else {
+            return self.drop_or_pass_on(&origin, is_answered, PassReason::Query);
         };
         let plan = plan(query.qname());
-        self.handle_query(Origin::Frame(frame), program, query, server, plan);
+        self.handle_query(origin, program, query, server, plan);
     }
 
     fn handle_query(
         self: &Arc<Self>,
-        origin: Origin,
+        mut origin: Origin,
         program: Option<Program>,
         query: Query,
         server: SocketAddr,
@@ -287,6 +335,9 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
         let Some(plan) = plan else {
             return self.drop_or_pass_on(&origin, is_answered, PassReason::NoRule);
         };
+        if let Some(watched) = &mut origin.watched {
+            watched.record.namespace.clone_from(&plan.namespace);
+        }
         let publish = program.and_then(|program| {
             let (rule, captures) = plan.kept_by.as_ref()?;
             if !qtype_is_kept(query.qtype) {
@@ -463,6 +514,7 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
         self.stats.noerror.add();
         self.stats.replied(waiting.namespace.as_deref(), replied);
         self.send(&waiting.origin, &reply);
+        self.tell_answer(&waiting.origin, "NOERROR", replied);
     }
 
     /// The existing cache answers, now and for as long as this is known.
@@ -503,11 +555,12 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
         self.stats
             .replied(waiting.namespace.as_deref(), Replied::Servfail);
         self.send(&waiting.origin, &compose::servfail(&waiting.query, error));
+        self.tell_answer(&waiting.origin, "SERVFAIL", Replied::Servfail);
     }
 
     /// Whether a client that does not get its whole answer now gets it over TCP.
     fn sends_to_tcp(&self, origin: &Origin) -> bool {
-        let (Some(steer), Origin::Frame(frame)) = (&self.steer, origin) else {
+        let (Some(steer), Way::Frame(frame)) = (&self.steer, &origin.way) else {
             return false;
         };
         Datagram::parse(&frame.frame, frame.l3_offset)
@@ -515,9 +568,9 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
     }
 
     fn send(&self, origin: &Origin, reply: &[u8]) {
-        let sent = match origin {
-            Origin::Frame(frame) => self.injector.reply(frame, reply),
-            Origin::Stream { reply: to, .. } => to.send(StreamReply::Answer(reply.to_vec())),
+        let sent = match &origin.way {
+            Way::Frame(frame) => self.injector.reply(frame, reply),
+            Way::Stream { reply: to, .. } => to.send(StreamReply::Answer(reply.to_vec())),
         };
         if let Err(error) = sent {
             self.stats.send_errors.add();
@@ -534,13 +587,55 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
 
     fn pass_on(&self, origin: &Origin, reason: PassReason) {
         self.stats.passed(reason);
-        let sent = match origin {
-            Origin::Frame(frame) => self.injector.pass_on(frame),
-            Origin::Stream { reply, .. } => reply.send(StreamReply::PassOn),
+        let sent = match &origin.way {
+            Way::Frame(frame) => self.injector.pass_on(frame),
+            Way::Stream { reply, .. } => reply.send(StreamReply::PassOn),
         };
         if let Err(error) = sent {
             self.stats.send_errors.add();
             debug!(ifindex = origin.ifindex(), %error, "query not passed on");
+        }
+        self.tell(origin, |record, _| {
+            record.verdict = Verdict::PassedOn;
+            record.reason = Some(reason.label().to_owned());
+        });
+    }
+
+    /// Begins the record of a query; costs nothing while nobody watches.
+    fn watch(
+        &self,
+        rules: &RuleSet,
+        rule: usize,
+        exchange: impl FnOnce() -> Option<(Exchange, Transport, u32)>,
+    ) -> Option<Box<Watched>> {
+        if !self.monitor.is_watched() {
+            return None;
+        }
+        let (exchange, transport, ifindex) = exchange()?;
+        let mut record = Record::new(&exchange, SystemTime::now(), ifindex);
+        record.transport = transport;
+        record.rule = rules.rules().get(rule).map(|rule| rule.name().to_owned());
+        Some(Box::new(Watched {
+            since: (self.clock)(),
+            record,
+        }))
+    }
+
+    fn tell_answer(&self, origin: &Origin, rcode: &str, replied: Replied) {
+        self.tell(origin, |record, since| {
+            record.rcode = Some(rcode.to_owned());
+            record.stale = replied == Replied::Stale;
+            record.latency = Some((self.clock)().saturating_duration_since(since));
+        });
+    }
+
+    /// Tells whoever watches what became of a query.
+    fn tell(&self, origin: &Origin, outcome: impl FnOnce(&mut Record, Instant)) {
+        if let Some(watched) = &origin.watched {
+            let mut record = watched.record.clone();
+            record.time = SystemTime::now();
+            outcome(&mut record, watched.since);
+            self.monitor.tell(record);
         }
     }
 

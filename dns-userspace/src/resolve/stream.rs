@@ -15,6 +15,7 @@ use crate::rules::RuleSet;
 #[derive(Debug)]
 pub struct StreamQuery {
     pub query: Query,
+    pub client: SocketAddr,
     /// The server that the client asked.
     pub server: SocketAddr,
     /// The interface that the client is behind, on whose account the query is.

@@ -39,6 +39,8 @@ const CONNECT: Duration = Duration::from_secs(2);
 /// One client and the server that it thinks it talks to.
 pub(super) struct Connection<'a> {
     service: &'a Service,
+    /// The client.
+    peer: SocketAddr,
     server: SocketAddr,
     ifindex: u32,
     inbox: Inbox,
@@ -91,8 +93,13 @@ pub(super) async fn serve(
 ) {
     let (reply_to, mut replies) = mpsc::channel(IN_FLIGHT);
     let now = Instant::now();
+    // One that is gone already asks nothing any more.
+    let Ok(peer) = client.peer_addr() else {
+        return;
+    };
     let mut connection = Connection {
         service,
+        peer,
         server,
         ifindex,
         inbox: Inbox::default(),
@@ -211,6 +218,7 @@ impl Connection<'_> {
         self.waiting.insert(slot, message);
         self.service.answer(StreamQuery {
             query,
+            client: self.peer,
             server: self.server,
             ifindex: self.ifindex,
             rules,

@@ -1,5 +1,5 @@
-//! The limits that gregor is measured against: what it costs to do nothing, to drop, and to answer every IPv4 query to
-//! port 53 with one fixed A record, looking at nothing else.
+//! The limits that gregor is measured against (what it costs to do nothing, to drop, and to answer every IPv4 query to
+//! port 53 with one fixed A record, looking at nothing else), and the load generator's receiver.
 //!
 //! BPF_PROG_TEST_RUN does not restore the frame between runs, so `reflect_undo` puts it back as it was, and `undo` does
 //! only that: the reflector's own time is the difference.
@@ -16,6 +16,8 @@ use aya_ebpf::{
     maps::PerCpuArray,
     programs::TcContext,
 };
+
+mod receive;
 
 /// Ethernet, IPv4 without options, UDP, DNS header.
 const HEADERS: usize = 14 + 20 + 8 + 12;

@@ -47,7 +47,7 @@ impl Gregor {
                     self.process.log()
                 );
             }
-            thread::sleep(Duration::from_millis(50));
+            thread::sleep(Duration::from_millis(10));
         }
     }
 

@@ -62,6 +62,8 @@ pub enum CacheKind {
 pub enum ClusterKind {
     Embedded,
     CoreDns,
+    /// Nobody yet: [`Lab::start_in_cluster`] starts a server.
+    None,
 }
 
 /// What a lab is to be made of.
@@ -236,7 +238,7 @@ pub struct Lab {
     cache: Server,
     cluster: Server,
     node: Arc<Netns>,
-    _dns: Arc<Netns>,
+    dns: Arc<Netns>,
     made: Arc<Mutex<Made>>,
 }
 
@@ -299,7 +301,7 @@ impl Lab {
             cache,
             cluster,
             node,
-            _dns: dns,
+            dns,
             made: made.clone(),
         };
         lab.wait_for_servers()?;
@@ -457,6 +459,34 @@ route add ::/0 via fd00:244:{index:x}::1
         })
     }
 
+    /// Starts a server of the caller's own in the node, and waits until it answers at `address`. Its output goes to a
+    /// file `log` in the lab's directory; it ends with the lab.
+    pub fn start_in_node(&self, command: Command, log: &str, address: IpAddr) -> Result<Process> {
+        self.start_server(&self.node, command, log, address)
+    }
+
+    /// The same where the cluster DNS is.
+    pub fn start_in_cluster(
+        &self,
+        command: Command,
+        log: &str,
+        address: IpAddr,
+    ) -> Result<Process> {
+        self.start_server(&self.dns, command, log, address)
+    }
+
+    fn start_server(
+        &self,
+        netns: &Netns,
+        command: Command,
+        log: &str,
+        address: IpAddr,
+    ) -> Result<Process> {
+        let process = start(&self.made, netns, command, &self.directory.join(log))?;
+        wait_for_dns(netns, address, &process)?;
+        Ok(process)
+    }
+
     fn wait_for_servers(&self) -> Result<()> {
         for server in [&self.cluster, &self.cache] {
             if let (Running::Process(process), Some(address)) =
@@ -491,7 +521,7 @@ fn wait_for_dns(netns: &Netns, server: IpAddr, process: &Process) -> Result<()> 
         if Instant::now() > deadline {
             bail!("{server} does not answer:\n{}", process.log());
         }
-        thread::sleep(Duration::from_millis(50));
+        thread::sleep(Duration::from_millis(10));
     }
 }
 
@@ -582,6 +612,7 @@ fn start_cluster(
             let corefile = config::cluster_corefile(&builder.world, &addresses);
             Running::Process(start_coredns(&directory, netns, &corefile, made)?)
         }
+        ClusterKind::None => Running::Nothing,
     };
     Ok(server(addresses, running))
 }

@@ -6,10 +6,20 @@ use anyhow::{Context as _, Result};
 use aya::{
     Ebpf, TestRun as _, TestRunOptions,
     maps::{MapData, PerCpuArray},
-    programs::SchedClassifier,
+    programs::{
+        LinkOrder, SchedClassifier, TcAttachType,
+        tc::{SchedClassifierLink, TcAttachOptions},
+    },
 };
 
+use super::load::replies::Counter;
+
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bench-ebpf"));
+
+/// A program on a hook, for as long as this lives.
+pub struct Attached {
+    _link: SchedClassifierLink,
+}
 
 /// All of them.
 pub struct Limits {
@@ -20,7 +30,14 @@ pub struct Limits {
 impl Limits {
     pub fn load() -> Result<Self> {
         let mut ebpf = Ebpf::load(OBJECT)?;
-        for name in ["empty", "discard", "reflect", "reflect_undo", "undo"] {
+        for name in [
+            "empty",
+            "discard",
+            "reflect",
+            "reflect_undo",
+            "undo",
+            "receive",
+        ] {
             program(&mut ebpf, name)?.load()?;
         }
         let taken = ebpf.take_map("TAKEN").context("no map TAKEN")?.try_into()?;
@@ -46,6 +63,28 @@ impl Limits {
             "{name} counted {counted} of {repeat} runs"
         );
         Ok(outcome.duration)
+    }
+
+    /// Attaches a program to the ingress of an interface of the calling thread's namespace, first on its hook. It stays
+    /// there until what is returned is dropped.
+    pub fn attach(&mut self, name: &str, interface: &str) -> Result<Attached> {
+        let program = program(&mut self.ebpf, name)?;
+        let link = program
+            .attach_with_options(
+                interface,
+                TcAttachType::Ingress,
+                TcAttachOptions::TcxOrder(LinkOrder::first()),
+            )
+            .with_context(|| format!("attaching {name} to {interface}"))?;
+        Ok(Attached {
+            _link: program.take_link(link)?,
+        })
+    }
+
+    /// The counters of the program `receive`.
+    pub fn replies(&mut self) -> Result<Counter> {
+        let map = self.ebpf.take_map("RECEIVED");
+        Ok(Counter::new(map.context("no map RECEIVED")?.try_into()?))
     }
 
     fn taken(&self) -> Result<u64> {

@@ -1,4 +1,22 @@
 //! What is measured, and beside what.
 
-pub mod limits;
+mod analyse;
+pub mod compare;
+mod contenders;
+mod external;
+pub mod gate;
+mod html;
+mod journal;
+mod latency;
+mod limits;
+mod load;
+mod machine;
+mod measure;
+mod metric;
+mod plan;
 pub mod program;
+pub mod run;
+mod say;
+mod schema;
+mod stats;
+mod terminal;

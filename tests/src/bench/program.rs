@@ -21,7 +21,7 @@ use hickory_proto::rr::{Name, RecordType};
 use super::limits::Limits;
 use crate::packets::{
     build::{name, question, udp_to},
-    loaded::{LOOPBACK, Loaded},
+    loaded::{LOOPBACK, Loaded, everybody},
 };
 
 const SERVER: &str = "169.254.20.10";
@@ -42,6 +42,9 @@ pub struct Options {
     /// Sizes of rule sets, the first of which the others are compared with
     #[arg(long, value_delimiter = ',', default_values_t = [1, 1000])]
     rules: Vec<usize>,
+    /// Measure the XDP program; what is taken off and compared with stays that of TC programs
+    #[arg(long)]
+    xdp: bool,
 }
 
 /// Answers that the later rule sets come with.
@@ -117,7 +120,7 @@ struct Subject {
 }
 
 impl Subject {
-    fn new(count: usize, entries: usize, cases: usize) -> Result<Self> {
+    fn new(hook: Hook, count: usize, entries: usize, cases: usize) -> Result<Self> {
         let mut specs = vec![RuleSpec {
             name: "kafka".to_owned(),
             matches: MatchSpec::Pattern(
@@ -134,8 +137,9 @@ impl Subject {
         let options = LoadOptions {
             servers: vec![SERVER.parse()?],
             rules: Arc::new(rules),
-            hook: Hook::Tcx,
+            hook,
             order: Order::First,
+            sources: everybody(),
             ring_bytes: 1 << 24,
             limit: Limit {
                 queries_per_second: 0,
@@ -263,6 +267,7 @@ pub fn run(options: &Options) -> Result<bool> {
     );
     let cases = cases()?;
     let mut limits = Limits::load()?;
+    let hook = if options.xdp { Hook::Xdp } else { Hook::Tcx };
     let mut subjects = options
         .rules
         .iter()
@@ -272,7 +277,7 @@ pub fn run(options: &Options) -> Result<bool> {
             } else {
                 ENTRIES
             };
-            Subject::new(count, entries, cases.len())
+            Subject::new(hook, count, entries, cases.len())
         })
         .collect::<Result<Vec<_>>>()?;
 

@@ -1,20 +1,49 @@
 //! The benchmarks, as `cargo xtask bench` starts them.
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
-use clap::Parser;
+use clap::{Args, Parser, Subcommand};
 use gregor_tests::bench;
 
+/// Puts gregor beside what people run today, in one run, and writes target/bench/report.html and report.json
 #[derive(Debug, Parser)]
-#[command(bin_name = "cargo xtask bench")]
-enum Cli {
+#[command(bin_name = "cargo xtask bench", args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    task: Option<Task>,
+    #[command(flatten)]
+    run: bench::run::Options,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
     /// Times of the kernel program by BPF_PROG_TEST_RUN, as ratios to a reflector of a fixed answer
     Program(bench::program::Options),
+    /// Two reports beside each other; exit code 1 when something is worse
+    Compare(bench::compare::Options),
+    /// Judges the ratios between Criterion's benches; exit code 1 when one is over its limit
+    Gate(bench::gate::Options),
+    /// Writes the page of a report.json anew
+    Render(Render),
+}
+
+#[derive(Debug, Args)]
+struct Render {
+    #[arg(default_value = "target/bench/report.json")]
+    report: PathBuf,
 }
 
 fn main() -> anyhow::Result<ExitCode> {
-    let within = match Cli::parse() {
-        Cli::Program(options) => bench::program::run(&options)?,
+    let cli = Cli::parse();
+    let within = match cli.task {
+        None => bench::run::run(&cli.run)?,
+        Some(Task::Program(options)) => bench::program::run(&options)?,
+        Some(Task::Compare(options)) => bench::compare::run(&options)?,
+        Some(Task::Gate(options)) => bench::gate::run(&options)?,
+        Some(Task::Render(render)) => {
+            println!("{}", bench::run::render(&render.report)?.display());
+            true
+        }
     };
     Ok(if within {
         ExitCode::SUCCESS

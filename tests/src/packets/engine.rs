@@ -3,6 +3,7 @@
 mod slice;
 mod test_run;
 mod veth;
+mod xdp;
 
 use std::{
     fmt::Write as _,
@@ -17,6 +18,7 @@ use dns_common::{
 pub use slice::Slice;
 pub use test_run::TestRun;
 pub use veth::Veth;
+pub use xdp::Xdp;
 
 use super::{
     answers::{self, Entry},

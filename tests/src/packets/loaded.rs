@@ -17,6 +17,7 @@ use gregor::{
     },
     rules::{MatchSpec, RuleSet, RuleSpec},
 };
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::{
     answers::{self, Entry, What},
@@ -46,6 +47,7 @@ pub fn options(rules: Arc<RuleSet>) -> LoadOptions {
         rules,
         hook: Hook::Tcx,
         order: Order::First,
+        sources: everybody(),
         ring_bytes: 1 << 20,
         limit: Limit {
             queries_per_second: 0,
@@ -53,6 +55,11 @@ pub fn options(rules: Arc<RuleSet>) -> LoadOptions {
         },
         answers: AnswerOptions::NONE,
     }
+}
+
+/// Every source, for programs that ask.
+pub fn everybody() -> Vec<IpNet> {
+    vec![IpNet::V4(Ipv4Net::default()), IpNet::V6(Ipv6Net::default())]
 }
 
 /// The same for the rules of the table of answers, with room for them.
@@ -72,6 +79,7 @@ pub struct Loaded {
     pub datapath: Datapath,
     pub heartbeat: Heartbeat,
     ring: Ring,
+    actions: Actions,
     /// What it has been told of.
     told: Vec<Key>,
     // The ring is registered with it.
@@ -81,28 +89,56 @@ pub struct Loaded {
 /// What runs under BPF_PROG_TEST_RUN comes in on the loopback interface, whose index is 1 in every namespace.
 pub const LOOPBACK: u32 = 1;
 
-const NEXT: u32 = u32::MAX;
-const SHOT: u32 = 2;
-const REDIRECT: u32 = 7;
+/// What a program returns for a frame that passes, for one that it takes, and for one that it answers.
+struct Actions {
+    pass: u32,
+    taken: u32,
+    answered: u32,
+}
+
+/// TCX_NEXT or TC_ACT_UNSPEC, TC_ACT_SHOT, TC_ACT_REDIRECT.
+const TC: Actions = Actions {
+    pass: u32::MAX,
+    taken: 2,
+    answered: 7,
+};
+/// XDP_PASS, XDP_DROP, XDP_TX.
+const XDP: Actions = Actions {
+    pass: 2,
+    taken: 1,
+    answered: 3,
+};
 
 impl Loaded {
     pub fn new(options: &LoadOptions) -> anyhow::Result<Self> {
-        Self::with(|| Datapath::load(options))
+        Self::with(options, || Datapath::load(options))
+    }
+
+    /// The program that logs what it decides.
+    pub fn logging(options: &LoadOptions) -> anyhow::Result<Self> {
+        Self::with(options, || Datapath::load_logging(options))
     }
 
     /// The program that puts an answered query back into its frame.
     pub fn restored(options: &LoadOptions) -> anyhow::Result<Self> {
-        Self::of_tests(options, "restored")
+        let program = match options.hook {
+            Hook::Xdp => "restored_xdp",
+            Hook::Tcx | Hook::Clsact => "restored",
+        };
+        Self::of_tests(options, program)
     }
 
     /// One of the programs that only tests run.
     pub fn of_tests(options: &LoadOptions, program: &'static str) -> anyhow::Result<Self> {
         static OBJECT: &[u8] =
             aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/gregor-ebpf-testing"));
-        Self::with(|| Datapath::load_object(options, OBJECT, program))
+        Self::with(options, || Datapath::load_object(options, OBJECT, program))
     }
 
-    fn with(load: impl FnOnce() -> Result<Datapath, DatapathError>) -> anyhow::Result<Self> {
+    fn with(
+        options: &LoadOptions,
+        load: impl FnOnce() -> Result<Datapath, DatapathError>,
+    ) -> anyhow::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
@@ -117,6 +153,10 @@ impl Loaded {
             datapath,
             heartbeat,
             ring,
+            actions: match options.hook {
+                Hook::Xdp => XDP,
+                Hook::Tcx | Hook::Clsact => TC,
+            },
             told: Vec::new(),
             _runtime: runtime,
         })
@@ -139,12 +179,12 @@ impl Loaded {
         let run = self.datapath.test_run(frame, 1)?;
         let outcome = self.outcome(&before, || Ok(run.data.clone()))?;
         let action = match outcome {
-            Outcome::Passed(_) => NEXT,
-            Outcome::Taken(_) => SHOT,
-            Outcome::Answered { .. } => REDIRECT,
+            Outcome::Passed(_) => self.actions.pass,
+            Outcome::Taken(_) => self.actions.taken,
+            Outcome::Answered { .. } => self.actions.answered,
         };
         anyhow::ensure!(
-            action == REDIRECT || run.data == frame,
+            action == self.actions.answered || run.data == frame,
             "the program wrote to the frame"
         );
         anyhow::ensure!(

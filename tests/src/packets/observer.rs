@@ -1,5 +1,5 @@
-//! A second program on a hook: counts what reaches it and lets it go on. Assembled by hand, so that the product's object
-//! holds the product alone.
+//! Programs beside the product's, which let frames go on: one counts them, one is only there. Assembled by hand, so that
+//! the product's object holds the product alone.
 
 use std::{
     fs, io,
@@ -30,6 +30,31 @@ pub struct Seen {
     pub last_len: u64,
 }
 
+/// An XDP program that lets everything pass, run by the driver: a veth takes what its peer sends back by XDP only where
+/// there is one.
+pub struct Passing {
+    _link: OwnedFd,
+}
+
+impl Passing {
+    /// Attaches to an interface of the calling thread's namespace.
+    pub fn attach(interface: &str) -> anyhow::Result<Self> {
+        const BPF_PROG_TYPE_XDP: u32 = 6;
+        const BPF_XDP: u32 = 37;
+        const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
+        const XDP_PASS: i32 = 2;
+        let program = [
+            instruction(0xb7, 0, 0, 0, XDP_PASS),
+            instruction(0x95, 0, 0, 0, 0), // exit
+        ];
+        let program = load(BPF_PROG_TYPE_XDP, &program, *b"passing\0\0\0\0\0\0\0\0\0")?;
+        let index = nix::net::if_::if_nametoindex(interface)?;
+        Ok(Self {
+            _link: link(&program, index, BPF_XDP, XDP_FLAGS_DRV_MODE)?,
+        })
+    }
+}
+
 /// An attached program that counts.
 pub struct Observer {
     map: OwnedFd,
@@ -42,9 +67,9 @@ impl Observer {
     pub fn attach(interface: &str, place: Place) -> anyhow::Result<Self> {
         let index = nix::net::if_::if_nametoindex(interface)?;
         let map = create_map()?;
-        let program = load(&map)?;
+        let program = load_observer(&map)?;
         let link = match place {
-            Place::Tcx => Some(link_tcx(&program, index)?),
+            Place::Tcx => Some(link(&program, index, BPF_TCX_INGRESS, 0)?),
             Place::Clsact { priority } => {
                 // The qdisc may be there already; the filter shows whether it is.
                 let _ = run("tc", &format!("qdisc add dev {interface} clsact"));
@@ -84,6 +109,7 @@ const BPF_MAP_LOOKUP_ELEM: u32 = 1;
 const BPF_PROG_LOAD: u32 = 5;
 const BPF_OBJ_PIN: u32 = 6;
 const BPF_LINK_CREATE: u32 = 28;
+const BPF_TCX_INGRESS: u32 = 46;
 
 /// bpf(2).
 ///
@@ -137,7 +163,7 @@ fn instruction(code: u8, destination: u8, source: u8, offset: i16, immediate: i3
         | u64::from(immediate as u32) << 32
 }
 
-fn load(map: &OwnedFd) -> anyhow::Result<OwnedFd> {
+fn load_observer(map: &OwnedFd) -> anyhow::Result<OwnedFd> {
     const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
     const BPF_PSEUDO_MAP_FD: u8 = 1;
     const BPF_FUNC_MAP_LOOKUP_ELEM: i32 = 1;
@@ -158,6 +184,14 @@ fn load(map: &OwnedFd) -> anyhow::Result<OwnedFd> {
         instruction(0xb7, 0, 0, 0, TC_ACT_UNSPEC),
         instruction(0x95, 0, 0, 0, 0), // exit
     ];
+    load(
+        BPF_PROG_TYPE_SCHED_CLS,
+        &program,
+        *b"observer\0\0\0\0\0\0\0\0",
+    )
+}
+
+fn load(program_type: u32, program: &[u64], name: [u8; 16]) -> anyhow::Result<OwnedFd> {
     #[repr(C)]
     struct ProgLoad {
         prog_type: u32,
@@ -174,7 +208,7 @@ fn load(map: &OwnedFd) -> anyhow::Result<OwnedFd> {
     let mut log = vec![0u8; 16_384];
     let license = c"GPL";
     let attributes = ProgLoad {
-        prog_type: BPF_PROG_TYPE_SCHED_CLS,
+        prog_type: program_type,
         instructions: program.len() as u32,
         program: program.as_ptr() as u64,
         license: license.as_ptr() as u64,
@@ -183,18 +217,22 @@ fn load(map: &OwnedFd) -> anyhow::Result<OwnedFd> {
         log: log.as_mut_ptr() as u64,
         kernel_version: 0,
         flags: 0,
-        name: *b"observer\0\0\0\0\0\0\0\0",
+        name,
     };
     // SAFETY: the program, the licence and the log outlive the call; the descriptor is new and owned by nobody else.
     unsafe {
         let fd = bpf(BPF_PROG_LOAD, &attributes)
-            .with_context(|| format!("the observer: {}", String::from_utf8_lossy(&log)))?;
+            .with_context(|| format!("a program: {}", String::from_utf8_lossy(&log)))?;
         Ok(OwnedFd::from_raw_fd(fd))
     }
 }
 
-fn link_tcx(program: &OwnedFd, interface: u32) -> anyhow::Result<OwnedFd> {
-    const BPF_TCX_INGRESS: u32 = 46;
+fn link(
+    program: &OwnedFd,
+    interface: u32,
+    attach_type: u32,
+    flags: u32,
+) -> anyhow::Result<OwnedFd> {
     #[repr(C)]
     struct LinkCreate {
         program_fd: u32,
@@ -208,15 +246,15 @@ fn link_tcx(program: &OwnedFd, interface: u32) -> anyhow::Result<OwnedFd> {
     let attributes = LinkCreate {
         program_fd: program.as_raw_fd() as u32,
         target_ifindex: interface,
-        attach_type: BPF_TCX_INGRESS,
-        flags: 0,
+        attach_type,
+        flags,
         relative_fd: 0,
         _pad: 0,
         expected_revision: 0,
     };
     // SAFETY: no pointers; the descriptor is new and owned by nobody else.
     unsafe {
-        let fd = bpf(BPF_LINK_CREATE, &attributes).context("the observer on tcx")?;
+        let fd = bpf(BPF_LINK_CREATE, &attributes).context("attaching a program")?;
         Ok(OwnedFd::from_raw_fd(fd))
     }
 }

@@ -32,6 +32,8 @@ pub struct Engines {
     pub slice: bool,
     /// The loaded program under BPF_PROG_TEST_RUN.
     pub test_run: bool,
+    /// The loaded XDP program under BPF_PROG_TEST_RUN.
+    pub xdp: bool,
     /// The attached program on a veth.
     pub veth: bool,
 }
@@ -49,6 +51,8 @@ impl Engines {
             slice: true,
             // It wants a whole IP header, one page, and knows neither GSO nor pages.
             test_run: (shortest..=3000).contains(&len) && frame.gso_size.is_none() && !frame.paged,
+            // It wants an Ethernet header, and makes several buffers of what is larger than a page.
+            xdp: len >= 14 && frame.gso_size.is_none() && !frame.paged,
             // AF_PACKET wants a whole Ethernet header.
             veth: len >= 14,
         }
@@ -129,6 +133,7 @@ pub const LAST_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 
 
 /// Reasons that no frame can bring about by itself, and where they are tested.
 pub const NOT_FROM_A_FRAME: &[(Reason, &str)] = &[
+    (Reason::Source, "xdp.rs: `allow_sources`"),
     (Reason::NoResponder, "programs.rs: the heartbeat's deadline"),
     (
         Reason::RateLimited,
@@ -1382,6 +1387,7 @@ fn ethernet_and_tags(t: &mut Table) {
     .engines = Engines {
         slice: false,
         test_run: false,
+        xdp: false,
         veth: true,
     };
     t.pass(

@@ -367,7 +367,7 @@ impl Receiver {
 }
 
 /// A packet socket that receives nothing, bound to an interface.
-fn packet_socket(interface: &str) -> anyhow::Result<OwnedFd> {
+pub(crate) fn packet_socket(interface: &str) -> anyhow::Result<OwnedFd> {
     packet_socket_for(interface, 0)
 }
 
@@ -400,7 +400,7 @@ fn packet_socket_for(interface: &str, protocol: u16) -> anyhow::Result<OwnedFd> 
     Ok(socket)
 }
 
-fn set_option<T>(socket: &OwnedFd, option: i32, value: &T) -> io::Result<()> {
+pub(crate) fn set_option<T>(socket: &OwnedFd, option: i32, value: &T) -> io::Result<()> {
     // SAFETY: the pointer and the size are those of `value`.
     let result = unsafe {
         libc::setsockopt(

@@ -54,8 +54,8 @@ fn scratch_of(labels: &[Vec<u8>]) -> Scratch {
 fn settings(seed: u64) -> Settings {
     Settings {
         seed,
-        padding: 0,
         slots: 1,
+        padding: 0,
         bucket_mask: 0,
         absent_mask: 0,
         suffixes: SuffixSettings::NONE,

@@ -105,7 +105,7 @@ impl Lab {
 
     fn asks_with(&self, ifindex: u32, message: &[u8]) {
         let frame = frame(ifindex, message);
-        self.responder.handle_frame(frame, None, |qname| {
+        self.responder.handle_frame(frame, None, None, |qname| {
             let labels: Vec<&[u8]> = labels(qname);
             let at = labels.iter().position(|label| *label == b"svc")?;
             let namespace = std::str::from_utf8(labels[at - 1]).ok()?;
@@ -570,7 +570,7 @@ fn from_program(lab: &Lab, published: &Arc<Published>, qtype: RecordType, is_ans
         is_answered,
     };
     let query = frame(3, &query_bytes(1, QNAME, qtype, None));
-    lab.responder.handle_frame(query, Some(program), |_| {
+    lab.responder.handle_frame(query, Some(program), None, |_| {
         Some(Plan {
             target: name(TARGET),
             namespace: Some("foo".to_owned()),

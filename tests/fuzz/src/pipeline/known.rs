@@ -1,7 +1,9 @@
 //! The answers that the tables hold, and what the compose step makes of each: two ways that must lead to the same bytes.
 
 use dns_common::{
-    answer::{Absent, Captures, Entry, Key, Lifetime, MemoryTables, Settings, Tables, Ways},
+    answer::{
+        Absent, Captures, Entry, Key, Lifetime, MemoryTables, Settings, Suffix, Tables, Ways,
+    },
     wire::KEPT_QTYPES,
 };
 use gregor::{
@@ -95,6 +97,14 @@ impl Tables for Shared<'_> {
 
     fn absent(&self, slot: u32) -> Option<&Absent> {
         self.0.absent(slot)
+    }
+
+    fn suffix_ways(&self, bucket: u32) -> Option<&Ways> {
+        self.0.suffix_ways(bucket)
+    }
+
+    fn suffix(&self, slot: u32) -> Option<&Suffix> {
+        self.0.suffix(slot)
     }
 
     fn count(&self, slot: u32) -> u32 {

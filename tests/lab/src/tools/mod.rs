@@ -187,6 +187,15 @@ pub fn unbound() -> Result<PathBuf> {
     packaged("unbound", "unbound")
 }
 
+/// The usual load generator for DNS.
+pub fn dnsperf() -> Result<PathBuf> {
+    packaged("dnsperf", "dnsperf")
+}
+
+pub fn iperf3() -> Result<PathBuf> {
+    packaged("iperf3", "iperf3")
+}
+
 /// The node-cache binary; nobody packages it, so it is only looked for.
 pub fn node_cache() -> Result<PathBuf> {
     find("node-cache").context(

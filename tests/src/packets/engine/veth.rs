@@ -43,7 +43,7 @@ impl<'a> Veth<'a> {
         let clsact = Observer::attach(name, Place::Clsact { priority: 100 })?;
         let observers = match options.hook {
             Hook::Tcx => vec![Observer::attach(name, Place::Tcx)?, clsact],
-            Hook::Clsact => vec![clsact],
+            Hook::Clsact | Hook::Xdp => vec![clsact],
         };
         Ok(Self {
             loaded,

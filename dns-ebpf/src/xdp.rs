@@ -1,0 +1,223 @@
+//! A `Packet` over an XDP buffer: bytes are read in place, runs of variable length through the helpers of Linux 5.18.
+//!
+//! Checksums are taken to cover everything, as they do on a wire: nothing in the buffer tells those apart that a local
+//! sender has only begun.
+
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::xdp_md,
+    helpers::generated::{
+        bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len, bpf_xdp_load_bytes,
+        bpf_xdp_store_bytes,
+    },
+    programs::XdpContext,
+};
+use dns_common::{
+    answer::REPLY_LEN,
+    dfa::{NAME_AT, NAME_COPY, Scratch},
+    packet::{MAX_OPTIONS, Packet, Scalar, VlanTag, Window, changed_checksum},
+};
+
+use crate::{
+    host::Frame,
+    maps::{self, MOVED},
+};
+
+/// XDP_PACKET_HEADROOM: what every driver leaves in front of a frame.
+const HEADROOM: u32 = 256;
+
+pub struct Buffer {
+    context: *mut xdp_md,
+    data: usize,
+    data_end: usize,
+}
+
+impl Buffer {
+    #[inline(always)]
+    pub fn new(context: &XdpContext) -> Self {
+        Frame::from_raw(context.as_ptr().cast())
+    }
+
+    /// Finds the frame again after a helper may have moved it.
+    #[inline(always)]
+    fn locate(&mut self) {
+        let buffer = self.raw();
+        (self.data, self.data_end) = (buffer.data as usize, buffer.data_end as usize);
+    }
+
+    #[inline(always)]
+    fn raw(&self) -> &xdp_md {
+        // SAFETY: the kernel's context lives as long as the program runs.
+        unsafe { &*self.context }
+    }
+
+    /// Gives the frame `by` more bytes by moving it into its headroom: a buffer that was made to measure, as those of
+    /// generic XDP are, has no room behind.
+    #[inline(always)]
+    fn move_forward(&mut self, by: u32) -> bool {
+        let len = self.len();
+        if by == 0 || by > HEADROOM || len == 0 || len > MOVED {
+            return false;
+        }
+        let Some(kept) = maps::moving() else {
+            return false;
+        };
+        let context = self.context;
+        // SAFETY: the context is the kernel's; `kept` has room for 0 < len ≤ MOVED bytes.
+        let done = unsafe {
+            if bpf_xdp_adjust_head(context, -(by as i32)) != 0 {
+                false
+            } else if bpf_xdp_load_bytes(context, by, kept.cast(), len) != 0
+                || bpf_xdp_store_bytes(context, 0, kept.cast(), len) != 0
+            {
+                // Nothing was written: back to where it stood.
+                bpf_xdp_adjust_head(context, by as i32);
+                false
+            } else {
+                true
+            }
+        };
+        self.locate();
+        done
+    }
+}
+
+impl Frame for Buffer {
+    const IS_FROM_A_WIRE: bool = true;
+
+    type Context = xdp_md;
+
+    #[inline(always)]
+    fn from_raw(context: *mut xdp_md) -> Self {
+        // SAFETY: the context lives as long as the program runs.
+        let buffer = unsafe { &*context };
+        Self {
+            context,
+            data: buffer.data as usize,
+            data_end: buffer.data_end as usize,
+        }
+    }
+
+    #[inline(always)]
+    fn as_ptr(&self) -> *mut xdp_md {
+        self.context
+    }
+
+    #[inline(always)]
+    fn ifindex(&self) -> u32 {
+        self.raw().ingress_ifindex
+    }
+
+    /// The loader refuses interfaces that take tags out.
+    #[inline(always)]
+    fn vlan(&self) -> Option<VlanTag> {
+        None
+    }
+
+    #[inline(always)]
+    unsafe fn copy(&self, offset: u32, to: *mut u8, len: u32) -> bool {
+        // SAFETY: as the caller promises.
+        unsafe { bpf_xdp_load_bytes(self.context, offset, to.cast(), len) == 0 }
+    }
+}
+
+impl Packet for Buffer {
+    #[inline(always)]
+    fn len(&self) -> u32 {
+        // The verifier knows no bounds of a difference; what does not fit in these is of several buffers to `is_gso`.
+        ((self.data_end - self.data) & 0xffff) as u32
+    }
+
+    #[inline(always)]
+    fn load<T: Scalar>(&self, offset: u32) -> Option<T> {
+        let at = self.data + offset as usize;
+        if at + size_of::<T>() > self.data_end {
+            return None;
+        }
+        // SAFETY: within the buffer; on alignment see `Skb::load`.
+        Some(unsafe { core::ptr::read_volatile(at as *const T) })
+    }
+
+    #[inline(always)]
+    fn copy_name(&self, offset: u32, len: u32, scratch: &mut Scratch) -> bool {
+        if len == 0 || len > NAME_COPY {
+            return false;
+        }
+        // SAFETY: NAME_AT + NAME_COPY bytes fit, and 0 < len ≤ NAME_COPY.
+        unsafe {
+            self.copy(
+                offset,
+                scratch.bytes.as_mut_ptr().add(NAME_AT as usize),
+                len,
+            )
+        }
+    }
+
+    #[inline(always)]
+    fn copy_options(&self, offset: u32, len: u32, scratch: &mut Scratch) -> bool {
+        if len == 0 || len > MAX_OPTIONS {
+            return false;
+        }
+        // SAFETY: MAX_OPTIONS bytes fit, and 0 < len ≤ MAX_OPTIONS.
+        unsafe { self.copy(offset, scratch.reply.as_mut_ptr(), len) }
+    }
+
+    #[inline(always)]
+    fn is_gso(&self) -> bool {
+        // SAFETY: the context is the kernel's.
+        let whole = unsafe { bpf_xdp_get_buff_len(self.context) };
+        whole != u64::from(self.len())
+    }
+
+    #[inline(always)]
+    fn resize(&mut self, len: u32) -> bool {
+        let by = len as i32 - self.len() as i32;
+        // SAFETY: the context is the kernel's.
+        let done = unsafe { bpf_xdp_adjust_tail(self.context, by) == 0 };
+        self.locate();
+        done || (by > 0 && self.move_forward(by as u32))
+    }
+
+    #[inline(always)]
+    fn write(&mut self, offset: u32, scratch: &Scratch, len: u32) -> bool {
+        if len == 0 || len > REPLY_LEN as u32 {
+            return false;
+        }
+        // SAFETY: 0 < len ≤ REPLY_LEN, which the scratch has.
+        let done = unsafe {
+            bpf_xdp_store_bytes(
+                self.context,
+                offset,
+                scratch.reply.as_ptr().cast_mut().cast(),
+                len,
+            ) == 0
+        };
+        self.locate();
+        done
+    }
+
+    #[inline(always)]
+    fn change_udp_checksum(&mut self, offset: u32, delta: u16, old_len: u16, new_len: u16) -> bool {
+        let at = self.data + (offset & 127) as usize;
+        if at + 2 > self.data_end {
+            return false;
+        }
+        // SAFETY: within the buffer.
+        unsafe {
+            let field = at as *mut u16;
+            let sum = u16::from_be(field.read_volatile());
+            field.write_volatile(changed_checksum(sum, delta, old_len, new_len).to_be());
+        }
+        true
+    }
+
+    #[inline(always)]
+    fn window<const N: usize>(&mut self, offset: u32) -> Option<Window<'_, N>> {
+        let at = self.data + (offset & 31) as usize;
+        if at + N > self.data_end {
+            return None;
+        }
+        // SAFETY: N bytes of the buffer, which is ours alone.
+        Some(unsafe { Window::new(at as *mut u8) })
+    }
+}

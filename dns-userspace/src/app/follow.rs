@@ -1,0 +1,76 @@
+//! Tells whoever watches what a program decides by itself, and the program whether anybody does.
+
+use std::{
+    io,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use tokio::time::timeout;
+
+use crate::{
+    datapath::{Decided, Decision, Decisions},
+    monitor::{Exchange, Hub, Record, Verdict},
+    rules::RuleSet,
+};
+
+/// How long a program goes on telling after this process last said that somebody watches.
+pub const VALID: Duration = Duration::from_secs(3);
+/// How often it is said again.
+const RENEW: Duration = Duration::from_secs(1);
+
+/// Runs until the ring fails.
+pub async fn follow(mut decisions: Decisions, hub: Arc<Hub>) -> io::Result<()> {
+    let mut readers = hub.readers();
+    let mut batch = Vec::new();
+    let mut left_out = decisions.switch().left_out();
+    loop {
+        if *readers.borrow_and_update() == 0 {
+            decisions.switch().stop();
+            if readers.changed().await.is_err() {
+                return Ok(());
+            }
+            // What was told to nobody.
+            while decisions.drain(&mut batch) > 0 {}
+            batch.clear();
+            left_out = decisions.switch().left_out();
+            continue;
+        }
+        decisions.switch().listen_for(VALID);
+        tokio::select! {
+            _ = readers.changed() => {}
+            result = timeout(RENEW, decisions.next(&mut batch)) => result.unwrap_or(Ok(()))?,
+        }
+        for decided in batch.drain(..) {
+            if let Some(record) = record(&decided, decisions.rules()) {
+                hub.tell(record);
+            }
+        }
+        let total = decisions.switch().left_out();
+        hub.left_out_by_kernel(total.wrapping_sub(std::mem::replace(&mut left_out, total)));
+    }
+}
+
+/// The program says no more than the frame: rule and namespace are found again.
+fn record(decided: &Decided, rules: &RuleSet) -> Option<Record> {
+    let exchange = Exchange::parse(&decided.frame)?;
+    let mut record = Record::new(&exchange, SystemTime::now(), decided.ifindex);
+    match decided.decision {
+        Decision::Answered => record.verdict = Verdict::Kernel,
+        Decision::Passed(reason) => {
+            record.verdict = Verdict::PassedOn;
+            record.reason = Some(reason.label().to_owned());
+        }
+    }
+    record.rcode = exchange.rcode_text();
+    let rule = rules
+        .find(&exchange.qname)
+        .and_then(|index| rules.rules().get(index));
+    if let Some(rule) = rule {
+        record.rule = Some(rule.name().to_owned());
+        record.namespace = rule
+            .apply(&exchange.qname)
+            .and_then(|matched| matched.namespace);
+    }
+    Some(record)
+}

@@ -1,0 +1,11 @@
+//! What becomes of each intercepted query, told to whoever watches; nobody else, and never a log.
+
+mod frame;
+mod hub;
+mod record;
+mod stream;
+
+pub use frame::Exchange;
+pub use hub::{Hub, Subscription};
+pub use record::{LeftOut, Line, Record, Transport, Verdict};
+pub use stream::{DEFAULT_RATE, Filter, lines};

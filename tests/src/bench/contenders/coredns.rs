@@ -1,0 +1,106 @@
+//! CoreDNS with the article's template and a cache: as a plain forwarder, and as NodeLocal configures it.
+
+use std::{fs, process::Command};
+
+use anyhow::Result;
+use gregor_lab::{
+    ARTICLE_TEMPLATE, tools,
+    world::{CLUSTER_DNS_V4, NODE_LOCAL_V4},
+};
+
+use super::{Contender, Needs, Stand};
+
+/// Which of the two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Plain,
+    NodeLocal,
+}
+
+pub struct CoreDns {
+    kind: Kind,
+    id: &'static str,
+    title: &'static str,
+}
+
+pub const COREDNS: CoreDns = CoreDns {
+    kind: Kind::Plain,
+    id: super::COREDNS,
+    title: "CoreDNS, plain",
+};
+
+pub const NODELOCAL: CoreDns = CoreDns {
+    kind: Kind::NodeLocal,
+    id: super::NODELOCAL,
+    title: "CoreDNS as NodeLocal",
+};
+
+impl Contender for CoreDns {
+    fn id(&self) -> &'static str {
+        self.id
+    }
+
+    fn title(&self) -> &'static str {
+        self.title
+    }
+
+    fn about(&self) -> String {
+        format!("CoreDNS with this Corefile:\n{}", corefile(self.kind))
+    }
+
+    fn start(&self, needs: &Needs) -> Result<Stand> {
+        let mut stand = Stand::new(needs)?;
+        start(&mut stand, self.kind)?;
+        Ok(stand)
+    }
+}
+
+/// Starts it in a stand's node.
+pub fn start(stand: &mut Stand, kind: Kind) -> Result<()> {
+    let directory = stand.lab.directory().join("bench-cache");
+    fs::create_dir_all(&directory)?;
+    let path = directory.join("Corefile");
+    fs::write(&path, corefile(kind))?;
+    let mut command = Command::new(tools::coredns()?);
+    command.arg("-conf").arg(&path).current_dir(&directory);
+    stand.start_server(command)
+}
+
+/// As in the article and in NodeLocal's manifest; without `log`, which nobody leaves on under load.
+fn corefile(kind: Kind) -> String {
+    match kind {
+        Kind::Plain => format!(
+            ".:53 {{
+    errors
+    cache 30
+    bind {NODE_LOCAL_V4}
+{ARTICLE_TEMPLATE}    forward . {CLUSTER_DNS_V4}
+}}
+"
+        ),
+        Kind::NodeLocal => format!(
+            "cluster.local:53 {{
+    errors
+    cache {{
+        success 9984 30
+        denial 9984 5
+    }}
+    loop
+    bind {NODE_LOCAL_V4}
+{ARTICLE_TEMPLATE}    forward . {CLUSTER_DNS_V4} {{
+        force_tcp
+    }}
+}}
+.:53 {{
+    errors
+    cache 30
+    loop
+    bind {NODE_LOCAL_V4}
+    forward . {CLUSTER_DNS_V4} {{
+        force_tcp
+    }}
+}}
+"
+        ),
+    }
+}

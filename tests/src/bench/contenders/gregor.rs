@@ -1,0 +1,108 @@
+//! gregor in front of the caches of this directory: with answers from the kernel, and with its responder only.
+
+use std::{fmt::Write as _, net::IpAddr};
+
+use anyhow::Result;
+use gregor_lab::{
+    gregor_toml,
+    world::{CLUSTER_DNS_V4, NODE_LOCAL_V4},
+};
+
+use super::{
+    Contender, Needs, Stand,
+    coredns::{self, Kind},
+    stand::takes,
+};
+
+/// How gregor is configured, beyond the rule of the article.
+#[derive(Clone, Debug, Default)]
+pub struct Setup {
+    /// Every answer by the responder.
+    pub responder_only: bool,
+    /// Rules besides the one of the article, as TOML.
+    pub rules: String,
+    /// Answers that are kept; 0 for gregor's own default.
+    pub answers: usize,
+}
+
+impl Setup {
+    /// Without a limit on how much a pod may ask, which is what is measured.
+    pub fn config(&self) -> String {
+        let servers: [IpAddr; 2] = [NODE_LOCAL_V4.into(), CLUSTER_DNS_V4.into()];
+        let mut text = gregor_toml(&servers);
+        text.push_str(&self.rules);
+        text.push_str("\n[limits]\nqueries_per_second = 0\n");
+        if self.answers > 0 {
+            let _ = writeln!(text, "answers = {}", self.answers);
+        }
+        if self.responder_only {
+            let off = format!("{text}\n[answer]\nkernel = false\n");
+            // One that does not know the key has nothing but its responder.
+            if takes(&off).is_ok() {
+                return off;
+            }
+        }
+        text
+    }
+}
+
+pub struct Gregor {
+    id: &'static str,
+    title: &'static str,
+    cache: Kind,
+    responder_only: bool,
+}
+
+pub const OVER_COREDNS: Gregor = Gregor {
+    id: super::GREGOR_COREDNS,
+    title: "gregor over plain CoreDNS",
+    cache: Kind::Plain,
+    responder_only: false,
+};
+
+pub const OVER_NODELOCAL: Gregor = Gregor {
+    id: super::GREGOR_NODELOCAL,
+    title: "gregor over NodeLocal",
+    cache: Kind::NodeLocal,
+    responder_only: false,
+};
+
+pub const RESPONDER: Gregor = Gregor {
+    id: super::RESPONDER,
+    title: "gregor, responder only",
+    cache: Kind::NodeLocal,
+    responder_only: true,
+};
+
+impl Gregor {
+    fn setup(&self) -> Setup {
+        Setup {
+            responder_only: self.responder_only,
+            ..Setup::default()
+        }
+    }
+}
+
+impl Contender for Gregor {
+    fn id(&self) -> &'static str {
+        self.id
+    }
+
+    fn title(&self) -> &'static str {
+        self.title
+    }
+
+    fn about(&self) -> String {
+        format!(
+            "gregor attached to each veth of that node, with this configuration:\n{}",
+            self.setup().config()
+        )
+    }
+
+    fn start(&self, needs: &Needs) -> Result<Stand> {
+        let mut stand = Stand::new(needs)?;
+        coredns::start(&mut stand, self.cache)?;
+        stand.start_gregor(&self.setup().config())?;
+        Ok(stand)
+    }
+}

@@ -1,0 +1,46 @@
+//! The loaded XDP program under BPF_PROG_TEST_RUN, which takes frames that the TC program is not given there.
+
+use anyhow::Context as _;
+use gregor::datapath::{Hook, LoadOptions};
+
+use super::{Engine, Outcome};
+use crate::packets::{
+    answers::Entry,
+    build::Frame,
+    loaded::{LOOPBACK, Loaded, compile, options},
+    table::{Engines, Rule},
+};
+
+/// The program, loaded with a set of rules and attached nowhere; everybody is a source that is listened to.
+pub struct Xdp(Loaded);
+
+impl Xdp {
+    pub fn new(rules: &[Rule]) -> anyhow::Result<Self> {
+        let mut loaded = Loaded::new(&LoadOptions {
+            hook: Hook::Xdp,
+            ..options(compile(rules))
+        })?;
+        loaded.datapath.allow_interface(LOOPBACK)?;
+        Ok(Self(loaded))
+    }
+}
+
+impl Engine for Xdp {
+    fn name(&self) -> &'static str {
+        "XDP under BPF_PROG_TEST_RUN"
+    }
+
+    fn takes(&self, engines: &Engines) -> bool {
+        engines.xdp
+    }
+
+    fn tell(&mut self, entries: &[Entry]) -> anyhow::Result<()> {
+        self.0.tell(entries)
+    }
+
+    fn run(&mut self, frame: &Frame) -> anyhow::Result<Outcome> {
+        self.0
+            .test_run(&frame.bytes)
+            .with_context(|| format!("{} bytes", frame.bytes.len()))
+    }
+}

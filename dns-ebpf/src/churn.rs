@@ -5,8 +5,8 @@
 
 use aya_ebpf::{helpers::generated::bpf_ktime_get_ns, macros::classifier, programs::TcContext};
 use dns_common::{
-    answer::{Asked, Found, find_with},
-    churn::{KEYS, NAME_WORDS, NAMES, SEEN, SEEN_WORDS, is_own},
+    answer::{Asked, Found, locate, locate_by_suffix, read_with, suffix_of},
+    churn::{KEYS, NAME_LEN, NAME_WORDS, NAMES, SEEN, SEEN_WORDS, is_own},
     dfa::{NAME_AT, Scratch},
 };
 
@@ -78,22 +78,49 @@ const FOREIGN: u32 = 2;
 
 #[inline(never)]
 fn look_up<const CHECKED: bool>(scratch: &mut Scratch, key: u32) -> u32 {
-    if scratch.split_labels(NAME_WORDS as u32 * 8).is_err() {
-        return FOREIGN;
-    }
+    scratch.name_len = u32::from(scratch.byte(u64::from(NAME_AT) + NAME_LEN as u64));
     scratch.asked = Asked {
         // SAFETY: takes no argument.
         now_ns: unsafe { bpf_ktime_get_ns() },
-        rule: 0,
+        // Of a name that is not found by its end.
+        rule: key & 1,
         qtype: 1,
         server: 0,
         room: 1000,
-        copied: 0,
-        padding: 0,
+        ..Asked::default()
     };
-    match find_with::<_, CHECKED>(&MapTables, scratch) {
+    // The ways of the pipeline, one after the other.
+    let found = if by_suffix(scratch) != 0 {
+        read::<CHECKED>(scratch)
+    } else if scratch.split_labels(NAME_WORDS as u32 * 8).is_err() {
+        return FOREIGN;
+    } else {
+        match located(scratch) {
+            1 => read::<CHECKED>(scratch),
+            _ => Found::Nothing as u32,
+        }
+    };
+    match Found::from_code(found) {
         Found::Answer if is_own(scratch, key) => OWN,
-        Found::Nothing | Found::NoTarget => NOTHING,
+        Found::Nothing => NOTHING,
         _ => FOREIGN,
     }
+}
+
+#[inline(never)]
+fn by_suffix(scratch: &mut Scratch) -> u32 {
+    match suffix_of(&MapTables, scratch) {
+        0 => 0,
+        at => u32::from(locate_by_suffix(&MapTables, scratch, at)),
+    }
+}
+
+#[inline(never)]
+fn located(scratch: &mut Scratch) -> u32 {
+    locate(&MapTables, scratch) as u32
+}
+
+#[inline(never)]
+fn read<const CHECKED: bool>(scratch: &mut Scratch) -> u32 {
+    read_with::<_, CHECKED>(&MapTables, scratch) as u32
 }

@@ -16,7 +16,7 @@ use std::{
 
 use dns_common::{
     answer::{Body, Key},
-    churn::{KEYS, NAME_WORDS, NAMES, SEEN, VERSIONS, mark, words},
+    churn::{KEYS, NAME_LEN, NAME_WORDS, NAMES, SEEN, VERSIONS, mark, words},
 };
 use gregor::datapath::{AnswerOptions, Answers, LoadOptions, Term};
 use gregor_tests::packets::{
@@ -25,11 +25,19 @@ use gregor_tests::packets::{
     table::{FIRST_V4, Rule},
 };
 
-const RULE: Rule = Rule {
-    name: "capture-first",
-    pattern: "{namespace}.db.test",
-    cname: "db.{namespace}.target.test",
-};
+/// Answers of the first are found by the ends of their names, too.
+const RULES: [Rule; 2] = [
+    Rule {
+        name: "settled",
+        pattern: "*.db.{namespace}.test",
+        cname: "{namespace}.target",
+    },
+    Rule {
+        name: "capture-first",
+        pattern: "{namespace}.other.test",
+        cname: "{namespace}.target",
+    },
+];
 const SLOTS: usize = 6;
 /// Look-ups of one system call.
 const REPEAT: u32 = 500_000;
@@ -58,7 +66,7 @@ fn load(program: &'static str) -> Loaded {
             per_interface: SLOTS,
             per_server: true,
         },
-        ..options(compile(&[RULE]))
+        ..options(compile(&RULES))
     };
     Loaded::of_tests(&options, program).expect("a program for tests")
 }
@@ -68,9 +76,15 @@ fn frame() -> Vec<u8> {
     let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x88, 0xb5];
     frame.resize(NAMES, 0);
     for key in 0..KEYS {
-        let mut wire = name(&format!("{}.db.test", namespace(key)));
-        assert!(wire.len() <= NAME_WORDS * 8);
+        let namespace = namespace(key);
+        let mut wire = match key % 2 {
+            0 => name(&format!("b.db.{namespace}.test")),
+            _ => name(&format!("{namespace}.other.test")),
+        };
+        let len = wire.len();
+        assert!(len <= NAME_LEN);
         wire.resize(NAME_WORDS * 8, 0);
+        wire[NAME_LEN] = len as u8;
         frame.extend(wire);
     }
     frame
@@ -79,7 +93,7 @@ fn frame() -> Vec<u8> {
 /// Publishes, replaces, takes away and pushes out until it is told to end; returns how often.
 fn churn(answers: &Answers, done: &AtomicBool) -> u64 {
     let keys: Vec<Key> = (0..KEYS)
-        .map(|key| answers.key(0, 1, FIRST_V4, &[namespace(key)]))
+        .map(|key| answers.key(key % 2, 1, FIRST_V4, &[namespace(key)]))
         .map(|key| key.expect("a key"))
         .collect();
     let bodies: Vec<Vec<Body>> = (0..KEYS)

@@ -14,8 +14,10 @@ pub const SEEN: usize = 16;
 pub const SEEN_WORDS: usize = 3;
 /// Where the names stand.
 pub const NAMES: usize = SEEN + SEEN_WORDS * 8;
-/// Words of a name, zero behind its end.
+/// Words of a name, zero behind its end but for the last byte.
 pub const NAME_WORDS: usize = 8;
+/// Where the length of a name stands, counted from its start.
+pub const NAME_LEN: usize = NAME_WORDS * 8 - 1;
 
 /// What an answer consists of.
 pub const fn mark(key: u32, version: u32) -> [u8; 2] {

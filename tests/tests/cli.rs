@@ -225,8 +225,12 @@ fn status_tells_how_it_does() {
     assert_eq!(status["rules"][0]["name"], "kafka");
     assert_eq!(status["responder"]["replies"]["NOERROR"], 2);
     assert_eq!(status["responder"]["namespaces"]["foo"]["answer"], 2);
-    assert_eq!(status["kernel"]["requests"][0]["verdict"], "taken");
-    assert_eq!(status["kernel"]["requests"][0]["count"], 4);
+    assert_eq!(status["kernel"]["requests"][1]["verdict"], "taken");
+    assert_eq!(status["kernel"]["requests"][1]["count"], 4);
+    // Known from now on.
+    assert_eq!(status["kernel"]["requests"][0]["verdict"], "answered");
+    assert_eq!(status["kernel"]["answers"]["entries"], 2);
+    assert_eq!(status["kernel"]["answers"]["no_target"], 1);
     assert_eq!(
         status["config"]["path"],
         gregor.config_path().to_str().unwrap()

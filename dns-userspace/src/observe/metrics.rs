@@ -133,7 +133,7 @@ impl Collector for Page {
         )?;
         page.counter(
             "stale_answers",
-            "Replies made of a last good answer because the upstream failed",
+            "Last good answers given, to a pod or to its program, because the upstream failed",
             responder.stale_answers,
         )?;
         page.counter(

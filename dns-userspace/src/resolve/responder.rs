@@ -467,11 +467,15 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
             match &kept.body {
                 Some(body) => {
                     let term = match replied {
-                        Replied::Stale => Term {
-                            fresh: NEGATIVE_LIFETIME,
-                            grace: GRACE,
-                            fixed_ttl: Some(ttl_seconds),
-                        },
+                        Replied::Stale => {
+                            let left = kept.stale_for(self.options.serve_stale, (self.clock)());
+                            let fresh = left.min(NEGATIVE_LIFETIME);
+                            Term {
+                                fresh,
+                                grace: GRACE.min(left - fresh),
+                                fixed_ttl: Some(ttl_seconds),
+                            }
+                        }
                         _ => Term {
                             fresh: ttl,
                             grace: GRACE,
@@ -534,9 +538,7 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
         match stale {
             Some(kept) => {
                 let ttl = STALE_TTL.min(waiting.ttl_cap);
-                if !waiting.is_answered {
-                    self.stats.stale.add();
-                }
+                self.stats.stale.add();
                 self.answer(waiting, &kept, ttl, Replied::Stale);
             }
             None => {

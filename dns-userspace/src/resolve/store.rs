@@ -74,9 +74,9 @@ impl Kept {
         (!left.is_zero()).then_some(left)
     }
 
-    /// Whether it may still stand in for an upstream that fails.
-    fn serves_stale(&self, limit: Duration, now: Instant) -> bool {
-        now.saturating_duration_since(self.at) < self.ttl + limit
+    /// How long it may still stand in for an upstream that fails.
+    pub fn stale_for(&self, limit: Duration, now: Instant) -> Duration {
+        (self.ttl + limit).saturating_sub(now.saturating_duration_since(self.at))
     }
 }
 
@@ -158,7 +158,7 @@ impl Store {
     pub fn stale(&self, key: &Key, limit: Duration, now: Instant) -> Option<Arc<Kept>> {
         let inner = self.lock();
         let kept = inner.answers.get(key)?;
-        kept.serves_stale(limit, now).then(|| kept.clone())
+        (!kept.stale_for(limit, now).is_zero()).then(|| kept.clone())
     }
 
     /// Remembers what a chase showed, on the account of the interface that asked for it. The answer comes back in the

@@ -35,6 +35,7 @@ impl Limits {
             "discard",
             "reflect",
             "reflect_undo",
+            "reflect_whole_undo",
             "undo",
             "receive",
         ] {

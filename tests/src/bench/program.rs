@@ -1,4 +1,5 @@
-//! Program times by BPF_PROG_TEST_RUN, as ratios to a reflector of a fixed answer in the same run.
+//! Program times by BPF_PROG_TEST_RUN, as ratios to a reflector of a fixed answer in the same run: of one address, and for
+//! kernel answers of as many bytes as these have.
 //!
 //! Every figure is net of an empty program. The frames of the reflector and of a kernel answer are put back after each
 //! run, and the time of putting them back is taken off. That each run took the verdict it is named for is asserted from
@@ -283,12 +284,14 @@ pub fn run(options: &Options) -> Result<bool> {
 
     let frame = &cases.last().context("no case")?.frame;
     let (mut empty, mut reflect, mut undo) = (Vec::new(), Vec::new(), Vec::new());
+    let mut reflect_whole = Vec::new();
     for round in 0..options.rounds {
         eprint!("\rround {} of {}", round + 1, options.rounds);
         let mut limit = |name| limits.time(name, frame, options.repeat).map(nanoseconds);
         empty.push(limit("empty")?);
         undo.push(limit("undo")?);
         reflect.push(limit("reflect_undo")? - undo[round]);
+        reflect_whole.push(limit("reflect_whole_undo")? - undo[round]);
         for subject in &mut subjects {
             for (index, case) in cases.iter().enumerate() {
                 let time = subject.time(case, options.repeat)?;
@@ -299,8 +302,9 @@ pub fn run(options: &Options) -> Result<bool> {
     eprintln!();
 
     let (empty, reflect, undo) = (median(&empty), median(&reflect), median(&undo));
+    let reflect_whole = median(&reflect_whole);
     println!(
-        "median of {} rounds of {} runs; ns net of an empty program ({empty:.0} ns); reflector {reflect:.0} ns = 1.00 ×",
+        "median of {} rounds of {} runs; ns net of an empty program ({empty:.0} ns); reflector of one address {reflect:.0} ns = 1.00 ×, of a whole answer {reflect_whole:.0} ns",
         options.rounds, options.repeat
     );
     let mut within = true;
@@ -318,7 +322,10 @@ pub fn run(options: &Options) -> Result<bool> {
         );
         for (index, case) in cases.iter().enumerate() {
             let time = subject.net(index, case, empty, undo);
-            let ratio = time / reflect;
+            let ratio = match case.verdict {
+                Verdict::Answered => time / reflect_whole,
+                _ => time / reflect,
+            };
             let ok = ratio <= case.limit;
             within &= ok;
             print!("  {:<32} {time:>6.0} ns  {ratio:>5.2} ×", case.label);
@@ -327,6 +334,9 @@ pub fn run(options: &Options) -> Result<bool> {
                 print!("  limit {:.2} ×  {verdict:<6}", case.limit);
             } else {
                 print!("{:23}", "");
+            }
+            if case.verdict == Verdict::Answered {
+                print!("  ({:.2} × one address)", time / reflect);
             }
             match first.get(index) {
                 Some(base) => println!("  {:.2} × that of {} rules", time / base, options.rules[0]),

@@ -8,8 +8,8 @@ use aya_ebpf::{
 use dns_common::{
     abi::{EventHeader, MAX_FRAME, Servers},
     answer::{self, Absent, Captures, Entry, Found, Located, Settings, Suffix, Tables, Ways},
-    dfa::{Scratch, Tail, Tails},
-    packet::{Packet, VlanTag},
+    dfa::{NAME_AT, NAME_COPY, Scratch, Tail, Tails},
+    packet::{MAX_OPTIONS, Packet, VlanTag},
     pipeline::{self, Address, Host, Matched, Recognised},
     verdict::{REFRESHED, Reason, Verdict},
 };
@@ -47,6 +47,32 @@ pub trait Frame: Packet {
     /// # Safety
     /// `len` bytes at `to` must be writable, and the verifier must see that 0 < `len`.
     unsafe fn copy(&self, offset: u32, to: *mut u8, len: u32) -> bool;
+}
+
+/// [`Packet::copy_name`] of every frame.
+#[inline(always)]
+pub fn copy_name<F: Frame>(frame: &F, offset: u32, len: u32, scratch: &mut Scratch) -> bool {
+    if len == 0 || len > NAME_COPY {
+        return false;
+    }
+    // SAFETY: NAME_AT + NAME_COPY bytes fit, and 0 < len ≤ NAME_COPY.
+    unsafe {
+        frame.copy(
+            offset,
+            scratch.bytes.as_mut_ptr().add(NAME_AT as usize),
+            len,
+        )
+    }
+}
+
+/// [`Packet::copy_options`] of every frame.
+#[inline(always)]
+pub fn copy_options<F: Frame>(frame: &F, offset: u32, len: u32, scratch: &mut Scratch) -> bool {
+    if len == 0 || len > MAX_OPTIONS {
+        return false;
+    }
+    // SAFETY: MAX_OPTIONS bytes fit, and 0 < len ≤ MAX_OPTIONS.
+    unsafe { frame.copy(offset, scratch.reply.as_mut_ptr(), len) }
 }
 
 struct MapTails;

@@ -12,11 +12,11 @@ use aya_ebpf::{
 };
 use dns_common::{
     answer::REPLY_LEN,
-    dfa::{NAME_AT, NAME_COPY, Scratch},
-    packet::{MAX_OPTIONS, Packet, Scalar, VlanTag, Window},
+    dfa::Scratch,
+    packet::{Packet, Scalar, VlanTag, Window},
 };
 
-use crate::host::Frame;
+use crate::host::{self, Frame};
 
 pub struct Skb {
     context: *mut __sk_buff,
@@ -110,17 +110,7 @@ impl Packet for Skb {
 
     #[inline(always)]
     fn copy_name(&self, offset: u32, len: u32, scratch: &mut Scratch) -> bool {
-        if len == 0 || len > NAME_COPY {
-            return false;
-        }
-        // SAFETY: NAME_AT + NAME_COPY bytes fit, and 0 < len ≤ NAME_COPY.
-        unsafe {
-            self.copy(
-                offset,
-                scratch.bytes.as_mut_ptr().add(NAME_AT as usize),
-                len,
-            )
-        }
+        host::copy_name(self, offset, len, scratch)
     }
 
     #[inline(always)]
@@ -130,11 +120,7 @@ impl Packet for Skb {
 
     #[inline(always)]
     fn copy_options(&self, offset: u32, len: u32, scratch: &mut Scratch) -> bool {
-        if len == 0 || len > MAX_OPTIONS {
-            return false;
-        }
-        // SAFETY: MAX_OPTIONS bytes fit, and 0 < len ≤ MAX_OPTIONS.
-        unsafe { self.copy(offset, scratch.reply.as_mut_ptr(), len) }
+        host::copy_options(self, offset, len, scratch)
     }
 
     #[inline(always)]

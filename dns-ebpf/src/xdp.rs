@@ -14,12 +14,12 @@ use aya_ebpf::{
 };
 use dns_common::{
     answer::REPLY_LEN,
-    dfa::{NAME_AT, NAME_COPY, Scratch},
-    packet::{MAX_OPTIONS, Packet, Scalar, VlanTag, Window, changed_checksum},
+    dfa::Scratch,
+    packet::{Packet, Scalar, VlanTag, Window, changed_checksum},
 };
 
 use crate::{
-    host::Frame,
+    host::{self, Frame},
     maps::{self, MOVED},
 };
 
@@ -140,26 +140,12 @@ impl Packet for Buffer {
 
     #[inline(always)]
     fn copy_name(&self, offset: u32, len: u32, scratch: &mut Scratch) -> bool {
-        if len == 0 || len > NAME_COPY {
-            return false;
-        }
-        // SAFETY: NAME_AT + NAME_COPY bytes fit, and 0 < len ≤ NAME_COPY.
-        unsafe {
-            self.copy(
-                offset,
-                scratch.bytes.as_mut_ptr().add(NAME_AT as usize),
-                len,
-            )
-        }
+        host::copy_name(self, offset, len, scratch)
     }
 
     #[inline(always)]
     fn copy_options(&self, offset: u32, len: u32, scratch: &mut Scratch) -> bool {
-        if len == 0 || len > MAX_OPTIONS {
-            return false;
-        }
-        // SAFETY: MAX_OPTIONS bytes fit, and 0 < len ≤ MAX_OPTIONS.
-        unsafe { self.copy(offset, scratch.reply.as_mut_ptr(), len) }
+        host::copy_options(self, offset, len, scratch)
     }
 
     #[inline(always)]

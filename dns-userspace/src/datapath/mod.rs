@@ -16,6 +16,7 @@ mod log;
 mod mapping;
 mod monitor;
 mod netdev;
+mod netlink;
 mod offload;
 mod pod;
 mod ring;

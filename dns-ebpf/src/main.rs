@@ -80,8 +80,7 @@ fn decide<F: Frame>(frame: &mut F) -> Verdict {
     verdict
 }
 
-/// Out of the interface that the query came in on; straight to its peer where a program on the way out, which has never
-/// seen the query, could drop the reply.
+/// Straight to the peer of the interface that the query came in on, else out of that interface.
 #[inline(always)]
 fn send_back(ifindex: u32) -> i32 {
     // SAFETY: a value of this type lives there; both helpers take an index and no flags.

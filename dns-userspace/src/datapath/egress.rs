@@ -1,56 +1,60 @@
-//! How answers leave an interface: as any frame, or past the programs on its egress.
+//! How answers leave an interface: straight into the pod's end of its veth, or as any frame where there is no such end.
 //!
-//! A program on the way out has never seen a query that a program on the way in has answered; one that tracks connections
-//! would drop the reply. Where there is one, and the interface is a veth whose peer lives in another network namespace,
-//! `bpf_redirect_peer` puts the answer straight into that namespace. For any other interface it would drop the frame.
+//! `bpf_redirect_peer` spares an answer the way out: the queueing discipline, a second interrupt, and the programs and
+//! filters there, which have never seen a query that was answered on the way in; one that tracks connections would drop
+//! the reply. It needs a veth whose peer lives in another network namespace: for any other interface it would drop the
+//! frame.
 
-use std::io;
+use std::{collections::HashSet, io};
 
-use aya::programs::{SchedClassifier, TcAttachType};
 use dns_common::abi;
 
-use super::{
-    Interface,
-    netlink::{Netlink, attributes},
-};
+use super::netlink::{Netlink, attributes};
 
-/// Egress filters of clsact: TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_EGRESS).
-const CLSACT_EGRESS: u32 = 0xffff_fff3;
-/// struct tcmsg and struct ifinfomsg.
-const TC_MESSAGE: usize = 20;
+/// struct ifinfomsg.
 const LINK_MESSAGE: usize = 16;
 
-/// One of [`abi::BY_EGRESS`] and [`abi::TO_PEER`], for an interface of the calling thread's network namespace. Whatever
-/// cannot be found out is taken for the usual case.
-pub(super) fn way_out(interface: &Interface) -> u64 {
-    let has_tcx = SchedClassifier::query_tcx(&interface.name, TcAttachType::Egress)
-        .is_ok_and(|(_, programs)| !programs.is_empty());
-    let has_programs = has_tcx || has_clsact_filter(interface.index).unwrap_or(false);
-    if has_programs && peer_is_elsewhere(interface.index).unwrap_or(false) {
-        abi::TO_PEER
-    } else {
-        abi::BY_EGRESS
+/// Interfaces of the calling thread's network namespace that are one end of a veth whose other end is elsewhere.
+#[derive(Debug, Default)]
+pub(super) struct PeersElsewhere(HashSet<u32>);
+
+impl PeersElsewhere {
+    /// Looks at one interface.
+    pub(super) fn of(ifindex: u32) -> Self {
+        Self::ask(Some(ifindex))
+    }
+
+    /// Looks at all of them at once.
+    pub(super) fn of_all() -> Self {
+        Self::ask(None)
+    }
+
+    /// Whatever cannot be found out is taken for an interface without such a peer, which costs time, not answers.
+    fn ask(ifindex: Option<u32>) -> Self {
+        Self(found(ifindex).unwrap_or_default())
+    }
+
+    /// One of [`abi::BY_EGRESS`] and [`abi::TO_PEER`].
+    pub(super) fn way_out(&self, ifindex: u32) -> u64 {
+        if self.0.contains(&ifindex) {
+            abi::TO_PEER
+        } else {
+            abi::BY_EGRESS
+        }
     }
 }
 
-fn has_clsact_filter(ifindex: u32) -> io::Result<bool> {
-    let mut body = [0; TC_MESSAGE];
-    body[4..8].copy_from_slice(&ifindex.to_ne_bytes());
-    body[12..16].copy_from_slice(&CLSACT_EGRESS.to_ne_bytes());
-    let mut found = false;
-    Netlink::open(libc::NETLINK_ROUTE)?.ask(libc::RTM_GETTFILTER, true, &body, |kind, _| {
-        found |= kind == libc::RTM_NEWTFILTER;
-    })?;
-    Ok(found)
-}
-
-/// Whether an interface is one of a pair whose other end is in another network namespace.
-fn peer_is_elsewhere(ifindex: u32) -> io::Result<bool> {
-    let mut body = [0; LINK_MESSAGE];
-    body[4..8].copy_from_slice(&ifindex.to_ne_bytes());
-    let (mut is_veth, mut is_elsewhere) = (false, false);
-    Netlink::open(libc::NETLINK_ROUTE)?.ask(libc::RTM_GETLINK, false, &body, |_, body| {
-        for (kind, value) in attributes(body.get(LINK_MESSAGE..).unwrap_or(&[])) {
+fn found(ifindex: Option<u32>) -> io::Result<HashSet<u32>> {
+    let mut request = [0; LINK_MESSAGE];
+    request[4..8].copy_from_slice(&ifindex.unwrap_or(0).to_ne_bytes());
+    let mut found = HashSet::new();
+    let netlink = Netlink::open(libc::NETLINK_ROUTE)?;
+    netlink.ask(libc::RTM_GETLINK, ifindex.is_none(), &request, |_, body| {
+        let Some((message, rest)) = body.split_at_checked(LINK_MESSAGE) else {
+            return;
+        };
+        let (mut is_veth, mut is_elsewhere) = (false, false);
+        for (kind, value) in attributes(rest) {
             if kind == libc::IFLA_LINK_NETNSID {
                 is_elsewhere = true;
             }
@@ -59,8 +63,12 @@ fn peer_is_elsewhere(ifindex: u32) -> io::Result<bool> {
                     .any(|(kind, value)| kind == libc::IFLA_INFO_KIND && value == b"veth\0");
             }
         }
+        if is_veth && is_elsewhere {
+            let index = [message[4], message[5], message[6], message[7]];
+            found.insert(u32::from_ne_bytes(index));
+        }
     })?;
-    Ok(is_veth && is_elsewhere)
+    Ok(found)
 }
 
 #[cfg(test)]
@@ -69,11 +77,11 @@ mod tests {
 
     #[test]
     fn the_loopback_interface_has_no_peer() {
-        let loopback = Interface {
-            index: 1,
-            name: "lo".to_owned(),
-        };
-        assert!(!peer_is_elsewhere(1).unwrap());
-        assert_eq!(way_out(&loopback), abi::BY_EGRESS);
+        for peers in [PeersElsewhere::of(1), PeersElsewhere::of_all()] {
+            assert_eq!(peers.way_out(1), abi::BY_EGRESS);
+        }
+        assert!(found(Some(1)).unwrap().is_empty());
+        assert!(found(None).is_ok());
+        assert!(found(Some(u32::MAX >> 1)).is_err());
     }
 }

@@ -28,7 +28,7 @@ use super::{
     AnswerOptions, Answers, Decisions, Heartbeat, Hook, Interface, Order, ProgramLog, Ring, Switch,
     XdpMode, answers,
     attach::{self, AttachError, Link},
-    egress,
+    egress::PeersElsewhere,
     interfaces::Interfaces,
     mapping::Mapping,
     pod::Plain,
@@ -258,7 +258,7 @@ impl Datapath {
             Ok(link) => {
                 self.links
                     .insert(interface.index, (interface.clone(), link));
-                let way = egress::way_out(interface);
+                let way = PeersElsewhere::of(interface.index).way_out(interface.index);
                 self.interfaces.set_way_out(interface.index, way)
             }
             Err(error) => {
@@ -275,6 +275,7 @@ impl Datapath {
     /// they are left without a program.
     pub fn adopt(&mut self, previous: &mut Datapath) -> Vec<(Interface, DatapathError)> {
         let mut failed = Vec::new();
+        let peers = PeersElsewhere::of_all();
         let same_place = previous.options.hook == self.options.hook
             && previous.options.order == self.options.order;
         for (index, (interface, link)) in previous.links.drain() {
@@ -294,10 +295,9 @@ impl Datapath {
             });
             match replaced {
                 Ok(link) => {
-                    let way = egress::way_out(&interface);
                     self.links.insert(index, (interface, link));
                     // A failure leaves the usual way, until it is looked for again.
-                    let _ = self.interfaces.set_way_out(index, way);
+                    let _ = self.interfaces.set_way_out(index, peers.way_out(index));
                 }
                 Err(error) => {
                     self.interfaces.remove(index);
@@ -360,12 +360,12 @@ impl Datapath {
         }
     }
 
-    /// Looks again what sits on the egress of the interfaces, and lets answers go past it. Must run in the network
-    /// namespace of the interfaces, and now and then: whatever is put there is not told.
+    /// Looks again where the other ends of the interfaces are. Must run in the network namespace of the interfaces, and
+    /// now and then: an end may be moved after its interface was found.
     pub fn find_ways_out(&mut self) {
-        for (interface, _) in self.links.values() {
-            let way = egress::way_out(interface);
-            if let Err(error) = self.interfaces.set_way_out(interface.index, way) {
+        let peers = PeersElsewhere::of_all();
+        for (index, (interface, _)) in &self.links {
+            if let Err(error) = self.interfaces.set_way_out(*index, peers.way_out(*index)) {
                 tracing::debug!(interface = interface.name, %error, "way out not set");
             }
         }

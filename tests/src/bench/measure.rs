@@ -24,7 +24,7 @@ use super::{
         open,
         socket::Frames,
     },
-    metric,
+    metric, program,
     plan::{Axis, Cell, LABELS, Mode, Pair, WINDOW, What},
 };
 
@@ -53,6 +53,7 @@ pub struct Bench {
     ready: HashMap<String, Ready>,
     /// Number of the first label that nobody has asked for.
     fresh: usize,
+    program: Option<program::Times>,
 }
 
 impl Bench {
@@ -61,12 +62,14 @@ impl Bench {
             mode,
             ready: HashMap::new(),
             fresh: 1_000_000,
+            program: None,
         }
     }
 
     /// Ends everything that cells of one group have started.
     pub fn clear(&mut self) {
         self.ready.clear();
+        self.program = None;
     }
 
     /// One measurement of a cell, in `round`, at `point` where something grows.
@@ -79,6 +82,7 @@ impl Bench {
             What::Open { per_second } => self.open(cell, per_second),
             What::Pair(pair) => self.pair(pair, round),
             What::Start => start(cell),
+            What::Program => self.program(),
             What::Growth(axis) => self.growth(axis, point.context("a point of a growth curve")?),
         }
         .with_context(|| format!("measuring {}", cell.id))
@@ -182,16 +186,19 @@ impl Bench {
         Ok(measured)
     }
 
-    /// Which side comes first alternates from round to round.
+    /// Each side twice, one of them around the other, so that a machine that becomes faster or slower meanwhile does so
+    /// for both; which one is outside alternates from round to round.
     fn pair(&mut self, pair: Pair, round: usize) -> Result<Measured> {
-        let without_first = round.is_multiple_of(2);
-        let first = self.side(pair, !without_first)?;
-        let second = self.side(pair, without_first)?;
-        let (without, with) = if without_first {
-            (first, second)
-        } else {
-            (second, first)
-        };
+        let outside = !round.is_multiple_of(2);
+        let (mut with, mut without) = (0.0, 0.0);
+        for with_gregor in [outside, !outside, !outside, outside] {
+            let value = self.side(pair, with_gregor)? / 2.0;
+            if with_gregor {
+                with += value;
+            } else {
+                without += value;
+            }
+        }
         ensure!(without > 0.0, "nothing came through without gregor");
         let mut measured = Measured::default();
         measured.set(metric::WITH, with);
@@ -230,6 +237,18 @@ impl Bench {
         }
     }
 
+    fn program(&mut self) -> Result<Measured> {
+        let program = match &mut self.program {
+            Some(program) => program,
+            none => none.insert(program::Times::new()?),
+        };
+        let mut measured = Measured::default();
+        for (metric, nanoseconds) in program.round(PROGRAM_RUNS)? {
+            measured.set(metric, nanoseconds);
+        }
+        Ok(measured)
+    }
+
     fn growth(&mut self, axis: Axis, point: usize) -> Result<Measured> {
         let span = self.mode.span();
         let key = format!("{}/{point}", axis.id());
@@ -265,6 +284,9 @@ impl Bench {
 }
 
 type Senders = Vec<Vec<Frames>>;
+
+/// Runs of the program in each round and for each kind of frame.
+const PROGRAM_RUNS: u32 = 20_000;
 
 impl Ready {
     /// Generators in as many pods, on no more threads than there are processors.

@@ -59,7 +59,18 @@ pub const READY: &str = "ready_ms";
 pub const RESIDENT: &str = "resident_kib";
 pub const MAPS: &str = "maps_kib";
 
-pub const ALL: [Metric; 15] = [
+// Time of one run of a program, net of an empty one.
+pub const PROGRAM_REFLECTOR: &str = "program_reflector_ns";
+/// Of the reflector with as many bytes as a tenant's usual answer.
+pub const PROGRAM_WHOLE_REFLECTOR: &str = "program_whole_reflector_ns";
+pub const PROGRAM_NOT_DNS: &str = "program_not_dns_ns";
+pub const PROGRAM_FOREIGN: &str = "program_foreign_ns";
+pub const PROGRAM_CLUSTER: &str = "program_cluster_ns";
+pub const PROGRAM_RECOGNISED: &str = "program_recognised_ns";
+pub const PROGRAM_HANDED_OVER: &str = "program_handed_over_ns";
+pub const PROGRAM_ANSWERED: &str = "program_answered_ns";
+
+pub const ALL: [Metric; 23] = [
     higher(ANSWERS, "1/s"),
     higher(SENT, "1/s"),
     higher(REFLECTED, "1/s"),
@@ -90,6 +101,14 @@ pub const ALL: [Metric; 15] = [
     lower(READY, "ms"),
     lower(RESIDENT, "KiB"),
     lower(MAPS, "KiB"),
+    lower(PROGRAM_REFLECTOR, "ns"),
+    lower(PROGRAM_WHOLE_REFLECTOR, "ns"),
+    lower(PROGRAM_NOT_DNS, "ns"),
+    lower(PROGRAM_FOREIGN, "ns"),
+    lower(PROGRAM_CLUSTER, "ns"),
+    lower(PROGRAM_RECOGNISED, "ns"),
+    lower(PROGRAM_HANDED_OVER, "ns"),
+    lower(PROGRAM_ANSWERED, "ns"),
 ];
 
 pub fn by_name(name: &str) -> Option<&'static Metric> {

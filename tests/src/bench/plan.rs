@@ -41,6 +41,8 @@ pub enum What {
     Pair(Pair),
     /// Until it answers, and how much memory it then has.
     Start,
+    /// Time of the kernel program itself, by kind of frame.
+    Program,
     Growth(Axis),
 }
 
@@ -140,16 +142,16 @@ impl Mode {
         }
     }
 
-    /// Of one side of a pair, but for iperf3, which counts whole seconds.
+    /// Of one of the four parts of a pair, but for iperf3, which counts whole seconds.
     pub fn pair(self) -> Span {
         match self {
             Self::Quick => Span {
                 warm_up: Duration::from_millis(20),
-                duration: Duration::from_millis(150),
+                duration: Duration::from_millis(80),
             },
             Self::Full => Span {
                 warm_up: Duration::from_millis(200),
-                duration: Duration::from_millis(1000),
+                duration: Duration::from_millis(800),
             },
         }
     }
@@ -220,9 +222,13 @@ impl Plan {
             Mode::Full => &[10, 100],
         };
         for &pods in pods {
+            // The limit is measured with one pod and with the most.
+            let limit = (pods > 10).then_some(REFLECTOR);
             groups.push(Group {
                 title: format!("{pods} pods"),
-                cells: [REFLECTOR, NODELOCAL, GREGOR_NODELOCAL]
+                cells: limit
+                    .into_iter()
+                    .chain([NODELOCAL, GREGOR_NODELOCAL])
                     .map(|contender| Cell {
                         id: format!("throughput/{pods}-pods/{contender}"),
                         contender: Some(contender),
@@ -231,7 +237,7 @@ impl Plan {
                             traffic: Traffic::Matched,
                         },
                     })
-                    .to_vec(),
+                    .collect(),
                 rounds: mode.rounds(),
             });
         }
@@ -258,6 +264,16 @@ impl Plan {
                 Mode::Quick => super::stats::FEWEST,
                 Mode::Full => 30,
             },
+        });
+        groups.push(Group {
+            title: "the program".to_owned(),
+            cells: vec![Cell {
+                id: "program".to_owned(),
+                contender: None,
+                pods: 0,
+                what: What::Program,
+            }],
+            rounds: mode.rounds(),
         });
         groups.push(Group {
             title: "start and memory".to_owned(),
@@ -328,11 +344,12 @@ impl Cell {
                 What::Dnsperf => Duration::from_millis(1300),
                 What::Closed => mode.latency(),
                 What::Open { .. } => mode.latency() + Duration::from_millis(500),
-                What::Pair(Pair::Tcp | Pair::Udp) => Duration::from_millis(2900),
+                What::Pair(Pair::Tcp | Pair::Udp) => Duration::from_millis(4900),
                 What::Pair(_) => {
-                    2 * (mode.pair().warm_up + mode.pair().duration) + Duration::from_millis(250)
+                    4 * (mode.pair().warm_up + mode.pair().duration) + Duration::from_millis(400)
                 }
                 What::Start => Duration::from_millis(1500),
+                What::Program => Duration::from_millis(100),
                 What::Growth(_) => 2 * run,
             }
     }

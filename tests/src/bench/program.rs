@@ -19,7 +19,7 @@ use gregor::{
 };
 use hickory_proto::rr::{Name, RecordType};
 
-use super::limits::Limits;
+use super::{limits::Limits, metric, stats};
 use crate::packets::{
     build::{name, question, udp_to},
     loaded::{LOOPBACK, Loaded, everybody},
@@ -56,9 +56,21 @@ const HEARTBEAT: Duration = Duration::from_secs(60);
 /// What a case may cost, in multiples of the reflector.
 struct Case {
     label: &'static str,
+    /// What the report calls it.
+    metric: &'static str,
     frame: Vec<u8>,
     verdict: Verdict,
     limit: f64,
+}
+
+impl Case {
+    /// The part of its time that is not the program's.
+    fn not_its_own(&self, empty: f64, undo: f64) -> f64 {
+        match self.verdict {
+            Verdict::Answered => undo,
+            _ => empty,
+        }
+    }
 }
 
 fn cases() -> Result<Vec<Case>> {
@@ -67,6 +79,7 @@ fn cases() -> Result<Vec<Case>> {
     Ok(vec![
         Case {
             label: "not DNS",
+            metric: metric::PROGRAM_NOT_DNS,
             frame: ask(FOREIGN)
                 .with_udp(|udp| udp.destination_port = 4433)
                 .build()
@@ -76,30 +89,35 @@ fn cases() -> Result<Vec<Case>> {
         },
         Case {
             label: "foreign name",
+            metric: metric::PROGRAM_FOREIGN,
             frame: ask(FOREIGN).build().bytes,
             verdict: Verdict::Pass(Reason::NoRule),
             limit: 0.3,
         },
         Case {
             label: "other svc.cluster.local name",
+            metric: metric::PROGRAM_CLUSTER,
             frame: ask(CLUSTER).build().bytes,
             verdict: Verdict::Pass(Reason::NoRule),
             limit: 1.5,
         },
         Case {
             label: "match, no responder",
+            metric: metric::PROGRAM_RECOGNISED,
             frame: ask(MATCHING).build().bytes,
             verdict: Verdict::Pass(Reason::NoResponder),
             limit: f64::INFINITY,
         },
         Case {
             label: "match, handed to the responder",
+            metric: metric::PROGRAM_HANDED_OVER,
             frame: ask(MATCHING).build().bytes,
             verdict: Verdict::Taken,
             limit: 2.0,
         },
         Case {
             label: "match, answered",
+            metric: metric::PROGRAM_ANSWERED,
             frame: ask(MATCHING).build().bytes,
             verdict: Verdict::Answered,
             limit: 3.0,
@@ -172,11 +190,7 @@ impl Subject {
 
     /// Median of a case, less what is not the program's own.
     fn net(&self, index: usize, case: &Case, empty: f64, undo: f64) -> f64 {
-        let less = match case.verdict {
-            Verdict::Answered => undo,
-            _ => empty,
-        };
-        median(&self.times[index]) - less
+        median(&self.times[index]) - case.not_its_own(empty, undo)
     }
 
     fn time(&mut self, case: &Case, repeat: u32) -> Result<f64> {
@@ -260,6 +274,61 @@ fn publish(loaded: &Loaded, entries: usize) -> Result<()> {
     Ok(())
 }
 
+/// Nanoseconds of one round of the programs around gregor's.
+struct Around {
+    empty: f64,
+    undo: f64,
+    /// Net of `undo`.
+    reflect: f64,
+    reflect_whole: f64,
+}
+
+impl Around {
+    fn time(limits: &mut Limits, frame: &[u8], repeat: u32) -> Result<Self> {
+        let mut limit = |name| limits.time(name, frame, repeat).map(nanoseconds);
+        let (empty, undo) = (limit("empty")?, limit("undo")?);
+        Ok(Self {
+            empty,
+            undo,
+            reflect: limit("reflect_undo")? - undo,
+            reflect_whole: limit("reflect_whole_undo")? - undo,
+        })
+    }
+}
+
+/// The program with the article's rule and one answer, for the report.
+pub struct Times {
+    cases: Vec<Case>,
+    limits: Limits,
+    subject: Subject,
+}
+
+impl Times {
+    pub fn new() -> Result<Self> {
+        let cases = cases()?;
+        Ok(Self {
+            limits: Limits::load()?,
+            subject: Subject::new(Hook::Tcx, 1, 1, cases.len())?,
+            cases,
+        })
+    }
+
+    /// Nanoseconds of one run in each case, net of an empty program, by metric.
+    pub fn round(&mut self, repeat: u32) -> Result<Vec<(&'static str, f64)>> {
+        let frame = &self.cases.last().context("no case")?.frame;
+        let around = Around::time(&mut self.limits, frame, repeat)?;
+        let mut times = vec![
+            (metric::PROGRAM_REFLECTOR, around.reflect),
+            (metric::PROGRAM_WHOLE_REFLECTOR, around.reflect_whole),
+        ];
+        for case in &self.cases {
+            let less = case.not_its_own(around.empty, around.undo);
+            times.push((case.metric, self.subject.time(case, repeat)? - less));
+        }
+        Ok(times)
+    }
+}
+
 /// Measures and prints; `false` when a ratio is over its limit.
 pub fn run(options: &Options) -> Result<bool> {
     ensure!(
@@ -283,15 +352,10 @@ pub fn run(options: &Options) -> Result<bool> {
         .collect::<Result<Vec<_>>>()?;
 
     let frame = &cases.last().context("no case")?.frame;
-    let (mut empty, mut reflect, mut undo) = (Vec::new(), Vec::new(), Vec::new());
-    let mut reflect_whole = Vec::new();
+    let mut around = Vec::new();
     for round in 0..options.rounds {
         eprint!("\rround {} of {}", round + 1, options.rounds);
-        let mut limit = |name| limits.time(name, frame, options.repeat).map(nanoseconds);
-        empty.push(limit("empty")?);
-        undo.push(limit("undo")?);
-        reflect.push(limit("reflect_undo")? - undo[round]);
-        reflect_whole.push(limit("reflect_whole_undo")? - undo[round]);
+        around.push(Around::time(&mut limits, frame, options.repeat)?);
         for subject in &mut subjects {
             for (index, case) in cases.iter().enumerate() {
                 let time = subject.time(case, options.repeat)?;
@@ -301,8 +365,9 @@ pub fn run(options: &Options) -> Result<bool> {
     }
     eprintln!();
 
-    let (empty, reflect, undo) = (median(&empty), median(&reflect), median(&undo));
-    let reflect_whole = median(&reflect_whole);
+    let of = |part: fn(&Around) -> f64| median(&around.iter().map(part).collect::<Vec<_>>());
+    let (empty, undo) = (of(|it| it.empty), of(|it| it.undo));
+    let (reflect, reflect_whole) = (of(|it| it.reflect), of(|it| it.reflect_whole));
     println!(
         "median of {} rounds of {} runs; ns net of an empty program ({empty:.0} ns); reflector of one address {reflect:.0} ns = 1.00 ×, of a whole answer {reflect_whole:.0} ns",
         options.rounds, options.repeat
@@ -359,7 +424,5 @@ fn nanoseconds(duration: Duration) -> f64 {
 }
 
 fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+    stats::median(values).unwrap_or(f64::NAN)
 }

@@ -6,7 +6,7 @@ use super::{
 };
 
 /// What a line shows of a cell, in this order; the rest is in the report.
-const SHOWN: [&str; 8] = [
+const SHOWN: [&str; 12] = [
     metric::ANSWERS,
     metric::SENT,
     metric::BUSY,
@@ -15,6 +15,10 @@ const SHOWN: [&str; 8] = [
     metric::RATIO,
     metric::READY,
     metric::RESIDENT,
+    metric::PROGRAM_NOT_DNS,
+    metric::PROGRAM_FOREIGN,
+    metric::PROGRAM_ANSWERED,
+    metric::PROGRAM_WHOLE_REFLECTOR,
 ];
 
 /// Prints the figures of one group.
@@ -49,6 +53,10 @@ fn one(figure: &Figure) -> String {
         metric::P99 => "p99 ",
         metric::READY => "ready ",
         metric::RESIDENT => "resident ",
+        metric::PROGRAM_NOT_DNS => "not DNS ",
+        metric::PROGRAM_FOREIGN => "foreign ",
+        metric::PROGRAM_ANSWERED => "answered ",
+        metric::PROGRAM_WHOLE_REFLECTOR => "as long a fixed answer ",
         _ => "",
     };
     let text = format!("{label}{}", say::value(summary.median, &figure.unit));

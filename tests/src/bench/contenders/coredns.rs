@@ -1,6 +1,6 @@
 //! CoreDNS with the article's template and a cache: as a plain forwarder, and as NodeLocal configures it.
 
-use std::{fs, process::Command};
+use std::{fs, path::PathBuf, process::Command};
 
 use anyhow::Result;
 use gregor_lab::{
@@ -45,7 +45,8 @@ impl Contender for CoreDns {
     }
 
     fn about(&self) -> String {
-        format!("CoreDNS with this Corefile:\n{}", corefile(self.kind))
+        let (program, corefile) = (program_name(self.kind), corefile(self.kind));
+        format!("{program} with this Corefile:\n{corefile}")
     }
 
     fn start(&self, needs: &Needs) -> Result<Stand> {
@@ -61,9 +62,33 @@ pub fn start(stand: &mut Stand, kind: Kind) -> Result<()> {
     fs::create_dir_all(&directory)?;
     let path = directory.join("Corefile");
     fs::write(&path, corefile(kind))?;
-    let mut command = Command::new(tools::coredns()?);
+    let mut command = match node_cache(kind) {
+        Some(program) => {
+            let mut command = Command::new(program);
+            command
+                .args(["-localip", &NODE_LOCAL_V4.to_string()])
+                .args(["-setupinterface=false", "-setupiptables=false"]);
+            command
+        }
+        None => Command::new(tools::coredns()?),
+    };
     command.arg("-conf").arg(&path).current_dir(&directory);
     stand.start_server(command)
+}
+
+/// NodeLocal's own binary, which is CoreDNS with the interface and the rules around it, where there is one.
+fn node_cache(kind: Kind) -> Option<PathBuf> {
+    match kind {
+        Kind::Plain => None,
+        Kind::NodeLocal => tools::node_cache().ok(),
+    }
+}
+
+fn program_name(kind: Kind) -> &'static str {
+    match node_cache(kind) {
+        Some(_) => "node-cache",
+        None => "CoreDNS",
+    }
 }
 
 /// As in the article and in NodeLocal's manifest; without `log`, which nobody leaves on under load.

@@ -13,7 +13,7 @@ use self::{
 };
 use super::{
     analyse::FIRST,
-    contenders::{NODELOCAL, REFLECTOR},
+    contenders::{GREGOR_NODELOCAL, NODELOCAL, REFLECTOR, RESPONDER},
     journal::say as say_time,
     metric, say,
     schema::{CellReport, Claim, Figure, Report},
@@ -33,6 +33,7 @@ pub fn page(report: &Report) -> Result<String> {
     throughput(&mut body, report);
     latency(&mut body, report)?;
     pairs(&mut body, report);
+    program(&mut body, report);
     growth(&mut body, report);
     table(&mut body, report);
     method(&mut body, report);
@@ -136,11 +137,7 @@ fn bars_of(report: &Report, work: &str, metric: &str) -> Vec<Bar> {
                 label: report.title(&contender),
                 contender,
                 median: figure.summary.median,
-                rounds: cell
-                    .samples
-                    .iter()
-                    .filter_map(|sample| sample.values.get(metric).copied())
-                    .collect(),
+                rounds: values(cell, metric),
             })
         })
         .collect()
@@ -193,11 +190,7 @@ fn throughput(body: &mut String, report: &Report) {
                     label: "sent to the dropping program".to_owned(),
                     contender: "discard".to_owned(),
                     median: sent.summary.median,
-                    rounds: cell
-                        .samples
-                        .iter()
-                        .filter_map(|sample| sample.values.get(metric::SENT).copied())
-                        .collect(),
+                    rounds: values(cell, metric::SENT),
                 },
             );
         }
@@ -290,11 +283,7 @@ fn pairs(body: &mut String, report: &Report) {
             "pair/udp" => ("UDP in small datagrams (iperf3)", 0.97),
             other => (other, 1.0),
         };
-        let ratios: Vec<f64> = cell
-            .samples
-            .iter()
-            .filter_map(|sample| sample.values.get(metric::RATIO).copied())
-            .collect();
+        let ratios = values(cell, metric::RATIO);
         let interval = figure_of.interval;
         let caption = match interval {
             Some(interval) => format!(
@@ -313,6 +302,71 @@ fn pairs(body: &mut String, report: &Report) {
             &caption,
         );
     }
+}
+
+fn program(body: &mut String, report: &Report) {
+    let Some(cell) = report.cell("program") else {
+        return;
+    };
+    let bars: Vec<Bar> = [
+        (metric::PROGRAM_NOT_DNS, "not DNS", GREGOR_NODELOCAL),
+        (metric::PROGRAM_FOREIGN, "a foreign name", GREGOR_NODELOCAL),
+        (
+            metric::PROGRAM_CLUSTER,
+            "another name of the cluster",
+            GREGOR_NODELOCAL,
+        ),
+        (
+            metric::PROGRAM_RECOGNISED,
+            "a match, no responder",
+            GREGOR_NODELOCAL,
+        ),
+        (
+            metric::PROGRAM_HANDED_OVER,
+            "a match, to the responder",
+            RESPONDER,
+        ),
+        (
+            metric::PROGRAM_ANSWERED,
+            "a match, answered",
+            GREGOR_NODELOCAL,
+        ),
+        (
+            metric::PROGRAM_REFLECTOR,
+            "fixed answer of one address",
+            REFLECTOR,
+        ),
+        (
+            metric::PROGRAM_WHOLE_REFLECTOR,
+            "fixed answer as long as gregor's",
+            REFLECTOR,
+        ),
+    ]
+    .into_iter()
+    .filter_map(|(metric, label, contender)| {
+        Some(Bar {
+            label: label.to_owned(),
+            contender: contender.to_owned(),
+            median: cell.figure(metric, None)?.summary.median,
+            rounds: values(cell, metric),
+        })
+    })
+    .collect();
+    let title = "What one packet pays in the program itself";
+    let _ = writeln!(body, "<h3>{title}</h3>");
+    figure(
+        body,
+        &charts::bars(title, "ns", &bars),
+        "BPF_PROG_TEST_RUN, net of an empty program. The first line is what every packet of a pod pays, the second what a foreign query does.",
+    );
+}
+
+/// A metric of each round.
+fn values(cell: &CellReport, metric: &str) -> Vec<f64> {
+    cell.samples
+        .iter()
+        .filter_map(|sample| sample.values.get(metric).copied())
+        .collect()
 }
 
 fn growth(body: &mut String, report: &Report) {

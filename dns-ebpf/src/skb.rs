@@ -12,11 +12,14 @@ use aya_ebpf::{
 };
 use dns_common::{
     answer::REPLY_LEN,
-    dfa::Scratch,
-    packet::{Packet, Scalar, VlanTag, Window},
+    dfa::{Scratch, bounded},
+    packet::{self, HEADERS, Packet, Scalar, VlanTag, Window},
 };
 
 use crate::host::{self, Frame};
+
+/// Bounds offsets and lengths of headers.
+const HEADERS_MASK: u32 = HEADERS as u32 - 1;
 
 pub struct Skb {
     context: *mut __sk_buff,
@@ -35,6 +38,28 @@ impl Skb {
     fn locate(&mut self) {
         let skb = self.raw();
         (self.data, self.data_end) = (skb.data as usize, skb.data_end as usize);
+    }
+
+    /// Copies `len` bytes into the frame.
+    ///
+    /// # Safety
+    /// `len` bytes at `from` must be readable, and the verifier must see that 0 < `len`.
+    #[inline(always)]
+    unsafe fn store(&self, offset: u32, from: *const u8, len: u32) -> bool {
+        // SAFETY: as the caller promises.
+        unsafe { bpf_skb_store_bytes(self.context.cast(), offset, from.cast(), len, 0) == 0 }
+    }
+
+    /// `N` bytes of the headers in the scratch, at an offset that is masked.
+    #[inline(always)]
+    fn window_at<'a, const N: usize, const MASK: u32>(
+        &self,
+        offset: u32,
+        scratch: &'a mut Scratch,
+    ) -> Option<Window<'a, N>> {
+        const { assert!(MASK as usize + N <= HEADERS + 1) };
+        // SAFETY: N bytes from a masked offset are within the array, or one byte of what follows it.
+        Some(unsafe { Window::new(scratch.headers.as_mut_ptr().add(bounded::<MASK>(offset))) })
     }
 
     #[inline(always)]
@@ -137,52 +162,84 @@ impl Packet for Skb {
             return false;
         }
         // SAFETY: 0 < len ≤ REPLY_LEN, which the scratch has.
-        let done = unsafe {
-            bpf_skb_store_bytes(
-                self.context.cast(),
-                offset,
-                scratch.reply.as_ptr().cast(),
-                len,
-                0,
-            ) == 0
-        };
+        let done = unsafe { self.store(offset, scratch.reply.as_ptr(), len) };
+        self.locate();
+        done
+    }
+
+    // Not in place: a program that writes into frames by itself has the kernel copy each one that is a clone before it
+    // runs, and every TCP segment is one.
+    #[inline(always)]
+    fn take_headers(&mut self, len: u32, scratch: &mut Scratch) -> bool {
+        let len = len & HEADERS_MASK;
+        if len == 0 {
+            return false;
+        }
+        // SAFETY: 0 < len < HEADERS, which the scratch has.
+        unsafe { self.copy(0, scratch.headers.as_mut_ptr(), len) }
+    }
+
+    #[inline(always)]
+    fn put_headers(&mut self, len: u32, scratch: &Scratch) -> bool {
+        let len = len & HEADERS_MASK;
+        if len == 0 {
+            return false;
+        }
+        // SAFETY: 0 < len < HEADERS, which the scratch has.
+        let done = unsafe { self.store(0, scratch.headers.as_ptr(), len) };
         self.locate();
         done
     }
 
     #[inline(always)]
-    fn change_udp_checksum(&mut self, offset: u32, delta: u16, old_len: u16, new_len: u16) -> bool {
+    fn change_udp_checksum(
+        &mut self,
+        offset: u32,
+        delta: u16,
+        old_len: u16,
+        new_len: u16,
+        scratch: &mut Scratch,
+    ) -> bool {
+        // What is not the pseudo-header is only in a whole checksum, and which frames have begun theirs is known to the
+        // helper alone. It is called once, for the length: what that does to the field tells them apart.
+        let Some(window) = self.window_at::<2, HEADERS_MASK>(offset, scratch) else {
+            return false;
+        };
+        let before = window.get::<u16>(0);
+        let (from, to, delta) = (old_len.to_be(), new_len.to_be(), delta.to_be());
         let mangled = u64::from(BPF_F_MARK_MANGLED_0);
-        // What a checksum covers, and the pseudo-header, one by one: a frame whose checksum is only begun has the latter
-        // alone in its field, and the helper knows which frames these are.
+        let pseudo = mangled | u64::from(BPF_F_PSEUDO_HDR) | 2;
+        // A length that stays tells nothing; then all has changed but the pseudo-header.
+        let stays = from == to;
+        let (was, is, flags) = if stays {
+            (0, delta, mangled)
+        } else {
+            (from, to, pseudo)
+        };
         // SAFETY: the context is the kernel's.
         let done = unsafe {
-            bpf_l4_csum_replace(
-                self.context.cast(),
-                offset,
-                0,
-                u64::from(delta.to_be()),
-                mangled,
-            ) == 0
-                && bpf_l4_csum_replace(
-                    self.context.cast(),
-                    offset,
-                    u64::from(old_len.to_be()),
-                    u64::from(new_len.to_be()),
-                    mangled | u64::from(BPF_F_PSEUDO_HDR) | 2,
-                ) == 0
+            bpf_l4_csum_replace(self.context.cast(), offset, was.into(), is.into(), flags) == 0
         };
         self.locate();
-        done
+        let at = self.data + bounded::<HEADERS_MASK>(offset);
+        if !done || at + size_of::<u16>() > self.data_end {
+            return false;
+        }
+        // SAFETY: within the linear part.
+        let mut checksum = unsafe { core::ptr::read_volatile(at as *const u16) };
+        if !stays && !packet::is_begun(before, checksum, from, to) {
+            checksum = packet::with_delta(checksum, delta.into());
+        }
+        window.put(0, checksum);
+        true
     }
 
     #[inline(always)]
-    fn window<const N: usize>(&mut self, offset: u32) -> Option<Window<'_, N>> {
-        let at = self.data + (offset & 31) as usize;
-        if at + N > self.data_end {
-            return None;
-        }
-        // SAFETY: N bytes of the linear part, which is ours alone once the frame was resized.
-        Some(unsafe { Window::new(at as *mut u8) })
+    fn window<'a, const N: usize>(
+        &'a mut self,
+        offset: u32,
+        scratch: &'a mut Scratch,
+    ) -> Option<Window<'a, N>> {
+        self.window_at::<N, 31>(offset, scratch)
     }
 }

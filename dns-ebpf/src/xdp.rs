@@ -183,7 +183,14 @@ impl Packet for Buffer {
     }
 
     #[inline(always)]
-    fn change_udp_checksum(&mut self, offset: u32, delta: u16, old_len: u16, new_len: u16) -> bool {
+    fn change_udp_checksum(
+        &mut self,
+        offset: u32,
+        delta: u16,
+        old_len: u16,
+        new_len: u16,
+        _scratch: &mut Scratch,
+    ) -> bool {
         let at = self.data + (offset & 127) as usize;
         if at + 2 > self.data_end {
             return false;
@@ -198,7 +205,11 @@ impl Packet for Buffer {
     }
 
     #[inline(always)]
-    fn window<const N: usize>(&mut self, offset: u32) -> Option<Window<'_, N>> {
+    fn window<'a, const N: usize>(
+        &'a mut self,
+        offset: u32,
+        _scratch: &'a mut Scratch,
+    ) -> Option<Window<'a, N>> {
         let at = self.data + (offset & 31) as usize;
         if at + N > self.data_end {
             return None;

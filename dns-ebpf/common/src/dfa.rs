@@ -13,6 +13,7 @@
 
 use crate::{
     answer::{Asked, Key, REPLY_LEN, REPLY_MASK, STRIDE, Told},
+    packet::HEADERS,
     pipeline::Frame,
     wire::{MAX_NAME, QUESTION_TAIL},
 };
@@ -51,6 +52,8 @@ pub struct Scratch {
     pub asked: Asked,
     pub told: Told,
     pub(crate) key: Key,
+    /// The headers of a frame that becomes a reply.
+    pub headers: [u8; HEADERS],
     /// A reply's sections, from the answer section on. A stride may start at the last masked index.
     pub reply: [u8; REPLY_LEN + STRIDE],
 }
@@ -85,6 +88,7 @@ impl Scratch {
                 rule: 0,
             },
             key: Key::EMPTY,
+            headers: [0; HEADERS],
             reply: [0; REPLY_LEN + STRIDE],
         }
     }
@@ -204,7 +208,7 @@ impl Default for Scratch {
 
 /// `index & MASK`, where the verifier sees it: LLVM, which often knows that the mask changes nothing, must not drop it.
 #[inline(always)]
-pub(crate) fn bounded<const MASK: u32>(index: u32) -> usize {
+pub fn bounded<const MASK: u32>(index: u32) -> usize {
     bounded64::<MASK>(u64::from(index))
 }
 

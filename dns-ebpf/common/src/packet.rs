@@ -61,16 +61,39 @@ pub trait Packet {
     /// Writes the first `len` bytes of the scratch's reply at `offset`.
     fn write(&mut self, offset: u32, scratch: &Scratch, len: u32) -> bool;
 
-    /// Brings the UDP checksum at `offset` up to date: the ones' complement sum of what it covers has grown by `delta`,
-    /// and the length in its pseudo-header has changed. A checksum of 0 over IPv4 stays.
-    fn change_udp_checksum(&mut self, offset: u32, delta: u16, old_len: u16, new_len: u16) -> bool;
+    /// Makes the first `len` bytes ready to be changed, in the scratch where they cannot be in place.
+    fn take_headers(&mut self, _len: u32, _scratch: &mut Scratch) -> bool {
+        true
+    }
 
-    /// `N` bytes at `offset`, to be read and written in place. The frame is linear up to there once it was resized.
-    fn window<const N: usize>(&mut self, offset: u32) -> Option<Window<'_, N>>;
+    /// Brings the UDP checksum at `offset` of the headers that were taken up to date: the ones' complement sum of what it
+    /// covers has grown by `delta`, and the length in its pseudo-header has changed. A checksum of 0 over IPv4 stays.
+    fn change_udp_checksum(
+        &mut self,
+        offset: u32,
+        delta: u16,
+        old_len: u16,
+        new_len: u16,
+        scratch: &mut Scratch,
+    ) -> bool;
+
+    /// `N` bytes at `offset` of the headers that were taken.
+    fn window<'a, const N: usize>(
+        &'a mut self,
+        offset: u32,
+        scratch: &'a mut Scratch,
+    ) -> Option<Window<'a, N>>;
+
+    /// Puts them back.
+    fn put_headers(&mut self, _len: u32, _scratch: &Scratch) -> bool {
+        true
+    }
 }
 
 /// Most bytes of EDNS options that a program looks at.
 pub const MAX_OPTIONS: u32 = 256;
+/// Room for the headers of a frame: Ethernet, two tags, IPv6, UDP and DNS are 82 bytes.
+pub const HEADERS: usize = 128;
 
 /// Bytes of a frame that are known to be there.
 pub struct Window<'a, const N: usize> {
@@ -90,7 +113,7 @@ impl<'a, const N: usize> Window<'a, N> {
     }
 
     #[inline(always)]
-    pub(crate) fn get<T: Scalar>(&self, at: usize) -> T {
+    pub fn get<T: Scalar>(&self, at: usize) -> T {
         debug_assert!(at + size_of::<T>() <= N);
         // SAFETY: callers name places below N, all of them constants.
         unsafe {
@@ -106,7 +129,7 @@ impl<'a, const N: usize> Window<'a, N> {
     }
 
     #[inline(always)]
-    pub(crate) fn put<T: Scalar>(&self, at: usize, value: T) {
+    pub fn put<T: Scalar>(&self, at: usize, value: T) {
         debug_assert!(at + size_of::<T>() <= N);
         // SAFETY: as in `get`.
         unsafe {
@@ -133,14 +156,30 @@ impl<'a, const N: usize> Window<'a, N> {
 /// A checksum that covers everything, after what it covers has changed (RFC 1624).
 #[inline(always)]
 pub fn changed_checksum(checksum: u16, delta: u16, old_len: u16, new_len: u16) -> u16 {
+    let delta = u32::from(delta) + u32::from(!old_len) + u32::from(new_len);
+    with_delta(checksum, delta)
+}
+
+/// The same where the sum has grown by `delta`, in the byte order of the checksum. 0 stands for no checksum.
+#[inline(always)]
+pub fn with_delta(checksum: u16, delta: u32) -> u16 {
     if checksum == 0 {
         return 0;
     }
-    let sum = u32::from(!checksum) + u32::from(delta) + u32::from(!old_len) + u32::from(new_len);
-    match !fold(sum) {
+    match !fold(u32::from(!checksum) + delta) {
         0 => 0xffff,
         checksum => checksum,
     }
+}
+
+/// Whether a field that was `before` and is `after` has had a part of its pseudo-header, `from`, replaced by `to` as in a
+/// checksum that is only begun: by adding to the field, where a whole one, which is the complement of its sum, is taken
+/// from. A length that stays tells nothing.
+#[inline(always)]
+pub fn is_begun(before: u16, after: u16, from: u16, to: u16) -> bool {
+    let begun = fold(u32::from(before) + u32::from(!from) + u32::from(to));
+    // Both 0 and 0xffff are zero.
+    matches!(fold(u32::from(after) + u32::from(!begun)), 0 | 0xffff)
 }
 
 /// A frame in memory, for tests and fuzzing.
@@ -220,8 +259,15 @@ impl Packet for SlicePacket<'_> {
         }
     }
 
-    fn change_udp_checksum(&mut self, offset: u32, delta: u16, old_len: u16, new_len: u16) -> bool {
-        let Some(window) = self.window::<2>(offset) else {
+    fn change_udp_checksum(
+        &mut self,
+        offset: u32,
+        delta: u16,
+        old_len: u16,
+        new_len: u16,
+        scratch: &mut Scratch,
+    ) -> bool {
+        let Some(window) = self.window::<2>(offset, scratch) else {
             return false;
         };
         let checksum = u16::from_be(window.get(0));
@@ -230,7 +276,11 @@ impl Packet for SlicePacket<'_> {
         true
     }
 
-    fn window<const N: usize>(&mut self, offset: u32) -> Option<Window<'_, N>> {
+    fn window<'a, const N: usize>(
+        &'a mut self,
+        offset: u32,
+        _scratch: &'a mut Scratch,
+    ) -> Option<Window<'a, N>> {
         let (at, end) = (offset as usize, self.len);
         let bytes = self.bytes[..end].get_mut(at..at + N)?;
         // SAFETY: N bytes, borrowed as long as the window lives.
@@ -246,5 +296,33 @@ fn copy(frame: &[u8], offset: u32, to: Option<&mut [u8]>, len: u32) -> bool {
             true
         }
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_length_does_to_a_checksum_tells_a_begun_one_from_a_whole_one() {
+        for before in (1..=u16::MAX).step_by(7) {
+            for (from, to) in [(100u16, 101u16), (101, 100), (9, 1240), (1240, 9), (8, 520)] {
+                let (from, to) = (from.to_be(), to.to_be());
+                let change = u32::from(!from) + u32::from(to);
+                let begun = fold(u32::from(before) + change);
+                assert!(is_begun(before, begun, from, to));
+                let whole = with_delta(before, change);
+                assert!(!is_begun(before, whole, from, to), "{before} {from} {to}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_delta_and_a_length_can_be_put_right_one_after_the_other() {
+        for checksum in [0, 1, 0x1234, 0xfffe, 0xffff] {
+            let at_once = changed_checksum(checksum, 0xabcd, 60, 259);
+            let length = with_delta(checksum, u32::from(!60u16) + 259);
+            assert_eq!(with_delta(length, 0xabcd), at_once);
+        }
     }
 }

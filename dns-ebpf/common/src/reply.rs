@@ -159,17 +159,13 @@ pub fn answer<P: Packet>(
     if !packet.resize(reply_end) {
         return Err(Failed::Untouched);
     }
+    let headers_len = place.udp_at + UDP_LEN + DNS_HEADER_LEN;
+    let (udp_sum, lens) = (place.udp_at + 6, [old_len as u16, new_len as u16]);
     let written = packet.write(place.question_end, scratch, added)
-        && packet.change_udp_checksum(place.udp_at + 6, delta, old_len as u16, new_len as u16)
-        && headers(
-            packet,
-            place,
-            new_flags,
-            new_len,
-            old_len,
-            told.answers,
-            told.authorities,
-        );
+        && packet.take_headers(headers_len, scratch)
+        && packet.change_udp_checksum(udp_sum, delta, lens[0], lens[1], scratch)
+        && headers(packet, scratch, place, new_flags, new_len, old_len)
+        && packet.put_headers(headers_len, scratch);
     if written {
         Ok(())
     } else {
@@ -181,14 +177,14 @@ pub fn answer<P: Packet>(
 #[inline(always)]
 fn headers<P: Packet>(
     packet: &mut P,
+    scratch: &mut Scratch,
     place: &Place,
     flags: u16,
     len: u32,
     old_len: u32,
-    answers: u32,
-    authorities: u32,
 ) -> bool {
-    let Some(ethernet) = packet.window::<12>(0) else {
+    let (answers, authorities) = (scratch.told.answers, scratch.told.authorities);
+    let Some(ethernet) = packet.window::<12>(0, scratch) else {
         return false;
     };
     let (to, from) = (ethernet.get::<u32>(0), ethernet.get::<u32>(6));
@@ -200,7 +196,7 @@ fn headers<P: Packet>(
 
     let dns = if place.is_v6 {
         const UDP: usize = IPV6_LEN as usize;
-        let Some(ip) = packet.window::<{ UDP + 20 }>(place.l3_offset) else {
+        let Some(ip) = packet.window::<{ UDP + 20 }>(place.l3_offset, scratch) else {
             return false;
         };
         ip.put(4, (len as u16).to_be());
@@ -216,7 +212,7 @@ fn headers<P: Packet>(
         ip.dns_header(UDP + 8)
     } else {
         const UDP: usize = IPV4_LEN as usize;
-        let Some(ip) = packet.window::<{ UDP + 20 }>(place.l3_offset) else {
+        let Some(ip) = packet.window::<{ UDP + 20 }>(place.l3_offset, scratch) else {
             return false;
         };
         ip.put(2, ((len + IPV4_LEN) as u16).to_be());

@@ -10,7 +10,7 @@ use crate::{build, machine, setup};
 #[derive(Debug, Args)]
 #[command(disable_help_flag = true)]
 pub struct Options {
-    /// None for everything beside what people run today: `--quick` for at most 3 minutes, `--resume`, `--cell TEXT`, `--list`;
+    /// None for everything beside what people run today: `--quick` for at most 3 minutes, `--resume`, `--cell TEXT`, `--rounds N`, `--list`;
     /// or `program` for times of the kernel program, `rules [N]` for the time that N rules take to compile, `host` for
     /// Criterion's benches and `gate` to judge their ratios, `compare A.json B.json`, `render`
     #[arg(

@@ -134,7 +134,7 @@ fn config_for_this_node() -> Result<PathBuf> {
         servers.push(NODE_LOCAL_V4.into());
     }
     let path = machine::target_directory()?.join("gregor.toml");
-    fs::write(&path, gregor_toml(&servers))?;
+    fs::write(&path, gregor_toml(&servers, 60))?;
     say(&format!(
         "no --config: using {}, made for the nameservers {servers:?}",
         path.display()

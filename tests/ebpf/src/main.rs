@@ -23,10 +23,20 @@ mod receive;
 const HEADERS: usize = 14 + 20 + 8 + 12;
 /// A, IN, TTL 30, 192.0.2.1, owner at the question.
 static RECORD: [u8; 16] = [0xc0, 0x0c, 0, 1, 0, 1, 0, 0, 0, 30, 0, 4, 192, 0, 2, 1];
-/// As many bytes as a tenant's usual answer has: CNAME, CNAME and three addresses behind a broker's name. Only timed, never
-/// sent, so any bytes will do.
-static SECTION: [u8; 199] = [0x55; 199];
+/// Twelve of them: 192 bytes, seven fewer than a tenant's usual answer has (CNAME, CNAME and three addresses behind a
+/// broker's name).
+static SECTION: [u8; 12 * RECORD.len()] = repeated();
 const NEXT: i32 = -1;
+
+const fn repeated<const N: usize>() -> [u8; N] {
+    let mut section = [0; N];
+    let mut at = 0;
+    while at < N {
+        section[at] = RECORD[at % RECORD.len()];
+        at += 1;
+    }
+    section
+}
 
 /// How often a program did what it is for.
 #[map]
@@ -56,7 +66,18 @@ pub fn discard(_context: TcContext) -> i32 {
 /// Answers in place and sends the frame back out of its interface.
 #[classifier]
 pub fn reflect(context: TcContext) -> i32 {
-    match answer(&context, &RECORD) {
+    send_back(&context, &RECORD)
+}
+
+/// The same with as much to say as a tenant's usual answer.
+#[classifier]
+pub fn reflect_whole(context: TcContext) -> i32 {
+    send_back(&context, &SECTION)
+}
+
+#[inline(always)]
+fn send_back<const N: usize>(context: &TcContext, section: &'static [u8; N]) -> i32 {
+    match answer(context, section) {
         Some(_) => {
             count();
             // SAFETY: redirects to the interface that the frame came in on.
@@ -69,25 +90,22 @@ pub fn reflect(context: TcContext) -> i32 {
 /// Answers in place, then puts the query back.
 #[classifier]
 pub fn reflect_undo(context: TcContext) -> i32 {
-    match answer(&context, &RECORD) {
-        Some(query) => {
-            // SAFETY: as in `reflect`; in a test run nothing is sent.
-            let action = unsafe { bpf_redirect((*context.skb.skb).ifindex, 0) as i32 };
-            undo_answer(&context, &query);
-            action
-        }
-        None => NEXT,
-    }
+    put_back(&context, &RECORD)
 }
 
 /// The same with as much to say as a tenant's usual answer.
 #[classifier]
 pub fn reflect_whole_undo(context: TcContext) -> i32 {
-    match answer(&context, &SECTION) {
+    put_back(&context, &SECTION)
+}
+
+#[inline(always)]
+fn put_back<const N: usize>(context: &TcContext, section: &'static [u8; N]) -> i32 {
+    match answer(context, section) {
         Some(query) => {
-            // SAFETY: as in `reflect`; in a test run nothing is sent.
+            // SAFETY: as in `send_back`; in a test run nothing is sent.
             let action = unsafe { bpf_redirect((*context.skb.skb).ifindex, 0) as i32 };
-            undo_answer(&context, &query);
+            undo_answer(context, &query);
             action
         }
         None => NEXT,
@@ -198,9 +216,9 @@ fn answer<const N: usize>(context: &TcContext, section: &'static [u8; N]) -> Opt
     let udp = u16::from_be(load::<u16>(data, 38)) + N as u16;
     store(data, 38, udp.to_be());
     store(data, 40, 0u16);
-    // QR, RD, RA; one answer.
+    // QR, RD, RA; nothing but answers.
     store(data, 44, 0x8180_u16.to_be());
-    store(data, 48, 1_u16.to_be());
+    store(data, 48, ((N / RECORD.len()) as u16).to_be());
     Some(query)
 }
 

@@ -213,8 +213,8 @@ pub fn zone_file(zone: &Zone) -> String {
     text
 }
 
-/// The configuration of the README for a node with NodeLocal DNSCache.
-pub fn gregor_toml(servers: &[IpAddr]) -> String {
+/// The configuration of the README for a node with NodeLocal DNSCache, and the TTL of its rule.
+pub fn gregor_toml(servers: &[IpAddr], ttl: u32) -> String {
     let servers: Vec<String> = servers.iter().map(|s| format!("\"{s}\"")).collect();
     format!(
         r#"[intercept]
@@ -224,7 +224,7 @@ servers = [{}]
 name  = "kafka"
 match = "*.aws.private.kafka.managed.{{namespace}}.svc.cluster.local"
 cname = "kafka-upstream.{{namespace}}.svc.cluster.local"
-ttl   = 60
+ttl   = {ttl}
 "#,
         servers.join(", ")
     )

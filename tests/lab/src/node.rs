@@ -425,12 +425,13 @@ route add ::/0 via fd00:244:{index:x}::1
 
     /// A configuration with the kafka rule and every server address of the lab.
     pub fn gregor_config(&self) -> String {
-        config::gregor_toml(&[
+        let servers = [
             NODE_LOCAL_V4.into(),
             CLUSTER_DNS_V4.into(),
             NODE_LOCAL_V6.into(),
             CLUSTER_DNS_V6.into(),
-        ])
+        ];
+        config::gregor_toml(&servers, 60)
     }
 
     /// Starts gregor in the node with this configuration and waits until it is ready.

@@ -41,13 +41,13 @@ const PORT: u16 = 5201;
 /// How a stream is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stream {
-    /// 128-byte writes that go out at once.
+    /// Segments of 536 bytes.
     Tcp,
     /// 64-byte datagrams as fast as they go.
     Udp,
 }
 
-/// Bits per second that a server on the node receives from a pod in one second.
+/// Bits per second that a server on the node receives from a pod, over a fraction of a second.
 pub fn iperf(lab: &Lab, pod: &Pod, stream: Stream) -> Result<f64> {
     let program = tools::iperf3()?;
     let node = pod
@@ -74,10 +74,10 @@ fn iperf_client(program: &std::path::Path, pod: &Pod, node: &str, stream: Stream
     let deadline = Instant::now() + Duration::from_secs(5);
     loop {
         let mut client = Command::new(program);
-        client.args(["-c", node, "-p", &PORT.to_string(), "-t", "1", "-J"]);
+        client.args(["-c", node, "-p", &PORT.to_string(), "-J"]);
         match stream {
-            Stream::Tcp => client.args(["-N", "-l", "128", "-M", "536"]),
-            Stream::Udp => client.args(["-u", "-b", "0", "-l", "64"]),
+            Stream::Tcp => client.args(["-M", "536", "-n", "16M"]),
+            Stream::Udp => client.args(["-u", "-b", "0", "-l", "64", "-n", "1M"]),
         };
         let output = pod.output(client)?;
         let report: serde_json::Value = serde_json::from_slice(&output.stdout)?;

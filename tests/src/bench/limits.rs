@@ -34,6 +34,7 @@ impl Limits {
             "empty",
             "discard",
             "reflect",
+            "reflect_whole",
             "reflect_undo",
             "reflect_whole_undo",
             "undo",

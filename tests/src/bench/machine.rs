@@ -3,6 +3,10 @@
 use std::{fs, ops::Sub, thread::available_parallelism, time::Duration};
 
 use anyhow::{Context as _, Result};
+use nix::{
+    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
+    unistd::Pid,
+};
 use serde::{Deserialize, Serialize};
 
 /// What a reader needs to know to judge figures.
@@ -112,6 +116,33 @@ pub fn resident_kib(pid: u32) -> Result<u64> {
         .find_map(|line| line.strip_prefix("RssAnon:"))
         .and_then(|rest| rest.split_whitespace().next()?.parse().ok())
         .with_context(|| format!("no RssAnon of process {pid}"))
+}
+
+/// The calling thread, and whatever it starts, on one processor for as long as this lives: where work is handed from one
+/// processor to another, waking that one takes longer than the work, and more or less so from second to second.
+pub struct OnOneProcessor {
+    before: CpuSet,
+}
+
+impl OnOneProcessor {
+    pub fn pin() -> Result<Self> {
+        let this = Pid::from_raw(0);
+        let before = sched_getaffinity(this).context("sched_getaffinity")?;
+        let last = (0..CpuSet::count())
+            .rev()
+            .find(|&processor| before.is_set(processor).unwrap_or(false))
+            .context("no processor to run on")?;
+        let mut one = CpuSet::new();
+        one.set(last)?;
+        sched_setaffinity(this, &one).context("sched_setaffinity")?;
+        Ok(Self { before })
+    }
+}
+
+impl Drop for OnOneProcessor {
+    fn drop(&mut self) {
+        let _ = sched_setaffinity(Pid::from_raw(0), &self.before);
+    }
 }
 
 #[cfg(test)]

@@ -12,20 +12,22 @@ use gregor::rules::{MatchSpec, testing::realistic_rules};
 
 use super::{
     contenders::{
-        self, DISCARD, GregorSetup, NODELOCAL, Needs, REFLECTOR, Stand, frames_for, names_of,
-        namespace,
+        self, DISCARD, GregorSetup, NODELOCAL, Needs, REFLECTOR, Senders, Stand, frames_for,
+        names_of, namespace,
     },
-    external::{self, Stream},
+    external,
     latency::{self, Recorded},
     load::{
         closed,
         flow::{Flow, Pace},
         names::{Names, Traffic},
         open,
-        socket::Frames,
+        socket::BATCH,
     },
-    metric, program,
+    metric,
+    pair::Pairs,
     plan::{Axis, Cell, LABELS, Mode, Pair, WINDOW, What},
+    program,
 };
 
 /// What a measurement has given.
@@ -54,6 +56,7 @@ pub struct Bench {
     /// Number of the first label that nobody has asked for.
     fresh: usize,
     program: Option<program::Times>,
+    pairs: Option<Pairs>,
 }
 
 impl Bench {
@@ -63,6 +66,7 @@ impl Bench {
             ready: HashMap::new(),
             fresh: 1_000_000,
             program: None,
+            pairs: None,
         }
     }
 
@@ -70,6 +74,7 @@ impl Bench {
     pub fn clear(&mut self) {
         self.ready.clear();
         self.program = None;
+        self.pairs = None;
     }
 
     /// One measurement of a cell, in `round`, at `point` where something grows.
@@ -121,7 +126,7 @@ impl Bench {
             // Faster than any machine sends.
             let pace = Pace::Rate {
                 per_second: 1e8,
-                batch: super::load::socket::BATCH,
+                batch: BATCH,
             };
             let mut measured = Measured::default();
             let flow = stand.run(senders, pace, span)?;
@@ -186,55 +191,17 @@ impl Bench {
         Ok(measured)
     }
 
-    /// Each side twice, one of them around the other, so that a machine that becomes faster or slower meanwhile does so
-    /// for both; which one is outside alternates from round to round.
     fn pair(&mut self, pair: Pair, round: usize) -> Result<Measured> {
-        let outside = !round.is_multiple_of(2);
-        let (mut with, mut without) = (0.0, 0.0);
-        for with_gregor in [outside, !outside, !outside, outside] {
-            let value = self.side(pair, with_gregor)? / 2.0;
-            if with_gregor {
-                with += value;
-            } else {
-                without += value;
-            }
-        }
-        ensure!(without > 0.0, "nothing came through without gregor");
+        let pairs = match &mut self.pairs {
+            Some(pairs) => pairs,
+            none => none.insert(Pairs::start(self.mode)?),
+        };
+        let (with, without) = pairs.measure(pair, round)?;
         let mut measured = Measured::default();
         measured.set(metric::WITH, with);
         measured.set(metric::WITHOUT, without);
         measured.set(metric::RATIO, with / without);
         Ok(measured)
-    }
-
-    /// One side of a pair, over the same cache and pod as the other.
-    fn side(&mut self, pair: Pair, with_gregor: bool) -> Result<f64> {
-        let mode = self.mode;
-        let ready = self.ready(NODELOCAL, 1)?;
-        match (with_gregor, ready.stand.gregor.is_some()) {
-            (true, false) => ready.stand.start_gregor(&GregorSetup::default().config())?,
-            (false, true) => ready.stand.stop_gregor()?,
-            _ => {}
-        }
-        match pair {
-            Pair::DnsThroughput => {
-                ready.warm(Traffic::Foreign)?;
-                let (stand, senders) = ready.senders(1, Traffic::Foreign)?;
-                let flow = stand.run(senders, Pace::Window(WINDOW), mode.pair())?;
-                Ok(flow.replies.answers as f64 / flow.elapsed.as_secs_f64())
-            }
-            Pair::DnsLatency => {
-                ready.warm(Traffic::Foreign)?;
-                let times = closed_loop(&ready.stand, Traffic::Foreign, mode.pair().duration)?;
-                times
-                    .values
-                    .get(metric::P50)
-                    .copied()
-                    .context("no median of waiting times")
-            }
-            Pair::Tcp => external::iperf(&ready.stand.lab, ready.stand.pod(), Stream::Tcp),
-            Pair::Udp => external::iperf(&ready.stand.lab, ready.stand.pod(), Stream::Udp),
-        }
     }
 
     fn program(&mut self) -> Result<Measured> {
@@ -257,17 +224,18 @@ impl Bench {
             self.put(&key, stand);
         }
         let names = growth_names(axis, point);
+        let pods = growth_pods(axis);
         let reflected = match axis {
             Axis::NameLength => {
                 let reflector = self.ready(REFLECTOR, 1)?;
-                let (stand, senders) = reflector.senders_of(&key, &names)?;
+                let (stand, senders) = reflector.senders_of(&key, pods, &names)?;
                 let flow = stand.run(senders, Pace::Window(WINDOW), span)?;
                 Some(flow.replies_per_second())
             }
             _ => None,
         };
         let ready = self.ready.get_mut(&key).context("was put there")?;
-        let (stand, senders) = ready.senders_of(&key, &names)?;
+        let (stand, senders) = ready.senders_of(&key, pods, &names)?;
         stand.warm(senders, names.len())?;
         let flow = stand.run(senders, Pace::Window(WINDOW), span)?;
         let control = stand.run_discarding(senders, flow.same_pace(), span)?;
@@ -283,8 +251,6 @@ impl Bench {
     }
 }
 
-type Senders = Vec<Vec<Frames>>;
-
 /// Runs of the program in each round and for each kind of frame.
 const PROGRAM_RUNS: u32 = 20_000;
 
@@ -298,11 +264,15 @@ impl Ready {
         })
     }
 
-    /// One generator for these names.
-    fn senders_of(&mut self, key: &str, names: &[String]) -> Result<(&mut Stand, &mut Senders)> {
-        self.generators(key.to_owned(), |stand| {
-            stand.senders(1, 1, |_| names.to_vec())
-        })
+    /// Generators on one thread that share these names out among `pods`.
+    fn senders_of(
+        &mut self,
+        key: &str,
+        pods: usize,
+        names: &[String],
+    ) -> Result<(&mut Stand, &mut Senders)> {
+        let share = |pod| names.iter().skip(pod).step_by(pods).cloned().collect();
+        self.generators(key.to_owned(), |stand| stand.senders(pods, 1, share))
     }
 
     fn generators(
@@ -413,14 +383,17 @@ const SHORT: (&str, &str) = ("k", "t");
 /// gregor over NodeLocal with one thing grown to `point`.
 fn grown(axis: Axis, point: usize) -> Result<Stand> {
     let needs = Needs {
-        pods: 1,
-        cluster_ttl: GROWTH_TTL,
+        pods: growth_pods(axis),
+        ttl: Some(GROWTH_TTL),
     };
     let mut stand = contenders::by_id(NODELOCAL)?.start(&needs)?;
-    let mut setup = GregorSetup::default();
+    let mut setup = GregorSetup {
+        ttl: Some(GROWTH_TTL),
+        ..GregorSetup::default()
+    };
     match axis {
         Axis::Rules => setup.rules = rules_toml(point - 1),
-        Axis::Namespaces => setup.answers = 4 * point.max(10_000),
+        Axis::Namespaces => {}
         Axis::Interfaces => {
             let mut batch = String::new();
             for index in 1..point {
@@ -435,12 +408,20 @@ fn grown(axis: Axis, point: usize) -> Result<Stand> {
         Axis::NameLength => {
             let (before, behind) = SHORT;
             setup.rules = format!(
-                "\n[[rule]]\nname = \"short\"\nmatch = \"*.{before}.{{namespace}}.{behind}\"\ncname = \"kafka-upstream.{{namespace}}.svc.cluster.local\"\nttl = 60\n"
+                "\n[[rule]]\nname = \"short\"\nmatch = \"*.{before}.{{namespace}}.{behind}\"\ncname = \"kafka-upstream.{{namespace}}.svc.cluster.local\"\nttl = {GROWTH_TTL}\n"
             );
         }
     }
     stand.start_gregor(&setup.config())?;
     Ok(stand)
+}
+
+/// One pod has room for a sixteenth of all answers, so as many ask for names of many namespaces.
+fn growth_pods(axis: Axis) -> usize {
+    match axis {
+        Axis::Namespaces => 16,
+        Axis::Rules | Axis::Interfaces | Axis::NameLength => 1,
+    }
 }
 
 fn growth_names(axis: Axis, point: usize) -> Vec<String> {
@@ -452,7 +433,12 @@ fn growth_names(axis: Axis, point: usize) -> Vec<String> {
             namespaces: (0..point).map(namespace).collect(),
             ..names
         }
-        .list(frames_for(Traffic::Matched, LABELS.max(point))),
+        // Whole batches for each pod.
+        .list(
+            LABELS
+                .max(point)
+                .next_multiple_of(BATCH * growth_pods(axis)),
+        ),
         Axis::NameLength => Names {
             around: (SHORT.0.to_owned(), SHORT.1.to_owned()),
             length: Some(point),

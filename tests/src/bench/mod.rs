@@ -13,6 +13,7 @@ mod load;
 mod machine;
 mod measure;
 mod metric;
+mod pair;
 mod plan;
 pub mod program;
 pub mod run;

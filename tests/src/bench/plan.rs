@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     contenders::{
-        COREDNS, DISCARD, GREGOR_COREDNS, GREGOR_NODELOCAL, NODELOCAL, REFLECTOR, RESPONDER,
-        UNBOUND,
+        COREDNS, DISCARD, GREGOR_COREDNS, GREGOR_NODELOCAL, NODELOCAL, REFLECTOR, REFLECTOR_LONG,
+        RESPONDER, UNBOUND,
     },
     load::{flow::Span, names::Traffic},
 };
@@ -142,17 +142,27 @@ impl Mode {
         }
     }
 
-    /// Of one of the four parts of a pair, but for iperf3, which counts whole seconds.
+    /// Of one turn of a pair, but for iperf3, which sends a number of bytes.
     pub fn pair(self) -> Span {
         match self {
             Self::Quick => Span {
-                warm_up: Duration::from_millis(20),
-                duration: Duration::from_millis(80),
+                warm_up: Duration::from_millis(5),
+                duration: Duration::from_millis(25),
             },
             Self::Full => Span {
-                warm_up: Duration::from_millis(200),
-                duration: Duration::from_millis(800),
+                warm_up: Duration::from_millis(10),
+                duration: Duration::from_millis(50),
             },
+        }
+    }
+
+    /// Turns of each pod of a pair.
+    pub fn turns(self, pair: Pair) -> usize {
+        match (self, pair) {
+            (Self::Quick, Pair::DnsThroughput | Pair::DnsLatency) => 4,
+            (Self::Full, Pair::DnsThroughput | Pair::DnsLatency) => 20,
+            (Self::Quick, Pair::Tcp | Pair::Udp) => 2,
+            (Self::Full, Pair::Tcp | Pair::Udp) => 6,
         }
     }
 
@@ -188,6 +198,7 @@ impl Plan {
         let mut one_pod: Vec<Cell> = [
             DISCARD,
             REFLECTOR,
+            REFLECTOR_LONG,
             COREDNS,
             NODELOCAL,
             UNBOUND,
@@ -222,13 +233,9 @@ impl Plan {
             Mode::Full => &[10, 100],
         };
         for &pods in pods {
-            // The limit is measured with one pod and with the most.
-            let limit = (pods > 10).then_some(REFLECTOR);
             groups.push(Group {
                 title: format!("{pods} pods"),
-                cells: limit
-                    .into_iter()
-                    .chain([NODELOCAL, GREGOR_NODELOCAL])
+                cells: [NODELOCAL, GREGOR_NODELOCAL]
                     .map(|contender| Cell {
                         id: format!("throughput/{pods}-pods/{contender}"),
                         contender: Some(contender),
@@ -237,7 +244,7 @@ impl Plan {
                             traffic: Traffic::Matched,
                         },
                     })
-                    .collect(),
+                    .to_vec(),
                 rounds: mode.rounds(),
             });
         }
@@ -344,9 +351,14 @@ impl Cell {
                 What::Dnsperf => Duration::from_millis(1300),
                 What::Closed => mode.latency(),
                 What::Open { .. } => mode.latency() + Duration::from_millis(500),
-                What::Pair(Pair::Tcp | Pair::Udp) => Duration::from_millis(4900),
-                What::Pair(_) => {
-                    4 * (mode.pair().warm_up + mode.pair().duration) + Duration::from_millis(400)
+                What::Pair(pair) => {
+                    let turn = match pair {
+                        Pair::Tcp | Pair::Udp => Duration::from_millis(350),
+                        Pair::DnsThroughput | Pair::DnsLatency => {
+                            mode.pair().warm_up + mode.pair().duration + Duration::from_millis(10)
+                        }
+                    };
+                    2 * mode.turns(pair) as u32 * turn + Duration::from_millis(400)
                 }
                 What::Start => Duration::from_millis(1500),
                 What::Program => Duration::from_millis(100),

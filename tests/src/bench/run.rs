@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::{IsTerminal as _, stderr},
+    num::NonZero,
     path::{Path, PathBuf},
     process::Command,
     thread,
@@ -34,6 +35,9 @@ pub struct Options {
     /// Only cells whose name contains this; may be given several times
     #[arg(long, value_name = "TEXT")]
     cell: Vec<String>,
+    /// So many rounds of each cell in place of the plan's; fewer than 6 give no intervals
+    #[arg(long, value_name = "N")]
+    rounds: Option<NonZero<usize>>,
     /// Name the cells and measure nothing
     #[arg(long)]
     list: bool,
@@ -52,6 +56,11 @@ pub fn run(options: &Options) -> Result<bool> {
     let mut plan = Plan::new(mode);
     if !options.cell.is_empty() {
         plan.keep(&options.cell);
+    }
+    if let Some(rounds) = options.rounds {
+        for group in &mut plan.groups {
+            group.rounds = rounds.get();
+        }
     }
     anyhow::ensure!(plan.cells().count() > 0, "no cell has such a name");
     if options.list {

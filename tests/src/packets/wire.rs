@@ -89,11 +89,6 @@ impl Wire {
         self.sender.send_partial(frame, start)
     }
 
-    /// Lets the host end compute checksums before it hands frames to the pod, or leave that to the pod.
-    pub fn compute_checksums(&self, compute: bool) -> anyhow::Result<()> {
-        set_tx_checksum(NODE_END, !compute)
-    }
-
     /// What arrives at the pod from now on.
     pub fn receiver(&self) -> anyhow::Result<Receiver> {
         self.in_pod(|| Receiver::new(POD_END))
@@ -208,10 +203,17 @@ impl Sender {
     }
 }
 
-/// `ethtool -K NAME tx on|off`.
-fn set_tx_checksum(interface: &str, on: bool) -> anyhow::Result<()> {
-    const ETHTOOL_STXCSUM: u32 = 0x17;
-    let mut value = [ETHTOOL_STXCSUM, u32::from(on)];
+/// `ethtool -K NAME tso on|off gso on|off`: whether the kernel cuts segments after the interface's programs have seen them
+/// as one.
+pub fn set_segmentation(interface: &str, on: bool) -> anyhow::Result<()> {
+    const ETHTOOL_STSO: u32 = 0x1f;
+    const ETHTOOL_SGSO: u32 = 0x24;
+    set_feature(interface, ETHTOOL_STSO, on)?;
+    set_feature(interface, ETHTOOL_SGSO, on)
+}
+
+fn set_feature(interface: &str, command: u32, on: bool) -> anyhow::Result<()> {
+    let mut value = [command, u32::from(on)];
     // SAFETY: all of it may be zero.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     for (to, from) in request.ifr_name.iter_mut().zip(interface.bytes()) {

@@ -3,14 +3,17 @@
 use std::{fs, process::Command};
 
 use anyhow::Result;
-use gregor_lab::{Lab, Process, tools, world::CLUSTER_DNS_V4};
+use gregor_lab::{
+    Lab, Process, tools,
+    world::{CLUSTER_DNS_V4, CLUSTER_TTL},
+};
 
 /// Starts it and waits until it answers.
-pub fn start(lab: &Lab, service_ttl: u32) -> Result<Process> {
+pub fn start(lab: &Lab, ttl: Option<u32>) -> Result<Process> {
     let directory = lab.directory().join("bench-cluster");
     fs::create_dir_all(&directory)?;
     let path = directory.join("Corefile");
-    fs::write(&path, corefile(service_ttl))?;
+    fs::write(&path, corefile(ttl))?;
     let mut command = Command::new(tools::coredns()?);
     command.arg("-conf").arg(&path).current_dir(&directory);
     lab.start_in_cluster(command, "bench-cluster/log", CLUSTER_DNS_V4.into())
@@ -18,9 +21,10 @@ pub fn start(lab: &Lab, service_ttl: u32) -> Result<Process> {
 
 /// Templates in place of the kubernetes plugin, which needs an API server: any number of namespaces, and the same
 /// answers as for an ExternalName, whose target it chases for A.
-fn corefile(service_ttl: u32) -> String {
+fn corefile(ttl: Option<u32>) -> String {
+    let (service_ttl, address_ttl) = (ttl.unwrap_or(CLUSTER_TTL), ttl.unwrap_or(60));
     let endpoint =
-        "vpce-0f00f00f00f00f00f.vpce-svc-00df17f473adaf690.eu-west-1.vpce.amazonaws.com.";
+        "vpce-0123456789abcdef0-abcdefgh.vpce-svc-0123456789abcdef0.eu-west-1.vpce.amazonaws.com.";
     let soa = "ns.dns.cluster.local. hostmaster.cluster.local. 1 7200 1800 86400 5";
     format!(
         r#".:53 {{
@@ -36,9 +40,9 @@ fn corefile(service_ttl: u32) -> String {
         authority "cluster.local. 5 IN SOA {soa}"
     }}
     template IN A vpce.amazonaws.com {{
-        answer "{{{{ .Name }}}} 60 IN A 10.10.1.11"
-        answer "{{{{ .Name }}}} 60 IN A 10.10.2.11"
-        answer "{{{{ .Name }}}} 60 IN A 10.10.3.11"
+        answer "{{{{ .Name }}}} {address_ttl} IN A 10.10.1.11"
+        answer "{{{{ .Name }}}} {address_ttl} IN A 10.10.2.11"
+        answer "{{{{ .Name }}}} {address_ttl} IN A 10.10.3.11"
     }}
     template IN A example.com {{
         answer "{{{{ .Name }}}} 300 IN A 192.0.2.80"

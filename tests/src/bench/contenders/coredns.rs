@@ -45,23 +45,23 @@ impl Contender for CoreDns {
     }
 
     fn about(&self) -> String {
-        let (program, corefile) = (program_name(self.kind), corefile(self.kind));
+        let (program, corefile) = (program_name(self.kind), corefile(self.kind, None));
         format!("{program} with this Corefile:\n{corefile}")
     }
 
     fn start(&self, needs: &Needs) -> Result<Stand> {
         let mut stand = Stand::new(needs)?;
-        start(&mut stand, self.kind)?;
+        start(&mut stand, self.kind, needs)?;
         Ok(stand)
     }
 }
 
 /// Starts it in a stand's node.
-pub fn start(stand: &mut Stand, kind: Kind) -> Result<()> {
+pub fn start(stand: &mut Stand, kind: Kind, needs: &Needs) -> Result<()> {
     let directory = stand.lab.directory().join("bench-cache");
     fs::create_dir_all(&directory)?;
     let path = directory.join("Corefile");
-    fs::write(&path, corefile(kind))?;
+    fs::write(&path, corefile(kind, needs.ttl))?;
     let mut command = match node_cache(kind) {
         Some(program) => {
             let mut command = Command::new(program);
@@ -91,8 +91,10 @@ fn program_name(kind: Kind) -> &'static str {
     }
 }
 
-/// As in the article and in NodeLocal's manifest; without `log`, which nobody leaves on under load.
-fn corefile(kind: Kind) -> String {
+/// As in the article and in NodeLocal's manifest; without `log`, which nobody leaves on under load. Where answers are to
+/// last, NodeLocal's cache is as large and keeps as long as they need.
+fn corefile(kind: Kind, ttl: Option<u32>) -> String {
+    let (size, longest) = ttl.map_or((9984, 30), |ttl| (1 << 18, ttl));
     match kind {
         Kind::Plain => format!(
             ".:53 {{
@@ -107,7 +109,7 @@ fn corefile(kind: Kind) -> String {
             "cluster.local:53 {{
     errors
     cache {{
-        success 9984 30
+        success {size} {longest}
         denial 9984 5
     }}
     loop

@@ -1,6 +1,6 @@
 //! gregor in front of the caches of this directory: with answers from the kernel, and with its responder only.
 
-use std::{fmt::Write as _, net::IpAddr};
+use std::net::IpAddr;
 
 use anyhow::Result;
 use gregor_lab::{
@@ -19,22 +19,25 @@ use super::{
 pub struct Setup {
     /// Every answer by the responder.
     pub responder_only: bool,
+    /// The only interface that it attaches to, if not to all.
+    pub interface: Option<String>,
     /// Rules besides the one of the article, as TOML.
     pub rules: String,
-    /// Answers that are kept; 0 for gregor's own default.
-    pub answers: usize,
+    /// TTL of the article's rule, if not the article's.
+    pub ttl: Option<u32>,
 }
 
 impl Setup {
     /// Without a limit on how much a pod may ask, which is what is measured.
     pub fn config(&self) -> String {
         let servers: [IpAddr; 2] = [NODE_LOCAL_V4.into(), CLUSTER_DNS_V4.into()];
-        let mut text = gregor_toml(&servers);
+        let mut text = gregor_toml(&servers, self.ttl.unwrap_or(60));
+        if let Some(interface) = &self.interface {
+            let section = format!("[intercept]\ninterfaces = [\"{interface}\"]\n");
+            text = text.replacen("[intercept]\n", &section, 1);
+        }
         text.push_str(&self.rules);
         text.push_str("\n[limits]\nqueries_per_second = 0\n");
-        if self.answers > 0 {
-            let _ = writeln!(text, "answers = {}", self.answers);
-        }
         if self.responder_only {
             let off = format!("{text}\n[answer]\nkernel = false\n");
             // One that does not know the key has nothing but its responder.
@@ -101,7 +104,7 @@ impl Contender for Gregor {
 
     fn start(&self, needs: &Needs) -> Result<Stand> {
         let mut stand = Stand::new(needs)?;
-        coredns::start(&mut stand, self.cache)?;
+        coredns::start(&mut stand, self.cache, needs)?;
         stand.start_gregor(&self.setup().config())?;
         Ok(stand)
     }

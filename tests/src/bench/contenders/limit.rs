@@ -25,6 +25,13 @@ pub const REFLECTOR: Limit = Limit {
     program: "reflect",
 };
 
+pub const REFLECTOR_LONG: Limit = Limit {
+    id: super::REFLECTOR_LONG,
+    title: "fixed-answer program, long",
+    about: "The same with twelve A records, 192 bytes: as many as a tenant's usual answer has.",
+    program: "reflect_whole",
+};
+
 impl Contender for Limit {
     fn id(&self) -> &'static str {
         self.id

@@ -10,7 +10,7 @@ mod unbound;
 use anyhow::{Context as _, Result};
 
 pub use gregor::Setup as GregorSetup;
-pub use stand::{Needs, Stand, frames_for, names_of, namespace};
+pub use stand::{Needs, Senders, Stand, frames_for, in_namespace, names_of, namespace};
 
 /// Something that answers DNS queries of pods.
 pub trait Contender: Sync {
@@ -29,6 +29,7 @@ pub trait Contender: Sync {
 
 pub const DISCARD: &str = "discard";
 pub const REFLECTOR: &str = "reflector";
+pub const REFLECTOR_LONG: &str = "reflector-long";
 pub const COREDNS: &str = "coredns";
 pub const NODELOCAL: &str = "nodelocal";
 pub const UNBOUND: &str = "unbound";
@@ -41,6 +42,7 @@ pub fn all() -> Vec<Box<dyn Contender>> {
     vec![
         Box::new(limit::DISCARD),
         Box::new(limit::REFLECTOR),
+        Box::new(limit::REFLECTOR_LONG),
         Box::new(coredns::COREDNS),
         Box::new(coredns::NODELOCAL),
         Box::new(unbound::Unbound),

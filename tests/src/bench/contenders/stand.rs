@@ -33,16 +33,13 @@ use crate::bench::{
 pub struct Needs {
     /// One per Kubernetes namespace.
     pub pods: usize,
-    /// TTL of what the cluster DNS says of a Service.
-    pub cluster_ttl: u32,
+    /// TTL of whatever there is to ask for; `None` for those that a cluster has.
+    pub ttl: Option<u32>,
 }
 
 impl Default for Needs {
     fn default() -> Self {
-        Self {
-            pods: 1,
-            cluster_ttl: gregor_lab::world::CLUSTER_TTL,
-        }
+        Self { pods: 1, ttl: None }
     }
 }
 
@@ -53,6 +50,9 @@ const DISCARD: &str = "discard";
 pub fn namespace(index: usize) -> String {
     format!("tenant-{index}")
 }
+
+/// Generators, by the thread that they run on.
+pub type Senders = Vec<Vec<Frames>>;
 
 /// A contender at work.
 pub struct Stand {
@@ -85,7 +85,7 @@ impl Stand {
             builder = builder.pod(&namespace(index));
         }
         let lab = builder.start()?;
-        super::cluster::start(&lab, needs.cluster_ttl)?;
+        super::cluster::start(&lab, needs.ttl)?;
         let mut limits = Limits::load()?;
         let counter = limits.replies()?;
         let mut attached = Vec::new();
@@ -114,7 +114,11 @@ impl Stand {
 
     /// The pod that single-pod measurements ask from.
     pub fn pod(&self) -> &Pod {
-        self.lab.pod(&namespace(0))
+        self.pod_numbered(0)
+    }
+
+    pub fn pod_numbered(&self, index: usize) -> &Pod {
+        self.lab.pod(&namespace(index))
     }
 
     /// Attaches a program of [`Limits`] to the node's end of every pod's veth, in front of all others.
@@ -174,11 +178,11 @@ impl Stand {
         pods: usize,
         threads: usize,
         names: impl Fn(usize) -> Vec<String>,
-    ) -> Result<Vec<Vec<Frames>>> {
-        let mut senders: Vec<Vec<Frames>> = Vec::new();
+    ) -> Result<Senders> {
+        let mut senders = Senders::new();
         senders.resize_with(threads.min(pods), Vec::new);
         for index in 0..pods {
-            let pod = self.lab.pod(&namespace(index));
+            let pod = self.pod_numbered(index);
             let frames = queries(&self.path(pod)?, &names(index))?;
             let sender = pod
                 .netns()

@@ -4,7 +4,7 @@ use hdrhistogram::Histogram;
 
 use super::svg::{Anchor, Scale, Svg};
 use crate::bench::{
-    contenders::{DISCARD, REFLECTOR},
+    contenders::{DISCARD, REFLECTOR, REFLECTOR_LONG},
     say,
     stats::Interval,
 };
@@ -284,7 +284,7 @@ pub fn pairs(label: &str, ratios: &[f64], interval: Option<Interval>, bound: f64
 /// The colour of a contender: limits, gregor, and what people run today.
 fn colour(contender: &str) -> &'static str {
     match contender {
-        DISCARD | REFLECTOR => "bound",
+        DISCARD | REFLECTOR | REFLECTOR_LONG => "bound",
         "responder+nodelocal" => "ours-too",
         "unbound" => "theirs-too",
         _ if contender.starts_with("gregor") => "ours",

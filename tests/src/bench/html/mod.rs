@@ -279,7 +279,7 @@ fn pairs(body: &mut String, report: &Report) {
                 "Foreign queries: median latency of the existing cache",
                 1.03,
             ),
-            "pair/tcp" => ("TCP in small writes (iperf3)", 0.97),
+            "pair/tcp" => ("TCP in small segments (iperf3)", 0.97),
             "pair/udp" => ("UDP in small datagrams (iperf3)", 0.97),
             other => (other, 1.0),
         };

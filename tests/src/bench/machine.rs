@@ -1,6 +1,11 @@
 //! The machine that figures come from: what it is, and how busy it has been as a whole.
 
-use std::{fs, ops::Sub, thread::available_parallelism, time::Duration};
+use std::{
+    fs,
+    ops::Sub,
+    thread::{self, available_parallelism},
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result};
 use nix::{
@@ -105,6 +110,22 @@ impl Sub for Idle {
 /// How much processor time this machine has used in a span of time, all processors together.
 pub fn busy(elapsed: Duration, idle: Idle, cores: usize) -> Duration {
     (elapsed * cores as u32).saturating_sub(idle.idle + idle.stolen)
+}
+
+/// Waits until the machine has little to do, at most for two seconds: on a shared one it may never be quiet.
+pub fn settle() -> Result<()> {
+    const LOOK: Duration = Duration::from_millis(50);
+    let cores = available_parallelism()?.get();
+    let deadline = Instant::now() + Duration::from_secs(2);
+    while Instant::now() < deadline {
+        let (since, before) = (Instant::now(), Idle::now()?);
+        thread::sleep(LOOK);
+        let (elapsed, idle) = (since.elapsed(), Idle::now()? - before);
+        if busy(elapsed, idle, cores) < elapsed * cores as u32 / 8 {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// Memory that a process has for itself, in KiB: not the program's text, which is shared, nor BPF maps that it has

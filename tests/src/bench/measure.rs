@@ -226,13 +226,14 @@ impl Bench {
         let names = growth_names(axis, point);
         let pods = growth_pods(axis);
         let reflected = match axis {
-            Axis::NameLength => {
-                let reflector = self.ready(REFLECTOR, 1)?;
+            // What the generator itself pays for long names and for many of them.
+            Axis::NameLength | Axis::Namespaces => {
+                let reflector = self.ready(REFLECTOR, pods)?;
                 let (stand, senders) = reflector.senders_of(&key, pods, &names)?;
                 let flow = stand.run(senders, Pace::Window(WINDOW), span)?;
                 Some(flow.replies_per_second())
             }
-            _ => None,
+            Axis::Rules | Axis::Interfaces => None,
         };
         let ready = self.ready.get_mut(&key).context("was put there")?;
         let (stand, senders) = ready.senders_of(&key, pods, &names)?;

@@ -1,6 +1,6 @@
 //! gregor in front of the caches of this directory: with answers from the kernel, and with its responder only.
 
-use std::net::IpAddr;
+use std::{fmt::Write as _, net::IpAddr};
 
 use anyhow::Result;
 use gregor_lab::{
@@ -23,7 +23,7 @@ pub struct Setup {
     pub interface: Option<String>,
     /// Rules besides the one of the article, as TOML.
     pub rules: String,
-    /// TTL of the article's rule, if not the article's.
+    /// TTL of the article's rule, if not the article's, and how long an answer is kept.
     pub ttl: Option<u32>,
 }
 
@@ -38,13 +38,18 @@ impl Setup {
         }
         text.push_str(&self.rules);
         text.push_str("\n[limits]\nqueries_per_second = 0\n");
+        let mut answer = String::from("\n[answer]\n");
+        if let Some(ttl) = self.ttl {
+            let _ = writeln!(answer, "max_ttl = \"{ttl}s\"");
+        }
         if self.responder_only {
-            let off = format!("{text}\n[answer]\nkernel = false\n");
+            let off = format!("{text}{answer}kernel = false\n");
             // One that does not know the key has nothing but its responder.
             if takes(&off).is_ok() {
                 return off;
             }
         }
+        text.push_str(&answer);
         text
     }
 }

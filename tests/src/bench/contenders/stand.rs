@@ -236,7 +236,8 @@ impl Stand {
             answered += flow.replies.answers;
             // Twice over: the first answers may have been made while others waited for the same target.
             if answered >= 2 * names as u64 && flow.replies.answers == flow.replies.all() {
-                return Ok(());
+                // Filling a cache leaves work behind, such as CoreDNS's garbage.
+                return machine::settle();
             }
         }
         anyhow::bail!("only {answered} answers to {names} names");

@@ -7,7 +7,7 @@ use aya_ebpf::{
 };
 use dns_common::{
     abi::{EventHeader, MAX_FRAME, Servers},
-    answer::{self, Absent, Captures, Entry, Found, Located, Settings, Suffix, Tables, Ways},
+    answer::{self, Absent, Captures, Found, Located, Settings, Slot, Tables, Ways},
     dfa::{NAME_AT, NAME_COPY, Scratch, Tail, Tails},
     packet::{MAX_OPTIONS, Packet, VlanTag},
     pipeline::{self, Address, Host, Matched, Recognised},
@@ -18,7 +18,7 @@ use crate::{
     log,
     maps::{
         self, ABSENT, ABSENT_INDEX, ANSWERS, CAPTURES, DFA, HEARTBEAT, HITS, INDEX, OTHER_SERVERS,
-        RING, SERVERS, SETTINGS, SOURCES, SUFFIX_INDEX, SUFFIXES, TABLE, TAILS,
+        RING, SERVERS, SETTINGS, SOURCES, SUFFIX_INDEX, TABLE, TAILS,
     },
 };
 
@@ -104,7 +104,7 @@ impl Tables for MapTables {
     }
 
     #[inline(always)]
-    fn entry(&self, slot: u32) -> Option<&Entry> {
+    fn slot(&self, slot: u32) -> Option<&Slot> {
         ANSWERS.get(slot)
     }
 
@@ -121,11 +121,6 @@ impl Tables for MapTables {
     #[inline(always)]
     fn suffix_ways(&self, bucket: u32) -> Option<&Ways> {
         SUFFIX_INDEX.get(bucket)
-    }
-
-    #[inline(always)]
-    fn suffix(&self, slot: u32) -> Option<&Suffix> {
-        SUFFIXES.get(slot)
     }
 
     #[inline(always)]

@@ -7,7 +7,7 @@ use aya_ebpf::{
 };
 use dns_common::{
     abi,
-    answer::{Absent, Captures, Entry, Settings, Suffix, Ways, Word},
+    answer::{Absent, Captures, Settings, Slot, Ways, Word},
     dfa::{Header, Scratch, Table, Tail},
 };
 
@@ -65,7 +65,7 @@ pub static CAPTURES: Array<Captures> = Array::with_max_entries(1, 0);
 pub static INDEX: Array<Ways> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 #[map]
-pub static ANSWERS: Array<Entry> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+pub static ANSWERS: Array<Slot> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 #[map]
 pub static ABSENT_INDEX: Array<Ways> = Array::with_max_entries(1, BPF_F_MMAPABLE);
@@ -75,9 +75,6 @@ pub static ABSENT: Array<Absent> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 #[map]
 pub static SUFFIX_INDEX: Array<Ways> = Array::with_max_entries(1, BPF_F_MMAPABLE);
-
-#[map]
-pub static SUFFIXES: Array<Suffix> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 /// Answers given, by slot within processor: one writer each, and read without a system call.
 #[map]

@@ -30,7 +30,6 @@ pub mod maps {
     pub const ABSENT_INDEX: &str = "ABSENT_INDEX";
     pub const ABSENT: &str = "ABSENT";
     pub const SUFFIX_INDEX: &str = "SUFFIX_INDEX";
-    pub const SUFFIXES: &str = "SUFFIXES";
     pub const HITS: &str = "HITS";
     pub const MONITOR: &str = "MONITOR";
     pub const MONITOR_RING: &str = "MONITOR_RING";

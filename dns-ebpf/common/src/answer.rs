@@ -32,8 +32,7 @@ const SERVE_UNTIL: usize = 2;
 const CLAIMED: usize = 3;
 const HEAD: usize = 4;
 const LENGTHS: usize = 5;
-const CAPTURES: usize = 6;
-const SHAPE: usize = CAPTURES + MAX_CAPTURES * CAPTURE_WORDS;
+const SHAPE: usize = LENGTHS + 1;
 const RRSET: usize = SHAPE + 1;
 const SUMS: usize = RRSET + 1;
 const COUNTS: usize = SUMS + 1;
@@ -44,15 +43,27 @@ const SECTION: usize = PATCHES + (MAX_POINTERS + MAX_TTLS) / 4;
 pub const MAX_POINTERS: usize = 16;
 /// Most TTLs in front of the RRset.
 pub const MAX_TTLS: usize = 12;
+/// Behind the section: what is found by its suffix is told without a look at them.
+const CAPTURES: usize = 1024 / 8 - MAX_CAPTURES * CAPTURE_WORDS;
+/// Where an entry without a section has its captures.
+const ABSENT_CAPTURES: usize = LENGTHS + 1;
 /// Most bytes of a section, its RRset counted twice.
-pub const SECTION_LEN: usize = 1024 - SECTION * 8;
+pub const SECTION_LEN: usize = (CAPTURES - SECTION) * 8;
 /// Bytes copied at a time.
 pub(crate) const STRIDE: usize = 32;
 /// Most addresses of an answer that is kept here.
 pub const MAX_RECORDS: usize = 20;
 
 const _: () = assert!(ENTRY_WORDS * 8 == 1024 + STRIDE);
-const _: () = assert!(CAPTURES + MAX_CAPTURES * CAPTURE_WORDS <= ABSENT_WORDS);
+const _: () = assert!(ABSENT_CAPTURES + MAX_CAPTURES * CAPTURE_WORDS <= ABSENT_WORDS);
+
+const fn captures_of(words: usize) -> usize {
+    if words == ENTRY_WORDS {
+        CAPTURES
+    } else {
+        ABSENT_CAPTURES
+    }
+}
 
 /// A word that userspace may write while a program reads it.
 #[repr(transparent)]
@@ -101,6 +112,29 @@ impl Word {
 pub type Ways = [Word; WAYS];
 /// An answer.
 pub type Entry = [Word; ENTRY_WORDS];
+
+/// An answer and how it is found by the end of its names: side by side, so that there is one place to fetch from memory.
+#[repr(C, align(64))]
+pub struct Slot {
+    pub suffix: Suffix,
+    pub entry: Entry,
+}
+
+impl Slot {
+    pub fn empty() -> Slot {
+        Slot {
+            suffix: core::array::from_fn(|_| Word::new(0)),
+            entry: core::array::from_fn(|_| Word::new(0)),
+        }
+    }
+}
+
+impl AsRef<[Word]> for Slot {
+    fn as_ref(&self) -> &[Word] {
+        &self.entry
+    }
+}
+
 /// A target that does not exist.
 pub type Absent = [Word; ABSENT_WORDS];
 
@@ -245,12 +279,10 @@ pub trait Tables {
     fn settings(&self) -> Option<&Settings>;
     fn captures(&self, rule: u32) -> Option<Captures>;
     fn ways(&self, bucket: u32) -> Option<&Ways>;
-    fn entry(&self, slot: u32) -> Option<&Entry>;
+    fn slot(&self, slot: u32) -> Option<&Slot>;
     fn absent_ways(&self, bucket: u32) -> Option<&Ways>;
     fn absent(&self, slot: u32) -> Option<&Absent>;
     fn suffix_ways(&self, bucket: u32) -> Option<&Ways>;
-    /// The suffix of an entry.
-    fn suffix(&self, slot: u32) -> Option<&Suffix>;
     /// Another number for each answer given from a slot, which it counts.
     fn count(&self, slot: u32) -> u32;
 }
@@ -396,7 +428,7 @@ impl Scratch {
             let place = INDEX * CAPTURE_WORDS + word as usize;
             // SAFETY: word < CAPTURE_WORDS and INDEX < MAX_CAPTURES.
             let own = unsafe { *self.key.captures.as_ptr().add(place) };
-            if word_of(entry, CAPTURES + place) != own {
+            if word_of(entry, captures_of(N) + place) != own {
                 return false;
             }
             word += 1;
@@ -467,7 +499,7 @@ pub fn locate<T: Tables + ?Sized>(tables: &T, scratch: &mut Scratch) -> Located 
         .ways(hash as u32 & settings.bucket_mask)
         .and_then(|ways| slot_of(ways, hash))
         && let slot = scratch.forget(slot)
-        && let Some(entry) = tables.entry(slot)
+        && let Some(Slot { entry, .. }) = tables.slot(slot)
     {
         let sequence = word_of(entry, SEQUENCE);
         if sequence & 1 == 0
@@ -515,8 +547,8 @@ pub fn read_with<T: Tables + ?Sized, const CHECKED: bool>(
     scratch: &mut Scratch,
 ) -> Found {
     let slot = scratch.told.slot;
-    match tables.entry(slot) {
-        Some(entry) => {
+    match tables.slot(slot) {
+        Some(Slot { entry, .. }) => {
             copy_entry::<T, CHECKED>(tables, entry, slot, scratch).unwrap_or(Found::Nothing)
         }
         None => Found::Nothing,
@@ -650,7 +682,7 @@ pub(crate) const fn swap(value: u32) -> u32 {
 /// that comes late is one of the past.
 #[inline(always)]
 pub fn claim<T: Tables + ?Sized>(tables: &T, told: &Told) {
-    if let Some(entry) = tables.entry(told.slot) {
+    if let Some(Slot { entry, .. }) = tables.slot(told.slot) {
         // SAFETY: CLAIMED < ENTRY_WORDS.
         unsafe { (*entry.as_ptr().add(CLAIMED)).store(told.sequence) };
     }

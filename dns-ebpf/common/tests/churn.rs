@@ -12,8 +12,8 @@ use std::{
 
 use dns_common::{
     answer::{
-        self, Absent, Body, Captures, Entry, Found, Key, Lifetime, Settings, Suffix,
-        SuffixSettings, Tables, Ways, Word, find_with, release,
+        self, Absent, Body, Captures, Found, Key, Lifetime, Settings, Slot, SuffixSettings, Tables,
+        Ways, Word, find_with, release,
     },
     dfa::{NAME_AT, Scratch},
 };
@@ -28,7 +28,7 @@ const VERSIONS: usize = 6;
 struct Shared {
     settings: Settings,
     index: Vec<Ways>,
-    entries: Vec<Entry>,
+    slots: Vec<Slot>,
     hits: Vec<Word>,
 }
 
@@ -48,7 +48,7 @@ impl Shared {
                 suffixes: SuffixSettings::NONE,
             },
             index: (0..BUCKETS).map(|_| words()).collect(),
-            entries: (0..SLOTS).map(|_| words()).collect(),
+            slots: (0..SLOTS).map(|_| Slot::empty()).collect(),
             hits: (0..SLOTS).map(|_| Word::new(0)).collect(),
         }
     }
@@ -71,8 +71,8 @@ impl Tables for Shared {
         self.index.get(bucket as usize)
     }
 
-    fn entry(&self, slot: u32) -> Option<&Entry> {
-        self.entries.get(slot as usize)
+    fn slot(&self, slot: u32) -> Option<&Slot> {
+        self.slots.get(slot as usize)
     }
 
     fn absent_ways(&self, _bucket: u32) -> Option<&Ways> {
@@ -84,10 +84,6 @@ impl Tables for Shared {
     }
 
     fn suffix_ways(&self, _bucket: u32) -> Option<&Ways> {
-        None
-    }
-
-    fn suffix(&self, _slot: u32) -> Option<&Suffix> {
         None
     }
 
@@ -205,7 +201,7 @@ fn churn(shared: &Shared, done: &AtomicBool) -> u64 {
         let slot = random as usize % SLOTS;
         let wanted = (random >> 8) as usize % KEYS;
         let version = (random >> 16) as usize % VERSIONS;
-        let entry = &shared.entries[slot];
+        let entry = &shared.slots[slot].entry;
         let ways = |key: usize| {
             let hash = keys[key].hash(SEED);
             (&shared.index[hash as usize % BUCKETS], hash)

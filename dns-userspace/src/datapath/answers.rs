@@ -14,10 +14,7 @@ use std::{
 use aya::Ebpf;
 use dns_common::{
     abi::{MAX_SERVERS, maps},
-    answer::{
-        self, Absent, Body, Entry, Key, Lifetime, Settings, Suffix, SuffixSettings, WAYS, Ways,
-        Word,
-    },
+    answer::{self, Absent, Body, Key, Lifetime, Settings, Slot, SuffixSettings, WAYS, Ways, Word},
     wire::KEPT_QTYPES,
 };
 
@@ -110,10 +107,9 @@ pub struct Answers {
 }
 
 struct Inner {
-    answers: Table<Entry>,
+    answers: Table<Slot>,
     absent: Table<Absent>,
     suffix_index: Mapping<Ways>,
-    suffixes: Mapping<Suffix>,
     /// Hits of a slot when it came to its key.
     before: Vec<u64>,
     given: Given,
@@ -250,7 +246,6 @@ impl Answers {
             answers: Table::open(ebpf, maps::INDEX, maps::ANSWERS, limits)?,
             absent: Table::open(ebpf, maps::ABSENT_INDEX, maps::ABSENT, limits)?,
             suffix_index: mapping(ebpf, maps::SUFFIX_INDEX)?,
-            suffixes: mapping(ebpf, maps::SUFFIXES)?,
             before: vec![0; options.total],
             given: Given::default(),
             unplaced: 0,
@@ -339,7 +334,6 @@ impl Answers {
             answers,
             absent,
             suffix_index,
-            suffixes,
             before,
             given,
             unplaced,
@@ -358,12 +352,13 @@ impl Answers {
             before[place.slot as usize] = self.hits(place.slot);
         }
         let suffix = if is_new { self.suffix(key) } else { None };
-        if let Some(entry) = answers.entries.element(place.slot as usize) {
-            answer::write_with(entry, key, body, &lifetime, || {
+        if let Some(slot) = answers.entries.element(place.slot as usize) {
+            answer::write_with(&slot.entry, key, body, &lifetime, || {
                 // Without a suffix of its own, too: a reader that was led here by the slot's last key must not find
                 // that key's suffix beside this answer.
-                if is_new && let Some(place) = suffixes.element(place.slot as usize) {
-                    answer::write_suffix(place, suffix.as_ref().map_or(&[], |(suffix, _)| suffix));
+                if is_new {
+                    let suffix = suffix.as_ref().map_or(&[][..], |(suffix, _)| suffix);
+                    answer::write_suffix(&slot.suffix, suffix);
                 }
             });
         }
@@ -508,7 +503,7 @@ impl std::fmt::Debug for Answers {
 }
 
 /// Sizes of the maps: name and elements.
-pub(super) fn sizes(options: &AnswerOptions, processors: usize) -> [(&'static str, u32); 7] {
+pub(super) fn sizes(options: &AnswerOptions, processors: usize) -> [(&'static str, u32); 6] {
     let slots = options.total.max(1);
     let buckets = options.buckets();
     [
@@ -517,7 +512,6 @@ pub(super) fn sizes(options: &AnswerOptions, processors: usize) -> [(&'static st
         (maps::ABSENT_INDEX, buckets),
         (maps::ABSENT, slots),
         (maps::SUFFIX_INDEX, buckets),
-        (maps::SUFFIXES, slots),
         (maps::HITS, slots * processors),
     ]
     .map(|(name, elements)| (name, elements as u32))

@@ -10,11 +10,10 @@ pub struct MemoryTables {
     settings: Settings,
     captures: Vec<Captures>,
     ways: Box<[Ways]>,
-    entries: Box<[Entry]>,
+    slots: Box<[Slot]>,
     absent_ways: Box<[Ways]>,
     absent: Box<[Absent]>,
     suffix_ways: Box<[Ways]>,
-    suffixes: Box<[Suffix]>,
     hits: Box<[Word]>,
     used: u32,
     used_absent: u32,
@@ -41,11 +40,10 @@ impl MemoryTables {
             },
             captures,
             ways: zeroed(buckets),
-            entries: zeroed(slots.max(1)),
+            slots: (0..slots.max(1)).map(|_| Slot::empty()).collect(),
             absent_ways: zeroed(buckets),
             absent: zeroed(slots.max(1)),
             suffix_ways: zeroed(buckets),
-            suffixes: zeroed(slots.max(1)),
             hits: (0..slots.max(1)).map(|_| Word::new(0)).collect(),
             used: 0,
             used_absent: 0,
@@ -85,7 +83,7 @@ impl MemoryTables {
         }
         let upstream = (key.head >> 48) as u16;
         if let Some(hash) = self.settings.suffixes.hash(suffix, key.qtype(), upstream) {
-            write_suffix(&self.suffixes[slot as usize], suffix);
+            write_suffix(&self.slots[slot as usize].suffix, suffix);
             let ways = &self.suffix_ways[(hash as u32 & self.settings.suffixes.mask) as usize];
             place(ways, hash, slot);
         }
@@ -101,7 +99,7 @@ impl MemoryTables {
         let ways = &self.ways[(hash as u32 & self.settings.bucket_mask) as usize];
         let placed = place(ways, hash, self.used);
         if placed {
-            write(&self.entries[self.used as usize], key, body, lifetime);
+            write(&self.slots[self.used as usize].entry, key, body, lifetime);
             self.used += 1;
         }
         placed
@@ -146,8 +144,8 @@ impl Tables for MemoryTables {
         self.ways.get(bucket as usize)
     }
 
-    fn entry(&self, slot: u32) -> Option<&Entry> {
-        self.entries.get(slot as usize)
+    fn slot(&self, slot: u32) -> Option<&Slot> {
+        self.slots.get(slot as usize)
     }
 
     fn absent_ways(&self, bucket: u32) -> Option<&Ways> {
@@ -160,10 +158,6 @@ impl Tables for MemoryTables {
 
     fn suffix_ways(&self, bucket: u32) -> Option<&Ways> {
         self.suffix_ways.get(bucket as usize)
-    }
-
-    fn suffix(&self, slot: u32) -> Option<&Suffix> {
-        self.suffixes.get(slot as usize)
     }
 
     fn count(&self, slot: u32) -> u32 {
@@ -189,8 +183,8 @@ impl<T: Tables> Tables for &T {
         T::ways(self, bucket)
     }
 
-    fn entry(&self, slot: u32) -> Option<&Entry> {
-        T::entry(self, slot)
+    fn slot(&self, slot: u32) -> Option<&Slot> {
+        T::slot(self, slot)
     }
 
     fn absent_ways(&self, bucket: u32) -> Option<&Ways> {
@@ -203,10 +197,6 @@ impl<T: Tables> Tables for &T {
 
     fn suffix_ways(&self, bucket: u32) -> Option<&Ways> {
         T::suffix_ways(self, bucket)
-    }
-
-    fn suffix(&self, slot: u32) -> Option<&Suffix> {
-        T::suffix(self, slot)
     }
 
     fn count(&self, slot: u32) -> u32 {

@@ -17,12 +17,12 @@ const STAR_LABELS: u32 = 4;
 /// Most words that they fill.
 const STAR_WORDS: u32 = 6;
 
-const VALUES: usize = 0;
-const FOLDS: usize = SUFFIX_WORDS;
-const LENGTH: usize = 2 * SUFFIX_WORDS;
+const LENGTH: usize = 0;
+const PAIRS: usize = 2;
 
-/// The end of the names of an answer, in lower case; bits that make capitals into small letters; its length.
-pub type Suffix = [Word; 2 * SUFFIX_WORDS + 4];
+/// The length of the end of the names of an answer, and this in pairs of words: the bytes in lower case, and the bits that
+/// make capitals into small letters.
+pub type Suffix = [Word; PAIRS + 2 * SUFFIX_WORDS + 2];
 
 /// How suffixes are found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,9 +143,9 @@ impl Scratch {
     /// Whether a word of the suffix is that of the name.
     #[inline(always)]
     fn has_word(&self, suffix: &Suffix, from: u32, index: u32, mask: u64) -> bool {
-        let place = bounded::<15>(index);
-        let word = (self.word(from + index * 8) | word_of(suffix, FOLDS + place)) & mask;
-        word == word_of(suffix, VALUES + place)
+        let pair = PAIRS + 2 * bounded::<15>(index);
+        let word = (self.word(from + index * 8) | word_of(suffix, pair + 1)) & mask;
+        word == word_of(suffix, pair)
     }
 }
 
@@ -198,7 +198,7 @@ pub fn locate_by_suffix<T: Tables + ?Sized>(tables: &T, scratch: &mut Scratch, a
         return false;
     };
     let slot = scratch.forget(slot);
-    let (Some(suffix), Some(entry)) = (tables.suffix(slot), tables.entry(slot)) else {
+    let Some(Slot { suffix, entry }) = tables.slot(slot) else {
         return false;
     };
     let sequence = word_of(entry, SEQUENCE);
@@ -244,8 +244,8 @@ pub fn write_suffix(place: &Suffix, suffix: &[u8]) {
                 fold |= 0x20 << (8 * at);
             }
         }
-        place[VALUES + index].store(value);
-        place[FOLDS + index].store(fold);
+        place[PAIRS + 2 * index].store(value);
+        place[PAIRS + 2 * index + 1].store(fold);
     }
     place[LENGTH].store(suffix.len() as u64);
 }

@@ -402,7 +402,12 @@ fn an_entry_is_stale_until_somebody_claims_its_refresh_and_again_when_it_was_wri
     let earlier = scratch.told;
     claim(&tables, &scratch.told);
     assert_eq!(find(&tables, &mut scratch), Found::Answer);
-    write(tables.entry(0).unwrap(), &key, &body, &lasting(10, 20));
+    write(
+        &tables.slot(0).unwrap().entry,
+        &key,
+        &body,
+        &lasting(10, 20),
+    );
     assert_eq!(find(&tables, &mut scratch), Found::Stale);
     claim(&tables, &earlier);
     assert_eq!(
@@ -419,7 +424,7 @@ fn an_entry_that_is_being_written_or_was_released_is_not_there() {
     let (mut tables, mut scratch, key, body) = one();
     assert!(tables.insert(&key, &body, &lasting(100, 200)));
     assert_eq!(find(&tables, &mut scratch), Found::Answer);
-    let entry = tables.entry(0).unwrap();
+    let entry = &tables.slot(0).unwrap().entry;
     let sequence = entry[SEQUENCE].load();
     entry[SEQUENCE].store(sequence | 1);
     assert_eq!(find(&tables, &mut scratch), Found::Nothing);
@@ -477,8 +482,8 @@ fn the_second_look_at_the_sequence_number_counts() {
         fn ways(&self, bucket: u32) -> Option<&Ways> {
             self.tables.ways(bucket)
         }
-        fn entry(&self, slot: u32) -> Option<&Entry> {
-            self.tables.entry(slot)
+        fn slot(&self, slot: u32) -> Option<&Slot> {
+            self.tables.slot(slot)
         }
         fn absent_ways(&self, bucket: u32) -> Option<&Ways> {
             self.tables.absent_ways(bucket)
@@ -489,11 +494,8 @@ fn the_second_look_at_the_sequence_number_counts() {
         fn suffix_ways(&self, bucket: u32) -> Option<&Ways> {
             self.tables.suffix_ways(bucket)
         }
-        fn suffix(&self, slot: u32) -> Option<&Suffix> {
-            self.tables.suffix(slot)
-        }
         fn count(&self, slot: u32) -> u32 {
-            let entry = self.tables.entry(slot).unwrap();
+            let entry = &self.tables.slot(slot).unwrap().entry;
             write(entry, &self.key, &self.body, &lasting(100, 200));
             0
         }
@@ -516,7 +518,12 @@ fn the_second_look_at_the_sequence_number_counts() {
         find_with::<_, true>(&overtaken, &mut scratch),
         Found::Nothing
     );
-    write(tables.entry(0).unwrap(), &key, &body, &lasting(100, 200));
+    write(
+        &tables.slot(0).unwrap().entry,
+        &key,
+        &body,
+        &lasting(100, 200),
+    );
     assert_eq!(
         find_with::<_, false>(&overtaken, &mut scratch),
         Found::Answer

@@ -50,8 +50,8 @@ impl Body {
     }
 
     /// Words of the entry from [`SHAPE`] on.
-    fn words(&self) -> [u64; ENTRY_WORDS - SHAPE] {
-        let mut words = [0; ENTRY_WORDS - SHAPE];
+    fn words(&self) -> [u64; CAPTURES - SHAPE] {
+        let mut words = [0; CAPTURES - SHAPE];
         let size = self.records.first().map_or(0, Vec::len);
         let owner = self
             .records
@@ -157,7 +157,7 @@ pub fn release(entry: &[Word]) {
 fn write_key(entry: &[Word], key: &Key) {
     entry[HEAD].store(key.head);
     entry[LENGTHS].store(key.lengths);
-    for (word, value) in entry[CAPTURES..].iter().zip(key.captures) {
+    for (word, value) in entry[captures_of(entry.len())..].iter().zip(key.captures) {
         word.store(value);
     }
 }

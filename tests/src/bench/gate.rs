@@ -44,7 +44,7 @@ const LIMITS: [Limit; 4] = [
     Limit {
         of: "compose/gregor",
         to: "compose/hickory",
-        most: 1.75,
+        most: 2.0,
         why: "an answer is encoded once, for any question",
     },
 ];

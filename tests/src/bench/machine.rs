@@ -147,22 +147,35 @@ pub struct OnOneProcessor {
 
 impl OnOneProcessor {
     pub fn pin() -> Result<Self> {
-        let this = Pid::from_raw(0);
-        let before = sched_getaffinity(this).context("sched_getaffinity")?;
-        let last = (0..CpuSet::count())
-            .rev()
-            .find(|&processor| before.is_set(processor).unwrap_or(false))
-            .context("no processor to run on")?;
-        let mut one = CpuSet::new();
-        one.set(last)?;
-        sched_setaffinity(this, &one).context("sched_setaffinity")?;
+        let before = sched_getaffinity(THIS).context("sched_getaffinity")?;
+        stay(0)?;
         Ok(Self { before })
     }
 }
 
+/// Keeps the calling thread on one of the processors that it may use: the last, the one before it, and so on.
+pub fn stay(index: usize) -> Result<()> {
+    let allowed = sched_getaffinity(THIS).context("sched_getaffinity")?;
+    let processors: Vec<usize> = (0..CpuSet::count())
+        .rev()
+        .filter(|&processor| allowed.is_set(processor).unwrap_or(false))
+        .collect();
+    let count = processors.len().max(1);
+    let mut one = CpuSet::new();
+    one.set(
+        *processors
+            .get(index % count)
+            .context("no processor to run on")?,
+    )?;
+    sched_setaffinity(THIS, &one).context("sched_setaffinity")
+}
+
+/// The calling thread.
+const THIS: Pid = Pid::from_raw(0);
+
 impl Drop for OnOneProcessor {
     fn drop(&mut self) {
-        let _ = sched_setaffinity(Pid::from_raw(0), &self.before);
+        let _ = sched_setaffinity(THIS, &self.before);
     }
 }
 

@@ -15,7 +15,7 @@ use super::{
     replies::{Counter, Replies},
     socket::{BATCH, Frames},
 };
-use crate::bench::machine::{Idle, busy};
+use crate::bench::machine::{self, Idle, busy};
 
 /// How fast queries are sent.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -141,7 +141,15 @@ pub fn run(
     thread::scope(|scope| -> Result<Flow> {
         let workers: Vec<_> = senders
             .iter_mut()
-            .map(|pods| scope.spawn(|| send(pods, &shared, pace, threads)))
+            .enumerate()
+            .map(|(index, pods)| {
+                let shared = &shared;
+                scope.spawn(move || {
+                    // A thread that moves has its buffers freed on one processor and taken on another.
+                    machine::stay(index)?;
+                    send(pods, shared, pace, threads)
+                })
+            })
             .collect();
         let moments = || -> Result<(Moment, Moment)> {
             thread::sleep(span.warm_up);

@@ -1,14 +1,10 @@
-//! From samples to figures: medians, intervals, ratios of the same round, and what they show of the claims.
+//! From samples to figures: medians, intervals, ratios of the same round.
 
 use std::collections::BTreeMap;
 
 use super::{
-    contenders::{
-        COREDNS, GREGOR_COREDNS, GREGOR_NODELOCAL, NODELOCAL, REFLECTOR, REFLECTOR_LONG, RESPONDER,
-        UNBOUND,
-    },
     metric::{self, Metric},
-    schema::{CellReport, Claim, Figure, Ratio, Required, Sample},
+    schema::{CellReport, Figure, Ratio, Sample},
     stats::{Interval, Summary, median},
 };
 
@@ -116,171 +112,9 @@ fn ratios(
         .collect()
 }
 
-/// What gregor is to show, as far as there are cells for it.
-pub fn claims(cells: &[CellReport]) -> Vec<Claim> {
-    let mut claims = vec![
-        to_other(
-            cells,
-            "answers from the kernel: answers per second beside the fixed-answer program",
-            ("throughput/matched", GREGOR_NODELOCAL, REFLECTOR),
-            metric::ANSWERS,
-            Required::AtLeast(0.9),
-        ),
-        to_other(
-            cells,
-            "the same beside one whose fixed answer is as long",
-            ("throughput/matched", GREGOR_NODELOCAL, REFLECTOR_LONG),
-            metric::ANSWERS,
-            Required::AtLeast(0.9),
-        ),
-        per_machine_second(cells, NODELOCAL, 20.0),
-        per_machine_second(cells, UNBOUND, 5.0),
-        to_other(
-            cells,
-            "unloaded median latency beside the fixed-answer program",
-            ("latency", GREGOR_NODELOCAL, REFLECTOR),
-            metric::P50,
-            Required::AtMost(1.2),
-        ),
-        to_other(
-            cells,
-            "responder only: answers per second beside CoreDNS as NodeLocal",
-            ("throughput/matched", RESPONDER, NODELOCAL),
-            metric::ANSWERS,
-            Required::AtLeast(1.0),
-        ),
-        to_other(
-            cells,
-            "over plain CoreDNS: answers per second beside it",
-            ("throughput/matched", GREGOR_COREDNS, COREDNS),
-            metric::ANSWERS,
-            Required::AtLeast(1.0),
-        ),
-    ];
-    for (id, text, required) in [
-        (
-            "pair/foreign-throughput",
-            "foreign queries: throughput of the cache with gregor, in parts of without",
-            Required::IntervalAtLeast(0.97),
-        ),
-        (
-            "pair/foreign-latency",
-            "foreign queries: latency of the cache with gregor, in parts of without",
-            Required::IntervalAtMost(1.03),
-        ),
-        (
-            "pair/tcp",
-            "TCP in small segments with gregor, in parts of without",
-            Required::IntervalAtLeast(0.97),
-        ),
-        (
-            "pair/udp",
-            "UDP in small datagrams with gregor, in parts of without",
-            Required::IntervalAtLeast(0.97),
-        ),
-    ] {
-        let figure = cells
-            .iter()
-            .find(|cell| cell.id == id)
-            .and_then(|cell| cell.figure(metric::RATIO, None));
-        let ratio = figure.map(|figure| Ratio {
-            median: figure.summary.median,
-            interval: figure.interval,
-        });
-        claims.push(claim(text, ratio, required));
-    }
-    for (id, what) in [
-        ("growth/rules", "rules"),
-        ("growth/namespaces", "namespaces"),
-    ] {
-        let last = cells
-            .iter()
-            .find(|cell| cell.id == id)
-            .and_then(|cell| {
-                let answers = cell.figures.iter().filter(|f| f.metric == metric::ANSWERS);
-                answers.max_by_key(|figure| figure.point)
-            })
-            .filter(|figure| figure.point > Some(1));
-        let text = match last.and_then(|figure| figure.point) {
-            Some(point) => format!("time per answer with {point} {what}, in parts of that with 1"),
-            None => format!("time per answer as {what} grow"),
-        };
-        // Time is the inverse of the rate, and a quantile of an inverse is the inverse of the other quantile.
-        let ratio = last
-            .and_then(|figure| figure.ratios.get(FIRST))
-            .map(inverse);
-        claims.push(claim(&text, ratio, Required::AtMost(1.2)));
-    }
-    claims
-}
-
-fn inverse(ratio: &Ratio) -> Ratio {
-    Ratio {
-        median: 1.0 / ratio.median,
-        interval: ratio.interval.map(|interval| Interval {
-            count: interval.count,
-            median: 1.0 / interval.median,
-            low: 1.0 / interval.high,
-            high: 1.0 / interval.low,
-        }),
-    }
-}
-
-/// Answers per second that the machine works are the inverse of its busy time for an answer.
-fn per_machine_second(cells: &[CellReport], other: &str, least: f64) -> Claim {
-    let text = format!("answers per second of busy machine beside {other}");
-    let ratio = find_ratio(
-        cells,
-        ("throughput/matched", GREGOR_NODELOCAL, other),
-        metric::BUSY,
-    );
-    let ratio = ratio.map(|ratio| inverse(&ratio));
-    claim(&text, ratio, Required::AtLeast(least))
-}
-
-fn to_other(
-    cells: &[CellReport],
-    text: &str,
-    which: (&str, &str, &str),
-    metric: &str,
-    required: Required,
-) -> Claim {
-    claim(text, find_ratio(cells, which, metric), required)
-}
-
-fn find_ratio(
-    cells: &[CellReport],
-    (work, contender, other): (&str, &str, &str),
-    metric: &str,
-) -> Option<Ratio> {
-    let id = format!("{work}/{contender}");
-    let cell = cells.iter().find(|cell| cell.id == id)?;
-    cell.figure(metric, None)?.ratios.get(other).copied()
-}
-
-fn claim(text: &str, ratio: Option<Ratio>, required: Required) -> Claim {
-    Claim {
-        text: text.to_owned(),
-        measured: ratio.map(|ratio| ratio.median),
-        interval: ratio.and_then(|ratio| ratio.interval),
-        required,
-        holds: ratio.and_then(|ratio| holds(&ratio, required)),
-    }
-}
-
-/// None where the interval that is required was not measured.
-fn holds(ratio: &Ratio, required: Required) -> Option<bool> {
-    match required {
-        Required::AtLeast(least) => Some(ratio.median >= least),
-        Required::AtMost(most) => Some(ratio.median <= most),
-        Required::IntervalAtLeast(least) => ratio.interval.map(|interval| interval.low >= least),
-        Required::IntervalAtMost(most) => ratio.interval.map(|interval| interval.high <= most),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::claims::claims, *};
 
     fn sample(round: usize, point: Option<usize>, metric: &str, value: f64) -> Sample {
         Sample {

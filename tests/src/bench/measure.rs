@@ -196,11 +196,11 @@ impl Bench {
             Some(pairs) => pairs,
             none => none.insert(Pairs::start(self.mode)?),
         };
-        let (with, without) = pairs.measure(pair, round)?;
+        let done = pairs.measure(pair, round)?;
         let mut measured = Measured::default();
-        measured.set(metric::WITH, with);
-        measured.set(metric::WITHOUT, without);
-        measured.set(metric::RATIO, with / without);
+        measured.set(metric::WITH, done.with);
+        measured.set(metric::WITHOUT, done.without);
+        measured.set(metric::RATIO, done.ratio);
         Ok(measured)
     }
 
@@ -301,7 +301,7 @@ fn contender(cell: &Cell) -> Result<&'static str> {
 fn closed_loop(stand: &Stand, traffic: Traffic, duration: Duration) -> Result<Measured> {
     let server = stand.server();
     let names = names_of(traffic, LABELS)(0);
-    let (times, lost) = stand
+    let closed::Waits { times, lost } = stand
         .pod()
         .netns()
         .enter(move || closed::run(server, &names, duration))??;

@@ -1,6 +1,7 @@
 //! What is measured, and beside what.
 
 mod analyse;
+mod claims;
 pub mod compare;
 mod contenders;
 mod external;

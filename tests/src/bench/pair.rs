@@ -7,15 +7,19 @@
 
 use anyhow::{Context as _, Result, ensure};
 use aya::programs::{SchedClassifier, TcAttachType};
-use hdrhistogram::Histogram;
 
 use super::{
     contenders::{self, GregorSetup, NODELOCAL, Needs, Senders, Stand, in_namespace, names_of},
     external::{self, Stream},
     latency,
-    load::{closed, flow::Pace, names::Traffic},
+    load::{
+        closed::{Client, alternate},
+        flow::Pace,
+        names::Traffic,
+    },
     machine::OnOneProcessor,
     plan::{LABELS, Mode, Pair, WINDOW},
+    stats::median,
 };
 use crate::packets::wire::set_segmentation;
 
@@ -31,11 +35,12 @@ pub struct Pairs {
     attached: Option<usize>,
 }
 
-/// What one pod has got done in all of its turns.
-struct Done {
-    sum: f64,
-    turns: f64,
-    times: Histogram<u64>,
+/// What was got done with gregor, without, and with it in parts of without.
+#[derive(Clone, Copy, Debug)]
+pub struct Done {
+    pub with: f64,
+    pub without: f64,
+    pub ratio: f64,
 }
 
 impl Pairs {
@@ -59,24 +64,55 @@ impl Pairs {
         })
     }
 
-    /// What is got done with gregor, and without.
-    pub fn measure(&mut self, pair: Pair, round: usize) -> Result<(f64, f64)> {
+    /// The medians of all turns, and of the ratios of turns beside each other: what the machine does to one turn in ten
+    /// moves neither.
+    pub fn measure(&mut self, pair: Pair, round: usize) -> Result<Done> {
         let _pinned = OnOneProcessor::pin()?;
         let with = round % PODS;
         self.attach(with)?;
         if matches!(pair, Pair::DnsThroughput | Pair::DnsLatency) {
             self.stand.warm(&mut self.senders, PODS * LABELS)?;
         }
-        let mut done = [Done::nothing()?, Done::nothing()?];
+        if pair == Pair::DnsLatency {
+            return self.latency(with);
+        }
+        let mut turns = [Vec::new(), Vec::new()];
         for turn in 0..self.mode.turns(pair) {
             let first = turn % PODS;
             for pod in [first, 1 - first] {
-                self.turn(pair, pod, &mut done[pod])?;
+                turns[pod].push(self.turn(pair, pod)?);
             }
         }
-        let [with, without] = [with, 1 - with].map(|pod| done[pod].value(pair));
+        let [with, without] = [&turns[with], &turns[1 - with]];
+        let ratios: Vec<f64> = with.iter().zip(without).map(|(a, b)| a / b).collect();
+        let of = |values: &[f64]| median(values).context("no turn");
+        let done = Done {
+            with: of(with)?,
+            without: of(without)?,
+            ratio: of(&ratios)?,
+        };
+        ensure!(done.without > 0.0, "nothing came through without gregor");
+        Ok(done)
+    }
+
+    /// How long both pods wait when they ask one query each in turn.
+    fn latency(&self, with: usize) -> Result<Done> {
+        let server = self.stand.server();
+        let clients = (0..PODS).map(|pod| {
+            let names = names_of(Traffic::Foreign, LABELS)(pod);
+            let netns = self.stand.pod_numbered(pod).netns();
+            netns.enter(move || Client::new(server, &names))?
+        });
+        let clients: Vec<Client> = clients.collect::<Result<_>>()?;
+        let waits = alternate(&clients, self.mode.latency())?;
+        let [with, without] =
+            [with, 1 - with].map(|pod| latency::microseconds(&waits[pod].times, 0.5));
         ensure!(without > 0.0, "nothing came through without gregor");
-        Ok((with, without))
+        Ok(Done {
+            with,
+            without,
+            ratio: with / without,
+        })
     }
 
     /// Moves gregor to a pod's interface, and makes sure that it is there and nowhere else.
@@ -110,46 +146,19 @@ impl Pairs {
         Ok(())
     }
 
-    fn turn(&mut self, pair: Pair, pod: usize, done: &mut Done) -> Result<()> {
-        done.turns += 1.0;
+    /// Answers or bits per second of one pod.
+    fn turn(&mut self, pair: Pair, pod: usize) -> Result<f64> {
         let (lab, from) = (&self.stand.lab, self.stand.pod_numbered(pod));
         let span = self.mode.pair();
-        match pair {
+        Ok(match pair {
             Pair::DnsThroughput => {
                 let senders = &mut self.senders[pod..=pod];
                 let flow = self.stand.run(senders, Pace::Window(WINDOW), span)?;
-                done.sum += flow.replies.answers as f64 / flow.elapsed.as_secs_f64();
+                flow.replies.answers as f64 / flow.elapsed.as_secs_f64()
             }
-            Pair::DnsLatency => {
-                let names = names_of(Traffic::Foreign, LABELS)(pod);
-                let server = self.stand.server();
-                let duration = span.warm_up + span.duration;
-                let (times, _) = from
-                    .netns()
-                    .enter(move || closed::run(server, &names, duration))??;
-                done.times.add(&times)?;
-            }
-            Pair::Tcp => done.sum += external::iperf(lab, from, Stream::Tcp)?,
-            Pair::Udp => done.sum += external::iperf(lab, from, Stream::Udp)?,
-        }
-        Ok(())
-    }
-}
-
-impl Done {
-    fn nothing() -> Result<Self> {
-        Ok(Self {
-            sum: 0.0,
-            turns: 0.0,
-            times: latency::histogram()?,
+            Pair::DnsLatency => anyhow::bail!("asked by both pods at once"),
+            Pair::Tcp => external::iperf(lab, from, Stream::Tcp)?,
+            Pair::Udp => external::iperf(lab, from, Stream::Udp)?,
         })
-    }
-
-    /// The mean of all turns; of waiting times, the median.
-    fn value(&self, pair: Pair) -> f64 {
-        match pair {
-            Pair::DnsLatency => latency::microseconds(&self.times, 0.5),
-            Pair::DnsThroughput | Pair::Tcp | Pair::Udp => self.sum / self.turns,
-        }
     }
 }

@@ -156,13 +156,14 @@ impl Mode {
         }
     }
 
-    /// Turns of each pod of a pair.
+    /// Turns of each pod of a pair; none where both ask at once.
     pub fn turns(self, pair: Pair) -> usize {
         match (self, pair) {
-            (Self::Quick, Pair::DnsThroughput | Pair::DnsLatency) => 4,
-            (Self::Full, Pair::DnsThroughput | Pair::DnsLatency) => 20,
+            (_, Pair::DnsLatency) => 0,
+            (Self::Quick, Pair::DnsThroughput) => 4,
+            (Self::Full, Pair::DnsThroughput) => 60,
             (Self::Quick, Pair::Tcp | Pair::Udp) => 2,
-            (Self::Full, Pair::Tcp | Pair::Udp) => 6,
+            (Self::Full, Pair::Tcp | Pair::Udp) => 10,
         }
     }
 
@@ -358,7 +359,11 @@ impl Cell {
                             mode.pair().warm_up + mode.pair().duration + Duration::from_millis(10)
                         }
                     };
-                    2 * mode.turns(pair) as u32 * turn + Duration::from_millis(400)
+                    let at_once = match pair {
+                        Pair::DnsLatency => mode.latency(),
+                        _ => Duration::ZERO,
+                    };
+                    2 * mode.turns(pair) as u32 * turn + at_once + Duration::from_millis(400)
                 }
                 What::Start => Duration::from_millis(1500),
                 What::Program => Duration::from_millis(100),

@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::{
-    analyse, contenders, html,
+    analyse, claims, contenders, html,
     journal::{Entry, Head, Journal, say},
     latency::Recorded,
     machine::{Idle, Machine, busy},
@@ -257,7 +257,7 @@ fn report(plan: &Plan, journal: &Journal) -> Result<Report> {
                 about: contender.about(),
             })
             .collect(),
-        claims: analyse::claims(&cells),
+        claims: claims::claims(&cells),
         cells,
     })
 }
@@ -285,9 +285,10 @@ fn build() -> Build {
     }
 }
 
-/// Reads a report and writes its page anew.
+/// Reads a report, judges it and writes its page anew.
 pub fn render(path: &Path) -> Result<PathBuf> {
-    let report = Report::read(path)?;
+    let mut report = Report::read(path)?;
+    report.claims = claims::claims(&report.cells);
     let page = path.with_extension("html");
     fs::write(&page, html::page(&report)?).with_context(|| page.display().to_string())?;
     Ok(page)

@@ -115,6 +115,9 @@ pub struct Claim {
     pub interval: Option<Interval>,
     pub required: Required,
     pub holds: Option<bool>,
+    /// What is known of why it does not hold.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -175,7 +178,7 @@ impl CellReport {
 /// A report with a cell of each kind, for tests of what reads reports.
 #[cfg(test)]
 pub fn sample_report() -> Report {
-    use super::{analyse, metric};
+    use super::{analyse, claims, metric};
 
     let sample = |round: usize, point, values: &[(&str, f64)]| Sample {
         round,
@@ -276,7 +279,7 @@ pub fn sample_report() -> Report {
                 about: contender.about(),
             })
             .collect(),
-        claims: analyse::claims(&cells),
+        claims: claims::claims(&cells),
         cells,
     }
 }

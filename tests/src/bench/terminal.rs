@@ -76,6 +76,9 @@ pub fn claims(report: &Report) {
             claim.text,
             measured(claim)
         );
+        if let Some(cause) = &claim.cause {
+            println!("  {:<14} {cause}", "");
+        }
     }
 }
 

@@ -1,9 +1,7 @@
 //! The answers that the tables hold, and what the compose step makes of each: two ways that must lead to the same bytes.
 
 use dns_common::{
-    answer::{
-        Absent, Captures, Entry, Key, Lifetime, MemoryTables, Settings, Suffix, Tables, Ways,
-    },
+    answer::{Absent, Captures, Key, Lifetime, MemoryTables, Settings, Slot, Tables, Ways},
     wire::KEPT_QTYPES,
 };
 use gregor::{
@@ -87,8 +85,8 @@ impl Tables for Shared<'_> {
         self.0.ways(bucket)
     }
 
-    fn entry(&self, slot: u32) -> Option<&Entry> {
-        self.0.entry(slot)
+    fn slot(&self, slot: u32) -> Option<&Slot> {
+        self.0.slot(slot)
     }
 
     fn absent_ways(&self, bucket: u32) -> Option<&Ways> {
@@ -101,10 +99,6 @@ impl Tables for Shared<'_> {
 
     fn suffix_ways(&self, bucket: u32) -> Option<&Ways> {
         self.0.suffix_ways(bucket)
-    }
-
-    fn suffix(&self, slot: u32) -> Option<&Suffix> {
-        self.0.suffix(slot)
     }
 
     fn count(&self, slot: u32) -> u32 {

@@ -394,7 +394,7 @@ mod tests {
         // Sockets in the same pod get their replies: the receiver takes those of the generator alone.
         let server = stand.server();
         let ask = names[..10].to_vec();
-        let (times, lost) = stand
+        let closed::Waits { times, lost } = stand
             .pod()
             .netns()
             .enter(move || closed::run(server, &ask, Duration::from_millis(50)))

@@ -116,9 +116,12 @@ fn claims(body: &mut String, claims: &[Claim]) {
         };
         let _ = writeln!(
             body,
-            "<tr><td class=\"{class}\">{}</td><td>{}</td><td class=\"number\">{}</td></tr>",
+            "<tr><td class=\"{class}\">{}</td><td>{}{}</td><td class=\"number\">{}</td></tr>",
             terminal::verdict(claim).to_lowercase(),
             escape(&claim.text),
+            claim.cause.as_deref().map_or_else(String::new, |cause| {
+                format!("<br><span class=\"soft\">{}</span>", escape(cause))
+            }),
             escape(&terminal::measured(claim))
         );
     }
@@ -266,7 +269,7 @@ fn pairs(body: &mut String, report: &Report) {
     if cells.is_empty() {
         return;
     }
-    body.push_str("<h2>What everything else pays</h2>\n<p>The same cache, pod and work with gregor attached and without, in turn. Each dot is one pair: with gregor, in parts of without. The bar is the interval that holds the true median with 95 %; the dashed line is the bound that it is to keep.</p>\n");
+    body.push_str("<h2>What everything else pays</h2>\n<p>Two pods do the same work over the same cache in turn, one of them with gregor on its interface. Each dot is one round: with gregor, in parts of without. The bar is the interval that holds the true median with 95 %; the dashed line is the bound that it is to keep.</p>\n");
     for cell in cells {
         let Some(figure_of) = cell.figure(metric::RATIO, None) else {
             continue;
@@ -287,7 +290,7 @@ fn pairs(body: &mut String, report: &Report) {
         let interval = figure_of.interval;
         let caption = match interval {
             Some(interval) => format!(
-                "{} pairs, median {}, 95 % from {} to {}",
+                "{} rounds, median {}, 95 % from {} to {}",
                 interval.count,
                 say::ratio(interval.median),
                 say::digits(interval.low),

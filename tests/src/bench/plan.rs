@@ -142,26 +142,12 @@ impl Mode {
         }
     }
 
-    /// Of one turn of a pair, but for iperf3, which sends a number of bytes.
-    pub fn pair(self) -> Span {
-        match self {
-            Self::Quick => Span {
-                warm_up: Duration::from_millis(5),
-                duration: Duration::from_millis(25),
-            },
-            Self::Full => Span {
-                warm_up: Duration::from_millis(10),
-                duration: Duration::from_millis(50),
-            },
-        }
-    }
-
     /// Turns of each pod of a pair; none where both ask at once.
     pub fn turns(self, pair: Pair) -> usize {
         match (self, pair) {
             (_, Pair::DnsLatency) => 0,
-            (Self::Quick, Pair::DnsThroughput) => 4,
-            (Self::Full, Pair::DnsThroughput) => 60,
+            (Self::Quick, Pair::DnsThroughput) => 16,
+            (Self::Full, Pair::DnsThroughput) => 300,
             (Self::Quick, Pair::Tcp | Pair::Udp) => 2,
             (Self::Full, Pair::Tcp | Pair::Udp) => 10,
         }
@@ -355,9 +341,7 @@ impl Cell {
                 What::Pair(pair) => {
                     let turn = match pair {
                         Pair::Tcp | Pair::Udp => Duration::from_millis(350),
-                        Pair::DnsThroughput | Pair::DnsLatency => {
-                            mode.pair().warm_up + mode.pair().duration + Duration::from_millis(10)
-                        }
+                        Pair::DnsThroughput | Pair::DnsLatency => Duration::from_millis(13),
                     };
                     let at_once = match pair {
                         Pair::DnsLatency => mode.latency(),

@@ -12,6 +12,7 @@ use dns_common::{
     packet::{MAX_OPTIONS, Packet, VlanTag},
     pipeline::{self, Address, Host, Matched, Recognised},
     verdict::{REFRESHED, Reason, Verdict},
+    verifier,
 };
 
 use crate::{
@@ -36,6 +37,9 @@ pub trait Frame: Packet {
 
     fn as_ptr(&self) -> *mut Self::Context;
 
+    /// [`finish`] as a stage.
+    fn finish(context: *mut Self::Context) -> u32;
+
     /// The interface that it came in on.
     fn ifindex(&self) -> u32;
 
@@ -45,7 +49,7 @@ pub trait Frame: Packet {
     /// Copies `len` bytes from `offset` to `to`.
     ///
     /// # Safety
-    /// `len` bytes at `to` must be writable, and the verifier must see that 0 < `len`.
+    /// `len` bytes at `to` must be writable, and `len` must come from [`verifier::length`] or be a constant above 0.
     unsafe fn copy(&self, offset: u32, to: *mut u8, len: u32) -> bool;
 }
 
@@ -60,7 +64,7 @@ pub fn copy_name<F: Frame>(frame: &F, offset: u32, len: u32, scratch: &mut Scrat
         frame.copy(
             offset,
             scratch.bytes.as_mut_ptr().add(NAME_AT as usize),
-            len,
+            verifier::length::<{ NAME_COPY.next_power_of_two() }>(len),
         )
     }
 }
@@ -72,7 +76,13 @@ pub fn copy_options<F: Frame>(frame: &F, offset: u32, len: u32, scratch: &mut Sc
         return false;
     }
     // SAFETY: MAX_OPTIONS bytes fit, and 0 < len ≤ MAX_OPTIONS.
-    unsafe { frame.copy(offset, scratch.reply.as_mut_ptr(), len) }
+    unsafe {
+        frame.copy(
+            offset,
+            scratch.reply.as_mut_ptr(),
+            verifier::length::<MAX_OPTIONS>(len),
+        )
+    }
 }
 
 struct MapTails;
@@ -140,7 +150,9 @@ impl Tables for MapTables {
 }
 
 /// Frames up to this size take the smaller record: nearly all queries.
-const SMALL_FRAME: usize = 256;
+const SMALL_FRAME: u32 = 256;
+/// Room for every frame that an event carries, as the verifier bounds its length.
+const LARGE_FRAME: u32 = (MAX_FRAME as u32).next_power_of_two();
 
 /// A ring buffer record. The verifier wants reservations of constant size.
 #[repr(C)]
@@ -183,7 +195,7 @@ impl<F: Frame> Host<F> for Kernel {
 
     #[inline(always)]
     fn recognise(&self, scratch: &mut Scratch) -> Recognised {
-        Recognised::from_code(recognise(scratch))
+        Recognised::from_code(stage(scratch, gregor_recognise))
     }
 
     #[inline(always)]
@@ -194,21 +206,21 @@ impl<F: Frame> Host<F> for Kernel {
 
     #[inline(always)]
     fn locate_by_suffix(&self, scratch: &mut Scratch) -> bool {
-        let located = locate_by_suffix(scratch) != 0;
+        let located = stage(scratch, gregor_locate_by_suffix) != 0;
         log::located_by_suffix(located);
         located
     }
 
     #[inline(always)]
     fn locate(&self, scratch: &mut Scratch) -> Located {
-        let located = Located::from_code(locate(scratch));
+        let located = Located::from_code(stage(scratch, gregor_locate));
         log::located(located);
         located
     }
 
     #[inline(always)]
     fn read_answer(&self, scratch: &mut Scratch) -> Found {
-        let found = Found::from_code(read_answer(scratch));
+        let found = Found::from_code(stage(scratch, gregor_read_answer));
         log::found(found);
         found
     }
@@ -243,7 +255,8 @@ impl<F: Frame> Host<F> for Kernel {
 
     #[inline(always)]
     fn finish(&self, packet: &mut F, scratch: &mut Scratch) -> Verdict {
-        Verdict::from_counter(finish::<F>(packet.as_ptr(), scratch))
+        verifier::share(scratch);
+        Verdict::from_counter(F::finish(packet.as_ptr()))
     }
 
     #[inline(always)]
@@ -253,34 +266,44 @@ impl<F: Frame> Host<F> for Kernel {
             header.vlan_tci = tag.tci;
             header.vlan_tpid = tag.tpid;
         }
-        if matched.frame_len <= SMALL_FRAME as u32 {
-            submit::<F, SMALL_FRAME>(packet, &header, matched.frame_len)
-        } else {
-            submit::<F, MAX_FRAME>(packet, &header, matched.frame_len)
+        match matched.frame_len {
+            0 => Err(Reason::Truncated),
+            1..=SMALL_FRAME => submit::<F, { SMALL_FRAME as usize }, SMALL_FRAME>(
+                packet,
+                &header,
+                matched.frame_len,
+            ),
+            _ => submit::<F, { LARGE_FRAME as usize }, LARGE_FRAME>(
+                packet,
+                &header,
+                matched.frame_len,
+            ),
         }
     }
 }
 
-/// See [`pipeline::finish`]. Returns the counter of its verdict.
-#[inline(never)]
-fn finish<F: Frame>(context: *mut F::Context, scratch: &mut Scratch) -> u32 {
-    let mut packet = F::from_raw(context);
-    pipeline::finish(&mut packet, &Kernel, scratch).counter() as u32
+/// [`pipeline::finish`], for a stage of its own. Returns the counter of its verdict.
+#[inline(always)]
+pub fn finish<F: Frame>(context: *mut F::Context) -> u32 {
+    let verdict = match maps::scratch() {
+        Some(scratch) => pipeline::finish(&mut F::from_raw(context), &Kernel, scratch),
+        None => Verdict::Pass(Reason::Internal),
+    };
+    verdict.counter() as u32
+}
+
+/// Runs a stage, which finds the scratch by itself.
+#[inline(always)]
+fn stage(scratch: &mut Scratch, stage: extern "C" fn() -> u32) -> u32 {
+    verifier::share(scratch);
+    let code = stage();
+    verifier::share(scratch);
+    code
 }
 
 #[inline(always)]
 fn ring_is_half_full() -> bool {
     RING.query(u64::from(BPF_RB_AVAIL_DATA)) > RING.query(u64::from(BPF_RB_RING_SIZE)) / 2
-}
-
-/// A function of its own, so that the walk has all registers to itself. Returns the code of a [`Recognised`]: a
-/// subprogram returns one register.
-#[inline(never)]
-fn recognise(scratch: &mut Scratch) -> u32 {
-    let (Some(header), Some(table)) = (DFA.get(0), TABLE.get(0)) else {
-        return Recognised::None.code();
-    };
-    pipeline::recognise(header, table, &MapTails, scratch).code()
 }
 
 /// A function of its own, so that the key on its stack keeps no two paths of the caller apart. Returns 1 for yes.
@@ -289,36 +312,64 @@ fn is_allowed(high: u64, low: u64) -> u32 {
     u32::from(SOURCES.get(Key::new(128, [high, low])).is_some())
 }
 
-// Functions of their own, so that each has all registers to itself. They return whether there is one, and codes of `Located` and `Found`.
+// Stages. Each is a global function, which the verifier checks once and by itself: what one knows does not multiply what
+// another has to walk. Such a function takes the context or numbers, no pointers (before Linux 5.12), and returns a number.
 
+/// Returns the code of a [`Recognised`].
 #[inline(never)]
-fn locate_by_suffix(scratch: &mut Scratch) -> u32 {
-    u32::from(pipeline::locate_by_suffix(&MapTables, scratch))
+#[unsafe(no_mangle)]
+extern "C" fn gregor_recognise() -> u32 {
+    let (Some(scratch), Some(header), Some(table)) = (maps::scratch(), DFA.get(0), TABLE.get(0))
+    else {
+        return Recognised::None.code();
+    };
+    pipeline::recognise(header, table, &MapTails, scratch).code()
 }
 
+/// Returns 1 where there is an entry.
 #[inline(never)]
-fn locate(scratch: &mut Scratch) -> u32 {
-    pipeline::locate(&MapTables, scratch) as u32
+#[unsafe(no_mangle)]
+extern "C" fn gregor_locate_by_suffix() -> u32 {
+    maps::scratch().map_or(0, |scratch| {
+        u32::from(pipeline::locate_by_suffix(&MapTables, scratch))
+    })
 }
 
+/// Returns a [`Located`].
 #[inline(never)]
-fn read_answer(scratch: &mut Scratch) -> u32 {
-    answer::read(&MapTables, scratch) as u32
+#[unsafe(no_mangle)]
+extern "C" fn gregor_locate() -> u32 {
+    maps::scratch().map_or(Located::Nowhere as u32, |scratch| {
+        pipeline::locate(&MapTables, scratch) as u32
+    })
+}
+
+/// Returns a [`Found`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn gregor_read_answer() -> u32 {
+    maps::scratch().map_or(Found::Nothing as u32, |scratch| {
+        answer::read(&MapTables, scratch) as u32
+    })
 }
 
 #[inline(always)]
-fn submit<F: Frame, const N: usize>(
+fn submit<F: Frame, const N: usize, const MAX: u32>(
     packet: &F,
     header: &EventHeader,
     len: u32,
 ) -> Result<(), Reason> {
+    const { assert!(N == MAX as usize) };
     let mut entry: RingBufEntry<Record<N>> = RING.reserve(0).ok_or(Reason::RingFull)?;
     let record = entry.as_mut_ptr();
-    // SAFETY: the reservation has room for a header and N bytes; the length is checked against both bounds where the
-    // verifier can see it.
+    // SAFETY: the reservation has room for a header and N bytes.
     let copied = unsafe {
         (*record).header = *header;
-        len > 0 && len <= N as u32 && packet.copy(0, (&raw mut (*record).frame).cast(), len)
+        packet.copy(
+            0,
+            (&raw mut (*record).frame).cast(),
+            verifier::length::<MAX>(len),
+        )
     };
     if copied {
         entry.submit(0);
@@ -328,5 +379,3 @@ fn submit<F: Frame, const N: usize>(
         Err(Reason::Truncated)
     }
 }
-
-const _: () = assert!(SMALL_FRAME <= MAX_FRAME);

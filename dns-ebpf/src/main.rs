@@ -48,7 +48,7 @@ fn run(context: &TcContext) -> i32 {
         Verdict::Pass(_) => NEXT,
         // On tcx, TC_ACT_STOLEN counts as next: the pod would get two answers.
         Verdict::Taken | Verdict::Spoiled => TC_ACT_SHOT,
-        Verdict::Answered => send_back(packet.ifindex()),
+        Verdict::Answered => send_back(&packet),
     };
     monitor::tell(context, verdict);
     action
@@ -82,11 +82,13 @@ fn decide<F: Frame>(frame: &mut F) -> Verdict {
 
 /// Straight to the peer of the interface that the query came in on, else out of that interface.
 #[inline(always)]
-fn send_back(ifindex: u32) -> i32 {
+fn send_back(packet: &Skb) -> i32 {
+    let ifindex = packet.ifindex();
     // SAFETY: a value of this type lives there; both helpers take an index and no flags.
     unsafe {
         match maps::interface(ifindex) {
             Some(interface) if (*interface).egress == abi::TO_PEER => {
+                packet.address_to_host();
                 bpf_redirect_peer(ifindex, 0) as i32
             }
             _ => bpf_redirect(ifindex, 0) as i32,

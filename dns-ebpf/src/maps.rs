@@ -9,6 +9,8 @@ use dns_common::{
     abi,
     answer::{Absent, Captures, Settings, Slot, Ways, Word},
     dfa::{Header, Scratch, Table, Tail},
+    verdict::COUNTERS as COUNTER_COUNT,
+    verifier,
 };
 
 #[map]
@@ -118,7 +120,8 @@ pub fn interface(ifindex: u32) -> Option<*mut abi::Interface> {
 #[inline(always)]
 pub fn count(counter: usize) {
     if let Some(counters) = COUNTERS.get_ptr_mut(0) {
-        // SAFETY: counter < COUNTERS; the value belongs to this processor.
+        let counter = verifier::index::<{ COUNTER_COUNT as u32 - 1 }>(counter as u32);
+        // SAFETY: masked to the counters; the value belongs to this processor.
         unsafe { *counters.cast::<u64>().add(counter) += 1 };
     }
 }

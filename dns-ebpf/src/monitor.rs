@@ -11,6 +11,7 @@ use aya_ebpf::{
 use dns_common::{
     abi::{Bucket, MONITOR_LIMIT, Monitor, SEEN_FRAME, Seen},
     verdict::{Reason, Verdict},
+    verifier,
 };
 
 #[map]
@@ -59,8 +60,7 @@ fn record(context: *mut __sk_buff, verdict: u32, monitor: &Monitor) {
         return leave_out(monitor);
     };
     let seen = entry.as_mut_ptr();
-    // SAFETY: the context is the kernel's; the reservation has room for a `Seen`, and its length is checked against both
-    // bounds where the verifier can see it.
+    // SAFETY: the context is the kernel's; the reservation has room for a `Seen`.
     unsafe {
         let whole = (*context).len;
         let len = if whole > SEEN_FRAME as u32 {
@@ -71,10 +71,9 @@ fn record(context: *mut __sk_buff, verdict: u32, monitor: &Monitor) {
         (*seen).ifindex = (*context).ifindex;
         (*seen).verdict = verdict;
         (*seen).len = len;
-        if len > 0 {
-            let frame = (&raw mut (*seen).frame).cast();
-            (*seen).failed = bpf_skb_load_bytes(context.cast(), 0, frame, len) as u32;
-        }
+        let frame = (&raw mut (*seen).frame).cast();
+        let len = verifier::length::<{ SEEN_FRAME as u32 }>(len);
+        (*seen).failed = bpf_skb_load_bytes(context.cast(), 0, frame, len) as u32;
     }
     entry.submit(0);
 }

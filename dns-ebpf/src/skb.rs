@@ -6,18 +6,22 @@ use aya_ebpf::{
     EbpfContext as _,
     bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR},
     helpers::generated::{
-        bpf_l4_csum_replace, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes,
+        bpf_l4_csum_replace, bpf_skb_change_tail, bpf_skb_change_type, bpf_skb_load_bytes,
+        bpf_skb_store_bytes,
     },
     programs::TcContext,
 };
 use dns_common::{
     answer::REPLY_LEN,
-    dfa::{Scratch, bounded},
+    dfa::Scratch,
     packet::{self, HEADERS, Packet, Scalar, VlanTag, Window},
+    verifier,
 };
 
 use crate::host::{self, Frame};
 
+/// Of `<linux/if_packet.h>`: addressed to this host.
+const PACKET_HOST: u32 = 0;
 /// Bounds offsets and lengths of headers.
 const HEADERS_MASK: u32 = HEADERS as u32 - 1;
 
@@ -40,10 +44,20 @@ impl Skb {
         (self.data, self.data_end) = (skb.data as usize, skb.data_end as usize);
     }
 
+    /// Makes the frame one that is addressed to its receiver. A query that a bridge is to forward is not, and before Linux
+    /// 6.15 `bpf_redirect_peer` leaves it so: the pod would drop its answer.
+    #[inline(always)]
+    pub fn address_to_host(&self) {
+        if self.raw().pkt_type != PACKET_HOST {
+            // SAFETY: the context is the kernel's. It refuses only types that no received frame has.
+            unsafe { bpf_skb_change_type(self.context.cast(), PACKET_HOST) };
+        }
+    }
+
     /// Copies `len` bytes into the frame.
     ///
     /// # Safety
-    /// `len` bytes at `from` must be readable, and the verifier must see that 0 < `len`.
+    /// `len` bytes at `from` must be readable, and `len` must come from [`verifier::length`].
     #[inline(always)]
     unsafe fn store(&self, offset: u32, from: *const u8, len: u32) -> bool {
         // SAFETY: as the caller promises.
@@ -59,7 +73,14 @@ impl Skb {
     ) -> Option<Window<'a, N>> {
         const { assert!(MASK as usize + N <= HEADERS + 1) };
         // SAFETY: N bytes from a masked offset are within the array, or one byte of what follows it.
-        Some(unsafe { Window::new(scratch.headers.as_mut_ptr().add(bounded::<MASK>(offset))) })
+        Some(unsafe {
+            Window::new(
+                scratch
+                    .headers
+                    .as_mut_ptr()
+                    .add(verifier::index::<MASK>(offset)),
+            )
+        })
     }
 
     #[inline(always)]
@@ -91,6 +112,11 @@ impl Frame for Skb {
     }
 
     #[inline(always)]
+    fn finish(context: *mut __sk_buff) -> u32 {
+        gregor_finish_skb(context)
+    }
+
+    #[inline(always)]
     fn ifindex(&self) -> u32 {
         self.raw().ifindex
     }
@@ -111,6 +137,13 @@ impl Frame for Skb {
     }
 }
 
+/// See [`host::finish`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn gregor_finish_skb(context: *mut __sk_buff) -> u32 {
+    host::finish::<Skb>(context)
+}
+
 impl Packet for Skb {
     #[inline(always)]
     fn len(&self) -> u32 {
@@ -119,7 +152,7 @@ impl Packet for Skb {
 
     #[inline(always)]
     fn load<T: Scalar>(&self, offset: u32) -> Option<T> {
-        let at = self.data + offset as usize;
+        let at = verifier::pointer(self.data, offset as usize);
         if at + size_of::<T>() <= self.data_end {
             // SAFETY: within the linear part. The kernel aligns the IP header, not the Ethernet header; the machines
             // supported read unaligned integers, and `read_unaligned` would become byte loads on this target.
@@ -162,6 +195,7 @@ impl Packet for Skb {
             return false;
         }
         // SAFETY: 0 < len ≤ REPLY_LEN, which the scratch has.
+        let len = verifier::length::<{ REPLY_LEN as u32 }>(len);
         let done = unsafe { self.store(offset, scratch.reply.as_ptr(), len) };
         self.locate();
         done
@@ -171,21 +205,15 @@ impl Packet for Skb {
     // runs, and every TCP segment is one.
     #[inline(always)]
     fn take_headers(&mut self, len: u32, scratch: &mut Scratch) -> bool {
-        let len = len & HEADERS_MASK;
-        if len == 0 {
-            return false;
-        }
-        // SAFETY: 0 < len < HEADERS, which the scratch has.
+        // SAFETY: 0 < len ≤ HEADERS, which the scratch has.
+        let len = verifier::length::<{ HEADERS as u32 }>(len);
         unsafe { self.copy(0, scratch.headers.as_mut_ptr(), len) }
     }
 
     #[inline(always)]
     fn put_headers(&mut self, len: u32, scratch: &Scratch) -> bool {
-        let len = len & HEADERS_MASK;
-        if len == 0 {
-            return false;
-        }
-        // SAFETY: 0 < len < HEADERS, which the scratch has.
+        // SAFETY: 0 < len ≤ HEADERS, which the scratch has.
+        let len = verifier::length::<{ HEADERS as u32 }>(len);
         let done = unsafe { self.store(0, scratch.headers.as_ptr(), len) };
         self.locate();
         done
@@ -221,7 +249,7 @@ impl Packet for Skb {
             bpf_l4_csum_replace(self.context.cast(), offset, was.into(), is.into(), flags) == 0
         };
         self.locate();
-        let at = self.data + bounded::<HEADERS_MASK>(offset);
+        let at = verifier::pointer(self.data, verifier::index::<HEADERS_MASK>(offset));
         if !done || at + size_of::<u16>() > self.data_end {
             return false;
         }

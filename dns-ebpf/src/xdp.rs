@@ -16,6 +16,7 @@ use dns_common::{
     answer::REPLY_LEN,
     dfa::Scratch,
     packet::{Packet, Scalar, VlanTag, Window, changed_checksum},
+    verifier,
 };
 
 use crate::{
@@ -63,6 +64,7 @@ impl Buffer {
             return false;
         };
         let context = self.context;
+        let len = verifier::length::<MOVED>(len);
         // SAFETY: the context is the kernel's; `kept` has room for 0 < len ≤ MOVED bytes.
         let done = unsafe {
             if bpf_xdp_adjust_head(context, -(by as i32)) != 0 {
@@ -104,6 +106,11 @@ impl Frame for Buffer {
     }
 
     #[inline(always)]
+    fn finish(context: *mut xdp_md) -> u32 {
+        gregor_finish_xdp(context)
+    }
+
+    #[inline(always)]
     fn ifindex(&self) -> u32 {
         self.raw().ingress_ifindex
     }
@@ -121,6 +128,13 @@ impl Frame for Buffer {
     }
 }
 
+/// See [`host::finish`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn gregor_finish_xdp(context: *mut xdp_md) -> u32 {
+    host::finish::<Buffer>(context)
+}
+
 impl Packet for Buffer {
     #[inline(always)]
     fn len(&self) -> u32 {
@@ -130,7 +144,7 @@ impl Packet for Buffer {
 
     #[inline(always)]
     fn load<T: Scalar>(&self, offset: u32) -> Option<T> {
-        let at = self.data + offset as usize;
+        let at = verifier::pointer(self.data, offset as usize);
         if at + size_of::<T>() > self.data_end {
             return None;
         }
@@ -169,6 +183,7 @@ impl Packet for Buffer {
         if len == 0 || len > REPLY_LEN as u32 {
             return false;
         }
+        let len = verifier::length::<{ REPLY_LEN as u32 }>(len);
         // SAFETY: 0 < len ≤ REPLY_LEN, which the scratch has.
         let done = unsafe {
             bpf_xdp_store_bytes(
@@ -191,7 +206,7 @@ impl Packet for Buffer {
         new_len: u16,
         _scratch: &mut Scratch,
     ) -> bool {
-        let at = self.data + (offset & 127) as usize;
+        let at = verifier::pointer(self.data, verifier::index::<127>(offset));
         if at + 2 > self.data_end {
             return false;
         }
@@ -210,7 +225,7 @@ impl Packet for Buffer {
         offset: u32,
         _scratch: &'a mut Scratch,
     ) -> Option<Window<'a, N>> {
-        let at = self.data + (offset & 31) as usize;
+        let at = verifier::pointer(self.data, verifier::index::<31>(offset));
         if at + N > self.data_end {
             return None;
         }

@@ -69,8 +69,6 @@ fn compile(
         "-Clink-arg=--btf".to_owned(),
         // 32-bit arithmetic and jumps: Linux 5.1 and later.
         "-Ctarget-cpu=v3".to_owned(),
-        // Both passes turn one branch into two, for verifiers older than the oldest supported one.
-        "-Cllvm-args=-bpf-disable-serialize-icmp -bpf-disable-avoid-speculation".to_owned(),
     ];
     // A target directory of its own, since the outer cargo holds the lock of the usual one, but one for all profiles:
     // `OUT_DIR` is target/PROFILE/build/PACKAGE/out.

@@ -210,8 +210,9 @@ pub struct Monitor {
 /// What is told at most, so that watching a flood costs little.
 pub const MONITOR_LIMIT: Bucket = Bucket::new(1000, 200);
 
-/// Most bytes of a frame that are told: two tags, IPv6 and the longest question fit.
-pub const SEEN_FRAME: usize = 352;
+/// Most bytes of a frame in such a record: two tags, IPv6 and the longest question fit. A power of two, so that the
+/// verifier sees the bound of a length.
+pub const SEEN_FRAME: usize = 512;
 
 /// A frame that the program decided about by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

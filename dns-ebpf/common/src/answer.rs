@@ -9,6 +9,8 @@
 //! answer is keyed by rule, captures, qtype and upstream, and depends on nothing else of the name, so all names that a
 //! rule's `*` takes in share one entry.
 
+use seqlock::Reader;
+
 use crate::{
     dfa::{NAME_AT, Scratch},
     wire::{DNS_HEADER_LEN, QUESTION_TAIL},
@@ -383,10 +385,8 @@ impl Scratch {
     #[inline(always)]
     fn add_capture<const INDEX: usize>(&mut self, mut hash: u64, at: u32, len: u32) -> u64 {
         let mut word = 0u32;
-        while word < CAPTURE_WORDS as u32 {
-            if word * 8 >= len {
-                break;
-            }
+        self.set_rounds(len.div_ceil(8));
+        while word < CAPTURE_WORDS as u32 && word < self.rounds() {
             let left = len - word * 8;
             // A captured label has letters, digits and hyphens: this bit is set in all of them but capitals.
             let mut value = self.word(at + word * 8) | 0x2020_2020_2020_2020;
@@ -409,9 +409,9 @@ impl Scratch {
 
     /// Whether an entry is for the key in the scratch.
     #[inline(always)]
-    fn is_for<const N: usize>(&self, entry: &[Word; N], head: u64) -> bool {
+    fn is_for<const N: usize>(&mut self, entry: &mut Reader<'_, N>, head: u64) -> bool {
         let lengths = self.key.lengths;
-        if word_of(entry, HEAD) != head || word_of(entry, LENGTHS) != lengths {
+        if entry.word(HEAD) != head || entry.word(LENGTHS) != lengths {
             return false;
         }
         self.has_capture::<N, 0>(entry, lengths as u32 & 63)
@@ -419,16 +419,18 @@ impl Scratch {
     }
 
     #[inline(always)]
-    fn has_capture<const N: usize, const INDEX: usize>(&self, entry: &[Word; N], len: u32) -> bool {
+    fn has_capture<const N: usize, const INDEX: usize>(
+        &mut self,
+        entry: &mut Reader<'_, N>,
+        len: u32,
+    ) -> bool {
         let mut word = 0u32;
-        while word < CAPTURE_WORDS as u32 {
-            if word * 8 >= len {
-                break;
-            }
+        self.set_rounds(len.div_ceil(8));
+        while word < CAPTURE_WORDS as u32 && word < self.rounds() {
             let place = INDEX * CAPTURE_WORDS + word as usize;
             // SAFETY: word < CAPTURE_WORDS and INDEX < MAX_CAPTURES.
             let own = unsafe { *self.key.captures.as_ptr().add(place) };
-            if word_of(entry, captures_of(N) + place) != own {
+            if entry.word(captures_of(N) + place) != own {
                 return false;
             }
             word += 1;
@@ -452,7 +454,7 @@ fn slot_of(ways: &Ways, hash: u64) -> Option<u32> {
         let word = word_of(ways, way);
         let other = (word ^ hash) >> 32;
         // All ones where the halves agree: 0 - 1 has the sign that other numbers of 32 bits lose nothing to.
-        named |= word & crate::dfa::spread_sign(other.wrapping_sub(1));
+        named |= word & crate::verifier::spread_sign(other.wrapping_sub(1));
         way += 1;
     }
     (named as u32).checked_sub(1)
@@ -494,25 +496,27 @@ pub fn locate<T: Tables + ?Sized>(tables: &T, scratch: &mut Scratch) -> Located 
         return Located::Nowhere;
     }
     let begun = scratch.make_key(captures, settings);
-    let hash = mix(begun, scratch.key.head);
+    let head = scratch.key.head;
+    let hash = mix(begun, head);
     if let Some(slot) = tables
         .ways(hash as u32 & settings.bucket_mask)
         .and_then(|ways| slot_of(ways, hash))
         && let slot = scratch.forget(slot)
         && let Some(Slot { entry, .. }) = tables.slot(slot)
     {
-        let sequence = word_of(entry, SEQUENCE);
+        let sequence = entry[SEQUENCE].load();
+        let mut entry = Reader::after(entry, sequence);
         if sequence & 1 == 0
-            && scratch.is_for(entry, scratch.key.head)
-            && scratch.asked.now_ns < word_of(entry, SERVE_UNTIL)
+            && scratch.is_for(&mut entry, head)
+            && scratch.asked.now_ns < entry.word(SERVE_UNTIL)
         {
             scratch.told.slot = slot;
-            scratch.told.sequence = sequence;
+            scratch.told.sequence = entry.witnessed(sequence);
             scratch.told.rule = scratch.asked.rule;
             return Located::Entry;
         }
     }
-    let head = scratch.key.head & !(0xffff << 32);
+    let head = head & !(0xffff << 32);
     let hash = mix(begun, head);
     if let Some(slot) = tables
         .absent_ways(hash as u32 & settings.absent_mask)
@@ -520,12 +524,13 @@ pub fn locate<T: Tables + ?Sized>(tables: &T, scratch: &mut Scratch) -> Located 
         && let slot = scratch.forget(slot)
         && let Some(absent) = tables.absent(slot)
     {
-        let sequence = word_of(absent, SEQUENCE);
-        let until = word_of(absent, SERVE_UNTIL);
+        let sequence = absent[SEQUENCE].load();
+        let mut absent = Reader::after(absent, sequence);
+        let until = absent.word(SERVE_UNTIL);
         if sequence & 1 == 0
-            && scratch.is_for(absent, head)
+            && scratch.is_for(&mut absent, head)
             && scratch.asked.now_ns < until
-            && word_of(absent, SEQUENCE) == sequence
+            && absent.last(SEQUENCE) == sequence
         {
             return Located::NoTarget;
         }
@@ -583,13 +588,15 @@ fn copy_entry<T: Tables + ?Sized, const CHECKED: bool>(
     slot: u32,
     scratch: &mut Scratch,
 ) -> Option<Found> {
+    // What is read here is read after the number, and after what was compared when the entry was located.
     let sequence = scratch.told.sequence;
+    let mut entry = Reader::after(entry, sequence);
     let now = scratch.asked.now_ns;
-    let fresh_until = word_of(entry, FRESH_UNTIL);
-    if now >= word_of(entry, SERVE_UNTIL) {
+    let fresh_until = entry.word(FRESH_UNTIL);
+    if now >= entry.word(SERVE_UNTIL) {
         return None;
     }
-    let rrset = word_of(entry, RRSET);
+    let rrset = entry.word(RRSET);
     let fixed_ttl = (rrset >> 32) as u32;
     let is_fresh = now < fresh_until;
     let ttl = if !is_fresh {
@@ -600,7 +607,7 @@ fn copy_entry<T: Tables + ?Sized, const CHECKED: bool>(
         (fresh_until - now).div_ceil(NANOSECONDS) as u32
     };
 
-    let shape = word_of(entry, SHAPE);
+    let shape = entry.word(SHAPE);
     let chain_len = shape as u32 & 0x3ff;
     let answers = (shape >> 16) as u32 & 0xffff;
     let authorities = (shape >> 32) as u32 & 0xffff;
@@ -612,40 +619,40 @@ fn copy_entry<T: Tables + ?Sized, const CHECKED: bool>(
         return None;
     }
 
-    copy(entry, 0, scratch, 0, chain_len);
+    copy(&mut entry, 0, scratch, 0, chain_len);
     let base = DNS_HEADER_LEN + (scratch.name_len & 0xff) + QUESTION_TAIL;
-    let counts = word_of(entry, COUNTS);
+    let counts = entry.word(COUNTS);
     let pointers = counts as u32 & 0xff;
     let ttls = (counts >> 8) as u32 & 0xff;
     let mut index = 0u32;
-    while index < MAX_POINTERS as u32 {
-        if index >= pointers {
-            break;
-        }
-        let position = position(entry, index);
+    scratch.set_rounds(pointers);
+    while index < MAX_POINTERS as u32 && index < scratch.rounds() {
+        let position = entry.half(PATCHES, index);
         let pointer = scratch.reply16(position) + base as u16;
         scratch.set_reply16(position, pointer);
         index += 1;
     }
     let mut index = 0u32;
-    while index < MAX_TTLS as u32 {
-        if index >= ttls {
-            break;
-        }
-        scratch.set_reply32(position(entry, MAX_POINTERS as u32 + index), ttl);
+    scratch.set_rounds(ttls);
+    while index < MAX_TTLS as u32 && index < scratch.rounds() {
+        scratch.set_reply32(entry.half(PATCHES, MAX_POINTERS as u32 + index), ttl);
         index += 1;
     }
     if count != 0 {
         let first = tables.count(slot) % count * size;
-        copy(entry, chain_len + first, scratch, chain_len, records_len);
+        copy(
+            &mut entry,
+            chain_len + first,
+            scratch,
+            chain_len,
+            records_len,
+        );
         // All records of the RRset have one owner.
         let owner = (counts >> 16) as u16 + base as u16;
         let mut record = 0u32;
         let mut position = scratch.forget(chain_len);
-        while record < MAX_RECORDS as u32 {
-            if record >= count {
-                break;
-            }
+        scratch.set_rounds(count);
+        while record < MAX_RECORDS as u32 && record < scratch.rounds() {
             scratch.set_reply16(position, owner);
             scratch.set_reply32(position + 6, ttl);
             position += size;
@@ -655,7 +662,7 @@ fn copy_entry<T: Tables + ?Sized, const CHECKED: bool>(
         tables.count(slot);
     }
 
-    let sums = word_of(entry, SUMS);
+    let sums = entry.word(SUMS);
     let ttl_sum = (ttl >> 16) + (ttl & 0xffff);
     let ttl_sum = (ttl_sum & 0xffff) + (ttl_sum >> 16);
     let mut sum = sums as u32 & 0xffff;
@@ -665,8 +672,8 @@ fn copy_entry<T: Tables + ?Sized, const CHECKED: bool>(
     scratch.told.len = len;
     scratch.told.answers = answers;
     scratch.told.authorities = authorities;
-    let stale = !is_fresh && word_of(entry, CLAIMED) != sequence;
-    if CHECKED && word_of(entry, SEQUENCE) != sequence {
+    let stale = !is_fresh && entry.word(CLAIMED) != sequence;
+    if CHECKED && entry.last(SEQUENCE) != sequence {
         return None;
     }
     Some(if stale { Found::Stale } else { Found::Answer })
@@ -688,73 +695,16 @@ pub fn claim<T: Tables + ?Sized>(tables: &T, told: &Told) {
     }
 }
 
-/// Where a pointer or, behind all pointers, a TTL stands. At most the last of them.
-#[inline(always)]
-fn position(entry: &Entry, index: u32) -> u32 {
-    #[cfg(target_arch = "bpf")]
-    {
-        let index = crate::dfa::bounded::<31>(index);
-        // SAFETY: within the words of the positions. One 16-bit load, where a word would have to be shifted.
-        u32::from(unsafe {
-            core::ptr::read_volatile(entry.as_ptr().add(PATCHES).cast::<u16>().add(index))
-        })
-    }
-    #[cfg(not(target_arch = "bpf"))]
-    {
-        let word = word_of(entry, PATCHES + (index / 4) as usize);
-        (word >> (16 * (index % 4))) as u32 & 0xffff
-    }
-}
-
 /// Copies `len` bytes from `from` of the section to `to` of the reply, and what follows up to a whole stride.
 #[inline(always)]
-fn copy(entry: &Entry, from: u32, scratch: &mut Scratch, to: u32, len: u32) {
-    let (from, to, len) = (
-        scratch.forget(from),
-        scratch.forget(to),
-        scratch.forget(len),
-    );
+fn copy(entry: &mut Reader<'_, ENTRY_WORDS>, from: u32, scratch: &mut Scratch, to: u32, len: u32) {
+    let (from, to) = (scratch.forget(from), scratch.forget(to));
+    scratch.set_rounds(len);
     let mut done = 0u32;
-    while done < SECTION_LEN as u32 {
-        if done >= len {
-            break;
-        }
-        let words = section_words(entry, from + done);
+    while done < SECTION_LEN as u32 && done < scratch.rounds() {
+        let words = entry.run(SECTION, from + done);
         scratch.set_reply_words(to + done, words);
         done += STRIDE as u32;
-    }
-}
-
-/// A stride of the section from `offset` on, at any alignment; the offset is masked to the entry.
-#[inline(always)]
-fn section_words(entry: &Entry, offset: u32) -> [u64; STRIDE / 8] {
-    #[cfg(target_arch = "bpf")]
-    {
-        let at = crate::dfa::bounded::<0x3ff>(offset + SECTION as u32 * 8);
-        // SAFETY: a stride from a masked offset is within the entry; the machines that gregor supports read unaligned
-        // words.
-        unsafe {
-            let at = entry.as_ptr().cast::<u8>().add(at).cast::<u64>();
-            [
-                core::ptr::read_volatile(at),
-                core::ptr::read_volatile(at.add(1)),
-                core::ptr::read_volatile(at.add(2)),
-                core::ptr::read_volatile(at.add(3)),
-            ]
-        }
-    }
-    #[cfg(not(target_arch = "bpf"))]
-    {
-        let (first, shift) = ((offset / 8) as usize, offset % 8 * 8);
-        let at = |word: usize| entry.get(SECTION + word).map_or(0, Word::load);
-        core::array::from_fn(|index| {
-            let low = at(first + index) >> shift;
-            if shift == 0 {
-                low
-            } else {
-                low | at(first + index + 1) << (64 - shift)
-            }
-        })
     }
 }
 
@@ -770,6 +720,7 @@ pub use write::{Body, Lifetime, release, write, write_absent, write_with};
 
 #[cfg(not(target_arch = "bpf"))]
 mod memory;
+mod seqlock;
 mod suffix;
 #[cfg(test)]
 mod tests;

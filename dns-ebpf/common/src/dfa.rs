@@ -15,6 +15,7 @@ use crate::{
     answer::{Asked, Key, REPLY_LEN, REPLY_MASK, STRIDE, Told},
     packet::HEADERS,
     pipeline::Frame,
+    verifier,
     wire::{MAX_NAME, QUESTION_TAIL},
 };
 
@@ -41,8 +42,8 @@ pub struct Scratch {
     pub name_len: u32,
     /// See [`Scratch::forget`].
     forgotten: u32,
-    #[doc(hidden)]
-    pub padding: u32,
+    /// See [`Scratch::set_rounds`].
+    rounds: u32,
     /// See [`Scratch::edns`].
     pub(crate) edns: [u32; 4],
     pub(crate) frame: Frame,
@@ -65,7 +66,7 @@ impl Scratch {
             label_count: 0,
             name_len: 0,
             forgotten: 0,
-            padding: 0,
+            rounds: 0,
             edns: [0; 4],
             frame: Frame::NONE,
             labels: [0; 128],
@@ -97,13 +98,13 @@ impl Scratch {
     #[inline(always)]
     pub(crate) fn label(&self, index: u32) -> u32 {
         // SAFETY: masked to the length of the array.
-        u32::from(unsafe { *self.labels.as_ptr().add(bounded::<127>(index)) })
+        u32::from(unsafe { *self.labels.as_ptr().add(verifier::index::<127>(index)) })
     }
 
     /// A big-endian 16-bit integer of the reply; the position is masked.
     #[inline(always)]
     pub(crate) fn reply16(&self, position: u32) -> u16 {
-        let at = bounded::<REPLY_MASK>(position);
+        let at = verifier::index::<REPLY_MASK>(position);
         // SAFETY: two bytes from a masked index are within the array.
         unsafe {
             u16::from(*self.reply.as_ptr().add(at)) << 8
@@ -114,28 +115,28 @@ impl Scratch {
     /// Eight bytes of the reply, little-endian; the position is masked.
     #[inline(always)]
     pub(crate) fn reply_word(&self, position: u32) -> u64 {
-        let at = bounded::<REPLY_MASK>(position);
+        let at = verifier::index::<REPLY_MASK>(position);
         // SAFETY: eight bytes from a masked index are within the array.
         u64::from_le(unsafe { unaligned(self.reply.as_ptr().add(at)) })
     }
 
     #[inline(always)]
     pub(crate) fn set_reply16(&mut self, position: u32, value: u16) {
-        let at = bounded::<REPLY_MASK>(position);
+        let at = verifier::index::<REPLY_MASK>(position);
         // SAFETY: as in `reply16`.
         unsafe { put(self.reply.as_mut_ptr().add(at), value.to_be()) }
     }
 
     #[inline(always)]
     pub(crate) fn set_reply32(&mut self, position: u32, value: u32) {
-        let at = bounded::<REPLY_MASK>(position);
+        let at = verifier::index::<REPLY_MASK>(position);
         // SAFETY: four bytes from a masked index are within the array.
         unsafe { put(self.reply.as_mut_ptr().add(at), value.to_be()) }
     }
 
     #[inline(always)]
     pub(crate) fn set_reply_words(&mut self, position: u32, values: [u64; STRIDE / 8]) {
-        let at = bounded::<REPLY_MASK>(position);
+        let at = verifier::index::<REPLY_MASK>(position);
         let mut index = 0;
         while index < STRIDE / 8 {
             // SAFETY: a stride from a masked index is within the array.
@@ -152,7 +153,7 @@ impl Scratch {
     /// Eight bytes as they stand in memory on a little-endian machine.
     #[inline(always)]
     pub(crate) fn set_reply_word(&mut self, position: u32, value: u64) {
-        let at = bounded::<REPLY_MASK>(position);
+        let at = verifier::index::<REPLY_MASK>(position);
         // SAFETY: eight bytes from a masked index are within the array.
         unsafe { put(self.reply.as_mut_ptr().add(at), value.to_le()) }
     }
@@ -160,7 +161,7 @@ impl Scratch {
     /// A byte of the scratch; the index is masked, never out of bounds.
     #[inline(always)]
     pub fn byte(&self, index: u64) -> u8 {
-        let index = bounded64::<SCRATCH_MASK>(index);
+        let index = verifier::index64::<SCRATCH_MASK>(index);
         // SAFETY: masked to the length of the array. A checked index would pull the panic machinery into the program.
         unsafe { *self.bytes.as_ptr().add(index) }
     }
@@ -168,14 +169,14 @@ impl Scratch {
     /// Eight bytes from `index`, little-endian; the index is masked.
     #[inline(always)]
     pub(crate) fn word(&self, index: u32) -> u64 {
-        let index = bounded::<SCRATCH_MASK>(index);
+        let index = verifier::index::<SCRATCH_MASK>(index);
         // SAFETY: index ≤ SCRATCH_MASK and SCRATCH_MASK + 8 < SCRATCH_LEN.
         u64::from_le(unsafe { unaligned(self.bytes.as_ptr().add(index)) })
     }
 
     #[inline(always)]
     fn set(&mut self, index: u32, value: u8) {
-        let index = bounded::<SCRATCH_MASK>(index);
+        let index = verifier::index::<SCRATCH_MASK>(index);
         // SAFETY: masked to the length of the array.
         unsafe { *self.bytes.as_mut_ptr().add(index) = value }
     }
@@ -192,6 +193,20 @@ impl Scratch {
         }
     }
 
+    /// Sets how often the next loop is to run. Each loop has a constant bound as well; [`Scratch::rounds`] is read again in
+    /// each of its rounds, because LLVM would else merge both into a bound that the verifier cannot follow.
+    #[inline(always)]
+    pub(crate) fn set_rounds(&mut self, rounds: u32) {
+        // SAFETY: a field of ours.
+        unsafe { (&raw mut self.rounds).write_volatile(rounds) }
+    }
+
+    /// How often the current loop is to run.
+    #[inline(always)]
+    pub(crate) fn rounds(&self) -> u32 {
+        verifier::reread(&self.rounds)
+    }
+
     /// Big-endian 16-bit integer at `index`.
     #[inline(always)]
     pub fn be16(&self, index: u32) -> u16 {
@@ -203,67 +218,6 @@ impl Scratch {
 impl Default for Scratch {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-/// `index & MASK`, where the verifier sees it: LLVM, which often knows that the mask changes nothing, must not drop it.
-#[inline(always)]
-pub fn bounded<const MASK: u32>(index: u32) -> usize {
-    bounded64::<MASK>(u64::from(index))
-}
-
-/// The same for an index that is 64 bits wide already.
-#[inline(always)]
-fn bounded64<const MASK: u32>(index: u64) -> usize {
-    #[cfg(target_arch = "bpf")]
-    {
-        let mut index = index;
-        // SAFETY: one instruction on one register.
-        unsafe {
-            core::arch::asm!("{0} &= {1}", inout(reg) index, const MASK, options(pure, nomem, nostack));
-        }
-        index as usize
-    }
-    #[cfg(not(target_arch = "bpf"))]
-    {
-        (index & u64::from(MASK)) as usize
-    }
-}
-
-/// All ones for a number whose highest bit is set, else 0. Where LLVM sees a shift, it makes a branch of it.
-#[inline(always)]
-pub(crate) fn spread_sign(value: u64) -> u64 {
-    #[cfg(target_arch = "bpf")]
-    {
-        let mut value = value;
-        // SAFETY: one instruction on one register.
-        unsafe {
-            core::arch::asm!("{0} s>>= 63", inout(reg) value, options(pure, nomem, nostack));
-        }
-        value
-    }
-    #[cfg(not(target_arch = "bpf"))]
-    {
-        (value as i64 >> 63) as u64
-    }
-}
-
-/// Takes one off, in one register: the verifier counts the rounds of a loop by the range of this value, and LLVM would
-/// keep a second copy of it, of which the verifier knows nothing.
-#[inline(always)]
-fn decrement(value: &mut u64) {
-    #[cfg(target_arch = "bpf")]
-    // SAFETY: one instruction on one register.
-    unsafe {
-        core::arch::asm!(
-            "{0} += -1",
-            inout(reg) * value,
-            options(pure, nomem, nostack)
-        );
-    }
-    #[cfg(not(target_arch = "bpf"))]
-    {
-        *value -= 1;
     }
 }
 
@@ -425,7 +379,7 @@ impl Header {
     #[inline(always)]
     pub fn may_match(&self, end_of_name: u64) -> bool {
         let mut index = 0u32;
-        while index < HEADS as u32 && index < self.head_count {
+        while index < HEADS as u32 && index < verifier::reread(&self.head_count) {
             // SAFETY: index < HEADS.
             if unsafe { &*self.heads.as_ptr().add(index as usize) }
                 .wire
@@ -472,7 +426,7 @@ pub const MAX_RULES: usize = 65_534;
 /// What the entry for `class` of `state` holds.
 #[inline(always)]
 fn step(table: &Table, state: u32, class: u32) -> Option<u32> {
-    let index = bounded::<TABLE_MASK>(state + class);
+    let index = verifier::index::<TABLE_MASK>(state + class);
     // SAFETY: masked to the length of the array.
     let entry = unsafe { *table.as_ptr().add(index) };
     if entry & 0xff != class {
@@ -504,7 +458,9 @@ impl Scratch {
             }
             let length = u32::from(self.byte(u64::from(NAME_AT + position)));
             // SAFETY: masked to the length of the array.
-            unsafe { *self.labels.as_mut_ptr().add(bounded::<127>(count)) = position as u8 };
+            unsafe {
+                *self.labels.as_mut_ptr().add(verifier::index::<127>(count)) = position as u8
+            };
             if length == 0 {
                 self.label_count = self.forget(count);
                 self.name_len = self.forget(position + 1);
@@ -551,7 +507,7 @@ pub fn find<T: Tails + ?Sized>(
     let last_word = scratch.word(end - 8);
     let mut index = 0u32;
     let head = loop {
-        if index >= HEADS as u32 || index >= header.head_count {
+        if index >= HEADS as u32 || index >= verifier::reread(&header.head_count) {
             return None;
         }
         // SAFETY: index < HEADS.
@@ -559,14 +515,14 @@ pub fn find<T: Tails + ?Sized>(
             &*header
                 .heads
                 .as_ptr()
-                .add(bounded::<{ HEADS as u32 - 1 }>(index))
+                .add(verifier::index::<{ HEADS as u32 - 1 }>(index))
         };
         if head.words[0].matches(last_word) {
             break head;
         }
         index += 1;
     };
-    if end < NAME_AT + head.len || !scratch.ends_with(end, &head.words, head.word_count) {
+    if end < NAME_AT + head.len || !scratch.ends_with(end, &head.words, &head.word_count) {
         return None;
     }
 
@@ -577,7 +533,7 @@ pub fn find<T: Tails + ?Sized>(
     let mut state = head.start;
     let last_from = header.last_from;
     while position > u64::from(NAME_AT) {
-        decrement(&mut position);
+        verifier::decrement(&mut position);
         state = step(table, state, header.class(scratch.byte(position)))?;
         if state >= last_from {
             break;
@@ -610,7 +566,7 @@ fn accepted<T: Tails + ?Sized>(
         Some(index) => {
             let tail = tails.tail(index - 1)?;
             if position < NAME_AT + tail.len
-                || !scratch.ends_with(position, &tail.words, tail.word_count)
+                || !scratch.ends_with(position, &tail.words, &tail.word_count)
             {
                 return None;
             }
@@ -626,12 +582,12 @@ fn accepted<T: Tails + ?Sized>(
 impl Scratch {
     /// Whether these literals, last word first, stand in front of `end`.
     #[inline(always)]
-    fn ends_with<const N: usize>(&self, end: u32, words: &[LiteralWord; N], count: u32) -> bool {
-        let mut index = 0u32;
-        while index < N as u32 && index < count {
+    fn ends_with<const N: usize>(&self, end: u32, words: &[LiteralWord; N], count: &u32) -> bool {
+        let mut index = 0usize;
+        while index < N && index < verifier::reread(count) as usize {
             // SAFETY: index < N.
-            let expected = unsafe { &*words.as_ptr().add(index as usize) };
-            if !expected.matches(self.word(end.wrapping_sub(8 * (index + 1)))) {
+            let expected = unsafe { &*words.as_ptr().add(index) };
+            if !expected.matches(self.word(end.wrapping_sub(8 * (index as u32 + 1)))) {
                 return false;
             }
             index += 1;

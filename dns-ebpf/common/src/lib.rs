@@ -17,4 +17,5 @@ pub mod packet;
 pub mod pipeline;
 mod reply;
 pub mod verdict;
+pub mod verifier;
 pub mod wire;

@@ -7,6 +7,7 @@ use crate::{
     packet::{MAX_OPTIONS, Packet},
     reply::{self, Edns, Failed, Place, fold},
     verdict::{Reason, Verdict},
+    verifier,
     wire::*,
 };
 
@@ -162,7 +163,7 @@ fn decide<'s, P: Packet, H: Host<P>>(
     if plain.is_simple {
         let question_end = datagram.end - plain.reply_len();
         let end_of_name = packet
-            .load::<u64>(question_end - QUESTION_TAIL - 8)
+            .load::<u64>(frame_offset(question_end - QUESTION_TAIL - 8))
             .map(u64::from_le)
             .ok_or(Reason::Truncated)?;
         if end_of_name >> 56 == 0 && !host.may_match(end_of_name) {
@@ -456,7 +457,7 @@ fn plain_opt<P: Packet>(packet: &P, end: u32) -> Edns {
         is_simple: false,
         ..Edns::NONE
     };
-    let at = end - OPT_LEN;
+    let at = frame_offset(end - OPT_LEN);
     // Root, type, size, extended rcode, version, half of the flags; then the flags and the length of no options.
     let (Some(head), Some(tail)) = (packet.load::<u64>(at), packet.load::<u32>(at + 7)) else {
         return other;
@@ -514,7 +515,7 @@ fn parse_ipv4<P: Packet, H: Host<P>>(packet: &P, host: &H, l3: u32) -> Result<Da
     let servers = host.servers().ok_or(Reason::Internal)?;
     let mut index = 0u32;
     loop {
-        if index >= servers.v4_count || index >= MAX_SERVERS as u32 {
+        if index >= MAX_SERVERS as u32 || index >= verifier::reread(&servers.v4_count) {
             host.saw_other_server(Address::V4(destination));
             return Err(Reason::OtherServer);
         }
@@ -567,7 +568,7 @@ fn parse_ipv6<P: Packet, H: Host<P>>(packet: &P, host: &H, l3: u32) -> Result<Da
     let servers = host.servers().ok_or(Reason::Internal)?;
     let mut index = 0u32;
     loop {
-        if index >= servers.v6_count || index >= MAX_SERVERS as u32 {
+        if index >= MAX_SERVERS as u32 || index >= verifier::reread(&servers.v6_count) {
             host.saw_other_server(Address::V6(destination));
             return Err(Reason::OtherServer);
         }
@@ -589,7 +590,7 @@ fn parse_ipv6<P: Packet, H: Host<P>>(packet: &P, host: &H, l3: u32) -> Result<Da
 
 #[inline(always)]
 fn server_id(servers: &Servers, index: u32) -> u32 {
-    let index = dfa::bounded::<{ 2 * MAX_SERVERS as u32 - 1 }>(index);
+    let index = verifier::index::<{ 2 * MAX_SERVERS as u32 - 1 }>(index);
     // SAFETY: masked to the length of the array.
     unsafe { servers.ids.as_ptr().add(index).read_volatile() }
 }
@@ -656,6 +657,7 @@ fn parse_additional<P: Packet>(
     if at + OPT_LEN > end {
         return Err(Reason::Truncated);
     }
+    let at = frame_offset(at);
     let owner = be16(packet, at).ok_or(Reason::Truncated)? >> 8;
     let rtype = be16(packet, at + 1).ok_or(Reason::Truncated)?;
     if owner != 0 || rtype != TYPE_OPT {
@@ -714,10 +716,8 @@ impl Scratch {
         self.set_reply_word(len, 0);
         let mut sum = 0u64;
         let mut at = 0u32;
-        while at < MAX_OPTIONS {
-            if at >= len {
-                break;
-            }
+        self.set_rounds(len);
+        while at < MAX_OPTIONS && at < self.rounds() {
             let word = self.reply_word(at);
             sum += (word >> 32) + (word & 0xffff_ffff);
             at += 8;
@@ -726,6 +726,13 @@ impl Scratch {
         let sum = (sum >> 32) + (sum & 0xffff_ffff);
         fold(sum as u32).to_be()
     }
+}
+
+/// An offset of a frame whose length was checked, where the verifier sees its bound: a pointer that is moved by more has
+/// none to it.
+#[inline(always)]
+fn frame_offset(offset: u32) -> u32 {
+    verifier::index::<{ MAX_FRAME.next_power_of_two() as u32 - 1 }>(offset) as u32
 }
 
 #[inline(always)]

@@ -35,7 +35,8 @@ pub enum Hook {
 
 impl Hook {
     /// The program that goes there.
-    pub(super) fn program(self) -> &'static str {
+    #[doc(hidden)]
+    pub fn program(self) -> &'static str {
         match self {
             Hook::Tcx | Hook::Clsact => PROGRAM,
             Hook::Xdp => XDP_PROGRAM,

@@ -6,6 +6,8 @@
 //! the counters. Rounds are interleaved: each measures every case once.
 
 use std::{
+    fs,
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -46,7 +48,14 @@ pub struct Options {
     /// Measure the XDP program; what is taken off and compared with stays that of TC programs
     #[arg(long)]
     xdp: bool,
+    /// Another build's object with the programs of tests (target/PROFILE/ebpf-testing/…/gregor-ebpf), measured beside
+    /// this build's in each round; exit code 1 when a case takes more than 1.05 times as long
+    #[arg(long, value_name = "OBJECT")]
+    against: Option<PathBuf>,
 }
+
+/// Most that a case may take, in multiples of the other build's.
+const AGAINST_LIMIT: f64 = 1.05;
 
 /// Answers that the later rule sets come with.
 const ENTRIES: usize = 100_000;
@@ -139,7 +148,14 @@ struct Subject {
 }
 
 impl Subject {
-    fn new(hook: Hook, count: usize, entries: usize, cases: usize) -> Result<Self> {
+    /// `object` is another build's, or `None` for this one's.
+    fn new(
+        hook: Hook,
+        count: usize,
+        entries: usize,
+        cases: usize,
+        object: Option<&[u8]>,
+    ) -> Result<Self> {
         let mut specs = vec![RuleSpec {
             name: "kafka".to_owned(),
             matches: MatchSpec::Pattern(
@@ -166,16 +182,23 @@ impl Subject {
             },
             answers: AnswerOptions::NONE,
         };
-        let mut loaded = Loaded::new(&options)?;
+        let mut loaded = match object {
+            Some(object) => Loaded::of_object(&options, object, hook.program())?,
+            None => Loaded::new(&options)?,
+        };
         loaded.datapath.allow_interface(LOOPBACK)?;
-        let mut restored = Loaded::restored(&LoadOptions {
+        let options = LoadOptions {
             answers: AnswerOptions {
                 total: entries,
                 per_interface: entries,
                 per_server: true,
             },
             ..options
-        })?;
+        };
+        let mut restored = match object {
+            Some(object) => Loaded::of_object(&options, object, Loaded::restored_name(hook))?,
+            None => Loaded::restored(&options)?,
+        };
         restored.datapath.allow_interface(LOOPBACK)?;
         publish(&restored, entries)?;
         Ok(Self {
@@ -308,7 +331,7 @@ impl Times {
         let cases = cases()?;
         Ok(Self {
             limits: Limits::load()?,
-            subject: Subject::new(Hook::Tcx, 1, 1, cases.len())?,
+            subject: Subject::new(Hook::Tcx, 1, 1, cases.len(), None)?,
             cases,
         })
     }
@@ -347,16 +370,24 @@ pub fn run(options: &Options) -> Result<bool> {
             } else {
                 ENTRIES
             };
-            Subject::new(hook, count, entries, cases.len())
+            Subject::new(hook, count, entries, cases.len(), None)
         })
         .collect::<Result<Vec<_>>>()?;
+    let mut other = match &options.against {
+        Some(path) => {
+            let object = fs::read(path).with_context(|| path.display().to_string())?;
+            let count = options.rules[0];
+            Some(Subject::new(hook, count, 1, cases.len(), Some(&object))?)
+        }
+        None => None,
+    };
 
     let frame = &cases.last().context("no case")?.frame;
     let mut around = Vec::new();
     for round in 0..options.rounds {
         eprint!("\rround {} of {}", round + 1, options.rounds);
         around.push(Around::time(&mut limits, frame, options.repeat)?);
-        for subject in &mut subjects {
+        for subject in other.iter_mut().chain(&mut subjects) {
             for (index, case) in cases.iter().enumerate() {
                 let time = subject.time(case, options.repeat)?;
                 subject.times[index].push(time);
@@ -414,6 +445,33 @@ pub fn run(options: &Options) -> Result<bool> {
                 .enumerate()
                 .map(|(index, case)| subject.net(index, case, empty, undo))
                 .collect();
+        }
+    }
+    if let (Some(other), Some(subject)) = (&mut other, subjects.first()) {
+        let summary = other.loaded.datapath.summary()?;
+        println!(
+            "\nagainst the other build: {} instructions verified, loaded in {:.0?}",
+            summary.verified_instructions, summary.load_time,
+        );
+        for (index, case) in cases.iter().enumerate() {
+            let before = other.net(index, case, empty, undo);
+            // Of each round, so that a slow one counts once; what is around the programs is in both.
+            let ratios = subject.times[index]
+                .iter()
+                .zip(&other.times[index])
+                .map(|(after, before)| {
+                    let less = case.not_its_own(empty, undo);
+                    (after - less) / (before - less)
+                })
+                .collect::<Vec<_>>();
+            let ratio = median(&ratios);
+            let ok = ratio <= AGAINST_LIMIT;
+            within &= ok;
+            println!(
+                "  {:<32} {before:>6.0} ns before  {ratio:>5.2} ×  {}",
+                case.label,
+                if ok { "within" } else { "OVER" }
+            );
         }
     }
     Ok(within)

@@ -121,11 +121,15 @@ impl Loaded {
 
     /// The program that puts an answered query back into its frame.
     pub fn restored(options: &LoadOptions) -> anyhow::Result<Self> {
-        let program = match options.hook {
+        Self::of_tests(options, Self::restored_name(options.hook))
+    }
+
+    /// Name of that program.
+    pub fn restored_name(hook: Hook) -> &'static str {
+        match hook {
             Hook::Xdp => "restored_xdp",
             Hook::Tcx | Hook::Clsact => "restored",
-        };
-        Self::of_tests(options, program)
+        }
     }
 
     /// One of the programs that only tests run.
@@ -133,6 +137,15 @@ impl Loaded {
         static OBJECT: &[u8] =
             aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/gregor-ebpf-testing"));
         Self::with(options, || Datapath::load_object(options, OBJECT, program))
+    }
+
+    /// A program of another build's testing object, to compare with.
+    pub fn of_object(
+        options: &LoadOptions,
+        object: &[u8],
+        program: &'static str,
+    ) -> anyhow::Result<Self> {
+        Self::with(options, || Datapath::load_object(options, object, program))
     }
 
     fn with(

@@ -6,7 +6,7 @@
 //! the name is hashed and compared in words.
 
 use super::*;
-use crate::dfa::{LiteralWord, bounded};
+use crate::{dfa::LiteralWord, verifier};
 
 /// Most words of a suffix that is kept.
 pub const SUFFIX_WORDS: usize = 12;
@@ -22,7 +22,9 @@ const PAIRS: usize = 2;
 
 /// The length of the end of the names of an answer, and this in pairs of words: the bytes in lower case, and the bits that
 /// make capitals into small letters.
-pub type Suffix = [Word; PAIRS + 2 * SUFFIX_WORDS + 2];
+pub type Suffix = [Word; SUFFIX_LEN];
+
+const SUFFIX_LEN: usize = PAIRS + 2 * SUFFIX_WORDS + 2;
 
 /// How suffixes are found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,10 +118,8 @@ impl Scratch {
         }
         let mut refused = 0u64;
         let mut index = 0u32;
-        while index < STAR_WORDS {
-            if index >= len / 8 {
-                break;
-            }
+        self.set_rounds(len / 8);
+        while index < STAR_WORDS && index < self.rounds() {
             refused |= crate::dfa::has_separator_or_dot(self.word(NAME_AT + index * 8));
             index += 1;
         }
@@ -136,16 +136,22 @@ impl Scratch {
         let word = (self.word(from + index * 8) | SMALL) & mask;
         // SAFETY: index ≤ SUFFIX_WORDS, of which the mask is not to convince anybody but the verifier: what lies behind
         // the factors still belongs to the settings.
-        let factor = unsafe { *settings.factors.as_ptr().add(bounded::<15>(index)) };
+        let factor = unsafe { *settings.factors.as_ptr().add(verifier::index::<15>(index)) };
         word.wrapping_mul(factor)
     }
 
     /// Whether a word of the suffix is that of the name.
     #[inline(always)]
-    fn has_word(&self, suffix: &Suffix, from: u32, index: u32, mask: u64) -> bool {
-        let pair = PAIRS + 2 * bounded::<15>(index);
-        let word = (self.word(from + index * 8) | word_of(suffix, pair + 1)) & mask;
-        word == word_of(suffix, pair)
+    fn has_word(
+        &self,
+        suffix: &mut Reader<'_, SUFFIX_LEN>,
+        from: u32,
+        index: u32,
+        mask: u64,
+    ) -> bool {
+        let pair = PAIRS + 2 * verifier::index::<15>(index);
+        let word = (self.word(from + index * 8) | suffix.word(pair + 1)) & mask;
+        word == suffix.word(pair)
     }
 }
 
@@ -180,10 +186,8 @@ pub fn locate_by_suffix<T: Tables + ?Sized>(tables: &T, scratch: &mut Scratch, a
     let upstream = scratch.asked.server as u16;
     let mut sum = about(len, qtype, upstream).wrapping_mul(suffixes.factors[SUFFIX_WORDS]);
     let mut index = 0u32;
-    while index < SUFFIX_WORDS as u32 {
-        if index >= len / 8 {
-            break;
-        }
+    scratch.set_rounds(len / 8);
+    while index < SUFFIX_WORDS as u32 && index < scratch.rounds() {
         sum = sum.wrapping_add(scratch.product(suffixes, from, index, u64::MAX));
         index += 1;
     }
@@ -201,33 +205,34 @@ pub fn locate_by_suffix<T: Tables + ?Sized>(tables: &T, scratch: &mut Scratch, a
     let Some(Slot { suffix, entry }) = tables.slot(slot) else {
         return false;
     };
-    let sequence = word_of(entry, SEQUENCE);
-    let head = word_of(entry, HEAD);
+    let sequence = entry[SEQUENCE].load();
+    let mut entry = Reader::after(entry, sequence);
+    let mut suffix = Reader::after(suffix, sequence);
+    let head = entry.word(HEAD);
     if sequence & 1 != 0
         || head >> 32 != about(0, qtype, upstream) >> 32
-        || word_of(suffix, LENGTH) != u64::from(len)
+        || suffix.word(LENGTH) != u64::from(len)
     {
         return false;
     }
     let mut index = 0u32;
-    while index < SUFFIX_WORDS as u32 {
-        if index >= len / 8 {
-            break;
-        }
-        if !scratch.has_word(suffix, from, index, u64::MAX) {
+    scratch.set_rounds(len / 8);
+    while index < SUFFIX_WORDS as u32 && index < scratch.rounds() {
+        if !scratch.has_word(&mut suffix, from, index, u64::MAX) {
             return false;
         }
         index += 1;
     }
-    if len & 7 != 0 && !scratch.has_word(suffix, from, last, first_bytes(len)) {
+    if len & 7 != 0 && !scratch.has_word(&mut suffix, from, last, first_bytes(len)) {
         return false;
     }
     // Where there is no answer to be read after all, userspace is told of this rule.
-    if word_of(entry, SEQUENCE) != sequence {
+    entry.join(&suffix);
+    if entry.last(SEQUENCE) != sequence {
         return false;
     }
     scratch.told.slot = slot;
-    scratch.told.sequence = sequence;
+    scratch.told.sequence = entry.witnessed(sequence);
     scratch.told.rule = head as u32;
     true
 }

@@ -2,7 +2,11 @@
 
 use std::{error::Error, io, time::Duration};
 
-use aya::{EbpfError, maps::MapError, programs::ProgramError};
+use aya::{
+    EbpfError,
+    maps::MapError,
+    programs::{ProgramError, TcError},
+};
 use dns_common::abi::{MAX_SERVERS, MAX_SOURCES};
 use nix::errno::Errno;
 
@@ -119,10 +123,7 @@ pub fn one_line(error: &(dyn Error + 'static)) -> String {
 pub(super) fn os_error(error: &(dyn Error + 'static)) -> Option<i32> {
     let mut error = Some(error);
     while let Some(this) = error {
-        if let Some(number) = this
-            .downcast_ref::<io::Error>()
-            .and_then(io::Error::raw_os_error)
-        {
+        if let Some(number) = number_of(this) {
             return Some(number);
         }
         error = this.source();
@@ -131,13 +132,27 @@ pub(super) fn os_error(error: &(dyn Error + 'static)) -> Option<i32> {
 }
 
 fn text_of(error: &(dyn Error + 'static)) -> String {
-    match error
-        .downcast_ref::<io::Error>()
-        .and_then(io::Error::raw_os_error)
-    {
+    match number_of(error) {
         Some(number) => errno_text(number),
         None => error.to_string(),
     }
+}
+
+/// Of an error of the system itself, or of one of aya's that shows nothing else and hides it.
+fn number_of(error: &(dyn Error + 'static)) -> Option<i32> {
+    let system = if let Some(error) = error.downcast_ref::<io::Error>() {
+        error
+    } else if let Some(MapError::IoError(error)) = error.downcast_ref() {
+        error
+    } else if let Some(ProgramError::IOError(error)) = error.downcast_ref() {
+        error
+    } else {
+        let Some(TcError::IoError(error)) = error.downcast_ref() else {
+            return None;
+        };
+        error
+    };
+    system.raw_os_error()
 }
 
 /// Not for userspace by its definition, but that is what bpf(2) returns where no JIT compiles a program.

@@ -75,10 +75,10 @@ impl Attempt {
             };
             Datapath::load_as(&options, object, options.hook.program(), &how)
         };
-        match bounded(limit, |took| progress(now(), took), work) {
+        match bounded(limit, now, progress, work) {
             Ok(result) => result,
-            Err(Failure::TooLong) => Err(DatapathError::TooLong {
-                stage: now(),
+            Err(Failure::TooLong(stage)) => Err(DatapathError::TooLong {
+                stage,
                 limit: self.limit,
             }),
             Err(Failure::Thread) => Err(DatapathError::Thread),

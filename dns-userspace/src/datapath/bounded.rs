@@ -25,19 +25,20 @@ const INTERRUPT: Signal = Signal::SIGURG;
 
 /// Why there is no result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Failure {
-    /// It took too long.
-    TooLong,
+pub(super) enum Failure<S> {
+    /// It took too long, and was busy with this.
+    TooLong(S),
     /// No thread, or the work panicked.
     Thread,
 }
 
-/// Does `work`, calls `progress` with the time that it took so far, and ends it after `limit`.
-pub(super) fn bounded<T: Send + 'static>(
+/// Does `work`, calls `progress` with what it is busy with and the time that it took so far, and ends it after `limit`.
+pub(super) fn bounded<T: Send + 'static, S>(
     limit: Duration,
-    mut progress: impl FnMut(Duration),
+    busy_with: impl Fn() -> S,
+    mut progress: impl FnMut(S, Duration),
     work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, Failure> {
+) -> Result<T, Failure<S>> {
     let started = Instant::now();
     let (sender, receiver) = sync_channel(1);
     let thread = thread::Builder::new()
@@ -55,11 +56,12 @@ pub(super) fn bounded<T: Send + 'static>(
             Ok(result) => return Ok(result),
             Err(RecvTimeoutError::Disconnected) => return Err(Failure::Thread),
             Err(RecvTimeoutError::Timeout) if until == limit => {
+                let last = busy_with();
                 interrupt(&thread);
-                return Err(Failure::TooLong);
+                return Err(Failure::TooLong(last));
             }
             Err(RecvTimeoutError::Timeout) => {
-                progress(started.elapsed());
+                progress(busy_with(), started.elapsed());
                 next += EVERY;
             }
         }
@@ -107,10 +109,11 @@ mod tests {
 
     #[test]
     fn results_come_back_and_panics_are_failures() {
-        assert_eq!(bounded(Duration::MAX, |_| {}, || 7), Ok(7));
+        assert_eq!(bounded(Duration::MAX, || (), |(), _| {}, || 7), Ok(7));
         let panicked = bounded(
             Duration::MAX,
-            |_| {},
+            || (),
+            |(), _| {},
             || -> u8 { panic!("as the test wants") },
         );
         assert_eq!(panicked, Err(Failure::Thread));
@@ -123,7 +126,8 @@ mod tests {
         let (pipe, _writer) = nix::unistd::pipe().unwrap();
         let result = bounded(
             Duration::ZERO,
-            |_| panic!("before the first word is due"),
+            || "reading",
+            |_, _| panic!("before the first word is due"),
             move || {
                 let mut byte = [0u8];
                 // SAFETY: one byte, live. Not by the standard library, which tries again.
@@ -131,7 +135,7 @@ mod tests {
                 seen.store(read == -1, Ordering::SeqCst);
             },
         );
-        assert_eq!(result, Err(Failure::TooLong));
+        assert_eq!(result, Err(Failure::TooLong("reading")));
         assert!(interrupted.load(Ordering::SeqCst));
     }
 }

@@ -60,7 +60,10 @@ impl Diagnosis {
             DatapathError::TooLong { stage, .. } => Self {
                 program: stage.program(),
                 reason: one_line(error),
-                remedy: Some(format!("--load-timeout gives it more time; {UNSUPPORTED}")),
+                remedy: Some(
+                    "--load-timeout gives it more time; where that does not help, use a kernel that docs/kernels.md names"
+                        .to_owned(),
+                ),
             },
             _ => Self {
                 program: None,

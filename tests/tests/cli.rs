@@ -13,6 +13,8 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     net::IpAddr,
+    os::unix::fs::PermissionsExt as _,
+    path::PathBuf,
     process::Command,
 };
 
@@ -56,6 +58,10 @@ fn squeezed(line: &str) -> String {
 fn run(lab: &Lab, arguments: &[&str]) -> Ran {
     let mut command = Command::new(tools::gregor().unwrap());
     command.args(arguments).env_remove("RUST_LOG");
+    ran(lab, command)
+}
+
+fn ran(lab: &Lab, command: Command) -> Ran {
     let output = lab.node().output(command).unwrap();
     Ran {
         code: output.status.code().unwrap(),
@@ -99,6 +105,10 @@ fn check_says_whether_the_node_is_fit() {
         "ok kernel ",
         "ok capabilities CAP_BPF CAP_PERFMON CAP_NET_ADMIN CAP_NET_RAW",
         "ok bpffs /sys/fs/bpf",
+        "ok memlock ",
+        "ok program gregor ",
+        "ok program gregor_tcp ",
+        "ok maps about ",
         "hook",
         "ok interface veth-foo free",
         "nothing stands in the way of `gregor run`",
@@ -131,6 +141,142 @@ fn check_says_whether_the_node_is_fit() {
         assert!(
             finding["what"].is_string() && finding["detail"].is_string(),
             "{finding}"
+        );
+    }
+    let programs = report["programs"].as_array().unwrap();
+    let names: Vec<_> = programs.iter().map(|program| &program["name"]).collect();
+    assert_eq!(names, ["gregor", "gregor_tcp"]);
+    for program in programs {
+        assert_eq!(program["loaded"], true, "{program}");
+        assert!(program["load_seconds"].as_f64().unwrap() > 0.0, "{program}");
+    }
+    // Nothing of it stays on the interface beside the gregor that runs.
+    assert_eq!(e2e::programs_on(&lab, "veth-foo"), ["gregor"]);
+
+    // What is not configured is not loaded, or not reported.
+    let never = lab.gregor_config().replace(
+        "[intercept]\n",
+        "[intercept]\ntcp = \"never\"\nhook = \"xdp\"\nallow_sources = [\"10.0.0.0/8\"]\n",
+    );
+    let xdp = run(
+        &lab,
+        &["check", "--config", &file(&lab, "xdp.toml", &never)],
+    );
+    xdp.has(&["ok program gregor_xdp ", "ok hook xdp"]);
+    assert!(!xdp.out.contains("gregor_tcp"), "{}", xdp.out);
+}
+
+/// As the kernel of this machine refuses them: to a process without the capabilities. What other kernels say is in the unit
+/// tests of `datapath::diagnosis`.
+#[test]
+fn a_refusal_is_one_line_with_its_remedy() {
+    let lab = lab(CacheKind::None);
+    let config = file(&lab, "refused.toml", &lab.gregor_config());
+    let control = lab.directory().join("refused.sock");
+    let run_arguments = [
+        "run",
+        "--config",
+        &config,
+        "--control",
+        control.to_str().unwrap(),
+    ];
+    let with = |capabilities: &str, arguments: &[&str]| {
+        let mut command = Command::new(e2e::gregor_with(&lab, capabilities));
+        command
+            .args(arguments)
+            .env_remove("RUST_LOG")
+            .env("TMPDIR", lab.directory());
+        ran(&lab, command)
+    };
+
+    // The verifier's reason, of which the whole log is kept for the owner only.
+    let verifier = "+bpf,+net_admin,+net_raw";
+    let check = with(verifier, &["check", "--json", "--config", &config]);
+    assert_eq!(check.code, 1, "{}{}", check.out, check.err);
+    let report: serde_json::Value = serde_json::from_str(&check.out).unwrap();
+    let program = &report["programs"][0];
+    assert_eq!(
+        (&program["name"], &program["loaded"]),
+        (&"gregor".into(), &false.into())
+    );
+    let reason = program["reason"].as_str().unwrap();
+    assert!(
+        reason.starts_with("the kernel refuses program gregor: R"),
+        "{reason}"
+    );
+    let remedy = program["remedy"].as_str().unwrap();
+    assert!(remedy.starts_with("missing CAP_PERFMON; "), "{remedy}");
+    let log = PathBuf::from(program["log"].as_str().unwrap());
+    assert_eq!(log.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    let text = fs::read_to_string(&log).unwrap();
+    assert!(text.contains("processed "), "{text}");
+    assert!(
+        text.contains(
+            reason
+                .rsplit(": ")
+                .next()
+                .unwrap()
+                .split(';')
+                .next()
+                .unwrap()
+        ),
+        "{text}"
+    );
+
+    let check = with(verifier, &["check", "--config", &config]);
+    check.has(&[&format!(
+        "ERROR program gregor {reason}; {remedy}; the verifier's log is in "
+    )]);
+    let run = with(verifier, &run_arguments);
+    assert_eq!(run.code, 1);
+    let expected = format!("gregor: cannot load: {reason}; {remedy}; the verifier's log is in ");
+    assert!(run.err.contains(&expected), "{}", run.err);
+    assert_eq!(run.err.lines().count(), 1, "{}", run.err);
+
+    // Not one map without CAP_BPF, and nothing to be found out of RLIMIT_MEMLOCK.
+    let unprivileged = "+perfmon,+net_admin,+net_raw";
+    let check = with(unprivileged, &["check", "--config", &config]);
+    assert_eq!(check.code, 1);
+    check.has(&["ERROR capabilities missing CAP_BPF", "ok memlock unknown"]);
+    let run = with(unprivileged, &run_arguments);
+    assert_eq!(run.code, 1);
+    for part in ["map ", "cannot be created: EPERM", "missing CAP_BPF; "] {
+        assert!(run.err.contains(part), "{part}: {}", run.err);
+    }
+    assert_eq!(run.err.lines().count(), 1, "{}", run.err);
+
+    // Break-glass is what needs CAP_SYS_ADMIN, and says so.
+    let detach = with(e2e::DOCUMENTED_CAPABILITIES, &["detach", "--all"]);
+    assert_eq!(detach.code, 1);
+    detach.has(&["FAILED: links (tcx, XDP, TCP): EPERM"]);
+    assert!(detach.out.contains("CAP_SYS_ADMIN"), "{}", detach.out);
+}
+
+#[test]
+fn loading_ends_in_time() {
+    let lab = lab(CacheKind::None);
+    let config = file(&lab, "slow.toml", &lab.gregor_config());
+    let control = lab.directory().join("slow.sock");
+    let control = control.to_str().unwrap();
+    for arguments in [
+        &["check", "--config", &config, "--load-timeout", "0s"][..],
+        &[
+            "run",
+            "--config",
+            &config,
+            "--control",
+            control,
+            "--load-timeout",
+            "0s",
+        ],
+    ] {
+        let late = run(&lab, arguments);
+        assert_eq!(late.code, 1, "{}{}", late.out, late.err);
+        let text = late.out + &late.err;
+        let line = text.lines().find(|line| line.contains("has not finished"));
+        assert!(
+            line.is_some_and(|line| line.contains("--load-timeout")),
+            "{text}"
         );
     }
 }

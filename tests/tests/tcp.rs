@@ -10,6 +10,7 @@
 mod e2e;
 
 use std::{
+    fs,
     io::{Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
     sync::mpsc,
@@ -17,7 +18,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use e2e::{Metrics, REPLY, Wire, addresses, exchange_from, qualified, sorted, until};
+use e2e::{
+    DOCUMENTED_CAPABILITIES, Metrics, REPLY, Wire, addresses, exchange_from, programs_on,
+    qualified, sorted, until,
+};
 use gregor_tests::{
     lab::{
         Ask, CacheKind, Gregor, Lab, Pod, Transport,
@@ -255,6 +259,54 @@ fn a_truncated_answer_is_whole_over_tcp() {
             .find(|line| line.contains(&format!("tcp {server} ")))
             .unwrap_or_else(|| panic!("{check}"));
         assert!(line.contains(place), "{line}");
+    }
+}
+
+/// CAP_SYS_ADMIN is not among them: links are kept by the descriptor that made them, and never opened by their id.
+#[test]
+fn documented_capabilities_are_enough_to_steer() {
+    for hook in ["tcx", "clsact"] {
+        let lab = lab(CacheKind::Embedded);
+        let config = lab.gregor_config().replace(
+            "[intercept]\n",
+            &format!("[intercept]\nhook = \"{hook}\"\n"),
+        );
+        let binary = e2e::gregor_with(&lab, DOCUMENTED_CAPABILITIES);
+        let gregor = lab.start_gregor(&binary, &config).unwrap();
+        let status =
+            fs::read_to_string(format!("/proc/{}/status", gregor.process().pid())).unwrap();
+        assert!(
+            status.contains("CapEff:\t000000c000003000\n"),
+            "bpf, perfmon, net_admin, net_raw:\n{status}"
+        );
+        let foo = lab.pod("foo");
+        let steers = || {
+            let before = connections(&gregor);
+            truncate(foo, CACHE, RecordType::A);
+            let whole = over_tcp(foo, CACHE, &qualified("foo"), RecordType::A);
+            assert_eq!(addresses(&whole), of_family(true));
+            assert_eq!(connections(&gregor), before + 1.0);
+        };
+        steers();
+        // The programs of a reload take the places of those before them.
+        gregor.signal(Signal::SIGHUP);
+        until("the reload", || {
+            gregor.log().contains("is in force").then_some(())
+        });
+        steers();
+        let log = gregor.log();
+        assert!(!log.contains("WARN") && !log.contains("ERROR"), "{log}");
+        if hook == "tcx" {
+            assert_eq!(programs_on(&lab, &foo.host_interface), ["gregor"]);
+        }
+        assert!(gregor.stop().unwrap().success());
+        assert!(programs_on(&lab, &foo.host_interface).is_empty());
+        assert!(is_the_caches(&over_tcp(
+            foo,
+            CACHE,
+            &qualified("foo"),
+            RecordType::A
+        )));
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    datapath::{Datapath, Interface},
+    datapath::{Datapath, Interface, one_line},
     discover::Event,
     observe::InterfaceStatus,
 };
@@ -18,7 +18,7 @@ pub trait Programs {
 
 impl Programs for Datapath {
     fn attach(&mut self, interface: &Interface) -> Result<(), String> {
-        Datapath::attach(self, interface).map_err(|error| error.to_string())
+        Datapath::attach(self, interface).map_err(|error| one_line(&error))
     }
 
     fn detach(&mut self, index: u32) {

@@ -8,7 +8,7 @@ use super::{
     totals::{Reading, Totals},
 };
 use crate::{
-    datapath::{Datapath, DatapathError},
+    datapath::{Datapath, DatapathError, one_line},
     observe::{AnswersStatus, InterfaceStatus, KernelStatus, OTHER_NAMESPACES, ProgramStatus},
 };
 
@@ -44,8 +44,13 @@ impl Kernel {
         self.program = program(&mut next);
         let failed = next.adopt(&mut self.current);
         for (interface, error) in failed {
-            tracing::warn!(interface = interface.name, %error, "lost the program on reload; will try again");
-            self.attachments.lost(&interface, error.to_string());
+            let error = one_line(&error);
+            tracing::warn!(
+                interface = interface.name,
+                error,
+                "lost the program on reload; will try again"
+            );
+            self.attachments.lost(&interface, error);
         }
         let steers = next.attach_steering(Some(&mut self.current));
         self.retire();
@@ -125,7 +130,7 @@ fn reading(datapath: &Datapath) -> Reading {
             .collect(),
         namespaces,
         verdicts: datapath.counters().unwrap_or_else(|error| {
-            tracing::warn!(%error, "cannot read the counters");
+            tracing::warn!(error = one_line(&error), "cannot read the counters");
             Vec::new()
         }),
         other_servers: datapath.other_servers().into_iter().collect(),
@@ -142,7 +147,7 @@ fn program(datapath: &mut Datapath) -> Option<ProgramStatus> {
             table_bytes: summary.table_bytes as u64,
         }),
         Err(error) => {
-            tracing::debug!(%error, "no information about the program");
+            tracing::debug!(error = one_line(&error), "no information about the program");
             None
         }
     }

@@ -7,6 +7,7 @@
 mod attachments;
 mod follow;
 mod kernel;
+pub mod load;
 mod panics;
 mod respond;
 mod ring;
@@ -19,7 +20,7 @@ mod watch;
 
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{Context as _, bail};
 use sd_notify::NotifyState;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -36,7 +37,9 @@ use self::{
     watch::{Cause, Reloads},
 };
 use crate::{
-    datapath::{Datapath, DatapathError, Decisions, Heartbeat, ProgramLog, Ring},
+    datapath::{
+        Attempt, Datapath, DatapathError, Decisions, Heartbeat, ProgramLog, Ring, one_line,
+    },
     discover::{Event, Links},
     monitor::Hub,
     observe::{self, ConfigStatus},
@@ -58,6 +61,8 @@ pub struct Options {
     pub control: PathBuf,
     /// Load programs that log what they decide.
     pub debug_bpf: bool,
+    /// How long the kernel may take to load them.
+    pub load_timeout: Duration,
 }
 
 /// Runs until SIGTERM or SIGINT, or until something that it cannot do without fails.
@@ -124,7 +129,12 @@ impl App {
         let readers = Readers::take(&mut datapath)?;
         tcp.takes_over(&datapath);
         let steers = datapath.attach_steering(None);
-        tcp.attached(&settings, &datapath, steers);
+        tcp.attached(
+            &settings,
+            &datapath,
+            steers,
+            &load::log_directories(&options.control),
+        );
         let state = Arc::new(State::new(
             Kernel::new(datapath),
             ConfigStatus {
@@ -296,7 +306,9 @@ impl App {
         {
             let mut kernel = self.state.kernel();
             let steers = kernel.replace(datapath);
-            self.tcp.attached(&settings, kernel.parts().0, steers);
+            let directories = load::log_directories(&self.options.control);
+            self.tcp
+                .attached(&settings, kernel.parts().0, steers, &directories);
         }
         std::mem::replace(&mut self.ring, next).finish().await;
         self.state.kernel().retire();
@@ -366,7 +378,7 @@ impl RingTask {
         // Before the program takes over, not when the task gets its turn: TCP connections that are on their way to the
         // responder would miss it.
         if let Err(error) = readers.heartbeat.renew(ring::VALID) {
-            tracing::error!(%error, "cannot write the deadline");
+            tracing::error!(error = one_line(&error), "cannot write the deadline");
         }
         let mut others = JoinSet::new();
         let following = follow::follow(readers.decisions, Arc::clone(&state.hub));
@@ -414,40 +426,19 @@ impl RingTask {
 fn prepare(options: Options) -> JoinHandle<anyhow::Result<Prepared>> {
     tokio::task::spawn_blocking(move || {
         let settings = Settings::load(&options.config, &options.interfaces)?;
-        let load = if options.debug_bpf {
-            Datapath::load_logging
-        } else {
-            Datapath::load
+        let attempt = Attempt {
+            logging: options.debug_bpf,
+            limit: options.load_timeout,
         };
-        let datapath = load(&settings.load_options()).map_err(|error| {
-            let error = error.to_string();
-            tracing::debug!(error, "cannot load the program");
-            anyhow!(
-                "cannot load the program: {}\n`gregor check` says what the node lacks; --log debug shows all that the \
-                 verifier said",
-                ends(&error)
-            )
-        })?;
+        let datapath = load::load(
+            &settings.load_options(),
+            attempt,
+            &load::log_directories(&options.control),
+            &mut |stage, took| tracing::info!("{}", load::progress_line(stage, took)),
+        )
+        .context("cannot load")?;
         Ok(Prepared { settings, datapath })
     })
-}
-
-/// The first and the last lines of a text: a verifier's log has thousands in between.
-fn ends(text: &str) -> String {
-    const HEAD: usize = 1;
-    const TAIL: usize = 6;
-    let lines: Vec<&str> = text.lines().collect();
-    if lines.len() <= HEAD + TAIL + 1 {
-        return text.to_owned();
-    }
-    let (head, rest) = lines.split_at(HEAD);
-    let (left_out, tail) = rest.split_at(rest.len() - TAIL);
-    format!(
-        "{}\n… {} lines …\n{}",
-        head.join("\n"),
-        left_out.len(),
-        tail.join("\n")
-    )
 }
 
 async fn finished<T>(pending: &mut Option<JoinHandle<T>>) -> Result<T, tokio::task::JoinError> {
@@ -503,19 +494,4 @@ fn reloading() -> Vec<NotifyState<'static>> {
     let mut states = vec![NotifyState::Reloading];
     states.extend(NotifyState::monotonic_usec_now());
     states
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn long_errors_keep_their_ends() {
-        assert_eq!(ends("one\ntwo"), "one\ntwo");
-        let long: Vec<String> = (0..100).map(|line| line.to_string()).collect();
-        assert_eq!(
-            ends(&long.join("\n")),
-            "0\n… 93 lines …\n94\n95\n96\n97\n98\n99"
-        );
-    }
 }

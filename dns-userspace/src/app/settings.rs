@@ -11,7 +11,7 @@ use ipnet::IpNet;
 
 use super::state::Told;
 use crate::{
-    config,
+    config::{self, Config, Diagnostic},
     datapath::{AnswerOptions, Hook, Limit, LoadOptions, Order, SteerMode, detect_hook},
     discover::Selection,
     observe::RuleStatus,
@@ -55,6 +55,29 @@ impl Settings {
     /// Reads a file. `interfaces`, when given, take the place of those in the file.
     pub fn load(path: &Path, interfaces: &[String]) -> anyhow::Result<Self> {
         let (config, rules, warnings) = config::load(path)?;
+        Self::new(config, rules, &warnings, interfaces)
+    }
+
+    /// What a small cluster has, for `gregor check` without a configuration.
+    pub fn example() -> anyhow::Result<Self> {
+        const TEXT: &str = r#"
+            [intercept]
+            servers = ["169.254.20.10"]
+            [[rule]]
+            name = "example"
+            match = "*.example.com.{namespace}.svc.cluster.local"
+            cname = "example.{namespace}.svc.cluster.local"
+        "#;
+        let (config, rules, warnings) = config::compile(Path::new("example"), TEXT)?;
+        Self::new(config, rules, &warnings, &[])
+    }
+
+    fn new(
+        config: Config,
+        rules: RuleSet,
+        warnings: &[Diagnostic],
+        interfaces: &[String],
+    ) -> anyhow::Result<Self> {
         let globs = match &config.intercept.interfaces {
             _ if !interfaces.is_empty() => interfaces,
             Some(globs) => globs.patterns(),

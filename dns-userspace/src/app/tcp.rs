@@ -1,11 +1,17 @@
 //! TCP in the life of the app: listeners when they are first needed, programs that come and go, what is told of it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use anyhow::Context as _;
 use tokio::task::JoinHandle;
 
-use super::settings::{Settings, tcp_name};
+use super::{
+    load::Failure,
+    settings::{Settings, tcp_name},
+};
 use crate::{
     datapath::{Datapath, DatapathError, Listeners, SteerMode, open_listeners},
     discover::Routes,
@@ -69,8 +75,11 @@ impl Tcp {
         settings: &Settings,
         datapath: &Datapath,
         result: Result<(), DatapathError>,
+        log_directories: &[PathBuf],
     ) {
-        let error = result.err().map(|error| error.to_string());
+        let error = result.err().map(|error| {
+            Failure::of(&error, &settings.load_options(), log_directories).to_string()
+        });
         if let Some(error) = &error {
             tracing::warn!(error, "TCP is not steered and reaches the existing cache");
         }

@@ -17,6 +17,8 @@ use tracing_subscriber::EnvFilter;
 const CONTROL: &str = "/run/gregor/gregor.sock";
 /// Where the configuration is looked for.
 const CONFIG: &str = "/etc/gregor/gregor.toml";
+/// How long the kernel may take to load the programs: hundreds of times what it takes where they load.
+const LOAD_TIMEOUT: &str = "2m";
 
 const AFTER_HELP: &str = "\
 Example:

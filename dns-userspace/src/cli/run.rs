@@ -1,6 +1,6 @@
 //! `gregor run`: attach and serve until SIGTERM.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use crate::app;
 
@@ -30,6 +30,9 @@ pub struct Args {
     /// fault.
     #[arg(long)]
     pub(super) debug_bpf: bool,
+    /// How long the kernel may take to load the programs.
+    #[arg(long, value_name = "TIME", default_value = super::LOAD_TIMEOUT, value_parser = humantime::parse_duration)]
+    load_timeout: Duration,
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
@@ -43,6 +46,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             interfaces: args.interfaces,
             control: args.control,
             debug_bpf: args.debug_bpf,
+            load_timeout: args.load_timeout,
         }))?;
     Ok(ExitCode::SUCCESS)
 }

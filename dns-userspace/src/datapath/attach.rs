@@ -1,19 +1,21 @@
 //! Where a program sits: tcx or clsact, first or last, or XDP, on the ingress of one interface.
 
-use std::io;
+use std::{io, os::fd::AsFd as _};
 
 use aya::programs::{
-    LinkOrder, Program, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode as Mode,
-    links::FdLink,
+    Program, ProgramError, SchedClassifier, TcAttachType,
     tc::{
         NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact,
         qdisc_detach_program,
     },
-    xdp::{XdpLink, XdpLinkId},
 };
 use nix::net::if_::if_nametoindex;
 
-use super::{PROGRAM, XDP_PROGRAM, breakglass, offload};
+use super::{
+    PROGRAM, XDP_PROGRAM,
+    link::{self, BpfLink, Place},
+    offload,
+};
 
 /// A network interface of this namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -74,17 +76,23 @@ pub enum Order {
 pub enum AttachError {
     #[error("it is gone or has another index now")]
     Gone,
-    #[error("clsact: {0}")]
-    Clsact(TcError),
+    #[error("clsact")]
+    Clsact(#[source] TcError),
+    #[error("the kernel makes no link on {hook}")]
+    Link {
+        hook: &'static str,
+        #[source]
+        error: io::Error,
+    },
     #[error("neither native XDP ({native}) nor generic ({generic})")]
     Xdp {
-        native: Box<ProgramError>,
-        generic: Box<ProgramError>,
+        native: io::Error,
+        generic: io::Error,
     },
-    #[error("this kernel has no links for XDP; it needs Linux 5.18")]
-    NoXdpLink,
-    #[error("cannot tell whether it takes VLAN tags out of frames: {0}")]
-    Offload(io::Error),
+    #[error("another program cannot be put in the place of the one on it")]
+    Replace(#[source] io::Error),
+    #[error("cannot tell whether it takes VLAN tags out of frames")]
+    Offload(#[source] io::Error),
     #[error(
         "it takes VLAN tags out of frames, so an answer would go to the wrong network; turn that off: {0}"
     )]
@@ -95,17 +103,18 @@ pub enum AttachError {
 
 /// A program on its hook.
 pub(super) enum Link {
-    Tc(SchedClassifierLink),
-    /// Not aya's own wrapper, which may be a netlink attachment that outlives a crash.
-    Xdp(FdLink, XdpMode),
+    /// On tcx; and on XDP, with who runs it. Ends with the process.
+    Bpf(BpfLink, Option<XdpMode>),
+    /// A netlink filter on clsact, which outlives a crash.
+    Filter(SchedClassifierLink),
 }
 
 impl Link {
     /// `None` on a TC hook.
     pub fn mode(&self) -> Option<XdpMode> {
         match self {
-            Link::Tc(_) => None,
-            Link::Xdp(_, mode) => Some(*mode),
+            Link::Bpf(_, mode) => *mode,
+            Link::Filter(_) => None,
         }
     }
 }
@@ -115,20 +124,35 @@ const HANDLE: TcHandle = TcHandle::new(0, 0x6772);
 const FIRST_PRIORITY: u16 = 1;
 const LAST_PRIORITY: u16 = 0xffff;
 
-/// The best hook of this kernel.
-pub fn detect_hook() -> Hook {
-    match SchedClassifier::query_tcx("lo", TcAttachType::Ingress) {
-        Ok(_) => Hook::Tcx,
-        Err(_) => Hook::Clsact,
+/// Index of the loopback interface, in every network namespace.
+const LOOPBACK: u32 = 1;
+
+/// Whether this kernel has tcx; the error where it does not say, as to a process without CAP_NET_ADMIN.
+pub fn has_tcx() -> io::Result<bool> {
+    match link::tcx_programs(LOOPBACK) {
+        Ok(_) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
-/// Names of the tcx programs on the ingress of an interface, in their order.
-pub fn programs_on(interface: &str) -> Result<Vec<String>, ProgramError> {
-    let (_, programs) = SchedClassifier::query_tcx(interface, TcAttachType::Ingress)?;
+/// The best hook of this kernel.
+pub fn detect_hook() -> Hook {
+    match has_tcx() {
+        Ok(true) => Hook::Tcx,
+        // Whoever may not ask may not attach either, and is told so then.
+        Ok(false) | Err(_) => Hook::Clsact,
+    }
+}
+
+/// Names of the tcx programs on the ingress of an interface, in their order; `program ID` for one that this process may not
+/// look at, which takes CAP_SYS_ADMIN.
+pub fn programs_on(interface: &str) -> io::Result<Vec<String>> {
+    let programs = link::tcx_programs(if_nametoindex(interface)?)?;
+    let name = |id| link::program_name(link::open_program(id)?);
     Ok(programs
-        .iter()
-        .map(|program| program.name_as_str().unwrap_or("?").to_owned())
+        .into_iter()
+        .map(|id| name(id).unwrap_or_else(|_| format!("program {id}")))
         .collect())
 }
 
@@ -142,22 +166,21 @@ pub(super) fn attach(
         return Err(AttachError::Gone);
     }
     match hook {
-        Hook::Tcx => attach_tcx(program.try_into()?, interface, order),
+        Hook::Tcx => attach_tcx(program, interface, order),
         Hook::Clsact => attach_clsact(program.try_into()?, interface, order),
-        Hook::Xdp => attach_xdp(program.try_into()?, interface),
+        Hook::Xdp => attach_xdp(program, interface),
     }
 }
 
-fn attach_tcx(
-    program: &mut SchedClassifier,
-    interface: &Interface,
-    order: Order,
-) -> Result<Link, AttachError> {
-    let order = match order {
-        Order::First => LinkOrder::first(),
-        Order::Last => LinkOrder::last(),
+fn attach_tcx(program: &Program, interface: &Interface, order: Order) -> Result<Link, AttachError> {
+    let place = match order {
+        Order::First => Place::TcxFirst(interface.index),
+        Order::Last => Place::TcxLast(interface.index),
     };
-    attach_tc(program, interface, TcAttachOptions::TcxOrder(order))
+    match BpfLink::create(program.fd()?.as_fd(), place) {
+        Ok(link) => Ok(Link::Bpf(link, None)),
+        Err(error) => Err(AttachError::Link { hook: "tcx", error }),
+    }
 }
 
 fn attach_clsact(
@@ -174,72 +197,51 @@ fn attach_clsact(
         handle: HANDLE,
         classid: None,
     };
-    attach_tc(program, interface, TcAttachOptions::Netlink(options))
-}
-
-fn attach_tc(
-    program: &mut SchedClassifier,
-    interface: &Interface,
-    options: TcAttachOptions,
-) -> Result<Link, AttachError> {
+    let options = TcAttachOptions::Netlink(options);
     let id = program.attach_with_options(&interface.name, TcAttachType::Ingress, options)?;
-    Ok(Link::Tc(program.take_link(id)?))
+    Ok(Link::Filter(program.take_link(id)?))
 }
 
 /// Native where the driver can, else generic.
-fn attach_xdp(program: &mut Xdp, interface: &Interface) -> Result<Link, AttachError> {
+fn attach_xdp(program: &Program, interface: &Interface) -> Result<Link, AttachError> {
     let remedy = offload::vlan_offload_remedy(&interface.name).map_err(AttachError::Offload)?;
     if let Some(remedy) = remedy {
         return Err(AttachError::VlanOffload(remedy));
     }
-    let (id, mode) = match program.attach_to_if_index(interface.index, Mode::Driver) {
-        Ok(id) => (id, XdpMode::Native),
-        Err(native) => match program.attach_to_if_index(interface.index, Mode::Skb) {
-            Ok(id) => (id, XdpMode::Generic),
-            Err(generic) => {
-                return Err(AttachError::Xdp {
-                    native: native.into(),
-                    generic: generic.into(),
-                });
-            }
+    let program = program.fd()?.as_fd();
+    match BpfLink::create(program, Place::XdpNative(interface.index)) {
+        Ok(link) => Ok(Link::Bpf(link, Some(XdpMode::Native))),
+        Err(native) => match BpfLink::create(program, Place::XdpGeneric(interface.index)) {
+            Ok(link) => Ok(Link::Bpf(link, Some(XdpMode::Generic))),
+            Err(generic) => Err(AttachError::Xdp { native, generic }),
         },
-    };
-    Ok(Link::Xdp(own(program, id)?, mode))
-}
-
-fn own(program: &mut Xdp, id: XdpLinkId) -> Result<FdLink, AttachError> {
-    FdLink::try_from(program.take_link(id)?).map_err(|_| AttachError::NoXdpLink)
+    }
 }
 
 /// Puts a program in the place of the one that a link holds, in one step.
 pub(super) fn replace(program: &mut Program, link: Link) -> Result<Link, AttachError> {
     match link {
-        Link::Tc(link) => {
+        Link::Bpf(link, mode) => match link.update(program.fd()?.as_fd()) {
+            Ok(()) => Ok(Link::Bpf(link, mode)),
+            Err(error) => {
+                // At once, as with `detach`: the earlier program is about to go.
+                let _ = link.detach();
+                Err(AttachError::Replace(error))
+            }
+        },
+        Link::Filter(link) => {
             let program: &mut SchedClassifier = program.try_into()?;
             let id = program.attach_to_link(link)?;
-            Ok(Link::Tc(program.take_link(id)?))
-        }
-        Link::Xdp(link, mode) => {
-            let program: &mut Xdp = program.try_into()?;
-            let link = XdpLink::try_from(link).map_err(|_| AttachError::NoXdpLink)?;
-            let id = program.attach_to_link(link)?;
-            Ok(Link::Xdp(own(program, id)?, mode))
+            Ok(Link::Filter(program.take_link(id)?))
         }
     }
 }
 
-/// Takes a program off its hook, at once and not only when the last descriptor of its link is closed.
+/// Takes a program off its hook.
 pub(super) fn detach(link: Link) {
-    let descriptor = match &link {
-        Link::Tc(link) => <&FdLink>::try_from(link).ok(),
-        Link::Xdp(link, _) => Some(link),
-    };
-    let id = descriptor
-        .and_then(|link| link.info().ok())
-        .map(|info| info.id());
-    // An interface that is gone took its links with it, so neither of these is an error worth telling.
-    if let Some(id) = id {
-        let _ = breakglass::detach_now(id);
+    if let Link::Bpf(link, _) = &link {
+        // An interface that is gone took its links with it, so that is not an error worth reporting.
+        let _ = link.detach();
     }
     drop(link);
 }

@@ -2,14 +2,13 @@
 
 use std::{
     collections::HashMap,
-    io,
     net::{IpAddr, Ipv6Addr},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use aya::{
-    Ebpf, EbpfError, EbpfLoader, TestRun, TestRunOptions,
+    Ebpf, EbpfLoader, TestRun, TestRunOptions, VerifierLogLevel,
     maps::{
         Array, HashMap as BpfHashMap, MapData, MapError, PerCpuArray, RingBuf,
         lpm_trie::{Key as Prefix, LpmTrie},
@@ -18,29 +17,33 @@ use aya::{
     util::nr_cpus,
 };
 use dns_common::{
-    abi::{Bucket, MAX_SERVERS, MAX_SOURCES, Servers, maps},
+    abi::{Bucket, MAX_SOURCES, Servers, maps},
     answer::{Captures, Settings},
     dfa,
     verdict::COUNTERS,
 };
 
 use super::{
-    AnswerOptions, Answers, Decisions, Heartbeat, Hook, Interface, Order, ProgramLog, Ring, Switch,
-    XdpMode, answers,
-    attach::{self, AttachError, Link},
+    AnswerOptions, Answers, DatapathError, Decisions, Heartbeat, Hook, Interface, Order,
+    ProgramLog, Refused, Ring, Switch, Wanted, XdpMode, answers,
+    attach::{self, Link},
     egress::PeersElsewhere,
+    error::one_line,
+    footprint::Footprint,
     interfaces::Interfaces,
     mapping::Mapping,
     pod::Plain,
+    probe,
     steer::{self, Listeners, SteerMode, Steered, Steering, SteeringSummary},
 };
 use ipnet::IpNet;
 
 use crate::rules::RuleSet;
 
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/gregor-ebpf"));
+pub(super) static OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/gregor-ebpf"));
 /// The same with a line about every decision.
-static LOGGING_OBJECT: &[u8] =
+pub(super) static LOGGING_OBJECT: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/gregor-ebpf-log"));
 
 /// aya-log's name for its ring buffer.
@@ -71,47 +74,58 @@ pub struct LoadOptions {
     pub answers: AnswerOptions,
 }
 
-/// Why the kernel side cannot do what it should.
-#[derive(Debug, thiserror::Error)]
-pub enum DatapathError {
-    #[error("the eBPF object does not load: {0}")]
-    Object(#[from] EbpfError),
-    #[error("the kernel refuses the program: {0}")]
-    Program(#[from] ProgramError),
-    #[error("map {name}: {error}")]
-    Map { name: &'static str, error: MapError },
-    #[error("the eBPF object has no {0}")]
-    Missing(&'static str),
-    #[error("more than {MAX_SERVERS} server addresses of one family")]
-    TooManyServers,
-    #[error("more than {MAX_SOURCES} networks of sources")]
-    TooManySources,
-    #[error("interface {interface}: {error}")]
-    Attach {
-        interface: String,
-        error: AttachError,
-    },
-    #[error("mapping {name}: {error}")]
-    Mapping {
-        name: &'static str,
-        error: io::Error,
-    },
-    #[error("ring buffer: {0}")]
-    Ring(io::Error),
-    #[error("the kernel refuses the program for TCP: {0}")]
-    Steering(String),
-    #[error("the link of the program for TCP: {0}")]
-    Link(io::Error),
+/// What loading is busy with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    Maps,
+    Program(&'static str),
+    Tables,
 }
+
+impl Stage {
+    pub fn program(self) -> Option<&'static str> {
+        match self {
+            Stage::Program(name) => Some(name),
+            Stage::Maps | Stage::Tables => None,
+        }
+    }
+}
+
+impl std::fmt::Display for Stage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Stage::Maps => f.write_str("creating maps"),
+            Stage::Program(name) => write!(f, "verifying program {name}"),
+            Stage::Tables => f.write_str("filling tables"),
+        }
+    }
+}
+
+/// How a load is done.
+pub(super) struct How<'a> {
+    /// What the verifier writes when it refuses a program.
+    pub log: VerifierLogLevel,
+    /// Called as each stage begins.
+    pub stage: &'a dyn Fn(Stage),
+}
+
+/// Its reason and its statistics: a trace of the instructions makes a log that is larger than the kernel may write, and aya
+/// then loads the program up to ten times more.
+pub(super) const REASON: VerifierLogLevel = VerifierLogLevel::STATS;
+/// Every instruction that it walked as well.
+pub(super) const TRACE: VerifierLogLevel = VerifierLogLevel::DEBUG.union(VerifierLogLevel::STATS);
 
 /// What the kernel says of the loaded program.
 #[derive(Clone, Copy, Debug)]
 pub struct ProgramSummary {
     pub id: u32,
-    /// Instructions that the verifier walked.
+    pub name: &'static str,
+    /// Instructions that the verifier walked; 0 where the kernel does not say, before Linux 5.16.
     pub verified_instructions: u32,
     /// Loading and verifying, maps included.
     pub load_time: Duration,
+    /// Of the program alone.
+    pub verify_time: Duration,
     /// Bytes of the matcher's entries and tails.
     pub table_bytes: usize,
     pub jited_bytes: u32,
@@ -143,6 +157,7 @@ pub struct Datapath {
     answers: Arc<Answers>,
     switch: Arc<Switch>,
     load_time: Duration,
+    verify_time: Duration,
 }
 
 impl Datapath {
@@ -164,26 +179,37 @@ impl Datapath {
         object: &[u8],
         program: &'static str,
     ) -> Result<Self, DatapathError> {
+        let how = How {
+            log: REASON,
+            stage: &|_| {},
+        };
+        Self::load_as(options, object, program, &how)
+    }
+
+    pub(super) fn load_as(
+        options: &LoadOptions,
+        object: &[u8],
+        program: &'static str,
+        how: &How<'_>,
+    ) -> Result<Self, DatapathError> {
         let started = Instant::now();
+        (how.stage)(Stage::Maps);
         let servers = servers(&options.servers)?.with_ids(options.answers.per_server);
         let table = options.rules.table();
-        let processors = nr_cpus().map_err(|(_, error)| DatapathError::Ring(error))?;
+        if options.hook == Hook::Xdp && !probe::has_xdp_load_bytes() {
+            return Err(DatapathError::NoXdpLoadBytes);
+        }
         let mut loader = EbpfLoader::new();
-        loader
-            .map_max_entries(maps::TAILS, table.tails.len().max(1) as u32)
-            .map_max_entries(maps::RING, options.ring_bytes)
-            .map_max_entries(maps::CAPTURES, options.rules.rules().len().max(1) as u32);
-        for (name, elements) in answers::sizes(&options.answers, processors) {
+        loader.verifier_log_level(how.log);
+        for (name, elements) in sizes(options, processors()?) {
             loader.map_max_entries(name, elements);
         }
         let mut ebpf = loader.load(object)?;
         // First of all: the instructions name the maps by descriptors, which are closed with the maps taken below.
-        match program_of(&mut ebpf, program)? {
-            Program::Xdp(program) => program.load()?,
-            Program::SchedClassifier(program) => program.load()?,
-            _ => return Err(DatapathError::Missing("program")),
-        }
-        let steering = steer::load_program(&mut ebpf);
+        (how.stage)(Stage::Program(program));
+        let verify_time = verify(program, program_of(&mut ebpf, program)?)?;
+        let steering = steer::load_program(&mut ebpf, how)?;
+        (how.stage)(Stage::Tables);
 
         let mut map: Array<_, Plain<Servers>> = take(&mut ebpf, maps::SERVERS)?;
         set(&mut map, maps::SERVERS, 0, &Plain(servers))?;
@@ -239,6 +265,7 @@ impl Datapath {
             answers: Arc::new(answers),
             switch,
             load_time: started.elapsed(),
+            verify_time,
         })
     }
 
@@ -366,7 +393,11 @@ impl Datapath {
         let peers = PeersElsewhere::of_all();
         for (index, (interface, _)) in &self.links {
             if let Err(error) = self.interfaces.set_way_out(*index, peers.way_out(*index)) {
-                tracing::debug!(interface = interface.name, %error, "way out not set");
+                tracing::debug!(
+                    interface = interface.name,
+                    error = one_line(&error),
+                    "way out not set"
+                );
             }
         }
     }
@@ -414,7 +445,10 @@ impl Datapath {
             Arc::clone(&self.options.rules),
             Arc::clone(&self.answers),
         )
-        .map_err(DatapathError::Ring)
+        .map_err(|error| DatapathError::Ring {
+            name: maps::RING,
+            error,
+        })
     }
 
     /// Whether this program tells what it decides by itself.
@@ -438,7 +472,10 @@ impl Datapath {
         }
         ProgramLog::open(&mut self.ebpf)
             .map(Some)
-            .map_err(DatapathError::Ring)
+            .map_err(|error| DatapathError::Ring {
+                name: LOG_MAP,
+                error,
+            })
     }
 
     /// What this program answers by itself.
@@ -491,6 +528,8 @@ impl Datapath {
         let info = program_of(&mut self.ebpf, self.program)?.info()?;
         Ok(ProgramSummary {
             id: info.id(),
+            name: self.program,
+            verify_time: self.verify_time,
             verified_instructions: info.verified_instruction_count().unwrap_or(0),
             load_time,
             table_bytes,
@@ -533,6 +572,55 @@ impl std::fmt::Debug for Datapath {
         f.debug_struct("Datapath")
             .field("attached", &self.attached())
             .finish_non_exhaustive()
+    }
+}
+
+/// Loads one program; how long the kernel took for it.
+pub(super) fn verify(name: &'static str, program: &mut Program) -> Result<Duration, DatapathError> {
+    let started = Instant::now();
+    let result = match program {
+        Program::Xdp(program) => program.load(),
+        Program::SchedClassifier(program) => program.load(),
+        Program::SkLookup(program) => program.load(),
+        _ => return Err(DatapathError::Missing(name)),
+    };
+    match result {
+        Ok(()) => Ok(started.elapsed()),
+        Err(ProgramError::LoadError {
+            io_error,
+            verifier_log,
+        }) => Err(Refused {
+            program: name,
+            errno: io_error.raw_os_error().unwrap_or(0),
+            log: verifier_log.to_string(),
+        }
+        .into()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Maps that the loader sizes, with their elements.
+fn sizes(options: &LoadOptions, processors: usize) -> Vec<(&'static str, u32)> {
+    let mut sizes = vec![
+        (maps::TAILS, options.rules.table().tails.len().max(1) as u32),
+        (maps::RING, options.ring_bytes),
+        (maps::CAPTURES, options.rules.rules().len().max(1) as u32),
+    ];
+    sizes.extend(answers::sizes(&options.answers, processors));
+    sizes
+}
+
+fn processors() -> Result<usize, DatapathError> {
+    nr_cpus().map_err(|(path, error)| DatapathError::Processors { path, error })
+}
+
+/// What the maps would take of this kernel.
+pub fn wanted(options: &LoadOptions) -> Wanted {
+    let processors = processors().unwrap_or(1);
+    let footprint = Footprint::of(OBJECT, &sizes(options, processors), processors);
+    Wanted {
+        bytes: footprint.bytes,
+        unsupported: footprint.unsupported(),
     }
 }
 
@@ -611,4 +699,31 @@ fn servers(addresses: &[IpAddr]) -> Result<Servers, DatapathError> {
         }
     }
     Ok(servers)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// What the maps take with room for so many answers.
+    pub(in super::super) fn footprint(answers: usize, processors: usize) -> Footprint {
+        let options = LoadOptions {
+            servers: Vec::new(),
+            rules: Arc::new(RuleSet::compile(&[]).unwrap()),
+            hook: Hook::Tcx,
+            order: Order::First,
+            sources: Vec::new(),
+            ring_bytes: 1 << 20,
+            limit: Limit {
+                queries_per_second: 0,
+                burst: 0,
+            },
+            answers: AnswerOptions {
+                total: answers,
+                per_interface: answers,
+                per_server: true,
+            },
+        };
+        Footprint::of(OBJECT, &sizes(&options, processors), processors)
+    }
 }

@@ -87,8 +87,10 @@ impl Decisions {
     ) -> Result<Self, DatapathError> {
         let buffer: RingBuf<MapData> = take(ebpf, maps::MONITOR_RING)?;
         // SAFETY: the ring buffer owns its descriptor, keeps it open as long as it lives, and always returns the same.
-        let buffer = unsafe { AsyncFd::register(buffer) }
-            .map_err(|error| DatapathError::Ring(error.into()))?;
+        let buffer = unsafe { AsyncFd::register(buffer) }.map_err(|error| DatapathError::Ring {
+            name: maps::MONITOR_RING,
+            error: error.into(),
+        })?;
         Ok(Self {
             buffer,
             rules,

@@ -5,7 +5,7 @@ use std::{
     fs::File,
     io,
     net::{IpAddr, TcpListener},
-    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
+    os::fd::AsFd as _,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -13,11 +13,16 @@ use std::{
 use aya::{
     Ebpf,
     maps::{Array, HashMap as BpfHashMap, MapData, MapError, SockMap},
-    programs::{SkLookup, links::FdLink},
+    programs::Program,
 };
 use dns_common::abi::{mapped, maps, steer};
 
-use super::{DatapathError, breakglass, heartbeat::monotonic_ns, load::take};
+use super::{
+    DatapathError, Refused,
+    heartbeat::monotonic_ns,
+    link::{BpfLink, Place},
+    load::{How, Stage, take, verify},
+};
 
 /// Name of the program in the kernel's listings.
 pub(super) const PROGRAM: &str = "gregor_tcp";
@@ -80,31 +85,43 @@ impl Steered {
 #[derive(Clone, Copy, Debug)]
 pub struct SteeringSummary {
     pub id: u32,
-    /// Instructions that the verifier walked.
+    pub name: &'static str,
+    /// Instructions that the verifier walked; 0 where the kernel does not say, before Linux 5.16.
     pub verified_instructions: u32,
+    /// How long the kernel took to load it.
+    pub verify_time: Duration,
 }
 
 pub(super) struct Steering {
     // Before everything else, so that it goes first.
-    link: Option<OwnedFd>,
-    /// Whether the kernel took the program, or what it said.
-    program: Result<(), String>,
+    link: Option<BpfLink>,
+    /// How long the kernel took for the program, or why it refuses it.
+    program: Result<Duration, Refused>,
     wanted: SteerMode,
     mode: Array<MapData, u32>,
     listeners: SockMap<MapData>,
     steered: Steered,
 }
 
-/// Loads the program; it must happen before any map is taken, see [`super::Datapath::load`]. `None` when the object has none. A kernel that
-/// refuses it does without: TCP then reaches the existing cache.
-pub(super) fn load_program(ebpf: &mut Ebpf) -> Option<Result<(), String>> {
-    ebpf.program(PROGRAM)?;
-    let loaded = program_of(ebpf).and_then(|program| Ok(program.load()?));
-    Some(loaded.map_err(|error| error.to_string()))
+/// Loads the program; it must happen before any map is taken, see [`super::Datapath::load`]. `None` when the object has none.
+/// A gregor whose program the kernel refuses does without: TCP then reaches the existing cache.
+pub(super) fn load_program(
+    ebpf: &mut Ebpf,
+    how: &How<'_>,
+) -> Result<Option<Result<Duration, Refused>>, DatapathError> {
+    let Some(program) = ebpf.program_mut(PROGRAM) else {
+        return Ok(None);
+    };
+    (how.stage)(Stage::Program(PROGRAM));
+    match verify(PROGRAM, program) {
+        Ok(took) => Ok(Some(Ok(took))),
+        Err(DatapathError::Refused(refused)) => Ok(Some(Err(refused))),
+        Err(error) => Err(error),
+    }
 }
 
 impl Steering {
-    pub fn new(ebpf: &mut Ebpf, program: Result<(), String>) -> Result<Self, DatapathError> {
+    pub fn new(ebpf: &mut Ebpf, program: Result<Duration, Refused>) -> Result<Self, DatapathError> {
         Ok(Self {
             link: None,
             program,
@@ -162,30 +179,23 @@ impl Steering {
             }
             return Ok(());
         }
-        self.program.clone().map_err(DatapathError::Steering)?;
-        let program = program_of(ebpf)?;
+        self.program.clone()?;
+        let program = program_of(ebpf)?.fd()?.as_fd();
         let link = match previous.and_then(|previous| {
             self.steered.take_over(&previous.steered);
             previous.link.take()
         }) {
             Some(link) => {
-                let fd = program.fd()?.as_fd().as_raw_fd();
-                if let Err(error) = breakglass::update_link(&link, fd) {
-                    let _ = breakglass::detach_link(&link);
+                if let Err(error) = link.update(program) {
+                    let _ = link.detach();
                     return Err(DatapathError::Link(error));
                 }
                 link
             }
             None => {
                 let netns = File::open("/proc/thread-self/ns/net").map_err(DatapathError::Link)?;
-                let id = program.attach(netns)?;
-                let link = FdLink::from(program.take_link(id)?);
-                let id = link
-                    .info()
-                    .map_err(|error| DatapathError::Link(io::Error::other(error)))?
-                    .id();
-                // A descriptor of our own, since aya's can neither be updated nor detached at once.
-                breakglass::open_link(id).map_err(DatapathError::Link)?
+                BpfLink::create(program, Place::SocketLookup(netns.as_fd()))
+                    .map_err(DatapathError::Link)?
             }
         };
         self.link = Some(link);
@@ -200,15 +210,17 @@ impl Steering {
     pub fn detach(&mut self) {
         if let Some(link) = self.link.take() {
             // At once, and not only when the last copy of the descriptor is closed.
-            let _ = breakglass::detach_link(&link);
+            let _ = link.detach();
         }
     }
 
     pub fn summary(&self, ebpf: &mut Ebpf) -> Result<SteeringSummary, DatapathError> {
-        self.program.clone().map_err(DatapathError::Steering)?;
+        let verify_time = self.program.clone()?;
         let info = program_of(ebpf)?.info()?;
         Ok(SteeringSummary {
             id: info.id(),
+            name: PROGRAM,
+            verify_time,
             verified_instructions: info.verified_instruction_count().unwrap_or(0),
         })
     }
@@ -227,11 +239,9 @@ impl Steered {
     }
 }
 
-fn program_of(ebpf: &mut Ebpf) -> Result<&mut SkLookup, DatapathError> {
-    Ok(ebpf
-        .program_mut(PROGRAM)
-        .ok_or(DatapathError::Missing(PROGRAM))?
-        .try_into()?)
+fn program_of(ebpf: &mut Ebpf) -> Result<&mut Program, DatapathError> {
+    ebpf.program_mut(PROGRAM)
+        .ok_or(DatapathError::Missing(PROGRAM))
 }
 
 fn key(client: IpAddr) -> [u64; 2] {

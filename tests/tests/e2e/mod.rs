@@ -4,8 +4,10 @@
 
 use std::{
     collections::BTreeMap,
+    fs,
     io::{Read as _, Write as _},
     net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
+    os::unix::fs::PermissionsExt as _,
     path::PathBuf,
     process::Command,
     sync::{
@@ -404,6 +406,22 @@ impl Client {
         found.dedup();
         Ok(found)
     }
+}
+
+/// What README says that gregor needs, in the words of setpriv.
+pub const DOCUMENTED_CAPABILITIES: &str = "+bpf,+perfmon,+net_admin,+net_raw";
+
+/// gregor as root with these capabilities and no others: a command to be started in its place.
+pub fn gregor_with(lab: &Lab, capabilities: &str) -> PathBuf {
+    let path = lab.directory().join("gregor-with-capabilities");
+    let binary = tools::gregor().unwrap();
+    let script = format!(
+        "#!/bin/sh\nexec setpriv --inh-caps=-all --bounding-set=-all,{capabilities} '{}' \"$@\"\n",
+        binary.display()
+    );
+    fs::write(&path, script).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    path
 }
 
 /// The programs on the tcx ingress of a pod's interface.

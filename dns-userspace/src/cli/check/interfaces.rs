@@ -1,0 +1,236 @@
+//! The hook, the interfaces that would be attached, and what is on them already.
+
+use futures::TryStreamExt as _;
+use rtnetlink::packet_route::tc::{TcAttribute, TcFilterBpfOption, TcOption};
+
+use super::finding::Finding;
+use crate::{
+    app::settings::{Settings, hook_name},
+    datapath::{
+        Hook, Interface, PROGRAM, XdpMode, has_tcx, programs_on, vlan_offload_remedy, xdp_modes,
+    },
+    discover,
+};
+
+/// The hook that would be used.
+pub fn hook(configured: Option<Hook>) -> Finding {
+    judge_hook(has_tcx(), configured)
+}
+
+fn judge_hook(has_tcx: std::io::Result<bool>, configured: Option<Hook>) -> Finding {
+    match (configured, has_tcx) {
+        (Some(Hook::Tcx), Ok(false)) => Finding::error(
+            "hook",
+            "the configuration says tcx, which this kernel does not have",
+            "set [intercept] hook = \"auto\"; tcx came with Linux 6.6",
+        ),
+        (None | Some(Hook::Tcx), Err(error)) => Finding::warning(
+            "hook",
+            format!("the kernel does not say whether it has tcx: {error}"),
+            "run as root, or with CAP_NET_ADMIN",
+        ),
+        (None | Some(Hook::Tcx), Ok(true)) => Finding::ok("hook", hook_name(Hook::Tcx)),
+        (None, Ok(false)) => Finding::ok(
+            "hook",
+            "clsact; after a crash its filter stays until gregor starts again or `gregor detach --all`",
+        ),
+        (Some(hook), _) => Finding::ok("hook", hook_name(hook)),
+    }
+}
+
+/// The interfaces that would be attached, and what is on them already.
+pub async fn look(settings: Option<&Settings>) -> Vec<Finding> {
+    let selection = settings.map_or(discover::Selection::PodVeths, |settings| {
+        settings.selection.clone()
+    });
+    let present = match discover::present(&selection).await {
+        Ok(present) => present,
+        Err(error) => {
+            return vec![Finding::error(
+                "interfaces",
+                error.to_string(),
+                "gregor needs NETLINK_ROUTE in this network namespace",
+            )];
+        }
+    };
+    if present.is_empty() {
+        return vec![Finding::warning(
+            "interfaces",
+            "none would be attached now",
+            "run this in the node's network namespace; with a CNI without veths, set [intercept] interfaces",
+        )];
+    }
+    if settings.is_some_and(|settings| settings.hook == Some(Hook::Xdp)) {
+        let indexes: Vec<u32> = present.iter().map(|interface| interface.index).collect();
+        return present
+            .iter()
+            .zip(xdp_modes(&indexes))
+            .map(|(interface, mode)| {
+                judge_xdp(interface, mode, vlan_offload_remedy(&interface.name))
+            })
+            .collect();
+    }
+    let mut findings = Vec::new();
+    for interface in present {
+        let tcx = programs_on(&interface.name).unwrap_or_default();
+        let clsact = clsact_filters(&interface).await.unwrap_or_default();
+        findings.push(judge_interface(&interface, &tcx, &clsact));
+    }
+    findings
+}
+
+fn judge_xdp(
+    interface: &Interface,
+    mode: Option<XdpMode>,
+    remedy: std::io::Result<Option<String>>,
+) -> Finding {
+    let what = format!("interface {}", interface.name);
+    match (remedy, mode) {
+        (Err(error), _) => Finding::error(
+            what,
+            format!("cannot tell whether it takes VLAN tags out of frames: {error}"),
+            "make sure that it is there",
+        ),
+        (Ok(Some(command)), _) => Finding::error(
+            what,
+            "takes VLAN tags out of frames before a program sees them, so an answer would go to the wrong network",
+            &command,
+        ),
+        (Ok(None), Some(XdpMode::Native)) => {
+            Finding::ok(what, "native XDP: the driver runs the program")
+        }
+        (Ok(None), Some(XdpMode::Generic)) => Finding::ok(
+            what,
+            "generic XDP: the driver runs no programs as this interface is set up, so the kernel does, later and slower",
+        ),
+        (Ok(None), None) => Finding::ok(
+            what,
+            "native XDP where the driver can, else generic; Linux 6.3 and later tell which beforehand",
+        ),
+    }
+}
+
+/// Names of the BPF filters on the clsact ingress of an interface.
+async fn clsact_filters(interface: &Interface) -> anyhow::Result<Vec<String>> {
+    let (connection, handle, _) = rtnetlink::new_connection()?;
+    let driver = tokio::spawn(connection);
+    let filters: Result<Vec<_>, _> = handle
+        .traffic_filter(interface.index as i32)
+        .get()
+        .ingress()
+        .execute()
+        .try_collect()
+        .await;
+    driver.abort();
+    Ok(filters?
+        .into_iter()
+        .filter_map(|filter| {
+            filter
+                .attributes
+                .iter()
+                .find_map(|attribute| match attribute {
+                    TcAttribute::Options(options) => {
+                        options.iter().find_map(|option| match option {
+                            TcOption::Bpf(TcFilterBpfOption::ProgName(name)) => Some(name.clone()),
+                            _ => None,
+                        })
+                    }
+                    _ => None,
+                })
+        })
+        .collect())
+}
+
+fn judge_interface(interface: &Interface, tcx: &[String], clsact: &[String]) -> Finding {
+    let what = format!("interface {}", interface.name);
+    let others: Vec<String> = tcx
+        .iter()
+        .map(|name| format!("{name} (tcx)"))
+        .chain(clsact.iter().map(|name| format!("{name} (clsact)")))
+        .filter(|name| !name.starts_with(PROGRAM))
+        .collect();
+    let ours = tcx.iter().chain(clsact).any(|name| name == PROGRAM);
+    let detail = match (ours, others.is_empty()) {
+        (false, true) => "free".to_owned(),
+        (true, true) => "gregor is on it".to_owned(),
+        (false, false) => format!("other programs on its ingress: {}", others.join(", ")),
+        (true, false) => format!("gregor is on it, with {}", others.join(", ")),
+    };
+    if others.is_empty() {
+        Finding::ok(what, detail)
+    } else {
+        Finding::warning(
+            what,
+            detail,
+            "with [intercept] order = \"first\" a query that gregor takes is not seen by them; \
+             \"last\" lets them see it first",
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::finding::Level, *};
+
+    #[test]
+    fn hooks() {
+        for (has_tcx, configured, level, part) in [
+            (true, None, Level::Ok, "tcx"),
+            (false, None, Level::Ok, "clsact"),
+            (true, Some(Hook::Clsact), Level::Ok, "clsact"),
+            (true, Some(Hook::Tcx), Level::Ok, "tcx"),
+            (false, Some(Hook::Tcx), Level::Error, "does not have"),
+            (false, Some(Hook::Xdp), Level::Ok, "xdp"),
+        ] {
+            let finding = judge_hook(Ok(has_tcx), configured);
+            assert_eq!(finding.level, level, "{finding:?}");
+            assert!(finding.detail.contains(part), "{finding:?}");
+        }
+        let forbidden = || Err(std::io::Error::from_raw_os_error(libc::EPERM));
+        let finding = judge_hook(forbidden(), None);
+        assert_eq!(finding.level, Level::Warning);
+        assert!(finding.detail.contains("not permitted"), "{finding:?}");
+        assert_eq!(judge_hook(forbidden(), Some(Hook::Clsact)).level, Level::Ok);
+    }
+
+    #[test]
+    fn other_programs_are_told() {
+        let interface = Interface {
+            index: 7,
+            name: "veth7".to_owned(),
+        };
+        let free = judge_interface(&interface, &[], &[]);
+        assert_eq!((free.level, free.detail.as_str()), (Level::Ok, "free"));
+        let own = judge_interface(&interface, &[PROGRAM.to_owned()], &[]);
+        assert_eq!(own.level, Level::Ok);
+        let shared = judge_interface(&interface, &["cil_from_cont".to_owned()], &["x".to_owned()]);
+        assert_eq!(shared.level, Level::Warning);
+        assert_eq!(
+            shared.detail,
+            "other programs on its ingress: cil_from_cont (tcx), x (clsact)"
+        );
+    }
+
+    #[test]
+    fn xdp_modes_and_what_stands_in_their_way() {
+        let interface = Interface {
+            index: 2,
+            name: "eth0".to_owned(),
+        };
+        for (mode, part) in [
+            (Some(XdpMode::Native), "native XDP"),
+            (Some(XdpMode::Generic), "generic XDP"),
+            (None, "else generic"),
+        ] {
+            let finding = judge_xdp(&interface, mode, Ok(None));
+            assert_eq!(finding.level, Level::Ok, "{finding:?}");
+            assert!(finding.detail.contains(part), "{finding:?}");
+        }
+        let command = "ethtool -K eth0 rxvlan off".to_owned();
+        let finding = judge_xdp(&interface, Some(XdpMode::Native), Ok(Some(command.clone())));
+        assert_eq!(finding.level, Level::Error);
+        assert_eq!(finding.remedy, Some(command));
+        let gone = Err(std::io::Error::from_raw_os_error(libc::ENODEV));
+        assert_eq!(judge_xdp(&interface, None, gone).level, Level::Error);
+    }
+}

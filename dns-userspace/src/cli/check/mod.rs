@@ -1,0 +1,100 @@
+//! `gregor check`: kernel, privileges, programs, hooks, configuration and the existing cache, before anything is attached.
+//!
+//! What can be tried is tried: the programs are loaded as `gregor run` would. Facts are gathered in thin functions and judged
+//! in pure ones.
+
+mod finding;
+mod interfaces;
+mod node;
+mod programs;
+mod servers;
+
+use std::{path::PathBuf, process::ExitCode, time::Duration};
+
+use self::finding::{Finding, Level, Report};
+use crate::{app::settings::Settings, datapath::Node};
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  gregor check
+  gregor check --config /etc/gregor/gregor.toml
+  gregor check --config gregor.toml --json
+
+Exits with 0 when nothing stands in the way of `gregor run`, with 1 when something does. Warnings do not count.
+The programs are loaded with the configuration's rules, and attached to nothing; with a configuration, its servers are
+asked for one made-up name per rule.")]
+pub struct Args {
+    /// The configuration to check as well; without, only the node is looked at.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Print the findings as one JSON object.
+    #[arg(long)]
+    json: bool,
+    /// How long the kernel may take to load the programs.
+    #[arg(long, value_name = "TIME", default_value = super::LOAD_TIMEOUT, value_parser = humantime::parse_duration)]
+    load_timeout: Duration,
+}
+
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let node = Node::look();
+    let mut findings = Vec::new();
+    let settings = match &args.config {
+        None => None,
+        Some(path) => match Settings::load(path, &[]) {
+            Ok(settings) => {
+                findings.push(Finding::ok(
+                    "configuration",
+                    format!(
+                        "{}: {} rule(s), {} server(s)",
+                        path.display(),
+                        settings.rules.rules().len(),
+                        settings.servers.len()
+                    ),
+                ));
+                for warning in &settings.warnings {
+                    findings.push(Finding {
+                        level: Level::Warning,
+                        ..Finding::ok("configuration", warning)
+                    });
+                }
+                Some(settings)
+            }
+            Err(error) => {
+                findings.push(Finding {
+                    level: Level::Error,
+                    ..Finding::ok("configuration", format!("{error:#}"))
+                });
+                None
+            }
+        },
+    };
+    let example = Settings::example()?;
+    let tried = programs::load(settings.as_ref().unwrap_or(&example), args.load_timeout);
+    findings.splice(0..0, node::judge(&node, tried.bytes, tried.is_loaded()));
+    findings.extend(tried.findings());
+    findings.push(interfaces::hook(
+        settings.as_ref().and_then(|settings| settings.hook),
+    ));
+    let more = super::block_on(async {
+        let mut findings = interfaces::look(settings.as_ref()).await;
+        if let Some(settings) = &settings {
+            findings.extend(servers::tcp(settings).await);
+            findings.extend(servers::cache(settings).await);
+        }
+        Ok(findings)
+    })?;
+    findings.extend(more);
+
+    let report = Report::new(findings, tried.programs);
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        print!("{}", report.render());
+    }
+    Ok(if report.ok {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}

@@ -1,0 +1,152 @@
+//! The kernel and the privileges of this process.
+
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+
+use super::finding::Finding;
+use crate::datapath::{Memlock, Node, size};
+
+/// What has nothing to do with the configuration. `bytes` are those of the maps; what a kernel lacks is an error only where
+/// the programs do not load.
+pub fn judge(node: &Node, bytes: u64, is_loaded: bool) -> Vec<Finding> {
+    vec![
+        Finding::ok("kernel", release()),
+        judge_jit(
+            std::fs::read_to_string("/proc/sys/net/core/bpf_jit_enable")
+                .ok()
+                .as_deref(),
+        ),
+        judge_btf(node.has_btf, is_loaded),
+        judge_bpffs(statfs("/sys/fs/bpf").is_ok_and(|stat| stat.filesystem_type() == BPF_FS_MAGIC)),
+        judge_capabilities(&node.missing_capabilities),
+        judge_memlock(node.memlock, bytes),
+    ]
+}
+
+fn release() -> String {
+    nix::sys::utsname::uname()
+        .map(|uname| uname.release().to_string_lossy().into_owned())
+        .unwrap_or_default()
+}
+
+fn judge_jit(setting: Option<&str>) -> Finding {
+    match setting.map(str::trim) {
+        Some("0") => Finding::warning(
+            "jit",
+            "off: programs are interpreted, several times slower",
+            "sysctl net.core.bpf_jit_enable=1",
+        ),
+        Some(_) => Finding::ok("jit", "on"),
+        // The sysctl belongs to the first network namespace only.
+        None => Finding::ok("jit", "cannot be told from this network namespace"),
+    }
+}
+
+fn judge_btf(is_there: bool, is_loaded: bool) -> Finding {
+    const REMEDY: &str = "use a kernel with CONFIG_DEBUG_INFO_BTF";
+    match (is_there, is_loaded) {
+        (true, _) => Finding::ok("btf", "/sys/kernel/btf/vmlinux"),
+        (false, true) => Finding::warning(
+            "btf",
+            "the kernel has no type information; the programs load without",
+            REMEDY,
+        ),
+        (false, false) => Finding::error(
+            "btf",
+            "the kernel has no type information (/sys/kernel/btf/vmlinux), and the programs do not load",
+            REMEDY,
+        ),
+    }
+}
+
+fn judge_bpffs(mounted: bool) -> Finding {
+    if mounted {
+        Finding::ok("bpffs", "/sys/fs/bpf")
+    } else {
+        Finding::warning(
+            "bpffs",
+            "not mounted at /sys/fs/bpf; nothing is pinned yet, so gregor works without",
+            "mount -t bpf bpf /sys/fs/bpf",
+        )
+    }
+}
+
+fn judge_capabilities(missing: &[&str]) -> Finding {
+    if missing.is_empty() {
+        Finding::ok(
+            "capabilities",
+            "CAP_BPF CAP_PERFMON CAP_NET_ADMIN CAP_NET_RAW",
+        )
+    } else {
+        Finding::error(
+            "capabilities",
+            format!("missing {}", missing.join(" ")),
+            "run as root, or add them to the container's securityContext.capabilities",
+        )
+    }
+}
+
+fn judge_memlock(found: Memlock, needed: u64) -> Finding {
+    match found {
+        Memlock::NotCharged => Finding::ok("memlock", "not charged by this kernel"),
+        Memlock::Unlimited => Finding::ok("memlock", "charged by this kernel, and unlimited"),
+        Memlock::Unknown => Finding::ok(
+            "memlock",
+            "unknown: this process may not create maps to find out",
+        ),
+        Memlock::Limited(bytes) if bytes >= needed => Finding::ok(
+            "memlock",
+            format!(
+                "{}, of which the maps take about {}",
+                size(bytes),
+                size(needed)
+            ),
+        ),
+        Memlock::Limited(bytes) => Finding::error(
+            "memlock",
+            format!("{}, and the maps need about {}", size(bytes), size(needed)),
+            "LimitMEMLOCK=infinity in the unit, `ulimit -l unlimited`, or CAP_SYS_RESOURCE in the container's \
+             securityContext.capabilities, with which gregor raises it",
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::finding::Level, *};
+
+    #[test]
+    fn capabilities() {
+        assert_eq!(judge_capabilities(&[]).level, Level::Ok);
+        let finding = judge_capabilities(&["CAP_PERFMON", "CAP_NET_RAW"]);
+        assert_eq!(finding.level, Level::Error);
+        assert_eq!(finding.detail, "missing CAP_PERFMON CAP_NET_RAW");
+        assert!(finding.remedy.unwrap().contains("securityContext"));
+    }
+
+    #[test]
+    fn memlock_counts_only_where_it_is_charged() {
+        const NEEDED: u64 = 158 << 20;
+        for (found, level, detail) in [
+            (Memlock::NotCharged, Level::Ok, "not charged"),
+            (Memlock::Unlimited, Level::Ok, "unlimited"),
+            (Memlock::Unknown, Level::Ok, "unknown"),
+            (Memlock::Limited(1 << 30), Level::Ok, "1024 MiB"),
+            (
+                Memlock::Limited(64 << 10),
+                Level::Error,
+                "64 KiB, and the maps need about 158 MiB",
+            ),
+        ] {
+            let finding = judge_memlock(found, NEEDED);
+            assert_eq!(finding.level, level, "{finding:?}");
+            assert!(finding.detail.contains(detail), "{finding:?}");
+        }
+    }
+
+    #[test]
+    fn type_information_is_needed_where_nothing_loads_without() {
+        assert_eq!(judge_btf(true, false).level, Level::Ok);
+        assert_eq!(judge_btf(false, true).level, Level::Warning);
+        assert_eq!(judge_btf(false, false).level, Level::Error);
+    }
+}

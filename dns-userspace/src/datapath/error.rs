@@ -1,0 +1,232 @@
+//! Why the kernel side cannot do what it should, with the cause kept; and how that is printed on one line.
+
+use std::{error::Error, io, time::Duration};
+
+use aya::{
+    EbpfError,
+    maps::MapError,
+    programs::{ProgramError, TcError},
+};
+use dns_common::abi::{MAX_SERVERS, MAX_SOURCES};
+use nix::errno::Errno;
+
+use super::{attach::AttachError, load::Stage, verifier};
+
+/// Why the kernel side cannot do what it should. The cause is in [`Error::source`], not in the text: print it with
+/// [`one_line`].
+#[derive(Debug, thiserror::Error)]
+pub enum DatapathError {
+    #[error("the eBPF object does not load")]
+    Object(#[source] EbpfError),
+    #[error("map {name} cannot be created")]
+    CreateMap {
+        name: String,
+        #[source]
+        error: io::Error,
+    },
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    #[error("this kernel has no bpf_xdp_load_bytes (Linux 5.18)")]
+    NoXdpLoadBytes,
+    #[error("the kernel has not finished {stage} after {} s", limit.as_secs_f64())]
+    TooLong { stage: Stage, limit: Duration },
+    #[error("a thread for loading cannot be started, or it panicked")]
+    Thread,
+    #[error("a program of gregor")]
+    Program(#[from] ProgramError),
+    #[error("map {name}")]
+    Map {
+        name: &'static str,
+        #[source]
+        error: MapError,
+    },
+    #[error("the eBPF object has no {0}")]
+    Missing(&'static str),
+    #[error("more than {MAX_SERVERS} server addresses of one family")]
+    TooManyServers,
+    #[error("more than {MAX_SOURCES} networks of sources")]
+    TooManySources,
+    #[error("the number of processors, from {path}")]
+    Processors {
+        path: &'static str,
+        #[source]
+        error: io::Error,
+    },
+    #[error("interface {interface}")]
+    Attach {
+        interface: String,
+        #[source]
+        error: AttachError,
+    },
+    #[error("memory of map {name}")]
+    Mapping {
+        name: &'static str,
+        #[source]
+        error: io::Error,
+    },
+    #[error("ring buffer {name}")]
+    Ring {
+        name: &'static str,
+        #[source]
+        error: io::Error,
+    },
+    #[error("the link of the program for TCP")]
+    Link(#[source] io::Error),
+}
+
+impl From<EbpfError> for DatapathError {
+    fn from(error: EbpfError) -> Self {
+        match error {
+            EbpfError::MapError(MapError::CreateError { name, io_error }) => Self::CreateMap {
+                name,
+                error: io_error,
+            },
+            error => Self::Object(error),
+        }
+    }
+}
+
+/// A program that the kernel does not take.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("the kernel refuses program {program}: {}", self.reason())]
+pub struct Refused {
+    pub program: &'static str,
+    /// The error number of BPF_PROG_LOAD.
+    pub errno: i32,
+    /// What the verifier said; empty when the program did not come so far.
+    pub log: String,
+}
+
+impl Refused {
+    /// What is wrong with it, on one line.
+    pub fn reason(&self) -> String {
+        verifier::reason(&self.log).unwrap_or_else(|| errno_text(self.errno))
+    }
+}
+
+/// An error with its causes, on one line. A cause whose text is in that of its effect already is left out.
+pub fn one_line(error: &(dyn Error + 'static)) -> String {
+    let mut text = first_line(&text_of(error));
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let line = first_line(&text_of(error));
+        if !text.contains(&line) {
+            text.push_str(": ");
+            text.push_str(&line);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+/// The number of the system's error at the bottom of this one, if there is one.
+pub(super) fn os_error(error: &(dyn Error + 'static)) -> Option<i32> {
+    let mut error = Some(error);
+    while let Some(this) = error {
+        if let Some(number) = number_of(this) {
+            return Some(number);
+        }
+        error = this.source();
+    }
+    None
+}
+
+fn text_of(error: &(dyn Error + 'static)) -> String {
+    match number_of(error) {
+        Some(number) => errno_text(number),
+        None => error.to_string(),
+    }
+}
+
+/// Of an error of the system itself, or of one of aya's that shows nothing else and hides it.
+fn number_of(error: &(dyn Error + 'static)) -> Option<i32> {
+    let system = if let Some(error) = error.downcast_ref::<io::Error>() {
+        error
+    } else if let Some(MapError::IoError(error)) = error.downcast_ref() {
+        error
+    } else if let Some(ProgramError::IOError(error)) = error.downcast_ref() {
+        error
+    } else {
+        let Some(TcError::IoError(error)) = error.downcast_ref() else {
+            return None;
+        };
+        error
+    };
+    system.raw_os_error()
+}
+
+/// Not for userspace by its definition, but that is what bpf(2) returns where no JIT compiles a program.
+pub(super) const ENOTSUPP: i32 = 524;
+
+/// `ENOMEM: Out of memory`, for the reader and for the search engine.
+pub(super) fn errno_text(number: i32) -> String {
+    match Errno::from_raw(number) {
+        Errno::UnknownErrno if number == ENOTSUPP => "ENOTSUPP: Not supported".to_owned(),
+        Errno::UnknownErrno => format!("error {number}"),
+        errno => errno.to_string(),
+    }
+}
+
+fn first_line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn causes_are_on_the_line_once() {
+        let create = MapError::CreateError {
+            name: "ANSWERS".to_owned(),
+            io_error: io::Error::from_raw_os_error(libc::ENOMEM),
+        };
+        let error = DatapathError::from(EbpfError::MapError(create));
+        assert_eq!(
+            one_line(&error),
+            "map ANSWERS cannot be created: ENOMEM: Out of memory"
+        );
+        assert_eq!(os_error(&error), Some(libc::ENOMEM));
+
+        let error = DatapathError::Object(EbpfError::MapError(MapError::IoError(
+            io::Error::from_raw_os_error(libc::EPERM),
+        )));
+        assert_eq!(
+            one_line(&error),
+            "the eBPF object does not load: map error: Operation not permitted (os error 1): \
+             EPERM: Operation not permitted"
+        );
+        let error = DatapathError::Attach {
+            interface: "veth0".to_owned(),
+            error: AttachError::Link {
+                hook: "tcx",
+                error: io::Error::from_raw_os_error(libc::EPERM),
+            },
+        };
+        assert_eq!(
+            one_line(&error),
+            "interface veth0: the kernel makes no link on tcx: EPERM: Operation not permitted"
+        );
+    }
+
+    #[test]
+    fn a_refused_program_has_its_reason_and_not_the_log() {
+        let mut refused = Refused {
+            program: "gregor",
+            errno: libc::EACCES,
+            log: "0: (b7) r1 = 0\nR4 invalid zero-sized read: u64=[0,4294967295]\nprocessed 6098 insns (limit 1000000)\n"
+                .to_owned(),
+        };
+        assert_eq!(
+            one_line(&DatapathError::from(refused.clone())),
+            "the kernel refuses program gregor: R4 invalid zero-sized read: u64=[0,4294967295]"
+        );
+        refused.log.clear();
+        assert_eq!(
+            refused.to_string(),
+            "the kernel refuses program gregor: EACCES: Permission denied"
+        );
+        refused.errno = ENOTSUPP;
+        assert!(refused.to_string().ends_with("ENOTSUPP: Not supported"));
+    }
+}

@@ -1,0 +1,95 @@
+//! How much memory the kernel will charge for the maps of an object, and which kinds of maps it has, before any is created.
+
+use aya::maps::MapType;
+use aya_obj::{Map, Object, generated::bpf_map_type};
+
+/// What a hash map keeps beside key and value of an element, and per bucket.
+const HASH_ELEMENT: u64 = 48;
+const HASH_BUCKET: u64 = 16;
+/// `struct lpm_trie_node`, and the intermediate nodes: at most as many as elements.
+const TRIE_NODE: u64 = 2 * 40;
+/// The kernel gives whole pages; on machines with larger ones this is a little low.
+const PAGE: u64 = 4096;
+/// Pages before the data of a ring buffer.
+const RING_PAGES: u64 = 3;
+
+/// What the maps of an object are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Footprint {
+    /// To within a few per cent.
+    pub bytes: u64,
+    /// Name and kind of each map.
+    maps: Vec<(String, u32)>,
+}
+
+impl Footprint {
+    /// Of an object, with the sizes that the loader gives its maps. Zero for an object that cannot be read: loading it says
+    /// why.
+    pub(super) fn of(object: &[u8], sizes: &[(&'static str, u32)], processors: usize) -> Self {
+        let Ok(object) = Object::parse(object) else {
+            return Self::default();
+        };
+        let mut footprint = Self::default();
+        for (name, map) in &object.maps {
+            let elements = sizes
+                .iter()
+                .find(|(sized, _)| sized == name)
+                .map_or(map.max_entries(), |(_, elements)| *elements);
+            footprint.bytes += bytes(map, elements, processors);
+            footprint.maps.push((name.clone(), map.map_type()));
+        }
+        footprint
+    }
+
+    /// Kinds of maps that this kernel does not have, each with a map of it. A kernel that does not say has them.
+    pub(super) fn unsupported(&self) -> Vec<String> {
+        let mut missing = Vec::new();
+        for (name, kind) in &self.maps {
+            let Some(kind) = bpf_map_type::try_from(*kind)
+                .ok()
+                .and_then(|kind| MapType::try_from(kind).ok())
+            else {
+                continue;
+            };
+            if aya::sys::is_map_supported(kind).is_ok_and(|supported| !supported) {
+                missing.push(format!("{kind:?} ({name})"));
+            }
+        }
+        missing
+    }
+}
+
+fn bytes(map: &Map, elements: u32, processors: usize) -> u64 {
+    let elements = u64::from(elements);
+    let key = u64::from(map.key_size()).next_multiple_of(8);
+    let value = u64::from(map.value_size()).next_multiple_of(8);
+    let Ok(kind) = bpf_map_type::try_from(map.map_type()) else {
+        return 0;
+    };
+    let bytes = match kind {
+        bpf_map_type::BPF_MAP_TYPE_PERCPU_ARRAY => elements * value * processors as u64,
+        bpf_map_type::BPF_MAP_TYPE_HASH | bpf_map_type::BPF_MAP_TYPE_LRU_HASH => {
+            elements * (HASH_ELEMENT + key + value) + elements.next_power_of_two() * HASH_BUCKET
+        }
+        bpf_map_type::BPF_MAP_TYPE_LPM_TRIE => elements * (TRIE_NODE + key + value),
+        bpf_map_type::BPF_MAP_TYPE_RINGBUF => elements + RING_PAGES * PAGE,
+        _ => elements * value,
+    };
+    bytes.next_multiple_of(PAGE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::load;
+
+    #[test]
+    fn answers_are_most_of_it() {
+        let of = |answers, processors| load::tests::footprint(answers, processors).bytes;
+        let small = of(0, 2);
+        let large = of(100_000, 2);
+        // An answer takes more than a kilobyte.
+        assert!(large > small + 100_000_000, "{small} {large}");
+        assert!(large < small + 250_000_000, "{small} {large}");
+        assert!(of(100_000, 64) > large);
+    }
+}

@@ -1,0 +1,163 @@
+//! What of this process and node may be why the kernel refuses maps or programs.
+
+use std::{fs, path::Path};
+
+use caps::{CapSet, Capability, CapsHashSet};
+
+use super::memlock::{Memlock, raise_memlock};
+
+/// The capabilities that gregor needs. CAP_SYS_ADMIN is good for the first two.
+const NEEDED: [(&str, Capability, bool); 4] = [
+    ("CAP_BPF", Capability::CAP_BPF, true),
+    ("CAP_PERFMON", Capability::CAP_PERFMON, true),
+    ("CAP_NET_ADMIN", Capability::CAP_NET_ADMIN, false),
+    ("CAP_NET_RAW", Capability::CAP_NET_RAW, false),
+];
+
+/// See the module.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    pub missing_capabilities: Vec<&'static str>,
+    /// Capabilities do not reach bpf(2) from a user namespace.
+    pub in_user_namespace: bool,
+    pub memlock: Memlock,
+    /// Whether the kernel has type information, which programs of several functions need.
+    pub has_btf: bool,
+    /// Of the cgroup, in bytes; `None` without one, or where it is not to be seen.
+    pub memory_limit: Option<u64>,
+    /// `integrity` or `confidentiality`.
+    pub lockdown: Option<String>,
+}
+
+impl Node {
+    /// Looks, and raises RLIMIT_MEMLOCK where that is charged.
+    pub fn look() -> Self {
+        Self {
+            missing_capabilities: missing_capabilities(
+                &caps::read(None, CapSet::Effective).unwrap_or_default(),
+            ),
+            in_user_namespace: fs::read_to_string("/proc/self/uid_map")
+                .is_ok_and(|map| !is_initial(&map)),
+            memlock: raise_memlock(),
+            has_btf: Path::new("/sys/kernel/btf/vmlinux").exists(),
+            memory_limit: memory_limit(),
+            lockdown: fs::read_to_string("/sys/kernel/security/lockdown")
+                .ok()
+                .and_then(|text| lockdown(&text)),
+        }
+    }
+
+    /// Whether the verifier holds this process to the rules for anybody.
+    pub(super) fn is_unprivileged(&self) -> bool {
+        ["CAP_BPF", "CAP_PERFMON"]
+            .iter()
+            .any(|name| self.missing_capabilities.contains(name))
+    }
+}
+
+/// Those of the needed ones that a process with these has not.
+pub fn missing_capabilities(effective: &CapsHashSet) -> Vec<&'static str> {
+    let is_admin = effective.contains(&Capability::CAP_SYS_ADMIN);
+    NEEDED
+        .into_iter()
+        .filter(|(_, capability, by_admin)| {
+            !(effective.contains(capability) || (*by_admin && is_admin))
+        })
+        .map(|(name, _, _)| name)
+        .collect()
+}
+
+/// Whether a uid_map is that of the first user namespace: all users are themselves.
+fn is_initial(uid_map: &str) -> bool {
+    let fields: Vec<&str> = uid_map.split_whitespace().collect();
+    fields == ["0", "0", "4294967295"]
+}
+
+/// The mode in brackets, unless that is `none`.
+fn lockdown(text: &str) -> Option<String> {
+    let (_, rest) = text.split_once('[')?;
+    let (mode, _) = rest.split_once(']')?;
+    (mode != "none").then(|| mode.to_owned())
+}
+
+/// The lowest limit of this process's cgroup and those above it, as far as they are to be seen.
+fn memory_limit() -> Option<u64> {
+    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+    groups
+        .lines()
+        .filter_map(place)
+        .flat_map(|(root, path, file)| {
+            let directory = Path::new(root).join(path.trim_start_matches('/'));
+            directory
+                .ancestors()
+                .take_while(|directory| directory.starts_with(root))
+                .filter_map(|directory| fs::read_to_string(directory.join(file)).ok())
+                .filter_map(|text| limit(&text))
+                .collect::<Vec<_>>()
+        })
+        .min()
+}
+
+/// Root, path and file of a line of /proc/self/cgroup that limits memory: of cgroup v2, or of v1's memory controller.
+fn place(line: &str) -> Option<(&'static str, &str, &'static str)> {
+    let (_, rest) = line.split_once(':')?;
+    let (controllers, path) = rest.split_once(':')?;
+    if controllers.is_empty() {
+        return Some(("/sys/fs/cgroup", path, "memory.max"));
+    }
+    controllers
+        .split(',')
+        .any(|controller| controller == "memory")
+        .then_some(("/sys/fs/cgroup/memory", path, "memory.limit_in_bytes"))
+}
+
+/// `max`, and what v1 says for it, are no limit.
+fn limit(text: &str) -> Option<u64> {
+    let bytes = text.trim().parse().ok()?;
+    (bytes < 1 << 60).then_some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn capabilities() {
+        use Capability::*;
+        let missing = |names: &[Capability]| missing_capabilities(&names.iter().copied().collect());
+        assert!(missing(&[CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN, CAP_NET_RAW]).is_empty());
+        assert!(missing(&[CAP_SYS_ADMIN, CAP_NET_ADMIN, CAP_NET_RAW]).is_empty());
+        assert_eq!(
+            missing(&[CAP_BPF, CAP_NET_ADMIN]),
+            ["CAP_PERFMON", "CAP_NET_RAW"]
+        );
+    }
+
+    #[test]
+    fn user_namespaces_and_lockdown() {
+        assert!(is_initial("         0          0 4294967295\n"));
+        assert!(!is_initial("         0       1000          1\n"));
+        assert_eq!(lockdown("[none] integrity confidentiality\n"), None);
+        assert_eq!(
+            lockdown("none integrity [confidentiality]\n").as_deref(),
+            Some("confidentiality")
+        );
+        assert_eq!(lockdown(""), None);
+    }
+
+    #[test]
+    fn limits_of_cgroups() {
+        assert_eq!(
+            place("0::/kubepods.slice/pod1"),
+            Some(("/sys/fs/cgroup", "/kubepods.slice/pod1", "memory.max"))
+        );
+        assert_eq!(
+            place("7:memory:/docker/1").map(|(_, _, file)| file),
+            Some("memory.limit_in_bytes")
+        );
+        assert_eq!(place("3:cpu,cpuacct:/"), None);
+        assert_eq!(limit("268435456\n"), Some(268_435_456));
+        assert_eq!(limit("max\n"), None);
+        assert_eq!(limit("9223372036854771712\n"), None);
+    }
+}

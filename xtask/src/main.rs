@@ -5,10 +5,14 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use gregor_lab::tools::say;
 
+mod archive;
 mod bench;
 mod build;
+mod cross;
 mod doctor;
+mod elf;
 mod fuzz;
+mod litmus;
 mod machine;
 mod run;
 mod setup;
@@ -37,6 +41,8 @@ enum Task {
     Test(test::Options),
     /// Measure
     Bench(bench::Options),
+    /// Prove the order of loads and stores around an answer on arm64, with herd7
+    Litmus(litmus::Options),
     /// Fuzz what reads packets, replies and files
     Fuzz(fuzz::Options),
 }
@@ -49,6 +55,7 @@ fn main() -> ExitCode {
         Task::Run(options) => run::run(&options),
         Task::Test(options) => test::run(&options),
         Task::Bench(options) => bench::run(&options),
+        Task::Litmus(options) => litmus::run(&options),
         Task::Fuzz(options) => fuzz::run(&options),
     };
     outcome.unwrap_or_else(|error| {

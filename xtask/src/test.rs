@@ -83,7 +83,10 @@ fn steps(options: &Options, tally: &mut Tally) -> Result<()> {
 
     setup::ensure_run()?;
     setup::ensure_tests()?;
-    let binary = build::run(&build::Options { release: true })?;
+    let binary = build::run(&build::Options {
+        release: true,
+        ..Default::default()
+    })?;
     let skipped = machine::target_directory()?.join("skipped-tests.txt");
     let _ = fs::remove_file(&skipped);
     for package in PRIVILEGED {

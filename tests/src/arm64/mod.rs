@@ -1,0 +1,14 @@
+//! Reads the code that the kernel's JIT makes on arm64, and checks the order of its loads.
+//!
+//! Under emulation on another machine no load is ever early, so that no test that only runs a program can fail there. This
+//! one looks at the instructions.
+
+mod decode;
+mod flow;
+mod order;
+mod value;
+
+#[cfg(test)]
+mod tests;
+
+pub use order::{Fault, Reader, Report, Unreadable, check};

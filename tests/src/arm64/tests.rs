@@ -196,7 +196,11 @@ fn comparison_with_something_else_closes_nothing() {
     wrong[4] = compare(2, 5);
     assert_eq!(
         faults(&[look_up(), first(), data(BASE), wrong]),
-        [Fault::Unmatched { zero: 5 }, Fault::Unmatched { zero: 11 },]
+        [
+            Fault::Early { load: 2 },
+            Fault::Unmatched { zero: 5 },
+            Fault::Unmatched { zero: 11 },
+        ]
     );
 }
 

@@ -6,12 +6,14 @@ use clap::{Parser, Subcommand};
 use gregor_lab::tools::say;
 
 mod archive;
+mod arm64;
 mod bench;
 mod build;
 mod cross;
 mod doctor;
 mod elf;
 mod fuzz;
+mod initramfs;
 mod litmus;
 mod machine;
 mod run;
@@ -41,6 +43,8 @@ enum Task {
     Test(test::Options),
     /// Measure
     Bench(bench::Options),
+    /// Run gregor on emulated arm64 kernels
+    Arm64(arm64::Options),
     /// Prove the order of loads and stores around an answer on arm64, with herd7
     Litmus(litmus::Options),
     /// Fuzz what reads packets, replies and files
@@ -55,6 +59,7 @@ fn main() -> ExitCode {
         Task::Run(options) => run::run(&options),
         Task::Test(options) => test::run(&options),
         Task::Bench(options) => bench::run(&options),
+        Task::Arm64(options) => arm64::run(&options),
         Task::Litmus(options) => litmus::run(&options),
         Task::Fuzz(options) => fuzz::run(&options),
     };

@@ -5,7 +5,9 @@
 
 mod decode;
 mod flow;
+pub mod jited;
 mod order;
+pub mod sample;
 mod value;
 
 #[cfg(test)]

@@ -329,23 +329,26 @@ fn two_readers_in_one_function_do_not_mix() {
 
 #[test]
 fn address_of_a_map_in_the_code_is_an_entry_too() {
-    let map = vec![
-        mov(ENTRY, 0x1000),
-        movk(ENTRY, 0x8000, 32),
-        movk(ENTRY, 0xffff, 48),
-        add(ENTRY, ENTRY, 4),
-    ];
-    let read = |base| {
-        [
-            map.clone(),
-            first(),
-            vec![load(3, base, 24)],
-            data(BASE),
-            second(),
-        ]
-    };
-    assert_eq!(faults(&read(ENTRY)), [Fault::Early { load: 9 }]);
-    assert_eq!(faults(&read(5)), []);
+    // Addresses of 48 bits and of 52.
+    for high in [0xffff, 0xfff0] {
+        let map = vec![
+            mov(ENTRY, 0x1000),
+            movk(ENTRY, 0x080e, 32),
+            movk(ENTRY, high, 48),
+            add(ENTRY, ENTRY, 4),
+        ];
+        let read = |base| {
+            [
+                map.clone(),
+                first(),
+                vec![load(3, base, 24)],
+                data(BASE),
+                second(),
+            ]
+        };
+        assert_eq!(faults(&read(ENTRY)), [Fault::Early { load: 9 }]);
+        assert_eq!(faults(&read(5)), []);
+    }
 }
 
 #[test]
@@ -353,6 +356,30 @@ fn zero_by_difference_is_a_zero() {
     let mut first = first();
     first.splice(1..4, [xor(BASE, SEQUENCE, SEQUENCE)]);
     assert_eq!(faults(&[look_up(), first, data(BASE), second()]), []);
+}
+
+/// What the JIT of Linux 6.12 made of [`super::sample`].
+#[test]
+fn code_of_a_real_kernel_is_understood() {
+    let code = [
+        0x910003c9, 0xd503201f, 0xd503233f, 0xa9bf7bfd, 0x910003fd, 0xa9bf6bff, 0x910003fa,
+        0xa9bf53f3, 0xa9bf67f5, 0x910003f9, 0xd10043ff, 0xd280000a, 0xb9000fea, 0x91000321,
+        0xd1001021, 0xd2fffe00, 0xf2a101c0, 0xf29b4000, 0x91042000, 0xb9400027, 0xf10004ff,
+        0x54000082, 0xd37ae4e7, 0x8b0000e7, 0x14000002, 0xd2800007, 0xf10000ff, 0x54000061,
+        0xd2800007, 0x14000013, 0x910000f3, 0xf9400274, 0x91000275, 0x91000295, 0xd280000a,
+        0x8a0a02b5, 0x8b1302b5, 0xf94006a1, 0xf9400aa2, 0xaa010042, 0xd280000a, 0x8a0a0042,
+        0x8b130042, 0xf9400043, 0xd2800007, 0xeb14007f, 0x54000041, 0xd2800027, 0x910043ff,
+        0xa8c167f5, 0xa8c153f3, 0xa8c16bff, 0xa8c17bfd, 0x910000e0, 0xd50323bf, 0xd65f03c0,
+        0x5800004a, 0xd61f0140,
+    ];
+    let report = check(&code).expect("known instructions");
+    assert_eq!(report.faults.into_iter().collect::<Vec<_>>(), []);
+    assert_eq!(report.readers.len(), 1);
+    // Without the instruction that makes the zero of the witness.
+    let mut planted = code;
+    planted[41] = mov(2, 0);
+    let report = check(&planted).expect("known instructions");
+    assert_eq!(report.readers.len(), 0);
 }
 
 #[test]

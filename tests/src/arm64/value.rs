@@ -125,8 +125,8 @@ impl Value {
     pub fn constant(identity: Identity, value: u64, loaded: &Bits) -> Self {
         let mut made = Self::unknown(identity, loaded);
         made.constant = Some(value);
-        // Numbers that are negative in 32 bits look like addresses otherwise.
-        if value >> 48 == 0xffff && value >> 32 != 0xffff_ffff {
+        // Kernels with addresses of 52 bits begin at 0xfff0…; what begins with 32 ones is a negative number.
+        if value >> 52 == 0xfff && value >> 32 != 0xffff_ffff {
             made.roots.insert(Root::Kernel(value));
         }
         made

@@ -19,7 +19,7 @@ use crate::{archive::Archive, machine};
 pub struct Options {}
 
 pub fn run(_options: &Options) -> Result<ExitCode> {
-    let (passed, failed) = all()?;
+    let (passed, failed) = all(&Herd::find()?)?;
     println!("{passed} passed, {failed} failed");
     Ok(if failed == 0 {
         ExitCode::SUCCESS
@@ -28,14 +28,13 @@ pub fn run(_options: &Options) -> Result<ExitCode> {
     })
 }
 
-/// How many tests hold, and how many do not. An error when there is no herd7 and none can be had.
-pub fn all() -> Result<(u64, u64)> {
-    let herd = Herd::find()?;
+/// How many tests hold, and how many do not.
+pub fn all(herd: &Herd) -> Result<(u64, u64)> {
     let files = files()?;
     let (mut passed, mut failed) = (0, 0);
     for file in &files {
         let name = file.file_stem().unwrap_or_default().to_string_lossy();
-        match check(&herd, file) {
+        match check(herd, file) {
             Ok(observation) => {
                 println!("litmus {name} ... ok, {observation}");
                 passed += 1;
@@ -96,7 +95,7 @@ fn verdict(said: &str, name: &str) -> Result<String> {
 
 /// herd7 and where it has its models.
 #[derive(Debug)]
-struct Herd {
+pub struct Herd {
     /// The program, or the dynamic loader of the libc that it was built for.
     program: PathBuf,
     arguments: Vec<PathBuf>,
@@ -104,7 +103,7 @@ struct Herd {
 
 impl Herd {
     /// On PATH, from this machine's suite, or from Debian's unstable suite into the cache.
-    fn find() -> Result<Self> {
+    pub fn find() -> Result<Self> {
         if let Some(program) = tools::find("herd7") {
             return Ok(Self::installed(program));
         }

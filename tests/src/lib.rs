@@ -3,6 +3,7 @@
 pub use gregor_lab as lab;
 pub use gregor_lab::tools;
 
+pub mod arm64;
 pub mod bench;
 pub mod packets;
 pub mod reading;

@@ -54,7 +54,10 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         _ => {
             setup::ensure_run()?;
             // The benchmarks start the one beside them.
-            build::run(&build::Options { release: true })?;
+            build::run(&build::Options {
+                release: true,
+                ..Default::default()
+            })?;
             harness(&mut cargo).args(&options.arguments)
         }
     };

@@ -48,25 +48,44 @@ impl Toolchain {
         .unwrap_or_else(|| "of GREGOR_EBPF_TOOLCHAIN".to_owned())
     }
 
-    /// `cargo clippy` of this toolchain, free of what the cargo that runs us has put into the environment.
+    /// Its cargo, free of what the cargo that runs us has put into the environment.
+    pub fn cargo(self) -> Command {
+        let mut command = match self {
+            Self::Nightly => Command::new("rustup"),
+            Self::System => Command::new("/usr/bin/cargo"),
+        };
+        self.prepare(&mut command);
+        if self == Self::Nightly {
+            command.args(["run", "nightly", "cargo"]);
+        }
+        command
+    }
+
+    /// `cargo clippy` of this toolchain.
     pub fn clippy(self) -> Command {
         let mut command = match self {
             Self::Nightly => Command::new("rustup"),
             // By its path: through cargo it would be rustup's, which comes first in cargo's own directory.
             Self::System => Command::new("/usr/bin/cargo-clippy"),
         };
+        self.prepare(&mut command);
+        match self {
+            Self::Nightly => command.args(["run", "nightly", "cargo", "clippy"]),
+            Self::System => command.arg("clippy"),
+        };
+        command
+    }
+
+    fn prepare(self, command: &mut Command) {
         for name in ["CARGO", "RUSTUP_TOOLCHAIN", "RUSTFLAGS", "LD_LIBRARY_PATH"] {
             command.env_remove(name);
         }
-        match self {
-            Self::Nightly => command.args(["run", "nightly", "cargo", "clippy"]),
-            Self::System => command
-                .arg("clippy")
+        if self == Self::System {
+            command
                 .env("CARGO", "/usr/bin/cargo")
                 .env("RUSTC", "/usr/bin/rustc")
-                .env("RUSTC_BOOTSTRAP", "1"),
-        };
-        command
+                .env("RUSTC_BOOTSTRAP", "1");
+        }
     }
 
     /// Whether clippy goes with it.
@@ -203,6 +222,11 @@ pub fn target_directory() -> Result<PathBuf> {
         Some(directory) => std::env::current_dir()?.join(directory),
         None => root()?.join("target"),
     })
+}
+
+/// The rustc of the cargo that runs us.
+pub fn rustc() -> Command {
+    Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()))
 }
 
 /// The cargo that runs us, in the repository.

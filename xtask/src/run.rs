@@ -104,7 +104,10 @@ pub fn run(options: &Options) -> Result<ExitCode> {
 fn gregor(release: bool) -> Result<PathBuf> {
     match std::env::var_os("GREGOR_BINARY") {
         Some(path) => Ok(path.into()),
-        None => build::run(&build::Options { release }),
+        None => build::run(&build::Options {
+            release,
+            ..Default::default()
+        }),
     }
 }
 

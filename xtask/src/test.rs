@@ -13,6 +13,7 @@ use gregor_lab::{SKIPPED_FILE, tools::say};
 
 use crate::{
     build, fuzz,
+    litmus::{self, Herd},
     machine::{self, Toolchain},
     setup,
     table::{Colour, colours, paint},
@@ -83,7 +84,13 @@ fn steps(options: &Options, tally: &mut Tally) -> Result<()> {
 
     setup::ensure_run()?;
     setup::ensure_tests()?;
-    let binary = build::run(&build::Options { release: true })?;
+    if options.filter.is_none() {
+        litmus(tally)?;
+    }
+    let binary = build::run(&build::Options {
+        release: true,
+        ..Default::default()
+    })?;
     let skipped = machine::target_directory()?.join("skipped-tests.txt");
     let _ = fs::remove_file(&skipped);
     for package in PRIVILEGED {
@@ -152,6 +159,20 @@ fn fuzz(tally: &mut Tally) -> Result<()> {
     ));
     tally.passed += passed;
     tally.failed += failed;
+    Ok(())
+}
+
+/// The order of loads and stores around an answer, where herd7 can be had.
+fn litmus(tally: &mut Tally) -> Result<()> {
+    headline("litmus tests");
+    match Herd::find() {
+        Ok(herd) => {
+            let (passed, failed) = litmus::all(&herd)?;
+            tally.passed += passed;
+            tally.failed += failed;
+        }
+        Err(error) => tally.skipped.push(format!("litmus tests: {error:#}")),
+    }
     Ok(())
 }
 

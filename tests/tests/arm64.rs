@@ -1,0 +1,75 @@
+//! The order of loads in what the JIT of this kernel makes of the programs. On arm64 only, where branches order none; wants
+//! root.
+#![cfg(target_arch = "aarch64")]
+
+use std::{collections::BTreeSet, os::fd::AsFd as _};
+
+use gregor::datapath::{Datapath, Hook, LoadOptions};
+use gregor_tests::{
+    arm64::{
+        Fault, check,
+        jited::{functions, functions_by_id},
+        sample::{Dependencies, load_reader},
+    },
+    packets::loaded::answering,
+};
+
+/// Readers and kinds of faults in what the JIT makes of a reader.
+fn of_sample(dependencies: Dependencies) -> (usize, BTreeSet<&'static str>) {
+    let program = load_reader(dependencies).unwrap();
+    let functions = functions(program.as_fd()).unwrap();
+    assert_eq!(functions.len(), 1);
+    let report = check(&functions[0]).unwrap_or_else(|error| panic!("{error}: {functions:x?}"));
+    println!("{dependencies:?}: {report:?} in {:08x?}", functions[0]);
+    let kinds = report.faults.iter().map(|fault| match fault {
+        Fault::Early { .. } => "early",
+        Fault::Unwitnessed { .. } => "unwitnessed",
+        Fault::Late { .. } => "late",
+        Fault::Unmatched { .. } => "unmatched",
+        Fault::Empty { .. } => "empty",
+    });
+    (report.readers.len(), kinds.collect())
+}
+
+#[test]
+fn jit_keeps_dependencies() {
+    assert_eq!(of_sample(Dependencies::Both), (1, BTreeSet::new()));
+}
+
+/// The check can fail.
+#[test]
+fn missing_dependencies_are_seen_in_jited_code() {
+    assert_eq!(of_sample(Dependencies::None), (0, BTreeSet::new()));
+    let faults = BTreeSet::from(["early", "unmatched"]);
+    assert_eq!(of_sample(Dependencies::NoFirst), (0, faults.clone()));
+    assert_eq!(of_sample(Dependencies::NoSecond), (0, faults));
+}
+
+/// The programs of each hook read answers in order. By key or by suffix, an answer is read in two stages at least.
+#[test]
+fn programs_read_in_order() {
+    for hook in [Hook::Clsact, Hook::Xdp] {
+        let options = LoadOptions {
+            hook,
+            ..answering()
+        };
+        let mut datapath = Datapath::load(&options).unwrap();
+        let summary = datapath.summary().unwrap();
+        println!(
+            "{hook:?}: {} instructions, {} bytes of code, {:?}",
+            summary.verified_instructions, summary.jited_bytes, summary.load_time
+        );
+        let mut readers = 0;
+        for (number, function) in functions_by_id(summary.id).unwrap().iter().enumerate() {
+            let report = check(function).unwrap();
+            println!("{hook:?}: function {number}: {report:?}");
+            assert_eq!(
+                report.faults,
+                BTreeSet::new(),
+                "{hook:?}, function {number}"
+            );
+            readers += report.readers.len();
+        }
+        assert!(readers >= 2, "{hook:?}: {readers} readers");
+    }
+}

@@ -9,6 +9,7 @@ mod bench;
 mod build;
 mod doctor;
 mod fuzz;
+mod kernels;
 mod machine;
 mod run;
 mod setup;
@@ -39,6 +40,8 @@ enum Task {
     Bench(bench::Options),
     /// Fuzz what reads packets, replies and files
     Fuzz(fuzz::Options),
+    /// Load the programs and run a lab on other kernels, under qemu
+    Kernels(kernels::Options),
 }
 
 fn main() -> ExitCode {
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
         Task::Test(options) => test::run(&options),
         Task::Bench(options) => bench::run(&options),
         Task::Fuzz(options) => fuzz::run(&options),
+        Task::Kernels(options) => kernels::run(&options),
     };
     outcome.unwrap_or_else(|error| {
         // What to do about it, without a backtrace of this program.

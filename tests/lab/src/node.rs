@@ -24,6 +24,7 @@ use crate::{
     dns::{Asked, Cache, Embedded, Role},
     gregor::Gregor,
     netns::Netns,
+    patience,
     process::Process,
     tools,
     world::{CLUSTER_DNS_V4, CLUSTER_DNS_V6, NODE_LOCAL_V4, NODE_LOCAL_V6, World},
@@ -508,9 +509,9 @@ impl Drop for Lab {
 }
 
 fn wait_for_dns(netns: &Netns, server: IpAddr, process: &Process) -> Result<()> {
-    let deadline = Instant::now() + SERVER_TIMEOUT;
+    let deadline = Instant::now() + patience(SERVER_TIMEOUT);
     let mut ask = Ask::new(server, "lab-is-ready.invalid", RecordType::A);
-    ask.timeout = Duration::from_millis(500);
+    ask.timeout = patience(Duration::from_millis(500));
     loop {
         if let Some(status) = process.exited() {
             bail!("{} ended with {status}:\n{}", server, process.log());

@@ -17,7 +17,7 @@ use std::{
 };
 
 use gregor_tests::{
-    lab::{Gregor, Lab, Pod, world::BROKER},
+    lab::{Gregor, Lab, Pod, patience, world::BROKER},
     tools,
 };
 use hickory_proto::{
@@ -32,7 +32,7 @@ pub const REPLY: Duration = Duration::from_secs(10);
 
 /// Tries until there is a value. Panics with `what` when there is none for [`PATIENCE`].
 pub fn until<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + patience(PATIENCE);
     loop {
         if let Some(value) = probe() {
             return value;
@@ -148,7 +148,7 @@ pub fn exchange(server: IpAddr, message: &[u8], patience: Duration) -> Option<Ve
     let socket = UdpSocket::bind((any, 0)).unwrap();
     socket.connect(SocketAddr::new(server, 53)).unwrap();
     socket.send(message).unwrap();
-    let deadline = Instant::now() + patience;
+    let deadline = Instant::now() + gregor_tests::lab::patience(patience);
     let mut buffer = vec![0; 65_535];
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -189,7 +189,7 @@ pub fn exchange_tcp(pod: &Pod, server: IpAddr, message: &[u8]) -> Option<Vec<u8>
     let message = message.to_vec();
     let exchange = move || -> std::io::Result<Vec<u8>> {
         let mut stream = TcpStream::connect((server, 53))?;
-        stream.set_read_timeout(Some(REPLY))?;
+        stream.set_read_timeout(Some(patience(REPLY)))?;
         stream.write_all(&[&(message.len() as u16).to_be_bytes()[..], &message].concat())?;
         let mut length = [0; 2];
         stream.read_exact(&mut length)?;

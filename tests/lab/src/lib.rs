@@ -3,6 +3,7 @@
 //! Shared by `cargo xtask run` and the end-to-end tests. Everything that a [`Lab`] makes goes when it is dropped, when the
 //! process panics or is told to end, and, should it be killed outright, when the next lab of the same prefix starts.
 
+mod capabilities;
 mod cleanup;
 mod client;
 mod config;

@@ -18,6 +18,7 @@ use anyhow::{Context as _, Result, bail};
 use hickory_proto::{op::Message, rr::RecordType};
 
 use crate::{
+    capabilities,
     cleanup::{self, Made, lock},
     client::Ask,
     config,
@@ -444,9 +445,26 @@ route add ::/0 via fd00:244:{index:x}::1
 
     /// The same without waiting, for configurations that do not come up.
     pub fn spawn_gregor(&self, binary: &Path, config: &str) -> Result<Gregor> {
+        self.spawn_gregor_as(Command::new(binary), binary, config)
+    }
+
+    /// [`Lab::start_gregor`] with no capabilities but these, as a container of a DaemonSet gets them.
+    pub fn start_gregor_with(
+        &self,
+        binary: &Path,
+        config: &str,
+        capabilities: &[u8],
+    ) -> Result<Gregor> {
+        let mut command = Command::new(binary);
+        capabilities::keep(&mut command, capabilities);
+        let gregor = self.spawn_gregor_as(command, binary, config)?;
+        gregor.wait_ready()?;
+        Ok(gregor)
+    }
+
+    fn spawn_gregor_as(&self, mut command: Command, binary: &Path, config: &str) -> Result<Gregor> {
         let path = self.directory.join("gregor.toml");
         fs::write(&path, config)?;
-        let mut command = Command::new(binary);
         let control = self.directory.join("gregor.sock");
         command.arg("run").arg("--config").arg(&path);
         command.arg("--control").arg(&control);

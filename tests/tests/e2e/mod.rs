@@ -5,7 +5,7 @@
 use std::{
     collections::BTreeMap,
     io::{Read as _, Write as _},
-    net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
     path::PathBuf,
     process::Command,
     sync::{
@@ -17,7 +17,10 @@ use std::{
 };
 
 use gregor_tests::{
-    lab::{Gregor, Lab, Pod, patience, world::BROKER},
+    lab::{
+        Gregor, Lab, Pod, patience,
+        world::{BROKER, Data, FOO_ENDPOINT, Record, World},
+    },
     tools,
 };
 use hickory_proto::{
@@ -77,6 +80,38 @@ pub fn chain(message: &Message) -> Vec<(String, String)> {
             _ => None,
         })
         .collect()
+}
+
+/// Sixty A and forty AAAA records: neither fits into 512 bytes, nor the AAAA into 1,232.
+pub fn many_addresses() -> Vec<IpAddr> {
+    let four = (1..=60).map(|last| IpAddr::V4(Ipv4Addr::new(10, 10, 7, last)));
+    let six = (1..=40).map(|last| IpAddr::V6(Ipv6Addr::new(0xfd00, 0x10, 7, 0, 0, 0, 0, last)));
+    four.chain(six).collect()
+}
+
+/// Those of one family, sorted.
+pub fn of_family(v4: bool) -> Vec<IpAddr> {
+    sorted(many_addresses().into_iter().filter(|a| a.is_ipv4() == v4))
+}
+
+/// A world in which the endpoint of foo has many addresses.
+pub fn large_world() -> World {
+    let mut world = World::default();
+    for zone in &mut world.zones {
+        if zone.apex == "vpce.amazonaws.com." {
+            zone.records.retain(|record| record.owner != FOO_ENDPOINT);
+            zone.records
+                .extend(many_addresses().into_iter().map(|address| Record {
+                    owner: FOO_ENDPOINT.to_owned(),
+                    ttl: 60,
+                    data: match address {
+                        IpAddr::V4(address) => Data::A(address),
+                        IpAddr::V6(address) => Data::Aaaa(address),
+                    },
+                }));
+        }
+    }
+    world
 }
 
 /// A query in wire format, with everything in it that hickory would not send.

@@ -139,25 +139,34 @@ impl Apt {
             .collect())
     }
 
-    /// The packages that make up a kernel; `None` when the archive no longer has all of them. From 7.0 on there are
-    /// several, and the name of the image stays in the lists longer than the rest.
-    pub fn packages_of(&self, release: &Release) -> Result<Option<Vec<String>>> {
+    /// The packages that make up a kernel, and whether its modules are among them; `None` when the archive no longer has
+    /// its image. From 7.0 on there are several packages, and some stay in the archive longer than the rest.
+    pub fn packages_of(&self, release: &Release) -> Result<Option<(Vec<String>, bool)>> {
         let image = format!("linux-image-{}", release.text);
         let mut packages = vec![image.clone()];
+        let mut has_modules = true;
         for line in self.output("apt-cache", &["depends", &image])?.lines() {
             let Some(dependency) = line.trim().strip_prefix("Depends: ") else {
                 continue;
             };
             // In angle brackets stand packages that do not exist.
             let name = dependency.trim_matches(['<', '>']);
-            if name.ends_with(&release.text) && name != image {
-                if dependency.starts_with('<') {
-                    return Ok(None);
-                }
+            let exists = name == dependency;
+            if !name.ends_with(&release.text) {
+                continue;
+            }
+            if name.starts_with("linux-binary-") && !exists {
+                return Ok(None);
+            }
+            if name.starts_with("linux-modules-") {
+                has_modules = exists;
+            }
+            // linux-base-… is for the hooks of an installation.
+            if exists && !name.starts_with("linux-base-") {
                 packages.push(name.to_owned());
             }
         }
-        Ok(Some(packages))
+        Ok(Some((packages, has_modules)))
     }
 
     /// Downloads packages into a directory.

@@ -18,13 +18,16 @@ use super::{
 #[derive(Clone, Debug)]
 pub struct Kernel {
     pub image: PathBuf,
-    /// A directory of modules; its own order and compression do not matter.
-    pub modules: PathBuf,
+    /// A directory of modules; its own order and compression do not matter. `None` when the archive has none any more.
+    pub modules: Option<PathBuf>,
 }
 
 impl Kernel {
     pub fn modules(&self) -> Result<Vec<Module>> {
-        modules::collect(&self.modules)
+        match &self.modules {
+            Some(directory) => modules::collect(directory),
+            None => Ok(Vec::new()),
+        }
     }
 }
 
@@ -35,38 +38,58 @@ pub fn cache() -> Result<PathBuf> {
     Ok(directory)
 }
 
-/// The kernel that a name stands for, downloaded if need be; `None` when the archive has none of that name.
+/// The kernel that a name stands for, downloaded if need be; `None` when the archive has none of that name. One with its
+/// modules comes before a newer one without.
 pub fn find(wanted: &Wanted, apt: &Apt, releases: &[Release]) -> Result<Option<(String, Kernel)>> {
+    let mut without_modules = None;
     for release in wanted.candidates(releases) {
-        let directory = cache()?.join(&release.text);
-        if !directory.join("vmlinuz").exists() {
-            let Some(packages) = apt.packages_of(release)? else {
-                continue;
-            };
-            fetch(&packages, apt, release, &directory)
-                .with_context(|| format!("fetching kernel {}", release.text))?;
+        if let Some(kernel) = cached(release)?
+            && kernel.modules.is_some()
+        {
+            return Ok(Some((release.text.clone(), kernel)));
         }
-        return Ok(Some((
-            release.text.clone(),
-            Kernel {
-                image: directory.join("vmlinuz"),
-                modules: directory.join("modules"),
-            },
-        )));
+        match apt.packages_of(release)? {
+            Some((packages, true)) => return get(release, &packages, apt).map(Some),
+            Some((packages, false)) if without_modules.is_none() => {
+                without_modules = Some((release, packages));
+            }
+            _ => {}
+        }
     }
-    Ok(None)
+    without_modules
+        .map(|(release, packages)| get(release, &packages, apt))
+        .transpose()
+}
+
+fn cached(release: &Release) -> Result<Option<Kernel>> {
+    let directory = cache()?.join(&release.text);
+    let (image, modules) = (directory.join("vmlinuz"), directory.join("modules"));
+    Ok(image.exists().then(|| Kernel {
+        image,
+        modules: modules.is_dir().then_some(modules),
+    }))
+}
+
+fn get(release: &Release, packages: &[String], apt: &Apt) -> Result<(String, Kernel)> {
+    if cached(release)?.is_none() {
+        fetch(packages, apt, release)
+            .with_context(|| format!("fetching kernel {}", release.text))?;
+    }
+    let kernel = cached(release)?.context("a kernel that was just fetched")?;
+    Ok((release.text.clone(), kernel))
 }
 
 /// Downloads and unpacks aside, and keeps the image and those directories of modules that the tests may need.
-fn fetch(packages: &[String], apt: &Apt, release: &Release, directory: &Path) -> Result<()> {
+fn fetch(packages: &[String], apt: &Apt, release: &Release) -> Result<()> {
+    let directory = cache()?.join(&release.text);
     let _lock = tools::exclusive("kernels")?;
-    if directory.join("vmlinuz").exists() {
+    if cached(release)?.is_some() {
         return Ok(());
     }
     if tools::find("xz").is_none() {
         tools::apt_install(&["xz-utils"])?;
     }
-    let aside = directory.with_extension("partial");
+    let aside = directory.with_file_name(format!("{}.partial", release.text));
     if aside.exists() {
         fs::remove_dir_all(&aside)?;
     }
@@ -80,27 +103,26 @@ fn fetch(packages: &[String], apt: &Apt, release: &Release, directory: &Path) ->
 
     // A merged /usr or not, and the image in /boot or beside the modules.
     let roots = ["usr/lib/modules", "lib/modules"].map(|at| tree.join(at).join(&release.text));
-    let modules = roots
-        .iter()
-        .find(|root| root.join("kernel").is_dir())
-        .with_context(|| format!("no modules in {packages:?}"))?;
     let image = [tree.join(format!("boot/vmlinuz-{}", release.text))]
         .into_iter()
         .chain(roots.iter().map(|root| root.join("vmlinuz")))
         .find(|image| image.exists())
         .with_context(|| format!("no vmlinuz in {packages:?}"))?;
     let kept = aside.join("kept");
-    for part in ["net", "drivers/net", "drivers/virtio", "lib"] {
-        let from = modules.join("kernel").join(part);
-        if from.is_dir() {
-            copy(&from, &kept.join("modules").join(part))?;
+    fs::create_dir_all(&kept)?;
+    for root in &roots {
+        for part in ["net", "drivers/net", "drivers/virtio", "lib"] {
+            let from = root.join("kernel").join(part);
+            if from.is_dir() {
+                copy(&from, &kept.join("modules").join(part))?;
+            }
         }
     }
     fs::copy(image, kept.join("vmlinuz"))?;
     if directory.exists() {
-        fs::remove_dir_all(directory)?;
+        fs::remove_dir_all(&directory)?;
     }
-    fs::rename(&kept, directory)?;
+    fs::rename(&kept, &directory)?;
     fs::remove_dir_all(&aside)?;
     Ok(())
 }
@@ -148,6 +170,6 @@ pub fn given(image: &Path, modules: &Path) -> Result<Kernel> {
     }
     Ok(Kernel {
         image: image.to_owned(),
-        modules: modules.to_owned(),
+        modules: Some(modules.to_owned()),
     })
 }

@@ -17,7 +17,8 @@ pub enum Part {
 }
 
 impl Part {
-    fn group(self) -> &'static str {
+    /// What its tests are listed under.
+    pub fn group(self) -> &'static str {
         match self {
             Self::Load => "load",
             Self::Tables => "tables",

@@ -98,7 +98,12 @@ fn executables(cargo: &mut Command) -> Result<BTreeMap<String, PathBuf>> {
     let mut found = BTreeMap::new();
     for line in String::from_utf8_lossy(&output.stdout).lines() {
         let message: serde_json::Value = serde_json::from_str(line)?;
-        let name = message["target"]["name"].as_str();
+        // A binary comes a second time as the harness of its own unit tests.
+        let target = &message["target"];
+        if target["kind"][0] == "bin" && message["profile"]["test"] == true {
+            continue;
+        }
+        let name = target["name"].as_str();
         if let (Some(name), Some(path)) = (name, message["executable"].as_str()) {
             found.insert(name.to_owned(), PathBuf::from(path));
         }

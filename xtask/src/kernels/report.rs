@@ -34,6 +34,8 @@ pub struct KernelReport {
     pub troubles: Vec<String>,
     /// Why it was not run at all.
     pub not_run: Option<String>,
+    /// Why it had no live lab.
+    pub no_lab: Option<String>,
 }
 
 /// How an item went on a kernel.
@@ -117,14 +119,19 @@ impl KernelReport {
 
     /// An item of the lab or a table of packets.
     pub fn mark(&self, name: &str) -> Mark {
-        let mut mark = Mark::Absent;
+        let mut mark = match &self.no_lab {
+            Some(why) => Mark::NotApplicable(why.clone()),
+            None => Mark::Absent,
+        };
+        let mut seen = false;
         for test in self.tests.iter().filter(|test| item(test) == name) {
             mark = match test.outcome {
                 Outcome::Failed => return Mark::Wrong,
                 Outcome::Skipped => Mark::NotApplicable(test.why.clone()),
-                Outcome::Passed if matches!(mark, Mark::NotApplicable(_)) => mark,
+                Outcome::Passed if seen && matches!(mark, Mark::NotApplicable(_)) => mark,
                 Outcome::Passed => Mark::Right,
             };
+            seen = true;
         }
         mark
     }

@@ -245,8 +245,8 @@ link add link eth0 name tagged type vlan id 7
 addr add {}/24 dev tagged
 addr add {}/64 dev tagged nodad
 link set tagged up
-route add default via 10.244.1.1
-route add ::/0 via fd00:244:1::1
+route replace default via 10.244.1.1
+route replace ::/0 via fd00:244:1::1
 ",
             foo.v4, foo.v6
         ))
@@ -389,7 +389,7 @@ fn steers(gregor: &Gregor, pod: &Pod, server: IpAddr) {
     let steered = |gregor: &Gregor| Metrics::of(gregor).get("gregor_tcp_connections_total");
     let before = steered(gregor);
     let cut = ask(pod, server, &qualified("foo"), RecordType::A);
-    assert!(cut.metadata.truncation, "{cut}");
+    assert!(cut.metadata.truncation, "not told TC=1: {cut}");
     let mut whole = Ask::new(server, &qualified("foo"), RecordType::A);
     whole.transport = Transport::Tcp;
     whole.timeout = patience(REPLY);
@@ -493,38 +493,53 @@ fn killed_and_started_again_on_tcx() {
     is_served(&lab, &gregor, foo, CACHE);
 }
 
+/// A rule whose answers last for minutes on any machine, and its name.
+const LASTING: &str = "
+[answer]
+max_ttl = \"1h\"
+
+[[rule]]
+name  = \"override\"
+match = \"db.internal.example\"
+cname = \"www.example.com\"
+ttl   = 3600
+";
+const OVERRIDDEN: &str = "db.internal.example";
+
 /// clsact: the program stays, answers from its tables what it knows and leaves the rest to the cache, and the next gregor
 /// takes its place.
 #[test]
 fn killed_and_started_again_on_clsact() {
     let lab = Lab::new("nodekillcls").unwrap();
     let (foo, bar) = (lab.pod("foo"), lab.pod("bar"));
-    let config = with(&lab, "hook = \"clsact\"");
+    let config = with(&lab, "hook = \"clsact\"") + LASTING;
     let gregor = start(&lab, &config);
     is_served(&lab, &gregor, foo, CACHE);
+    let overridden = || addresses(&ask(foo, CACHE, OVERRIDDEN, RecordType::A));
+    until_the_programs_answer(&gregor, OVERRIDDEN, |_| {
+        assert_eq!(overridden(), [FOREIGN_ADDRESSES[0]]);
+    });
     kill(&gregor);
     // The responder's deadline runs out; bar has never asked, so nothing is known of its name.
     until_the_cache_answers(bar);
+    lab.cache().forget();
     for _ in 0..3 {
-        let known = ask(foo, CACHE, &qualified("foo"), RecordType::A);
-        assert_eq!(addresses(&known), sorted(FOO_ADDRESSES), "from its tables");
-        assert!(is_the_caches(&ask(
-            bar,
-            CACHE,
-            &qualified("bar"),
-            RecordType::A
-        )));
+        assert_eq!(overridden(), [FOREIGN_ADDRESSES[0]], "from its tables");
+        let unknown = ask(bar, CACHE, &qualified("bar"), RecordType::A);
+        assert!(is_the_caches(&unknown), "{unknown}");
     }
+    let asked = lab.cache().asked();
+    assert!(
+        asked.iter().all(|asked| asked.client == IpAddr::V4(bar.v4)),
+        "{asked:?}"
+    );
+    // What it knew runs out without anybody who renews it.
+    until_the_cache_answers(foo);
     let gregor = start(&lab, &config);
     is_served(&lab, &gregor, foo, CACHE);
     gregor.signal(Signal::SIGTERM);
     until("gregor ends", || gregor.process().exited());
-    assert!(is_the_caches(&ask(
-        foo,
-        CACHE,
-        &qualified("foo"),
-        RecordType::A
-    )));
+    until_the_cache_answers(foo);
 }
 
 /// Takes a gregor off that does nothing any more, on either hook, and what a killed one left behind.

@@ -51,6 +51,7 @@ pub fn base(programs: &Programs, scratch: &Path) -> Result<Vec<u8>> {
     archive.character_device("dev/console", 5, 1);
     archive.file("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n");
     archive.file("etc/nsswitch.conf", b"hosts: files dns\n");
+    archive.file("etc/resolv.conf", b"");
     archive.file("etc/hosts", b"127.0.0.1 localhost\n::1 localhost\n");
 
     let mut added = BTreeSet::new();

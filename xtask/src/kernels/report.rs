@@ -244,8 +244,8 @@ impl Report {
         for (number, item) in self.items().iter().enumerate() {
             notes.push(format!("{}: {item}", number + 1));
         }
-        for (what, kernels) in self.not_applicable() {
-            notes.push(format!("n/a {what}: {}", kernels.join(", ")));
+        for ((why, kernel), items) in self.not_applicable() {
+            notes.push(format!("n/a on {kernel}, {why}: {}", items.join(", ")));
         }
         for kernel in &self.kernels {
             if let Some(why) = &kernel.not_run {
@@ -258,24 +258,24 @@ impl Report {
         notes
     }
 
-    /// What was not run somewhere and why, with the kernels.
-    pub fn not_applicable(&self) -> BTreeMap<String, Vec<String>> {
-        let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for kernel in &self.kernels {
-            for item in self.items() {
-                if let Mark::NotApplicable(why) = kernel.mark(&item) {
-                    let kernels = found.entry(format!("{item}: {why}")).or_default();
-                    kernels.push(kernel.title());
-                }
+    /// What was not run where and why: the reason, the kernel, the items.
+    pub fn not_applicable(&self) -> BTreeMap<(String, String), Vec<String>> {
+        let mut found: BTreeMap<(String, String), Vec<String>> = BTreeMap::new();
+        let mut add = |why: &String, kernel: &KernelReport, item: String| {
+            let items = found.entry((why.clone(), kernel.title())).or_default();
+            if !items.contains(&item) {
+                items.push(item);
             }
+        };
+        for kernel in &self.kernels {
             for load in &kernel.loads {
                 if let (Some(lacks), Some(_)) = (&load.lacks, &load.refused) {
-                    let kernels = found
-                        .entry(format!("load {}: {lacks}", load.object))
-                        .or_default();
-                    if !kernels.contains(&kernel.title()) {
-                        kernels.push(kernel.title());
-                    }
+                    add(lacks, kernel, format!("load {}", load.object));
+                }
+            }
+            for item in self.items() {
+                if let Mark::NotApplicable(why) = kernel.mark(&item) {
+                    add(&why, kernel, item);
                 }
             }
         }

@@ -29,6 +29,7 @@ mod guest;
 mod image;
 mod kernel;
 mod modules;
+mod page;
 mod plan;
 mod programs;
 mod report;
@@ -37,6 +38,7 @@ use apt::Apt;
 use catalogue::{Release, Wanted};
 use guest::Machine;
 use kernel::Kernel;
+use page::Records;
 use plan::Part;
 use report::{KernelReport, Report};
 
@@ -68,6 +70,13 @@ pub struct Options {
     /// 6.12, 6.12-cloud, 6.12-rt, 6.12-cloud-oldest, newest-cloud, 6.12-cloud:2 (two processors), or a whole release
     #[arg(value_name = "KERNEL")]
     kernels: Vec<String>,
+}
+
+impl Options {
+    /// The whole matrix with all of its parts: what is written down.
+    fn is_full(&self) -> bool {
+        !self.quick && self.only.is_empty() && self.image.is_none() && self.kernels.is_empty()
+    }
 }
 
 /// What a guest's processor is.
@@ -129,12 +138,18 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     };
 
     let jobs = jobs(options)?;
+    let records = Records::read()?;
     let kernels = run_all(options, jobs, &base, &plan, &directory)?;
-    let report = Report {
+    let mut report = Report {
         commit: commit(),
         architecture: options.arch.name().to_owned(),
         kernels,
     };
+    report.judge(&records);
+    if options.is_full() {
+        let page = records.write(&report)?;
+        say(&format!("wrote {}", page.display()));
+    }
     finish(&report, &directory)
 }
 
@@ -272,6 +287,10 @@ fn run_one(
         limit: Duration::from_secs(60 * options.limit),
     }
     .run(|record| {
+        if matches!(record, Record::Booted { .. }) {
+            // Read long ago, and large.
+            let _ = fs::remove_file(&initramfs);
+        }
         if let Some(line) = progress(record) {
             say(&format!("{name}: {line}"));
         }
@@ -281,7 +300,6 @@ fn run_one(
     report.seconds = ended.time.as_secs();
     report.add(ended.records);
     report.troubles.extend(ended.trouble);
-    report.judge();
     say(&format!("{name}: done in {} s", report.seconds));
     Ok(())
 }

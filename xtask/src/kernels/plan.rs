@@ -27,7 +27,7 @@ impl Part {
     }
 }
 
-/// Tests of a program; all of them when none is named.
+/// Tests of a program. The two lists of the lab are all that tests/tests/node.rs has: see the test below.
 struct Tests {
     part: Part,
     program: &'static str,
@@ -66,9 +66,8 @@ const TESTS: &[Tests] = &[
     Tests {
         part: Part::Tables,
         program: "xdp",
-        quick: &[],
+        quick: &["the_table"],
         full: &[
-            "the_table",
             "the_table_with_one_rule",
             "only_allowed_sources_are_listened_to",
         ],
@@ -77,8 +76,24 @@ const TESTS: &[Tests] = &[
     Tests {
         part: Part::Lab,
         program: "node",
-        quick: &[],
-        full: &[],
+        quick: &[
+            "pod_by_veth",
+            "pod_behind_a_bridge",
+            "vlan",
+            "killed_and_started_again_on_clsact",
+            "documented_capabilities",
+        ],
+        full: &[
+            "ipv6",
+            "clsact",
+            "tcx",
+            "pod_behind_a_bridge_on_clsact",
+            "netkit",
+            "xdp_on_virtio_net",
+            "tcp_steering",
+            "killed_and_started_again_on_tcx",
+            "detach_all",
+        ],
         limit_seconds: 600,
     },
 ];
@@ -88,7 +103,6 @@ pub fn steps(only: &[Part], quick: bool) -> Vec<Step> {
     TESTS
         .iter()
         .filter(|tests| only.is_empty() || only.contains(&tests.part))
-        .filter(|tests| !(quick && tests.quick.is_empty()))
         .map(|tests| Step {
             group: tests.part.group().to_owned(),
             program: test_path(tests.program),
@@ -101,4 +115,27 @@ pub fn steps(only: &[Part], quick: bool) -> Vec<Step> {
             limit_seconds: tests.limit_seconds,
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A test that is added to the lab is run in guests, too.
+    #[test]
+    fn the_whole_lab_is_listed() {
+        let source = include_str!("../../../tests/tests/node.rs");
+        let defined: Vec<&str> = source
+            .split("#[test]\n")
+            .skip(1)
+            .filter_map(|rest| rest.strip_prefix("fn ")?.split('(').next())
+            .collect();
+        let lab = steps(&[Part::Lab], false);
+        let mut listed: Vec<&str> = lab[0].tests.iter().map(String::as_str).collect();
+        assert!(defined.len() > 10, "{defined:?}");
+        listed.sort_unstable();
+        let mut sorted = defined.clone();
+        sorted.sort_unstable();
+        assert_eq!(listed, sorted);
+    }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use gregor_lab::guest::{Load, Outcome, Record, Test};
 use serde::{Deserialize, Serialize};
 
+use super::page::Records;
 use crate::table::{Cell, Colour};
 
 /// No program may cost a verifier more, on any kernel.
@@ -62,22 +63,6 @@ impl KernelReport {
         }
     }
 
-    /// Adds to the troubles what is wrong with the numbers.
-    pub fn judge(&mut self) {
-        for load in self.loads.iter().filter(|load| load.refused.is_none()) {
-            let instructions = load.walk.instructions;
-            if instructions >= INSTRUCTIONS_MAX {
-                self.troubles.push(format!(
-                    "{} {}: {instructions} instructions, {INSTRUCTIONS_MAX} or more",
-                    load.object, load.program
-                ));
-            }
-        }
-        if self.release.is_empty() {
-            self.troubles.push("it did not boot".to_owned());
-        }
-    }
-
     pub fn is_right(&self) -> bool {
         self.troubles.is_empty()
             && self
@@ -92,18 +77,40 @@ impl KernelReport {
 
     /// Every reason why this kernel is not green, one a line.
     pub fn reasons(&self) -> Vec<String> {
-        let refused = self.loads.iter().filter_map(|load| {
-            let why = load.refused.as_ref().filter(|_| load.lacks.is_none())?;
-            Some(format!("{} {}: {why}", load.object, load.program))
-        });
-        let failed = self
+        let mut reasons: Vec<String> = self
+            .loads
+            .iter()
+            .filter(|load| load.lacks.is_none())
+            .filter_map(|load| {
+                let why = load.refused.as_ref()?;
+                Some(format!("{} {}: {why}", load.object, load.program))
+            })
+            .collect();
+        let mut failed: Vec<&Test> = self
             .tests
             .iter()
             .filter(|test| test.outcome == Outcome::Failed)
             // A program that did not load has said so above.
             .filter(|test| test.group != "load" || !self.refuses(&test.name))
-            .map(|test| format!("{}: {}", item(test), test.why));
-        refused.chain(failed).chain(self.troubles.clone()).collect()
+            .collect();
+        if self.refuses("tc") {
+            let (of_it, others): (Vec<&Test>, Vec<&Test>) =
+                failed.into_iter().partition(|test| test.group != "load");
+            failed = others;
+            if !of_it.is_empty() {
+                reasons.push(format!(
+                    "{} tests of packets and of the lab failed, as they must without the program",
+                    of_it.len()
+                ));
+            }
+        }
+        reasons.extend(
+            failed
+                .iter()
+                .map(|test| format!("{}: {}", item(test), test.why)),
+        );
+        reasons.extend(self.troubles.clone());
+        reasons
     }
 
     fn refuses(&self, object: &str) -> bool {
@@ -175,6 +182,39 @@ impl Column {
 }
 
 impl Report {
+    /// Adds to each kernel's troubles what is wrong with its numbers.
+    pub fn judge(&mut self, records: &Records) {
+        let columns = self.columns();
+        for kernel in &mut self.kernels {
+            if kernel.not_run.is_none() && kernel.release.is_empty() {
+                kernel.troubles.push("it did not boot".to_owned());
+            }
+            for column in &columns {
+                let Some(load) = kernel.load(column).filter(|load| load.refused.is_none()) else {
+                    continue;
+                };
+                let now = load.walk.instructions;
+                if now >= INSTRUCTIONS_MAX {
+                    kernel.troubles.push(format!(
+                        "{}: {} instructions, {} or more",
+                        column.title(),
+                        thousands(now),
+                        thousands(INSTRUCTIONS_MAX)
+                    ));
+                }
+                let before = records.instructions(&self.architecture, &kernel.name, column);
+                if let Some(before) = before.filter(|before| is_growth(*before, now)) {
+                    kernel.troubles.push(format!(
+                        "{}: {} instructions, more than a tenth above the {} of docs/kernels.json",
+                        column.title(),
+                        thousands(now),
+                        thousands(before)
+                    ));
+                }
+            }
+        }
+    }
+
     pub fn is_right(&self) -> bool {
         self.kernels.iter().all(KernelReport::is_right)
     }
@@ -328,6 +368,11 @@ fn mark_cell(mark: &Mark) -> Cell {
     }
 }
 
+/// More than a tenth above the recorded figure.
+fn is_growth(before: u32, now: u32) -> bool {
+    u64::from(now) * 10 > u64::from(before) * 11
+}
+
 /// `49377` as `49,377`.
 pub fn thousands(number: u32) -> String {
     let digits = number.to_string();
@@ -418,9 +463,16 @@ mod tests {
             kernel.reasons(),
             [
                 "tc gregor: R1 offset is outside of the packet",
-                "TC tables: no program"
+                "1 tests of packets and of the lab failed, as they must without the program"
             ]
         );
+    }
+
+    #[test]
+    fn growth_is_more_than_a_tenth() {
+        assert!(!is_growth(1000, 900));
+        assert!(!is_growth(1000, 1100));
+        assert!(is_growth(1000, 1101));
     }
 
     #[test]

@@ -12,22 +12,22 @@ mod e2e;
 use std::{
     fs,
     io::{Read as _, Write as _},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream},
     sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
 
 use e2e::{
-    DOCUMENTED_CAPABILITIES, Metrics, REPLY, Wire, addresses, exchange_from, programs_on,
-    qualified, sorted, until,
+    DOCUMENTED_CAPABILITIES, Metrics, REPLY, Wire, addresses, exchange_from, large_world,
+    many_addresses, of_family, programs_on, qualified, sorted, until,
 };
 use gregor_tests::{
     lab::{
         Ask, CacheKind, Gregor, Lab, Pod, Transport,
         world::{
-            BROKER, CLUSTER_DNS_V4, Data, FOO_ENDPOINT, FOREIGN, FOREIGN_ADDRESSES, NODE_LOCAL_V4,
-            NODE_LOCAL_V6, PUBLIC_ADDRESS, Record, World,
+            BROKER, CLUSTER_DNS_V4, FOREIGN, FOREIGN_ADDRESSES, NODE_LOCAL_V4, NODE_LOCAL_V6,
+            PUBLIC_ADDRESS,
         },
     },
     packets::{
@@ -45,37 +45,6 @@ use nix::sys::signal::Signal;
 const CACHE: IpAddr = IpAddr::V4(NODE_LOCAL_V4);
 const CACHE_V6: IpAddr = IpAddr::V6(NODE_LOCAL_V6);
 const CLUSTER: IpAddr = IpAddr::V4(CLUSTER_DNS_V4);
-
-/// Sixty A and forty AAAA records: neither fits into 512 bytes, nor the AAAA into 1,232.
-fn many_addresses() -> Vec<IpAddr> {
-    let four = (1..=60).map(|last| IpAddr::V4(Ipv4Addr::new(10, 10, 7, last)));
-    let six = (1..=40).map(|last| IpAddr::V6(Ipv6Addr::new(0xfd00, 0x10, 7, 0, 0, 0, 0, last)));
-    four.chain(six).collect()
-}
-
-fn of_family(v4: bool) -> Vec<IpAddr> {
-    sorted(many_addresses().into_iter().filter(|a| a.is_ipv4() == v4))
-}
-
-/// A world in which the endpoint of foo has many addresses.
-fn large_world() -> World {
-    let mut world = World::default();
-    for zone in &mut world.zones {
-        if zone.apex == "vpce.amazonaws.com." {
-            zone.records.retain(|record| record.owner != FOO_ENDPOINT);
-            zone.records
-                .extend(many_addresses().into_iter().map(|address| Record {
-                    owner: FOO_ENDPOINT.to_owned(),
-                    ttl: 60,
-                    data: match address {
-                        IpAddr::V4(address) => Data::A(address),
-                        IpAddr::V6(address) => Data::Aaaa(address),
-                    },
-                }));
-        }
-    }
-    world
-}
 
 fn lab(cache: CacheKind) -> Lab {
     Lab::builder("e2etcp")

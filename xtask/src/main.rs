@@ -14,6 +14,7 @@ mod doctor;
 mod elf;
 mod fuzz;
 mod initramfs;
+mod kernels;
 mod litmus;
 mod machine;
 mod run;
@@ -49,6 +50,8 @@ enum Task {
     Litmus(litmus::Options),
     /// Fuzz what reads packets, replies and files
     Fuzz(fuzz::Options),
+    /// Load the programs and run a lab on other kernels, under qemu
+    Kernels(kernels::Options),
 }
 
 fn main() -> ExitCode {
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
         Task::Arm64(options) => arm64::run(&options),
         Task::Litmus(options) => litmus::run(&options),
         Task::Fuzz(options) => fuzz::run(&options),
+        Task::Kernels(options) => kernels::run(&options),
     };
     outcome.unwrap_or_else(|error| {
         // What to do about it, without a backtrace of this program.

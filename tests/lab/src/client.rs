@@ -12,6 +12,8 @@ use hickory_proto::{
     rr::{Name, RecordType},
 };
 
+use crate::patience;
+
 /// How a question travels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
@@ -41,7 +43,7 @@ impl Ask {
             qtype,
             transport: Transport::Udp,
             edns: None,
-            timeout: Duration::from_secs(3),
+            timeout: patience(Duration::from_secs(3)),
         }
     }
 

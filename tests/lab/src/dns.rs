@@ -30,6 +30,7 @@ use crate::{
     cleanup::lock,
     config,
     netns::Netns,
+    patience,
     world::{CLUSTER_TTL, Data, World},
 };
 
@@ -497,7 +498,7 @@ impl Cache {
         socket.connect(self.upstream).await?;
         socket.send(&wire).await?;
         let mut buffer = [0u8; 4096];
-        let length = timeout(UPSTREAM_TIMEOUT, socket.recv(&mut buffer)).await??;
+        let length = timeout(patience(UPSTREAM_TIMEOUT), socket.recv(&mut buffer)).await??;
         let reply = Message::from_vec(&buffer[..length])?;
         if reply.metadata.id != query.metadata.id {
             bail!("a reply to another query");
@@ -505,7 +506,7 @@ impl Cache {
         if !reply.metadata.truncation {
             return Ok(reply);
         }
-        timeout(UPSTREAM_TIMEOUT, async {
+        timeout(patience(UPSTREAM_TIMEOUT), async {
             let mut stream = TcpStream::connect(self.upstream).await?;
             let framed = [&(wire.len() as u16).to_be_bytes()[..], &wire].concat();
             stream.write_all(&framed).await?;

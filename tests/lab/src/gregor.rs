@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::Signal;
 
-use crate::{netns::Netns, process::Process};
+use crate::{netns::Netns, patience, process::Process};
 
 /// Where gregor serves its pages unless its configuration says otherwise.
 const PAGES: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9353);
@@ -33,7 +33,7 @@ pub struct Gregor {
 impl Gregor {
     /// Waits until `/readyz` answers 200; its log is the error when that does not come.
     pub(crate) fn wait_ready(&self) -> Result<()> {
-        let deadline = Instant::now() + START_TIMEOUT;
+        let deadline = Instant::now() + patience(START_TIMEOUT);
         loop {
             if let Some(status) = self.process.exited() {
                 bail!("gregor ended with {status}:\n{}", self.process.log());
@@ -134,7 +134,7 @@ impl Gregor {
 }
 
 fn http_get(server: SocketAddr, path: &str) -> Result<(u16, String)> {
-    let timeout = Duration::from_secs(5);
+    let timeout = patience(Duration::from_secs(5));
     let mut stream = TcpStream::connect_timeout(&server, timeout)?;
     stream.set_read_timeout(Some(timeout))?;
     stream.write_all(

@@ -3,13 +3,16 @@
 //! Shared by `cargo xtask run` and the end-to-end tests. Everything that a [`Lab`] makes goes when it is dropped, when the
 //! process panics or is told to end, and, should it be killed outright, when the next lab of the same prefix starts.
 
+mod capabilities;
 mod cleanup;
 mod client;
 mod config;
 mod dns;
 mod gregor;
+pub mod guest;
 mod netns;
 mod node;
+mod patience;
 mod process;
 mod skip;
 pub mod tools;
@@ -22,5 +25,6 @@ pub use dns::Asked;
 pub use gregor::Gregor;
 pub use netns::Netns;
 pub use node::{Builder, CacheKind, ClusterKind, Lab, Pod, Server};
+pub use patience::{PATIENCE, patience};
 pub use process::Process;
 pub use skip::{SKIPPED_FILE, skip};

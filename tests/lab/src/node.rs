@@ -18,12 +18,14 @@ use anyhow::{Context as _, Result, bail};
 use hickory_proto::{op::Message, rr::RecordType};
 
 use crate::{
+    capabilities,
     cleanup::{self, Made, lock},
     client::Ask,
     config,
     dns::{Asked, Cache, Embedded, Role},
     gregor::Gregor,
     netns::Netns,
+    patience,
     process::Process,
     tools,
     world::{CLUSTER_DNS_V4, CLUSTER_DNS_V6, NODE_LOCAL_V4, NODE_LOCAL_V6, World},
@@ -443,9 +445,26 @@ route add ::/0 via fd00:244:{index:x}::1
 
     /// The same without waiting, for configurations that do not come up.
     pub fn spawn_gregor(&self, binary: &Path, config: &str) -> Result<Gregor> {
+        self.spawn_gregor_as(Command::new(binary), binary, config)
+    }
+
+    /// [`Lab::start_gregor`] with no capabilities but these, as a container of a DaemonSet gets them.
+    pub fn start_gregor_with(
+        &self,
+        binary: &Path,
+        config: &str,
+        capabilities: &[u8],
+    ) -> Result<Gregor> {
+        let mut command = Command::new(binary);
+        capabilities::keep(&mut command, capabilities);
+        let gregor = self.spawn_gregor_as(command, binary, config)?;
+        gregor.wait_ready()?;
+        Ok(gregor)
+    }
+
+    fn spawn_gregor_as(&self, mut command: Command, binary: &Path, config: &str) -> Result<Gregor> {
         let path = self.directory.join("gregor.toml");
         fs::write(&path, config)?;
-        let mut command = Command::new(binary);
         let control = self.directory.join("gregor.sock");
         command.arg("run").arg("--config").arg(&path);
         command.arg("--control").arg(&control);
@@ -508,9 +527,9 @@ impl Drop for Lab {
 }
 
 fn wait_for_dns(netns: &Netns, server: IpAddr, process: &Process) -> Result<()> {
-    let deadline = Instant::now() + SERVER_TIMEOUT;
+    let deadline = Instant::now() + patience(SERVER_TIMEOUT);
     let mut ask = Ask::new(server, "lab-is-ready.invalid", RecordType::A);
-    ask.timeout = Duration::from_millis(500);
+    ask.timeout = patience(Duration::from_millis(500));
     loop {
         if let Some(status) = process.exited() {
             bail!("{} ended with {status}:\n{}", server, process.log());

@@ -15,7 +15,7 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::{cleanup::lock, netns::Netns};
+use crate::{cleanup::lock, netns::Netns, patience};
 
 /// How long a program may take to end by itself.
 const GRACE: Duration = Duration::from_secs(5);
@@ -62,7 +62,7 @@ impl Process {
     /// SIGTERM, and SIGKILL when that does not end it; its status.
     pub fn stop(&self) -> Option<ExitStatus> {
         self.signal(Signal::SIGTERM);
-        let deadline = Instant::now() + GRACE;
+        let deadline = Instant::now() + patience(GRACE);
         while Instant::now() < deadline {
             if let Some(status) = self.exited() {
                 return Some(status);

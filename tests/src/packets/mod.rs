@@ -7,5 +7,6 @@ pub mod loaded;
 pub mod mutate;
 pub mod observer;
 pub mod oracle;
+pub mod probe;
 pub mod table;
 pub mod wire;

@@ -156,7 +156,13 @@ fn create_map() -> anyhow::Result<OwnedFd> {
 }
 
 /// `struct bpf_insn`, little-endian.
-fn instruction(code: u8, destination: u8, source: u8, offset: i16, immediate: i32) -> u64 {
+pub(super) fn instruction(
+    code: u8,
+    destination: u8,
+    source: u8,
+    offset: i16,
+    immediate: i32,
+) -> u64 {
     u64::from(code)
         | u64::from(source << 4 | destination) << 8
         | u64::from(offset as u16) << 16
@@ -191,7 +197,7 @@ fn load_observer(map: &OwnedFd) -> anyhow::Result<OwnedFd> {
     )
 }
 
-fn load(program_type: u32, program: &[u64], name: [u8; 16]) -> anyhow::Result<OwnedFd> {
+pub(super) fn load(program_type: u32, program: &[u64], name: [u8; 16]) -> anyhow::Result<OwnedFd> {
     #[repr(C)]
     struct ProgLoad {
         prog_type: u32,

@@ -6,7 +6,7 @@ use std::{
     collections::BTreeMap,
     fs,
     io::{Read as _, Write as _},
-    net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
     os::unix::fs::PermissionsExt as _,
     path::PathBuf,
     process::Command,
@@ -19,7 +19,10 @@ use std::{
 };
 
 use gregor_tests::{
-    lab::{Gregor, Lab, Pod, world::BROKER},
+    lab::{
+        Gregor, Lab, Pod, patience,
+        world::{BROKER, Data, FOO_ENDPOINT, Record, World},
+    },
     tools,
 };
 use hickory_proto::{
@@ -34,7 +37,7 @@ pub const REPLY: Duration = Duration::from_secs(10);
 
 /// Tries until there is a value. Panics with `what` when there is none for [`PATIENCE`].
 pub fn until<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + patience(PATIENCE);
     loop {
         if let Some(value) = probe() {
             return value;
@@ -79,6 +82,38 @@ pub fn chain(message: &Message) -> Vec<(String, String)> {
             _ => None,
         })
         .collect()
+}
+
+/// Sixty A and forty AAAA records: neither fits into 512 bytes, nor the AAAA into 1,232.
+pub fn many_addresses() -> Vec<IpAddr> {
+    let four = (1..=60).map(|last| IpAddr::V4(Ipv4Addr::new(10, 10, 7, last)));
+    let six = (1..=40).map(|last| IpAddr::V6(Ipv6Addr::new(0xfd00, 0x10, 7, 0, 0, 0, 0, last)));
+    four.chain(six).collect()
+}
+
+/// Those of one family, sorted.
+pub fn of_family(v4: bool) -> Vec<IpAddr> {
+    sorted(many_addresses().into_iter().filter(|a| a.is_ipv4() == v4))
+}
+
+/// A world in which the endpoint of foo has many addresses.
+pub fn large_world() -> World {
+    let mut world = World::default();
+    for zone in &mut world.zones {
+        if zone.apex == "vpce.amazonaws.com." {
+            zone.records.retain(|record| record.owner != FOO_ENDPOINT);
+            zone.records
+                .extend(many_addresses().into_iter().map(|address| Record {
+                    owner: FOO_ENDPOINT.to_owned(),
+                    ttl: 60,
+                    data: match address {
+                        IpAddr::V4(address) => Data::A(address),
+                        IpAddr::V6(address) => Data::Aaaa(address),
+                    },
+                }));
+        }
+    }
+    world
 }
 
 /// A query in wire format, with everything in it that hickory would not send.
@@ -150,7 +185,7 @@ pub fn exchange(server: IpAddr, message: &[u8], patience: Duration) -> Option<Ve
     let socket = UdpSocket::bind((any, 0)).unwrap();
     socket.connect(SocketAddr::new(server, 53)).unwrap();
     socket.send(message).unwrap();
-    let deadline = Instant::now() + patience;
+    let deadline = Instant::now() + gregor_tests::lab::patience(patience);
     let mut buffer = vec![0; 65_535];
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -191,7 +226,7 @@ pub fn exchange_tcp(pod: &Pod, server: IpAddr, message: &[u8]) -> Option<Vec<u8>
     let message = message.to_vec();
     let exchange = move || -> std::io::Result<Vec<u8>> {
         let mut stream = TcpStream::connect((server, 53))?;
-        stream.set_read_timeout(Some(REPLY))?;
+        stream.set_read_timeout(Some(patience(REPLY)))?;
         stream.write_all(&[&(message.len() as u16).to_be_bytes()[..], &message].concat())?;
         let mut length = [0; 2];
         stream.read_exact(&mut length)?;

@@ -1,0 +1,592 @@
+//! A node in small, on whatever kernel this is: each way in which a pod may be wired up, each hook, and gregor's life. What
+//! is asserted is what a pod gets. `cargo xtask kernels` runs these on every kernel of its matrix.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_names,
+    reason = "a panic is the report, and foo is the tenant's name"
+)]
+
+mod e2e;
+
+use std::{fs, net::IpAddr, path::Path, process::Command};
+
+use e2e::{
+    Metrics, REPLY, Wire, addresses, exchange_within, large_world, of_family, qualified, sorted,
+    until, until_the_programs_answer,
+};
+use gregor::datapath::{Hook, detect_hook};
+use gregor_tests::{
+    lab::{
+        Ask, Gregor, Lab, Netns, Pod, Transport, patience, skip,
+        world::{
+            BAR_ADDRESSES, FOO_ADDRESSES, FOREIGN, FOREIGN_ADDRESSES, NODE_LOCAL_V4, NODE_LOCAL_V6,
+        },
+    },
+    packets::probe,
+    tools,
+};
+use hickory_proto::{
+    op::{Message, ResponseCode},
+    rr::RecordType,
+};
+use nix::sys::signal::Signal;
+
+const CACHE: IpAddr = IpAddr::V4(NODE_LOCAL_V4);
+const CACHE_V6: IpAddr = IpAddr::V6(NODE_LOCAL_V6);
+
+/// As in README: CAP_NET_ADMIN, CAP_NET_RAW, CAP_PERFMON, CAP_BPF.
+const DOCUMENTED_CAPABILITIES: [u8; 4] = [12, 13, 38, 39];
+
+fn start(lab: &Lab, config: &str) -> Gregor {
+    lab.start_gregor(&tools::gregor().unwrap(), config).unwrap()
+}
+
+/// The lab's configuration with more lines in [intercept].
+fn with(lab: &Lab, lines: &str) -> String {
+    lab.gregor_config()
+        .replace("[intercept]\n", &format!("[intercept]\n{lines}\n"))
+}
+
+fn try_ask(pod: &Pod, server: IpAddr, name: &str, qtype: RecordType) -> anyhow::Result<Message> {
+    let mut ask = Ask::new(server, name, qtype);
+    ask.timeout = patience(REPLY);
+    pod.ask(ask)
+}
+
+fn ask(pod: &Pod, server: IpAddr, name: &str, qtype: RecordType) -> Message {
+    try_ask(pod, server, name, qtype).unwrap()
+}
+
+/// What the existing cache says to a matching name by itself: there is no such name.
+fn is_the_caches(reply: &Message) -> bool {
+    reply.metadata.response_code == ResponseCode::NXDomain && reply.answers.is_empty()
+}
+
+/// The pod gets its endpoint's addresses from the responder and then from the program, and everything else from the cache,
+/// which sees the pod's own address.
+fn is_served(lab: &Lab, gregor: &Gregor, pod: &Pod, server: IpAddr) {
+    let own = qualified(&pod.namespace);
+    let name = |round: usize| format!("b{round}-{own}");
+    until_the_programs_answer(
+        gregor,
+        &format!("{} asks {server}", pod.namespace),
+        |round| {
+            for name in [own.clone(), name(round)] {
+                let reply = ask(pod, server, &name, RecordType::A);
+                assert_eq!(
+                    addresses(&reply),
+                    sorted(FOO_ADDRESSES),
+                    "{name} of {server}"
+                );
+            }
+        },
+    );
+    lab.cache().forget();
+    let foreign = ask(pod, server, FOREIGN, RecordType::A);
+    assert_eq!(addresses(&foreign), [FOREIGN_ADDRESSES[0]]);
+    let asked = lab.cache().asked();
+    let from: Vec<IpAddr> = asked.iter().map(|asked| asked.client).collect();
+    assert!(
+        !from.is_empty() && from.iter().all(|client| is_of(pod, *client)),
+        "{from:?} is not {}",
+        pod.namespace
+    );
+    assert!(
+        asked
+            .iter()
+            .all(|asked| asked.qname == format!("{FOREIGN}."))
+    );
+}
+
+/// Whether an address is one of the pod's, by whatever interface it asks.
+fn is_of(pod: &Pod, address: IpAddr) -> bool {
+    address == IpAddr::V4(pod.v4) || address == IpAddr::V6(pod.v6)
+}
+
+/// What the responder passes on reaches the cache with the pod's own address, and the reply the pod.
+fn has_no_target(lab: &Lab, pod: &Pod, server: IpAddr) {
+    lab.cache().forget();
+    let reply = ask(pod, server, &qualified(&pod.namespace), RecordType::A);
+    assert!(is_the_caches(&reply), "{reply}");
+    let qname = format!("{}.", qualified(&pod.namespace));
+    assert!(
+        lab.cache()
+            .asked()
+            .iter()
+            .any(|asked| asked.qname == qname && is_of(pod, asked.client)),
+        "{:?}",
+        lab.cache().asked()
+    );
+}
+
+fn serves_by_hook(prefix: &str, hook: &str) {
+    let lab = Lab::new(prefix).unwrap();
+    let gregor = start(&lab, &with(&lab, &format!("hook = \"{hook}\"")));
+    if hook != "auto" {
+        assert_eq!(gregor.status().unwrap()["hook"], hook);
+    }
+    is_served(&lab, &gregor, lab.pod("foo"), CACHE);
+    has_no_target(&lab, lab.pod("baz"), CACHE);
+}
+
+/// With the hook that gregor finds by itself; three tenants.
+#[test]
+fn pod_by_veth() {
+    serves_by_hook("nodeveth", "auto");
+}
+
+#[test]
+fn clsact() {
+    serves_by_hook("nodeclsact", "clsact");
+}
+
+fn has_tcx(test: &str) -> bool {
+    let found = detect_hook() == Hook::Tcx;
+    if !found {
+        skip(test, "no tcx");
+    }
+    found
+}
+
+#[test]
+fn tcx() {
+    if has_tcx("tcx") {
+        serves_by_hook("nodetcx", "tcx");
+    }
+}
+
+#[test]
+fn ipv6() {
+    let lab = Lab::new("nodesix").unwrap();
+    let gregor = start(&lab, &lab.gregor_config());
+    is_served(&lab, &gregor, lab.pod("foo"), CACHE_V6);
+    let (four, six) = (&BAR_ADDRESSES[..2], &BAR_ADDRESSES[2..]);
+    for (qtype, expected) in [(RecordType::A, four), (RecordType::AAAA, six)] {
+        until_the_programs_answer(&gregor, &format!("bar asks for {qtype}"), |_| {
+            let reply = ask(lab.pod("bar"), CACHE_V6, &qualified("bar"), qtype);
+            assert_eq!(addresses(&reply), sorted(expected.iter().copied()));
+        });
+    }
+    has_no_target(&lab, lab.pod("baz"), CACHE_V6);
+}
+
+/// As the bridge plug-in and flannel wire a pod up: the gateway is a bridge with an address of its own, so that the veth's
+/// end on the node is addressed by no frame.
+fn behind_a_bridge(lab: &Lab, pod: &Pod) {
+    let third = pod.v4.octets()[2];
+    let veth = &pod.host_interface;
+    lab.node()
+        .ip(&format!(
+            "link add cni0 address 02:0a:00:00:00:01 type bridge forward_delay 0
+addr flush dev {veth}
+link set {veth} master cni0
+addr add 10.244.{third}.1/24 dev cni0
+addr add fd00:244:{third:x}::1/64 dev cni0 nodad
+link set cni0 up
+"
+        ))
+        .unwrap();
+    // Learnt before the bridge came.
+    pod.netns().ip("neigh flush dev eth0\n").unwrap();
+}
+
+#[test]
+fn pod_behind_a_bridge() {
+    let lab = Lab::new("nodebridge").unwrap();
+    let foo = lab.pod("foo");
+    behind_a_bridge(&lab, foo);
+    let gregor = start(&lab, &lab.gregor_config());
+    is_served(&lab, &gregor, foo, CACHE);
+    is_served(&lab, &gregor, foo, CACHE_V6);
+}
+
+/// The same without the shortcut into the pod, which is taken where the other end is known.
+#[test]
+fn pod_behind_a_bridge_on_clsact() {
+    let lab = Lab::new("nodebridgecls").unwrap();
+    let foo = lab.pod("foo");
+    behind_a_bridge(&lab, foo);
+    let gregor = start(&lab, &with(&lab, "hook = \"clsact\""));
+    is_served(&lab, &gregor, foo, CACHE);
+}
+
+/// Runs lines of `ip` of which the last may be refused: whether the kernel has what they ask for.
+fn has(netns: &Netns, lines: &str) -> bool {
+    netns.ip(lines).is_ok()
+}
+
+/// The pod asks from a VLAN of its interface, so that its frames arrive with a tag.
+#[test]
+fn vlan() {
+    let lab = Lab::new("nodevlan").unwrap();
+    let foo = lab.pod("foo");
+    let veth = &foo.host_interface;
+    if !has(
+        lab.node(),
+        &format!("link add link {veth} name tagged type vlan id 7\n"),
+    ) {
+        return skip("vlan", "no 8021q");
+    }
+    // The tag alone tells the networks apart: the pod's addresses move.
+    lab.node()
+        .ip(&format!(
+            "addr flush dev {veth}
+addr add 10.244.1.1/24 dev tagged
+addr add fd00:244:1::1/64 dev tagged nodad
+link set tagged up
+"
+        ))
+        .unwrap();
+    foo.netns()
+        .ip(&format!(
+            "addr flush dev eth0
+link add link eth0 name tagged type vlan id 7
+addr add {}/24 dev tagged
+addr add {}/64 dev tagged nodad
+link set tagged up
+route replace default via 10.244.1.1
+route replace ::/0 via fd00:244:1::1
+",
+            foo.v4, foo.v6
+        ))
+        .unwrap();
+    let gregor = start(&lab, &lab.gregor_config());
+    is_served(&lab, &gregor, foo, CACHE);
+    is_served(&lab, &gregor, foo, CACHE_V6);
+}
+
+/// A netkit pair in the place of a veth, gregor on its end on the node.
+#[test]
+fn netkit() {
+    use rtnetlink::{LinkNetkit, packet_route::link::NetkitMode};
+
+    let lab = Lab::new("nodenetkit").unwrap();
+    let foo = lab.pod("foo");
+    let made = lab.node().enter(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let (connection, handle, _) = rtnetlink::new_connection().unwrap();
+            tokio::spawn(connection);
+            let pair = LinkNetkit::new("nk-foo", "nk-pod", NetkitMode::L2).build();
+            handle.link().add(pair).execute().await
+        })
+    });
+    if let Err(error) = made.unwrap() {
+        return skip("netkit", &format!("no netkit ({error})"));
+    }
+    lab.node()
+        .ip(&format!("link del {}\n", foo.host_interface))
+        .unwrap();
+    move_in(&lab, foo, "nk-foo", "nk-pod");
+    let gregor = start(&lab, &with(&lab, "interfaces = [\"nk-foo\"]"));
+    is_served(&lab, &gregor, foo, CACHE);
+    is_served(&lab, &gregor, foo, CACHE_V6);
+}
+
+/// Gives a pod that has lost its veth another pair of interfaces, both of them in the node until now.
+fn move_in(lab: &Lab, pod: &Pod, host: &str, other: &str) {
+    let third = pod.v4.octets()[2];
+    lab.node()
+        .ip(&format!(
+            "link set {other} netns {}
+addr add 10.244.{third}.1/24 dev {host}
+addr add fd00:244:{third:x}::1/64 dev {host} nodad
+link set {host} up
+",
+            pod.netns().name()
+        ))
+        .unwrap();
+    pod.netns()
+        .ip(&format!(
+            "link set {other} name eth0
+addr add {}/24 dev eth0
+addr add {}/64 dev eth0 nodad
+link set eth0 up
+route add default via 10.244.{third}.1
+route add ::/0 via fd00:244:{third:x}::1
+",
+            pod.v4, pod.v6
+        ))
+        .unwrap();
+}
+
+/// The machine's network cards with this driver.
+fn cards(driver: &str) -> Vec<String> {
+    let mut cards: Vec<String> = fs::read_dir("/sys/class/net")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter(|entry| {
+            fs::read_link(entry.path().join("device/driver"))
+                .is_ok_and(|link| link.file_name() == Some(driver.as_ref()))
+        })
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    cards.sort();
+    cards
+}
+
+/// Whether a card is nobody's: without addresses and down.
+fn is_free(card: &str) -> bool {
+    let up = fs::read_to_string(Path::new("/sys/class/net").join(card).join("operstate"));
+    up.is_ok_and(|state| state.trim() == "down")
+}
+
+/// Queries that arrive from a wire, answered by the driver's XDP program. Two cards of the machine that are on one wire go
+/// into the lab and come back when their namespaces end.
+#[test]
+fn xdp_on_virtio_net() {
+    const TEST: &str = "xdp_on_virtio_net";
+    let cards: Vec<String> = cards("virtio_net")
+        .into_iter()
+        .filter(|card| is_free(card))
+        .collect();
+    let [near, far] = cards.as_slice() else {
+        return skip(TEST, "no two free virtio-net cards");
+    };
+    if let Some(lacks) = probe::lacks_for_xdp() {
+        return skip(TEST, &lacks);
+    }
+    let lab = Lab::new("nodexdp").unwrap();
+    let foo = lab.pod("foo");
+    let node = lab.node();
+    node.ip(&format!("link del {}\n", foo.host_interface))
+        .unwrap();
+    for (card, name) in [(near, "wire"), (far, "wire-pod")] {
+        let moved = Command::new("ip")
+            .args(["link", "set", card, "name", name, "netns", node.name()])
+            .status()
+            .unwrap();
+        assert!(moved.success(), "{card}");
+    }
+    move_in(&lab, foo, "wire", "wire-pod");
+    let gregor = start(
+        &lab,
+        &with(
+            &lab,
+            &format!(
+                "hook = \"xdp\"\ninterfaces = [\"wire\"]\nallow_sources = [\"{}/32\", \"{}/128\"]",
+                foo.v4, foo.v6
+            ),
+        ),
+    );
+    assert_eq!(
+        gregor.status().unwrap()["interfaces"][0]["mode"],
+        "native",
+        "{}",
+        gregor.log()
+    );
+    is_served(&lab, &gregor, foo, CACHE);
+    is_served(&lab, &gregor, foo, CACHE_V6);
+}
+
+/// A client that was told TC=1 gets the whole answer over TCP, from gregor.
+fn steers(gregor: &Gregor, pod: &Pod, server: IpAddr) {
+    let steered = |gregor: &Gregor| Metrics::of(gregor).get("gregor_tcp_connections_total");
+    let before = steered(gregor);
+    let cut = ask(pod, server, &qualified("foo"), RecordType::A);
+    assert!(cut.metadata.truncation, "not told TC=1: {cut}");
+    let mut whole = Ask::new(server, &qualified("foo"), RecordType::A);
+    whole.transport = Transport::Tcp;
+    whole.timeout = patience(REPLY);
+    let whole = pod.ask(whole).unwrap();
+    assert_eq!(addresses(&whole), of_family(true), "{server}");
+    assert_eq!(steered(gregor), before + 1.0);
+}
+
+fn lab_with_large_answers(prefix: &str) -> Lab {
+    Lab::builder(prefix)
+        .pod("foo")
+        .pod("baz")
+        .world(large_world())
+        .start()
+        .unwrap()
+}
+
+#[test]
+fn tcp_steering() {
+    let lab = lab_with_large_answers("nodetcp");
+    let gregor = start(&lab, &lab.gregor_config());
+    for server in [CACHE, CACHE_V6] {
+        steers(&gregor, lab.pod("foo"), server);
+    }
+    // Who was not told TC=1 speaks with the cache.
+    let mut ask = Ask::new(CACHE, FOREIGN, RecordType::A);
+    ask.transport = Transport::Tcp;
+    ask.timeout = patience(REPLY);
+    let reply = lab.pod("baz").ask(ask).unwrap();
+    assert_eq!(addresses(&reply), [FOREIGN_ADDRESSES[0]]);
+}
+
+/// What README says is enough is enough for all of it, and is all that gregor has.
+#[test]
+fn documented_capabilities() {
+    let lab = lab_with_large_answers("nodecaps");
+    let binary = tools::gregor().unwrap();
+    let gregor = lab
+        .start_gregor_with(&binary, &lab.gregor_config(), &DOCUMENTED_CAPABILITIES)
+        .unwrap();
+    let status = fs::read_to_string(format!("/proc/{}/status", gregor.process().pid())).unwrap();
+    let expected = DOCUMENTED_CAPABILITIES
+        .iter()
+        .fold(0u64, |set, capability| set | 1 << capability);
+    for set in ["CapEff", "CapPrm", "CapBnd"] {
+        assert!(
+            status.contains(&format!("{set}:\t{expected:016x}")),
+            "{set}: {status}"
+        );
+    }
+    let foo = lab.pod("foo");
+    for server in [CACHE, CACHE_V6] {
+        steers(&gregor, foo, server);
+    }
+    until_the_programs_answer(&gregor, "a small answer", |_| {
+        let mut ask = Ask::new(CACHE, &qualified("foo"), RecordType::A);
+        ask.edns = Some(1232);
+        ask.timeout = patience(REPLY);
+        assert_eq!(addresses(&foo.ask(ask).unwrap()), of_family(true));
+    });
+    has_no_target(&lab, lab.pod("baz"), CACHE);
+    gregor.signal(Signal::SIGTERM);
+    let ended = until("gregor ends", || gregor.process().exited());
+    assert_eq!(ended.code(), Some(0), "{}", gregor.log());
+    assert!(is_the_caches(&ask(
+        foo,
+        CACHE,
+        &qualified("foo"),
+        RecordType::A
+    )));
+}
+
+fn kill(gregor: &Gregor) {
+    gregor.signal(Signal::SIGKILL);
+    until("gregor ends", || gregor.process().exited());
+}
+
+/// Asks until the cache answers a matching name.
+fn until_the_cache_answers(pod: &Pod) {
+    until("the cache answers", || {
+        let (query, _) = Wire::new(&qualified(&pod.namespace), RecordType::A).bytes();
+        let reply = exchange_within(pod, CACHE, &query, patience(REPLY) / 10)?;
+        is_the_caches(&Message::from_vec(&reply).unwrap()).then_some(())
+    });
+}
+
+/// tcx: the program goes with the process, and the cache answers until the next gregor comes.
+#[test]
+fn killed_and_started_again_on_tcx() {
+    if !has_tcx("killed_and_started_again_on_tcx") {
+        return;
+    }
+    let lab = Lab::new("nodekilltcx").unwrap();
+    let foo = lab.pod("foo");
+    let config = with(&lab, "hook = \"tcx\"");
+    let gregor = start(&lab, &config);
+    is_served(&lab, &gregor, foo, CACHE);
+    kill(&gregor);
+    until_the_cache_answers(foo);
+    let gregor = start(&lab, &config);
+    is_served(&lab, &gregor, foo, CACHE);
+}
+
+/// A rule whose answers last for minutes on any machine, and its name.
+const LASTING: &str = "
+[answer]
+max_ttl = \"1h\"
+
+[[rule]]
+name  = \"override\"
+match = \"db.internal.example\"
+cname = \"www.example.com\"
+ttl   = 3600
+";
+const OVERRIDDEN: &str = "db.internal.example";
+
+/// clsact: the program stays, answers from its tables what it knows and leaves the rest to the cache, and the next gregor
+/// takes its place.
+#[test]
+fn killed_and_started_again_on_clsact() {
+    let lab = Lab::new("nodekillcls").unwrap();
+    let (foo, bar) = (lab.pod("foo"), lab.pod("bar"));
+    let config = with(&lab, "hook = \"clsact\"") + LASTING;
+    let gregor = start(&lab, &config);
+    is_served(&lab, &gregor, foo, CACHE);
+    let overridden = || addresses(&ask(foo, CACHE, OVERRIDDEN, RecordType::A));
+    until_the_programs_answer(&gregor, OVERRIDDEN, |_| {
+        assert_eq!(overridden(), [FOREIGN_ADDRESSES[0]]);
+    });
+    kill(&gregor);
+    // The responder's deadline runs out; bar has never asked, so nothing is known of its name.
+    until_the_cache_answers(bar);
+    lab.cache().forget();
+    for _ in 0..3 {
+        assert_eq!(overridden(), [FOREIGN_ADDRESSES[0]], "from its tables");
+        let unknown = ask(bar, CACHE, &qualified("bar"), RecordType::A);
+        assert!(is_the_caches(&unknown), "{unknown}");
+    }
+    let asked = lab.cache().asked();
+    assert!(
+        asked.iter().all(|asked| asked.client == IpAddr::V4(bar.v4)),
+        "{asked:?}"
+    );
+    // What it knew runs out without anybody who renews it.
+    until_the_cache_answers(foo);
+    let gregor = start(&lab, &config);
+    is_served(&lab, &gregor, foo, CACHE);
+    gregor.signal(Signal::SIGTERM);
+    until("gregor ends", || gregor.process().exited());
+    until_the_cache_answers(foo);
+}
+
+/// Takes a gregor off that does nothing any more, on either hook, and what a killed one left behind.
+#[test]
+fn detach_all() {
+    let hooks = if detect_hook() == Hook::Tcx {
+        &["tcx", "clsact"][..]
+    } else {
+        &["clsact"]
+    };
+    for hook in hooks {
+        let lab = Lab::new("nodedetach").unwrap();
+        let foo = lab.pod("foo");
+        let gregor = start(&lab, &with(&lab, &format!("hook = \"{hook}\"")));
+        is_served(&lab, &gregor, foo, CACHE);
+        gregor.signal(Signal::SIGSTOP);
+        if let Some(other) = another_gregor(&gregor) {
+            gregor.signal(Signal::SIGKILL);
+            return skip(
+                "detach_all",
+                &format!("another gregor runs here, which it would detach: pid {other}"),
+            );
+        }
+        for expected in ["", "nothing of gregor is attached\n"] {
+            let output = gregor.command(&["detach", "--all"]).unwrap();
+            assert!(output.status.success(), "{output:?}");
+            let said = String::from_utf8_lossy(&output.stdout);
+            assert!(expected.is_empty() || said == expected, "{said}");
+        }
+        for _ in 0..3 {
+            let reply = ask(foo, CACHE, &qualified("foo"), RecordType::A);
+            assert!(is_the_caches(&reply), "{hook}: {reply}");
+        }
+        kill(&gregor);
+    }
+}
+
+/// `detach --all` reaches into every namespace of the machine.
+fn another_gregor(own: &Gregor) -> Option<u32> {
+    fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
+        .filter(|pid| *pid != own.process().pid())
+        .find(|pid| {
+            let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            name.trim() == "gregor" && command.split('\0').nth(1) == Some("run")
+        })
+}

@@ -1,0 +1,141 @@
+//! What a guest runs: parts of the matrix, each a list of tests of the programs that `cargo xtask test` runs as well.
+
+use clap::ValueEnum;
+use gregor_lab::guest::Step;
+
+use super::image::test_path;
+
+/// A part of the matrix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Part {
+    /// Loading every program
+    Load,
+    /// The tables of packets by BPF_PROG_TEST_RUN
+    Tables,
+    /// Pods, caches and gregor itself
+    Lab,
+}
+
+impl Part {
+    /// What its tests are listed under.
+    pub fn group(self) -> &'static str {
+        match self {
+            Self::Load => "load",
+            Self::Tables => "tables",
+            Self::Lab => "lab",
+        }
+    }
+}
+
+/// Tests of a program. The two lists of the lab are all that tests/tests/node.rs has: see the test below.
+struct Tests {
+    part: Part,
+    program: &'static str,
+    quick: &'static [&'static str],
+    /// On top of those of a quick run.
+    full: &'static [&'static str],
+    limit_seconds: u64,
+}
+
+const TESTS: &[Tests] = &[
+    Tests {
+        part: Part::Load,
+        program: "kernel",
+        quick: &["tc", "xdp"],
+        full: &["tc_debug", "xdp_debug"],
+        limit_seconds: 1200,
+    },
+    Tests {
+        part: Part::Tables,
+        program: "programs",
+        quick: &["the_table_under_test_run", "answers_under_test_run"],
+        full: &[
+            "the_table_under_test_run_with_one_rule",
+            "the_table_with_answers_that_nobody_has",
+            "no_answers",
+            "answers_without_a_responder",
+            "addresses_take_turns",
+            "without_a_responder_matched_queries_pass",
+            "an_interface_that_is_not_ours_passes",
+            "over_the_token_bucket_matched_queries_pass",
+            "a_full_ring_passes",
+            "other_servers_are_remembered",
+        ],
+        limit_seconds: 1200,
+    },
+    Tests {
+        part: Part::Tables,
+        program: "xdp",
+        quick: &["the_table"],
+        full: &[
+            "the_table_with_one_rule",
+            "only_allowed_sources_are_listened_to",
+        ],
+        limit_seconds: 1200,
+    },
+    Tests {
+        part: Part::Lab,
+        program: "node",
+        quick: &[
+            "pod_by_veth",
+            "pod_behind_a_bridge",
+            "vlan",
+            "killed_and_started_again_on_clsact",
+            "documented_capabilities",
+        ],
+        full: &[
+            "ipv6",
+            "clsact",
+            "tcx",
+            "pod_behind_a_bridge_on_clsact",
+            "netkit",
+            "xdp_on_virtio_net",
+            "tcp_steering",
+            "killed_and_started_again_on_tcx",
+            "detach_all",
+        ],
+        limit_seconds: 600,
+    },
+];
+
+/// The steps of a guest; of all parts when none is named.
+pub fn steps(only: &[Part], quick: bool) -> Vec<Step> {
+    TESTS
+        .iter()
+        .filter(|tests| only.is_empty() || only.contains(&tests.part))
+        .map(|tests| Step {
+            group: tests.part.group().to_owned(),
+            program: test_path(tests.program),
+            tests: tests
+                .quick
+                .iter()
+                .chain(if quick { &[] } else { tests.full })
+                .map(|name| (*name).to_owned())
+                .collect(),
+            limit_seconds: tests.limit_seconds,
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A test that is added to the lab is run in guests, too.
+    #[test]
+    fn the_whole_lab_is_listed() {
+        let source = include_str!("../../../tests/tests/node.rs");
+        let defined: Vec<&str> = source
+            .split("#[test]\n")
+            .skip(1)
+            .filter_map(|rest| rest.strip_prefix("fn ")?.split('(').next())
+            .collect();
+        let lab = steps(&[Part::Lab], false);
+        let mut listed: Vec<&str> = lab[0].tests.iter().map(String::as_str).collect();
+        assert!(defined.len() > 10, "{defined:?}");
+        listed.sort_unstable();
+        let mut sorted = defined.clone();
+        sorted.sort_unstable();
+        assert_eq!(listed, sorted);
+    }
+}

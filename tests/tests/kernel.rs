@@ -4,10 +4,12 @@
 
 mod verifier;
 
-use gregor::datapath::{Datapath, Hook, LoadOptions};
+use std::time::Duration;
+
+use gregor::datapath::{Datapath, Hook, LoadOptions, PROGRAM, XDP_PROGRAM};
 use gregor_tests::{
     lab::{
-        guest::{Load, Record},
+        guest::{Load, Record, Walk},
         skip,
     },
     packets::{loaded::answering, probe},
@@ -36,7 +38,22 @@ fn load(object: &str, options: &LoadOptions, logging: bool) -> Vec<Judged> {
     } else {
         Datapath::load(options)
     };
-    let judged = verifier::take();
+    let mut judged = verifier::take();
+    let own = match options.hook {
+        Hook::Xdp => XDP_PROGRAM,
+        Hook::Tcx | Hook::Clsact => PROGRAM,
+    };
+    if let Err(error) = &loaded
+        && !judged.iter().any(|judged| judged.program == own)
+    {
+        // Refused before the kernel was asked.
+        judged.push(Judged {
+            program: own.to_owned(),
+            time: Duration::ZERO,
+            walk: Walk::default(),
+            refused: Some(error.to_string()),
+        });
+    }
     for judged in &judged {
         println!("{object}: {judged:?}");
         Record::Load(Load {
@@ -78,7 +95,7 @@ fn load(object: &str, options: &LoadOptions, logging: bool) -> Vec<Judged> {
 fn tc() {
     let judged = load("tc", &options(Hook::Tcx), false);
     let names: Vec<&str> = judged.iter().map(|j| j.program.as_str()).collect();
-    for name in [gregor::datapath::PROGRAM, "gregor_tcp"] {
+    for name in [PROGRAM, "gregor_tcp"] {
         assert!(names.contains(&name), "{name} in {names:?}");
     }
 }

@@ -62,11 +62,10 @@ fn run() -> Result<()> {
             .to_owned(),
         processors: thread::available_parallelism()?.get(),
     });
+    let log = KernelLog::open();
+    log.report_defects("booting");
     for step in &plan.steps {
-        run_step(step, &plan).with_context(|| step.program.clone())?;
-    }
-    for line in defects() {
-        emit(&Record::Kernel { line });
+        run_step(step, &plan, &log).with_context(|| step.program.clone())?;
     }
     emit(&Record::Done);
     Ok(())
@@ -118,7 +117,7 @@ fn emit(record: &Record) {
     }
 }
 
-fn run_step(step: &Step, plan: &Plan) -> Result<()> {
+fn run_step(step: &Step, plan: &Plan, log: &KernelLog) -> Result<()> {
     let names = if step.tests.is_empty() {
         list(&step.program)?
     } else {
@@ -130,6 +129,7 @@ fn run_step(step: &Step, plan: &Plan) -> Result<()> {
         for line in fs::read_to_string(RECORDS).unwrap_or_default().lines() {
             emit(&serde_json::from_str(line).context("a record of a test")?);
         }
+        log.report_defects(&name);
         emit(&Record::Test(Test {
             group: step.group.clone(),
             program: step
@@ -269,32 +269,49 @@ fn reason(output: &str, status: ExitStatus) -> String {
     message.join(" | ").chars().take(WHY_MAX).collect()
 }
 
-/// Lines of the kernel's log that speak of a defect of its own or of something that should not have been possible.
-fn defects() -> Vec<String> {
-    let Ok(file) = fs::OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open("/dev/kmsg")
-    else {
-        return vec!["the kernel's log cannot be read".to_owned()];
-    };
-    let mut defects = Vec::new();
-    let mut buffer = [0; 8192];
-    // One message a read, until there is none.
-    while let Ok(length @ 1..) = (&file).read(&mut buffer) {
-        let message = String::from_utf8_lossy(&buffer[..length]).into_owned();
-        let text = message.split_once(';').map_or("", |(_, text)| text);
-        let line = text.lines().next().unwrap_or_default();
-        let bad = [
+/// The kernel's own log.
+struct KernelLog(Option<fs::File>);
+
+impl KernelLog {
+    /// From its beginning.
+    fn open() -> Self {
+        let file = fs::OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open("/dev/kmsg");
+        if let Err(error) = &file {
+            emit(&Record::Kernel {
+                line: format!("/dev/kmsg: {error}"),
+            });
+        }
+        Self(file.ok())
+    }
+
+    /// Reports new lines that speak of a defect of the kernel's own, or of something that should not have been possible.
+    fn report_defects(&self, after: &str) {
+        const BAD: [&str; 7] = [
             "BUG:",
             "WARNING:",
             "Oops",
-            "rcu_sched self-detected",
+            "verifier bug",
+            "self-detected stall",
             "general protection",
+            "INVARIANTS VIOLATION",
         ];
-        if bad.iter().any(|bad| line.contains(bad)) {
-            defects.push(line.to_owned());
+        let Some(mut file) = self.0.as_ref() else {
+            return;
+        };
+        let mut buffer = [0; 8192];
+        // One message a read, until there is none.
+        while let Ok(length @ 1..) = file.read(&mut buffer) {
+            let message = String::from_utf8_lossy(&buffer[..length]).into_owned();
+            let text = message.split_once(';').map_or("", |(_, text)| text);
+            let line = text.lines().next().unwrap_or_default();
+            if BAD.iter().any(|bad| line.contains(bad)) {
+                emit(&Record::Kernel {
+                    line: format!("{line} ({after})"),
+                });
+            }
         }
     }
-    defects
 }

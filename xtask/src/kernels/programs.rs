@@ -36,7 +36,10 @@ fn native(steps: &[Step]) -> Result<Programs> {
     }
     let live = steps.iter().any(|step| step.group == "lab");
     let gregor = if live {
-        Some(build::run(&build::Options { release: true })?)
+        Some(build::run(&build::Options {
+            release: true,
+            ..build::Options::default()
+        })?)
     } else {
         None
     };

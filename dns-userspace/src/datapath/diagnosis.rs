@@ -203,6 +203,7 @@ mod tests {
             program: "gregor",
             errno,
             log: log.to_owned(),
+            took: std::time::Duration::ZERO,
         })
     }
 

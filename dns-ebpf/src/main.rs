@@ -43,6 +43,9 @@ pub fn gregor(context: TcContext) -> i32 {
 #[inline(always)]
 fn run(context: &TcContext) -> i32 {
     let mut packet = Skb::new(context);
+    if packet.is_returned() {
+        return NEXT;
+    }
     let verdict = decide(&mut packet);
     let action = match verdict {
         Verdict::Pass(_) => NEXT,

@@ -12,6 +12,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use dns_common::{
+    abi::RETURNED,
     answer::REPLY_LEN,
     dfa::Scratch,
     packet::{self, HEADERS, Packet, Scalar, VlanTag, Window},
@@ -42,6 +43,19 @@ impl Skb {
     fn locate(&mut self) {
         let skb = self.raw();
         (self.data, self.data_end) = (skb.data as usize, skb.data_end as usize);
+    }
+
+    /// Whether the responder has brought this query back. From now on it is again as the pod sent it.
+    #[inline(always)]
+    pub fn is_returned(&self) -> bool {
+        // SAFETY: the kernel's context, read and written in the one width that the verifier takes.
+        unsafe {
+            if (&raw const (*self.context).tc_index).read_volatile() != RETURNED {
+                return false;
+            }
+            (&raw mut (*self.context).tc_index).write_volatile(0);
+        }
+        true
     }
 
     /// Makes the frame one that is addressed to its receiver. A query that a bridge is to forward is not, and before Linux

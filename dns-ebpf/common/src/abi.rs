@@ -35,6 +35,12 @@ pub mod maps {
     pub const MONITOR_RING: &str = "MONITOR_RING";
 }
 
+/// `tc_index` of a query that the responder has brought back to the ingress that it was taken from: it passes.
+///
+/// Not a mark: CNIs and kube-proxy give meaning to the bits of marks, and a program in front of gregor's would see it. A pod
+/// that sets this number by a program of its own has nothing of it but that its query passes.
+pub const RETURNED: u32 = 0x6772;
+
 /// Most networks of `allow_sources`.
 pub const MAX_SOURCES: u32 = 256;
 

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use anyhow::Context as _;
@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 
 use super::{settings::Settings, state::Responding};
 use crate::{
-    datapath::Intercepted,
+    datapath::{DatapathError, Hook, Intercepted, ReturnPath, one_line},
     inject::{Injector, InjectorOptions},
     monitor::Hub,
     observe::{MAX_NAMESPACES, OTHER_NAMESPACES, ResponderStatus},
@@ -23,6 +23,8 @@ type Live = Responder<DnsSource, Injector>;
 /// Hands queries to the responder in force.
 pub struct Respond {
     live: ArcSwap<Live>,
+    /// Opened with the first TC hook.
+    return_path: OnceLock<ReturnPath>,
     steer: Arc<dyn Steer>,
     hub: Arc<Hub>,
     kept: Mutex<Kept>,
@@ -57,10 +59,14 @@ impl Respond {
         steer: Arc<dyn Steer>,
         hub: Arc<Hub>,
     ) -> anyhow::Result<Arc<Self>> {
+        let return_path = OnceLock::new();
+        let device = return_device(&return_path, settings)
+            .map_err(|error| anyhow::anyhow!("queries cannot pass: {}", one_line(&error)))?;
         Ok(Arc::new(Self {
-            live: ArcSwap::from_pointee(open(settings, &steer, &hub).context(
+            live: ArcSwap::from_pointee(open(settings, device, &steer, &hub).context(
                 "cannot open the sockets for replies; CAP_NET_RAW is needed, `gregor check` says what is missing",
             )?),
+            return_path,
             steer,
             hub,
             kept: Mutex::new(Kept {
@@ -88,9 +94,10 @@ impl Respond {
         if kept.settings.same_responder(settings) {
             return Ok(());
         }
-        let old = self
-            .live
-            .swap(Arc::new(open(settings, &self.steer, &self.hub)?));
+        let device = return_device(&self.return_path, settings)
+            .map_err(|error| io::Error::other(one_line(&error)))?;
+        let next = open(settings, device, &self.steer, &self.hub)?;
+        let old = self.live.swap(Arc::new(next));
         kept.settle();
         kept.replaced.push(old);
         kept.settings = settings.clone();
@@ -124,11 +131,34 @@ impl Answer for Respond {
     }
 }
 
-fn open(settings: &Settings, steer: &Arc<dyn Steer>, hub: &Arc<Hub>) -> io::Result<Live> {
+/// Index of the device by which queries pass on this hook; `None` for XDP.
+fn return_device(
+    path: &OnceLock<ReturnPath>,
+    settings: &Settings,
+) -> Result<Option<u32>, DatapathError> {
+    if settings.load_options().hook == Hook::Xdp {
+        return Ok(None);
+    }
+    if let Some(path) = path.get() {
+        return Ok(Some(path.index()));
+    }
+    let opened = ReturnPath::open()?;
+    Ok(Some(path.get_or_init(|| opened).index()))
+}
+
+fn open(
+    settings: &Settings,
+    device: Option<u32>,
+    steer: &Arc<dyn Steer>,
+    hub: &Arc<Hub>,
+) -> io::Result<Live> {
     let responder = Responder::new(
         settings.responder_options(),
         DnsSource::new(settings.timeout),
-        Injector::open(InjectorOptions::default())?,
+        Injector::open(InjectorOptions {
+            return_device: device,
+            ..InjectorOptions::default()
+        })?,
     );
     let responder = responder.with_steering(Arc::clone(steer));
     Ok(responder.told_to(Arc::clone(hub)))

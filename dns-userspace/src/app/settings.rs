@@ -175,6 +175,7 @@ impl Settings {
     /// Whether the responder may go on as it is, with everything that it keeps.
     pub(super) fn same_responder(&self, other: &Self) -> bool {
         (
+            self.hook,
             self.upstream,
             self.timeout,
             self.max_ttl,
@@ -182,6 +183,7 @@ impl Settings {
             self.chases_per_interface,
             self.answers,
         ) == (
+            other.hook,
             other.upstream,
             other.timeout,
             other.max_ttl,

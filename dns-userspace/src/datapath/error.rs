@@ -10,7 +10,7 @@ use aya::{
 use dns_common::abi::{MAX_SERVERS, MAX_SOURCES};
 use nix::errno::Errno;
 
-use super::{attach::AttachError, load::Stage, verifier};
+use super::{RETURN_DEVICES, attach::AttachError, load::Stage, verifier};
 
 /// Why the kernel side cannot do what it should. The cause is in [`Error::source`], not in the text: print it with
 /// [`one_line`].
@@ -72,6 +72,8 @@ pub enum DatapathError {
     },
     #[error("the link of the program for TCP")]
     Link(#[source] io::Error),
+    #[error("the pair of veths by which queries pass ({} and {})", RETURN_DEVICES[0], RETURN_DEVICES[1])]
+    ReturnDevice(#[source] io::Error),
 }
 
 impl From<EbpfError> for DatapathError {

@@ -23,6 +23,7 @@ const BPF_LINK_DETACH: libc::c_int = 34;
 const BPF_SK_LOOKUP: u32 = 36;
 const BPF_XDP: u32 = 37;
 const BPF_TCX_INGRESS: u32 = 46;
+const BPF_TCX_EGRESS: u32 = 47;
 
 const BPF_F_BEFORE: u32 = 1 << 3;
 const BPF_F_AFTER: u32 = 1 << 4;
@@ -40,6 +41,8 @@ pub(super) enum Place<'a> {
     TcxFirst(u32),
     /// After all other programs there.
     TcxLast(u32),
+    /// Before all other programs on the egress of an interface.
+    TcxEgress(u32),
     /// XDP of an interface, run by the driver.
     XdpNative(u32),
     /// XDP of an interface, run by the kernel.
@@ -54,6 +57,7 @@ impl Place<'_> {
         match self {
             Place::TcxFirst(ifindex) => [ifindex, BPF_TCX_INGRESS, BPF_F_BEFORE],
             Place::TcxLast(ifindex) => [ifindex, BPF_TCX_INGRESS, BPF_F_AFTER],
+            Place::TcxEgress(ifindex) => [ifindex, BPF_TCX_EGRESS, BPF_F_BEFORE],
             Place::XdpNative(ifindex) => [ifindex, BPF_XDP, XDP_FLAGS_DRV_MODE],
             Place::XdpGeneric(ifindex) => [ifindex, BPF_XDP, XDP_FLAGS_SKB_MODE],
             Place::SocketLookup(netns) => [netns.as_raw_fd() as u32, BPF_SK_LOOKUP, 0],

@@ -625,7 +625,10 @@ pub fn wanted(options: &LoadOptions) -> Wanted {
     }
 }
 
-fn program_of<'e>(ebpf: &'e mut Ebpf, name: &str) -> Result<&'e mut Program, DatapathError> {
+pub(super) fn program_of<'e>(
+    ebpf: &'e mut Ebpf,
+    name: &str,
+) -> Result<&'e mut Program, DatapathError> {
     ebpf.program_mut(name)
         .ok_or(DatapathError::Missing("program"))
 }

@@ -28,6 +28,7 @@ mod node;
 mod offload;
 mod pod;
 mod probe;
+mod return_path;
 mod ring;
 mod steer;
 mod sys;
@@ -48,6 +49,7 @@ pub use monitor::{Decided, Decision, Decisions, Switch};
 pub use netdev::xdp_modes;
 pub use node::{Node, missing_capabilities};
 pub use offload::vlan_offload_remedy;
+pub use return_path::{RETURN_DEVICES, ReturnPath};
 pub use ring::Ring;
 pub use steer::{Listeners, SteerMode, Steered, SteeringSummary, open_listeners};
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use globset::{Glob, GlobSet, GlobSetBuilder};
 
-use crate::datapath::Interface;
+use crate::datapath::{Interface, RETURN_DEVICES};
 
 /// A network interface as rtnetlink tells it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +57,9 @@ impl Selection {
 
     /// Whether a link is to be attached to.
     pub fn wants(&self, link: &Link) -> bool {
+        if RETURN_DEVICES.contains(&link.name.as_str()) {
+            return false;
+        }
         match self {
             Self::PodVeths => link.veth && link.peer_elsewhere,
             Self::Globs(globs) => globs.is_match(&link.name),

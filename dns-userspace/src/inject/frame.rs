@@ -128,6 +128,28 @@ pub fn original_packet(query: &QueryFrame) -> Option<(Vec<u8>, SocketAddr)> {
     Some((packet, datagram.destination))
 }
 
+/// The frame of the query as the pod sent it, with the tag that the kernel keeps outside the frame, and with a complete
+/// UDP checksum in the place of one that a local pod has only begun. A checksum that is wrong stays wrong, and one that is
+/// left out stays left out.
+pub fn original_frame(query: &QueryFrame) -> Option<Vec<u8>> {
+    let datagram = Datagram::parse(&query.frame, query.l3_offset)?;
+    let mut whole = query.frame.clone();
+    let (source, destination) = (datagram.source.ip(), datagram.destination.ip());
+    let field = datagram.udp.start + 6..datagram.udp.start + 8;
+    let sum = u16::from_be_bytes([whole[field.start], whole[field.start + 1]]);
+    if sum == begun_checksum(source, destination, datagram.udp.len()) {
+        whole[field.clone()].fill(0);
+        let sum = udp_checksum(source, destination, &whole[datagram.udp.clone()]);
+        whole[field].copy_from_slice(&sum.to_be_bytes());
+    }
+    let addresses = ETHERTYPE_OFFSET as usize;
+    if let Some(tag) = query.vlan {
+        let bytes = [tag.tpid.to_be_bytes(), tag.tci.to_be_bytes()].concat();
+        whole.splice(addresses..addresses, bytes);
+    }
+    Some(whole)
+}
+
 /// Ethernet addresses swapped, the tag that was kept outside first, then whatever stood between the addresses and IP.
 fn push_l2(frame: &mut Vec<u8>, l2: &[u8], vlan: Option<VlanTag>) -> Option<()> {
     if l2.len() < ETH_LEN as usize {
@@ -173,17 +195,25 @@ fn push_ip(frame: &mut Vec<u8>, source: IpAddr, destination: IpAddr, udp_len: u1
     }
 }
 
+/// What stands in the place of a checksum that the network card is to complete: the sum of the pseudo-header.
+fn begun_checksum(source: IpAddr, destination: IpAddr, udp_len: usize) -> u16 {
+    fold(pseudo_header(source, destination, udp_len))
+}
+
+fn pseudo_header(source: IpAddr, destination: IpAddr, udp_len: usize) -> u64 {
+    [source, destination].into_iter().fold(
+        u64::from(IPPROTO_UDP) + udp_len as u64,
+        |sum, address| match address {
+            IpAddr::V4(address) => add(sum, &address.octets()),
+            IpAddr::V6(address) => add(sum, &address.octets()),
+        },
+    )
+}
+
 /// The checksum of RFC 768 and RFC 8200 §8.1 over `udp`, whose own checksum field is zero. Never 0, which would mean
 /// "none" and is forbidden in IPv6.
 fn udp_checksum(source: IpAddr, destination: IpAddr, udp: &[u8]) -> u16 {
-    let mut sum = u64::from(IPPROTO_UDP) + udp.len() as u64;
-    for address in [source, destination] {
-        sum = match address {
-            IpAddr::V4(address) => add(sum, &address.octets()),
-            IpAddr::V6(address) => add(sum, &address.octets()),
-        };
-    }
-    match !fold(add(sum, udp)) {
+    match !fold(add(pseudo_header(source, destination, udp.len()), udp)) {
         0 => 0xffff,
         sum => sum,
     }

@@ -1,15 +1,18 @@
-//! The sockets behind [`Inject`]: AF_PACKET towards pods, raw IP towards the existing cache.
+//! The sockets behind [`Inject`]: AF_PACKET towards pods and towards the return device, raw IP where there is none.
 //!
-//! A query is passed on through a raw IP socket with the pod's address as its source. Where the asked address is local
-//! to the node, the kernel routes such a packet over `lo` with the route already attached, so neither the check for
-//! martian sources nor `rp_filter` looks at it and the cache receives it as the pod's; where it is not, it leaves by the
-//! ordinary output path, so that a Service address is translated there, and the reply translated back to the pod
-//! (measured with nftables DNAT, IPv4 and IPv6). `tests/inject.rs` holds the rest, with `rp_filter=1`.
+//! A query that passes goes to the return device, whose program brings it back to the ingress that it was taken from
+//! (`datapath/return_path.rs`): reverse path filter, input rules and policies see it as they would without gregor.
+//!
+//! With `hook = "xdp"` it would meet the XDP program again where the kernel runs that, and is sent by a raw IP socket with
+//! the client's address as its source. Where the asked address is local to the node, the kernel routes such a packet over
+//! `lo` with the route already attached; where it is not, it leaves by the ordinary output path, so that a Service address
+//! is translated there, and the reply translated back. Which sources may come is what `allow_sources` says.
 
 use std::{
     io,
     net::SocketAddr,
     os::fd::{AsRawFd, RawFd},
+    sync::{Mutex, PoisonError},
 };
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
@@ -21,12 +24,15 @@ use super::{Inject, QueryFrame, frame};
 pub struct InjectorOptions {
     /// SO_MARK of queries that are passed on, so that policy can tell them from others.
     pub mark: Option<u32>,
+    /// Index of the device by which queries go back to where they came from; without one they leave by raw IP sockets.
+    pub return_device: Option<u32>,
 }
 
 /// Sends frames to interfaces and packets to servers in the network namespace of the thread that opened it.
 #[derive(Debug)]
 pub struct Injector {
     packet: Socket,
+    returning: Option<Returning>,
     raw_v4: Socket,
     /// Missing where the kernel runs without IPv6.
     raw_v6: Option<Socket>,
@@ -50,9 +56,38 @@ impl Injector {
         };
         Ok(Injector {
             packet,
+            returning: options.return_device.map(Returning::open).transpose()?,
             raw_v4,
             raw_v6,
         })
+    }
+}
+
+/// The socket towards the return device.
+#[derive(Debug)]
+struct Returning {
+    device: u32,
+    /// Its mark is the index of the interface that the frame goes back to.
+    socket: Mutex<Socket>,
+}
+
+impl Returning {
+    fn open(device: u32) -> io::Result<Self> {
+        // Not past the egress hook: the program is there.
+        let socket = Socket::new(Domain::PACKET, Type::RAW.nonblocking(), None)?;
+        Ok(Self {
+            device,
+            socket: Mutex::new(socket),
+        })
+    }
+
+    fn send(&self, query: &QueryFrame) -> io::Result<()> {
+        let frame = frame::original_frame(query).ok_or_else(not_a_query)?;
+        let address = link_address(self.device, &frame)?;
+        let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
+        socket.set_mark(query.ifindex)?;
+        let sent = socket.send_to(&frame, &address)?;
+        whole(sent, frame.len())
     }
 }
 
@@ -66,6 +101,9 @@ impl Inject for Injector {
     }
 
     fn pass_on(&self, query: &QueryFrame) -> io::Result<()> {
+        if let Some(returning) = &self.returning {
+            return returning.send(query);
+        }
         let (packet, mut server) = frame::original_packet(query).ok_or_else(not_a_query)?;
         // Raw IPv6 sockets take a port for a protocol number.
         server.set_port(0);

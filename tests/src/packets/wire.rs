@@ -158,9 +158,23 @@ pub fn run(program: &str, arguments: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Sockets that put frames on an interface as they are.
+/// A socket that puts frames on an interface as they are.
+pub struct PlainSender(OwnedFd);
+
+impl PlainSender {
+    /// On an interface of the calling thread's namespace.
+    pub fn new(interface: &str) -> anyhow::Result<Self> {
+        packet_socket(interface).map(Self)
+    }
+
+    pub fn send(&self, frame: &[u8]) -> anyhow::Result<()> {
+        send(&self.0, frame)
+    }
+}
+
+/// The same for frames that are in several pieces or several datagrams as well.
 struct Sender {
-    plain: OwnedFd,
+    plain: PlainSender,
     /// With a virtio header in front, which says how a buffer is to be segmented.
     segmented: OwnedFd,
     paged: PagedSender,
@@ -171,7 +185,7 @@ impl Sender {
         let segmented = packet_socket(interface)?;
         set_option(&segmented, libc::PACKET_VNET_HDR, &1i32).context("PACKET_VNET_HDR")?;
         Ok(Self {
-            plain: packet_socket(interface)?,
+            plain: PlainSender::new(interface)?,
             segmented,
             paged: PagedSender::new(packet_socket(interface)?)?,
         })
@@ -179,7 +193,7 @@ impl Sender {
 
     fn send(&self, frame: &Frame) -> anyhow::Result<()> {
         match (frame.gso_size, frame.paged) {
-            (None, false) => send(&self.plain, &frame.bytes),
+            (None, false) => self.plain.send(&frame.bytes),
             (None, true) => self.paged.send(&frame.bytes),
             (Some(size), false) => {
                 let mut bytes = segmentation_header(&frame.bytes, size);

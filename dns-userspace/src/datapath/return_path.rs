@@ -1,0 +1,171 @@
+//! The way back of a query that passes: into the ingress of the interface that it came in on.
+//!
+//! A query that is sent on by a socket takes the output path, past the reverse path filter, rules for an input interface
+//! and every policy on the ingress: a pod could reach the cache under a forged source. So the responder sends it to a
+//! device of gregor's own, whose program redirects it to where the pod's query came from. Behind gregor's program there it
+//! takes the way that it would have taken.
+
+use std::{io, os::fd::AsFd as _, thread};
+
+use aya::{
+    Ebpf,
+    programs::{
+        Program, SchedClassifier, TcAttachType,
+        tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact},
+    },
+};
+use nix::net::if_::if_nametoindex;
+use rtnetlink::{Handle, LinkUnspec, LinkVeth};
+
+use super::{
+    DatapathError, Hook, attach,
+    link::{BpfLink, Place},
+    load::{program_of, verify},
+};
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/gregor-return"));
+
+/// Name of the program in the kernel's listings.
+pub(super) const PROGRAM: &str = "gregor_return";
+
+/// The device and its peer, which is never up: what the program does not redirect goes nowhere.
+pub const RETURN_DEVICES: [&str; 2] = ["gregor0", "gregor0-peer"];
+
+/// The largest frame that a veth takes: that of the interface that the query came in on decides.
+const MTU: u32 = 65_535;
+
+const HANDLE: TcHandle = TcHandle::new(0, 0x6772);
+
+/// The device, for as long as this lives.
+#[derive(Debug)]
+pub struct ReturnPath {
+    index: u32,
+    // Before the device goes.
+    _link: Link,
+    _device: Device,
+}
+
+#[derive(Debug)]
+enum Link {
+    Bpf(#[expect(dead_code, reason = "held for as long as it is attached")] BpfLink),
+    Filter(#[expect(dead_code, reason = "held for as long as it is attached")] SchedClassifierLink),
+}
+
+impl ReturnPath {
+    /// Makes the device in the network namespace of the calling thread, or takes over the one that a crash has left.
+    ///
+    /// # Errors
+    /// When the kernel has no veth, or refuses the device or its program.
+    pub fn open() -> Result<Self, DatapathError> {
+        let device = Device::make().map_err(DatapathError::ReturnDevice)?;
+        let mut ebpf = Ebpf::load(OBJECT)?;
+        let program = program_of(&mut ebpf, PROGRAM)?;
+        verify(PROGRAM, program)?;
+        let attached = |error| DatapathError::Attach {
+            interface: RETURN_DEVICES[0].to_owned(),
+            error,
+        };
+        let link = match attach::detect_hook() {
+            Hook::Tcx | Hook::Xdp => tcx(program, device.index),
+            Hook::Clsact => clsact(program),
+        };
+        Ok(Self {
+            index: device.index,
+            _link: link.map_err(attached)?,
+            _device: device,
+        })
+    }
+
+    /// Index of the device.
+    pub fn index(&self) -> u32 {
+        self.index
+    }
+}
+
+fn tcx(program: &Program, index: u32) -> Result<Link, attach::AttachError> {
+    BpfLink::create(program.fd()?.as_fd(), Place::TcxEgress(index))
+        .map(Link::Bpf)
+        .map_err(|error| attach::AttachError::Link { hook: "tcx", error })
+}
+
+fn clsact(program: &mut Program) -> Result<Link, attach::AttachError> {
+    let device = RETURN_DEVICES[0];
+    qdisc_add_clsact(device).map_err(attach::AttachError::Clsact)?;
+    let options = TcAttachOptions::Netlink(NlOptions {
+        priority: 1,
+        handle: HANDLE,
+        classid: None,
+    });
+    let program: &mut SchedClassifier = program.try_into()?;
+    let id = program.attach_with_options(device, TcAttachType::Egress, options)?;
+    Ok(Link::Filter(program.take_link(id)?))
+}
+
+/// A pair of veths of which one is up.
+#[derive(Debug)]
+struct Device {
+    index: u32,
+}
+
+impl Device {
+    fn make() -> io::Result<Self> {
+        // One that a crash has left may have a program on it.
+        if let Ok(index) = if_nametoindex(RETURN_DEVICES[0]) {
+            delete(index)?;
+        }
+        netlink(async |handle| {
+            let [device, peer] = RETURN_DEVICES;
+            let pair = LinkVeth::new(device, peer).mtu(MTU).build();
+            handle.link().add(pair).execute().await?;
+            Ok(())
+        })?;
+        let index = if_nametoindex(RETURN_DEVICES[0])?;
+        let device = Self { index };
+        // Best effort: without it, the kernel sends router solicitations that go nowhere.
+        let _ = std::fs::write(
+            format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", RETURN_DEVICES[0]),
+            "1",
+        );
+        netlink(async |handle| {
+            let up = LinkUnspec::new_with_index(index).up().build();
+            handle.link().set(up).execute().await
+        })?;
+        Ok(device)
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        if let Err(error) = delete(self.index) {
+            tracing::debug!(%error, device = RETURN_DEVICES[0], "the device was not removed");
+        }
+    }
+}
+
+fn delete(index: u32) -> io::Result<()> {
+    netlink(async |handle| handle.link().del(index).execute().await)
+}
+
+/// Does one thing over rtnetlink, in the network namespace of the calling thread, whatever runtime it is in.
+fn netlink(
+    request: impl AsyncFnOnce(Handle) -> Result<(), rtnetlink::Error> + Send,
+) -> io::Result<()> {
+    thread::scope(|scope| {
+        let request = scope.spawn(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_io()
+                .build()?;
+            runtime.block_on(async {
+                let (connection, handle, _) = rtnetlink::new_connection()?;
+                tokio::spawn(connection);
+                request(handle).await.map_err(|error| match error {
+                    rtnetlink::Error::NetlinkError(message) => message.to_io(),
+                    other => io::Error::other(other),
+                })
+            })
+        });
+        request
+            .join()
+            .unwrap_or_else(|_| Err(io::Error::other("the netlink thread panicked")))
+    })
+}

@@ -1,0 +1,281 @@
+//! A query that passes by way of the responder takes the way that it would have taken without gregor: reverse path filter,
+//! netfilter's input interface and programs behind gregor's see the same, whatever its source, and so does the cache.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_names,
+    reason = "a panic is the report, and foo is the tenant's name"
+)]
+
+mod e2e;
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    process::Command,
+};
+
+use aya::{
+    Ebpf,
+    maps::PerCpuArray,
+    programs::{
+        SchedClassifier, TcAttachType,
+        tc::{NlOptions, TcAttachOptions, TcHandle, qdisc_add_clsact},
+    },
+};
+use e2e::{Metrics, Wire, exchange_from, qualified, until};
+use gregor_tests::{
+    lab::{
+        CacheKind, ClusterKind, Lab,
+        world::{NODE_LOCAL_V4, NODE_LOCAL_V6},
+    },
+    packets::{
+        build::{Checksum, name, question, udp_to},
+        wire::PlainSender,
+    },
+    tools,
+};
+use hickory_proto::rr::RecordType;
+
+const TYPE_A: u16 = 1;
+const POD: &str = "baz";
+const INTERFACE: &str = "veth-baz";
+
+/// Sources that a pod may write into its queries.
+fn sources(lab: &Lab) -> Vec<(IpAddr, IpAddr)> {
+    let (own, other) = (lab.pod(POD), lab.pod("foo"));
+    let v4 = [
+        own.v4,
+        // In the pod's own network, and no pod's.
+        Ipv4Addr::from(u32::from(own.v4) + 1),
+        other.v4,
+        Ipv4Addr::new(8, 8, 8, 8),
+        Ipv4Addr::LOCALHOST,
+        Ipv4Addr::UNSPECIFIED,
+        Ipv4Addr::BROADCAST,
+        Ipv4Addr::new(224, 0, 0, 1),
+        // The node's: its end of the veth, and the cache itself.
+        Ipv4Addr::from(u32::from(own.v4) & 0xffff_ff00 | 1),
+        NODE_LOCAL_V4,
+    ];
+    let v6 = [
+        own.v6,
+        other.v6,
+        "2001:4860:4860::8888".parse().unwrap(),
+        Ipv6Addr::LOCALHOST,
+        Ipv6Addr::UNSPECIFIED,
+        "ff02::1".parse().unwrap(),
+        NODE_LOCAL_V6,
+    ];
+    v4.into_iter()
+        .map(|source| (source.into(), NODE_LOCAL_V4.into()))
+        .chain(
+            v6.into_iter()
+                .map(|source| (source.into(), NODE_LOCAL_V6.into())),
+        )
+        .collect()
+}
+
+/// What was seen of one query of each source.
+#[derive(Debug, PartialEq)]
+struct Seen {
+    /// From whom the cache had it; `None` when it did not get there.
+    by_cache: Vec<Option<IpAddr>>,
+    /// Of the pod's interface before routing.
+    by_netfilter: u64,
+    /// By the program behind gregor's place.
+    by_program: u64,
+}
+
+/// The node with everything that looks at queries.
+struct Watched {
+    lab: Lab,
+    sender: PlainSender,
+    /// Counts queries behind gregor's place.
+    program: Ebpf,
+    /// Runs so far: each asks other names, since what passed once is known to pass for a while.
+    runs: usize,
+}
+
+impl Watched {
+    fn new() -> Self {
+        let lab = Lab::builder("e2eforged")
+            .pod("foo")
+            .pod(POD)
+            .cache(CacheKind::Embedded)
+            .cluster(ClusterKind::Embedded)
+            .start()
+            .unwrap();
+        nft(&lab, "add table inet pods");
+        nft(
+            &lab,
+            "add chain inet pods in { type filter hook prerouting priority -300 ; }",
+        );
+        nft(
+            &lab,
+            &format!("add rule inet pods in iifname {INTERFACE} udp dport 53 counter"),
+        );
+        let sender = lab
+            .pod(POD)
+            .netns()
+            .enter(|| PlainSender::new("eth0").unwrap())
+            .unwrap();
+        let program = lab.node().enter(count_behind).unwrap();
+        Self {
+            lab,
+            sender,
+            program,
+            runs: 0,
+        }
+    }
+
+    fn counted(&self) -> u64 {
+        let listed = nft(&self.lab, "list chain inet pods in");
+        let (_, counted) = listed.split_once("counter packets ").unwrap();
+        counted.split(' ').next().unwrap().parse().unwrap()
+    }
+
+    fn tracked(&self) -> u64 {
+        let map = self.program.map("TRACKED").unwrap();
+        let counts: PerCpuArray<_, u64> = PerCpuArray::try_from(map).unwrap();
+        counts.get(&0, 0).unwrap().iter().sum()
+    }
+
+    fn host_mac(&self) -> [u8; 6] {
+        let interface = format!("/sys/class/net/{INTERFACE}/address");
+        let mut command = Command::new("cat");
+        command.arg(interface);
+        let output = self.lab.node().output(command).unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let octets: Vec<u8> = text
+            .trim()
+            .split(':')
+            .map(|octet| u8::from_str_radix(octet, 16).unwrap())
+            .collect();
+        octets.try_into().unwrap()
+    }
+
+    /// Asks once from each source; `handled` is true once all of them have been dealt with.
+    fn ask(&mut self, checksum: Checksum, handled: impl Fn() -> bool) -> Seen {
+        self.runs += 1;
+        let run = self.runs;
+        let netfilter = self.counted();
+        let program = self.tracked();
+        let mac = self.host_mac();
+        let sources = sources(&self.lab);
+        self.lab.cache().forget();
+        let names: Vec<String> = (0..sources.len())
+            .map(|index| qualified(&format!("nobody-{run}-{index}")))
+            .collect();
+        for (text, (source, server)) in names.iter().zip(&sources) {
+            let frame = udp_to(*server, question(name(text), TYPE_A).build())
+                .with(|packet| {
+                    packet.destination_mac = mac;
+                    packet.source = *source;
+                })
+                .with_udp(|udp| udp.checksum = checksum)
+                .build();
+            self.sender.send(&frame.bytes).unwrap();
+        }
+        until("every query is dealt with", || handled().then_some(()));
+        // Behind them all, on the same way.
+        let last = qualified(&format!("nobody-{run}-last"));
+        let (query, _) = Wire::new(&last, RecordType::A).bytes();
+        let pod = self.lab.pod(POD);
+        until("the last query is answered", || {
+            exchange_from(pod, NODE_LOCAL_V4.into(), &query)
+        });
+        let asked = self.lab.cache().asked();
+        Seen {
+            by_cache: names
+                .iter()
+                .map(|name| {
+                    let seen = asked.iter().find(|asked| asked.qname == format!("{name}."));
+                    seen.map(|asked| asked.client)
+                })
+                .collect(),
+            by_netfilter: self.counted() - netfilter,
+            by_program: self.tracked() - program,
+        }
+    }
+}
+
+/// A filter on clsact, which comes after all of tcx and after gregor's filter there.
+fn count_behind() -> Ebpf {
+    static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bench-ebpf"));
+    let mut ebpf = Ebpf::load(OBJECT).unwrap();
+    qdisc_add_clsact(INTERFACE).unwrap();
+    let program: &mut SchedClassifier = ebpf
+        .program_mut("policy_track")
+        .unwrap()
+        .try_into()
+        .unwrap();
+    program.load().unwrap();
+    let options = TcAttachOptions::Netlink(NlOptions {
+        priority: 100,
+        handle: TcHandle::default(),
+        classid: None,
+    });
+    program
+        .attach_with_options(INTERFACE, TcAttachType::Ingress, options)
+        .unwrap();
+    ebpf
+}
+
+fn nft(lab: &Lab, arguments: &str) -> String {
+    let mut command = Command::new(tools::nft().unwrap());
+    command.args(arguments.split(' '));
+    let output = lab.node().output(command).unwrap();
+    assert!(output.status.success(), "{arguments}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn passes_as_without_gregor(hook: &str) {
+    let mut watched = Watched::new();
+    for (rp_filter, checksum) in [
+        ("0", Checksum::Right),
+        ("1", Checksum::Right),
+        ("2", Checksum::Right),
+        ("0", Checksum::Zero),
+        ("0", Checksum::Wrong),
+    ] {
+        for place in ["all", INTERFACE] {
+            let path = format!("net/ipv4/conf/{place}/rp_filter");
+            watched.lab.node().sysctl(&path, rp_filter).unwrap();
+        }
+        let without = watched.ask(checksum, || true);
+        let config = watched.lab.gregor_config().replace(
+            "[intercept]\n",
+            &format!("[intercept]\nhook = \"{hook}\"\n"),
+        );
+        let gregor = watched
+            .lab
+            .start_gregor(&tools::gregor().unwrap(), &config)
+            .unwrap();
+        let count = sources(&watched.lab).len() as f64;
+        let with = watched.ask(checksum, || {
+            Metrics::of(&gregor).passed_on("no_target") >= count
+        });
+        assert_eq!(with, without, "rp_filter {rp_filter}, {checksum:?}");
+        // The pod's own query is among those that arrive, or nothing was tested.
+        let own = (checksum != Checksum::Wrong).then(|| IpAddr::V4(watched.lab.pod(POD).v4));
+        assert_eq!(with.by_cache[0], own, "{checksum:?}");
+        gregor.stop();
+        let devices = watched.lab.node().output({
+            let mut command = Command::new("ls");
+            command.arg("/sys/class/net");
+            command
+        });
+        let devices = String::from_utf8(devices.unwrap().stdout).unwrap();
+        assert!(!devices.contains("gregor"), "{devices}");
+    }
+}
+
+#[test]
+fn queries_that_pass_take_the_way_of_the_pods_frame_on_tcx() {
+    passes_as_without_gregor("tcx");
+}
+
+#[test]
+fn queries_that_pass_take_the_way_of_the_pods_frame_on_clsact() {
+    passes_as_without_gregor("clsact");
+}

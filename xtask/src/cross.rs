@@ -112,7 +112,14 @@ pub fn cargo(arch: Arch, command: &str) -> Result<Command> {
     Ok(cargo)
 }
 
-/// What the caller wants of rustc, and a static libc.
+/// What a static libc takes. The crate getrandom looks for the system call's function with `dlsym`, which finds nothing in a
+/// static binary, and then wants /dev/urandom, which an empty root has not: it is told to call the function.
+const FLAGS: [&str; 2] = [
+    "-Ctarget-feature=+crt-static",
+    "--cfg=getrandom_backend=\"linux_getrandom\"",
+];
+
+/// What the caller wants of rustc, and [`FLAGS`].
 fn flags() -> String {
     let of_caller = match std::env::var("CARGO_ENCODED_RUSTFLAGS") {
         Ok(flags) => flags,
@@ -122,8 +129,9 @@ fn flags() -> String {
             .collect::<Vec<_>>()
             .join("\x1f"),
     };
-    [of_caller.as_str(), "-Ctarget-feature=+crt-static"]
+    [of_caller.as_str()]
         .into_iter()
+        .chain(FLAGS)
         .filter(|flags| !flags.is_empty())
         .collect::<Vec<_>>()
         .join("\x1f")

@@ -455,7 +455,7 @@ impl State {
             had.remove(&missing);
             for (number, opening) in &self.zeros {
                 if *number != last && opening.input.identity == first {
-                    self.closed.insert(*number);
+                    self.closed.extend([*number, last]);
                     done.add(&had);
                     events.push(Event::Closed {
                         first: *number,

@@ -246,8 +246,10 @@ impl Analysis<'_> {
                 });
             }
             for number in missing.iter() {
+                // A second look is no word of the entry's.
                 if let Some(load) = self.names.loads.key(number / 2)
                     && waits_for(load, *first)
+                    && !lasts.iter().any(|last| waits_for(load, *last))
                 {
                     report.faults.insert(Fault::Unwitnessed {
                         load,

@@ -374,6 +374,18 @@ fn stage_that_hands_over_is_a_reader() {
     assert_eq!(report.faults.into_iter().collect::<Vec<_>>(), []);
     assert_eq!(report.readers.len(), 1);
 
+    // It may have looked again before that.
+    let mut looked = second();
+    looked.truncate(6);
+    looked[1] = and(4, WITNESS, ZERO);
+    looked[2] = add(4, 4, BASE);
+    looked[3] = load(2, 4, 0);
+    looked[5] = unless_equal(5);
+    assert_eq!(
+        faults(&[look_up(), first(), data(BASE), looked, hand_over()]),
+        []
+    );
+
     // What is handed over lacks a word.
     let mut lacking = data(BASE);
     lacking[2] = copy(WITNESS, 1);

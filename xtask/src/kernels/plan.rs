@@ -82,7 +82,8 @@ const TESTS: &[Tests] = &[
         quick: &[
             "jit_keeps_dependencies",
             "missing_dependencies_are_seen_in_jited_code",
-            "programs_read_in_order",
+            "tc_reads_in_order",
+            "xdp_reads_in_order",
         ],
         full: &[],
         limit_seconds: 1200,

@@ -2,7 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Command,
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -27,6 +27,19 @@ impl Arch {
     pub fn host() -> Result<Self> {
         Self::from_str(std::env::consts::ARCH, false)
             .map_err(|_| anyhow::anyhow!("gregor is not built for {}", std::env::consts::ARCH))
+    }
+
+    /// What takes symbols out of its programs; comes with the linker.
+    pub fn strip(self) -> Result<PathBuf> {
+        let program = if self == Self::host()? {
+            "strip"
+        } else {
+            match self {
+                Self::X86_64 => "x86_64-linux-gnu-strip",
+                Self::Aarch64 => "aarch64-linux-gnu-strip",
+            }
+        };
+        tools::find(program).with_context(|| format!("no {program} on PATH (package binutils)"))
     }
 
     /// The name of the Rust target.
@@ -120,58 +133,4 @@ fn flags() -> String {
 fn has_std(rustc: &mut Command, triple: &str) -> bool {
     first_line(rustc.args(["--print", "target-libdir", "--target", triple]))
         .is_some_and(|directory| Path::new(&directory).exists())
-}
-
-/// Builds integration tests of a package as static binaries, optimised, and returns their paths.
-pub fn test_binaries(arch: Arch, package: &str, names: &[&str]) -> Result<Vec<PathBuf>> {
-    let mut cargo = cargo(arch, "test")?;
-    cargo
-        .args(["--release", "--no-run", "--package", package])
-        .args(names.iter().flat_map(|name| ["--test", name]))
-        .args(["--message-format", "json-render-diagnostics"])
-        .stdin(Stdio::null())
-        .stderr(Stdio::inherit());
-    let output = cargo.output().context("running cargo")?;
-    if !output.status.success() {
-        bail!("building tests of {package}: {}", output.status);
-    }
-    let messages = String::from_utf8_lossy(&output.stdout);
-    names
-        .iter()
-        .map(|name| {
-            executable(&messages, name)
-                .with_context(|| format!("cargo built no test {name} of {package}"))
-        })
-        .collect()
-}
-
-/// The path of a test's binary, from cargo's messages.
-fn executable(messages: &str, name: &str) -> Option<PathBuf> {
-    messages
-        .lines()
-        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .find(|message| {
-            message["reason"] == "compiler-artifact"
-                && message["target"]["name"] == name
-                && message["target"]["kind"][0] == "test"
-        })
-        .and_then(|message| message["executable"].as_str().map(PathBuf::from))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn binary_of_a_test_is_found_in_messages() {
-        let messages = r#"{"reason":"compiler-artifact","target":{"kind":["lib"],"name":"arm64"},"executable":null}
-not json
-{"reason":"compiler-artifact","target":{"kind":["test"],"name":"arm64"},"executable":"/target/deps/arm64-1"}
-"#;
-        assert_eq!(
-            executable(messages, "arm64"),
-            Some(PathBuf::from("/target/deps/arm64-1"))
-        );
-        assert_eq!(executable(messages, "other"), None);
-    }
 }

@@ -13,7 +13,13 @@ use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
 use gregor_lab::tools::{self, apt_install, say};
 
-use crate::{archive::Archive, machine};
+use crate::{
+    kernels::{
+        self,
+        apt::{self, Apt},
+    },
+    machine,
+};
 
 #[derive(Debug, Args)]
 pub struct Options {}
@@ -102,7 +108,7 @@ pub struct Herd {
 }
 
 impl Herd {
-    /// On PATH, from this machine's suite, or from Debian's unstable suite into the cache.
+    /// On PATH, from this machine's suite, or from a newer one into the cache.
     pub fn find() -> Result<Self> {
         if let Some(program) = tools::find("herd7") {
             return Ok(Self::installed(program));
@@ -170,8 +176,16 @@ impl Herd {
         );
         let half = directory.with_extension("half");
         let _ = fs::remove_dir_all(&half);
-        say("herd7 comes from Debian's unstable suite, into the cache");
-        Archive::open(&["sid"], "amd64")?.unpack(&["herdtools7", "libc6", "libgmp10"], &half)?;
+        say("herd7 comes from one of Debian's newer suites, into the cache");
+        let packages = half.join("packages");
+        let names = ["herdtools7", "libc6", "libgmp10"].map(str::to_owned);
+        Apt::open(&kernels::cache()?, "amd64", false)?.download(
+            "fetching herd7",
+            &names,
+            &packages,
+        )?;
+        apt::unpack(&packages, &half)?;
+        fs::remove_dir_all(&packages)?;
         fs::rename(&half, &directory)?;
         Ok(())
     }

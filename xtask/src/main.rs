@@ -5,15 +5,12 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use gregor_lab::tools::say;
 
-mod archive;
-mod arm64;
 mod bench;
 mod build;
 mod cross;
 mod doctor;
 mod elf;
 mod fuzz;
-mod initramfs;
 mod kernels;
 mod litmus;
 mod machine;
@@ -44,8 +41,6 @@ enum Task {
     Test(test::Options),
     /// Measure
     Bench(bench::Options),
-    /// Run gregor on emulated arm64 kernels
-    Arm64(arm64::Options),
     /// Prove the order of loads and stores around an answer on arm64, with herd7
     Litmus(litmus::Options),
     /// Fuzz what reads packets, replies and files
@@ -62,7 +57,6 @@ fn main() -> ExitCode {
         Task::Run(options) => run::run(&options),
         Task::Test(options) => test::run(&options),
         Task::Bench(options) => bench::run(&options),
-        Task::Arm64(options) => arm64::run(&options),
         Task::Litmus(options) => litmus::run(&options),
         Task::Fuzz(options) => fuzz::run(&options),
         Task::Kernels(options) => kernels::run(&options),

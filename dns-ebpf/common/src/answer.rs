@@ -379,7 +379,7 @@ impl Scratch {
             .wrapping_sub(1 + u32::from(captures.behind[INDEX]));
         let at = self.label(label) + 1;
         let len = self.label(label.wrapping_add(1)).wrapping_sub(at) & 63;
-        (self.forget(NAME_AT + at), self.forget(len))
+        (NAME_AT + at, len)
     }
 
     #[inline(always)]
@@ -501,7 +501,6 @@ pub fn locate<T: Tables + ?Sized>(tables: &T, scratch: &mut Scratch) -> Located 
     if let Some(slot) = tables
         .ways(hash as u32 & settings.bucket_mask)
         .and_then(|ways| slot_of(ways, hash))
-        && let slot = scratch.forget(slot)
         && let Some(Slot { entry, .. }) = tables.slot(slot)
     {
         let sequence = entry[SEQUENCE].load();
@@ -521,7 +520,6 @@ pub fn locate<T: Tables + ?Sized>(tables: &T, scratch: &mut Scratch) -> Located 
     if let Some(slot) = tables
         .absent_ways(hash as u32 & settings.absent_mask)
         .and_then(|ways| slot_of(ways, hash))
-        && let slot = scratch.forget(slot)
         && let Some(absent) = tables.absent(slot)
     {
         let sequence = absent[SEQUENCE].load();
@@ -650,7 +648,7 @@ fn copy_entry<T: Tables + ?Sized, const CHECKED: bool>(
         // All records of the RRset have one owner.
         let owner = (counts >> 16) as u16 + base as u16;
         let mut record = 0u32;
-        let mut position = scratch.forget(chain_len);
+        let mut position = chain_len;
         scratch.set_rounds(count);
         while record < MAX_RECORDS as u32 && record < scratch.rounds() {
             scratch.set_reply16(position, owner);
@@ -698,7 +696,6 @@ pub fn claim<T: Tables + ?Sized>(tables: &T, told: &Told) {
 /// Copies `len` bytes from `from` of the section to `to` of the reply, and what follows up to a whole stride.
 #[inline(always)]
 fn copy(entry: &mut Reader<'_, ENTRY_WORDS>, from: u32, scratch: &mut Scratch, to: u32, len: u32) {
-    let (from, to) = (scratch.forget(from), scratch.forget(to));
     scratch.set_rounds(len);
     let mut done = 0u32;
     while done < SECTION_LEN as u32 && done < scratch.rounds() {

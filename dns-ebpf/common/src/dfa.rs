@@ -462,8 +462,8 @@ impl Scratch {
                 *self.labels.as_mut_ptr().add(verifier::index::<127>(count)) = position as u8
             };
             if length == 0 {
-                self.label_count = self.forget(count);
-                self.name_len = self.forget(position + 1);
+                self.label_count = count;
+                self.name_len = position + 1;
                 return Ok(());
             }
             if length > 63 {
@@ -526,7 +526,7 @@ pub fn find<T: Tails + ?Sized>(
         return None;
     }
 
-    let mut position = u64::from(scratch.forget(end - (head.len & 63)));
+    let mut position = u64::from(end - (head.len & 63));
     if position > u64::from(NAME_AT + MAX_NAME) {
         return None;
     }

@@ -247,11 +247,11 @@ fn answer_or_hand_over<P: Packet, H: Host<P>>(
     let end = frame.end & 0x1_ffff;
 
     let available = end - question_at;
-    let copied = scratch.forget(if available > NAME_COPY {
+    let copied = if available > NAME_COPY {
         NAME_COPY
     } else {
         available
-    });
+    };
     if copied < 1 + QUESTION_TAIL || !packet.copy_name(question_at, copied, scratch) {
         return Err(Reason::Truncated);
     }
@@ -294,7 +294,7 @@ fn answer_or_hand_over<P: Packet, H: Host<P>>(
         frame_len: packet.len(),
         is_answered: false,
     };
-    if scratch.forget(u32::from(located)) != 0 {
+    if located {
         let found = host.read_answer(scratch);
         if found == Found::Stale {
             matched.is_answered = true;
@@ -678,7 +678,7 @@ fn parse_additional<P: Packet>(
     }
     let mut edns = Edns::new(udp_size, (extended >> 8) as u8, flags, rdata_len as u16);
     if rdata_len != 0 {
-        let options = scratch.forget(rdata_len);
+        let options = rdata_len;
         match options <= MAX_OPTIONS
             && packet.copy_options(at + OPT_LEN, options, scratch)
             && scratch.options_are_whole(options)

@@ -137,7 +137,7 @@ pub fn answer<P: Packet>(
         scratch.set_reply_word(len, word);
         scratch.set_reply32(len + 8, 0);
     }
-    let added = scratch.forget(len + edns.reply_len());
+    let added = len + edns.reply_len();
     let reply_end = place.question_end + added;
     let new_flags = FLAG_QR | FLAG_RA | flags & (FLAG_RD | FLAG_CD);
 

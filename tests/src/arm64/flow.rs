@@ -80,7 +80,8 @@ pub enum Event {
         zero: usize,
         origins: BTreeSet<usize>,
     },
-    /// What was loaded by way of the zero `last` was compared with what the zero `first` was made from.
+    /// What was loaded by way of the zero `last` was compared with what the zero `first` was made from, or that together
+    /// with the zero `last` was stored for another stage, whose loads then wait for all that this one has loaded.
     Closed {
         first: usize,
         last: usize,
@@ -96,6 +97,7 @@ impl State {
         let mut registers: Vec<Value> = (0..=SP)
             .map(|number| Value::unknown(Identity::Entry(number), &none))
             .collect();
+        registers[usize::from(SP)].roots.insert(Root::Stack);
         registers.push(Value::constant(Identity::Entry(ZERO), 0, &none));
         Self {
             registers,
@@ -194,7 +196,13 @@ impl State {
             Instruction::Both { to, from, how } => {
                 let made = match self.zeroed(from, how) {
                     Some(input) => self.zero(at, to, input, names, &mut events),
-                    None => self.combine(Identity::Made(at, to), &from),
+                    None => {
+                        let mut made = self.combine(Identity::Made(at, to), &from);
+                        if how == Combine::Add {
+                            made.handed = self.handed(from);
+                        }
+                        made
+                    }
                 };
                 self.set(to, made);
             }
@@ -217,12 +225,12 @@ impl State {
                 bytes,
                 address,
             } => {
-                self.store(from, bytes, &address, 0, names);
+                self.store(from, bytes, &address, 0, names, &mut events);
                 self.write_back(at, &address);
             }
             Instruction::StorePair { from, address } => {
                 for (index, from) in from.into_iter().enumerate() {
-                    self.store(from, 8, &address, 8 * index as i64, names);
+                    self.store(from, 8, &address, 8 * index as i64, names, &mut events);
                 }
                 self.write_back(at, &address);
             }
@@ -271,6 +279,16 @@ impl State {
         }
     }
 
+    /// What the sum of a value and a zero is.
+    fn handed(&self, from: [u8; 2]) -> Option<(Identity, usize)> {
+        let [one, other] = from.map(|register| self.get(register));
+        match (one.zero, other.zero) {
+            (None, Some(zero)) => Some((one.identity, zero)),
+            (Some(zero), None) => Some((other.identity, zero)),
+            _ => None,
+        }
+    }
+
     fn zero(
         &mut self,
         at: usize,
@@ -284,6 +302,7 @@ impl State {
         made.zeros = input.zeros.clone();
         made.zeros.insert(number);
         made.missing = input.missing.clone();
+        made.zero = Some(number);
         events.push(Event::Zeroed {
             zero: number,
             origins: input.origins.clone(),
@@ -370,7 +389,18 @@ impl State {
         }
     }
 
-    fn store(&mut self, from: u8, bytes: u8, address: &Address, add: i64, names: &mut Names) {
+    fn store(
+        &mut self,
+        from: u8,
+        bytes: u8,
+        address: &Address,
+        add: i64,
+        names: &mut Names,
+        events: &mut Vec<Event>,
+    ) {
+        if bytes == 8 && !self.get(address.base).roots.contains(&Root::Stack) {
+            self.hand_over(from, events);
+        }
         let Some(place) = self.place(address, add, names) else {
             return;
         };
@@ -379,6 +409,25 @@ impl State {
             self.memory.insert(place, value);
         } else {
             self.memory.remove(&place);
+        }
+    }
+
+    /// A first look is stored for another stage: with a zero that makes it wait for what was loaded since.
+    fn hand_over(&self, from: u8, events: &mut Vec<Event>) {
+        let Some((whole, last)) = self.get(from).handed else {
+            return;
+        };
+        let Some(closing) = self.zeros.get(&last) else {
+            return;
+        };
+        for (number, opening) in &self.zeros {
+            if *number != last && opening.input.identity == whole {
+                events.push(Event::Closed {
+                    first: *number,
+                    last,
+                    missing: closing.input.missing.clone(),
+                });
+            }
         }
     }
 
@@ -397,6 +446,10 @@ impl State {
             let Some(closing) = self.zeros.get(&last) else {
                 continue;
             };
+            if closing.input.identity == first {
+                // By way of a first look, too.
+                continue;
+            }
             let missing = closing.input.missing.clone();
             let mut had = closing.loaded.clone();
             had.remove(&missing);

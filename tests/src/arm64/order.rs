@@ -7,6 +7,9 @@
 //! - a zero made from the number, from which the address of every load of the entry is made;
 //! - a zero made from a witness into which all that was loaded went, from which the address of the second look is made;
 //! - a comparison of what the second look brought with the number that the first zero was made from.
+//!
+//! A reader in several stages, which pass the number on in memory, has the last two in its last stage. Each stage before
+//! adds a zero made from its witness to the number that it stores, so that the next one waits for it.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -24,7 +27,7 @@ use super::{
 pub struct Reader {
     /// Where the zero for the data is made.
     pub first: usize,
-    /// Where the zero for the second look is made.
+    /// Where the zero for the second look is made, or for the number that the next stage gets.
     pub last: usize,
     /// Loads that wait for the first look.
     pub loads: usize,

@@ -327,6 +327,112 @@ fn two_readers_in_one_function_do_not_mix() {
     );
 }
 
+/// The end of a stage: the number, which waits for the witness, is stored at the address in register 23.
+fn hand_over() -> Vec<u32> {
+    vec![
+        copy(3, SEQUENCE),
+        mov(ZERO, 0),
+        and(WITNESS, WITNESS, ZERO),
+        add(3, 3, WITNESS),
+        store(3, 23, 40),
+        RETURN,
+    ]
+}
+
+#[test]
+fn words_beside_the_entry_are_under_the_same_number() {
+    const BESIDE: u32 = 23;
+    let beside = vec![
+        copy(BESIDE, SEQUENCE),
+        mov(ZERO, 0),
+        and(BESIDE, BESIDE, ZERO),
+        add(BESIDE, BESIDE, 24),
+    ];
+    let read = |witnessed| {
+        [
+            look_up(),
+            first(),
+            vec![load(3, BASE, 24)],
+            beside.clone(),
+            vec![load(4, BESIDE, 0)],
+            data(BASE),
+            vec![or(WITNESS, WITNESS, 3), or(WITNESS, WITNESS, witnessed)],
+            second(),
+        ]
+    };
+    assert_eq!(faults(&read(4)), []);
+    assert_eq!(
+        faults(&read(3)),
+        [Fault::Unwitnessed { load: 12, last: 19 }]
+    );
+}
+
+#[test]
+fn stage_that_hands_over_is_a_reader() {
+    let function = [look_up(), first(), data(BASE), hand_over()].concat();
+    let report = check(&function).expect("known instructions");
+    assert_eq!(report.faults.into_iter().collect::<Vec<_>>(), []);
+    assert_eq!(report.readers.len(), 1);
+
+    // What is handed over lacks a word.
+    let mut lacking = data(BASE);
+    lacking[2] = copy(WITNESS, 1);
+    assert_eq!(
+        faults(&[look_up(), first(), lacking, hand_over()]),
+        [Fault::Unwitnessed { load: 7, last: 12 }]
+    );
+    // The number without the zero.
+    let mut plain = hand_over();
+    plain[4] = store(SEQUENCE, 23, 40);
+    assert_eq!(
+        faults(&[look_up(), first(), data(BASE), plain]),
+        [
+            Fault::Early { load: 2 },
+            Fault::Unmatched { zero: 5 },
+            Fault::Unmatched { zero: 12 },
+        ]
+    );
+    // On the stack no other stage finds it.
+    let mut spilled = hand_over();
+    spilled[4] = store(3, SP, 16);
+    assert_eq!(
+        faults(&[vec![SUB_SP_64], look_up(), first(), data(BASE), spilled]),
+        [
+            Fault::Early { load: 3 },
+            Fault::Unmatched { zero: 6 },
+            Fault::Unmatched { zero: 13 },
+        ]
+    );
+}
+
+#[test]
+fn next_stage_waits_for_the_number_in_memory() {
+    // The number comes from memory of the reader's own, and is compared in its register.
+    let next = |compared| {
+        vec![
+            load(SEQUENCE, 23, 40),
+            copy(BASE, SEQUENCE),
+            mov(ZERO, 0),
+            and(BASE, BASE, ZERO),
+            add(BASE, BASE, ENTRY),
+            load(WITNESS, BASE, 8),
+            mov(ZERO, 0),
+            and(WITNESS, WITNESS, ZERO),
+            add(WITNESS, WITNESS, BASE),
+            load(2, WITNESS, 0),
+            compare(2, compared),
+            unless_equal(1),
+            mov(0, 1),
+            RETURN,
+        ]
+    };
+    assert_eq!(faults(&[look_up(), next(SEQUENCE)]), []);
+    assert_eq!(
+        faults(&[look_up(), next(5)]),
+        [Fault::Unmatched { zero: 5 }, Fault::Unmatched { zero: 9 },]
+    );
+}
+
 #[test]
 fn address_of_a_map_in_the_code_is_an_entry_too() {
     // Addresses of 48 bits and of 52.

@@ -90,6 +90,8 @@ pub enum Root {
     Kernel(u64),
     /// What a function returned.
     Returned(usize),
+    /// The stack pointer.
+    Stack,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,6 +106,10 @@ pub struct Value {
     pub roots: BTreeSet<Root>,
     /// Loads that it may be the unchanged result of.
     pub origins: BTreeSet<usize>,
+    /// It is this zero itself.
+    pub zero: Option<usize>,
+    /// It is the sum of another value and a zero: that value, which waits for more.
+    pub handed: Option<(Identity, usize)>,
     /// Data that were loaded and that it does not depend on: see [`super::flow`].
     pub missing: Bits,
 }
@@ -118,6 +124,8 @@ impl Value {
             via: Bits::default(),
             roots: BTreeSet::new(),
             origins: BTreeSet::new(),
+            zero: None,
+            handed: None,
             missing: loaded.clone(),
         }
     }
@@ -150,6 +158,12 @@ impl Value {
         }
         if self.constant != other.constant {
             self.constant = None;
+        }
+        if self.zero != other.zero {
+            self.zero = None;
+        }
+        if self.handed != other.handed {
+            self.handed = None;
         }
         self.zeros.keep(&other.zeros);
         self.via.keep(&other.via);

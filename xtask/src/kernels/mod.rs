@@ -18,13 +18,15 @@ use gregor_lab::{
 };
 
 use crate::{
+    cross::Arch,
     machine,
     table::{self, Colour, colours, paint},
 };
 
-mod apt;
+pub mod apt;
 mod catalogue;
 mod cpio;
+mod foreign;
 mod guest;
 mod image;
 mod kernel;
@@ -38,6 +40,7 @@ use apt::Apt;
 use catalogue::{Release, Wanted};
 use guest::Machine;
 use kernel::Kernel;
+pub use kernel::cache;
 use page::Records;
 use plan::Part;
 use report::{KernelReport, Report};
@@ -89,6 +92,14 @@ pub enum Architecture {
 }
 
 impl Architecture {
+    /// The same for what is built.
+    fn target(self) -> Arch {
+        match self {
+            Self::X86_64 => Arch::X86_64,
+            Self::Aarch64 => Arch::Aarch64,
+        }
+    }
+
     fn name(self) -> &'static str {
         match self {
             Self::X86_64 => "x86_64",
@@ -128,7 +139,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let directory = machine::target_directory()?.join("kernels");
     fs::create_dir_all(&directory)?;
 
-    let steps = plan::steps(&options.only, options.quick);
+    let steps = plan::steps(options.arch, &options.only, options.quick);
     let programs = programs::build(options.arch, &steps)?;
     let base = image::base(&programs, &directory)?;
     let plan = Plan {

@@ -3,7 +3,7 @@
 use clap::ValueEnum;
 use gregor_lab::guest::Step;
 
-use super::image::test_path;
+use super::{Architecture, image::test_path};
 
 /// A part of the matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -12,6 +12,8 @@ pub enum Part {
     Load,
     /// The tables of packets by BPF_PROG_TEST_RUN
     Tables,
+    /// The order of loads in the JIT's code, on arm64
+    Order,
     /// Pods, caches and gregor itself
     Lab,
 }
@@ -22,6 +24,7 @@ impl Part {
         match self {
             Self::Load => "load",
             Self::Tables => "tables",
+            Self::Order => "order",
             Self::Lab => "lab",
         }
     }
@@ -74,6 +77,17 @@ const TESTS: &[Tests] = &[
         limit_seconds: 1200,
     },
     Tests {
+        part: Part::Order,
+        program: "arm64",
+        quick: &[
+            "jit_keeps_dependencies",
+            "missing_dependencies_are_seen_in_jited_code",
+            "programs_read_in_order",
+        ],
+        full: &[],
+        limit_seconds: 1200,
+    },
+    Tests {
         part: Part::Lab,
         program: "node",
         quick: &[
@@ -99,9 +113,11 @@ const TESTS: &[Tests] = &[
 ];
 
 /// The steps of a guest; of all parts when none is named.
-pub fn steps(only: &[Part], quick: bool) -> Vec<Step> {
+pub fn steps(architecture: Architecture, only: &[Part], quick: bool) -> Vec<Step> {
     TESTS
         .iter()
+        // Elsewhere the program has no tests.
+        .filter(|tests| tests.part != Part::Order || architecture == Architecture::Aarch64)
         .filter(|tests| only.is_empty() || only.contains(&tests.part))
         .map(|tests| Step {
             group: tests.part.group().to_owned(),
@@ -130,7 +146,7 @@ mod tests {
             .skip(1)
             .filter_map(|rest| rest.strip_prefix("fn ")?.split('(').next())
             .collect();
-        let lab = steps(&[Part::Lab], false);
+        let lab = steps(Architecture::X86_64, &[Part::Lab], false);
         let mut listed: Vec<&str> = lab[0].tests.iter().map(String::as_str).collect();
         assert!(defined.len() > 10, "{defined:?}");
         listed.sort_unstable();

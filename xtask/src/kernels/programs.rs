@@ -9,17 +9,15 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use gregor_lab::{guest::Step, tools};
 
-use super::{Architecture, image::Programs};
-use crate::{build, machine, setup};
+use super::{Architecture, foreign, image::Programs};
+use crate::{build, cross::Arch, machine, setup};
 
 /// Builds and finds everything for these steps.
 pub fn build(architecture: Architecture, steps: &[Step]) -> Result<Programs> {
-    match architecture {
-        Architecture::X86_64 if cfg!(target_arch = "x86_64") => native(steps),
-        other => bail!(
-            "guests of {} cannot be made on this machine yet",
-            other.name()
-        ),
+    if architecture.target() == Arch::host()? {
+        native(steps)
+    } else {
+        foreign::build(architecture, steps)
     }
 }
 
@@ -65,7 +63,7 @@ fn native(steps: &[Step]) -> Result<Programs> {
 }
 
 /// The test programs of the steps, each once.
-fn names(steps: &[Step]) -> Vec<String> {
+pub fn names(steps: &[Step]) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     for step in steps {
         let name = step.program.rsplit('/').next().unwrap_or_default();
@@ -89,7 +87,7 @@ fn test_binaries(steps: &[Step]) -> Result<BTreeMap<String, PathBuf>> {
 }
 
 /// Runs cargo and returns the programs that it made, by the names of their targets.
-fn executables(cargo: &mut Command) -> Result<BTreeMap<String, PathBuf>> {
+pub fn executables(cargo: &mut Command) -> Result<BTreeMap<String, PathBuf>> {
     let output = cargo
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())

@@ -98,7 +98,7 @@ impl Scratch {
             if label != 0
                 && (settings.starters[0].matches(word) || settings.starters[1].matches(word))
             {
-                return self.forget(position);
+                return position;
             }
             let length = (word & 0xff) as u32;
             position += length + 1;
@@ -177,11 +177,11 @@ pub fn locate_by_suffix<T: Tables + ?Sized>(tables: &T, scratch: &mut Scratch, a
     };
     let suffixes = &settings.suffixes;
     let end = scratch.name_len & 0xff;
-    let len = scratch.forget(end.wrapping_sub(at));
+    let len = end.wrapping_sub(at);
     if len == 0 || len > SUFFIX_WORDS as u32 * 8 || !scratch.star_is_plain(at) {
         return false;
     }
-    let from = scratch.forget(NAME_AT + at);
+    let from = NAME_AT + at;
     let qtype = scratch.asked.qtype as u16;
     let upstream = scratch.asked.server as u16;
     let mut sum = about(len, qtype, upstream).wrapping_mul(suffixes.factors[SUFFIX_WORDS]);
@@ -192,7 +192,7 @@ pub fn locate_by_suffix<T: Tables + ?Sized>(tables: &T, scratch: &mut Scratch, a
         index += 1;
     }
     // A word of no bytes adds nothing.
-    let last = scratch.forget(len / 8);
+    let last = len / 8;
     sum = sum.wrapping_add(scratch.product(suffixes, from, last, first_bytes(len)));
     let hash = mix(sum, 0);
     let Some(slot) = tables
@@ -201,7 +201,6 @@ pub fn locate_by_suffix<T: Tables + ?Sized>(tables: &T, scratch: &mut Scratch, a
     else {
         return false;
     };
-    let slot = scratch.forget(slot);
     let Some(Slot { suffix, entry }) = tables.slot(slot) else {
         return false;
     };

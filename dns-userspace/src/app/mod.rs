@@ -72,10 +72,17 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     stop_on_signals(trigger)?;
     // First, because it tells whether another gregor runs already.
     let control = observe::bind_control(&options.control)?;
-    let result = App::start(options.clone(), control, shutdown).await;
-    let result = match result {
-        Ok(app) => app.run().await,
-        Err(error) => Err(error),
+    let mut stopped = shutdown.clone();
+    let result = tokio::select! {
+        started = App::start(options.clone(), control, shutdown) => match started {
+            Ok(app) => app.run().await,
+            Err(error) => Err(error),
+        },
+        // The kernel may take its time to load the programs.
+        () = stopped.requested() => {
+            tracing::info!("stopped before it had started");
+            Ok(())
+        }
     };
     let _ = std::fs::remove_file(&options.control);
     result

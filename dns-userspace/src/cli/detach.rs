@@ -10,7 +10,8 @@ Example:
   gregor detach --all
 
 Pods then ask the existing cache as if gregor were not there. A gregor that still runs does not attach again by itself;
-restart it for that. clsact filters (Linux before 6.6) are found in this network namespace only.")]
+restart it for that. clsact filters (Linux before 6.6) are found in this network namespace only. Links of other processes (tcx, XDP, TCP) are
+opened by id, which needs CAP_SYS_ADMIN; `gregor run` does not.")]
 pub struct Args {
     /// Every program and pin that any gregor made. There is no other kind yet: the flag makes sure you mean it.
     #[arg(long, required = true)]

@@ -17,8 +17,9 @@ use tracing_subscriber::EnvFilter;
 const CONTROL: &str = "/run/gregor/gregor.sock";
 /// Where the configuration is looked for.
 const CONFIG: &str = "/etc/gregor/gregor.toml";
-/// How long the kernel may take to load the programs: hundreds of times what it takes where they load.
-const LOAD_TIMEOUT: &str = "2m";
+/// How long the kernel may take to load the programs: a hundred times what it takes where they load, and less than the
+/// startup probe of deploy/gregor.yaml waits.
+const LOAD_TIMEOUT: &str = "45s";
 
 const AFTER_HELP: &str = "\
 Example:
@@ -88,10 +89,11 @@ fn start_logging(flag: Option<&str>, command: &Command) -> anyhow::Result<()> {
         (Some(flag), _) => ("--log", flag),
         (None, Some(text)) if !text.is_empty() => (EnvFilter::DEFAULT_ENV, text.as_str()),
         _ if matches!(command, Command::Run(args) if args.debug_bpf) => {
-            ("default", "info,gregor::bpf=debug")
+            ("default", "info,gregor::bpf=debug,aya::sys=error")
         }
-        _ if matches!(command, Command::Run(_)) => ("default", "info"),
-        _ => ("default", "warn"),
+        // aya warns of a limit that cannot be raised, which gregor says with a remedy.
+        _ if matches!(command, Command::Run(_)) => ("default", "info,aya::sys=error"),
+        _ => ("default", "warn,aya::sys=error"),
     };
     let filter = EnvFilter::try_new(text).map_err(|error| {
         anyhow::anyhow!("{origin}: `{text}` is no log filter ({error}); write for example `info` or `gregor=debug`")

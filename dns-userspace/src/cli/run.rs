@@ -37,16 +37,18 @@ pub struct Args {
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let workers = std::thread::available_parallelism().map_or(1, |cores| cores.get().min(WORKERS));
-    tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers)
         .enable_all()
-        .build()?
-        .block_on(app::run(app::Options {
-            config: args.config,
-            interfaces: args.interfaces,
-            control: args.control,
-            debug_bpf: args.debug_bpf,
-            load_timeout: args.load_timeout,
-        }))?;
-    Ok(ExitCode::SUCCESS)
+        .build()?;
+    let result = runtime.block_on(app::run(app::Options {
+        config: args.config,
+        interfaces: args.interfaces,
+        control: args.control,
+        debug_bpf: args.debug_bpf,
+        load_timeout: args.load_timeout,
+    }));
+    // Not waiting for programs that the kernel still verifies: that ends with the process.
+    runtime.shutdown_background();
+    result.map(|()| ExitCode::SUCCESS)
 }

@@ -15,9 +15,9 @@ use super::{
 };
 
 /// A refusal that came as fast as this is asked for a second time, with a trace of what the verifier walked.
-const FAST: Duration = Duration::from_secs(1);
+const FAST: Duration = Duration::from_secs(2);
 /// How long that may take: aya begins again with more room, up to ten times.
-const TRACE_LIMIT: Duration = Duration::from_secs(10);
+const TRACE_LIMIT: Duration = Duration::from_secs(20);
 
 /// How to load.
 #[derive(Clone, Copy, Debug)]
@@ -37,11 +37,11 @@ impl Attempt {
         progress: &mut dyn FnMut(Stage, Duration),
     ) -> Result<Datapath, DatapathError> {
         let started = Instant::now();
-        let result = self.load_within(self.limit, options, REASON, progress);
-        let took = started.elapsed();
-        match result {
-            Err(DatapathError::Refused(refused)) if !refused.log.is_empty() && took < FAST => {
-                let limit = TRACE_LIMIT.min(self.limit.saturating_sub(took));
+        match self.load_within(self.limit, options, REASON, progress) {
+            Err(DatapathError::Refused(refused))
+                if !refused.log.is_empty() && refused.took < FAST =>
+            {
+                let limit = TRACE_LIMIT.min(self.limit.saturating_sub(started.elapsed()));
                 match self.load_within(limit, options, TRACE, progress) {
                     Err(DatapathError::Refused(traced)) if traced.errno == refused.errno => {
                         Err(traced.into())

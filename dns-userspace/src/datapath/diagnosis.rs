@@ -12,8 +12,8 @@ use super::{
 
 const GRANT: &str = "run it as root, or grant what is missing: securityContext.capabilities of a container, \
                      AmbientCapabilities= of a unit";
-const UNSUPPORTED: &str = "gregor does not run on this kernel; use one that docs/kernels.md names, or report it with the \
-                           verifier's log";
+const UNSUPPORTED: &str =
+    "gregor does not run on this kernel; use one that docs/kernels.md names, or report it";
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -203,6 +203,7 @@ mod tests {
             program: "gregor",
             errno,
             log: log.to_owned(),
+            took: std::time::Duration::ZERO,
         })
     }
 

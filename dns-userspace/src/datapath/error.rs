@@ -95,6 +95,8 @@ pub struct Refused {
     pub errno: i32,
     /// What the verifier said; empty when the program did not come so far.
     pub log: String,
+    /// How long it took, for the refusal and for its reason.
+    pub took: Duration,
 }
 
 impl Refused {
@@ -216,6 +218,7 @@ mod tests {
             errno: libc::EACCES,
             log: "0: (b7) r1 = 0\nR4 invalid zero-sized read: u64=[0,4294967295]\nprocessed 6098 insns (limit 1000000)\n"
                 .to_owned(),
+            took: Duration::ZERO,
         };
         assert_eq!(
             one_line(&DatapathError::from(refused.clone())),

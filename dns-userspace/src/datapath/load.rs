@@ -593,6 +593,7 @@ pub(super) fn verify(name: &'static str, program: &mut Program) -> Result<Durati
             program: name,
             errno: io_error.raw_os_error().unwrap_or(0),
             log: verifier_log.to_string(),
+            took: started.elapsed(),
         }
         .into()),
         Err(error) => Err(error.into()),

@@ -9,15 +9,12 @@ use std::time::Duration;
 use gregor::datapath::{Datapath, Hook, LoadOptions, PROGRAM, XDP_PROGRAM};
 use gregor_tests::{
     lab::{
-        guest::{Load, Record, Walk},
+        guest::{INSTRUCTIONS_MAX, Load, Record, Walk},
         skip,
     },
     packets::{loaded::answering, probe},
 };
 use verifier::Judged;
-
-/// On every kernel: far from the verifier's limit of a million, and what a node pays at each reload.
-const INSTRUCTIONS_MAX: u32 = 250_000;
 
 fn options(hook: Hook) -> LoadOptions {
     LoadOptions {
@@ -82,7 +79,7 @@ fn load(object: &str, options: &LoadOptions, logging: bool) -> Vec<Judged> {
         assert!(instructions > 0, "{}: no statistics", judged.program);
         assert!(
             instructions < INSTRUCTIONS_MAX,
-            "{}: {instructions}",
+            "{}: {instructions} instructions, {INSTRUCTIONS_MAX} or more",
             judged.program
         );
     }

@@ -11,6 +11,9 @@ pub const MARK: &str = "@gregor ";
 /// The environment variable that names the file to which a test adds [`Record`]s, one a line.
 pub const RECORDS_FILE: &str = "GREGOR_RECORDS_FILE";
 
+/// No program may cost a verifier as much, on any kernel: far from its own limit of a million.
+pub const INSTRUCTIONS_MAX: u32 = 250_000;
+
 /// What the guest is to do.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {

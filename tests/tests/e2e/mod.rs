@@ -37,12 +37,13 @@ pub const REPLY: Duration = Duration::from_secs(10);
 
 /// Tries until there is a value. Panics with `what` when there is none for [`PATIENCE`].
 pub fn until<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + patience(PATIENCE);
+    let limit = patience(PATIENCE);
+    let deadline = Instant::now() + limit;
     loop {
         if let Some(value) = probe() {
             return value;
         }
-        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        assert!(Instant::now() < deadline, "not within {limit:?}: {what}");
         thread::sleep(Duration::from_millis(20));
     }
 }

@@ -35,6 +35,7 @@ mod page;
 mod plan;
 mod programs;
 mod report;
+mod terminal;
 
 use apt::Apt;
 use catalogue::{Release, Wanted};
@@ -149,10 +150,12 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     };
 
     let jobs = jobs(options)?;
+    // Of what was built, whatever happens to the checkout meanwhile.
+    let commit = commit();
     let records = Records::read()?;
     let kernels = run_all(options, jobs, &base, &plan, &directory)?;
     let mut report = Report {
-        commit: commit(),
+        commit,
         architecture: options.arch.name().to_owned(),
         kernels,
     };

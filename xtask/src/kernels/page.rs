@@ -10,7 +10,9 @@ use std::{
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
-use super::report::{Column, INSTRUCTIONS_MAX, KernelReport, Mark, Report, thousands};
+use gregor_lab::guest::INSTRUCTIONS_MAX;
+
+use super::report::{Column, KernelReport, Mark, Report, thousands};
 use crate::machine;
 
 const TEMPLATE: &str = include_str!("page.md");
@@ -23,6 +25,8 @@ pub struct Records(BTreeMap<String, Run>);
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Run {
     commit: String,
+    /// The programs, by object and name, in their order.
+    columns: Vec<Column>,
     /// The items of the tables and the lab, in their order.
     items: Vec<String>,
     kernels: Vec<Row>,
@@ -70,12 +74,7 @@ impl Records {
     pub fn instructions(&self, architecture: &str, kernel: &str, column: &Column) -> Option<u32> {
         let rows = &self.0.get(architecture)?.kernels;
         let row = rows.iter().find(|row| row.name == kernel)?;
-        row.programs
-            .iter()
-            .find(|program| {
-                (&program.object, &program.program) == (&column.object, &column.program)
-            })
-            .map(|program| program.instructions)
+        row.program(column).map(|program| program.instructions)
     }
 
     /// Puts a run in the place of the last one and writes figures and page; returns the page's path.
@@ -96,9 +95,10 @@ impl Records {
                 kernels.push(format!("    {}", serde_json::to_string(row)?));
             }
             runs.push(format!(
-                "{}:\n  {{\"commit\": {}, \"items\": {}, \"kernels\": [\n{}\n  ]}}",
+                "{}:\n  {{\"commit\": {}, \"columns\": {}, \"items\": {}, \"kernels\": [\n{}\n  ]}}",
                 serde_json::to_string(architecture)?,
                 serde_json::to_string(&run.commit)?,
+                serde_json::to_string(&run.columns)?,
                 serde_json::to_string(&run.items)?,
                 kernels.join(",\n")
             ));
@@ -139,6 +139,7 @@ impl Run {
         let items = report.items();
         Self {
             commit: report.commit.clone(),
+            columns: report.columns(),
             kernels: report
                 .kernels
                 .iter()
@@ -150,34 +151,19 @@ impl Run {
     }
 
     fn table(&self) -> String {
-        let mut columns: Vec<(String, String)> = Vec::new();
-        for program in self.kernels.iter().flat_map(|row| &row.programs) {
-            let column = (program.object.clone(), program.program.clone());
-            if !columns.contains(&column) {
-                columns.push(column);
-            }
-        }
         let mut text = String::from("| kernel |");
-        for (object, program) in &columns {
-            let column = Column {
-                object: object.clone(),
-                program: program.clone(),
-            };
+        for column in &self.columns {
             let _ = write!(text, " {} |", column.title());
         }
         let _ = writeln!(
             text,
             " passed | not there |\n|---|{}---|---|",
-            "---|".repeat(columns.len())
+            "---|".repeat(self.columns.len())
         );
         for row in &self.kernels {
             let _ = write!(text, "| {} |", row.title);
-            for (object, program) in &columns {
-                let found = row
-                    .programs
-                    .iter()
-                    .find(|other| other.object == *object && other.program == *program);
-                let _ = match found {
+            for column in &self.columns {
+                let _ = match row.program(column) {
                     Some(program) => write!(
                         text,
                         " {} ({}) |",
@@ -216,6 +202,12 @@ impl Run {
 }
 
 impl Row {
+    fn program(&self, column: &Column) -> Option<&Program> {
+        self.programs.iter().find(|program| {
+            (&program.object, &program.program) == (&column.object, &column.program)
+        })
+    }
+
     fn of(kernel: &KernelReport, report: &Report, items: &[String]) -> Self {
         let mut row = Self {
             name: kernel.name.clone(),
@@ -239,6 +231,10 @@ impl Row {
             match kernel.mark(item) {
                 Mark::Right => row.right.push(item.clone()),
                 Mark::Wrong => row.wrong.push(item.clone()),
+                // All of the lab alike.
+                Mark::NotApplicable(why) if kernel.no_lab.as_ref() == Some(&why) => {
+                    row.lacks.insert(why, vec!["the lab".to_owned()]);
+                }
                 Mark::NotApplicable(why) => {
                     row.lacks.entry(why).or_default().push(item.clone());
                 }

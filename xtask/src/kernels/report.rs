@@ -6,10 +6,6 @@ use gregor_lab::guest::{Load, Outcome, Record, Test};
 use serde::{Deserialize, Serialize};
 
 use super::page::Records;
-use crate::table::{Cell, Colour};
-
-/// No program may cost a verifier more, on any kernel.
-pub const INSTRUCTIONS_MAX: u32 = 250_000;
 
 /// A run of the matrix.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -157,7 +153,7 @@ pub fn item(test: &Test) -> String {
 }
 
 /// A program of an object.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Column {
     pub object: String,
     pub program: String,
@@ -194,14 +190,6 @@ impl Report {
                     continue;
                 };
                 let now = load.walk.instructions;
-                if now >= INSTRUCTIONS_MAX {
-                    kernel.troubles.push(format!(
-                        "{}: {} instructions, {} or more",
-                        column.title(),
-                        thousands(now),
-                        thousands(INSTRUCTIONS_MAX)
-                    ));
-                }
                 let before = records.instructions(&self.architecture, &kernel.name, column);
                 if let Some(before) = before.filter(|before| is_growth(*before, now)) {
                     kernel.troubles.push(format!(
@@ -251,53 +239,6 @@ impl Report {
         items
     }
 
-    /// The terminal's table: a row per kernel, and below it why something is red or not applicable.
-    pub fn rows(&self) -> (Vec<String>, Vec<Vec<Cell>>) {
-        let (columns, items) = (self.columns(), self.items());
-        let mut head = vec!["kernel".to_owned()];
-        head.extend(columns.iter().map(Column::title));
-        // Long names would make long columns: numbers, and a legend below.
-        head.extend((1..=items.len()).map(|number| number.to_string()));
-        head.push("s".to_owned());
-        let rows = self
-            .kernels
-            .iter()
-            .map(|kernel| {
-                let colour = if kernel.is_right() {
-                    Colour::Green
-                } else {
-                    Colour::Red
-                };
-                let mut row = vec![Cell::new(kernel.title(), colour)];
-                row.extend(columns.iter().map(|column| load_cell(kernel.load(column))));
-                row.extend(items.iter().map(|item| mark_cell(&kernel.mark(item))));
-                row.push(kernel.seconds.to_string().into());
-                row
-            })
-            .collect();
-        (head, rows)
-    }
-
-    /// What the marks stand for, each with its kernels.
-    pub fn notes(&self) -> Vec<String> {
-        let mut notes = Vec::new();
-        for (number, item) in self.items().iter().enumerate() {
-            notes.push(format!("{}: {item}", number + 1));
-        }
-        for ((why, kernel), items) in self.not_applicable() {
-            notes.push(format!("n/a on {kernel}, {why}: {}", items.join(", ")));
-        }
-        for kernel in &self.kernels {
-            if let Some(why) = &kernel.not_run {
-                notes.push(format!("{} was not run: {why}", kernel.name));
-            }
-            for reason in kernel.reasons() {
-                notes.push(format!("{}: {reason}", kernel.title()));
-            }
-        }
-        notes
-    }
-
     /// What was not run where and why: the reason, the kernel, the items.
     pub fn not_applicable(&self) -> BTreeMap<(String, String), Vec<String>> {
         let mut found: BTreeMap<(String, String), Vec<String>> = BTreeMap::new();
@@ -315,7 +256,12 @@ impl Report {
             }
             for item in self.items() {
                 if let Mark::NotApplicable(why) = kernel.mark(&item) {
-                    add(&why, kernel, item);
+                    let is_lab = kernel.no_lab.as_ref() == Some(&why);
+                    add(
+                        &why,
+                        kernel,
+                        if is_lab { "the lab".to_owned() } else { item },
+                    );
                 }
             }
         }
@@ -334,37 +280,6 @@ impl KernelReport {
             0 | 1 => release.clone(),
             more => format!("{release}, {more} processors"),
         }
-    }
-}
-
-fn load_cell(load: Option<&Load>) -> Cell {
-    match load {
-        None => Cell::from("-"),
-        Some(load) => match (&load.refused, &load.lacks) {
-            (None, _) => Cell::new(
-                format!(
-                    "{} insns\n{} states\n{:.1} s",
-                    thousands(load.walk.instructions),
-                    thousands(load.walk.states),
-                    load.milliseconds as f64 / 1e3
-                ),
-                Colour::Green,
-            ),
-            (Some(_), Some(_)) => Cell::new("n/a", Colour::Yellow),
-            (Some(_), None) => Cell::new(
-                format!("✗\n{} insns", thousands(load.walk.instructions)),
-                Colour::Red,
-            ),
-        },
-    }
-}
-
-fn mark_cell(mark: &Mark) -> Cell {
-    match mark {
-        Mark::Right => Cell::new("✓", Colour::Green),
-        Mark::Wrong => Cell::new("✗", Colour::Red),
-        Mark::NotApplicable(_) => Cell::new("n/a", Colour::Yellow),
-        Mark::Absent => Cell::from("-"),
     }
 }
 

@@ -63,6 +63,12 @@ fn is_trace(line: &str) -> bool {
         || BEGINNINGS.iter().any(|words| line.starts_with(words))
         || is_instruction(line)
         || is_state(line)
+        || is_cost_of_a_function(line)
+}
+
+/// `subprog 6 (gregor_locate) global insns_self 0 insns_total 0 stack 0`: statistics, since 7.3.
+fn is_cost_of_a_function(line: &str) -> bool {
+    line.starts_with("subprog ") && line.contains(" insns_self ")
 }
 
 /// `123: (85) call bpf_map_lookup_elem#1`, also with `R0_w=…` after a colon.
@@ -121,6 +127,12 @@ mod tests {
             (
                 "0: R1=ctx() R10=fp0\n0: (85) call unknown#189\ninvalid func unknown#189\nprocessed 1 insns (limit 1000000)",
                 "invalid func unknown#189",
+            ),
+            // 7.3, level 4.
+            (
+                "R4 invalid zero-sized read: u64=[0,511]\nverification time 3158 usec\nsubprog 0 (gregor) main insns_self 729 \
+                 insns_total 729 stack 344\nsubprog 6 (gregor_locate) global insns_self 0 insns_total 0 stack 0\nprocessed 729 insns",
+                "R4 invalid zero-sized read: u64=[0,511]",
             ),
             (
                 "Invalid line_info[12].insn_off\n",

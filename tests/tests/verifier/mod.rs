@@ -232,7 +232,8 @@ fn walk(log: &str) -> Walk {
 
 /// The last line before the statistics is the verifier's own reason.
 fn reason(log: &str, errno: c_int) -> String {
-    let statistics = ["processed ", "verification time", "stack depth"];
+    // Those of functions since 7.3.
+    let statistics = ["processed ", "verification time", "stack depth", "subprog "];
     let said = log
         .lines()
         .map(str::trim)
@@ -246,7 +247,7 @@ fn reason(log: &str, errno: c_int) -> String {
 
 #[test]
 fn statistics_are_read() {
-    let log = "R1 invalid\nverification time 9 usec\nstack depth 40+8\nprocessed 35689 insns (limit 1000000) max_states_per_insn 18 total_states 2986 peak_states 512 mark_read 60\n";
+    let log = "R1 invalid\nsubprog 6 (gregor_locate) global insns_self 0 insns_total 0 stack 0\nverification time 9 usec\nstack depth 40+8\nprocessed 35689 insns (limit 1000000) max_states_per_insn 18 total_states 2986 peak_states 512 mark_read 60\n";
     let walk = walk(log);
     assert_eq!(walk.instructions, 35_689);
     assert_eq!(walk.states, 2986);

@@ -129,7 +129,18 @@ struct Waiting {
     ttl_cap: Duration,
     /// The program has answered it already: what is found out goes to the program only.
     is_answered: bool,
+    /// Where the program keeps what is known of the name. Types that it does not keep have a key too: what they show of
+    /// the name itself holds for all of them.
     publish: Option<(Arc<dyn Publish>, answer::Key)>,
+}
+
+impl Waiting {
+    /// Where the program keeps the answer to this query, if it keeps answers of this type.
+    fn entry(&self) -> Option<&(Arc<dyn Publish>, answer::Key)> {
+        self.publish
+            .as_ref()
+            .filter(|_| qtype_is_kept(self.query.qtype))
+    }
 }
 
 /// The program that took a query.
@@ -340,9 +351,6 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
         }
         let publish = program.and_then(|program| {
             let (rule, captures) = plan.kept_by.as_ref()?;
-            if !qtype_is_kept(query.qtype) {
-                return None;
-            }
             let key = program
                 .answers
                 .key(*rule, query.qtype, server.ip(), captures)?;
@@ -408,7 +416,7 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
             return;
         };
         let now = (self.clock)();
-        let kept = if qtype_is_kept(key.qtype.into()) {
+        let kept = if qtype_is_kept(key.qtype.into()) || outcome == Outcome::NoTarget {
             self.store.keep(ifindex, key, &outcome, now)
         } else {
             unkept(&outcome, now)
@@ -463,7 +471,7 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
     fn answer(&self, waiting: &Waiting, kept: &Kept, ttl: Duration, replied: Replied) {
         // Rounded up: what is left of a second counts as one.
         let ttl_seconds = (ttl.as_millis().div_ceil(1000) as u32).max(1);
-        if let Some((answers, key)) = &waiting.publish {
+        if let Some((answers, key)) = waiting.entry() {
             match &kept.body {
                 Some(body) => {
                     let term = match replied {
@@ -542,7 +550,7 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
                 self.answer(waiting, &kept, ttl, Replied::Stale);
             }
             None => {
-                if let Some((answers, key)) = &waiting.publish {
+                if let Some((answers, key)) = waiting.entry() {
                     answers.nothing(key);
                 }
                 if !waiting.is_answered {

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use dns_common::answer::Body;
+use dns_common::{answer::Body, wire::KEPT_QTYPES};
 use hickory_proto::rr::{Name, RecordType};
 
 use super::{
@@ -186,8 +186,15 @@ impl Store {
             },
             Outcome::NoTarget => {
                 let mut inner = self.lock();
-                inner.trouble.remove(key);
-                inner.answers.remove(key);
+                // NXDOMAIN is about the name: the answers to other qtypes must not come back once it is forgotten.
+                for qtype in KEPT_QTYPES {
+                    let key = Key {
+                        qtype: qtype.into(),
+                        ..key.clone()
+                    };
+                    inner.trouble.remove(&key);
+                    inner.answers.remove(&key);
+                }
                 inner.no_target.insert(ifindex, owner(), until);
                 return None;
             }

@@ -639,6 +639,26 @@ async fn what_is_found_out_goes_to_the_program_and_a_query_that_it_answered_gets
 }
 
 #[tokio::test]
+async fn nxdomain_for_a_type_that_is_not_kept_reaches_the_program_too() {
+    let lab = Lab::new(ResponderOptions::default());
+    let published = Arc::new(Published::default());
+    from_program(&lab, &published, RecordType::A, false);
+    lab.resolve(found(1, 20)).await;
+    lab.reply();
+    published.take();
+
+    from_program(&lab, &published, RecordType::TXT, false);
+    lab.resolve(Outcome::NoTarget).await;
+    assert_eq!(lab.sent(), [Sent::PassedOn(3)]);
+    let [Told::NoTarget(key, _)] = published.take()[..] else {
+        panic!("the program still answers for A");
+    };
+    assert_eq!(key.with_qtype(0), kernel_key(RecordType::A).with_qtype(0));
+    from_program(&lab, &published, RecordType::A, false);
+    assert_eq!(lab.sent(), [Sent::PassedOn(3)]);
+}
+
+#[tokio::test]
 async fn without_a_good_answer_the_program_has_none() {
     let lab = Lab::new(ResponderOptions::default());
     let published = Arc::new(Published::default());

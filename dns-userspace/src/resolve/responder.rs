@@ -3,6 +3,7 @@
 //! It knows rules only as "this name has this target", and sockets only as [`Inject`] and [`TargetSource`].
 
 use std::{
+    collections::HashSet,
     net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex, PoisonError,
@@ -422,7 +423,8 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
             unkept(&outcome, now)
         };
         // Only now, so that whoever comes next finds it in the store.
-        let waiting = self.flights.land(key);
+        let mut waiting = self.flights.land(key);
+        publish_once(&mut waiting);
         self.count(key, &outcome, waiting.first(), now);
         for waiting in waiting {
             match (&kept, &outcome) {
@@ -690,6 +692,17 @@ impl<S: TargetSource, I: Inject> Drop for Landing<S, I> {
     fn drop(&mut self) {
         self.responder
             .land(self.ifindex, &self.key, self.outcome.take());
+    }
+}
+
+/// Leaves each entry of a program to the first query that has it: all of them would write the same.
+fn publish_once(waiting: &mut [Waiting]) {
+    let mut entries = HashSet::new();
+    for waiting in waiting {
+        waiting.publish.take_if(|(answers, key)| {
+            // The pointer tells the tables of one program from those of another.
+            !entries.insert((Arc::as_ptr(answers).cast::<()>(), *key))
+        });
     }
 }
 

@@ -639,6 +639,31 @@ async fn what_is_found_out_goes_to_the_program_and_a_query_that_it_answered_gets
 }
 
 #[tokio::test]
+async fn one_look_up_writes_one_entry_however_many_wait() {
+    let lab = Lab::new(ResponderOptions::default());
+    let [first, second] = [(); 2].map(|()| Arc::new(Published::default()));
+    for _ in 0..5 {
+        from_program(&lab, &first, RecordType::A, false);
+    }
+    // A program that replaces the first while the look-up is under way.
+    from_program(&lab, &second, RecordType::A, false);
+    from_program(&lab, &second, RecordType::A, true);
+    lab.resolve(found(1, 20)).await;
+    assert_eq!(lab.replies().len(), 6);
+    assert_eq!((first.take().len(), second.take().len()), (1, 1));
+
+    pass(21);
+    for outcome in [timeout(), Outcome::NoTarget] {
+        for _ in 0..5 {
+            from_program(&lab, &first, RecordType::A, false);
+        }
+        lab.resolve(outcome).await;
+        assert_eq!(first.take().len(), 1);
+        pass(6);
+    }
+}
+
+#[tokio::test]
 async fn nxdomain_for_a_type_that_is_not_kept_reaches_the_program_too() {
     let lab = Lab::new(ResponderOptions::default());
     let published = Arc::new(Published::default());

@@ -515,6 +515,9 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
                     Some(reply) => Some(reply.message),
                     None => sent_to_tcp.then(|| compose::empty(&waiting.query)),
                 };
+                if waiting.origin.carrier() == Carrier::Stream {
+                    self.warn_cut(waiting);
+                }
                 let Some(mut message) = message else {
                     return self.servfail(waiting, TOO_LONG);
                 };
@@ -529,6 +532,18 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
         self.stats.replied(waiting.namespace.as_deref(), replied);
         self.send(&waiting.origin, &reply);
         self.tell_answer(&waiting.origin, "NOERROR", replied);
+    }
+
+    /// Not even a stream has room for the whole RRset.
+    fn warn_cut(&self, waiting: &Waiting) {
+        let mut warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
+        if warnings.admit(0, (self.clock)()) {
+            warn!(
+                namespace = waiting.namespace.as_deref().unwrap_or("none"),
+                qtype = waiting.query.qtype,
+                "a tenant's target has more records than a DNS message holds; the answer lacks some"
+            );
+        }
     }
 
     /// The existing cache answers, now and for as long as this is known.

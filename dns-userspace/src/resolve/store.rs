@@ -25,6 +25,11 @@ pub use crate::fair::Limits;
 
 /// How long a target counts as missing, or a failure as lasting, before it is asked for again.
 pub const NEGATIVE_LIFETIME: Duration = Duration::from_secs(5);
+/// Sections longer than this share [`LARGE_TOTAL`]; no datagram carries one.
+const LARGE: usize = 4096;
+/// Bytes of all large sections that are kept. An answer that finds no room is looked up each time.
+const LARGE_TOTAL: usize = 8 << 20;
+
 /// What was looked up.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Key {
@@ -45,6 +50,32 @@ pub struct Kept {
     ttl: Duration,
     at: Instant,
     rotation: AtomicUsize,
+    /// Its part of what all large answers may occupy.
+    large: Option<Large>,
+}
+
+/// Bytes taken from [`LARGE_TOTAL`], given back when dropped.
+#[derive(Debug)]
+struct Large {
+    bytes: usize,
+    taken: Arc<AtomicUsize>,
+}
+
+impl Large {
+    fn take(bytes: usize, taken: &Arc<AtomicUsize>) -> Option<Large> {
+        let large = Large {
+            bytes,
+            taken: Arc::clone(taken),
+        };
+        let before = taken.fetch_add(bytes, Ordering::Relaxed);
+        (before + bytes <= LARGE_TOTAL).then_some(large)
+    }
+}
+
+impl Drop for Large {
+    fn drop(&mut self) {
+        self.taken.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 impl Kept {
@@ -57,6 +88,7 @@ impl Kept {
             at,
             // Else the first answer of every refresh would lead with the same address.
             rotation: AtomicUsize::new(usize::from(rand::random::<u8>())),
+            large: None,
         }
     }
 
@@ -101,6 +133,7 @@ pub enum Found {
 #[derive(Debug)]
 pub struct Store {
     inner: Mutex<Inner>,
+    large: Arc<AtomicUsize>,
 }
 
 #[derive(Debug)]
@@ -126,6 +159,7 @@ impl Store {
                 no_target: FairMap::new(limits),
                 trouble: FairMap::new(limits),
             }),
+            large: Arc::default(),
         }
     }
 
@@ -175,10 +209,20 @@ impl Store {
         let trouble = match outcome {
             Outcome::Answer(answer) => match Section::new(answer) {
                 Some(section) => {
-                    let kept = Arc::new(Kept::new(section, answer.ttl_seconds, now));
+                    let bytes = section.len();
+                    let mut kept = Kept::new(section, answer.ttl_seconds, now);
                     let mut inner = self.lock();
                     inner.no_target.remove(&owner());
                     inner.trouble.remove(key);
+                    if bytes > LARGE {
+                        // First, so that its room is there for the new one.
+                        inner.answers.remove(key);
+                        kept.large = Large::take(bytes, &self.large);
+                        if kept.large.is_none() {
+                            return Some(Arc::new(kept));
+                        }
+                    }
+                    let kept = Arc::new(kept);
                     inner.answers.insert(ifindex, key.clone(), kept.clone());
                     return Some(kept);
                 }

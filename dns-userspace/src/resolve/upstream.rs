@@ -23,8 +23,8 @@ use super::{
 };
 
 const HEADER: usize = DNS_HEADER_LEN as usize;
-/// Replies with more records are not looked at.
-const MAX_RECORDS: usize = 512;
+/// Replies with more records are not looked at: no message of 64 KiB holds as many addresses.
+const MAX_RECORDS: usize = 4096;
 /// Replies that do not match before TCP is tried.
 const MAX_MISMATCHES: u32 = 4;
 /// More than was advertised, so that a server which overdoes it a little is still understood.

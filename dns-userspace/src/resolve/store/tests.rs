@@ -117,6 +117,34 @@ fn a_failure_is_remembered_and_leaves_the_last_good_answer() {
 }
 
 #[test]
+fn large_answers_have_bounded_room() {
+    let (store, now) = (Store::new(limits(1000, 1000)), Instant::now());
+    let large = Outcome::Answer(many_addresses(&["t.example."], 4000));
+    let of = |number: usize| key(&format!("t{number}.example."), RecordType::A);
+    let most = LARGE_TOTAL / (16 * 4000);
+    for number in 0..2 * most {
+        let kept = store.keep(1, &of(number), &large, now).unwrap();
+        assert!(kept.section.len() > 64_000, "given, if not kept");
+    }
+    assert!((most - 2..=most).contains(&store.sizes().answers));
+    // A newer answer takes the room of the older one, and room that is given back is there again.
+    store.keep(1, &of(0), &large, now + SECOND);
+    assert!(matches!(
+        store.find(&of(0), LONG, now + 60 * SECOND),
+        Found::Fresh(..)
+    ));
+    store.keep(1, &of(0), &Outcome::NoTarget, now);
+    store.keep(1, &of(2 * most), &large, now);
+    assert!(matches!(
+        store.find(&of(2 * most), LONG, now),
+        Found::Fresh(..)
+    ));
+    // Others are kept whatever the large ones take.
+    store.keep(1, &key("small.example.", RecordType::A), &outcome(9), now);
+    assert!(store.sizes().answers > most - 2);
+}
+
+#[test]
 fn a_flood_from_one_interface_pushes_out_only_its_own() {
     let (store, now) = (Store::new(limits(100, 10)), Instant::now());
     for number in 0..10 {

@@ -50,7 +50,7 @@ pub struct Answer {
 pub enum Failure {
     /// No acceptable reply within the time.
     Timeout,
-    /// No route, no socket, connection refused.
+    /// The server's host says that nothing listens there.
     Network,
     /// An rcode other than NOERROR and NXDOMAIN.
     Rcode,
@@ -60,16 +60,19 @@ pub enum Failure {
     TooLong,
     /// A well-formed reply that contradicts itself or only refers elsewhere.
     Unusable,
+    /// This node could not ask: no socket, no memory, no route, a filter of its own. Says nothing about the name.
+    Local,
 }
 
 impl Failure {
-    pub const ALL: [Failure; 6] = [
+    pub const ALL: [Failure; 7] = [
         Failure::Timeout,
         Failure::Network,
         Failure::Rcode,
         Failure::Loop,
         Failure::TooLong,
         Failure::Unusable,
+        Failure::Local,
     ];
 
     /// The name used in metrics.
@@ -81,6 +84,7 @@ impl Failure {
             Failure::Loop => "loop",
             Failure::TooLong => "too_long",
             Failure::Unusable => "unusable",
+            Failure::Local => "local",
         }
     }
 }

@@ -19,12 +19,12 @@ use tracing::{debug, warn};
 use super::{
     chain::{Failure, Outcome},
     compose::{self, Carrier, ExtendedError, Section},
-    flight::{Flights, Joined},
+    flight::{Flights, Joined, MAX_CHASES},
     limiter::Limiter,
     query::Query,
     source::TargetSource,
     stats::{PassReason, Replied, Snapshot, Stats},
-    store::{Found, Kept, Key, Limits, NEGATIVE_LIFETIME, Store, Trouble},
+    store::{Found, Kept, Key, Known, Limits, NEGATIVE_LIFETIME, Store, Trouble},
     stream::{ReplyTo, Steer, StreamQuery, StreamReply},
 };
 use crate::{
@@ -215,7 +215,7 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
                 total: options.max_answers,
                 per_interface: options.answers_per_interface,
             }),
-            flights: Flights::new(options.chases_per_interface),
+            flights: Flights::new(options.chases_per_interface, MAX_CHASES),
             unkept: limiter(UNKEPT_PER_SECOND),
             warnings: limiter(WARNINGS_PER_SECOND),
             stats: Stats::default(),
@@ -377,24 +377,25 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
         if !qtype_is_kept(waiting.query.qtype) {
             let mut limiter = self.unkept.lock().unwrap_or_else(PoisonError::into_inner);
             if !limiter.admit(waiting.origin.ifindex(), now) {
-                return self.pass_on(&waiting.origin, PassReason::RateLimited);
+                drop(limiter);
+                return self.without_look_up(&waiting, &key, PassReason::RateLimited, now);
             }
         }
         match self.store.find(&key, waiting.ttl_cap, now) {
             Found::Fresh(kept, left) => self.answer(&waiting, &kept, left, Replied::Answer),
             Found::NoTarget(left) => self.no_target(&waiting, left),
             Found::Trouble(trouble) => self.without_answer(&waiting, &key, trouble, now),
-            Found::Nothing => self.wait(key, waiting),
+            Found::Nothing => self.wait(key, waiting, now),
         }
     }
 
     /// Lets a query wait for the look-up of its key, and starts that if nobody has.
-    fn wait(self: &Arc<Self>, key: Key, waiting: Waiting) {
+    fn wait(self: &Arc<Self>, key: Key, waiting: Waiting, now: Instant) {
         let ifindex = waiting.origin.ifindex();
         match self.flights.join(ifindex, &key, waiting) {
             Joined::Waits => {}
             Joined::Full(waiting) if waiting.is_answered => self.stats.refreshes_refused.add(),
-            Joined::Full(waiting) => self.pass_on(&waiting.origin, PassReason::Busy),
+            Joined::Full(waiting) => self.without_look_up(&waiting, &key, PassReason::Busy, now),
             Joined::Leads => {
                 self.stats.chases.add();
                 let flight = Landing {
@@ -410,13 +411,13 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
 
     /// Tells everybody who waited what the look-up showed.
     fn land(&self, ifindex: u32, key: &Key, outcome: Option<Outcome>) {
+        let now = (self.clock)();
         let Some(outcome) = outcome else {
             for waiting in self.flights.land(key) {
-                self.drop_or_pass_on(&waiting.origin, waiting.is_answered, PassReason::Abandoned);
+                self.without_look_up(&waiting, key, PassReason::Abandoned, now);
             }
             return;
         };
-        let now = (self.clock)();
         let kept = if qtype_is_kept(key.qtype.into()) || outcome == Outcome::NoTarget {
             self.store.keep(ifindex, key, &outcome, now)
         } else {
@@ -435,6 +436,9 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
                 (None, Outcome::NoTarget) => self.no_target(&waiting, NEGATIVE_LIFETIME),
                 (None, Outcome::BrokenChain) => {
                     self.without_answer(&waiting, key, Trouble::BrokenChain, now);
+                }
+                (None, Outcome::Failed(Failure::Local)) => {
+                    self.without_look_up(&waiting, key, PassReason::LocalFailure, now);
                 }
                 (None, Outcome::Failed(failure)) => {
                     self.without_answer(&waiting, key, Trouble::Failed(*failure), now);
@@ -561,11 +565,7 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
             Trouble::BrokenChain => None,
         };
         match stale {
-            Some(kept) => {
-                let ttl = STALE_TTL.min(waiting.ttl_cap);
-                self.stats.stale.add();
-                self.answer(waiting, &kept, ttl, Replied::Stale);
-            }
+            Some(kept) => self.stale(waiting, &kept),
             None => {
                 if let Some((answers, key)) = waiting.entry() {
                     answers.nothing(key);
@@ -575,6 +575,37 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
                 }
             }
         }
+    }
+
+    fn stale(&self, waiting: &Waiting, kept: &Kept) {
+        let ttl = STALE_TTL.min(waiting.ttl_cap);
+        self.stats.stale.add();
+        self.answer(waiting, kept, ttl, Replied::Stale);
+    }
+
+    /// This node did not look the name up, which says nothing about the name (SEMANTICS rule 13): the last good answer; the
+    /// existing cache if nothing is known; and no reply if the name exists, since the cache would deny it.
+    fn without_look_up(&self, waiting: &Waiting, key: &Key, reason: PassReason, now: Instant) {
+        match self.store.known(key, self.options.serve_stale, now) {
+            Known::Answer(kept) => self.stale(waiting, &kept),
+            Known::Exists if waiting.is_answered => {}
+            Known::Exists => self.leave_unanswered(&waiting.origin, reason),
+            Known::Nothing => self.drop_or_pass_on(&waiting.origin, waiting.is_answered, reason),
+        }
+    }
+
+    /// The client asks again, and finds what failed here over or its next server.
+    fn leave_unanswered(&self, origin: &Origin, reason: PassReason) {
+        self.stats.unanswered.add();
+        if let Way::Stream { reply, .. } = &origin.way
+            && let Err(error) = reply.send(StreamReply::Nothing)
+        {
+            debug!(ifindex = origin.ifindex(), %error, "the connection is gone");
+        }
+        self.tell(origin, |record, _| {
+            record.verdict = Verdict::Unanswered;
+            record.reason = Some(reason.label().to_owned());
+        });
     }
 
     fn servfail(&self, waiting: &Waiting, error: ExtendedError) {
@@ -772,6 +803,7 @@ fn extended_error(trouble: Trouble) -> ExtendedError {
         Trouble::Failed(Failure::Loop) => (0, "the target's CNAME chain is a loop"),
         Trouble::Failed(Failure::TooLong) => (0, "the target's CNAME chain is too long"),
         Trouble::Failed(Failure::Unusable) => (0, "no usable reply"),
+        Trouble::Failed(Failure::Local) => (0, "not looked up"),
     };
     ExtendedError { code, text }
 }

@@ -129,6 +129,16 @@ pub enum Found {
     Nothing,
 }
 
+/// What is known of a name that cannot be looked up.
+#[derive(Clone, Debug)]
+pub enum Known {
+    /// The last good answer to this question, stale or not.
+    Answer(Arc<Kept>),
+    /// The name exists: there is an answer to another qtype.
+    Exists,
+    Nothing,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Store {
@@ -195,6 +205,25 @@ impl Store {
         (!kept.stale_for(limit, now).is_zero()).then(|| kept.clone())
     }
 
+    /// What is known of a name when this node fails to look it up. `limit` as for [`Store::stale`].
+    pub fn known(&self, key: &Key, limit: Duration, now: Instant) -> Known {
+        if let Some(kept) = self.stale(key, limit, now) {
+            return Known::Answer(kept);
+        }
+        let of_type = |qtype: u16| Key {
+            qtype: qtype.into(),
+            ..key.clone()
+        };
+        let exists = KEPT_QTYPES
+            .iter()
+            .any(|qtype| self.stale(&of_type(*qtype), limit, now).is_some());
+        if exists {
+            Known::Exists
+        } else {
+            Known::Nothing
+        }
+    }
+
     /// Remembers what a chase showed, on the account of the interface that asked for it. The answer comes back in the
     /// form that it is served in; `None` when the outcome is none, or too long to be served.
     pub fn keep(
@@ -243,6 +272,8 @@ impl Store {
                 return None;
             }
             Outcome::BrokenChain => Trouble::BrokenChain,
+            // Says nothing about the name, and may be over the next moment.
+            Outcome::Failed(Failure::Local) => return None,
             Outcome::Failed(failure) => Trouble::Failed(*failure),
         };
         let mut inner = self.lock();

@@ -5,6 +5,7 @@ use tokio::net::TcpListener;
 
 use super::*;
 use crate::resolve::testing::{a, name};
+use tokio::net::UdpSocket;
 
 const QNAME: &str = "kafka-upstream.foo.svc.cluster.local.";
 /// Longer than any of these tests takes.
@@ -62,7 +63,8 @@ async fn ask_within(
         deadline: Instant::now() + timeout,
         retry_after,
     };
-    ask(server, &name(QNAME), RecordType::A, patience).await
+    let pool = Arc::new(Pool::new(16));
+    ask(&pool, server, &name(QNAME), RecordType::A, patience).await
 }
 
 /// The question of a query without its OPT, as a reply with `count` records that follow in `records`.
@@ -174,7 +176,7 @@ async fn a_query_for_a_reply_another_opcode_or_count_is_ignored() {
 #[tokio::test]
 async fn every_truncation_is_ignored() {
     let length = {
-        let question = Question::new(&name(QNAME), RecordType::A);
+        let question = Question::new(&name(QNAME), RecordType::A, 7);
         good(&question.message).len()
     };
     // One server for all lengths, each sent once per question.

@@ -153,6 +153,13 @@ fn check_says_whether_the_node_is_fit() {
     // Nothing of it stays on the interface beside the gregor that runs.
     assert_eq!(e2e::programs_on(&lab, "veth-foo"), ["gregor"]);
 
+    // A day is allowed, and said to be long.
+    let day = format!("{}[answer]\nmax_ttl = \"1day\"\n", lab.gregor_config());
+    let day = run(&lab, &["check", "--config", &file(&lab, "day.toml", &day)]);
+    assert_eq!(day.code, 0, "{}{}", day.out, day.err);
+    day.has(&["WARNING answers max_ttl = \"1day\": clients keep an address for that long"]);
+    assert!(!before.out.contains("max_ttl"), "{}", before.out);
+
     // What is not configured is not loaded, or not reported.
     let never = lab.gregor_config().replace(
         "[intercept]\n",

@@ -483,7 +483,8 @@ fn run(lab: &Lab, gregor: &Gregor, what: Flood, asks: impl Fn(u64, &Pod) + Sync)
         let metrics = metrics(gregor);
         let taken = kernel(&metrics, "matched");
         let done = sum(&metrics, "gregor_dns_responses_total")
-            + sum(&metrics, "gregor_responder_passed_on_total");
+            + sum(&metrics, "gregor_responder_passed_on_total")
+            + get(&metrics, "gregor_responder_unanswered_total");
         if taken == done && get(&metrics, "gregor_chases_in_flight") == 0 {
             break metrics;
         }

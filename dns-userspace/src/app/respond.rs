@@ -178,6 +178,7 @@ fn told(snapshot: &Snapshot) -> ResponderStatus {
         chase_failures: owned(&snapshot.chase_failures),
         broken_chains: snapshot.broken_chains,
         stale_answers: snapshot.stale_answers,
+        unanswered: snapshot.unanswered,
         truncated: snapshot.truncated,
         send_errors: snapshot.send_errors,
         refreshes: snapshot.refreshes,
@@ -217,6 +218,7 @@ fn add(sum: &mut ResponderStatus, more: &ResponderStatus) {
     sum.chases += more.chases;
     sum.broken_chains += more.broken_chains;
     sum.stale_answers += more.stale_answers;
+    sum.unanswered += more.unanswered;
     sum.truncated += more.truncated;
     sum.send_errors += more.send_errors;
     sum.refreshes += more.refreshes;

@@ -93,6 +93,8 @@ fn query(record: &Record) -> String {
         (Verdict::Responder, _) => "responder".to_owned(),
         (Verdict::PassedOn, Some(reason)) => format!("passed on: {reason}"),
         (Verdict::PassedOn, None) => "passed on".to_owned(),
+        (Verdict::Unanswered, Some(reason)) => format!("unanswered: {reason}"),
+        (Verdict::Unanswered, None) => "unanswered".to_owned(),
     };
     let latency = record.latency.map_or_else(
         || "-".to_owned(),

@@ -192,6 +192,7 @@ fn render(status: &Status) -> String {
     for (name, count) in [
         ("broken chains", responder.broken_chains),
         ("stale answers", responder.stale_answers),
+        ("unanswered", responder.unanswered),
         ("refreshes", responder.refreshes),
         ("refreshes refused", responder.refreshes_refused),
         ("panics", status.panics),

@@ -19,6 +19,8 @@ pub enum Verdict {
     Responder,
     /// The query went on to the existing cache.
     PassedOn,
+    /// The query was given up: the name exists, and what it has is not known now.
+    Unanswered,
 }
 
 /// What carried a query.

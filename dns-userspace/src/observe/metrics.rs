@@ -137,6 +137,11 @@ impl Collector for Page {
             responder.stale_answers,
         )?;
         page.counter(
+            "responder_unanswered",
+            "Queries for names that exist, left without a reply because the node could not look them up",
+            responder.unanswered,
+        )?;
+        page.counter(
             "truncated_responses",
             "Replies with TC=1, to clients whose TCP is steered then",
             responder.truncated,
@@ -415,6 +420,7 @@ pub(super) mod tests {
                 chase_failures: map(&[("timeout", 1)]),
                 broken_chains: 1,
                 stale_answers: 2,
+                unanswered: 5,
                 truncated: 4,
                 chases_in_flight: 1,
                 stores: map(&[("answers", 3), ("no_target", 1)]),
@@ -517,6 +523,7 @@ pub(super) mod tests {
             "gregor_config_loads_total{result=\"failure\"} 1",
             "gregor_config_last_load_successful 0.0",
             "gregor_panics_total 0",
+            "gregor_responder_unanswered_total 5",
             "gregor_truncated_responses_total 4",
             "gregor_tcp_connections_total 5",
             "gregor_tcp_queries_total{result=\"relayed\"} 7",

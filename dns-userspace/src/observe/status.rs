@@ -145,6 +145,8 @@ pub struct ResponderStatus {
     pub chase_failures: BTreeMap<String, u64>,
     pub broken_chains: u64,
     pub stale_answers: u64,
+    /// Queries for names that exist, left without a reply because the node could not look them up.
+    pub unanswered: u64,
     /// Replies with TC=1.
     pub truncated: u64,
     /// Look-ups for newer answers than a program has.

@@ -1,5 +1,7 @@
 //! From the messages of the upstream to an outcome: follows the CNAME chain from the target to its end; no I/O.
 
+use std::collections::HashSet;
+
 use hickory_proto::{
     op::{Message, ResponseCode},
     rr::{DNSClass, Name, RData, Record, RecordType, rdata::SOA},
@@ -8,10 +10,10 @@ use hickory_proto::{
 
 /// Most CNAMEs behind the target (SEMANTICS rule 13).
 pub const MAX_STEPS: usize = 10;
-/// Most records of an RRset that are kept; a reply of 1,232 bytes carries fewer than 80 addresses.
-pub const MAX_RECORDS: usize = 128;
-/// Most bytes of rdata that are kept of one RRset.
-pub const MAX_RDATA: usize = 2048;
+/// Most records of an RRset that are kept: more addresses than a message of 64 KiB holds, each of which takes 16 bytes.
+pub const MAX_RECORDS: usize = 4096;
+/// Most bytes of rdata that are kept of one RRset: no reply holds more.
+pub const MAX_RDATA: usize = u16::MAX as usize;
 /// What a NODATA without SOA is worth.
 const NODATA_TTL: u32 = 5;
 
@@ -48,7 +50,7 @@ pub struct Answer {
 pub enum Failure {
     /// No acceptable reply within the time.
     Timeout,
-    /// No route, no socket, connection refused.
+    /// The server's host says that nothing listens there.
     Network,
     /// An rcode other than NOERROR and NXDOMAIN.
     Rcode,
@@ -58,16 +60,19 @@ pub enum Failure {
     TooLong,
     /// A well-formed reply that contradicts itself or only refers elsewhere.
     Unusable,
+    /// This node could not ask: no socket, no memory, no route, a filter of its own. Says nothing about the name.
+    Local,
 }
 
 impl Failure {
-    pub const ALL: [Failure; 6] = [
+    pub const ALL: [Failure; 7] = [
         Failure::Timeout,
         Failure::Network,
         Failure::Rcode,
         Failure::Loop,
         Failure::TooLong,
         Failure::Unusable,
+        Failure::Local,
     ];
 
     /// The name used in metrics.
@@ -79,6 +84,7 @@ impl Failure {
             Failure::Loop => "loop",
             Failure::TooLong => "too_long",
             Failure::Unusable => "unusable",
+            Failure::Local => "local",
         }
     }
 }
@@ -175,6 +181,7 @@ impl Walk {
             .map(|record| ttl(record))
             .fold(self.ttl_seconds, u32::min);
         let mut rdata = Vec::with_capacity(records.len());
+        let mut seen = HashSet::with_capacity(records.len());
         let mut left = MAX_RDATA;
         // Existence is all that a query for the CNAME needs.
         for record in records.iter().filter(|_| self.qtype != RecordType::CNAME) {
@@ -185,7 +192,7 @@ impl Walk {
                 break;
             };
             left = rest;
-            if !rdata.contains(&bytes) {
+            if seen.insert(bytes.clone()) {
                 rdata.push(bytes);
             }
         }

@@ -7,7 +7,7 @@
 use std::{collections::HashMap, ops::Range};
 
 use dns_common::{
-    answer::Body,
+    answer::{Body, MAX_RECORDS, SECTION_LEN},
     wire::{
         self, CLASS_IN, DNS_HEADER_LEN, FLAG_QR, FLAG_RA, FLAG_TC, OPT_LEN, TYPE_CNAME, TYPE_OPT,
         TYPE_SOA,
@@ -24,6 +24,8 @@ const PLAIN_SIZE: u16 = wire::PLAIN_SIZE as u16;
 const QNAME_POINTER: u16 = POINTER | DNS_HEADER_LEN as u16;
 const POINTER: u16 = 0xc000;
 const MAX_POINTER: usize = 0x3fff;
+/// A section of this length fits behind any question, with an OPT, into a message over TCP.
+const MAX_SECTION: usize = 65_535 - DNS_HEADER_LEN as usize - (255 + 4) - OPT_LEN as usize;
 const RCODE_SERVFAIL: u16 = 2;
 const OPTION_EDE: u16 = 15;
 
@@ -43,11 +45,14 @@ pub struct Section {
     chain_count: u16,
     /// The records of the RRset.
     rrset: Vec<Range<usize>>,
+    /// Records for which no message has room.
+    left_out: usize,
     has_soa: bool,
 }
 
 impl Section {
-    /// Encodes an answer. `None` when it is longer than compression pointers reach.
+    /// Encodes an answer, with as many records as a message holds. `None` when it holds no record of the RRset, or the
+    /// chain is longer than compression pointers reach.
     pub fn new(answer: &Answer) -> Option<Section> {
         let mut writer = Writer::default();
         let targets = if answer.qtype == RecordType::CNAME {
@@ -62,8 +67,14 @@ impl Section {
         }
         let chain_end = writer.bytes.len();
         let mut rrset = Vec::with_capacity(answer.rdata.len());
+        let mut left_out = 0;
         if answer.qtype != RecordType::CNAME {
             for rdata in &answer.rdata {
+                // The owner is a pointer, or the root.
+                if writer.bytes.len() + 12 + rdata.len() > MAX_SECTION {
+                    left_out += 1;
+                    continue;
+                }
                 let start = writer.bytes.len();
                 writer.record(owner, answer.qtype.into(), |writer| {
                     writer.bytes.extend_from_slice(rdata);
@@ -71,14 +82,23 @@ impl Section {
                 rrset.push(start..writer.bytes.len());
             }
         }
+        if rrset.is_empty() && left_out > 0 {
+            return None;
+        }
         let soa = answer.soa.as_deref().filter(|_| rrset.is_empty());
         if let Some((zone, soa)) = soa {
             writer.record(Some(zone), TYPE_SOA, |writer| writer.soa(soa));
         }
-        (writer.bytes.len() < MAX_POINTER / 2).then_some(Section {
+        let fixed = if rrset.is_empty() {
+            writer.bytes.len()
+        } else {
+            chain_end
+        };
+        (fixed < MAX_POINTER / 2).then_some(Section {
             chain_end,
             chain_count: targets.len() as u16,
             rrset,
+            left_out,
             has_soa: soa.is_some(),
             bytes: writer.bytes,
             pointers: writer.pointers,
@@ -106,6 +126,9 @@ impl Section {
             }
             bytes
         };
+        if self.bytes.len() > SECTION_LEN || self.rrset.len() > MAX_RECORDS {
+            return None;
+        }
         // An SOA stands in one piece with the chain.
         let fixed = if self.rrset.is_empty() {
             0..self.bytes.len()
@@ -160,7 +183,7 @@ fn within<'a>(positions: &'a [u16], range: &Range<usize>) -> &'a [u16] {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Carrier {
     Datagram,
-    /// A section is never as long as a message of a stream may be.
+    /// [`Section::new`] has left out what a message has no room for.
     Stream,
 }
 
@@ -234,7 +257,8 @@ pub fn answer(
     push_opt(query, None, &mut message);
     Some(Reply {
         message,
-        left_out: section.rrset.len() - usize::from(answers - section.chain_count),
+        left_out: section.left_out + section.rrset.len()
+            - usize::from(answers - section.chain_count),
     })
 }
 

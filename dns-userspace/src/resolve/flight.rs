@@ -1,4 +1,4 @@
-//! One look-up in flight per key, with the queries that wait for it; bounded per interface.
+//! One look-up in flight per key, with the queries that wait for it; bounded in all, and fair between interfaces.
 
 use std::{
     collections::HashMap,
@@ -9,6 +9,8 @@ use tokio::sync::watch;
 
 use super::store::Key;
 
+/// Look-ups in flight of all interfaces.
+pub const MAX_CHASES: usize = 2048;
 /// Queries that an interface may have waiting, for each look-up that it may have started.
 const WAITING_PER_CHASE: usize = 16;
 
@@ -28,6 +30,7 @@ pub enum Joined<W> {
 pub struct Flights<W> {
     inner: Mutex<Inner<W>>,
     chases_per_interface: usize,
+    max_chases: usize,
     in_flight: watch::Sender<usize>,
 }
 
@@ -51,13 +54,14 @@ struct Load {
 }
 
 impl<W> Flights<W> {
-    pub fn new(chases_per_interface: usize) -> Flights<W> {
+    pub fn new(chases_per_interface: usize, max_chases: usize) -> Flights<W> {
         Flights {
             inner: Mutex::new(Inner {
                 flights: HashMap::new(),
                 interfaces: HashMap::new(),
             }),
             chases_per_interface,
+            max_chases,
             in_flight: watch::Sender::new(0),
         }
     }
@@ -74,10 +78,13 @@ impl<W> Flights<W> {
             interfaces,
         } = &mut *inner;
         let load = interfaces.entry(ifindex).or_default();
+        // An interface may take as much as it leaves free. However many fill their shares, as much as one share is free
+        // then, and the next interface finds it: n of them come to have 1/(n + 1) each.
+        let free = self.max_chases.saturating_sub(flights.len());
         let flight = flights.get_mut(key);
         let room = match flight {
             Some(_) => load.waiting < self.chases_per_interface * WAITING_PER_CHASE,
-            None => load.chases < self.chases_per_interface,
+            None => load.chases < self.chases_per_interface.min(free),
         };
         if !room {
             inner.forget_idle(ifindex);
@@ -161,7 +168,7 @@ mod tests {
 
     #[test]
     fn one_leads_and_the_others_wait() {
-        let flights = Flights::new(4);
+        let flights = Flights::new(4, MAX_CHASES);
         assert!(matches!(flights.join(1, &key(0), 'a'), Joined::Leads));
         assert!(matches!(flights.join(2, &key(0), 'b'), Joined::Waits));
         assert!(matches!(flights.join(1, &key(0), 'c'), Joined::Waits));
@@ -174,7 +181,7 @@ mod tests {
 
     #[test]
     fn an_interface_at_its_cap_leaves_room_for_others() {
-        let flights = Flights::new(2);
+        let flights = Flights::new(2, MAX_CHASES);
         assert!(matches!(flights.join(1, &key(0), ()), Joined::Leads));
         assert!(matches!(flights.join(1, &key(1), ()), Joined::Leads));
         assert!(matches!(flights.join(1, &key(2), ()), Joined::Full(())));
@@ -184,8 +191,26 @@ mod tests {
     }
 
     #[test]
+    fn however_many_interfaces_flood_the_next_one_has_room() {
+        for flooding in [1, 5, 50, 250] {
+            let flights = Flights::new(256, MAX_CHASES);
+            let mut number = 0;
+            let mut join = |ifindex| {
+                number += 1;
+                matches!(flights.join(ifindex, &key(number), ()), Joined::Leads)
+            };
+            // In turn, as they come at once.
+            while (1..=flooding).map(&mut join).filter(|&leads| leads).count() > 0 {}
+            let share = MAX_CHASES.div_ceil(flooding as usize + 1).min(256);
+            let has = (0..MAX_CHASES).filter(|_| join(1000)).count();
+            assert!(has >= share / 2, "{flooding}: {has}");
+            assert!(flights.len() <= MAX_CHASES);
+        }
+    }
+
+    #[test]
     fn waiting_queries_are_bounded_too() {
-        let flights = Flights::new(1);
+        let flights = Flights::new(1, MAX_CHASES);
         let refused = (0..100)
             .filter(|_| matches!(flights.join(1, &key(0), ()), Joined::Full(())))
             .count();

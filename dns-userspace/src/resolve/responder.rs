@@ -3,6 +3,7 @@
 //! It knows rules only as "this name has this target", and sockets only as [`Inject`] and [`TargetSource`].
 
 use std::{
+    collections::HashSet,
     net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex, PoisonError,
@@ -18,12 +19,12 @@ use tracing::{debug, warn};
 use super::{
     chain::{Failure, Outcome},
     compose::{self, Carrier, ExtendedError, Section},
-    flight::{Flights, Joined},
+    flight::{Flights, Joined, MAX_CHASES},
     limiter::Limiter,
     query::Query,
     source::TargetSource,
     stats::{PassReason, Replied, Snapshot, Stats},
-    store::{Found, Kept, Key, Limits, NEGATIVE_LIFETIME, Store, Trouble},
+    store::{Found, Kept, Key, Known, Limits, NEGATIVE_LIFETIME, Store, Trouble},
     stream::{ReplyTo, Steer, StreamQuery, StreamReply},
 };
 use crate::{
@@ -129,7 +130,18 @@ struct Waiting {
     ttl_cap: Duration,
     /// The program has answered it already: what is found out goes to the program only.
     is_answered: bool,
+    /// Where the program keeps what is known of the name. Types that it does not keep have a key too: what they show of
+    /// the name itself holds for all of them.
     publish: Option<(Arc<dyn Publish>, answer::Key)>,
+}
+
+impl Waiting {
+    /// Where the program keeps the answer to this query, if it keeps answers of this type.
+    fn entry(&self) -> Option<&(Arc<dyn Publish>, answer::Key)> {
+        self.publish
+            .as_ref()
+            .filter(|_| qtype_is_kept(self.query.qtype))
+    }
 }
 
 /// The program that took a query.
@@ -203,7 +215,7 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
                 total: options.max_answers,
                 per_interface: options.answers_per_interface,
             }),
-            flights: Flights::new(options.chases_per_interface),
+            flights: Flights::new(options.chases_per_interface, MAX_CHASES),
             unkept: limiter(UNKEPT_PER_SECOND),
             warnings: limiter(WARNINGS_PER_SECOND),
             stats: Stats::default(),
@@ -340,9 +352,6 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
         }
         let publish = program.and_then(|program| {
             let (rule, captures) = plan.kept_by.as_ref()?;
-            if !qtype_is_kept(query.qtype) {
-                return None;
-            }
             let key = program
                 .answers
                 .key(*rule, query.qtype, server.ip(), captures)?;
@@ -368,24 +377,25 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
         if !qtype_is_kept(waiting.query.qtype) {
             let mut limiter = self.unkept.lock().unwrap_or_else(PoisonError::into_inner);
             if !limiter.admit(waiting.origin.ifindex(), now) {
-                return self.pass_on(&waiting.origin, PassReason::RateLimited);
+                drop(limiter);
+                return self.without_look_up(&waiting, &key, PassReason::RateLimited, now);
             }
         }
         match self.store.find(&key, waiting.ttl_cap, now) {
             Found::Fresh(kept, left) => self.answer(&waiting, &kept, left, Replied::Answer),
             Found::NoTarget(left) => self.no_target(&waiting, left),
             Found::Trouble(trouble) => self.without_answer(&waiting, &key, trouble, now),
-            Found::Nothing => self.wait(key, waiting),
+            Found::Nothing => self.wait(key, waiting, now),
         }
     }
 
     /// Lets a query wait for the look-up of its key, and starts that if nobody has.
-    fn wait(self: &Arc<Self>, key: Key, waiting: Waiting) {
+    fn wait(self: &Arc<Self>, key: Key, waiting: Waiting, now: Instant) {
         let ifindex = waiting.origin.ifindex();
         match self.flights.join(ifindex, &key, waiting) {
             Joined::Waits => {}
             Joined::Full(waiting) if waiting.is_answered => self.stats.refreshes_refused.add(),
-            Joined::Full(waiting) => self.pass_on(&waiting.origin, PassReason::Busy),
+            Joined::Full(waiting) => self.without_look_up(&waiting, &key, PassReason::Busy, now),
             Joined::Leads => {
                 self.stats.chases.add();
                 let flight = Landing {
@@ -401,20 +411,21 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
 
     /// Tells everybody who waited what the look-up showed.
     fn land(&self, ifindex: u32, key: &Key, outcome: Option<Outcome>) {
+        let now = (self.clock)();
         let Some(outcome) = outcome else {
             for waiting in self.flights.land(key) {
-                self.drop_or_pass_on(&waiting.origin, waiting.is_answered, PassReason::Abandoned);
+                self.without_look_up(&waiting, key, PassReason::Abandoned, now);
             }
             return;
         };
-        let now = (self.clock)();
-        let kept = if qtype_is_kept(key.qtype.into()) {
+        let kept = if qtype_is_kept(key.qtype.into()) || outcome == Outcome::NoTarget {
             self.store.keep(ifindex, key, &outcome, now)
         } else {
             unkept(&outcome, now)
         };
         // Only now, so that whoever comes next finds it in the store.
-        let waiting = self.flights.land(key);
+        let mut waiting = self.flights.land(key);
+        publish_once(&mut waiting);
         self.count(key, &outcome, waiting.first(), now);
         for waiting in waiting {
             match (&kept, &outcome) {
@@ -425,6 +436,9 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
                 (None, Outcome::NoTarget) => self.no_target(&waiting, NEGATIVE_LIFETIME),
                 (None, Outcome::BrokenChain) => {
                     self.without_answer(&waiting, key, Trouble::BrokenChain, now);
+                }
+                (None, Outcome::Failed(Failure::Local)) => {
+                    self.without_look_up(&waiting, key, PassReason::LocalFailure, now);
                 }
                 (None, Outcome::Failed(failure)) => {
                     self.without_answer(&waiting, key, Trouble::Failed(*failure), now);
@@ -463,7 +477,7 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
     fn answer(&self, waiting: &Waiting, kept: &Kept, ttl: Duration, replied: Replied) {
         // Rounded up: what is left of a second counts as one.
         let ttl_seconds = (ttl.as_millis().div_ceil(1000) as u32).max(1);
-        if let Some((answers, key)) = &waiting.publish {
+        if let Some((answers, key)) = waiting.entry() {
             match &kept.body {
                 Some(body) => {
                     let term = match replied {
@@ -505,6 +519,9 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
                     Some(reply) => Some(reply.message),
                     None => sent_to_tcp.then(|| compose::empty(&waiting.query)),
                 };
+                if waiting.origin.carrier() == Carrier::Stream {
+                    self.warn_cut(waiting);
+                }
                 let Some(mut message) = message else {
                     return self.servfail(waiting, TOO_LONG);
                 };
@@ -519,6 +536,18 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
         self.stats.replied(waiting.namespace.as_deref(), replied);
         self.send(&waiting.origin, &reply);
         self.tell_answer(&waiting.origin, "NOERROR", replied);
+    }
+
+    /// Not even a stream has room for the whole RRset.
+    fn warn_cut(&self, waiting: &Waiting) {
+        let mut warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
+        if warnings.admit(0, (self.clock)()) {
+            warn!(
+                namespace = waiting.namespace.as_deref().unwrap_or("none"),
+                qtype = waiting.query.qtype,
+                "a tenant's target has more records than a DNS message holds; the answer lacks some"
+            );
+        }
     }
 
     /// The existing cache answers, now and for as long as this is known.
@@ -536,13 +565,9 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
             Trouble::BrokenChain => None,
         };
         match stale {
-            Some(kept) => {
-                let ttl = STALE_TTL.min(waiting.ttl_cap);
-                self.stats.stale.add();
-                self.answer(waiting, &kept, ttl, Replied::Stale);
-            }
+            Some(kept) => self.stale(waiting, &kept),
             None => {
-                if let Some((answers, key)) = &waiting.publish {
+                if let Some((answers, key)) = waiting.entry() {
                     answers.nothing(key);
                 }
                 if !waiting.is_answered {
@@ -550,6 +575,37 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
                 }
             }
         }
+    }
+
+    fn stale(&self, waiting: &Waiting, kept: &Kept) {
+        let ttl = STALE_TTL.min(waiting.ttl_cap);
+        self.stats.stale.add();
+        self.answer(waiting, kept, ttl, Replied::Stale);
+    }
+
+    /// This node did not look the name up, which says nothing about the name (SEMANTICS rule 13): the last good answer; the
+    /// existing cache if nothing is known; and no reply if the name exists, since the cache would deny it.
+    fn without_look_up(&self, waiting: &Waiting, key: &Key, reason: PassReason, now: Instant) {
+        match self.store.known(key, self.options.serve_stale, now) {
+            Known::Answer(kept) => self.stale(waiting, &kept),
+            Known::Exists if waiting.is_answered => {}
+            Known::Exists => self.leave_unanswered(&waiting.origin, reason),
+            Known::Nothing => self.drop_or_pass_on(&waiting.origin, waiting.is_answered, reason),
+        }
+    }
+
+    /// The client asks again, and finds what failed here over or its next server.
+    fn leave_unanswered(&self, origin: &Origin, reason: PassReason) {
+        self.stats.unanswered.add();
+        if let Way::Stream { reply, .. } = &origin.way
+            && let Err(error) = reply.send(StreamReply::Nothing)
+        {
+            debug!(ifindex = origin.ifindex(), %error, "the connection is gone");
+        }
+        self.tell(origin, |record, _| {
+            record.verdict = Verdict::Unanswered;
+            record.reason = Some(reason.label().to_owned());
+        });
     }
 
     fn servfail(&self, waiting: &Waiting, error: ExtendedError) {
@@ -685,6 +741,17 @@ impl<S: TargetSource, I: Inject> Drop for Landing<S, I> {
     }
 }
 
+/// Leaves each entry of a program to the first query that has it: all of them would write the same.
+fn publish_once(waiting: &mut [Waiting]) {
+    let mut entries = HashSet::new();
+    for waiting in waiting {
+        waiting.publish.take_if(|(answers, key)| {
+            // The pointer tells the tables of one program from those of another.
+            !entries.insert((Arc::as_ptr(answers).cast::<()>(), *key))
+        });
+    }
+}
+
 /// What a rule makes of a name; `None` when it does not match after all.
 fn plan(rules: &RuleSet, index: usize, qname: &[u8]) -> Option<Plan> {
     let rule = rules.rules().get(index)?;
@@ -736,6 +803,7 @@ fn extended_error(trouble: Trouble) -> ExtendedError {
         Trouble::Failed(Failure::Loop) => (0, "the target's CNAME chain is a loop"),
         Trouble::Failed(Failure::TooLong) => (0, "the target's CNAME chain is too long"),
         Trouble::Failed(Failure::Unusable) => (0, "no usable reply"),
+        Trouble::Failed(Failure::Local) => (0, "not looked up"),
     };
     ExtendedError { code, text }
 }

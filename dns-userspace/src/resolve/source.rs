@@ -1,6 +1,6 @@
 //! Where the answer for a target comes from: a trait, and the chase through the existing cache as its one implementation.
 
-use std::{future::Future, net::SocketAddr, time::Duration};
+use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
 use hickory_proto::{
     op::{Message, ResponseCode},
@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::{
     chain::{Failure, Outcome, Walk},
-    upstream::{self, Patience, Transport},
+    upstream::{self, Patience, Pool, Transport},
 };
 
 /// Tries within the time of one chase.
@@ -28,15 +28,19 @@ pub trait TargetSource: Send + Sync + 'static {
 }
 
 /// The DNS chase.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct DnsSource {
     timeout: Duration,
+    pool: Arc<Pool>,
 }
 
 impl DnsSource {
     /// `timeout` bounds a whole chase.
     pub fn new(timeout: Duration) -> DnsSource {
-        DnsSource { timeout }
+        DnsSource {
+            timeout,
+            pool: Arc::new(Pool::for_this_process()),
+        }
     }
 
     async fn chase(
@@ -54,7 +58,7 @@ impl DnsSource {
         loop {
             let asked_at = Instant::now();
             let name = walk.asks().clone();
-            let result = upstream::ask(server, &name, qtype, patience).await;
+            let result = upstream::ask(&self.pool, server, &name, qtype, patience).await;
             if let Some(steps) = &mut steps {
                 let elapsed = asked_at.elapsed();
                 steps.push(Step::new(server, name, qtype, &result, elapsed));

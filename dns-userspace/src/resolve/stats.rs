@@ -46,6 +46,8 @@ reasons! {
     RateLimited => "rate_limited",
     /// A look-up ended without an outcome (shutdown).
     Abandoned => "abandoned",
+    /// No socket, no memory, no route, or a filter of the node: nothing was learned of a name that is not known.
+    LocalFailure => "local_failure",
 }
 
 /// Counters, each of them only ever growing.
@@ -55,6 +57,7 @@ pub struct Stats {
     pub(super) noerror: Counter,
     pub(super) servfail: Counter,
     pub(super) stale: Counter,
+    pub(super) unanswered: Counter,
     pub(super) truncated: Counter,
     pub(super) chases: Counter,
     pub(super) broken_chains: Counter,
@@ -109,6 +112,8 @@ pub struct Snapshot {
     pub chase_failures: BTreeMap<&'static str, u64>,
     pub broken_chains: u64,
     pub stale_answers: u64,
+    /// Queries for names that exist, left without a reply because this node did not look them up.
+    pub unanswered: u64,
     /// Replies with TC=1.
     pub truncated: u64,
     /// Replies and passed queries that could not be sent.
@@ -178,6 +183,7 @@ impl Stats {
                 .collect(),
             broken_chains: self.broken_chains.get(),
             stale_answers: self.stale.get(),
+            unanswered: self.unanswered.get(),
             truncated: self.truncated.get(),
             send_errors: self.send_errors.get(),
             refreshes: self.refreshes.get(),

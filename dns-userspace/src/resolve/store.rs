@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use dns_common::answer::Body;
+use dns_common::{answer::Body, wire::KEPT_QTYPES};
 use hickory_proto::rr::{Name, RecordType};
 
 use super::{
@@ -25,6 +25,11 @@ pub use crate::fair::Limits;
 
 /// How long a target counts as missing, or a failure as lasting, before it is asked for again.
 pub const NEGATIVE_LIFETIME: Duration = Duration::from_secs(5);
+/// Sections longer than this share [`LARGE_TOTAL`]; no datagram carries one.
+const LARGE: usize = 4096;
+/// Bytes of all large sections that are kept. An answer that finds no room is looked up each time.
+const LARGE_TOTAL: usize = 8 << 20;
+
 /// What was looked up.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Key {
@@ -45,6 +50,32 @@ pub struct Kept {
     ttl: Duration,
     at: Instant,
     rotation: AtomicUsize,
+    /// Its part of what all large answers may occupy.
+    large: Option<Large>,
+}
+
+/// Bytes taken from [`LARGE_TOTAL`], given back when dropped.
+#[derive(Debug)]
+struct Large {
+    bytes: usize,
+    taken: Arc<AtomicUsize>,
+}
+
+impl Large {
+    fn take(bytes: usize, taken: &Arc<AtomicUsize>) -> Option<Large> {
+        let large = Large {
+            bytes,
+            taken: Arc::clone(taken),
+        };
+        let before = taken.fetch_add(bytes, Ordering::Relaxed);
+        (before + bytes <= LARGE_TOTAL).then_some(large)
+    }
+}
+
+impl Drop for Large {
+    fn drop(&mut self) {
+        self.taken.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 impl Kept {
@@ -57,6 +88,7 @@ impl Kept {
             at,
             // Else the first answer of every refresh would lead with the same address.
             rotation: AtomicUsize::new(usize::from(rand::random::<u8>())),
+            large: None,
         }
     }
 
@@ -97,10 +129,21 @@ pub enum Found {
     Nothing,
 }
 
+/// What is known of a name that cannot be looked up.
+#[derive(Clone, Debug)]
+pub enum Known {
+    /// The last good answer to this question, stale or not.
+    Answer(Arc<Kept>),
+    /// The name exists: there is an answer to another qtype.
+    Exists,
+    Nothing,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Store {
     inner: Mutex<Inner>,
+    large: Arc<AtomicUsize>,
 }
 
 #[derive(Debug)]
@@ -126,6 +169,7 @@ impl Store {
                 no_target: FairMap::new(limits),
                 trouble: FairMap::new(limits),
             }),
+            large: Arc::default(),
         }
     }
 
@@ -161,6 +205,25 @@ impl Store {
         (!kept.stale_for(limit, now).is_zero()).then(|| kept.clone())
     }
 
+    /// What is known of a name when this node fails to look it up. `limit` as for [`Store::stale`].
+    pub fn known(&self, key: &Key, limit: Duration, now: Instant) -> Known {
+        if let Some(kept) = self.stale(key, limit, now) {
+            return Known::Answer(kept);
+        }
+        let of_type = |qtype: u16| Key {
+            qtype: qtype.into(),
+            ..key.clone()
+        };
+        let exists = KEPT_QTYPES
+            .iter()
+            .any(|qtype| self.stale(&of_type(*qtype), limit, now).is_some());
+        if exists {
+            Known::Exists
+        } else {
+            Known::Nothing
+        }
+    }
+
     /// Remembers what a chase showed, on the account of the interface that asked for it. The answer comes back in the
     /// form that it is served in; `None` when the outcome is none, or too long to be served.
     pub fn keep(
@@ -175,10 +238,20 @@ impl Store {
         let trouble = match outcome {
             Outcome::Answer(answer) => match Section::new(answer) {
                 Some(section) => {
-                    let kept = Arc::new(Kept::new(section, answer.ttl_seconds, now));
+                    let bytes = section.len();
+                    let mut kept = Kept::new(section, answer.ttl_seconds, now);
                     let mut inner = self.lock();
                     inner.no_target.remove(&owner());
                     inner.trouble.remove(key);
+                    if bytes > LARGE {
+                        // First, so that its room is there for the new one.
+                        inner.answers.remove(key);
+                        kept.large = Large::take(bytes, &self.large);
+                        if kept.large.is_none() {
+                            return Some(Arc::new(kept));
+                        }
+                    }
+                    let kept = Arc::new(kept);
                     inner.answers.insert(ifindex, key.clone(), kept.clone());
                     return Some(kept);
                 }
@@ -186,12 +259,21 @@ impl Store {
             },
             Outcome::NoTarget => {
                 let mut inner = self.lock();
-                inner.trouble.remove(key);
-                inner.answers.remove(key);
+                // NXDOMAIN is about the name: the answers to other qtypes must not come back once it is forgotten.
+                for qtype in KEPT_QTYPES {
+                    let key = Key {
+                        qtype: qtype.into(),
+                        ..key.clone()
+                    };
+                    inner.trouble.remove(&key);
+                    inner.answers.remove(&key);
+                }
                 inner.no_target.insert(ifindex, owner(), until);
                 return None;
             }
             Outcome::BrokenChain => Trouble::BrokenChain,
+            // Says nothing about the name, and may be over the next moment.
+            Outcome::Failed(Failure::Local) => return None,
             Outcome::Failed(failure) => Trouble::Failed(*failure),
         };
         let mut inner = self.lock();

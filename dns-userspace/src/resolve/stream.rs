@@ -40,6 +40,8 @@ pub enum StreamReply {
     Answer(Vec<u8>),
     /// The server itself is to answer.
     PassOn,
+    /// No reply, as over UDP; the client asks again.
+    Nothing,
 }
 
 impl ReplyTo {

@@ -64,6 +64,16 @@ pub fn addresses(names: &[&str], count: u8, ttl_seconds: u32) -> Answer {
     }
 }
 
+/// The same with more of them than fit into any datagram: 10.1.0.0, 10.1.0.1, …
+pub fn many_addresses(names: &[&str], count: u16) -> Answer {
+    Answer {
+        rdata: (0..count)
+            .map(|number| [&[10, 1][..], &number.to_be_bytes()].concat())
+            .collect(),
+        ..addresses(names, 0, 60)
+    }
+}
+
 /// A query with RD, and an OPT if a size is given.
 pub fn query_bytes(id: u16, qname: &str, qtype: RecordType, opt: Option<(u16, bool)>) -> Vec<u8> {
     let mut bytes = id.to_be_bytes().to_vec();

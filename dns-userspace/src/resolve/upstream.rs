@@ -2,7 +2,9 @@
 //!
 //! What does not match is ignored, and the right reply may still come after it: spoofing wins nothing by being first.
 
-use std::{io, net::SocketAddr, time::Duration};
+mod pool;
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use dns_common::wire::{
     CLASS_IN, DNS_HEADER_LEN, FLAG_OPCODE, FLAG_QR, FLAG_RD, FLAG_TC, TYPE_OPT,
@@ -13,22 +15,23 @@ use hickory_proto::{
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpStream, UdpSocket},
+    net::TcpStream,
     time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout_at},
 };
 
+pub use pool::Pool;
+
+use self::pool::Event;
 use super::{
     chain::Failure,
     compose::{UDP_SIZE, wire_name},
 };
 
 const HEADER: usize = DNS_HEADER_LEN as usize;
-/// Replies with more records are not looked at.
-const MAX_RECORDS: usize = 512;
+/// Replies with more records are not looked at: no message of 64 KiB holds as many addresses.
+const MAX_RECORDS: usize = 4096;
 /// Replies that do not match before TCP is tried.
 const MAX_MISMATCHES: u32 = 4;
-/// More than was advertised, so that a server which overdoes it a little is still understood.
-const BUFFER: usize = 4096;
 
 /// How the reply came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,79 +50,79 @@ pub struct Patience {
 /// Asks `server` for (`qname`, `qtype`).
 ///
 /// # Errors
-/// [`Failure::Timeout`] when no acceptable reply came in time, [`Failure::Network`] when the server could not be
-/// reached at all.
+/// [`Failure::Timeout`] when no acceptable reply came in time, [`Failure::Network`] when the server refuses to be asked,
+/// [`Failure::Local`] when this node could not ask.
 pub async fn ask(
+    pool: &Arc<Pool>,
     server: SocketAddr,
     qname: &Name,
     qtype: RecordType,
     patience: Patience,
 ) -> Result<(Message, Transport), Failure> {
-    let question = Question::new(qname, qtype);
-    let socket = connect(server).await.map_err(|_| Failure::Network)?;
+    // Nothing but this node takes part in opening a socket.
+    let lease = pool.lease(server).map_err(|_| Failure::Local)?;
+    let question = Question::new(qname, qtype, lease.id());
     let mut send = interval_at(
         Instant::now(),
         patience.retry_after.max(Duration::from_millis(1)),
     );
     send.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut buffer = vec![0; BUFFER];
     let mut mismatches = 0;
     // What to say when time is up.
     let mut failure = Failure::Timeout;
     loop {
-        let received = tokio::select! {
+        let event = tokio::select! {
             () = sleep_until(patience.deadline) => return Err(failure),
             _ = send.tick() => {
-                if socket.send(&question.message).await.is_err() {
-                    failure = Failure::Network;
+                match lease.send(&question.message).await.map_err(|error| Failure::of(&error)) {
+                    Ok(()) => {}
+                    // At once: what is known is answered, and nothing is gained by letting the client wait for it.
+                    Err(Failure::Local) => return Err(Failure::Local),
+                    Err(error) => failure = error,
                 }
                 continue;
             }
-            received = socket.recv(&mut buffer) => received,
+            event = lease.next() => event,
         };
-        let Ok(length) = received else {
-            // An ICMP error. A server that is just starting may be there for the next try.
-            failure = Failure::Network;
-            continue;
+        let new_mismatches = match event {
+            // A server that is just starting may be there for the next try.
+            Event::Unreachable => {
+                failure = Failure::Network;
+                continue;
+            }
+            Event::Reply(reply) => match question.check(&reply, Transport::Udp) {
+                Check::Reply(message) => return Ok((*message, Transport::Udp)),
+                Check::Truncated => {
+                    return over_tcp(pool, server, &question, patience.deadline)
+                        .await
+                        .map(|message| (message, Transport::Tcp));
+                }
+                Check::Ignored => 1,
+            },
+            Event::Mismatches(count) => count,
         };
-        match question.check(&buffer[..length], Transport::Udp) {
-            Check::Reply(message) => return Ok((*message, Transport::Udp)),
-            Check::Truncated => {
-                return over_tcp(server, &question, patience.deadline)
-                    .await
-                    .map(|message| (message, Transport::Tcp));
-            }
-            Check::Ignored => {
-                failure = Failure::Timeout;
-                mismatches += 1;
-            }
-        }
-        if mismatches == MAX_MISMATCHES {
+        failure = Failure::Timeout;
+        let had_enough = mismatches >= MAX_MISMATCHES;
+        mismatches += new_mismatches;
+        if mismatches >= MAX_MISMATCHES && !had_enough {
             // Somebody may be guessing. A server without TCP must not cost more than a part of the time left.
             let until = patience.deadline.min(Instant::now() + patience.retry_after);
-            if let Ok(message) = over_tcp(server, &question, until).await {
+            if let Ok(message) = over_tcp(pool, server, &question, until).await {
                 return Ok((message, Transport::Tcp));
             }
         }
     }
 }
 
-/// A socket of a random port that hears nobody but `server`.
-async fn connect(server: SocketAddr) -> io::Result<UdpSocket> {
-    let any: SocketAddr = match server {
-        SocketAddr::V4(_) => ([0; 4], 0).into(),
-        SocketAddr::V6(_) => ([0u16; 8], 0).into(),
-    };
-    let socket = UdpSocket::bind(any).await?;
-    socket.connect(server).await?;
-    Ok(socket)
-}
-
 async fn over_tcp(
+    pool: &Pool,
     server: SocketAddr,
     question: &Question,
     deadline: Instant,
 ) -> Result<Message, Failure> {
+    let Some(_place) = pool.tcp(deadline).await else {
+        return Err(Failure::Local);
+    };
     let exchange = async {
         let mut stream = TcpStream::connect(server).await?;
         let length = question.message.len() as u16;
@@ -133,10 +136,31 @@ async fn over_tcp(
     let reply = timeout_at(deadline, exchange)
         .await
         .map_err(|_| Failure::Timeout)?
-        .map_err(|_| Failure::Network)?;
+        .map_err(|error| Failure::of(&error))?;
     match question.check(&reply, Transport::Tcp) {
         Check::Reply(message) => Ok(*message),
         Check::Truncated | Check::Ignored => Err(Failure::Unusable),
+    }
+}
+
+impl Failure {
+    /// Whether this node or the way to the server failed, by the error of a socket that is open.
+    fn of(error: &io::Error) -> Failure {
+        match error.raw_os_error() {
+            Some(
+                libc::EMFILE
+                | libc::ENFILE
+                | libc::ENOBUFS
+                | libc::ENOMEM
+                | libc::EADDRINUSE
+                | libc::EADDRNOTAVAIL
+                | libc::ENETDOWN
+                | libc::ENETUNREACH
+                | libc::EPERM,
+            ) => Failure::Local,
+            // EHOSTUNREACH and EACCES may be what a router says.
+            _ => Failure::Network,
+        }
     }
 }
 
@@ -154,9 +178,9 @@ enum Check {
 }
 
 impl Question {
-    /// A random ID, letters in random case (0x20), RD, an OPT with [`UDP_SIZE`].
-    fn new(qname: &Name, qtype: RecordType) -> Question {
-        Question::with(qname, qtype, rand::random(), rand::random::<bool>)
+    /// Letters in random case (0x20), RD, an OPT with [`UDP_SIZE`].
+    fn new(qname: &Name, qtype: RecordType, id: u16) -> Question {
+        Question::with(qname, qtype, id, rand::random::<bool>)
     }
 
     fn with(qname: &Name, qtype: RecordType, id: u16, mut flip: impl FnMut() -> bool) -> Question {

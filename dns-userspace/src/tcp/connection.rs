@@ -252,6 +252,7 @@ impl Connection<'_> {
                 self.push(&answer, now);
             }
             StreamReply::PassOn => self.pass_on(message),
+            StreamReply::Nothing => self.service.counters.lost(1),
         }
     }
 

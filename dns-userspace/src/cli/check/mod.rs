@@ -3,6 +3,7 @@
 //! What can be tried is tried: the programs are loaded as `gregor run` would. Facts are gathered in thin functions and judged
 //! in pure ones.
 
+mod answers;
 mod finding;
 mod interfaces;
 mod node;
@@ -58,6 +59,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                         ..Finding::ok("configuration", warning)
                     });
                 }
+                findings.extend(answers::max_ttl(settings.max_ttl));
                 Some(settings)
             }
             Err(error) => {

@@ -322,6 +322,24 @@ fn what_a_datagram_leaves_out_a_stream_has() {
 }
 
 #[test]
+fn a_stream_carries_as_many_addresses_as_fit_into_64_kib() {
+    let count = |message: &[u8]| parse(message).answers.len() - 2;
+    let query = query(QNAME, RecordType::A, Some((1232, false)));
+    let section = Section::new(&many_addresses(&[TARGET, END], 4000)).unwrap();
+    let whole = answer(&query, &section, 9, 3999, Carrier::Stream).unwrap();
+    assert_eq!((whole.left_out, count(&whole.message)), (0, 4000));
+    let cut = answer(&query, &section, 9, 3999, Carrier::Datagram).unwrap();
+    assert_eq!(cut.left_out, 4000 - count(&cut.message));
+
+    // More than any message holds: the reply says how many it lacks.
+    let section = Section::new(&many_addresses(&[TARGET, END], 5000)).unwrap();
+    let cut = answer(&query, &section, 9, 0, Carrier::Stream).unwrap();
+    assert!(cut.message.len() <= 65_535 && cut.message.len() > 65_000);
+    assert_eq!(cut.left_out, 5000 - count(&cut.message));
+    assert!(cut.left_out > 0);
+}
+
+#[test]
 fn truncation_is_one_bit() {
     for opt in [None, Some((1232, true))] {
         let query = query(QNAME, RecordType::A, opt);

@@ -373,6 +373,82 @@ async fn failures_are_remembered_for_five_seconds_and_not_as_success() {
     assert!(!is_servfail(&lab.reply()));
 }
 
+fn local_failure() -> Outcome {
+    Outcome::Failed(Failure::Local)
+}
+
+/// SEMANTICS rule 13.
+#[tokio::test]
+async fn a_local_failure_is_never_servfail() {
+    let lab = Lab::new(ResponderOptions {
+        serve_stale: Duration::from_secs(100),
+        ..ResponderOptions::default()
+    });
+    // Unknown: the existing cache's.
+    lab.asks(3, 1, QNAME, RecordType::A);
+    lab.resolve(local_failure()).await;
+    assert_eq!(lab.sent(), [Sent::PassedOn(3)]);
+
+    // Not remembered: it may be over the next moment.
+    lab.asks(3, 2, QNAME, RecordType::A);
+    lab.resolve(found(1, 10)).await;
+    assert_eq!(lab.reply().answers.len(), 2);
+
+    // Known: the last good answer, again and again.
+    pass(11);
+    for id in 0..3 {
+        lab.asks(3, id, QNAME, RecordType::A);
+        lab.resolve(local_failure()).await;
+        let stale = lab.reply();
+        assert_eq!((ttl(&stale), stale.answers.len()), (30, 2));
+    }
+
+    // Another type of a name that exists: the cache would deny the name.
+    for qtype in [RecordType::AAAA, RecordType::TXT] {
+        lab.asks(3, 3, QNAME, qtype);
+        lab.resolve(local_failure()).await;
+        assert_eq!(lab.sent(), [], "{qtype}");
+    }
+
+    // Once `serve_stale` is over, nothing is known.
+    pass(100);
+    lab.asks(3, 4, QNAME, RecordType::A);
+    lab.resolve(local_failure()).await;
+    assert_eq!(lab.sent(), [Sent::PassedOn(3)]);
+
+    let snapshot = lab.responder.snapshot();
+    assert_eq!(snapshot.passed["local_failure"], 2);
+    assert_eq!(snapshot.unanswered, 2);
+    assert_eq!(snapshot.stale_answers, 3);
+    assert_eq!(snapshot.replies["SERVFAIL"], 0);
+    assert_eq!(snapshot.chase_failures["local"], 7);
+}
+
+#[tokio::test]
+async fn a_local_failure_takes_nothing_from_the_program() {
+    let lab = Lab::new(ResponderOptions::default());
+    let published = Arc::new(Published::default());
+    // Known to the program only, as after a change of the configuration.
+    from_program(&lab, &published, RecordType::A, true);
+    lab.resolve(local_failure()).await;
+    assert_eq!((published.take(), lab.sent()), (vec![], vec![]));
+
+    from_program(&lab, &published, RecordType::A, false);
+    lab.resolve(found(1, 20)).await;
+    lab.reply();
+    published.take();
+    pass(21);
+    from_program(&lab, &published, RecordType::A, true);
+    lab.resolve(local_failure()).await;
+    let stale = Term {
+        fresh: NEGATIVE_LIFETIME,
+        grace: GRACE,
+        fixed_ttl: Some(30),
+    };
+    let key = kernel_key(RecordType::A);
+    assert_eq!(published.take(), [Told::Answer(3, key, stale)]);
+}
+
 #[tokio::test]
 async fn a_broken_chain_is_servfail_and_no_stale_answer() {
     let lab = Lab::new(ResponderOptions::default());
@@ -403,6 +479,31 @@ async fn over_its_cap_an_interface_passes_and_others_do_not() {
     assert_eq!(lab.sent(), []);
     assert_eq!(lab.pending().await, 3);
     assert_eq!(lab.responder.snapshot().passed["busy"], 3);
+}
+
+/// SEMANTICS rule 13: a pass would make the cache deny the name.
+#[tokio::test]
+async fn over_its_cap_an_interface_gets_what_is_known() {
+    let lab = Lab::new(ResponderOptions {
+        chases_per_interface: 1,
+        ..ResponderOptions::default()
+    });
+    lab.asks(3, 1, QNAME, RecordType::A);
+    lab.resolve(found(1, 10)).await;
+    lab.sent();
+    pass(11);
+    lab.asks(3, 2, &QNAME.replace("foo", "bar"), RecordType::A);
+    assert_eq!(lab.pending().await, 1);
+
+    lab.asks(3, 3, QNAME, RecordType::A);
+    let stale = lab.reply();
+    assert_eq!((ttl(&stale), stale.answers.len()), (30, 2));
+    // The name exists: no other server may be asked about it, and what it has is not known.
+    lab.asks(3, 4, QNAME, RecordType::AAAA);
+    assert_eq!(lab.sent(), []);
+    lab.asks(3, 5, &QNAME.replace("foo", "baz"), RecordType::A);
+    assert_eq!(lab.sent(), [Sent::PassedOn(3)]);
+    assert_eq!(lab.responder.snapshot().passed["busy"], 1);
 }
 
 #[tokio::test]
@@ -635,6 +736,51 @@ async fn what_is_found_out_goes_to_the_program_and_a_query_that_it_answered_gets
             NEGATIVE_LIFETIME - Duration::from_secs(2)
         )]
     );
+    assert_eq!(lab.sent(), [Sent::PassedOn(3)]);
+}
+
+#[tokio::test]
+async fn one_look_up_writes_one_entry_however_many_wait() {
+    let lab = Lab::new(ResponderOptions::default());
+    let [first, second] = [(); 2].map(|()| Arc::new(Published::default()));
+    for _ in 0..5 {
+        from_program(&lab, &first, RecordType::A, false);
+    }
+    // A program that replaces the first while the look-up is under way.
+    from_program(&lab, &second, RecordType::A, false);
+    from_program(&lab, &second, RecordType::A, true);
+    lab.resolve(found(1, 20)).await;
+    assert_eq!(lab.replies().len(), 6);
+    assert_eq!((first.take().len(), second.take().len()), (1, 1));
+
+    pass(21);
+    for outcome in [timeout(), Outcome::NoTarget] {
+        for _ in 0..5 {
+            from_program(&lab, &first, RecordType::A, false);
+        }
+        lab.resolve(outcome).await;
+        assert_eq!(first.take().len(), 1);
+        pass(6);
+    }
+}
+
+#[tokio::test]
+async fn nxdomain_for_a_type_that_is_not_kept_reaches_the_program_too() {
+    let lab = Lab::new(ResponderOptions::default());
+    let published = Arc::new(Published::default());
+    from_program(&lab, &published, RecordType::A, false);
+    lab.resolve(found(1, 20)).await;
+    lab.reply();
+    published.take();
+
+    from_program(&lab, &published, RecordType::TXT, false);
+    lab.resolve(Outcome::NoTarget).await;
+    assert_eq!(lab.sent(), [Sent::PassedOn(3)]);
+    let [Told::NoTarget(key, _)] = published.take()[..] else {
+        panic!("the program still answers for A");
+    };
+    assert_eq!(key.with_qtype(0), kernel_key(RecordType::A).with_qtype(0));
+    from_program(&lab, &published, RecordType::A, false);
     assert_eq!(lab.sent(), [Sent::PassedOn(3)]);
 }
 

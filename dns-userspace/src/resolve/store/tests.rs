@@ -1,5 +1,6 @@
 use std::collections::HashMap;
 
+use dns_common::wire::KEPT_QTYPES;
 use proptest::prelude::*;
 
 use super::*;
@@ -66,6 +67,31 @@ fn a_missing_target_is_missing_for_every_qtype_and_for_five_seconds() {
 }
 
 #[test]
+fn nxdomain_for_one_qtype_removes_the_answers_of_all() {
+    let (store, now) = (Store::new(limits(9, 9)), Instant::now());
+    let of = |qtype: u16| key("t.example.", qtype.into());
+    for qtype in KEPT_QTYPES {
+        store.keep(1, &of(qtype), &outcome(3600), now);
+    }
+    let other = key("other.example.", RecordType::AAAA);
+    store.keep(1, &other, &outcome(3600), now);
+    store.keep(1, &of(1), &Outcome::NoTarget, now);
+
+    // As after a deletion: what was known of the name must not return once its absence is forgotten.
+    let later = now + NEGATIVE_LIFETIME;
+    for qtype in KEPT_QTYPES {
+        let key = of(qtype);
+        assert!(
+            matches!(store.find(&key, LONG, later), Found::Nothing),
+            "{qtype}"
+        );
+        assert!(store.stale(&key, LONG, later).is_none(), "{qtype}");
+    }
+    assert!(matches!(store.find(&other, LONG, later), Found::Fresh(..)));
+    assert_eq!(store.sizes().answers, 1);
+}
+
+#[test]
 fn a_failure_is_remembered_and_leaves_the_last_good_answer() {
     let (store, now) = (Store::new(limits(9, 9)), Instant::now());
     let key = key("t.example.", RecordType::A);
@@ -91,6 +117,34 @@ fn a_failure_is_remembered_and_leaves_the_last_good_answer() {
 }
 
 #[test]
+fn large_answers_have_bounded_room() {
+    let (store, now) = (Store::new(limits(1000, 1000)), Instant::now());
+    let large = Outcome::Answer(many_addresses(&["t.example."], 4000));
+    let of = |number: usize| key(&format!("t{number}.example."), RecordType::A);
+    let most = LARGE_TOTAL / (16 * 4000);
+    for number in 0..2 * most {
+        let kept = store.keep(1, &of(number), &large, now).unwrap();
+        assert!(kept.section.len() > 64_000, "given, if not kept");
+    }
+    assert!((most - 2..=most).contains(&store.sizes().answers));
+    // A newer answer takes the room of the older one, and room that is given back is there again.
+    store.keep(1, &of(0), &large, now + SECOND);
+    assert!(matches!(
+        store.find(&of(0), LONG, now + 60 * SECOND),
+        Found::Fresh(..)
+    ));
+    store.keep(1, &of(0), &Outcome::NoTarget, now);
+    store.keep(1, &of(2 * most), &large, now);
+    assert!(matches!(
+        store.find(&of(2 * most), LONG, now),
+        Found::Fresh(..)
+    ));
+    // Others are kept whatever the large ones take.
+    store.keep(1, &key("small.example.", RecordType::A), &outcome(9), now);
+    assert!(store.sizes().answers > most - 2);
+}
+
+#[test]
 fn a_flood_from_one_interface_pushes_out_only_its_own() {
     let (store, now) = (Store::new(limits(100, 10)), Instant::now());
     for number in 0..10 {
@@ -105,7 +159,8 @@ fn a_flood_from_one_interface_pushes_out_only_its_own() {
             ..key
         };
         store.keep(2, &key, &Outcome::Failed(Failure::Timeout), now);
-        store.keep(2, &key, &Outcome::NoTarget, now);
+        let missing = self::key(&format!("missing{number}.example."), RecordType::A);
+        store.keep(2, &missing, &Outcome::NoTarget, now);
     }
     for number in 0..10 {
         let key = key(&format!("victim{number}.example."), RecordType::A);

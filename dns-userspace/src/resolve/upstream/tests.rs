@@ -5,6 +5,7 @@ use tokio::net::TcpListener;
 
 use super::*;
 use crate::resolve::testing::{a, name};
+use tokio::net::UdpSocket;
 
 const QNAME: &str = "kafka-upstream.foo.svc.cluster.local.";
 /// Longer than any of these tests takes.
@@ -62,7 +63,8 @@ async fn ask_within(
         deadline: Instant::now() + timeout,
         retry_after,
     };
-    ask(server, &name(QNAME), RecordType::A, patience).await
+    let pool = Arc::new(Pool::new(16));
+    ask(&pool, server, &name(QNAME), RecordType::A, patience).await
 }
 
 /// The question of a query without its OPT, as a reply with `count` records that follow in `records`.
@@ -174,7 +176,7 @@ async fn a_query_for_a_reply_another_opcode_or_count_is_ignored() {
 #[tokio::test]
 async fn every_truncation_is_ignored() {
     let length = {
-        let question = Question::new(&name(QNAME), RecordType::A);
+        let question = Question::new(&name(QNAME), RecordType::A, 7);
         good(&question.message).len()
     };
     // One server for all lengths, each sent once per question.
@@ -208,7 +210,11 @@ async fn pointers_that_loop_or_lead_forward_are_ignored() {
 async fn records_without_end_are_ignored() {
     // Said only, and really there.
     is_ignored(|query| reply(query, 0x8180, 10_000, ADDRESS)).await;
-    let tcp = |query: &[u8]| reply(query, 0x8180, 4000, &ADDRESS.repeat(4000));
+    // Owned by the root: more records than a message holds with names in them.
+    let tcp = |query: &[u8]| {
+        let record = b"\0\0\x01\0\x01\0\0\0\x3c\0\x04\x0a\0\0\x01";
+        reply(query, 0x8180, 4300, &record.repeat(4300))
+    };
     let truncated: Script = Box::new(|query| vec![reply(query, 0x8380, 0, &[])]);
     let server = server(truncated, Some(tcp)).await;
     assert_eq!(ask_it(server).await.unwrap_err(), Failure::Unusable);
@@ -219,6 +225,14 @@ async fn truncation_leads_to_tcp() {
     let script: Script = Box::new(|query| vec![reply(query, 0x8380, 0, &[])]);
     let server = server(script, Some(good)).await;
     assert_good(ask_it(server).await, Transport::Tcp);
+}
+
+#[tokio::test]
+async fn a_reply_over_tcp_may_fill_64_kib() {
+    let script: Script = Box::new(|query| vec![reply(query, 0x8380, 0, &[])]);
+    let tcp = |query: &[u8]| reply(query, 0x8180, 4000, &ADDRESS.repeat(4000));
+    let (message, transport) = ask_it(server(script, Some(tcp)).await).await.unwrap();
+    assert_eq!((message.answers.len(), transport), (4000, Transport::Tcp));
 }
 
 #[tokio::test]

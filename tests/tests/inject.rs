@@ -134,7 +134,10 @@ impl Lab {
     }
 
     fn injector(&self) -> Injector {
-        let options = InjectorOptions { mark: Some(0x67) };
+        let options = InjectorOptions {
+            mark: Some(0x67),
+            ..InjectorOptions::default()
+        };
         self.enter("node", || Injector::open(options).unwrap())
     }
 

@@ -461,7 +461,8 @@ fn without_a_responder_tcp_reaches_the_cache() {
 
 #[test]
 fn an_answer_of_tens_of_kilobytes_is_whole_over_tcp() {
-    let foo: Vec<IpAddr> = (0..3000u16)
+    // The lab's servers do not compress the owners: these fill most of a message.
+    let foo: Vec<IpAddr> = (0..700u16)
         .map(|number| {
             let [high, low] = number.to_be_bytes();
             IpAddr::from([10, 11, high, low])

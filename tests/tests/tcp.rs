@@ -20,7 +20,7 @@ use std::{
 
 use e2e::{
     DOCUMENTED_CAPABILITIES, Metrics, REPLY, Wire, addresses, exchange_from, large_world,
-    many_addresses, of_family, programs_on, qualified, sorted, until,
+    many_addresses, of_family, programs_on, qualified, sorted, until, world_with,
 };
 use gregor_tests::{
     lab::{
@@ -457,6 +457,28 @@ fn without_a_responder_tcp_reaches_the_cache() {
             }
         }
     }
+}
+
+#[test]
+fn an_answer_of_tens_of_kilobytes_is_whole_over_tcp() {
+    // The lab's servers do not compress the owners: these fill most of a message.
+    let foo: Vec<IpAddr> = (0..700u16)
+        .map(|number| {
+            let [high, low] = number.to_be_bytes();
+            IpAddr::from([10, 11, high, low])
+        })
+        .collect();
+    let lab = Lab::builder("e2etcplarge")
+        .pod("foo")
+        .cache(CacheKind::Embedded)
+        .world(world_with(foo.clone()))
+        .start()
+        .unwrap();
+    let _gregor = start(&lab, "after-truncation");
+    let pod = lab.pod("foo");
+    truncate(pod, CACHE, RecordType::A);
+    let whole = over_tcp(pod, CACHE, &qualified("foo"), RecordType::A);
+    assert_eq!(addresses(&whole), sorted(foo));
 }
 
 #[test]

@@ -20,7 +20,7 @@ pub use responder::{Responder, ResponderOptions, Upstream};
 pub use source::{DnsSource, Explanation, Step, StepReply, TargetSource, explain};
 pub use stats::{NamespaceCounts, PassReason, Snapshot, Stats};
 pub use store::Sizes;
-pub use stream::{ReplyTo, Steer, StreamQuery, StreamReply};
+pub use stream::{MAX_QUEUED, ReplyTo, Steer, StreamQuery, StreamReply};
 pub use upstream::Transport;
 
 /// The steps of a chase and of a reply one by one, for the fuzz targets.

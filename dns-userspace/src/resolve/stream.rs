@@ -3,13 +3,20 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use tokio::sync::mpsc;
 
 use super::query::Query;
 use crate::rules::RuleSet;
+
+/// Bytes of answers that a connection has not taken yet. Four of the largest: a client that pipelines many questions for
+/// such answers and reads none must not fill the memory.
+pub const MAX_QUEUED: usize = 256 << 10;
 
 /// A query that a rule matches, from a TCP connection.
 #[derive(Debug)]
@@ -32,6 +39,8 @@ pub struct ReplyTo {
     /// What the connection knows the query by.
     pub slot: u32,
     pub replies: mpsc::Sender<(u32, StreamReply)>,
+    /// Bytes of answers in `replies`; the connection takes off what it takes out.
+    pub queued: Arc<AtomicUsize>,
 }
 
 /// What becomes of a query from a stream.
@@ -45,8 +54,16 @@ pub enum StreamReply {
 }
 
 impl ReplyTo {
-    /// Fails when the connection is gone, or has less room than queries on their way.
-    pub(super) fn send(&self, reply: StreamReply) -> io::Result<()> {
+    /// Fails when the connection is gone, or has less room than queries on their way. An answer that is too much for what
+    /// waits already becomes [`StreamReply::Nothing`].
+    pub(crate) fn send(&self, mut reply: StreamReply) -> io::Result<()> {
+        if let StreamReply::Answer(message) = &reply {
+            let before = self.queued.fetch_add(message.len(), Ordering::Relaxed);
+            if before + message.len() > MAX_QUEUED {
+                self.queued.fetch_sub(message.len(), Ordering::Relaxed);
+                reply = StreamReply::Nothing;
+            }
+        }
         self.replies
             .try_send((self.slot, reply))
             .map_err(|_| io::ErrorKind::BrokenPipe.into())

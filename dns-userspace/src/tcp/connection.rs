@@ -3,7 +3,17 @@
 //! One task and no queue without a bound: as long as a client does not read its replies, it is not read from, nor is the
 //! server on its behalf.
 
-use std::{collections::HashMap, io, net::SocketAddr, pin::Pin, time::Duration};
+use std::{
+    collections::HashMap,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use dns_common::abi::MAX_FRAME;
 use nix::sys::socket::{setsockopt, sockopt};
@@ -49,6 +59,8 @@ pub(super) struct Connection<'a> {
     waiting: HashMap<u32, Vec<u8>>,
     next_slot: u32,
     reply_to: mpsc::Sender<(u32, StreamReply)>,
+    /// Bytes of answers on their way from the responder.
+    queued: Arc<AtomicUsize>,
     relay: Relay,
     upstream: Upstream,
     /// No more is read from the client: it said so, or it is going to be left.
@@ -107,6 +119,7 @@ pub(super) async fn serve(
         waiting: HashMap::new(),
         next_slot: 0,
         reply_to,
+        queued: Arc::default(),
         relay: Relay::default(),
         upstream: Upstream::default(),
         closing: false,
@@ -226,6 +239,7 @@ impl Connection<'_> {
             reply: ReplyTo {
                 slot,
                 replies: self.reply_to.clone(),
+                queued: Arc::clone(&self.queued),
             },
         });
     }
@@ -242,6 +256,9 @@ impl Connection<'_> {
     }
 
     fn reply(&mut self, slot: u32, reply: StreamReply, now: Instant) {
+        if let StreamReply::Answer(answer) = &reply {
+            self.queued.fetch_sub(answer.len(), Ordering::Relaxed);
+        }
         let Some(message) = self.waiting.remove(&slot) else {
             return;
         };

@@ -99,12 +99,17 @@ pub fn of_family(v4: bool) -> Vec<IpAddr> {
 
 /// A world in which the endpoint of foo has many addresses.
 pub fn large_world() -> World {
+    world_with(many_addresses())
+}
+
+/// A world in which the endpoint of foo has these addresses.
+pub fn world_with(foo: Vec<IpAddr>) -> World {
     let mut world = World::default();
     for zone in &mut world.zones {
         if zone.apex == "vpce.amazonaws.com." {
             zone.records.retain(|record| record.owner != FOO_ENDPOINT);
             zone.records
-                .extend(many_addresses().into_iter().map(|address| Record {
+                .extend(foo.iter().copied().map(|address| Record {
                     owner: FOO_ENDPOINT.to_owned(),
                     ttl: 60,
                     data: match address {

@@ -17,6 +17,7 @@ use tokio::{
 use super::*;
 use crate::{
     datapath::Limit,
+    resolve::MAX_QUEUED,
     rules::{MatchSpec, RuleSet, RuleSpec},
     tcp::{Answer, Served},
 };
@@ -51,8 +52,7 @@ impl Asked {
 }
 
 fn reply(query: &StreamQuery, reply: StreamReply) {
-    let to = &query.reply;
-    to.replies.try_send((to.slot, reply)).unwrap();
+    query.reply.send(reply).unwrap();
 }
 
 struct Lab {
@@ -243,6 +243,34 @@ async fn no_more_is_taken_than_may_be_on_its_way() {
     }
     assert!(waiting.is_empty());
     assert!(lab.asked.queries.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn answers_that_wait_for_a_client_are_bounded_in_bytes() {
+    const LARGE: usize = 60_000;
+    let mut lab = Lab::start().await;
+    let all: Vec<Vec<u8>> = (0..IN_FLIGHT as u8).map(|id| query(id, MATCHING)).collect();
+    let all: Vec<&[u8]> = all.iter().map(Vec::as_slice).collect();
+    lab.send(&all).await;
+    let waiting = lab.asked.wait_for(IN_FLIGHT).await;
+    // All before the connection takes the first.
+    for query in &waiting {
+        reply(
+            query,
+            StreamReply::Answer(vec![query.query.id as u8; LARGE]),
+        );
+    }
+    let fit = MAX_QUEUED / LARGE;
+    for query in &waiting[..fit] {
+        let answer = vec![query.query.id as u8; LARGE];
+        assert_eq!(lab.receive().await, Some(answer));
+    }
+    // The others are lost, and there is room again.
+    lab.send(&[&query(99, MATCHING)]).await;
+    let last = lab.asked.wait_for(1).await;
+    reply(&last[0], StreamReply::Answer(vec![99; LARGE]));
+    assert_eq!(lab.receive().await, Some(vec![99; LARGE]));
+    assert_eq!(lab.service.numbers().lost, (IN_FLIGHT - fit) as u64);
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ mod attach;
 mod attempt;
 mod bounded;
 mod breakglass;
+mod clsact;
 mod diagnosis;
 mod egress;
 mod error;
@@ -51,7 +52,7 @@ pub use offload::vlan_offload_remedy;
 pub use ring::Ring;
 pub use steer::{Listeners, SteerMode, Steered, SteeringSummary, open_listeners};
 
-/// Name of the TC program in the kernel's listings; `detach --all` goes by it.
+/// Name of the TC program in the kernel's listings.
 pub const PROGRAM: &str = "gregor";
 /// Name of the XDP program.
 pub const XDP_PROGRAM: &str = "gregor_xdp";

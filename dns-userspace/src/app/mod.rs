@@ -8,6 +8,7 @@ mod attachments;
 mod follow;
 mod kernel;
 pub mod load;
+mod owner;
 mod panics;
 mod respond;
 mod ring;
@@ -29,6 +30,7 @@ use tokio::{
 
 use self::{
     kernel::Kernel,
+    owner::Owner,
     respond::Respond,
     settings::Settings,
     shutdown::{Shutdown, Trigger},
@@ -70,10 +72,11 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     panics::install();
     let (trigger, shutdown) = shutdown::channel();
     stop_on_signals(trigger)?;
-    // First, because it tells whether another gregor runs already.
-    let control = observe::bind_control(&options.control)?;
+    // First: nothing is loaded or attached beside another gregor.
+    let mut owner = Owner::claim(&options.control)?;
+    let control = owner.bind()?;
     let mut stopped = shutdown.clone();
-    let result = tokio::select! {
+    tokio::select! {
         started = App::start(options.clone(), control, shutdown) => match started {
             Ok(app) => app.run().await,
             Err(error) => Err(error),
@@ -83,9 +86,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
             tracing::info!("stopped before it had started");
             Ok(())
         }
-    };
-    let _ = std::fs::remove_file(&options.control);
-    result
+    }
 }
 
 struct App {

@@ -10,6 +10,7 @@ mod kernel;
 pub mod load;
 mod owner;
 mod panics;
+mod reload;
 mod respond;
 mod ring;
 pub mod settings;
@@ -156,6 +157,7 @@ impl App {
             respond.clone(),
             tcp.clone(),
             hub,
+            links.errors(),
         ));
         let ring = RingTask::spawn(readers, &respond, &state);
 
@@ -212,7 +214,7 @@ impl App {
                 batch = self.links.next() => {
                     let mut kernel = self.state.kernel();
                     let (datapath, attachments) = kernel.parts();
-                    for event in batch? {
+                    for event in batch {
                         if let Event::Vanished(index) = &event {
                             self.respond.release_interface(*index);
                         }
@@ -235,7 +237,7 @@ impl App {
                 cause = self.reloads.next() => self.reload(cause),
                 prepared = finished(&mut self.pending), if self.pending.is_some() => {
                     self.pending = None;
-                    self.finish_reload(prepared).await?;
+                    self.finish_reload(prepared).await;
                     if std::mem::take(&mut self.again) {
                         self.reload(Cause::Change);
                     }
@@ -249,88 +251,6 @@ impl App {
                 }
             }
         }
-    }
-
-    fn reload(&mut self, cause: Cause) {
-        if self.pending.is_some() {
-            self.again = true;
-            return;
-        }
-        tracing::info!(?cause, "loading the configuration again");
-        notify(&reloading());
-        self.pending = Some(prepare(self.options.clone()));
-    }
-
-    /// Puts a prepared configuration in force; a bad one leaves the last good one running.
-    async fn finish_reload(
-        &mut self,
-        prepared: Result<anyhow::Result<Prepared>, tokio::task::JoinError>,
-    ) -> anyhow::Result<()> {
-        let ready = [NotifyState::Ready];
-        let prepared = match prepared.unwrap_or_else(|error| Err(error.into())) {
-            Ok(prepared) => prepared,
-            Err(error) => {
-                let error = format!("{error:#}");
-                tracing::error!(
-                    error,
-                    "the new configuration is refused; the last good one goes on"
-                );
-                self.state.refused(error);
-                notify(&ready);
-                return Ok(());
-            }
-        };
-        let Prepared {
-            settings,
-            mut datapath,
-        } = prepared;
-        let refused = match self.tcp.prepare(&settings, &mut datapath) {
-            Ok(()) => self.respond.reconfigure(&settings).map_err(Into::into),
-            Err(error) => Err(error),
-        };
-        if let Err(error) = refused {
-            let error = format!("{error:#}");
-            tracing::error!(
-                error,
-                "the new configuration is refused; the last good one goes on"
-            );
-            self.state.refused(error);
-            notify(&ready);
-            return Ok(());
-        }
-        for warning in &settings.warnings {
-            tracing::warn!("{warning}");
-        }
-        if settings.listen != self.settings.listen {
-            tracing::warn!("[metrics] listen has changed; that takes effect with a restart");
-        }
-
-        // The new ring is drained before the first program writes to it, and the old one until after the last has.
-        let mut readers = Readers::take(&mut datapath)?;
-        // Not only when the task that drains has had its first turn: the program takes over before that.
-        readers.heartbeat.renew(ring::VALID)?;
-        let next = RingTask::spawn(readers, &self.respond, &self.state);
-        self.tcp.takes_over(&datapath);
-        {
-            let mut kernel = self.state.kernel();
-            let steers = kernel.replace(datapath);
-            let directories = load::log_directories(&self.options.control);
-            self.tcp
-                .attached(&settings, kernel.parts().0, steers, &directories);
-        }
-        std::mem::replace(&mut self.ring, next).finish().await;
-        self.state.kernel().retire();
-
-        self.links.select(settings.selection.clone());
-        self.state
-            .loaded(settings.told(), settings.warnings.clone());
-        tracing::info!(
-            rules = settings.rules.rules().len(),
-            "the new configuration is in force"
-        );
-        self.settings = settings;
-        notify(&ready);
-        Ok(())
     }
 
     /// Deadline to zero, drain, detach; then the pods that already asked get their answers.
@@ -496,10 +416,4 @@ fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         tracing::debug!(%error, "cannot tell the service manager");
     }
-}
-
-fn reloading() -> Vec<NotifyState<'static>> {
-    let mut states = vec![NotifyState::Reloading];
-    states.extend(NotifyState::monotonic_usec_now());
-    states
 }

@@ -194,6 +194,7 @@ fn render(status: &Status) -> String {
         ("stale answers", responder.stale_answers),
         ("refreshes", responder.refreshes),
         ("refreshes refused", responder.refreshes_refused),
+        ("interface resyncs", status.interface_resyncs),
         ("panics", status.panics),
     ] {
         if count > 0 {

@@ -42,6 +42,7 @@ use self::{
 use crate::{
     datapath::{
         Attempt, Datapath, DatapathError, Decisions, Heartbeat, ProgramLog, Ring, one_line,
+        trim_heap,
     },
     discover::{Event, Links},
     monitor::Hub,
@@ -365,6 +366,7 @@ fn prepare(options: Options) -> JoinHandle<anyhow::Result<Prepared>> {
             &mut |stage, took| tracing::info!("{}", load::progress_line(stage, took)),
         )
         .context("cannot load")?;
+        trim_heap();
         Ok(Prepared { settings, datapath })
     })
 }

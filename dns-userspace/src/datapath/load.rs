@@ -201,7 +201,8 @@ impl Datapath {
         }
         let mut loader = EbpfLoader::new();
         loader.verifier_log_level(how.log);
-        for (name, elements) in sizes(options, processors()?) {
+        let processors = processors()?;
+        for (name, elements) in sizes(options, processors) {
             loader.map_max_entries(name, elements);
         }
         let mut ebpf = loader.load(object)?;
@@ -241,6 +242,7 @@ impl Datapath {
             &options.answers,
             &options.servers,
             &options.rules,
+            processors,
         )?;
         let mut settings: Array<_, Plain<Settings>> = take(&mut ebpf, maps::SETTINGS)?;
         set(&mut settings, maps::SETTINGS, 0, &Plain(answers.settings()))?;
@@ -651,11 +653,16 @@ pub(super) fn verify(name: &'static str, program: &mut Program) -> Result<Durati
     }
 }
 
+/// Interfaces whose slot in the array is taken by another one. Indexes are given out one after the other, so of a few hundred
+/// interfaces a few collide, and only on a node that has seen thousands come and go.
+const SHARED_SLOTS: u32 = 1024;
+
 /// Maps that the loader sizes, with their elements.
 fn sizes(options: &LoadOptions, processors: usize) -> Vec<(&'static str, u32)> {
     let mut sizes = vec![
         (maps::TAILS, options.rules.table().tails.len().max(1) as u32),
         (maps::RING, options.ring_bytes),
+        (maps::MORE_INTERFACES, SHARED_SLOTS),
         (maps::CAPTURES, options.rules.rules().len().max(1) as u32),
     ];
     sizes.extend(answers::sizes(&options.answers, processors));
@@ -672,6 +679,8 @@ pub fn wanted(options: &LoadOptions) -> Wanted {
     let footprint = Footprint::of(OBJECT, &sizes(options, processors), processors);
     Wanted {
         bytes: footprint.bytes,
+        processors: processors as u64,
+        per_processor: footprint.per_processor,
         unsupported: footprint.unsupported(),
     }
 }

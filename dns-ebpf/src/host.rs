@@ -140,11 +140,16 @@ impl Tables for MapTables {
         };
         // SAFETY: takes no argument.
         let processor = unsafe { bpf_get_smp_processor_id() };
-        let Some(hits) = HITS.get(processor.wrapping_mul(settings.slots).wrapping_add(slot)) else {
+        let lane = processor & u32::from(settings.lane_mask);
+        let Some(hits) = HITS.get(lane.wrapping_mul(settings.slots).wrapping_add(slot)) else {
             return 0;
         };
         let before = hits.load();
-        hits.store(before + 1);
+        if settings.shares_lanes == 0 {
+            hits.store(before + 1);
+        } else {
+            hits.count_shared();
+        }
         before as u32
     }
 }

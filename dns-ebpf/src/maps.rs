@@ -42,9 +42,9 @@ pub static HEARTBEAT: Array<u64> = Array::with_max_entries(1, 0);
 #[map]
 static INTERFACES: Array<abi::Interface> = Array::with_max_entries(abi::INTERFACE_SLOTS, 0);
 
-/// Those whose slot another one has, by index.
+/// Those whose slot another one has, by index; sized by the loader.
 #[map]
-static MORE_INTERFACES: HashMap<u32, abi::Interface> = HashMap::with_max_entries(8192, 0);
+static MORE_INTERFACES: HashMap<u32, abi::Interface> = HashMap::with_max_entries(1, 0);
 
 /// Addresses asked on port 53 that are not in the configuration, with a count.
 #[map]
@@ -78,7 +78,7 @@ pub static ABSENT: Array<Absent> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
 pub static SUFFIX_INDEX: Array<Ways> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
-/// Answers given, by slot within processor: one writer each, and read without a system call.
+/// Answers given, by slot within lane: a processor each, up to a number; read without a system call.
 #[map]
 pub static HITS: Array<Word> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 

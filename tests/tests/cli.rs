@@ -396,7 +396,7 @@ fn status_tells_how_it_does() {
     let second = run(&lab, &["run", "--config", config, "--control", control]);
     assert_eq!(second.code, 1);
     assert!(
-        second.err.contains("another gregor answers at"),
+        second.err.contains("another gregor (pid "),
         "{}",
         second.err
     );

@@ -85,7 +85,6 @@ async fn next(links: &mut Links) -> Vec<Event> {
     tokio::time::timeout(Duration::from_secs(60), links.next())
         .await
         .expect("no event within a minute")
-        .unwrap()
 }
 
 fn name(event: &Event) -> &str {

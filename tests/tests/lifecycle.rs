@@ -12,7 +12,6 @@ mod e2e;
 use std::{
     fs,
     net::{IpAddr, UdpSocket},
-    path::Path,
     process::Command,
     sync::{
         atomic::{AtomicBool, Ordering},
@@ -23,12 +22,12 @@ use std::{
 };
 
 use e2e::{
-    Load, Metrics, PATIENCE, REPLY, Wire, addresses, exchange, exchange_from, exchange_within,
-    programs_on, qualified, sorted, until,
+    Load, Metrics, PATIENCE, REPLY, Wire, addresses, alone, exchange, exchange_from,
+    exchange_within, programs_on, qualified, sorted, until,
 };
 use gregor_tests::{
     lab::{
-        CacheKind, ClusterKind, Gregor, Lab, Pod, skip,
+        CacheKind, ClusterKind, Gregor, Lab, Pod,
         world::{BROKER, ExternalName, FOO_ADDRESSES, FOO_ENDPOINT, FOREIGN, NODE_LOCAL_V4},
     },
     tools,
@@ -532,40 +531,6 @@ fn reloads_lose_nothing(lab: &Lab, config: &str) {
 fn reloads_lose_no_query_and_no_count() {
     let lab = lab_with_template("e2ereload");
     reloads_lose_nothing(&lab, &short_lived(&lab.gregor_config()));
-}
-
-/// Other gregors of this machine that `detach --all` would take off, too.
-fn other_gregors(own: &Gregor) -> Vec<String> {
-    fs::read_dir("/proc")
-        .unwrap()
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
-        .filter(|pid| *pid != own.process().pid())
-        .filter(|pid| {
-            let file = |name: &str| {
-                fs::read_to_string(Path::new("/proc").join(pid.to_string()).join(name))
-                    .unwrap_or_default()
-            };
-            file("comm").trim() == "gregor" && file("cmdline").split('\0').nth(1) == Some("run")
-        })
-        .map(|pid| pid.to_string())
-        .collect()
-}
-
-/// `detach --all` reaches into every namespace, so it has to wait until no other gregor runs on the machine.
-fn alone(test: &str, own: &Gregor) -> bool {
-    for _ in 0..300 {
-        if other_gregors(own).is_empty() {
-            return true;
-        }
-        thread::sleep(Duration::from_millis(100));
-    }
-    let others = other_gregors(own).join(", ");
-    skip(
-        test,
-        &format!("another gregor runs here, which it would detach: pid {others}"),
-    );
-    false
 }
 
 #[test]

@@ -321,7 +321,8 @@ fn adopted() {
                 ..options(compile(SEVERAL))
             })
             .unwrap();
-            let failed = next.datapath.adopt(&mut veth.loaded.datapath);
+            let failed = next.datapath.adopt(&mut veth.loaded.datapath, |_| true);
+            let failed = failed.unwrap();
             assert!(failed.is_empty(), "{failed:?}");
             assert_eq!(
                 next.datapath.attached().as_slice(),

@@ -12,6 +12,7 @@ use gregor_lab::tools;
 /// The distribution's rustc must not be older: what aya and this workspace ask for.
 pub const RUSTC_MIN: (u32, u32) = (1, 96);
 pub const BPF_LINKER_VERSION: &str = "0.13.0";
+pub const CARGO_DENY_VERSION: &str = "0.20.2";
 
 /// Who can compile `core` for the BPF target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,6 +132,12 @@ pub fn version(text: &str) -> Option<(u32, u32)> {
 /// Version of bpf-linker, if it runs.
 pub fn bpf_linker() -> Option<String> {
     first_line(Command::new("bpf-linker").arg("--version"))
+}
+
+/// Whether the pinned cargo-deny runs: another version may know other checks, or fewer.
+pub fn has_cargo_deny() -> bool {
+    first_line(Command::new("cargo-deny").arg("--version"))
+        .is_some_and(|line| line == format!("cargo-deny {CARGO_DENY_VERSION}"))
 }
 
 pub fn kernel_release() -> String {

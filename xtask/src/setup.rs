@@ -113,6 +113,29 @@ pub fn ensure_lints() -> Result<()> {
     }
 }
 
+/// What looks at the dependencies. Without optimisation, which would make it take minutes; its own work is one second's.
+pub fn ensure_deny() -> Result<()> {
+    if machine::has_cargo_deny() {
+        return Ok(());
+    }
+    let _lock = tools::exclusive("cargo-deny")?;
+    if machine::has_cargo_deny() {
+        return Ok(());
+    }
+    run_quietly(
+        "building cargo-deny (about a minute)",
+        machine::cargo()?
+            .args(["install", "cargo-deny", "--force", "--locked", "--debug"])
+            .args(["--version", machine::CARGO_DENY_VERSION]),
+    )?;
+    if !machine::has_cargo_deny() {
+        bail!(
+            "cargo-deny was installed but does not run from PATH: is cargo's bin directory on it?"
+        );
+    }
+    Ok(())
+}
+
 fn is_new_enough(toolchain: Toolchain) -> bool {
     toolchain == Toolchain::Nightly
         || version(&toolchain.describe()).is_some_and(|found| found >= machine::RUSTC_MIN)

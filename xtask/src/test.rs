@@ -67,6 +67,7 @@ fn steps(options: &Options, tally: &mut Tally) -> Result<()> {
     setup::ensure_build()?;
     if options.filter.is_none() {
         setup::ensure_lints()?;
+        setup::ensure_deny()?;
         lint(tally)?;
     }
 
@@ -118,6 +119,13 @@ fn lint(tally: &mut Tally) -> Result<()> {
     step(
         "formatting",
         machine::cargo()?.args(["fmt", "--all", "--check"]),
+        tally,
+    )?;
+    step(
+        "dependencies",
+        machine::cargo()?
+            .args(["deny", "--locked", "check", "--hide-inclusion-graph"])
+            .args(["bans", "licenses", "sources"]),
         tally,
     )?;
     step(

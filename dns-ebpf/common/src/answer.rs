@@ -108,6 +108,29 @@ impl Word {
                 .store(value, core::sync::atomic::Ordering::Release)
         }
     }
+
+    /// Adds one to a word that has several writers. The value before is not asked for: that takes Linux 5.12.
+    #[inline(always)]
+    pub fn count_shared(&self) {
+        #[cfg(target_arch = "bpf")]
+        {
+            // SAFETY: as in `load`; core has no such operation for this target.
+            unsafe {
+                core::arch::asm!(
+                    "lock *(u64 *)({0} + 0) += {1}",
+                    in(reg) self.0.get(),
+                    in(reg) 1u64,
+                    options(nostack)
+                );
+            }
+        }
+        #[cfg(not(target_arch = "bpf"))]
+        {
+            // SAFETY: as in `load`.
+            unsafe { core::sync::atomic::AtomicU64::from_ptr(self.0.get()) }
+                .fetch_add(1, core::sync::atomic::Ordering::Relaxed);
+        }
+    }
 }
 
 /// One bucket of an index: the upper half of a hash, and a slot plus one. 0 is free.
@@ -251,8 +274,10 @@ pub struct Settings {
     pub absent_mask: u32,
     /// Slots of the table of answers; 0 when the program is to answer nothing.
     pub slots: u32,
-    #[doc(hidden)]
-    pub padding: u32,
+    /// Words that count the hits of a slot, less one; a power of two less one.
+    pub lane_mask: u16,
+    /// Not 0 where processors share those words.
+    pub shares_lanes: u16,
     pub suffixes: SuffixSettings,
 }
 

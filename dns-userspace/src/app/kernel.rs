@@ -8,7 +8,8 @@ use super::{
     totals::{Reading, Totals},
 };
 use crate::{
-    datapath::{Datapath, DatapathError, one_line},
+    datapath::{Datapath, DatapathError, Interface, one_line},
+    discover::Selection,
     observe::{AnswersStatus, InterfaceStatus, KernelStatus, OTHER_NAMESPACES, ProgramStatus},
 };
 
@@ -39,10 +40,18 @@ impl Kernel {
     }
 
     /// Puts another program in force, on each interface in one step. [`Kernel::retire`] follows, once the ring of the
-    /// one before is empty. Returns what became of its part for TCP.
-    pub fn replace(&mut self, mut next: Datapath) -> Result<(), DatapathError> {
+    /// one before is empty. Where that cannot be done the one before goes on everywhere, and the other comes back.
+    pub fn replace(
+        &mut self,
+        mut next: Datapath,
+        selection: &Selection,
+    ) -> Result<(), Box<(Datapath, DatapathError)>> {
+        let is_wanted = |interface: &Interface| selection.may_want(&interface.name);
+        let failed = match next.adopt(&mut self.current, is_wanted) {
+            Ok(failed) => failed,
+            Err(error) => return Err(Box::new((next, error))),
+        };
         self.program = program(&mut next);
-        let failed = next.adopt(&mut self.current);
         for (interface, error) in failed {
             let error = one_line(&error);
             tracing::warn!(
@@ -52,10 +61,14 @@ impl Kernel {
             );
             self.attachments.lost(&interface, error);
         }
-        let steers = next.attach_steering(Some(&mut self.current));
         self.retire();
         self.retiring = Some(std::mem::replace(&mut self.current, next));
-        steers
+        Ok(())
+    }
+
+    /// Lets the program in force steer TCP, in the place of the one before.
+    pub fn steer(&mut self) -> Result<(), DatapathError> {
+        self.current.attach_steering(self.retiring.as_mut())
     }
 
     /// Lets go of the program that was replaced; what it counted is kept.

@@ -8,7 +8,9 @@ mod attachments;
 mod follow;
 mod kernel;
 pub mod load;
+mod owner;
 mod panics;
+mod reload;
 mod respond;
 mod ring;
 pub mod settings;
@@ -29,6 +31,7 @@ use tokio::{
 
 use self::{
     kernel::Kernel,
+    owner::Owner,
     respond::Respond,
     settings::Settings,
     shutdown::{Shutdown, Trigger},
@@ -39,6 +42,7 @@ use self::{
 use crate::{
     datapath::{
         Attempt, Datapath, DatapathError, Decisions, Heartbeat, ProgramLog, Ring, one_line,
+        trim_heap,
     },
     discover::{Event, Links},
     monitor::Hub,
@@ -70,10 +74,11 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     panics::install();
     let (trigger, shutdown) = shutdown::channel();
     stop_on_signals(trigger)?;
-    // First, because it tells whether another gregor runs already.
-    let control = observe::bind_control(&options.control)?;
+    // First: nothing is loaded or attached beside another gregor.
+    let mut owner = Owner::claim(&options.control)?;
+    let control = owner.bind()?;
     let mut stopped = shutdown.clone();
-    let result = tokio::select! {
+    tokio::select! {
         started = App::start(options.clone(), control, shutdown) => match started {
             Ok(app) => app.run().await,
             Err(error) => Err(error),
@@ -83,9 +88,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
             tracing::info!("stopped before it had started");
             Ok(())
         }
-    };
-    let _ = std::fs::remove_file(&options.control);
-    result
+    }
 }
 
 struct App {
@@ -155,6 +158,7 @@ impl App {
             respond.clone(),
             tcp.clone(),
             hub,
+            links.errors(),
         ));
         let ring = RingTask::spawn(readers, &respond, &state);
 
@@ -211,7 +215,7 @@ impl App {
                 batch = self.links.next() => {
                     let mut kernel = self.state.kernel();
                     let (datapath, attachments) = kernel.parts();
-                    for event in batch? {
+                    for event in batch {
                         if let Event::Vanished(index) = &event {
                             self.respond.release_interface(*index);
                         }
@@ -234,7 +238,7 @@ impl App {
                 cause = self.reloads.next() => self.reload(cause),
                 prepared = finished(&mut self.pending), if self.pending.is_some() => {
                     self.pending = None;
-                    self.finish_reload(prepared).await?;
+                    self.finish_reload(prepared).await;
                     if std::mem::take(&mut self.again) {
                         self.reload(Cause::Change);
                     }
@@ -248,88 +252,6 @@ impl App {
                 }
             }
         }
-    }
-
-    fn reload(&mut self, cause: Cause) {
-        if self.pending.is_some() {
-            self.again = true;
-            return;
-        }
-        tracing::info!(?cause, "loading the configuration again");
-        notify(&reloading());
-        self.pending = Some(prepare(self.options.clone()));
-    }
-
-    /// Puts a prepared configuration in force; a bad one leaves the last good one running.
-    async fn finish_reload(
-        &mut self,
-        prepared: Result<anyhow::Result<Prepared>, tokio::task::JoinError>,
-    ) -> anyhow::Result<()> {
-        let ready = [NotifyState::Ready];
-        let prepared = match prepared.unwrap_or_else(|error| Err(error.into())) {
-            Ok(prepared) => prepared,
-            Err(error) => {
-                let error = format!("{error:#}");
-                tracing::error!(
-                    error,
-                    "the new configuration is refused; the last good one goes on"
-                );
-                self.state.refused(error);
-                notify(&ready);
-                return Ok(());
-            }
-        };
-        let Prepared {
-            settings,
-            mut datapath,
-        } = prepared;
-        let refused = match self.tcp.prepare(&settings, &mut datapath) {
-            Ok(()) => self.respond.reconfigure(&settings).map_err(Into::into),
-            Err(error) => Err(error),
-        };
-        if let Err(error) = refused {
-            let error = format!("{error:#}");
-            tracing::error!(
-                error,
-                "the new configuration is refused; the last good one goes on"
-            );
-            self.state.refused(error);
-            notify(&ready);
-            return Ok(());
-        }
-        for warning in &settings.warnings {
-            tracing::warn!("{warning}");
-        }
-        if settings.listen != self.settings.listen {
-            tracing::warn!("[metrics] listen has changed; that takes effect with a restart");
-        }
-
-        // The new ring is drained before the first program writes to it, and the old one until after the last has.
-        let mut readers = Readers::take(&mut datapath)?;
-        // Not only when the task that drains has had its first turn: the program takes over before that.
-        readers.heartbeat.renew(ring::VALID)?;
-        let next = RingTask::spawn(readers, &self.respond, &self.state);
-        self.tcp.takes_over(&datapath);
-        {
-            let mut kernel = self.state.kernel();
-            let steers = kernel.replace(datapath);
-            let directories = load::log_directories(&self.options.control);
-            self.tcp
-                .attached(&settings, kernel.parts().0, steers, &directories);
-        }
-        std::mem::replace(&mut self.ring, next).finish().await;
-        self.state.kernel().retire();
-
-        self.links.select(settings.selection.clone());
-        self.state
-            .loaded(settings.told(), settings.warnings.clone());
-        tracing::info!(
-            rules = settings.rules.rules().len(),
-            "the new configuration is in force"
-        );
-        self.settings = settings;
-        notify(&ready);
-        Ok(())
     }
 
     /// Deadline to zero, drain, detach; then the pods that already asked get their answers.
@@ -444,6 +366,7 @@ fn prepare(options: Options) -> JoinHandle<anyhow::Result<Prepared>> {
             &mut |stage, took| tracing::info!("{}", load::progress_line(stage, took)),
         )
         .context("cannot load")?;
+        trim_heap();
         Ok(Prepared { settings, datapath })
     })
 }
@@ -495,10 +418,4 @@ fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         tracing::debug!(%error, "cannot tell the service manager");
     }
-}
-
-fn reloading() -> Vec<NotifyState<'static>> {
-    let mut states = vec![NotifyState::Reloading];
-    states.extend(NotifyState::monotonic_usec_now());
-    states
 }

@@ -30,6 +30,12 @@ pub struct Respond {
     kept: Mutex<Kept>,
 }
 
+/// A responder that nobody asks yet.
+pub struct Prepared {
+    live: Arc<Live>,
+    settings: Settings,
+}
+
 struct Kept {
     settings: Settings,
     /// Responders that were replaced and may still answer, and so count.
@@ -87,21 +93,33 @@ impl Respond {
         self.live.load().release_interface(index);
     }
 
-    /// Another configuration: a new responder if it would be another one. Queries that wait at the old one are answered
-    /// by it.
-    pub fn reconfigure(&self, settings: &Settings) -> io::Result<()> {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Opens the responder of another configuration, `None` when the one in force serves it as well. It is put to work by
+    /// [`Respond::commit`].
+    pub fn prepare(&self, settings: &Settings) -> io::Result<Option<Prepared>> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.settings.same_responder(settings) {
-            return Ok(());
+            return Ok(None);
         }
+<<<<<<< HEAD
         let device = return_device(&self.return_path, settings)
             .map_err(|error| io::Error::other(one_line(&error)))?;
         let next = open(settings, device, &self.steer, &self.hub)?;
         let old = self.live.swap(Arc::new(next));
+=======
+        Ok(Some(Prepared {
+            live: Arc::new(open(settings, &self.steer, &self.hub)?),
+            settings: settings.clone(),
+        }))
+    }
+
+    /// Puts another responder to work. Queries that wait at the one before are answered by it.
+    pub fn commit(&self, prepared: Prepared) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let old = self.live.swap(prepared.live);
+>>>>>>> h-life
         kept.settle();
         kept.replaced.push(old);
-        kept.settings = settings.clone();
-        Ok(())
+        kept.settings = prepared.settings;
     }
 
     /// Returns once nobody waits for an answer.

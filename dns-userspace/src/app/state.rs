@@ -4,7 +4,7 @@ use std::{
     net::IpAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Instant,
 };
@@ -43,6 +43,8 @@ pub struct State {
     /// The first list of interfaces was gone through.
     listed: AtomicBool,
     stopping: AtomicBool,
+    /// Counted where interfaces are discovered.
+    interface_resyncs: Arc<AtomicU64>,
 }
 
 impl State {
@@ -53,6 +55,7 @@ impl State {
         responder: Arc<dyn Responding>,
         tcp: Arc<Tcp>,
         hub: Arc<Hub>,
+        interface_resyncs: Arc<AtomicU64>,
     ) -> Self {
         Self {
             started: Instant::now(),
@@ -65,6 +68,7 @@ impl State {
             pulse: Arc::new(Pulse::new()),
             listed: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
+            interface_resyncs,
         }
     }
 
@@ -141,6 +145,7 @@ impl Source for State {
             kernel,
             responder: self.responder.status(),
             tcp: self.tcp.status(),
+            interface_resyncs: self.interface_resyncs.load(Ordering::Relaxed),
             panics: panics::count(),
         }
     }

@@ -195,6 +195,7 @@ fn render(status: &Status) -> String {
         ("unanswered", responder.unanswered),
         ("refreshes", responder.refreshes),
         ("refreshes refused", responder.refreshes_refused),
+        ("interface resyncs", status.interface_resyncs),
         ("panics", status.panics),
     ] {
         if count > 0 {

@@ -181,7 +181,7 @@ impl Default for Limits {
             queries_per_second: 2000,
             burst: 400,
             chases_per_interface: 256,
-            answers: 100_000,
+            answers: 8_192,
         }
     }
 }

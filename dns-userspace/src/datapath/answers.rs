@@ -43,6 +43,12 @@ impl AnswerOptions {
         per_server: true,
     };
 
+    /// Words that count the hits of a slot: one for each processor, up to a number, past which processors share them. Machines
+    /// may have 256, or say that they could.
+    fn lanes(processors: usize) -> usize {
+        processors.next_power_of_two().min(MAX_LANES)
+    }
+
     fn buckets(&self) -> usize {
         // Two slots in a bucket of eight on average: one that is full has a chance of about one in 4,000.
         (self.total / (WAYS / 4)).next_power_of_two()
@@ -82,6 +88,9 @@ pub struct Given {
     pub other_namespaces: u64,
 }
 
+/// Most words that count the hits of one slot.
+const MAX_LANES: usize = 16;
+
 /// Most namespaces that hits are counted for.
 const MAX_NAMESPACES: usize = 1024;
 
@@ -101,7 +110,8 @@ pub struct Answers {
     per_server: bool,
     rules: Arc<RuleSet>,
     suffixes: SuffixSettings,
-    processors: usize,
+    lanes: usize,
+    shares_lanes: bool,
     hits: Mapping<Word>,
     inner: Mutex<Inner>,
 }
@@ -236,6 +246,7 @@ impl Answers {
         options: &AnswerOptions,
         servers: &[IpAddr],
         rules: &Arc<RuleSet>,
+        processors: usize,
     ) -> Result<Self, DatapathError> {
         let limits = Limits {
             total: options.total,
@@ -268,7 +279,8 @@ impl Answers {
             per_server: options.per_server,
             rules: Arc::clone(rules),
             suffixes,
-            processors: hits.len().checked_div(options.total).unwrap_or(0),
+            lanes: hits.len().checked_div(options.total).unwrap_or(0),
+            shares_lanes: processors > MAX_LANES,
             hits,
             inner: Mutex::new(inner),
         })
@@ -281,7 +293,8 @@ impl Answers {
             seed: self.seed,
             bucket_mask: inner.answers.index.len() as u32 - 1,
             absent_mask: inner.absent.index.len() as u32 - 1,
-            padding: 0,
+            lane_mask: self.lanes.saturating_sub(1) as u16,
+            shares_lanes: self.shares_lanes.into(),
             slots: inner.before.len() as u32,
             suffixes: self.suffixes,
         }
@@ -468,9 +481,9 @@ impl Answers {
 
     /// Answers given from a slot, by whomever it was of.
     fn hits(&self, slot: u32) -> u64 {
-        let slots = self.hits.len() / self.processors.max(1);
-        (0..self.processors)
-            .filter_map(|processor| self.hits.element(processor * slots + slot as usize))
+        let slots = self.hits.len() / self.lanes.max(1);
+        (0..self.lanes)
+            .filter_map(|lane| self.hits.element(lane * slots + slot as usize))
             .map(Word::load)
             .fold(0, u64::wrapping_add)
     }
@@ -512,7 +525,7 @@ pub(super) fn sizes(options: &AnswerOptions, processors: usize) -> [(&'static st
         (maps::ABSENT_INDEX, buckets),
         (maps::ABSENT, slots),
         (maps::SUFFIX_INDEX, buckets),
-        (maps::HITS, slots * processors),
+        (maps::HITS, slots * AnswerOptions::lanes(processors)),
     ]
     .map(|(name, elements)| (name, elements as u32))
 }

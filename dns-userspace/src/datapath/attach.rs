@@ -4,15 +4,13 @@ use std::{io, os::fd::AsFd as _};
 
 use aya::programs::{
     Program, ProgramError, SchedClassifier, TcAttachType,
-    tc::{
-        NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact,
-        qdisc_detach_program,
-    },
+    tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact},
 };
 use nix::net::if_::if_nametoindex;
 
 use super::{
     PROGRAM, XDP_PROGRAM,
+    clsact::{self, Filter},
     link::{self, BpfLink, Place},
     offload,
 };
@@ -78,6 +76,8 @@ pub enum AttachError {
     Gone,
     #[error("clsact")]
     Clsact(#[source] TcError),
+    #[error("its clsact filters")]
+    Filters(#[source] io::Error),
     #[error("the kernel makes no link on {hook}")]
     Link {
         hook: &'static str,
@@ -188,7 +188,7 @@ fn attach_clsact(
     interface: &Interface,
     order: Order,
 ) -> Result<Link, AttachError> {
-    prepare_clsact(&interface.name).map_err(AttachError::Clsact)?;
+    prepare_clsact(interface)?;
     let options = NlOptions {
         priority: match order {
             Order::First => FIRST_PRIORITY,
@@ -246,21 +246,23 @@ pub(super) fn detach(link: Link) {
     drop(link);
 }
 
-/// Makes sure of the qdisc and removes a filter that an earlier run left behind.
-fn prepare_clsact(interface: &str) -> Result<(), TcError> {
-    match qdisc_add_clsact(interface) {
+/// Makes sure of the qdisc and removes a filter that an earlier run left behind. That one has our handle: opening its program
+/// to look closer takes CAP_SYS_ADMIN.
+fn prepare_clsact(interface: &Interface) -> Result<(), AttachError> {
+    match qdisc_add_clsact(&interface.name) {
         Ok(()) | Err(TcError::AlreadyAttached) => {}
         Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(libc::EEXIST) => {}
-        Err(error) => return Err(error),
+        Err(error) => return Err(AttachError::Clsact(error)),
     }
-    remove_clsact_filter(interface).map(|_| ())
+    for filter in clsact::filters(interface.index).map_err(AttachError::Filters)? {
+        if has_our_place(&filter) {
+            clsact::remove(&filter).map_err(AttachError::Filters)?;
+        }
+    }
+    Ok(())
 }
 
-/// Removes our clsact filter from an interface, if there is one; `true` when there was.
-pub(super) fn remove_clsact_filter(interface: &str) -> Result<bool, TcError> {
-    match qdisc_detach_program(interface, TcAttachType::Ingress, PROGRAM) {
-        Ok(()) => Ok(true),
-        Err(TcError::IoError(error)) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error),
-    }
+/// Whether a filter is called like ours and has our handle.
+pub(super) fn has_our_place(filter: &Filter) -> bool {
+    filter.name == PROGRAM && filter.handle == u32::from(HANDLE)
 }

@@ -3,6 +3,9 @@
 //! It walks all links of the kernel, looks at the program of each, and detaches those that are ours: that takes
 //! CAP_SYS_ADMIN, which `gregor run` does without. Links are found in every network namespace; netlink filters (clsact) only
 //! in this one.
+//!
+//! A program is ours when it has one of our names *and* uses our maps: anybody may call a program `gregor`. The maps that
+//! mark it are ones that every version has had; whoever renames them leaves older programs to be found here.
 
 use std::{
     collections::HashSet,
@@ -10,10 +13,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use aya::programs::{ProgramError, loaded_programs};
+use aya::{
+    maps::MapInfo,
+    programs::{ProgramError, ProgramInfo, loaded_programs},
+};
+use dns_common::abi::maps;
 
 use super::{
-    PROGRAM, XDP_PROGRAM, attach,
+    PROGRAM, XDP_PROGRAM, attach, clsact,
     error::{one_line, os_error},
     link::{self, BpfLink, LINK_TYPE_NETNS},
     steer,
@@ -39,12 +46,16 @@ pub struct DetachReport {
 pub fn detach_all() -> anyhow::Result<DetachReport> {
     let mut report = DetachReport::default();
     // Filters and pins go whatever becomes of the links.
-    match our_programs().map(|programs| detach_links(&programs, &mut report)) {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => report.failures.push(links_failure(&error)),
-        Err(error) => report.failures.push(links_failure(&error)),
+    let programs = our_programs();
+    match &programs {
+        Ok(programs) => {
+            if let Err(error) = detach_links(programs, &mut report) {
+                report.failures.push(links_failure(&error));
+            }
+        }
+        Err(error) => report.failures.push(links_failure(error)),
     }
-    detach_filters(&mut report)?;
+    detach_filters(programs.as_ref().ok(), &mut report)?;
     remove_pins(Path::new(PIN_DIRECTORY), &mut report);
     Ok(report)
 }
@@ -64,10 +75,11 @@ fn our_programs() -> Result<HashSet<u32>, ProgramError> {
     let mut ours = HashSet::new();
     for program in loaded_programs() {
         match program {
-            Ok(program) if program.name_as_str().is_some_and(is_ours) => {
-                ours.insert(program.id());
+            Ok(program) => {
+                if is_ours(&program)? {
+                    ours.insert(program.id());
+                }
             }
-            Ok(_) => {}
             // It may go while we walk.
             Err(error) if os_error(&error) == Some(libc::ENOENT) => {}
             Err(error) => return Err(error),
@@ -76,8 +88,44 @@ fn our_programs() -> Result<HashSet<u32>, ProgramError> {
     Ok(ours)
 }
 
-fn is_ours(name: &str) -> bool {
-    [PROGRAM, XDP_PROGRAM, steer::PROGRAM].contains(&name)
+fn is_ours(program: &ProgramInfo) -> Result<bool, ProgramError> {
+    let has_our_name = program
+        .name_as_str()
+        .is_some_and(|name| [PROGRAM, XDP_PROGRAM, steer::PROGRAM].contains(&name));
+    if !has_our_name {
+        return Ok(false);
+    }
+    let maps = program.map_ids()?.unwrap_or_default();
+    // A map goes only with its program, and that may go while we walk.
+    let maps: Vec<Map> = maps
+        .into_iter()
+        .filter_map(|id| MapInfo::from_id(id).ok())
+        .filter_map(|info| {
+            Some(Map {
+                name: info.name_as_str()?.to_owned(),
+                value_bytes: info.value_size(),
+                elements: info.max_entries(),
+            })
+        })
+        .collect();
+    Ok(are_ours(&maps))
+}
+
+/// What marks a map.
+struct Map {
+    name: String,
+    value_bytes: u32,
+    elements: u32,
+}
+
+/// Whether the maps of a program are those of gregor: the deadline and the servers, which each of its programs uses.
+fn are_ours(used: &[Map]) -> bool {
+    let has = |name: &str, value: &dyn Fn(u32) -> bool| {
+        used.iter()
+            .any(|map| map.name == name && map.elements == 1 && value(map.value_bytes))
+    };
+    has(maps::HEARTBEAT, &|bytes| bytes == size_of::<u64>() as u32)
+        && has(maps::SERVERS, &|bytes| bytes > 0)
 }
 
 fn detach_links(programs: &HashSet<u32>, report: &mut DetachReport) -> io::Result<()> {
@@ -107,12 +155,33 @@ fn detach_links(programs: &HashSet<u32>, report: &mut DetachReport) -> io::Resul
     Ok(())
 }
 
-fn detach_filters(report: &mut DetachReport) -> io::Result<()> {
+/// `programs` are ours where they are known; else filters in our place are taken for ours.
+fn detach_filters(programs: Option<&HashSet<u32>>, report: &mut DetachReport) -> io::Result<()> {
     for interface in nix::net::if_::if_nameindex()?.iter() {
         let name = interface.name().to_string_lossy().into_owned();
-        // An interface without clsact answers with an error of its own kind: there is nothing to remove then.
-        if let Ok(true) = attach::remove_clsact_filter(&name) {
-            report.filters.push(name);
+        let filters = match clsact::filters(interface.index()) {
+            Ok(filters) => filters,
+            Err(error) => {
+                let failure = format!("clsact filters of {name}: {error}");
+                report.failures.push(failure);
+                continue;
+            }
+        };
+        for filter in filters {
+            let is_ours = match programs {
+                Some(programs) => programs.contains(&filter.program_id),
+                None => attach::has_our_place(&filter),
+            };
+            if !is_ours {
+                continue;
+            }
+            match clsact::remove(&filter) {
+                Ok(()) => report.filters.push(name.clone()),
+                Err(error) => {
+                    let failure = format!("clsact filter of {name}: {error}");
+                    report.failures.push(failure);
+                }
+            }
         }
     }
     Ok(())
@@ -129,4 +198,38 @@ fn remove_pins(directory: &Path, report: &mut DetachReport) {
         }
     }
     let _ = fs::remove_dir(directory);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_is_known_by_its_maps() {
+        let map = |name: &str, value_bytes, elements| Map {
+            name: name.to_owned(),
+            value_bytes,
+            elements,
+        };
+        let ours = || {
+            vec![
+                map("HEARTBEAT", 8, 1),
+                map("TAKEN", 8, 1),
+                map("SERVERS", 340, 1),
+            ]
+        };
+        assert!(are_ours(&ours()));
+        assert!(!are_ours(&[]));
+        for index in [0, 2] {
+            let mut other = ours();
+            other.remove(index);
+            assert!(!are_ours(&other), "without the map at {index}");
+            let mut other = ours();
+            other[index].elements = 2;
+            assert!(!are_ours(&other), "with a larger map at {index}");
+        }
+        let mut other = ours();
+        other[0].value_bytes = 4;
+        assert!(!are_ours(&other));
+    }
 }

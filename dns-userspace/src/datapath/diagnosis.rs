@@ -39,6 +39,9 @@ impl fmt::Display for Diagnosis {
 pub struct Wanted {
     /// To within a few per cent; 0 when that is not known.
     pub bytes: u64,
+    /// Processors that this machine may have, and the part of `bytes` that each of them has.
+    pub processors: u64,
+    pub per_processor: u64,
     /// Kinds of maps that the kernel does not have.
     pub unsupported: Vec<String>,
 }
@@ -146,8 +149,8 @@ fn memory(node: &Node, wanted: &Wanted) -> String {
     let needed = size(wanted.bytes);
     match node.memory_limit {
         Some(limit) => format!(
-            "the maps need about {needed}, and the memory limit of the cgroup is {}; raise it (resources.limits.memory, \
-             MemoryMax=), or set [limits] answers lower",
+            "the maps need about {needed}, at a reload beside those in use, and the memory limit of the cgroup is {}; raise it \
+             (resources.limits.memory, MemoryMax=), or set [limits] answers lower",
             size(limit)
         ),
         None => {
@@ -187,6 +190,7 @@ mod tests {
         Wanted {
             bytes: 158 << 20,
             unsupported: Vec::new(),
+            ..Wanted::default()
         }
     }
 
@@ -249,7 +253,7 @@ mod tests {
             (
                 libc::ENOMEM,
                 &limited,
-                "the maps need about 158 MiB, and the memory limit of the cgroup is 64 MiB; raise it",
+                "the maps need about 158 MiB, at a reload beside those in use, and the memory limit of the cgroup is 64 MiB; raise it",
             ),
             (
                 libc::ENOMEM,

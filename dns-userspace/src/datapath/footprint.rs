@@ -18,6 +18,8 @@ const RING_PAGES: u64 = 3;
 pub(super) struct Footprint {
     /// To within a few per cent.
     pub bytes: u64,
+    /// The part of it that each possible processor has.
+    pub per_processor: u64,
     /// Name and kind of each map.
     maps: Vec<(String, u32)>,
 }
@@ -36,6 +38,10 @@ impl Footprint {
                 .find(|(sized, _)| sized == name)
                 .map_or(map.max_entries(), |(_, elements)| *elements);
             footprint.bytes += bytes(map, elements, processors);
+            if map.map_type() == bpf_map_type::BPF_MAP_TYPE_PERCPU_ARRAY as u32 {
+                footprint.per_processor +=
+                    u64::from(elements) * u64::from(map.value_size()).next_multiple_of(8);
+            }
             footprint.maps.push((name.clone(), map.map_type()));
         }
         footprint
@@ -91,5 +97,21 @@ mod tests {
         assert!(large > small + 100_000_000, "{small} {large}");
         assert!(large < small + 250_000_000, "{small} {large}");
         assert!(of(100_000, 64) > large);
+    }
+
+    /// What the documents say. Machines with few processors that might have many are common: hypervisors allow for more.
+    #[test]
+    fn defaults_and_processors_stay_within_what_is_documented() {
+        const MIB: u64 = 1 << 20;
+        let answers = crate::config::Limits::default().answers;
+        let of = |answers, processors| load::tests::footprint(answers, processors).bytes;
+        assert!(of(answers, 2) < 20 * MIB, "{}", of(answers, 2));
+        assert!(of(100_000, 2) < 162 * MIB, "{}", of(100_000, 2));
+        for answers in [answers, 100_000] {
+            let more = of(answers, 256) - of(answers, 2);
+            let hits = 14 * 8 * answers as u64;
+            assert!(more < hits + 2 * MIB, "{more}");
+        }
+        assert!(load::tests::footprint(answers, 256).per_processor < 5 << 10);
     }
 }

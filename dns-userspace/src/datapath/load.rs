@@ -201,7 +201,8 @@ impl Datapath {
         }
         let mut loader = EbpfLoader::new();
         loader.verifier_log_level(how.log);
-        for (name, elements) in sizes(options, processors()?) {
+        let processors = processors()?;
+        for (name, elements) in sizes(options, processors) {
             loader.map_max_entries(name, elements);
         }
         let mut ebpf = loader.load(object)?;
@@ -241,6 +242,7 @@ impl Datapath {
             &options.answers,
             &options.servers,
             &options.rules,
+            processors,
         )?;
         let mut settings: Array<_, Plain<Settings>> = take(&mut ebpf, maps::SETTINGS)?;
         set(&mut settings, maps::SETTINGS, 0, &Plain(answers.settings()))?;
@@ -298,21 +300,32 @@ impl Datapath {
         }
     }
 
-    /// Takes over every interface of an earlier program, each in one step. Returns those that could not be taken over;
-    /// they are left without a program.
-    pub fn adopt(&mut self, previous: &mut Datapath) -> Vec<(Interface, DatapathError)> {
-        let mut failed = Vec::new();
-        let peers = PeersElsewhere::of_all();
+    /// Takes over every interface of an earlier program, each in one step. Returns those that could not be taken over; they
+    /// are left without a program. Where the programs sit in different places and this one cannot sit on one of the
+    /// interfaces that are wanted, that is an error, and the earlier program is on all of them as before.
+    pub fn adopt(
+        &mut self,
+        previous: &mut Datapath,
+        is_wanted: impl Fn(&Interface) -> bool,
+    ) -> Result<Vec<(Interface, DatapathError)>, DatapathError> {
         let same_place = previous.options.hook == self.options.hook
             && previous.options.order == self.options.order;
+        if same_place {
+            return Ok(self.take_links(previous));
+        }
+        self.attach_beside(previous, is_wanted)?;
+        // Nothing fails from here on.
+        for (_, (_, link)) in previous.links.drain() {
+            attach::detach(link);
+        }
+        Ok(Vec::new())
+    }
+
+    /// Puts the program in the place of an earlier one, link by link.
+    fn take_links(&mut self, previous: &mut Datapath) -> Vec<(Interface, DatapathError)> {
+        let mut failed = Vec::new();
+        let peers = PeersElsewhere::of_all();
         for (index, (interface, link)) in previous.links.drain() {
-            if !same_place {
-                attach::detach(link);
-                if let Err(error) = self.attach(&interface) {
-                    failed.push((interface, error));
-                }
-                continue;
-            }
             let replaced = self.allow_interface(index).and_then(|()| {
                 let program = program_of(&mut self.ebpf, self.program)?;
                 attach::replace(program, link).map_err(|error| DatapathError::Attach {
@@ -333,6 +346,46 @@ impl Datapath {
             }
         }
         failed
+    }
+
+    /// Attaches in another place to the wanted interfaces of an earlier program, which stays where it is: a query meets one of
+    /// the two. On an error everything is as before.
+    fn attach_beside(
+        &mut self,
+        previous: &mut Datapath,
+        is_wanted: impl Fn(&Interface) -> bool,
+    ) -> Result<(), DatapathError> {
+        for interface in previous.attached().into_iter().filter(is_wanted) {
+            match self.attach(&interface) {
+                Ok(()) => {}
+                // There is an event about it on its way.
+                Err(DatapathError::Attach {
+                    error: attach::AttachError::Gone,
+                    ..
+                }) => {}
+                Err(error) => {
+                    self.detach_all();
+                    previous.restore_filters();
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts back the clsact filters that another program has replaced: there is room for one of gregor's on an interface.
+    fn restore_filters(&mut self) {
+        if self.options.hook != Hook::Clsact {
+            return;
+        }
+        for interface in self.attached() {
+            if let Some((_, link)) = self.links.remove(&interface.index) {
+                attach::detach(link);
+            }
+            if let Err(error) = self.attach(&interface) {
+                tracing::error!(error = one_line(&error), "the program cannot be put back");
+            }
+        }
     }
 
     /// Detaches from an interface; one that is gone already is no error.
@@ -600,11 +653,16 @@ pub(super) fn verify(name: &'static str, program: &mut Program) -> Result<Durati
     }
 }
 
+/// Interfaces whose slot in the array is taken by another one. Indexes are given out one after the other, so of a few hundred
+/// interfaces a few collide, and only on a node that has seen thousands come and go.
+const SHARED_SLOTS: u32 = 1024;
+
 /// Maps that the loader sizes, with their elements.
 fn sizes(options: &LoadOptions, processors: usize) -> Vec<(&'static str, u32)> {
     let mut sizes = vec![
         (maps::TAILS, options.rules.table().tails.len().max(1) as u32),
         (maps::RING, options.ring_bytes),
+        (maps::MORE_INTERFACES, SHARED_SLOTS),
         (maps::CAPTURES, options.rules.rules().len().max(1) as u32),
     ];
     sizes.extend(answers::sizes(&options.answers, processors));
@@ -621,6 +679,8 @@ pub fn wanted(options: &LoadOptions) -> Wanted {
     let footprint = Footprint::of(OBJECT, &sizes(options, processors), processors);
     Wanted {
         bytes: footprint.bytes,
+        processors: processors as u64,
+        per_processor: footprint.per_processor,
         unsupported: footprint.unsupported(),
     }
 }

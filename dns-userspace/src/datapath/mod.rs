@@ -9,11 +9,13 @@ mod attach;
 mod attempt;
 mod bounded;
 mod breakglass;
+mod clsact;
 mod diagnosis;
 mod egress;
 mod error;
 mod event;
 mod footprint;
+mod heap;
 mod heartbeat;
 mod interfaces;
 mod link;
@@ -41,6 +43,7 @@ pub use breakglass::{DetachReport, detach_all};
 pub use diagnosis::{Diagnosis, Wanted, size};
 pub use error::{DatapathError, Refused, one_line};
 pub use event::{Intercepted, VlanTag};
+pub use heap::trim_heap;
 pub use heartbeat::Heartbeat;
 pub use load::{Datapath, Limit, LoadOptions, ProgramSummary, Stage, TestOutcome, wanted};
 pub use log::{LOG_TARGET, ProgramLog};
@@ -53,7 +56,7 @@ pub use return_path::{RETURN_DEVICES, ReturnPath};
 pub use ring::Ring;
 pub use steer::{Listeners, SteerMode, Steered, SteeringSummary, open_listeners};
 
-/// Name of the TC program in the kernel's listings; `detach --all` goes by it.
+/// Name of the TC program in the kernel's listings.
 pub const PROGRAM: &str = "gregor";
 /// Name of the XDP program.
 pub const XDP_PROGRAM: &str = "gregor_xdp";

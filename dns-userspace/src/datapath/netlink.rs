@@ -32,14 +32,27 @@ impl Netlink {
         mut visit: impl FnMut(u16, &[u8]),
     ) -> io::Result<()> {
         let dump = if is_dump { libc::NLM_F_DUMP } else { 0 };
+        self.send(kind, dump, body)?;
+        self.receive(is_dump, &mut visit)
+    }
+
+    /// Sends a request that has no answer but whether it was done.
+    pub fn change(&self, kind: u16, body: &[u8]) -> io::Result<()> {
+        self.send(kind, libc::NLM_F_ACK, body)?;
+        self.receive(false, &mut |_, _| {})
+    }
+
+    fn send(&self, kind: u16, flags: libc::c_int, body: &[u8]) -> io::Result<()> {
         let mut request = ((HEADER + body.len()) as u32).to_ne_bytes().to_vec();
         request.extend(kind.to_ne_bytes());
-        request.extend(((libc::NLM_F_REQUEST | dump) as u16).to_ne_bytes());
+        request.extend(((libc::NLM_F_REQUEST | flags) as u16).to_ne_bytes());
         // Sequence number and port: one question at a time, and the kernel fills the latter in.
         request.extend([0; 8]);
         request.extend_from_slice(body);
-        self.0.send(&request)?;
+        self.0.send(&request).map(|_| ())
+    }
 
+    fn receive(&self, is_dump: bool, visit: &mut impl FnMut(u16, &[u8])) -> io::Result<()> {
         let mut buffer = vec![MaybeUninit::<u8>::uninit(); BUFFER];
         loop {
             let received = self.0.recv(&mut buffer)?;
@@ -59,7 +72,10 @@ impl Netlink {
                         let code = message
                             .first_chunk()
                             .map_or(0, |code| i32::from_ne_bytes(*code));
-                        return Err(io::Error::from_raw_os_error(-code));
+                        return match code {
+                            0 => Ok(()),
+                            _ => Err(io::Error::from_raw_os_error(-code)),
+                        };
                     }
                     _ => visit(kind, message),
                 }

@@ -1,9 +1,17 @@
 //! rtnetlink: a dump of the links, then RTM_NEWLINK and RTM_DELLINK as they come.
 //!
 //! The multicast socket is read directly, so that what waits to be read is bounded by its receive buffer: when that
-//! overflows, the kernel says so (ENOBUFS), and a dump finds what was missed.
+//! overflows, the kernel says so (ENOBUFS), and a dump finds what was missed. Any other error does the same with new sockets:
+//! programs that are attached go on whatever becomes of rtnetlink.
 
-use std::io;
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use futures::TryStreamExt as _;
 use rtnetlink::{
@@ -17,7 +25,7 @@ use rtnetlink::{
         AsyncSocket as _, AsyncSocketExt as _, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE,
     },
 };
-use tokio::task::JoinHandle;
+use tokio::{task::JoinHandle, time::Instant};
 
 use super::{Event, Link, Selection, Tracker};
 use crate::datapath::Interface;
@@ -26,6 +34,9 @@ use crate::datapath::Interface;
 const LINK_GROUP: u32 = 1;
 /// Room for a few thousand link messages, which are about 1.5 kB each.
 const RECEIVE_BUFFER: usize = 4 << 20;
+/// Pause after an error; twice as long after each that follows it, up to the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// rtnetlink does not do what it should.
 #[derive(Debug, thiserror::Error)]
@@ -51,25 +62,25 @@ pub struct Links {
     /// A dump on its way, in a task of its own: a caller who gives up waiting finds it here again.
     dump: Option<Dump>,
     overruns: u64,
+    errors: Arc<AtomicU64>,
+    /// Set after an error: when the sockets are opened again, and the pause after the next error.
+    reopen: Option<Instant>,
+    pause: Duration,
 }
 
 impl Links {
     /// Starts to listen. Needs a tokio runtime.
     pub fn open(selection: Selection) -> Result<Self, DiscoverError> {
-        let mut socket = TokioSocket::new(NETLINK_ROUTE).map_err(DiscoverError::Open)?;
-        let inner = socket.socket_mut();
-        // Best effort: the default buffer works too, with more dumps.
-        let _ = inner.set_rx_buf_sz(RECEIVE_BUFFER as u32);
-        inner
-            .bind(&SocketAddr::new(0, LINK_GROUP))
-            .map_err(DiscoverError::Open)?;
         Ok(Self {
-            socket,
+            socket: listen().map_err(DiscoverError::Open)?,
             requests: Requests::open().map_err(DiscoverError::Open)?,
             tracker: Tracker::new(selection),
             needs_dump: true,
             dump: None,
             overruns: 0,
+            errors: Arc::default(),
+            reopen: None,
+            pause: FIRST_PAUSE,
         })
     }
 
@@ -84,8 +95,43 @@ impl Links {
         self.overruns
     }
 
-    /// The next changes: first all interfaces that are there (perhaps none), then whatever happens. Cancel-safe.
-    pub async fn next(&mut self) -> Result<Vec<Event>, DiscoverError> {
+    /// Errors of rtnetlink so far, each of which led to new sockets and a list of all interfaces.
+    pub fn errors(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.errors)
+    }
+
+    /// The next changes: first all interfaces that are there (perhaps none), then whatever happens. After an error it starts
+    /// anew; what changed meanwhile comes out as events. Cancel-safe.
+    pub async fn next(&mut self) -> Vec<Event> {
+        loop {
+            match self.advance().await {
+                Ok(events) => {
+                    self.pause = FIRST_PAUSE;
+                    return events;
+                }
+                Err(error) => {
+                    tracing::warn!(
+                        %error,
+                        "interface changes may be lost; rtnetlink is opened again in {} ms",
+                        self.pause.as_millis()
+                    );
+                    self.errors.fetch_add(1, Ordering::Relaxed);
+                    self.dump = None;
+                    self.reopen = Some(Instant::now() + self.pause);
+                    self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+                }
+            }
+        }
+    }
+
+    async fn advance(&mut self) -> Result<Vec<Event>, DiscoverError> {
+        if let Some(at) = self.reopen {
+            tokio::time::sleep_until(at).await;
+            self.socket = listen().map_err(DiscoverError::Open)?;
+            self.requests = Requests::open().map_err(DiscoverError::Open)?;
+            self.needs_dump = true;
+            self.reopen = None;
+        }
         loop {
             if let Some(dump) = &mut self.dump {
                 let links = (&mut dump.0).await;
@@ -139,6 +185,15 @@ impl Links {
         }
         events
     }
+}
+
+fn listen() -> io::Result<TokioSocket> {
+    let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
+    let inner = socket.socket_mut();
+    // Best effort: the default buffer works too, with more dumps.
+    let _ = inner.set_rx_buf_sz(RECEIVE_BUFFER as u32);
+    inner.bind(&SocketAddr::new(0, LINK_GROUP))?;
+    Ok(socket)
 }
 
 /// The interfaces that a selection wants and that are there now.
@@ -272,6 +327,28 @@ mod tests {
             links.push(link(&message));
         }
         links
+    }
+
+    #[tokio::test]
+    async fn an_error_of_rtnetlink_leads_to_a_new_list() {
+        let mut links = Links::open(Selection::new(&["lo"]).unwrap()).unwrap();
+        let loopback = Interface {
+            index: 1,
+            name: "lo".to_owned(),
+        };
+        assert_eq!(links.next().await, [Event::Appeared(loopback.clone())]);
+
+        // Nobody answers requests any more, so the next dump fails.
+        links.requests.driver.abort();
+        let _ = (&mut links.requests.driver).await;
+        links.select(Selection::new(&["nothing"]).unwrap());
+        assert_eq!(links.next().await, [Event::Vanished(1)]);
+        assert_eq!(links.errors().load(Ordering::Relaxed), 1);
+        assert_eq!(links.pause, FIRST_PAUSE);
+
+        links.select(Selection::new(&["lo"]).unwrap());
+        assert_eq!(links.next().await, [Event::Appeared(loopback)]);
+        assert_eq!(links.errors().load(Ordering::Relaxed), 1);
     }
 
     #[test]

@@ -55,6 +55,14 @@ impl Selection {
         Ok(Self::Globs(set))
     }
 
+    /// Whether an interface of this name may be wanted; its kind is another question.
+    pub fn may_want(&self, name: &str) -> bool {
+        match self {
+            Self::PodVeths => true,
+            Self::Globs(globs) => globs.is_match(name),
+        }
+    }
+
     /// Whether a link is to be attached to.
     pub fn wants(&self, link: &Link) -> bool {
         if RETURN_DEVICES.contains(&link.name.as_str()) {

@@ -255,6 +255,11 @@ impl Collector for Page {
                 program.table_bytes as f64,
             )?;
         }
+        page.counter(
+            "interface_resyncs",
+            "Errors of rtnetlink, after each of which all interfaces were listed anew",
+            status.interface_resyncs,
+        )?;
         page.counter("panics", "Tasks that panicked", status.panics)
     }
 }
@@ -441,6 +446,7 @@ pub(super) mod tests {
                 relayed: 7,
                 lost: 1,
             },
+            interface_resyncs: 2,
             panics: 0,
         }
     }
@@ -522,6 +528,7 @@ pub(super) mod tests {
             "gregor_heartbeat_age_seconds 0.1",
             "gregor_config_loads_total{result=\"failure\"} 1",
             "gregor_config_last_load_successful 0.0",
+            "gregor_interface_resyncs_total 2",
             "gregor_panics_total 0",
             "gregor_responder_unanswered_total 5",
             "gregor_truncated_responses_total 4",

@@ -31,6 +31,8 @@ pub struct Status {
     pub kernel: KernelStatus,
     pub responder: ResponderStatus,
     pub tcp: TcpStatus,
+    /// Errors of rtnetlink, after each of which all interfaces were listed anew.
+    pub interface_resyncs: u64,
     /// Tasks that panicked since the start.
     pub panics: u64,
 }

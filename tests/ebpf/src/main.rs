@@ -56,6 +56,13 @@ pub fn empty(_context: TcContext) -> i32 {
     NEXT
 }
 
+/// Does nothing but count, under the name of gregor's own program: a stranger's.
+#[classifier]
+pub fn gregor(_context: TcContext) -> i32 {
+    count();
+    NEXT
+}
+
 /// Drops everything.
 #[classifier]
 pub fn discard(_context: TcContext) -> i32 {

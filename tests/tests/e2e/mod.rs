@@ -8,7 +8,7 @@ use std::{
     io::{Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
     os::unix::fs::PermissionsExt as _,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Command,
     sync::{
         Arc,
@@ -20,7 +20,7 @@ use std::{
 
 use gregor_tests::{
     lab::{
-        Gregor, Lab, Pod, patience,
+        Gregor, Lab, Pod, patience, skip,
         world::{BROKER, Data, FOO_ENDPOINT, Record, World},
     },
     tools,
@@ -543,4 +543,38 @@ impl Drop for Load {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
     }
+}
+
+/// Other gregors of this machine that `detach --all` would take off, too.
+fn other_gregors(own: &Gregor) -> Vec<String> {
+    fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
+        .filter(|pid| *pid != own.process().pid())
+        .filter(|pid| {
+            let file = |name: &str| {
+                fs::read_to_string(Path::new("/proc").join(pid.to_string()).join(name))
+                    .unwrap_or_default()
+            };
+            file("comm").trim() == "gregor" && file("cmdline").split('\0').nth(1) == Some("run")
+        })
+        .map(|pid| pid.to_string())
+        .collect()
+}
+
+/// `detach --all` reaches into every namespace, so it has to wait until no other gregor runs on the machine.
+pub fn alone(test: &str, own: &Gregor) -> bool {
+    for _ in 0..300 {
+        if other_gregors(own).is_empty() {
+            return true;
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+    let others = other_gregors(own).join(", ");
+    skip(
+        test,
+        &format!("another gregor runs here, which it would detach: pid {others}"),
+    );
+    false
 }

@@ -55,7 +55,8 @@ fn settings(seed: u64) -> Settings {
     Settings {
         seed,
         slots: 1,
-        padding: 0,
+        lane_mask: 0,
+        shares_lanes: 0,
         bucket_mask: 0,
         absent_mask: 0,
         suffixes: SuffixSettings::NONE,

@@ -73,7 +73,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     let example = Settings::example()?;
     let tried = programs::load(settings.as_ref().unwrap_or(&example), args.load_timeout);
-    findings.splice(0..0, node::judge(&node, tried.bytes, tried.is_loaded()));
+    findings.splice(
+        0..0,
+        node::judge(&node, tried.wanted.bytes, tried.is_loaded()),
+    );
     findings.extend(tried.findings());
     findings.push(interfaces::hook(
         settings.as_ref().and_then(|settings| settings.hook),

@@ -19,6 +19,7 @@ pub fn judge(node: &Node, bytes: u64, is_loaded: bool) -> Vec<Finding> {
         judge_bpffs(statfs("/sys/fs/bpf").is_ok_and(|stat| stat.filesystem_type() == BPF_FS_MAGIC)),
         judge_capabilities(&node.missing_capabilities),
         judge_memlock(node.memlock, bytes),
+        judge_memory(node.memory_limit, bytes),
     ]
 }
 
@@ -110,9 +111,65 @@ fn judge_memlock(found: Memlock, needed: u64) -> Finding {
     }
 }
 
+/// What the process takes beside the maps when it has just started, with some room.
+const PROCESS: u64 = 8 << 20;
+
+fn judge_memory(limit: Option<u64>, maps: u64) -> Finding {
+    const REMEDY: &str =
+        "raise it (resources.limits.memory, MemoryMax=), or set [limits] answers lower";
+    let (start, reload) = (maps + PROCESS, 2 * maps + PROCESS);
+    let Some(limit) = limit else {
+        return Finding::ok("memory", "no limit of a cgroup is in sight");
+    };
+    let detail = format!(
+        "the limit of the cgroup is {}; gregor needs about {}, and {} at a reload",
+        size(limit),
+        size(start),
+        size(reload)
+    );
+    if limit < start {
+        Finding::error("memory", detail, REMEDY)
+    } else if limit < reload {
+        Finding::warning(
+            "memory",
+            format!("{detail}, so every reload will be refused"),
+            REMEDY,
+        )
+    } else {
+        Finding::ok("memory", detail)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::{super::finding::Level, *};
+
+    #[test]
+    fn memory_is_to_do_for_two_sets_of_maps() {
+        const MAPS: u64 = 20 << 20;
+        for (limit, level, detail) in [
+            (None, Level::Ok, "no limit"),
+            (
+                Some(256 << 20),
+                Level::Ok,
+                "about 28 MiB, and 48 MiB at a reload",
+            ),
+            (
+                Some(40 << 20),
+                Level::Warning,
+                "every reload will be refused",
+            ),
+            (
+                Some(16 << 20),
+                Level::Error,
+                "the limit of the cgroup is 16 MiB",
+            ),
+        ] {
+            let finding = judge_memory(limit, MAPS);
+            assert_eq!(finding.level, level, "{finding:?}");
+            assert!(finding.detail.contains(detail), "{finding:?}");
+        }
+    }
 
     #[test]
     fn capabilities() {

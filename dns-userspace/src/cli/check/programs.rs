@@ -10,7 +10,7 @@ use crate::{
         load::{self, Failure, log_directories, progress_line},
         settings::Settings,
     },
-    datapath::{Attempt, Datapath, SteerMode, size, wanted},
+    datapath::{Attempt, Datapath, SteerMode, Wanted, size, wanted},
 };
 
 /// What became of one program.
@@ -41,8 +41,8 @@ pub struct Program {
 #[derive(Clone, Debug)]
 pub struct Tried {
     pub programs: Vec<Program>,
-    /// Of the maps, about.
-    pub bytes: u64,
+    /// What the maps take.
+    pub wanted: Wanted,
 }
 
 impl Tried {
@@ -56,7 +56,7 @@ impl Tried {
     pub fn findings(&self) -> Vec<Finding> {
         let mut findings: Vec<Finding> = self.programs.iter().map(Program::finding).collect();
         if self.is_loaded() {
-            findings.push(Finding::ok("maps", format!("about {}", size(self.bytes))));
+            findings.push(Finding::ok("maps", maps_line(&self.wanted)));
         }
         findings
     }
@@ -157,8 +157,17 @@ pub fn load(settings: &Settings, limit: Duration) -> Tried {
     }
     Tried {
         programs,
-        bytes: wanted(&options).bytes,
+        wanted: wanted(&options),
     }
+}
+
+fn maps_line(wanted: &Wanted) -> String {
+    format!(
+        "about {}, of which {} for each of {} possible processor(s); twice that while a reload replaces them",
+        size(wanted.bytes),
+        size(wanted.per_processor),
+        wanted.processors
+    )
 }
 
 fn main_program(datapath: &mut Datapath) -> Option<Program> {
@@ -227,13 +236,30 @@ mod tests {
     }
 
     #[test]
+    fn maps_are_told_with_the_part_of_a_processor() {
+        let wanted = Wanted {
+            bytes: 20 << 20,
+            processors: 256,
+            per_processor: 3000,
+            unsupported: Vec::new(),
+        };
+        assert_eq!(
+            maps_line(&wanted),
+            "about 20 MiB, of which 3 KiB for each of 256 possible processor(s); twice that while a reload replaces them"
+        );
+    }
+
+    #[test]
     fn steering_is_optional() {
         let steering = Program {
             is_optional: true,
             ..failed()
         };
         assert_eq!(steering.finding().level, Level::Warning);
-        let tried = |programs| Tried { programs, bytes: 0 };
+        let tried = |programs| Tried {
+            programs,
+            wanted: Wanted::default(),
+        };
         assert!(tried(vec![steering]).is_loaded());
         assert!(!tried(vec![failed()]).is_loaded());
     }

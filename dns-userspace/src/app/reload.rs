@@ -1,0 +1,135 @@
+//! A reload: everything that may fail is done before anything takes effect, and the last good configuration goes on when it
+//! fails.
+
+use anyhow::Context as _;
+use sd_notify::NotifyState;
+use tokio::task::JoinError;
+
+use super::{
+    App, Prepared, Readers, RingTask, load, notify, prepare, respond, ring, settings::Settings,
+    watch::Cause,
+};
+use crate::datapath::{Datapath, one_line};
+
+/// A configuration of which only the place on the interfaces is missing.
+struct Ready {
+    settings: Settings,
+    datapath: Datapath,
+    readers: Readers,
+    /// `None` when the responder in force goes on.
+    responder: Option<respond::Prepared>,
+}
+
+impl App {
+    pub(super) fn reload(&mut self, cause: Cause) {
+        if self.pending.is_some() {
+            self.again = true;
+            return;
+        }
+        tracing::info!(?cause, "loading the configuration again");
+        notify(&reloading());
+        self.pending = Some(prepare(self.options.clone()));
+    }
+
+    /// Puts a prepared configuration in force; one that cannot be leaves the last good one running.
+    pub(super) async fn finish_reload(
+        &mut self,
+        prepared: Result<anyhow::Result<Prepared>, JoinError>,
+    ) {
+        let result = match prepared
+            .unwrap_or_else(|error| Err(error.into()))
+            .and_then(|prepared| self.make_ready(prepared))
+        {
+            Ok(ready) => self.commit(ready).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = result {
+            let error = format!("{error:#}");
+            tracing::error!(
+                error,
+                "the new configuration is refused; the last good one goes on"
+            );
+            self.state.refused(error);
+        }
+        notify(&[NotifyState::Ready]);
+    }
+
+    fn make_ready(&self, prepared: Prepared) -> anyhow::Result<Ready> {
+        let Prepared {
+            settings,
+            mut datapath,
+        } = prepared;
+        self.tcp.prepare(&settings, &mut datapath)?;
+        let responder = self
+            .respond
+            .prepare(&settings)
+            .context("cannot open the sockets for replies")?;
+        let mut readers =
+            Readers::take(&mut datapath).map_err(|error| anyhow::anyhow!(one_line(&error)))?;
+        // Not only when the task that drains has had its first turn: the program takes over before that.
+        readers
+            .heartbeat
+            .renew(ring::VALID)
+            .context("cannot write the deadline")?;
+        Ok(Ready {
+            settings,
+            datapath,
+            readers,
+            responder,
+        })
+    }
+
+    /// Fails only where the program cannot sit in the place that the configuration names; then nothing has changed.
+    async fn commit(&mut self, ready: Ready) -> anyhow::Result<()> {
+        let Ready {
+            settings,
+            datapath,
+            readers,
+            responder,
+        } = ready;
+        // The new ring is drained before the first program writes to it, and the old one until after the last has.
+        let next = RingTask::spawn(readers, &self.respond, &self.state);
+        let replaced = self.state.kernel().replace(datapath, &settings.selection);
+        if let Err(refused) = replaced {
+            let (datapath, error) = *refused;
+            next.finish().await;
+            drop(datapath);
+            anyhow::bail!("cannot attach: {}", one_line(&error));
+        }
+        if let Some(responder) = responder {
+            self.respond.commit(responder);
+        }
+        {
+            let mut kernel = self.state.kernel();
+            self.tcp.takes_over(kernel.parts().0);
+            let steers = kernel.steer();
+            let directories = load::log_directories(&self.options.control);
+            self.tcp
+                .attached(&settings, kernel.parts().0, steers, &directories);
+        }
+        std::mem::replace(&mut self.ring, next).finish().await;
+        self.state.kernel().retire();
+
+        for warning in &settings.warnings {
+            tracing::warn!("{warning}");
+        }
+        if settings.listen != self.settings.listen {
+            tracing::warn!("[metrics] listen has changed; that takes effect with a restart");
+        }
+        self.links.select(settings.selection.clone());
+        self.state
+            .loaded(settings.told(), settings.warnings.clone());
+        tracing::info!(
+            rules = settings.rules.rules().len(),
+            "the new configuration is in force"
+        );
+        self.settings = settings;
+        Ok(())
+    }
+}
+
+fn reloading() -> Vec<NotifyState<'static>> {
+    let mut states = vec![NotifyState::Reloading];
+    states.extend(NotifyState::monotonic_usec_now());
+    states
+}

@@ -1,0 +1,274 @@
+//! One daemon per control socket, and reloads that fail halfway: the last good configuration goes on.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_names,
+    reason = "a panic is the report, and foo is the tenant's name"
+)]
+
+mod e2e;
+
+use std::{
+    fs,
+    net::{IpAddr, UdpSocket},
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::mpsc,
+    thread,
+};
+
+use e2e::{
+    Metrics, PATIENCE, REPLY, Wire, addresses, exchange, programs_on, qualified, sorted, until,
+};
+use gregor_tests::{
+    lab::{
+        Gregor, Lab, Pod,
+        world::{BROKER, FOO_ADDRESSES, NODE_LOCAL_V4},
+    },
+    tools,
+};
+use hickory_proto::{
+    op::{Message, MessageType},
+    rr::{RData, Record, RecordType, rdata::A},
+};
+use nix::sys::signal::Signal;
+
+const CACHE: IpAddr = IpAddr::V4(NODE_LOCAL_V4);
+
+const MORE: &str = "
+[[rule]]
+name  = \"override\"
+match = \"db.internal.example\"
+cname = \"www.example.com\"
+";
+
+fn served(pod: &Pod) {
+    assert_eq!(pod.getent(BROKER).unwrap(), sorted(FOO_ADDRESSES));
+}
+
+fn rules(gregor: &Gregor) -> usize {
+    gregor.status().unwrap()["rules"].as_array().unwrap().len()
+}
+
+fn loads(gregor: &Gregor, result: &str) -> f64 {
+    Metrics::of(gregor).get(&format!("gregor_config_loads_total{{result=\"{result}\"}}"))
+}
+
+/// The first daemon is told to end and waits for a look-up, so its socket is not served any more. The second one must not
+/// begin beside it, and must find its own socket in place once it may.
+#[test]
+fn a_second_daemon_is_refused_while_the_first_one_ends() {
+    let lab = Lab::builder("e2esecond").pod("foo").start().unwrap();
+    let upstream = lab
+        .node()
+        .enter(|| UdpSocket::bind("127.0.0.1:5300").unwrap())
+        .unwrap();
+    let (asked, was_asked) = mpsc::channel();
+    let (release, released) = mpsc::channel::<()>();
+    thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok((length, client)) = upstream.recv_from(&mut buffer) {
+            let query = Message::from_vec(&buffer[..length]).unwrap();
+            let _ = asked.send(());
+            if released.recv().is_err() {
+                return;
+            }
+            let mut reply = query.clone();
+            reply.metadata.message_type = MessageType::Response;
+            let address = RData::A(A([192, 0, 2, 99].into()));
+            let name = query.queries[0].name().clone();
+            reply.answers = vec![Record::from_rdata(name, 60, address)];
+            let _ = upstream.send_to(&reply.to_vec().unwrap(), client);
+        }
+    });
+    let config = format!(
+        "{}\n[upstream]\nserver = \"127.0.0.1:5300\"\ntimeout = \"30s\"\n",
+        lab.gregor_config()
+    );
+    let binary = tools::gregor().unwrap();
+    let first = lab.start_gregor(&binary, &config).unwrap();
+    let (query, _) = Wire::new(&qualified("foo"), RecordType::A).bytes();
+    let waiting = lab
+        .pod("foo")
+        .netns()
+        .enter_detached(move || exchange(CACHE, &query, REPLY))
+        .unwrap();
+    was_asked.recv_timeout(PATIENCE).unwrap();
+    first.signal(Signal::SIGTERM);
+    until("the programs are gone", || {
+        programs_on(&lab, "veth-foo").is_empty().then_some(())
+    });
+
+    // One that does start would run on.
+    let mut second = Command::new("timeout");
+    let control = first.control_path().to_owned();
+    second
+        .arg("20")
+        .arg(&binary)
+        .arg("run")
+        .arg("--config")
+        .arg(first.config_path());
+    second.arg("--control").arg(&control);
+    let output = lab.node().output(second).unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let holder = format!("another gregor (pid {})", first.process().pid());
+    assert!(text.contains(&holder), "{text}");
+    assert!(programs_on(&lab, "veth-foo").is_empty());
+
+    release.send(()).unwrap();
+    let reply = waiting.join().unwrap().unwrap();
+    let reply = Message::from_vec(&reply).unwrap();
+    assert_eq!(addresses(&reply), [IpAddr::from([192, 0, 2, 99])]);
+    let ended = until("the first one ends", || first.process().exited());
+    assert_eq!(ended.code(), Some(0), "{}", first.log());
+    assert!(!control.exists());
+
+    // The lock is left behind; it is no obstacle.
+    let next = lab.start_gregor(&binary, &lab.gregor_config()).unwrap();
+    served(lab.pod("foo"));
+    assert!(control.exists());
+    assert_eq!(rules(&next), 1);
+}
+
+/// A script that starts gregor with a library in front of libc, by which epoll takes no more descriptors while a file is
+/// there: what the limit `fs.epoll.max_user_watches` does to it.
+fn without_epoll(directory: &Path) -> (PathBuf, PathBuf) {
+    const SOURCE: &str = r#"
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <unistd.h>
+
+int epoll_ctl(int epoll, int operation, int fd, struct epoll_event *event) {
+    const char *file = getenv("NO_EPOLL");
+    if (operation == EPOLL_CTL_ADD && file && access(file, F_OK) == 0) {
+        errno = ENOSPC;
+        return -1;
+    }
+    int (*real)(int, int, int, struct epoll_event *) = dlsym(RTLD_NEXT, "epoll_ctl");
+    return real(epoll, operation, fd, event);
+}
+"#;
+    let source = directory.join("epoll.c");
+    let library = directory.join("epoll.so");
+    let trigger = directory.join("no-epoll");
+    fs::write(&source, SOURCE).unwrap();
+    let status = Command::new("cc")
+        .args(["-shared", "-fPIC", "-o"])
+        .arg(&library)
+        .arg(&source)
+        .arg("-ldl")
+        .status()
+        .unwrap();
+    assert!(status.success());
+    let script = directory.join("gregor-without-epoll");
+    let text = format!(
+        "#!/bin/sh\nNO_EPOLL={} LD_PRELOAD={} exec {} \"$@\"\n",
+        trigger.display(),
+        library.display(),
+        tools::gregor().unwrap().display()
+    );
+    fs::write(&script, text).unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    (script, trigger)
+}
+
+#[test]
+fn a_reload_that_fails_after_loading_leaves_the_last_good_configuration() {
+    let lab = Lab::builder("e2ehalf").pod("foo").start().unwrap();
+    let (binary, trigger) = without_epoll(lab.directory());
+    let config = lab.gregor_config();
+    let gregor = lab.start_gregor(&binary, &config).unwrap();
+    served(lab.pod("foo"));
+
+    fs::write(&trigger, "").unwrap();
+    gregor.write_config(&format!("{config}{MORE}")).unwrap();
+    until("the reload fails", || {
+        assert!(gregor.process().exited().is_none(), "{}", gregor.log());
+        let log = gregor.log();
+        log.contains("the last good one goes on").then_some(())
+    });
+    fs::remove_file(&trigger).unwrap();
+    assert_eq!(rules(&gregor), 1);
+    assert_eq!(loads(&gregor, "failure"), 1.0);
+    assert!(gregor.log().contains("ENOSPC"), "{}", gregor.log());
+    assert_eq!(programs_on(&lab, "veth-foo"), ["gregor"]);
+    served(lab.pod("foo"));
+    assert_eq!(gregor.get("/readyz").unwrap().0, 200);
+
+    gregor.signal(Signal::SIGHUP);
+    until("the next reload", || {
+        (loads(&gregor, "success") == 2.0).then_some(())
+    });
+    assert_eq!(rules(&gregor), 2);
+    served(lab.pod("foo"));
+}
+
+/// Whether a veth takes VLAN tags out of frames; then no XDP program of gregor's attaches to it.
+fn leave_tags_in_frames(lab: &Lab, interface: &str) {
+    let mut command = Command::new("ethtool");
+    command.args([
+        "-K",
+        interface,
+        "rxvlan",
+        "off",
+        "rx-vlan-stag-hw-parse",
+        "off",
+    ]);
+    let output = lab.node().output(command).unwrap();
+    assert!(output.status.success(), "{output:?}");
+}
+
+/// The program can sit in the new place on one interface and not on the other.
+#[test]
+fn a_reload_to_a_hook_that_cannot_be_had_leaves_the_programs_where_they_are() {
+    let lab = Lab::builder("e2etaken")
+        .pod("foo")
+        .pod("bar")
+        .start()
+        .unwrap();
+    let config = lab.gregor_config();
+    let gregor = lab
+        .start_gregor(&tools::gregor().unwrap(), &config)
+        .unwrap();
+    leave_tags_in_frames(&lab, "veth-foo");
+    let xdp = config.replace(
+        "[intercept]\n",
+        "[intercept]\nhook = \"xdp\"\ninterfaces = [\"veth-*\"]\nallow_sources = [\"10.0.0.0/8\"]\n",
+    );
+    gregor.write_config(&format!("{xdp}{MORE}")).unwrap();
+    until("the reload fails", || {
+        (loads(&gregor, "failure") == 1.0).then_some(())
+    });
+    let status = gregor.status().unwrap();
+    assert_ne!(status["hook"], "xdp");
+    assert_eq!(rules(&gregor), 1);
+    let error = status["config"]["error"].as_str().unwrap();
+    assert!(error.contains("veth-bar"), "{error}");
+    for interface in status["interfaces"].as_array().unwrap() {
+        assert!(interface["mode"].is_null() && interface["error"].is_null());
+    }
+    for pod in lab.pods() {
+        assert_eq!(programs_on(&lab, &pod.host_interface), ["gregor"]);
+    }
+    served(lab.pod("foo"));
+
+    // Once it can be had, the same configuration is taken.
+    leave_tags_in_frames(&lab, "veth-bar");
+    gregor.signal(Signal::SIGHUP);
+    until("the next reload", || {
+        (loads(&gregor, "success") == 2.0).then_some(())
+    });
+    assert_eq!(rules(&gregor), 2);
+    let status = gregor.status().unwrap();
+    for interface in status["interfaces"].as_array().unwrap() {
+        assert!(interface["mode"].is_string(), "{interface}");
+    }
+    for pod in lab.pods() {
+        assert!(programs_on(&lab, &pod.host_interface).is_empty());
+    }
+}

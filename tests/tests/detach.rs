@@ -1,0 +1,95 @@
+//! `gregor detach --all` takes off what is gregor's, and leaves a stranger's program alone that is called the same.
+
+#![allow(clippy::unwrap_used, reason = "a panic is the report")]
+
+mod e2e;
+
+use std::process::Command;
+
+use aya::{
+    Ebpf,
+    programs::{
+        LinkOrder, SchedClassifier, TcAttachType,
+        tc::{NlOptions, TcAttachOptions, TcHandle, qdisc_add_clsact},
+    },
+};
+use e2e::{alone, programs_on};
+use gregor_tests::{lab::Lab, tools};
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bench-ebpf"));
+
+const INTERFACE: &str = "veth-foo";
+/// Behind gregor's own filter.
+const PRIORITY: u16 = 100;
+
+/// A program called `gregor` that is not gregor's, on tcx and on clsact behind everything else.
+fn attach_stranger(lab: &Lab) -> Ebpf {
+    let attach = || {
+        let mut ebpf = Ebpf::load(OBJECT).unwrap();
+        let program: &mut SchedClassifier = ebpf.program_mut("gregor").unwrap().try_into().unwrap();
+        program.load().unwrap();
+        let _ = qdisc_add_clsact(INTERFACE);
+        for options in [
+            TcAttachOptions::TcxOrder(LinkOrder::last()),
+            TcAttachOptions::Netlink(NlOptions {
+                priority: PRIORITY,
+                handle: TcHandle::default(),
+                classid: None,
+            }),
+        ] {
+            program
+                .attach_with_options(INTERFACE, TcAttachType::Ingress, options)
+                .unwrap();
+        }
+        ebpf
+    };
+    lab.node().enter(attach).unwrap()
+}
+
+/// The lines of `tc` that name a filter called like gregor's.
+fn filters(lab: &Lab) -> Vec<String> {
+    let mut command = Command::new("tc");
+    command.args(["filter", "show", "dev", INTERFACE, "ingress"]);
+    let output = lab.node().output(command).unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .filter(|line| line.contains("gregor"))
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn a_program_of_the_same_name_stays() {
+    let lab = Lab::builder("e2edetname").pod("foo").start().unwrap();
+    for hook in ["tcx", "clsact"] {
+        let config = lab.gregor_config().replace(
+            "[intercept]\n",
+            &format!("[intercept]\nhook = \"{hook}\"\n"),
+        );
+        // First the stranger, so that gregor's own start meets it, too.
+        let stranger = attach_stranger(&lab);
+        let gregor = lab
+            .start_gregor(&tools::gregor().unwrap(), &config)
+            .unwrap();
+        let both = |on_tcx, on_clsact| {
+            assert_eq!(programs_on(&lab, INTERFACE).len(), on_tcx, "{hook}");
+            assert_eq!(filters(&lab).len(), on_clsact, "{hook}");
+        };
+        match hook {
+            "tcx" => both(2, 1),
+            _ => both(1, 2),
+        }
+        if !alone("a_program_of_the_same_name_stays", &gregor) {
+            return;
+        }
+        let output = gregor.command(&["detach", "--all"]).unwrap();
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        assert!(!output.stdout.is_empty());
+        both(1, 1);
+        gregor.stop();
+        both(1, 1);
+        lab.node().enter(move || drop(stranger)).unwrap();
+        both(0, 0);
+    }
+}

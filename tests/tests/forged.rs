@@ -25,7 +25,7 @@ use aya::{
 use e2e::{Metrics, Wire, exchange_from, qualified, until};
 use gregor_tests::{
     lab::{
-        CacheKind, ClusterKind, Lab,
+        CacheKind, ClusterKind, Gregor, Lab,
         world::{NODE_LOCAL_V4, NODE_LOCAL_V6},
     },
     packets::{
@@ -35,6 +35,7 @@ use gregor_tests::{
     tools,
 };
 use hickory_proto::rr::RecordType;
+use nix::sys::signal::Signal;
 
 const TYPE_A: u16 = 1;
 const POD: &str = "baz";
@@ -260,12 +261,7 @@ fn passes_as_without_gregor(hook: &str) {
         let own = (checksum != Checksum::Wrong).then(|| IpAddr::V4(watched.lab.pod(POD).v4));
         assert_eq!(with.by_cache[0], own, "{checksum:?}");
         gregor.stop();
-        let devices = watched.lab.node().output({
-            let mut command = Command::new("ls");
-            command.arg("/sys/class/net");
-            command
-        });
-        let devices = String::from_utf8(devices.unwrap().stdout).unwrap();
+        let devices = devices(&watched.lab);
         assert!(!devices.contains("gregor"), "{devices}");
     }
 }
@@ -278,4 +274,52 @@ fn queries_that_pass_take_the_way_of_the_pods_frame_on_tcx() {
 #[test]
 fn queries_that_pass_take_the_way_of_the_pods_frame_on_clsact() {
     passes_as_without_gregor("clsact");
+}
+
+/// The device of a gregor that was killed serves the next one, and goes with it; `detach --all` removes one that is left.
+#[test]
+fn the_device_of_a_crash_is_taken_over_or_removed() {
+    for hook in ["tcx", "clsact"] {
+        let mut watched = Watched::new();
+        let config = watched.lab.gregor_config().replace(
+            "[intercept]\n",
+            &format!("[intercept]\nhook = \"{hook}\"\n"),
+        );
+        let start = |lab: &Lab| {
+            lab.start_gregor(&tools::gregor().unwrap(), &config)
+                .unwrap()
+        };
+        let kill = |gregor: Gregor| {
+            gregor.signal(Signal::SIGKILL);
+            until("it is gone", || gregor.process().exited());
+        };
+        let without = watched.ask(Checksum::Right, || true);
+        kill(start(&watched.lab));
+        assert!(devices(&watched.lab).contains("gregor0"), "{hook}");
+
+        let gregor = start(&watched.lab);
+        let count = sources(&watched.lab).len() as f64;
+        let with = watched.ask(Checksum::Right, || {
+            Metrics::of(&gregor).passed_on("no_target") >= count
+        });
+        assert_eq!(with, without, "{hook}");
+        gregor.stop();
+        assert!(!devices(&watched.lab).contains("gregor"), "{hook}");
+
+        let gregor = start(&watched.lab);
+        gregor.signal(Signal::SIGKILL);
+        until("it is gone", || gregor.process().exited());
+        let output = gregor.command(&["detach", "--all"]).unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(text.contains("removed interface gregor0"), "{text}");
+        assert!(!devices(&watched.lab).contains("gregor"), "{hook}");
+    }
+}
+
+/// Names of the node's interfaces.
+fn devices(lab: &Lab) -> String {
+    let mut command = Command::new("ls");
+    command.arg("/sys/class/net");
+    let output = lab.node().output(command).unwrap();
+    String::from_utf8(output.stdout).unwrap()
 }

@@ -100,14 +100,10 @@ impl Respond {
         if kept.settings.same_responder(settings) {
             return Ok(None);
         }
-<<<<<<< HEAD
         let device = return_device(&self.return_path, settings)
             .map_err(|error| io::Error::other(one_line(&error)))?;
-        let next = open(settings, device, &self.steer, &self.hub)?;
-        let old = self.live.swap(Arc::new(next));
-=======
         Ok(Some(Prepared {
-            live: Arc::new(open(settings, &self.steer, &self.hub)?),
+            live: Arc::new(open(settings, device, &self.steer, &self.hub)?),
             settings: settings.clone(),
         }))
     }
@@ -116,7 +112,6 @@ impl Respond {
     pub fn commit(&self, prepared: Prepared) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let old = self.live.swap(prepared.live);
->>>>>>> h-life
         kept.settle();
         kept.replaced.push(old);
         kept.settings = prepared.settings;

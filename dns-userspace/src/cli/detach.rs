@@ -36,6 +36,9 @@ fn render(report: &DetachReport) -> String {
     for interface in &report.filters {
         let _ = writeln!(text, "removed the clsact filter of {interface}");
     }
+    for device in &report.devices {
+        let _ = writeln!(text, "removed interface {device}");
+    }
     for pin in &report.pins {
         let _ = writeln!(text, "removed {}", pin.display());
     }
@@ -61,6 +64,7 @@ mod tests {
         let report = DetachReport {
             links: vec!["link 7 on interface 3".to_owned()],
             filters: vec!["veth1".to_owned()],
+            devices: vec!["gregor0".to_owned()],
             pins: vec!["/sys/fs/bpf/gregor/x".into()],
             failures: vec!["link 8: Operation not permitted".to_owned()],
         };
@@ -68,6 +72,7 @@ mod tests {
             render(&report),
             "detached link 7 on interface 3\n\
              removed the clsact filter of veth1\n\
+             removed interface gregor0\n\
              removed /sys/fs/bpf/gregor/x\n\
              FAILED: link 8: Operation not permitted\n"
         );

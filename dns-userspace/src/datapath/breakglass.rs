@@ -20,10 +20,10 @@ use aya::{
 use dns_common::abi::maps;
 
 use super::{
-    PROGRAM, XDP_PROGRAM, attach, clsact,
+    PROGRAM, RETURN_DEVICES, XDP_PROGRAM, attach, clsact,
     error::{one_line, os_error},
     link::{self, BpfLink, LINK_TYPE_NETNS},
-    steer,
+    return_path, steer,
 };
 
 /// Where gregor pins what it pins.
@@ -36,6 +36,8 @@ pub struct DetachReport {
     pub links: Vec<String>,
     /// Interfaces whose clsact filter was removed.
     pub filters: Vec<String>,
+    /// Interfaces of gregor's own that were removed.
+    pub devices: Vec<String>,
     /// Pins removed.
     pub pins: Vec<PathBuf>,
     /// What failed, with what.
@@ -56,6 +58,14 @@ pub fn detach_all() -> anyhow::Result<DetachReport> {
         Err(error) => report.failures.push(links_failure(error)),
     }
     detach_filters(programs.as_ref().ok(), &mut report)?;
+    match return_path::remove() {
+        Ok(true) => report.devices.push(RETURN_DEVICES[0].to_owned()),
+        Ok(false) => {}
+        Err(error) => {
+            let failure = format!("interface {}: {error}", RETURN_DEVICES[0]);
+            report.failures.push(failure);
+        }
+    }
     remove_pins(Path::new(PIN_DIRECTORY), &mut report);
     Ok(report)
 }

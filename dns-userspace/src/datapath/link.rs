@@ -135,10 +135,19 @@ pub(super) fn next_link(after: u32) -> io::Result<Option<u32>> {
 /// Ids of the tcx programs on the ingress of an interface, in their order; needs CAP_NET_ADMIN. EINVAL says that the kernel
 /// has no tcx.
 pub(super) fn tcx_programs(ifindex: u32) -> io::Result<Vec<u32>> {
+    programs(ifindex, BPF_TCX_INGRESS)
+}
+
+/// The same on its egress.
+pub(super) fn tcx_egress_programs(ifindex: u32) -> io::Result<Vec<u32>> {
+    programs(ifindex, BPF_TCX_EGRESS)
+}
+
+fn programs(ifindex: u32, attach_type: u32) -> io::Result<Vec<u32>> {
     let mut ids = [0u32; MAX_PROGRAMS];
     let mut query = Query {
         target: ifindex,
-        attach_type: BPF_TCX_INGRESS,
+        attach_type,
         program_ids: ids.as_mut_ptr() as u64,
         program_count: MAX_PROGRAMS as u32,
         ..Query::default()

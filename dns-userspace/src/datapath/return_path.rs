@@ -11,7 +11,10 @@ use aya::{
     Ebpf,
     programs::{
         Program, SchedClassifier, TcAttachType,
-        tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact},
+        tc::{
+            NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact,
+            qdisc_detach_program,
+        },
     },
 };
 use nix::net::if_::if_nametoindex;
@@ -19,7 +22,7 @@ use rtnetlink::{Handle, LinkUnspec, LinkVeth};
 
 use super::{
     DatapathError, Hook, attach,
-    link::{BpfLink, Place},
+    link::{self, BpfLink, Place},
     load::{program_of, verify},
 };
 
@@ -52,7 +55,8 @@ enum Link {
 }
 
 impl ReturnPath {
-    /// Makes the device in the network namespace of the calling thread, or takes over the one that a crash has left.
+    /// Makes the device in the network namespace of the calling thread, or takes the one that is there: that of a crash, or
+    /// of another gregor, whose program does the same.
     ///
     /// # Errors
     /// When the kernel has no veth, or refuses the device or its program.
@@ -90,7 +94,13 @@ fn tcx(program: &Program, index: u32) -> Result<Link, attach::AttachError> {
 
 fn clsact(program: &mut Program) -> Result<Link, attach::AttachError> {
     let device = RETURN_DEVICES[0];
-    qdisc_add_clsact(device).map_err(attach::AttachError::Clsact)?;
+    match qdisc_add_clsact(device) {
+        Ok(()) | Err(TcError::AlreadyAttached) => {
+            // A filter that a crash has left is in the place of this one.
+            let _ = qdisc_detach_program(device, TcAttachType::Egress, PROGRAM);
+        }
+        Err(error) => return Err(attach::AttachError::Clsact(error)),
+    }
     let options = TcAttachOptions::Netlink(NlOptions {
         priority: 1,
         handle: HANDLE,
@@ -109,17 +119,17 @@ struct Device {
 
 impl Device {
     fn make() -> io::Result<Self> {
-        // One that a crash has left may have a program on it.
-        if let Ok(index) = if_nametoindex(RETURN_DEVICES[0]) {
-            delete(index)?;
-        }
-        netlink(async |handle| {
-            let [device, peer] = RETURN_DEVICES;
-            let pair = LinkVeth::new(device, peer).mtu(MTU).build();
-            handle.link().add(pair).execute().await?;
-            Ok(())
-        })?;
-        let index = if_nametoindex(RETURN_DEVICES[0])?;
+        let index = match if_nametoindex(RETURN_DEVICES[0]) {
+            Ok(index) => index,
+            Err(_) => {
+                netlink(async |handle| {
+                    let [device, peer] = RETURN_DEVICES;
+                    let pair = LinkVeth::new(device, peer).mtu(MTU).build();
+                    handle.link().add(pair).execute().await
+                })?;
+                if_nametoindex(RETURN_DEVICES[0])?
+            }
+        };
         let device = Self { index };
         // Best effort: without it, the kernel sends router solicitations that go nowhere.
         let _ = std::fs::write(
@@ -136,10 +146,22 @@ impl Device {
 
 impl Drop for Device {
     fn drop(&mut self) {
+        // Another gregor's program is on it still.
+        if link::tcx_egress_programs(self.index).is_ok_and(|programs| !programs.is_empty()) {
+            return;
+        }
         if let Err(error) = delete(self.index) {
             tracing::debug!(%error, device = RETURN_DEVICES[0], "the device was not removed");
         }
     }
+}
+
+/// Removes the device from the network namespace of the calling thread, whoever has made it; `false` where there is none.
+pub(super) fn remove() -> io::Result<bool> {
+    let [Ok(index), Ok(_)] = RETURN_DEVICES.map(if_nametoindex) else {
+        return Ok(false);
+    };
+    delete(index).map(|()| true)
 }
 
 fn delete(index: u32) -> io::Result<()> {

@@ -394,7 +394,7 @@ fn grown(axis: Axis, point: usize) -> Result<Stand> {
     };
     match axis {
         Axis::Rules => setup.rules = rules_toml(point - 1),
-        Axis::Namespaces => {}
+        Axis::Namespaces => setup.answers = Some(GROWTH_ANSWERS),
         Axis::Interfaces => {
             let mut batch = String::new();
             for index in 1..point {
@@ -416,6 +416,9 @@ fn grown(axis: Axis, point: usize) -> Result<Stand> {
     stand.start_gregor(&setup.config())?;
     Ok(stand)
 }
+
+/// Room for the answers of the most namespaces that are asked for.
+const GROWTH_ANSWERS: usize = 100_000;
 
 /// One pod has room for a sixteenth of all answers, so as many ask for names of many namespaces.
 fn growth_pods(axis: Axis) -> usize {

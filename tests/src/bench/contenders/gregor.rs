@@ -25,6 +25,8 @@ pub struct Setup {
     pub rules: String,
     /// TTL of the article's rule, if not the article's, and how long an answer is kept.
     pub ttl: Option<u32>,
+    /// Room for answers, if not the default.
+    pub answers: Option<usize>,
 }
 
 impl Setup {
@@ -38,6 +40,9 @@ impl Setup {
         }
         text.push_str(&self.rules);
         text.push_str("\n[limits]\nqueries_per_second = 0\n");
+        if let Some(answers) = self.answers {
+            let _ = writeln!(text, "answers = {answers}");
+        }
         let mut answer = String::from("\n[answer]\n");
         if let Some(ttl) = self.ttl {
             let _ = writeln!(answer, "max_ttl = \"{ttl}s\"");

@@ -1,6 +1,10 @@
 //! `gregor detach --all` takes off what is gregor's, and leaves a stranger's program alone that is called the same.
 
-#![allow(clippy::unwrap_used, reason = "a panic is the report")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_names,
+    reason = "a panic is the report, and foo is the tenant's name"
+)]
 
 mod e2e;
 

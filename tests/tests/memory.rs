@@ -1,7 +1,11 @@
 //! What gregor's memory is charged with: within the documented figures, within the limit of the shipped manifest over
 //! reloads, and as `gregor check` says.
 
-#![allow(clippy::unwrap_used, reason = "a panic is the report")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_names,
+    reason = "a panic is the report, and foo is the tenant's name"
+)]
 
 mod e2e;
 

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use dns_common::verdict::{Reason, TAKEN, Verdict};
-use gregor::datapath::{Hook, Limit, LoadOptions, Order, Term};
+use gregor::datapath::{HIT_LANES, Hook, Limit, LoadOptions, Order, Term};
 use gregor_tests::{
     packets::{
-        answers,
+        answers::{self, Expect},
         build::Frame,
         engine::{Engine as _, Outcome, TestRun, Veth, agree, agree_on_answers},
         loaded::{LOOPBACK, Loaded, answering, compile, options, wait_until},
@@ -464,6 +464,40 @@ fn over_the_token_bucket_matched_queries_pass() {
         Outcome::Passed(Reason::NoRule),
         "a bucket is for matched queries alone"
     );
+}
+
+/// As on a machine with more processors than words that count: none is lost, whichever processor answers.
+#[test]
+fn hits_are_counted_where_processors_share_the_words() {
+    const RUNS: u32 = 500;
+    let processors = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0)).unwrap();
+    let processors: Vec<usize> = (0..nix::sched::CpuSet::count())
+        .filter(|processor| processors.is_set(*processor).unwrap())
+        .collect();
+    for hit_lanes in [1, HIT_LANES] {
+        let mut loaded = Loaded::restored(&LoadOptions {
+            hit_lanes,
+            ..answering()
+        })
+        .unwrap();
+        loaded.datapath.allow_interface(LOOPBACK).unwrap();
+        let case = answers::cases()
+            .into_iter()
+            .find(|case| matches!(case.expect, Expect::Answered) && !case.paged)
+            .unwrap();
+        loaded.tell(&case.told).unwrap();
+        let mut runs = 0;
+        for processor in &processors {
+            let mut only = nix::sched::CpuSet::new();
+            only.set(*processor).unwrap();
+            nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &only).unwrap();
+            let frame = case.frame();
+            loaded.datapath.test_run(&frame.bytes, RUNS).unwrap();
+            runs += u64::from(RUNS);
+            let given = loaded.datapath.answers().given();
+            assert_eq!(given.rules.values().sum::<u64>(), runs, "{hit_lanes} lanes");
+        }
+    }
 }
 
 #[test]

@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use super::state::Told;
 use crate::{
     config::{self, Config, Diagnostic},
-    datapath::{AnswerOptions, Hook, Limit, LoadOptions, Order, SteerMode, detect_hook},
+    datapath::{AnswerOptions, HIT_LANES, Hook, Limit, LoadOptions, Order, SteerMode, detect_hook},
     discover::Selection,
     observe::RuleStatus,
     resolve::{ResponderOptions, Upstream},
@@ -144,6 +144,7 @@ impl Settings {
             } else {
                 AnswerOptions::NONE
             },
+            hit_lanes: HIT_LANES,
         }
     }
 

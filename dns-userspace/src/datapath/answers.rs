@@ -43,12 +43,6 @@ impl AnswerOptions {
         per_server: true,
     };
 
-    /// Words that count the hits of a slot: one for each processor, up to a number, past which processors share them. Machines
-    /// may have 256, or say that they could.
-    fn lanes(processors: usize) -> usize {
-        processors.next_power_of_two().min(MAX_LANES)
-    }
-
     fn buckets(&self) -> usize {
         // Two slots in a bucket of eight on average: one that is full has a chance of about one in 4,000.
         (self.total / (WAYS / 4)).next_power_of_two()
@@ -87,9 +81,6 @@ pub struct Given {
     pub namespaces: BTreeMap<String, u64>,
     pub other_namespaces: u64,
 }
-
-/// Most words that count the hits of one slot.
-const MAX_LANES: usize = 16;
 
 /// Most namespaces that hits are counted for.
 const MAX_NAMESPACES: usize = 1024;
@@ -246,7 +237,7 @@ impl Answers {
         options: &AnswerOptions,
         servers: &[IpAddr],
         rules: &Arc<RuleSet>,
-        processors: usize,
+        shares_lanes: bool,
     ) -> Result<Self, DatapathError> {
         let limits = Limits {
             total: options.total,
@@ -280,7 +271,7 @@ impl Answers {
             rules: Arc::clone(rules),
             suffixes,
             lanes: hits.len().checked_div(options.total).unwrap_or(0),
-            shares_lanes: processors > MAX_LANES,
+            shares_lanes,
             hits,
             inner: Mutex::new(inner),
         })
@@ -516,7 +507,7 @@ impl std::fmt::Debug for Answers {
 }
 
 /// Sizes of the maps: name and elements.
-pub(super) fn sizes(options: &AnswerOptions, processors: usize) -> [(&'static str, u32); 6] {
+pub(super) fn sizes(options: &AnswerOptions, lanes: usize) -> [(&'static str, u32); 6] {
     let slots = options.total.max(1);
     let buckets = options.buckets();
     [
@@ -525,7 +516,7 @@ pub(super) fn sizes(options: &AnswerOptions, processors: usize) -> [(&'static st
         (maps::ABSENT_INDEX, buckets),
         (maps::ABSENT, slots),
         (maps::SUFFIX_INDEX, buckets),
-        (maps::HITS, slots * AnswerOptions::lanes(processors)),
+        (maps::HITS, slots * lanes),
     ]
     .map(|(name, elements)| (name, elements as u32))
 }

@@ -46,6 +46,9 @@ pub(super) static OBJECT: &[u8] =
 pub(super) static LOGGING_OBJECT: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/gregor-ebpf-log"));
 
+/// Words that count how often an answer is given, at most: machines may have 256 processors, or say that they could.
+pub const HIT_LANES: usize = 16;
+
 /// aya-log's name for its ring buffer.
 const LOG_MAP: &str = "AYA_LOGS";
 
@@ -72,6 +75,9 @@ pub struct LoadOptions {
     pub ring_bytes: u32,
     pub limit: Limit,
     pub answers: AnswerOptions,
+    /// Most words that count how often an answer is given, a power of two: one for each processor, which share them where
+    /// there are more. [`HIT_LANES`] unless a test has another.
+    pub hit_lanes: usize,
 }
 
 /// What loading is busy with.
@@ -242,7 +248,7 @@ impl Datapath {
             &options.answers,
             &options.servers,
             &options.rules,
-            processors,
+            processors > options.hit_lanes,
         )?;
         let mut settings: Array<_, Plain<Settings>> = take(&mut ebpf, maps::SETTINGS)?;
         set(&mut settings, maps::SETTINGS, 0, &Plain(answers.settings()))?;
@@ -665,7 +671,8 @@ fn sizes(options: &LoadOptions, processors: usize) -> Vec<(&'static str, u32)> {
         (maps::MORE_INTERFACES, SHARED_SLOTS),
         (maps::CAPTURES, options.rules.rules().len().max(1) as u32),
     ];
-    sizes.extend(answers::sizes(&options.answers, processors));
+    let lanes = processors.next_power_of_two().min(options.hit_lanes);
+    sizes.extend(answers::sizes(&options.answers, lanes));
     sizes
 }
 
@@ -787,6 +794,7 @@ pub(super) mod tests {
                 per_interface: answers,
                 per_server: true,
             },
+            hit_lanes: HIT_LANES,
         };
         Footprint::of(OBJECT, &sizes(&options, processors), processors)
     }

@@ -45,7 +45,9 @@ pub use error::{DatapathError, Refused, one_line};
 pub use event::{Intercepted, VlanTag};
 pub use heap::trim_heap;
 pub use heartbeat::Heartbeat;
-pub use load::{Datapath, Limit, LoadOptions, ProgramSummary, Stage, TestOutcome, wanted};
+pub use load::{
+    Datapath, HIT_LANES, Limit, LoadOptions, ProgramSummary, Stage, TestOutcome, wanted,
+};
 pub use log::{LOG_TARGET, ProgramLog};
 pub use memlock::{Memlock, raise_memlock};
 pub use monitor::{Decided, Decision, Decisions, Switch};

@@ -15,7 +15,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use dns_common::verdict::{Reason, Verdict};
 use gregor::{
-    datapath::{AnswerOptions, Hook, Limit, LoadOptions, Order, Term},
+    datapath::{AnswerOptions, HIT_LANES, Hook, Limit, LoadOptions, Order, Term},
     resolve::{Answer, Section},
     rules::{MatchSpec, RuleSet, RuleSpec, testing::realistic_rules},
 };
@@ -183,6 +183,7 @@ impl Subject {
                 burst: 0,
             },
             answers: AnswerOptions::NONE,
+            hit_lanes: HIT_LANES,
         };
         let mut loaded = match object {
             Some(object) => Loaded::of_object(&options, object, hook.program())?,

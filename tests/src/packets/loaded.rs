@@ -12,8 +12,8 @@ use dns_common::{
 };
 use gregor::{
     datapath::{
-        AnswerOptions, Datapath, DatapathError, Heartbeat, Hook, Intercepted, Limit, LoadOptions,
-        Order, Ring,
+        AnswerOptions, Datapath, DatapathError, HIT_LANES, Heartbeat, Hook, Intercepted, Limit,
+        LoadOptions, Order, Ring,
     },
     rules::{MatchSpec, RuleSet, RuleSpec},
 };
@@ -54,6 +54,7 @@ pub fn options(rules: Arc<RuleSet>) -> LoadOptions {
             burst: 0,
         },
         answers: AnswerOptions::NONE,
+        hit_lanes: HIT_LANES,
     }
 }
 

@@ -19,103 +19,156 @@ mod lines {
     pub fn verdict(ifindex: u32, verdict: Verdict) {
         match verdict {
             Verdict::Pass(Reason::NotDns | Reason::OtherServer) => {}
-            Verdict::Pass(reason) => passed(ifindex, reason),
-            Verdict::Taken => taken(ifindex),
-            Verdict::Answered => answered(ifindex),
-            Verdict::Spoiled => spoiled(ifindex),
+            Verdict::Pass(_) => {
+                gregor_log_passed(ifindex, verdict.counter() as u32);
+            }
+            Verdict::Taken => {
+                gregor_log_taken(ifindex);
+            }
+            Verdict::Answered => {
+                gregor_log_answered(ifindex);
+            }
+            Verdict::Spoiled => {
+                gregor_log_spoiled(ifindex);
+            }
         }
     }
 
-    // Each a function of its own: what they leave in registers and on the stack is gone when they return.
+    // Each a global function, which the verifier checks once and by itself: it returns a number, which says nothing.
 
     #[inline(never)]
-    fn passed(ifindex: u32, reason: Reason) {
-        debug!((), "interface {}: passed, {}", ifindex, reason.label());
+    #[unsafe(no_mangle)]
+    extern "C" fn gregor_log_passed(ifindex: u32, counter: u32) -> u32 {
+        if let Verdict::Pass(reason) = Verdict::from_counter(counter) {
+            debug!((), "interface {}: passed, {}", ifindex, reason.label());
+        }
+        0
     }
 
     #[inline(never)]
-    fn taken(ifindex: u32) {
+    #[unsafe(no_mangle)]
+    extern "C" fn gregor_log_taken(ifindex: u32) -> u32 {
         debug!((), "interface {}: handed to the responder", ifindex);
+        0
     }
 
     #[inline(never)]
-    fn answered(ifindex: u32) {
+    #[unsafe(no_mangle)]
+    extern "C" fn gregor_log_answered(ifindex: u32) -> u32 {
         debug!((), "interface {}: answered", ifindex);
+        0
     }
 
     #[inline(never)]
-    fn spoiled(ifindex: u32) {
+    #[unsafe(no_mangle)]
+    extern "C" fn gregor_log_spoiled(ifindex: u32) -> u32 {
         debug!((), "interface {}: spoiled", ifindex);
+        0
     }
 
     /// Whether the end of the name alone led to an entry.
     #[inline(always)]
     pub fn located_by_suffix(is_located: bool) {
         if is_located {
-            by_suffix();
+            gregor_log_by_suffix();
         }
     }
 
     #[inline(never)]
-    fn by_suffix() {
+    #[unsafe(no_mangle)]
+    extern "C" fn gregor_log_by_suffix() -> u32 {
         debug!((), "tables: an entry, by the end of the name");
+        0
     }
 
     /// Where the tables of answers led.
     #[inline(always)]
     pub fn located(located: Located) {
         match located {
-            Located::Entry => entry(),
-            Located::NoTarget => no_target(),
-            Located::Nowhere => nowhere(),
+            Located::Entry => {
+                gregor_log_entry();
+            }
+            Located::NoTarget => {
+                gregor_log_no_target();
+            }
+            Located::Nowhere => {
+                gregor_log_nowhere();
+            }
         }
     }
 
     #[inline(never)]
-    fn entry() {
+    #[unsafe(no_mangle)]
+    extern "C" fn gregor_log_entry() -> u32 {
         debug!((), "tables: an entry");
+        0
     }
 
     #[inline(never)]
-    fn nowhere() {
+    #[unsafe(no_mangle)]
+    extern "C" fn gregor_log_nowhere() -> u32 {
         debug!((), "tables: nothing");
+        0
     }
 
     /// What the entry said.
     #[inline(always)]
     pub fn found(found: Found) {
         match found {
-            Found::Answer => fresh(),
-            Found::Stale => stale(),
-            Found::NoTarget => no_target(),
-            Found::Nothing => nothing(),
+            Found::Answer => {
+                gregor_log_fresh();
+            }
+            Found::Stale => {
+                gregor_log_stale();
+            }
+            Found::NoTarget => {
+                gregor_log_no_target();
+            }
+            Found::Nothing => {
+                gregor_log_nothing();
+            }
         }
     }
 
     #[inline(never)]
-    fn fresh() {
+    #[unsafe(no_mangle)]
+    extern "C" fn gregor_log_fresh() -> u32 {
         debug!((), "tables: a fresh answer");
+        0
     }
 
     #[inline(never)]
-    fn stale() {
+    #[unsafe(no_mangle)]
+    extern "C" fn gregor_log_stale() -> u32 {
         debug!((), "tables: an answer that is to be refreshed");
+        0
     }
 
     #[inline(never)]
-    fn no_target() {
+    #[unsafe(no_mangle)]
+    extern "C" fn gregor_log_no_target() -> u32 {
         debug!((), "tables: no target");
+        0
     }
 
     #[inline(never)]
-    fn nothing() {
+    #[unsafe(no_mangle)]
+    extern "C" fn gregor_log_nothing() -> u32 {
         debug!((), "tables: nothing that may be told");
+        0
     }
 
     /// A refresh was asked for.
-    #[inline(never)]
+    #[inline(always)]
     pub fn claimed() {
+        gregor_log_claimed();
+    }
+
+    #[inline(never)]
+    #[unsafe(no_mangle)]
+    extern "C" fn gregor_log_claimed() -> u32 {
         debug!((), "claimed: a refresh is under way");
+        0
     }
 }
 

@@ -268,6 +268,7 @@ impl App {
         if tokio::time::timeout(DRAIN, drained).await.is_err() {
             tracing::warn!("gave up waiting for answers on their way");
         }
+        self.respond.close();
         tracing::info!("stopped");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use anyhow::Context as _;
@@ -23,8 +23,8 @@ type Live = Responder<DnsSource, Injector>;
 /// Hands queries to the responder in force.
 pub struct Respond {
     live: ArcSwap<Live>,
-    /// Opened with the first TC hook.
-    return_path: OnceLock<ReturnPath>,
+    /// Opened with the first TC hook, and closed at the end.
+    return_path: Mutex<Option<ReturnPath>>,
     steer: Arc<dyn Steer>,
     hub: Arc<Hub>,
     kept: Mutex<Kept>,
@@ -65,7 +65,7 @@ impl Respond {
         steer: Arc<dyn Steer>,
         hub: Arc<Hub>,
     ) -> anyhow::Result<Arc<Self>> {
-        let return_path = OnceLock::new();
+        let return_path = Mutex::default();
         let device = return_device(&return_path, settings)
             .map_err(|error| anyhow::anyhow!("queries cannot pass: {}", one_line(&error)))?;
         Ok(Arc::new(Self {
@@ -117,6 +117,12 @@ impl Respond {
         kept.settings = prepared.settings;
     }
 
+    /// Removes the device by which queries pass: the last thing, since those that wait may pass until then.
+    pub fn close(&self) {
+        let path = self.return_path.lock();
+        drop(path.unwrap_or_else(PoisonError::into_inner).take());
+    }
+
     /// Returns once nobody waits for an answer.
     pub async fn idle(&self) {
         self.live.load_full().drained().await;
@@ -146,17 +152,17 @@ impl Answer for Respond {
 
 /// Index of the device by which queries pass on this hook; `None` for XDP.
 fn return_device(
-    path: &OnceLock<ReturnPath>,
+    path: &Mutex<Option<ReturnPath>>,
     settings: &Settings,
 ) -> Result<Option<u32>, DatapathError> {
     if settings.load_options().hook == Hook::Xdp {
         return Ok(None);
     }
-    if let Some(path) = path.get() {
+    let mut path = path.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(path) = &*path {
         return Ok(Some(path.index()));
     }
-    let opened = ReturnPath::open()?;
-    Ok(Some(path.get_or_init(|| opened).index()))
+    Ok(Some(path.insert(ReturnPath::open()?).index()))
 }
 
 fn open(

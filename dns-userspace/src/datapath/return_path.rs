@@ -21,7 +21,7 @@ use nix::net::if_::if_nametoindex;
 use rtnetlink::{Handle, LinkUnspec, LinkVeth};
 
 use super::{
-    DatapathError, Hook, attach,
+    DatapathError, Hook, attach, heap,
     link::{self, BpfLink, Place},
     load::{program_of, verify},
 };
@@ -73,9 +73,13 @@ impl ReturnPath {
             Hook::Tcx | Hook::Xdp => tcx(program, device.index),
             Hook::Clsact => clsact(program),
         };
+        let link = link.map_err(attached)?;
+        drop(ebpf);
+        // aya reads the kernel's BTF for each object.
+        heap::trim_heap();
         Ok(Self {
             index: device.index,
-            _link: link.map_err(attached)?,
+            _link: link,
             _device: device,
         })
     }

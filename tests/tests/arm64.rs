@@ -1,6 +1,7 @@
 //! The order of loads in what the JIT of this kernel makes of the programs. On arm64 only, where branches order none; wants
 //! root.
 #![cfg(target_arch = "aarch64")]
+#![allow(clippy::unwrap_used, reason = "a panic is the report")]
 
 use std::{collections::BTreeSet, os::fd::AsFd as _};
 

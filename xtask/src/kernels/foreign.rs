@@ -15,7 +15,7 @@ use super::{
     image::Programs,
     kernel, programs,
 };
-use crate::{build, cross, setup};
+use crate::{cross, elf, setup};
 
 /// What has the programs that tests call.
 const PACKAGES: [&str; 2] = ["iproute2", "libc-bin"];
@@ -26,13 +26,16 @@ pub fn build(architecture: Architecture, steps: &[Step]) -> Result<Programs> {
     setup::ensure_build()?;
     let target = architecture.target();
     let names = programs::names(steps);
-    let mut cargo = cross::cargo(target, "test")?;
-    // Optimised, as gregor is: they share what they are made from, and emulated processors are slow.
+    let live = steps.iter().any(|step| step.group == "lab");
+    // Optimised, since emulated processors are slow. In one call, so that all are made from the same libraries.
+    let mut cargo = cross::cargo(target, "build")?;
     cargo
-        .args(["--release", "--no-run", "--package", "gregor-tests"])
-        .args(["--bin", "guest"])
+        .args(["--release", "--package", "gregor-tests", "--bin", "guest"])
         .args(names.iter().flat_map(|name| ["--test", name]))
         .args(["--message-format", "json-render-diagnostics"]);
+    if live {
+        cargo.args(["--package", "dns-userspace", "--bin", "gregor"]);
+    }
     let mut built = programs::executables(&mut cargo)?;
     let mut tests = Vec::new();
     for name in names {
@@ -41,16 +44,10 @@ pub fn build(architecture: Architecture, steps: &[Step]) -> Result<Programs> {
             .with_context(|| format!("cargo built no test {name}"))?;
         tests.push((name, path));
     }
-    let live = steps.iter().any(|step| step.group == "lab");
-    let gregor = if live {
-        Some(build::run(&build::Options {
-            release: true,
-            is_static: true,
-            arch: Some(target),
-        })?)
-    } else {
-        None
-    };
+    let gregor = built.remove("gregor");
+    if let Some(gregor) = &gregor {
+        elf::ensure_static(gregor)?;
+    }
     let root = packaged(architecture)?;
     let called = CALLED
         .iter()

@@ -34,8 +34,7 @@ impl<'a, const N: usize> Reader<'a, N> {
     pub fn word(&mut self, index: usize) -> u64 {
         // SAFETY: callers keep below N; a checked index would pull the panic machinery into the program.
         let word = unsafe { (*self.first.add(index)).load() };
-        self.note(word);
-        word
+        self.note(word)
     }
 
     /// The word again whose value is to be compared with an earlier one, loaded after everything that was read.
@@ -76,8 +75,7 @@ impl<'a, const N: usize> Reader<'a, N> {
                     .add(index)
                     .read_volatile()
             });
-            self.note(half);
-            half as u32
+            self.note(half) as u32
         }
         #[cfg(not(target_arch = "bpf"))]
         {
@@ -98,7 +96,7 @@ impl<'a, const N: usize> Reader<'a, N> {
             let mut index = 0;
             while index < COUNT {
                 // SAFETY: within the words, as asserted; the machines that gregor supports read unaligned words.
-                words[index] = unsafe {
+                let word = unsafe {
                     self.first
                         .cast::<u8>()
                         .add(at)
@@ -106,7 +104,7 @@ impl<'a, const N: usize> Reader<'a, N> {
                         .add(index)
                         .read_volatile()
                 };
-                self.note(words[index]);
+                words[index] = self.note(word);
                 index += 1;
             }
             words
@@ -126,12 +124,34 @@ impl<'a, const N: usize> Reader<'a, N> {
         }
     }
 
+    /// Takes `word` into the witness, and returns it for use. Where a reader goes on only if a word equals a value of its
+    /// own, LLVM puts that value in the place of the word, and the witness would depend on what was never loaded from here:
+    /// so it does not know that the two are one.
     #[inline(always)]
-    fn note(&mut self, word: u64) {
+    fn note(&mut self, word: u64) -> u64 {
         if ORDERED_BY_DEPENDENCY {
             self.witness |= word;
+            opaque(word)
+        } else {
+            word
         }
     }
+}
+
+/// `value`, of which LLVM does not know that it is.
+#[inline(always)]
+fn opaque(value: u64) -> u64 {
+    #[cfg(target_arch = "bpf")]
+    {
+        let mut value = value;
+        // SAFETY: one instruction that changes nothing.
+        unsafe {
+            core::arch::asm!("{0} = {0}", inout(reg) value, options(pure, nomem, nostack));
+        }
+        value
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    value
 }
 
 /// Whether loads have to be ordered by their addresses. In userspace the loads of a [`Word`] are acquiring ones.

@@ -642,7 +642,10 @@ fn the_pages_and_the_log_tell_no_names() {
     assert_eq!(Metrics::parse(&page).namespace(tenant, "answer"), 2.0);
     assert!(!log.contains(tenant), "{log}");
 
-    lab.node().ip("link set uplink down\n").unwrap();
+    // What a router on the way says; without any route the query would pass.
+    lab.node()
+        .ip(&format!("route replace unreachable {CLUSTER_DNS_V4}\n"))
+        .unwrap();
     ask(
         "baz",
         IpAddr::V4(CLUSTER_DNS_V4),

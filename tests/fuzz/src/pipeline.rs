@@ -82,6 +82,9 @@ fn judge_matched(
     expected: &Expected,
     outcome: &Outcome,
 ) {
+    if expected.ends_like_another && outcome.verdict == Verdict::Pass(Reason::NoRule) {
+        return judge_passed(frame, outcome);
+    }
     let message = &frame[expected.message.clone()];
     let query = judge_message(message, fixture, expected);
     let says = match &query {

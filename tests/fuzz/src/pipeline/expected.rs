@@ -18,6 +18,9 @@ pub struct Expected {
     pub server: usize,
     /// Whether the programs look at its EDNS options, if there are any.
     pub has_short_options: bool,
+    /// Whether its options end in what looks like the end of a question and an OPT without options. The programs, which
+    /// look there first, may let it pass like a name of no rule (docs/edns.md).
+    pub ends_like_another: bool,
 }
 
 /// `None` for a frame that must pass.
@@ -39,12 +42,14 @@ pub fn expected(fixture: &Fixture, frame: &[u8], gso: bool) -> Option<Expected> 
     let server = servers().iter().position(|server| *server == destination)?;
     let message = datagram.get(8..)?;
     let (rule, has_short_options) = question(fixture, message)?;
+    let name_len = crate::wire::to_wire(&Message::parse(message)?.questions[0].name).len();
     Some(Expected {
         rule,
         l3_offset,
         message: udp.start + 8..udp.end,
         server,
         has_short_options,
+        ends_like_another: ends_like_another(&message[12 + name_len + 4..]),
     })
 }
 
@@ -106,6 +111,16 @@ fn question(fixture: &Fixture, message: &[u8]) -> Option<(usize, bool)> {
         has_short_options = opt.rdata.len() <= 256 && options(opt.rdata) <= 16;
     }
     Some((fixture.oracle.by_labels(&name)?, has_short_options))
+}
+
+/// Whether a root label, qtype and qclass, and an OPT of version 0 without options end the options of an OPT.
+fn ends_like_another(additional: &[u8]) -> bool {
+    const OPT: usize = 11;
+    let Some(start) = additional.len().checked_sub(OPT + 5) else {
+        return false;
+    };
+    let (question, opt) = additional[start..].split_at(5);
+    start > 0 && question[0] == 0 && opt[..3] == [0, 0, 41] && opt[6] == 0 && opt[9..] == [0, 0]
 }
 
 /// How many options there are in an OPT's rdata, as far as it is a list.

@@ -27,7 +27,7 @@ use aya::{
     programs::loaded_programs,
 };
 use dns_common::{abi::maps, verdict::Reason};
-use e2e::{REPLY, Wire, addresses, exchange_from, exchange_within, qualified, sorted, until};
+use e2e::{Wire, addresses, exchange_from, exchange_within, qualified, sorted, until};
 use gregor::datapath::Decision;
 use gregor_tests::{
     lab::{

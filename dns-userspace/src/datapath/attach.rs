@@ -246,14 +246,19 @@ pub(super) fn detach(link: Link) {
     drop(link);
 }
 
+/// Makes sure of the qdisc.
+pub(super) fn ensure_clsact(interface: &str) -> Result<(), AttachError> {
+    match qdisc_add_clsact(interface) {
+        Ok(()) | Err(TcError::AlreadyAttached) => Ok(()),
+        Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
+        Err(error) => Err(AttachError::Clsact(error)),
+    }
+}
+
 /// Makes sure of the qdisc and removes a filter that an earlier run left behind. That one has our handle: opening its program
 /// to look closer takes CAP_SYS_ADMIN.
 fn prepare_clsact(interface: &Interface) -> Result<(), AttachError> {
-    match qdisc_add_clsact(&interface.name) {
-        Ok(()) | Err(TcError::AlreadyAttached) => {}
-        Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(libc::EEXIST) => {}
-        Err(error) => return Err(AttachError::Clsact(error)),
-    }
+    ensure_clsact(&interface.name)?;
     for filter in clsact::filters(interface.index).map_err(AttachError::Filters)? {
         if has_our_place(&filter) {
             clsact::remove(&filter).map_err(AttachError::Filters)?;

@@ -11,10 +11,7 @@ use aya::{
     Ebpf,
     programs::{
         Program, SchedClassifier, TcAttachType,
-        tc::{
-            NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact,
-            qdisc_detach_program,
-        },
+        tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_detach_program},
     },
 };
 use nix::net::if_::if_nametoindex;
@@ -98,13 +95,9 @@ fn tcx(program: &Program, index: u32) -> Result<Link, attach::AttachError> {
 
 fn clsact(program: &mut Program) -> Result<Link, attach::AttachError> {
     let device = RETURN_DEVICES[0];
-    match qdisc_add_clsact(device) {
-        Ok(()) | Err(TcError::AlreadyAttached) => {
-            // A filter that a crash has left is in the place of this one.
-            let _ = qdisc_detach_program(device, TcAttachType::Egress, PROGRAM);
-        }
-        Err(error) => return Err(attach::AttachError::Clsact(error)),
-    }
+    attach::ensure_clsact(device)?;
+    // One that a crash has left is in the place of this one; mostly there is none.
+    let _ = qdisc_detach_program(device, TcAttachType::Egress, PROGRAM);
     let options = TcAttachOptions::Netlink(NlOptions {
         priority: 1,
         handle: HANDLE,

@@ -533,7 +533,8 @@ fn run(lab: &Lab, gregor: &Gregor, what: Flood, asks: impl Fn(u64, &Pod) + Sync)
         peak.resident >> 10,
         before >> 10
     );
-    // The flooding pod's share, what the other one has asked for, and the refresh of what it had asked for before.
+    // The flooding pod's share, what the other one has asked for, and one refresh of what it had asked for before: a
+    // refresh begins while the pod goes on asking.
     assert!(peak.in_flight <= CHASES + 2, "{peak:?}");
     assert!(peak.no_target <= SHARE, "{peak:?}");
     assert!(peak.trouble <= 2 * SHARE, "{peak:?}");

@@ -15,7 +15,7 @@ pub struct Options {
     /// Optimised, in target/release
     #[arg(long)]
     pub release: bool,
-    /// One file that runs on any Linux of its architecture, in target/TRIPLE/release
+    /// One file without libraries, in target/TRIPLE/release
     #[arg(long = "static")]
     pub is_static: bool,
     /// Architecture of the static binary; this machine's unless named

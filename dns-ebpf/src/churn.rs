@@ -5,7 +5,7 @@
 
 use aya_ebpf::{helpers::generated::bpf_ktime_get_ns, macros::classifier, programs::TcContext};
 use dns_common::{
-    answer::{Asked, Found, locate, locate_by_suffix, read_with, suffix_of},
+    answer::{Asked, Found, Tables as _, locate, locate_by_suffix, read_with, suffix_of},
     churn::{KEYS, NAME_LEN, NAME_WORDS, NAMES, SEEN, SEEN_WORDS, is_own},
     dfa::{NAME_AT, Scratch},
 };
@@ -79,11 +79,15 @@ const FOREIGN: u32 = 2;
 #[inline(never)]
 fn look_up<const CHECKED: bool>(scratch: &mut Scratch, key: u32) -> u32 {
     scratch.name_len = u32::from(scratch.byte(u64::from(NAME_AT) + NAME_LEN as u64));
+    let Some(rule) = MapTables.rule(key & 1) else {
+        return FOREIGN;
+    };
     scratch.asked = Asked {
         // SAFETY: takes no argument.
         now_ns: unsafe { bpf_ktime_get_ns() },
         // Of a name that is not found by its end.
-        rule: key & 1,
+        rule: rule.id,
+        captures: rule.captures,
         qtype: 1,
         server: 0,
         room: 1000,

@@ -6,20 +6,20 @@ use aya_ebpf::{
     maps::{lpm_trie::Key, ring_buf::RingBufEntry},
 };
 use dns_common::{
-    abi::{EventHeader, MAX_FRAME, Servers},
-    answer::{self, Absent, Captures, Found, Located, Settings, Slot, Tables, Ways},
+    abi::{self, EventHeader, MAX_FRAME, Servers},
+    answer::{self, Absent, Found, Located, RuleEntry, Settings, Slot, Tables, Ways, Word},
     dfa::{NAME_AT, NAME_COPY, Scratch, Tail, Tails},
     packet::{MAX_OPTIONS, Packet, VlanTag},
     pipeline::{self, Address, Host, Matched, Recognised},
-    verdict::{REFRESHED, Reason, Verdict},
+    verdict::{EXPIRED, REFRESHED, Reason, Verdict},
     verifier,
 };
 
 use crate::{
     log,
     maps::{
-        self, ABSENT, ABSENT_INDEX, ANSWERS, CAPTURES, DFA, HEARTBEAT, HITS, INDEX, OTHER_SERVERS,
-        RING, SERVERS, SETTINGS, SOURCES, SUFFIX_INDEX, TABLE, TAILS,
+        self, ABSENT, ABSENT_INDEX, ANSWERS, DFA, HEARTBEAT, HITS, INDEX, OTHER_SERVERS, RING,
+        RULES, SERVERS, SETTINGS, SOURCES, SUFFIX_INDEX, TABLE, TAILS,
     },
 };
 
@@ -104,8 +104,13 @@ impl Tables for MapTables {
     }
 
     #[inline(always)]
-    fn captures(&self, rule: u32) -> Option<Captures> {
-        CAPTURES.get(rule).copied()
+    fn rule(&self, index: u32) -> Option<RuleEntry> {
+        RULES.get(index).copied()
+    }
+
+    #[inline(always)]
+    fn is_unattended(&self, now_ns: u64) -> bool {
+        now_ns + abi::SUSPECT_NS > deadline()
     }
 
     #[inline(always)]
@@ -210,6 +215,16 @@ impl<F: Frame> Host<F> for Kernel {
     }
 
     #[inline(always)]
+    fn rule(&self, index: u32) -> Option<RuleEntry> {
+        MapTables.rule(index)
+    }
+
+    #[inline(always)]
+    fn served_expired(&self) {
+        maps::count(EXPIRED);
+    }
+
+    #[inline(always)]
     fn locate_by_suffix(&self, scratch: &mut Scratch) -> bool {
         let located = stage(scratch, gregor_locate_by_suffix) != 0;
         log::located_by_suffix(located);
@@ -239,8 +254,7 @@ impl<F: Frame> Host<F> for Kernel {
 
     #[inline(always)]
     fn admit(&self, packet: &F, now: u64) -> Result<(), Reason> {
-        let deadline = HEARTBEAT.get(0).ok_or(Reason::Internal)?;
-        if now > *deadline {
+        if now > deadline() {
             return Err(Reason::NoResponder);
         }
         let interface = maps::interface(packet.ifindex()).ok_or(Reason::NoResponder)?;
@@ -304,6 +318,12 @@ fn stage(scratch: &mut Scratch, stage: extern "C" fn() -> u32) -> u32 {
     let code = stage();
     verifier::share(scratch);
     code
+}
+
+/// Until when the responder is there.
+#[inline(always)]
+fn deadline() -> u64 {
+    HEARTBEAT.get(0).map_or(0, Word::load)
 }
 
 #[inline(always)]

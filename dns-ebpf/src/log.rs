@@ -124,10 +124,20 @@ mod lines {
             Found::NoTarget => {
                 gregor_log_no_target();
             }
+            Found::Expired => {
+                gregor_log_expired();
+            }
             Found::Nothing => {
                 gregor_log_nothing();
             }
         }
+    }
+
+    #[inline(never)]
+    #[unsafe(no_mangle)]
+    extern "C" fn gregor_log_expired() -> u32 {
+        debug!((), "tables: an answer past its time, and no responder");
+        0
     }
 
     #[inline(never)]

@@ -7,7 +7,7 @@ use aya_ebpf::{
 };
 use dns_common::{
     abi,
-    answer::{Absent, Captures, Settings, Slot, Ways, Word},
+    answer::{Absent, RuleEntry, Settings, Slot, Ways, Word},
     dfa::{Header, Scratch, Table, Tail},
     verdict::COUNTERS as COUNTER_COUNT,
     verifier,
@@ -36,7 +36,7 @@ pub static RING: RingBuf = RingBuf::with_byte_size(1 << 18, 0);
 
 /// Until when the responder is known to drain the ring, `bpf_ktime_get_ns`.
 #[map]
-pub static HEARTBEAT: Array<u64> = Array::with_max_entries(1, 0);
+pub static HEARTBEAT: Array<Word> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 /// The interfaces that the program is attached to, by slot.
 #[map]
@@ -57,9 +57,9 @@ pub static SOURCES: LpmTrie<[u64; 2], u8> = LpmTrie::with_max_entries(abi::MAX_S
 #[map]
 pub static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
 
-/// Of each rule; sized by the loader.
+/// Sized by the loader.
 #[map]
-pub static CAPTURES: Array<Captures> = Array::with_max_entries(1, 0);
+pub static RULES: Array<RuleEntry> = Array::with_max_entries(1, 0);
 
 // The tables of answers are written through mappings, and sized by the loader.
 

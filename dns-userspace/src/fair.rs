@@ -82,6 +82,24 @@ impl<K: Clone + Eq + Hash, V> FairMap<K, V> {
         true
     }
 
+    /// Writes a new entry on the account of no interface; `false` when there is no room, or the key is there.
+    pub fn adopt(&mut self, key: K, value: V) -> bool {
+        if self.slots.len() >= self.limits.total || self.slots.contains_key(&key) {
+            return false;
+        }
+        self.writes += 1;
+        let write = self.writes;
+        let queue = self.queues.entry(NOBODY).or_default();
+        queue.insert(write, key.clone());
+        let slot = Slot {
+            value,
+            ifindex: NOBODY,
+            write,
+        };
+        self.slots.insert(key, slot);
+        true
+    }
+
     /// Makes an entry the newest of whoever has it.
     pub fn touch(&mut self, key: &K) {
         let Some(slot) = self.slots.get_mut(key) else {
@@ -186,6 +204,7 @@ mod tests {
         Touch(u8),
         MakeRoom(u32),
         Release(u32),
+        Adopt(u8, u16),
     }
 
     fn action() -> impl Strategy<Value = Action> {
@@ -195,6 +214,7 @@ mod tests {
             1 => (0..40u8).prop_map(Action::Touch),
             1 => (1..5u32).prop_map(Action::MakeRoom),
             1 => (1..5u32).prop_map(Action::Release),
+            1 => (0..40u8, any::<u16>()).prop_map(|(k, v)| Action::Adopt(k, v)),
         ]
     }
 
@@ -223,6 +243,11 @@ mod tests {
                         }
                     }
                     Action::Release(ifindex) => map.release(ifindex),
+                    Action::Adopt(key, value) => {
+                        if map.adopt(key, value) {
+                            written.insert(key, value);
+                        }
+                    }
                 }
                 prop_assert!(map.len() <= 20);
                 prop_assert_eq!(map.queues.values().map(BTreeMap::len).sum::<usize>(), map.len());

@@ -153,6 +153,7 @@ fn the_program_answers_as_the_responder_does() {
             total: 16_384,
             per_interface: 16_384,
             per_server: true,
+            stale_ttl: 30,
         },
         ..answering()
     })
@@ -164,6 +165,7 @@ fn the_program_answers_as_the_responder_does() {
         fresh: Duration::from_secs(86_400),
         grace: Duration::ZERO,
         fixed_ttl: Some(TTL),
+        ..Term::default()
     };
     for number in 0..NAMESPACES {
         let namespace = format!("{}-{number}", label(&mut random, 50));
@@ -184,7 +186,8 @@ fn the_program_answers_as_the_responder_does() {
                 let placed = SERVERS.iter().all(|server| {
                     let before = answers.sizes().answers;
                     let captures = [namespace.clone()];
-                    let key = answers.key(rule, qtype, *server, &captures).unwrap();
+                    let id = loaded.datapath.rules().rules()[rule].id();
+                    let key = answers.key(id, qtype, *server, &captures).unwrap();
                     answers.publish(LOOPBACK, &key, &body, &term);
                     answers.sizes().answers == before + 1
                 });

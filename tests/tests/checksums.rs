@@ -57,6 +57,7 @@ fn told() -> Vec<Entry> {
                 fresh: Duration::from_secs(86_400),
                 grace: Duration::ZERO,
                 fixed_ttl: None,
+                ..Term::default()
             };
             told.push(answers::told("foo", answer).at(server).for_term(term));
         }

@@ -18,7 +18,10 @@ use dns_common::{
     answer::{Body, Key},
     churn::{KEYS, NAME_LEN, NAME_WORDS, NAMES, SEEN, VERSIONS, mark, words},
 };
-use gregor::datapath::{AnswerOptions, Answers, LoadOptions, Term};
+use gregor::{
+    datapath::{AnswerOptions, Answers, LoadOptions, Term},
+    rules::RuleSet,
+};
 use gregor_tests::packets::{
     build::name,
     loaded::{Loaded, compile, options},
@@ -64,7 +67,9 @@ fn load(program: &'static str) -> Loaded {
         answers: AnswerOptions {
             total: SLOTS,
             per_interface: SLOTS,
-            per_server: true,
+            // The programs of this test ask for answers of any server.
+            per_server: false,
+            stale_ttl: 30,
         },
         ..options(compile(&RULES))
     };
@@ -91,9 +96,9 @@ fn frame() -> Vec<u8> {
 }
 
 /// Publishes, replaces, takes away and pushes out until it is told to end; returns how often.
-fn churn(answers: &Answers, done: &AtomicBool) -> u64 {
+fn churn(answers: &Answers, rules: &RuleSet, done: &AtomicBool) -> u64 {
     let keys: Vec<Key> = (0..KEYS)
-        .map(|key| answers.key(key % 2, 1, FIRST_V4, &[namespace(key)]))
+        .map(|key| answers.key(rules.rules()[key % 2].id(), 1, FIRST_V4, &[namespace(key)]))
         .map(|key| key.expect("a key"))
         .collect();
     let bodies: Vec<Vec<Body>> = (0..KEYS)
@@ -103,6 +108,7 @@ fn churn(answers: &Answers, done: &AtomicBool) -> u64 {
         fresh: Duration::from_secs(3600),
         grace: Duration::ZERO,
         fixed_ttl: None,
+        ..Term::default()
     };
     let mut random = 1u64;
     let mut writes = 0;
@@ -147,9 +153,10 @@ impl Seen {
 fn run(program: &'static str, enough: impl Fn(&Seen) -> bool) -> Seen {
     let mut loaded = load(program);
     let answers = Arc::clone(loaded.datapath.answers());
+    let rules = Arc::clone(loaded.datapath.rules());
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
-        let writer = scope.spawn(|| churn(&answers, &done));
+        let writer = scope.spawn(|| churn(&answers, &rules, &done));
         let started = Instant::now();
         let mut frame = frame();
         let seen = loop {

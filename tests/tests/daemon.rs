@@ -132,30 +132,29 @@ fn a_second_daemon_is_refused_while_the_first_one_ends() {
     assert_eq!(rules(&next), 1);
 }
 
-/// A script that starts gregor with a library in front of libc, by which epoll takes no more descriptors while a file is
-/// there: what the limit `fs.epoll.max_user_watches` does to it.
-fn without_epoll(directory: &Path) -> (PathBuf, PathBuf) {
+/// A script that starts gregor with a library in front of libc, by which it gets no packet sockets while a file is there.
+fn without_packet_sockets(directory: &Path) -> (PathBuf, PathBuf) {
     const SOURCE: &str = r#"
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <stdlib.h>
-#include <sys/epoll.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
-int epoll_ctl(int epoll, int operation, int fd, struct epoll_event *event) {
-    const char *file = getenv("NO_EPOLL");
-    if (operation == EPOLL_CTL_ADD && file && access(file, F_OK) == 0) {
-        errno = ENOSPC;
+int socket(int domain, int type, int protocol) {
+    const char *file = getenv("NO_PACKET_SOCKETS");
+    if (domain == AF_PACKET && file && access(file, F_OK) == 0) {
+        errno = EMFILE;
         return -1;
     }
-    int (*real)(int, int, int, struct epoll_event *) = dlsym(RTLD_NEXT, "epoll_ctl");
-    return real(epoll, operation, fd, event);
+    int (*real)(int, int, int) = dlsym(RTLD_NEXT, "socket");
+    return real(domain, type, protocol);
 }
 "#;
-    let source = directory.join("epoll.c");
-    let library = directory.join("epoll.so");
-    let trigger = directory.join("no-epoll");
+    let source = directory.join("socket.c");
+    let library = directory.join("socket.so");
+    let trigger = directory.join("no-packet-sockets");
     fs::write(&source, SOURCE).unwrap();
     let status = Command::new("cc")
         .args(["-shared", "-fPIC", "-o"])
@@ -165,9 +164,9 @@ int epoll_ctl(int epoll, int operation, int fd, struct epoll_event *event) {
         .status()
         .unwrap();
     assert!(status.success());
-    let script = directory.join("gregor-without-epoll");
+    let script = directory.join("gregor-without-packet-sockets");
     let text = format!(
-        "#!/bin/sh\nNO_EPOLL={} LD_PRELOAD={} exec {} \"$@\"\n",
+        "#!/bin/sh\nNO_PACKET_SOCKETS={} LD_PRELOAD={} exec {} \"$@\"\n",
         trigger.display(),
         library.display(),
         tools::gregor().unwrap().display()
@@ -180,13 +179,15 @@ int epoll_ctl(int epoll, int operation, int fd, struct epoll_event *event) {
 #[test]
 fn a_reload_that_fails_after_loading_leaves_the_last_good_configuration() {
     let lab = Lab::builder("e2ehalf").pod("foo").start().unwrap();
-    let (binary, trigger) = without_epoll(lab.directory());
+    let (binary, trigger) = without_packet_sockets(lab.directory());
     let config = lab.gregor_config();
     let gregor = lab.start_gregor(&binary, &config).unwrap();
     served(lab.pod("foo"));
 
     fs::write(&trigger, "").unwrap();
-    gregor.write_config(&format!("{config}{MORE}")).unwrap();
+    // With another cap on TTLs comes another responder, with sockets of its own.
+    let next = format!("[answer]\nmax_ttl = \"29s\"\n{config}{MORE}");
+    gregor.write_config(&next).unwrap();
     until("the reload fails", || {
         assert!(gregor.process().exited().is_none(), "{}", gregor.log());
         let log = gregor.log();
@@ -195,7 +196,11 @@ fn a_reload_that_fails_after_loading_leaves_the_last_good_configuration() {
     fs::remove_file(&trigger).unwrap();
     assert_eq!(rules(&gregor), 1);
     assert_eq!(loads(&gregor, "failure"), 1.0);
-    assert!(gregor.log().contains("ENOSPC"), "{}", gregor.log());
+    assert!(
+        gregor.log().contains("Too many open files"),
+        "{}",
+        gregor.log()
+    );
     assert_eq!(programs_on(&lab, "veth-foo"), ["gregor"]);
     served(lab.pod("foo"));
     assert_eq!(gregor.get("/readyz").unwrap().0, 200);

@@ -386,7 +386,7 @@ fn the_responder_answers_a_tenant_and_leaves_the_others_to_the_cache() {
 struct NoProgram;
 
 impl Publish for NoProgram {
-    fn key(&self, _: usize, _: u16, _: IpAddr, _: &[String]) -> Option<answer::Key> {
+    fn key(&self, _: u64, _: u16, _: IpAddr, _: &[String]) -> Option<answer::Key> {
         None
     }
 

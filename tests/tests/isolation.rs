@@ -191,6 +191,7 @@ impl World {
                 total: 24,
                 per_interface: 10,
                 per_server: true,
+                stale_ttl: 30,
             },
             ..options(compile(&rules))
         };
@@ -211,6 +212,7 @@ impl World {
             let namespace = namespaces().swap_remove(question.namespace);
             let server = SERVERS[question.server];
             let rule = rule.expect("a rule of each kind");
+            let rule = self.loaded.datapath.rules().rules()[rule].id();
             answers
                 .key(rule, QTYPES[question.qtype], server, &[namespace])
                 .expect("a key")
@@ -232,6 +234,7 @@ impl World {
                     fresh: Duration::from_secs(fresh),
                     grace: Duration::from_secs(grace),
                     fixed_ttl: None,
+                    unattended: Duration::ZERO,
                 };
                 let told = answer(question, version, self.generation);
                 let body = told.body().expect("a small answer");

@@ -12,6 +12,7 @@ mod e2e;
 use std::{
     fs,
     net::{IpAddr, UdpSocket},
+    path::Path,
     process::Command,
     sync::{
         atomic::{AtomicBool, Ordering},
@@ -25,6 +26,7 @@ use e2e::{
     Load, Metrics, PATIENCE, REPLY, Wire, addresses, alone, exchange, exchange_from,
     exchange_within, programs_on, qualified, sorted, until,
 };
+use gregor::datapath::STATE;
 use gregor_tests::{
     lab::{
         CacheKind, ClusterKind, Gregor, Lab, Pod,
@@ -182,28 +184,112 @@ fn pods_come_and_go() {
     served_by_gregor(&gregor, lab.pod("foo"));
 }
 
+/// Asks for what no program knows, until the cache sees it.
+fn unknown_names_pass(lab: &Lab, pod: &Pod) {
+    until("the cache is asked for what is not known", || {
+        let (query, _) = Wire::new(&qualified(&pod.namespace), RecordType::AAAA).bytes();
+        // One that was taken just before the deadline may wait for a successor.
+        let _ = exchange_within(pod, CACHE, &query, Duration::from_secs(1));
+        cache_was_asked(lab, pod).then_some(())
+    });
+    lab.cache().forget();
+}
+
+/// Asks for what the program knows, until it is told with the TTL of an answer past its time. The cache is never asked.
+fn known_names_are_served_past_their_time(lab: &Lab, pod: &Pod) {
+    lab.cache().forget();
+    until("an answer past its time", || {
+        let reply = until_answered(pod);
+        assert_eq!(addresses(&reply), sorted(FOO_ADDRESSES));
+        assert!(!cache_was_asked(lab, pod));
+        reply
+            .answers
+            .iter()
+            .all(|record| record.ttl == STALE_TTL)
+            .then_some(())
+    });
+}
+
+/// TTL of answers past their time, which no other answer of [`short_lived`] has.
+const STALE_TTL: u32 = 30;
+
 #[test]
-fn a_killed_gregor_leaves_the_pods_to_the_cache() {
+fn killed_gregor_leaves_known_names_to_the_kernel() {
     let lab = lab_with_template("e2ekill");
-    let gregor = start(&lab, &lab.gregor_config());
+    let config = short_lived(&lab.gregor_config());
+    let gregor = start(&lab, &config);
     let foo = lab.pod("foo");
     served_by_gregor(&gregor, foo);
     assert!(!cache_was_asked(&lab, foo));
     assert_eq!(programs_on(&lab, &foo.host_interface), ["gregor"]);
     gregor.signal(Signal::SIGKILL);
     wait_for_end(&gregor);
-    // The kernel lets go of the links a moment after the process.
-    until("the program is gone", || {
-        programs_on(&lab, &foo.host_interface)
-            .is_empty()
+    assert_eq!(programs_on(&lab, &foo.host_interface), ["gregor"]);
+    known_names_are_served_past_their_time(&lab, foo);
+    unknown_names_pass(&lab, foo);
+
+    // The next one takes over what was left, and also its predecessor's socket.
+    let gregor = start(&lab, &config);
+    assert_eq!(programs_on(&lab, &foo.host_interface), ["gregor"]);
+    let status = gregor.status().unwrap();
+    assert!(status["kernel"]["answers"]["expired"].as_u64().unwrap() > 0);
+    served_by_gregor(&gregor, foo);
+    until("a fresh answer", || {
+        let reply = ask_for_own(foo);
+        reply
+            .answers
+            .iter()
+            .all(|record| record.ttl <= 1)
             .then_some(())
     });
-    served_by_the_cache(&lab, foo);
-    assert_eq!(foo.getent(BROKER).unwrap(), sorted(FOO_ADDRESSES));
 
-    // The next one takes over, also its predecessor's socket.
+    // The one that ends in order leaves nothing.
+    gregor.signal(Signal::SIGTERM);
+    assert_eq!(wait_for_end(&gregor).code(), Some(0), "{}", gregor.log());
+    assert!(programs_on(&lab, &foo.host_interface).is_empty());
+    let is_left = || Path::new(STATE).exists();
+    assert!(!lab.node().enter(is_left).unwrap());
+    served_by_the_cache(&lab, foo);
+}
+
+/// Names of the links that are pinned in this mount namespace, without that for TCP.
+fn pinned_links() -> Vec<String> {
+    fs::read_dir(STATE)
+        .unwrap()
+        .flat_map(|version| fs::read_dir(version.unwrap().path().join("links")).unwrap())
+        .map(|link| link.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name != "tcp")
+        .collect()
+}
+
+/// As links on it are pinned.
+fn index_of(lab: &Lab, interface: &'static str) -> String {
+    let index = move || nix::net::if_::if_nametoindex(interface).unwrap();
+    format!("-{}", lab.node().enter(index).unwrap())
+}
+
+/// A pod's interface that goes while no gregor runs leaves no pin behind.
+#[test]
+fn interfaces_that_go_while_no_gregor_runs_are_forgotten() {
+    let mut lab = Lab::builder("e2egone")
+        .pod("foo")
+        .pod("bar")
+        .start()
+        .unwrap();
     let gregor = start(&lab, &lab.gregor_config());
-    served_by_gregor(&gregor, foo);
+    let node = lab.node().clone();
+    let links = || node.enter(pinned_links).unwrap();
+    let before = links();
+    let bar = index_of(&lab, "veth-bar");
+    assert!(before.iter().any(|link| link.ends_with(&bar)), "{before:?}");
+    gregor.signal(Signal::SIGKILL);
+    wait_for_end(&gregor);
+    lab.remove_pod("bar").unwrap();
+    let gregor = start(&lab, &lab.gregor_config());
+    let left = links();
+    assert_eq!(left.len(), before.len() - 1, "{left:?}");
+    assert!(!left.iter().any(|link| link.ends_with(&bar)), "{left:?}");
+    served_by_gregor(&gregor, lab.pod("foo"));
 }
 
 /// Asks until a reply comes; what a stopped gregor has already taken gets none.
@@ -216,30 +302,26 @@ fn until_answered(pod: &Pod) -> Message {
 }
 
 #[test]
-fn a_gregor_that_hangs_is_not_asked() {
+fn hung_gregor_is_not_asked() {
     let lab = lab_with_template("e2ehang");
     let gregor = start(&lab, &short_lived(&lab.gregor_config()));
     let foo = lab.pod("foo");
     served_by_gregor(&gregor, foo);
     gregor.signal(Signal::SIGSTOP);
-    lab.cache().forget();
-    // The program goes on with the answers that it has, then leaves everything to the cache.
-    until("the cache sees the pod", || {
-        assert_eq!(addresses(&until_answered(foo)), sorted(FOO_ADDRESSES));
-        cache_was_asked(&lab, foo).then_some(())
-    });
+    known_names_are_served_past_their_time(&lab, foo);
+    unknown_names_pass(&lab, foo);
     // From then on nothing is taken any more.
     for _ in 0..20 {
-        served_by_the_cache(&lab, foo);
+        let (query, _) = Wire::new(&qualified(&foo.namespace), RecordType::AAAA).bytes();
+        exchange_from(foo, CACHE, &query).unwrap();
     }
     assert_eq!(foo.getent(BROKER).unwrap(), sorted(FOO_ADDRESSES));
 
     gregor.signal(Signal::SIGCONT);
     until("served again", || {
-        lab.cache().forget();
-        let before = Metrics::of(&gregor).intercepted();
+        let before = Metrics::of(&gregor).taken();
         ask_for_own(foo);
-        (Metrics::of(&gregor).intercepted() > before).then_some(())
+        (Metrics::of(&gregor).taken() > before).then_some(())
     });
     served_by_gregor(&gregor, foo);
     assert!(Metrics::of(&gregor).passed("no_responder") >= 20.0);
@@ -586,7 +668,7 @@ fn clsact(config: &str) -> String {
 }
 
 #[test]
-fn on_clsact_a_filter_left_behind_passes_and_is_replaced() {
+fn clsact_filter_left_behind_serves_and_is_replaced() {
     let lab = lab_with_template("e2eclsact");
     let config = short_lived(&clsact(&lab.gregor_config()));
     let gregor = start(&lab, &config);
@@ -605,16 +687,8 @@ fn on_clsact_a_filter_left_behind_passes_and_is_replaced() {
     wait_for_end(&gregor);
     let left = clsact_filters(&lab, "veth-foo");
     assert_eq!(left.len(), 1, "no link cleans up here: {left:?}");
-    lab.cache().forget();
-    // The program goes on with the answers that it has, then leaves everything to the cache.
-    until("the cache sees the pod", || {
-        assert_eq!(addresses(&until_answered(foo)), sorted(FOO_ADDRESSES));
-        cache_was_asked(&lab, foo).then_some(())
-    });
-    for _ in 0..20 {
-        served_by_the_cache(&lab, foo);
-    }
-    assert_eq!(foo.getent(BROKER).unwrap(), sorted(FOO_ADDRESSES));
+    known_names_are_served_past_their_time(&lab, foo);
+    unknown_names_pass(&lab, foo);
 
     let gregor = start(&lab, &config);
     let replaced = clsact_filters(&lab, "veth-foo");

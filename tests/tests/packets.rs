@@ -237,6 +237,7 @@ fn an_answer_ages_by_the_second() {
         fresh: Duration::from_secs(30),
         grace: Duration::from_secs(3),
         fixed_ttl: None,
+        ..Term::default()
     });
     slice.tell(&[entry]).unwrap();
     let query = broker_query().build();

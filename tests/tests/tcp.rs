@@ -691,7 +691,13 @@ fn hostile_clients_harm_only_themselves() {
         (Metrics::of(&gregor).get("gregor_tcp_connections_open") == 0.0).then_some(())
     });
     let whole = over_tcp(foo, CACHE, &name, RecordType::A);
-    assert_eq!(addresses(&whole).len(), 60, "and so is it, afterwards");
+    assert_eq!(
+        addresses(&whole).len(),
+        60,
+        "and so is it, afterwards: {whole}\n{}\n{}",
+        gregor.status().unwrap(),
+        gregor.log()
+    );
     assert_eq!(Metrics::of(&gregor).get("gregor_panics_total"), 0.0);
 }
 

@@ -3,7 +3,7 @@
 use crate::{answer::Word, verdict::COUNTERS};
 
 /// Raised whenever anything in this module or in [`crate::dfa`] changes its layout.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Names of the maps, as the loader and the programs spell them.
 pub mod maps {
@@ -24,7 +24,7 @@ pub mod maps {
     pub const LISTENERS: &str = "LISTENERS";
     pub const OWN: &str = "OWN";
     pub const SETTINGS: &str = "SETTINGS";
-    pub const CAPTURES: &str = "CAPTURES";
+    pub const RULES: &str = "RULES";
     pub const INDEX: &str = "INDEX";
     pub const ANSWERS: &str = "ANSWERS";
     pub const ABSENT_INDEX: &str = "ABSENT_INDEX";
@@ -82,19 +82,21 @@ pub struct Servers {
     pub v4: [u32; MAX_SERVERS],
     /// Each half `u64::from_ne_bytes(octets)`.
     pub v6: [[u64; 2]; MAX_SERVERS],
-    /// What stands for each server in the key of an answer, first those of IPv4, then those of IPv6. The program reads
-    /// it rather than take the index: the verifier would walk all that follows once for each.
+    /// What stands for each server in the key of an answer, first those of IPv4, then those of IPv6: see
+    /// [`server_id`], or 0 for all of them where answers do not depend on the server.
     pub ids: [u32; 2 * MAX_SERVERS],
 }
 
-impl Servers {
-    /// The same with ids that tell servers apart, or that do not.
-    pub fn with_ids(mut self, distinct: bool) -> Self {
-        for (index, id) in self.ids.iter_mut().enumerate() {
-            *id = if distinct { index as u32 } else { 0 };
-        }
-        self
+/// What stands for a server in the key of an answer: a hash of its address as IPv6 (RFC 4291 §2.5.5.2), never 0. The same in
+/// every process; that no two servers of a configuration have one is checked when it is loaded.
+pub const fn server_id(address: [u64; 2]) -> u32 {
+    const fn mix(hash: u64, word: u64) -> u64 {
+        let mixed = (hash ^ word).wrapping_mul(0xff51_afd7_ed55_8ccd);
+        mixed ^ mixed >> 33
     }
+    let hash = mix(mix(mix(0x6772, address[0]), address[1]), 0);
+    let id = (hash >> 32) as u32;
+    if id == 0 { 1 } else { id }
 }
 
 /// What may be asked of the responder, as a virtual-scheduling bucket (GCRA): one word, so that a lost race
@@ -182,8 +184,10 @@ pub const MAX_FRAME: usize = 1536;
 pub struct EventHeader {
     /// Interface that the query came in on, in the namespace that the program is attached in.
     pub ifindex: u32,
-    /// Index of the rule in the rule set that this program was loaded with.
-    pub rule: u32,
+    /// [`IS_ANSWERED`] or 0.
+    pub flags: u32,
+    /// Id of the rule: see [`crate::answer::RuleEntry`].
+    pub rule: u64,
     /// Bytes of the frame that follow, from the Ethernet header on.
     pub frame_len: u16,
     /// Where the IP header starts in the frame: 14, 18 or 22.
@@ -192,14 +196,16 @@ pub struct EventHeader {
     pub vlan_tci: u16,
     /// Its TPID in host byte order, or 0 when there is no such tag.
     pub vlan_tpid: u16,
-    /// [`IS_ANSWERED`] or 0.
-    pub flags: u32,
-    /// Makes the header's length a multiple of eight, which is what records are aligned to.
-    pub padding: u32,
 }
 
 /// The program has answered this query with what it had; userspace is to find out what is new.
 pub const IS_ANSWERED: u32 = 1;
+
+/// A responder that has not renewed its deadline for this long before it ends is taken for gone where an answer past its
+/// time is at hand; see [`HEARTBEAT_VALID_NS`].
+pub const SUSPECT_NS: u64 = 500_000_000;
+/// How long a renewed deadline holds. It is renewed every 250 ms or sooner.
+pub const HEARTBEAT_VALID_NS: u64 = 1_000_000_000;
 
 /// Whether somebody watches what the program decides by itself. Read and written by both sides, hence words.
 #[repr(C)]
@@ -243,12 +249,29 @@ pub type Counters = [u64; COUNTERS];
 mod tests {
     use super::*;
 
+    /// Pinned tables have them.
     #[test]
-    fn servers_have_ids_of_their_own_or_none() {
-        let apart = Servers::default().with_ids(true).ids;
-        assert_eq!((apart[0], apart[MAX_SERVERS], apart[31]), (0, 16, 31));
-        assert_eq!(Servers::default().with_ids(false).ids, [0; 32]);
+    fn ids_of_servers_are_the_same_for_ever() {
+        let id = |address: [u8; 4]| server_id(mapped(u32::from_ne_bytes(address)));
+        assert_eq!(id([169, 254, 20, 10]), ID_OF_NODE_LOCAL);
+        let mut ids: std::vec::Vec<u32> = (0..=u16::MAX)
+            .map(|low| {
+                let [high, low] = low.to_be_bytes();
+                id([10, 96, high, low])
+            })
+            .collect();
+        ids.sort_unstable();
+        let len = ids.len();
+        ids.dedup();
+        // Of 65,536 a random 32-bit hash has half a pair.
+        assert!(
+            ids.len() + 3 > len && !ids.contains(&0),
+            "{} of {len}",
+            ids.len()
+        );
     }
+
+    const ID_OF_NODE_LOCAL: u32 = 2_058_601_405;
 
     #[test]
     fn a_bucket_refuses_past_its_burst_and_refills() {

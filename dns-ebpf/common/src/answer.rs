@@ -6,8 +6,9 @@
 //! looks at the number again. What was copied from an entry that changed meanwhile is never sent.
 //!
 //! An entry is found by a set-associative index: a bucket of eight words, each the upper half of a hash and a slot. An
-//! answer is keyed by rule, captures, qtype and upstream, and depends on nothing else of the name, so all names that a
-//! rule's `*` takes in share one entry.
+//! answer is keyed by rule, captures, qtype, server and client, and depends on nothing else of the name, so all names that
+//! a rule's `*` takes in share one entry. Rule and server are numbers that mean the same in every program and every
+//! process, so entries outlive both.
 
 use seqlock::Reader;
 
@@ -33,8 +34,10 @@ const FRESH_UNTIL: usize = 1;
 const SERVE_UNTIL: usize = 2;
 const CLAIMED: usize = 3;
 const HEAD: usize = 4;
-const LENGTHS: usize = 5;
-const SHAPE: usize = LENGTHS + 1;
+const RULE: usize = 5;
+const LENGTHS: usize = 6;
+const STALE_UNTIL: usize = LENGTHS + 1;
+const SHAPE: usize = STALE_UNTIL + 1;
 const RRSET: usize = SHAPE + 1;
 const SUMS: usize = RRSET + 1;
 const COUNTS: usize = SUMS + 1;
@@ -167,9 +170,11 @@ pub type Absent = [Word; ABSENT_WORDS];
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct Key {
-    /// Rule, qtype and upstream.
+    /// qtype, and in the upper half the server's id.
     pub head: u64,
-    /// Lengths of the captures; the upper half is kept for what is known of the client.
+    /// The rule's id.
+    pub rule: u64,
+    /// Lengths of the captures, and in the upper half the client's id.
     pub lengths: u64,
     /// The captured labels in lower case, each from a word of its own on, zero behind their ends.
     pub captures: [u64; MAX_CAPTURES * CAPTURE_WORDS],
@@ -178,17 +183,19 @@ pub struct Key {
 impl Key {
     pub const EMPTY: Key = Key {
         head: 0,
+        rule: 0,
         lengths: 0,
         captures: [0; MAX_CAPTURES * CAPTURE_WORDS],
     };
 
     /// `None` for more or longer captures than a key has room for. A `qtype` of 0 stands for all of them.
-    pub fn new(rule: u32, qtype: u16, upstream: u16, captures: &[&[u8]]) -> Option<Key> {
+    pub fn new(rule: u64, qtype: u16, server: u32, captures: &[&[u8]]) -> Option<Key> {
         if captures.len() > MAX_CAPTURES {
             return None;
         }
         let mut key = Key {
-            head: head(rule, qtype, upstream),
+            head: head(qtype, server),
+            rule,
             ..Key::EMPTY
         };
         for (index, label) in captures.iter().enumerate() {
@@ -207,21 +214,23 @@ impl Key {
     /// The same for another qtype.
     pub fn with_qtype(&self, qtype: u16) -> Key {
         Key {
-            head: self.head & !(0xffff << 32) | u64::from(qtype) << 32,
+            head: head(qtype, self.server()),
             ..*self
         }
     }
 
-    pub fn rule(&self) -> u32 {
-        self.head as u32
-    }
-
     pub fn qtype(&self) -> u16 {
-        (self.head >> 32) as u16
+        self.head as u16
     }
 
-    pub fn upstream(&self) -> u16 {
-        (self.head >> 48) as u16
+    /// See [`crate::abi::Servers`].
+    pub fn server(&self) -> u32 {
+        (self.head >> 32) as u32
+    }
+
+    /// 0 as long as answers do not depend on the client.
+    pub fn client(&self) -> u32 {
+        (self.lengths >> 32) as u32
     }
 
     /// The captured labels, lower-cased.
@@ -238,7 +247,7 @@ impl Key {
 
     /// The hash that places it in an index.
     pub fn hash(&self, seed: u64) -> u64 {
-        let mut hash = mix(seed, self.lengths);
+        let mut hash = mix(mix(seed, self.rule), self.lengths);
         for index in 0..MAX_CAPTURES {
             let len = (self.lengths >> (8 * index)) as usize & 0xff;
             for word in &self.captures[index * CAPTURE_WORDS..][..len.div_ceil(8)] {
@@ -250,8 +259,8 @@ impl Key {
 }
 
 #[inline(always)]
-const fn head(rule: u32, qtype: u16, upstream: u16) -> u64 {
-    rule as u64 | (qtype as u64) << 32 | (upstream as u64) << 48
+const fn head(qtype: u16, server: u32) -> u64 {
+    qtype as u64 | (server as u64) << 32
 }
 
 /// Spreads keys that nobody chose against a seed that nobody knows; a collision costs its key the place, never an answer
@@ -266,7 +275,7 @@ const fn mix(hash: u64, word: u64) -> u64 {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Settings {
-    /// Random, for each loaded program another.
+    /// Random.
     pub seed: u64,
     /// Buckets of the index of answers, less one; a power of two less one.
     pub bucket_mask: u32,
@@ -278,6 +287,10 @@ pub struct Settings {
     pub lane_mask: u16,
     /// Not 0 where processors share those words.
     pub shares_lanes: u16,
+    /// Most seconds of TTL of an answer that is given past its time while no responder is there; 0 for none.
+    pub stale_ttl: u32,
+    #[doc(hidden)]
+    pub padding: u32,
     pub suffixes: SuffixSettings,
 }
 
@@ -301,10 +314,24 @@ impl Captures {
     };
 }
 
+/// A rule of a program.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct RuleEntry {
+    /// A hash of everything that its answers depend on: the same in every program that has this rule.
+    pub id: u64,
+    pub captures: Captures,
+    #[doc(hidden)]
+    pub padding: u32,
+}
+
 /// The tables, as the program and the tests have them.
 pub trait Tables {
     fn settings(&self) -> Option<&Settings>;
-    fn captures(&self, rule: u32) -> Option<Captures>;
+    /// The rule with this place in the program's rule set.
+    fn rule(&self, index: u32) -> Option<RuleEntry>;
+    /// Whether no responder is there to be asked.
+    fn is_unattended(&self, now_ns: u64) -> bool;
     fn ways(&self, bucket: u32) -> Option<&Ways>;
     fn slot(&self, slot: u32) -> Option<&Slot>;
     fn absent_ways(&self, bucket: u32) -> Option<&Ways>;
@@ -319,16 +346,18 @@ pub trait Tables {
 #[repr(C)]
 pub struct Asked {
     pub now_ns: u64,
-    pub rule: u32,
+    /// Id of the rule.
+    pub rule: u64,
+    pub captures: Captures,
     pub qtype: u32,
-    /// What stands for the server asked; see `abi::Servers`.
+    /// Id of the server; see `abi::Servers`.
     pub server: u32,
+    /// Id of the client; 0 as long as answers do not depend on it.
+    pub client: u32,
     /// Most bytes of an answer section.
     pub room: u32,
     /// Bytes of the message from the question on that are in the scratch.
     pub copied: u32,
-    #[doc(hidden)]
-    pub padding: u32,
 }
 
 /// What was found, beside the bytes in the scratch.
@@ -346,7 +375,10 @@ pub struct Told {
     pub authorities: u32,
     /// Ones' complement sum of the section as if it began at an even offset, not folded.
     pub sum: u32,
-    pub rule: u32,
+    /// [`Found`].
+    pub found: u32,
+    /// Id of the rule.
+    pub rule: u64,
 }
 
 /// What a look-up shows.
@@ -361,6 +393,8 @@ pub enum Found {
     Stale = 2,
     /// There is no target: nobody here answers.
     NoTarget = 3,
+    /// An answer past its time, in the scratch: no responder is there to find a newer one.
+    Expired = 4,
 }
 
 impl Found {
@@ -370,6 +404,7 @@ impl Found {
             1 => Found::Answer,
             2 => Found::Stale,
             3 => Found::NoTarget,
+            4 => Found::Expired,
             _ => Found::Nothing,
         }
     }
@@ -382,13 +417,15 @@ pub(crate) const REPLY_MASK: u32 = REPLY_LEN as u32 - 1;
 impl Scratch {
     /// Puts the key of a question into the scratch; returns what its hash begins with, before the head is mixed in.
     #[inline(always)]
-    fn make_key(&mut self, captures: Captures, settings: &Settings) -> u64 {
-        let upstream = self.asked.server as u16;
-        self.key.head = head(self.asked.rule, self.asked.qtype as u16, upstream);
+    fn make_key(&mut self, settings: &Settings) -> u64 {
+        let captures = self.asked.captures;
+        self.key.head = head(self.asked.qtype as u16, self.asked.server);
+        self.key.rule = self.asked.rule;
         let (first_at, first_len) = self.captured::<0>(captures);
         let (second_at, second_len) = self.captured::<1>(captures);
-        self.key.lengths = u64::from(first_len) | u64::from(second_len) << 8;
-        let mut hash = mix(settings.seed, self.key.lengths);
+        let client = u64::from(self.asked.client) << 32;
+        self.key.lengths = u64::from(first_len) | u64::from(second_len) << 8 | client;
+        let mut hash = mix(mix(settings.seed, self.key.rule), self.key.lengths);
         hash = self.add_capture::<0>(hash, first_at, first_len);
         self.add_capture::<1>(hash, second_at, second_len)
     }
@@ -436,7 +473,10 @@ impl Scratch {
     #[inline(always)]
     fn is_for<const N: usize>(&mut self, entry: &mut Reader<'_, N>, head: u64) -> bool {
         let lengths = self.key.lengths;
-        if entry.word(HEAD) != head || entry.word(LENGTHS) != lengths {
+        if entry.word(HEAD) != head
+            || entry.word(RULE) != self.key.rule
+            || entry.word(LENGTHS) != lengths
+        {
             return false;
         }
         self.has_capture::<N, 0>(entry, lengths as u32 & 63)
@@ -514,13 +554,10 @@ pub fn locate<T: Tables + ?Sized>(tables: &T, scratch: &mut Scratch) -> Located 
     let Some(settings) = tables.settings() else {
         return Located::Nowhere;
     };
-    let Some(captures) = tables.captures(scratch.asked.rule) else {
-        return Located::Nowhere;
-    };
-    if settings.slots == 0 || captures.kept == 0 {
+    if settings.slots == 0 || scratch.asked.captures.kept == 0 {
         return Located::Nowhere;
     }
-    let begun = scratch.make_key(captures, settings);
+    let begun = scratch.make_key(settings);
     let head = scratch.key.head;
     let hash = mix(begun, head);
     if let Some(slot) = tables
@@ -530,17 +567,15 @@ pub fn locate<T: Tables + ?Sized>(tables: &T, scratch: &mut Scratch) -> Located 
     {
         let sequence = entry[SEQUENCE].load();
         let mut entry = Reader::after(entry, sequence);
-        if sequence & 1 == 0
-            && scratch.is_for(&mut entry, head)
-            && scratch.asked.now_ns < entry.word(SERVE_UNTIL)
-        {
+        // Whether it is too old is seen when it is read.
+        if sequence & 1 == 0 && scratch.is_for(&mut entry, head) {
             scratch.told.slot = slot;
             scratch.told.sequence = entry.witnessed(sequence);
             scratch.told.rule = scratch.asked.rule;
             return Located::Entry;
         }
     }
-    let head = head & !(0xffff << 32);
+    let head = head & !0xffff;
     let hash = mix(begun, head);
     if let Some(slot) = tables
         .absent_ways(hash as u32 & settings.absent_mask)
@@ -616,19 +651,28 @@ fn copy_entry<T: Tables + ?Sized, const CHECKED: bool>(
     let mut entry = Reader::after(entry, sequence);
     let now = scratch.asked.now_ns;
     let fresh_until = entry.word(FRESH_UNTIL);
-    if now >= entry.word(SERVE_UNTIL) {
-        return None;
-    }
     let rrset = entry.word(RRSET);
     let fixed_ttl = (rrset >> 32) as u32;
-    let is_fresh = now < fresh_until;
-    let ttl = if !is_fresh {
-        1
-    } else if fixed_ttl != 0 {
-        fixed_ttl
+    let ttl;
+    // Into the scratch: the stack has no room for it until the end.
+    if now < fresh_until {
+        scratch.told.found = Found::Answer as u32;
+        ttl = if fixed_ttl != 0 {
+            fixed_ttl
+        } else {
+            (fresh_until - now).div_ceil(NANOSECONDS) as u32
+        };
+    } else if now < entry.word(SERVE_UNTIL) {
+        scratch.told.found = if entry.word(CLAIMED) != sequence {
+            Found::Stale as u32
+        } else {
+            Found::Answer as u32
+        };
+        ttl = 1;
     } else {
-        (fresh_until - now).div_ceil(NANOSECONDS) as u32
-    };
+        scratch.told.found = Found::Expired as u32;
+        ttl = expired_ttl(tables, &mut entry, now)?;
+    }
 
     let shape = entry.word(SHAPE);
     let chain_len = shape as u32 & 0x3ff;
@@ -695,11 +739,22 @@ fn copy_entry<T: Tables + ?Sized, const CHECKED: bool>(
     scratch.told.len = len;
     scratch.told.answers = answers;
     scratch.told.authorities = authorities;
-    let stale = !is_fresh && entry.word(CLAIMED) != sequence;
     if CHECKED && entry.last(SEQUENCE) != sequence {
         return None;
     }
-    Some(if stale { Found::Stale } else { Found::Answer })
+    Some(Found::from_code(scratch.told.found))
+}
+
+/// The TTL of an answer past its time (RFC 8767 §4); `None` where the responder is to be asked, or it is too old for that
+/// too.
+#[inline(always)]
+fn expired_ttl<T: Tables + ?Sized>(
+    tables: &T,
+    entry: &mut Reader<'_, ENTRY_WORDS>,
+    now: u64,
+) -> Option<u32> {
+    let ttl = tables.settings()?.stale_ttl;
+    (ttl != 0 && now < entry.word(STALE_UNTIL) && tables.is_unattended(now)).then_some(ttl)
 }
 
 /// The bytes of a 16-bit value the other way round.
@@ -732,13 +787,15 @@ fn copy(entry: &mut Reader<'_, ENTRY_WORDS>, from: u32, scratch: &mut Scratch, t
 
 #[cfg(not(target_arch = "bpf"))]
 pub use memory::MemoryTables;
-#[cfg(not(target_arch = "bpf"))]
-pub use suffix::write_suffix;
 pub use suffix::{
     NO_STARTER, STARTERS, SUFFIX_WORDS, Suffix, SuffixSettings, locate_by_suffix, suffix_of,
 };
 #[cfg(not(target_arch = "bpf"))]
-pub use write::{Body, Lifetime, release, write, write_absent, write_with};
+pub use suffix::{change_suffix, write_suffix};
+#[cfg(not(target_arch = "bpf"))]
+pub use write::{
+    Body, Lifetime, copy_from, key_of, release, until_of, write, write_absent, write_with,
+};
 
 #[cfg(not(target_arch = "bpf"))]
 mod memory;

@@ -12,7 +12,7 @@
 //! the 4 MiB that a map value may have, one load is one step, and there is nothing to switch while walking.
 
 use crate::{
-    answer::{Asked, Key, REPLY_LEN, REPLY_MASK, STRIDE, Told},
+    answer::{Asked, Captures, Key, REPLY_LEN, REPLY_MASK, STRIDE, Told},
     packet::HEADERS,
     pipeline::Frame,
     verifier,
@@ -73,11 +73,12 @@ impl Scratch {
             asked: Asked {
                 now_ns: 0,
                 rule: 0,
+                captures: Captures::NEVER,
                 qtype: 0,
                 server: 0,
+                client: 0,
                 room: 0,
                 copied: 0,
-                padding: 0,
             },
             told: Told {
                 sequence: 0,
@@ -86,6 +87,7 @@ impl Scratch {
                 answers: 0,
                 authorities: 0,
                 sum: 0,
+                found: 0,
                 rule: 0,
             },
             key: Key::EMPTY,

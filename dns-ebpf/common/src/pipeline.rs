@@ -2,7 +2,7 @@
 
 use crate::{
     abi::{EventHeader, IS_ANSWERED, MAX_FRAME, MAX_SERVERS, Servers},
-    answer::{self, Found, Located},
+    answer::{self, Found, Located, RuleEntry},
     dfa::{self, NAME_AT, NAME_COPY, NameError, Scratch},
     packet::{MAX_OPTIONS, Packet},
     reply::{self, Edns, Failed, Place, fold},
@@ -37,6 +37,9 @@ pub trait Host<P> {
     /// Nanoseconds of the clock that lifetimes are written in.
     fn now_ns(&self) -> u64;
 
+    /// The rule with this place in the rule set.
+    fn rule(&self, index: u32) -> Option<RuleEntry>;
+
     /// See [`locate_by_suffix`].
     fn locate_by_suffix(&self, scratch: &mut Scratch) -> bool;
 
@@ -48,6 +51,9 @@ pub trait Host<P> {
 
     /// Says that the answer in the scratch is being refreshed.
     fn claim(&self, scratch: &Scratch);
+
+    /// Counts an answer that is given past its time.
+    fn served_expired(&self);
 
     /// Whether the responder may be asked now on behalf of this packet's interface.
     fn admit(&self, packet: &P, now_ns: u64) -> Result<(), Reason>;
@@ -87,7 +93,8 @@ impl Address {
 /// A query that a rule matches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Matched {
-    pub rule: u32,
+    /// Id of the rule.
+    pub rule: u64,
     /// Where the IP header starts.
     pub l3_offset: u32,
     /// Bytes of the frame.
@@ -108,7 +115,6 @@ impl Matched {
             vlan_tci: 0,
             vlan_tpid: 0,
             flags: if self.is_answered { IS_ANSWERED } else { 0 },
-            padding: 0,
         }
     }
 }
@@ -185,6 +191,7 @@ fn decide<'s, P: Packet, H: Host<P>>(
     });
     scratch.set_edns(&plain);
     scratch.asked.server = datagram.server;
+    scratch.asked.client = 0;
     Ok(host.finish(packet, scratch))
 }
 
@@ -266,8 +273,10 @@ fn answer_or_hand_over<P: Packet, H: Host<P>>(
             Recognised::Truncated => return Err(Reason::Truncated),
         };
         let name_len = scratch.name_len & 0xff;
-        scratch.told.rule = rule;
-        scratch.asked.rule = rule;
+        let rule = host.rule(rule).ok_or(Reason::Internal)?;
+        scratch.told.rule = rule.id;
+        scratch.asked.rule = rule.id;
+        scratch.asked.captures = rule.captures;
         scratch.ask()?;
         let edns = parse_additional(
             packet,
@@ -312,7 +321,12 @@ fn answer_or_hand_over<P: Packet, H: Host<P>>(
                 is_v6: frame.is_v6 != 0,
             };
             match reply::answer(packet, scratch, &place, frame.flags as u16) {
-                Ok(()) => return Ok(Verdict::Answered),
+                Ok(()) => {
+                    if found == Found::Expired {
+                        host.served_expired();
+                    }
+                    return Ok(Verdict::Answered);
+                }
                 Err(Failed::Spoiled) => return Ok(Verdict::Spoiled),
                 Err(Failed::Untouched) => {}
             }
@@ -773,6 +787,12 @@ impl<P: Packet, T: answer::Tables, S: FnMut(Matched)> Host<P> for MemoryHost<'_,
     fn now_ns(&self) -> u64 {
         self.now_ns
     }
+
+    fn rule(&self, index: u32) -> Option<RuleEntry> {
+        self.answers.rule(index)
+    }
+
+    fn served_expired(&self) {}
 
     fn locate_by_suffix(&self, scratch: &mut Scratch) -> bool {
         locate_by_suffix(&self.answers, scratch)

@@ -83,10 +83,12 @@ pub const ANSWERED: usize = TAKEN + 1;
 pub const SPOILED: usize = TAKEN + 2;
 /// Index of the counter of refreshes asked for.
 pub const REFRESHED: usize = TAKEN + 3;
+/// Index of the counter of answers that were given past their time; they count as answered too.
+pub const EXPIRED: usize = TAKEN + 4;
 /// Number of counters.
 pub const COUNTERS: usize = 32;
 
-const _: () = assert!(REFRESHED < COUNTERS);
+const _: () = assert!(EXPIRED < COUNTERS);
 const _: () = assert!(Reason::Internal as usize + 1 == TAKEN);
 
 impl Verdict {

@@ -12,8 +12,8 @@ use std::{
 
 use dns_common::{
     answer::{
-        self, Absent, Body, Captures, Found, Key, Lifetime, Settings, Slot, SuffixSettings, Tables,
-        Ways, Word, find_with, release,
+        self, Absent, Body, Captures, Found, Key, Lifetime, RuleEntry, Settings, Slot,
+        SuffixSettings, Tables, Ways, Word, find_with, release,
     },
     dfa::{NAME_AT, Scratch},
 };
@@ -40,6 +40,8 @@ impl Shared {
     fn new() -> Self {
         Self {
             settings: Settings {
+                stale_ttl: 0,
+                padding: 0,
                 seed: SEED,
                 bucket_mask: BUCKETS as u32 - 1,
                 absent_mask: 0,
@@ -60,12 +62,12 @@ impl Tables for Shared {
         Some(&self.settings)
     }
 
-    fn captures(&self, _rule: u32) -> Option<Captures> {
-        Some(Captures {
-            count: 1,
-            behind: [0; 2],
-            kept: 1,
-        })
+    fn rule(&self, _index: u32) -> Option<RuleEntry> {
+        None
+    }
+
+    fn is_unattended(&self, _now_ns: u64) -> bool {
+        false
     }
 
     fn ways(&self, bucket: u32) -> Option<&Ways> {
@@ -176,6 +178,11 @@ fn question(index: usize) -> Scratch {
     scratch.bytes[at + 1..][..label.len()].copy_from_slice(&label);
     assert!(scratch.split_labels(label.len() as u32 + 2).is_ok());
     scratch.asked.qtype = 1;
+    scratch.asked.captures = Captures {
+        count: 1,
+        behind: [0; 2],
+        kept: 1,
+    };
     scratch.asked.room = 1000;
     scratch
 }
@@ -191,6 +198,7 @@ fn churn(shared: &Shared, done: &AtomicBool) -> u64 {
         fresh_until_ns: u64::MAX,
         serve_until_ns: u64::MAX,
         fixed_ttl: 9,
+        ..Lifetime::default()
     };
     let mut holders = [None::<usize>; SLOTS];
     let mut random = 1u64;

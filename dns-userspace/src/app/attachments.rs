@@ -75,6 +75,11 @@ impl Attachments {
         }
     }
 
+    /// Whether an interface is wanted.
+    pub fn wants(&self, index: u32) -> bool {
+        self.wanted.contains_key(&index)
+    }
+
     /// Whether every wanted interface has the program.
     pub fn complete(&self) -> bool {
         self.wanted.values().all(|wanted| wanted.error.is_none())

@@ -42,7 +42,7 @@ pub async fn follow(mut decisions: Decisions, hub: Arc<Hub>) -> io::Result<()> {
             result = timeout(RENEW, decisions.next(&mut batch)) => result.unwrap_or(Ok(()))?,
         }
         for decided in batch.drain(..) {
-            if let Some(record) = record(&decided, decisions.rules()) {
+            if let Some(record) = record(&decided, &decisions.rules()) {
                 hub.tell(record);
             }
         }

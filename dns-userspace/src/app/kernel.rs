@@ -1,58 +1,214 @@
-//! The programs in the kernel: the one in force, those that are being replaced, and what they counted.
+//! The one thread that owns the programs: it attaches, replaces and detaches. A tcx attach waits for a grace period of the
+//! kernel, so nothing else waits for this thread but who asks it for something; what is told of it is on a [`Board`].
 
-use std::collections::BTreeMap;
-
-use super::{
-    attachments::Attachments,
-    follow,
-    totals::{Reading, Totals},
+use std::{
+    collections::{BTreeMap, VecDeque},
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread,
 };
+
+use tokio::sync::{
+    mpsc::{self, error::TryRecvError},
+    oneshot,
+};
+
+use super::{attachments::Attachments, follow};
 use crate::{
-    datapath::{Datapath, DatapathError, Interface, one_line},
-    discover::Selection,
+    datapath::{Datapath, DatapathError, Given, Interface, Shared, Steered, one_line},
+    discover::{Event, Selection},
     observe::{AnswersStatus, InterfaceStatus, KernelStatus, OTHER_NAMESPACES, ProgramStatus},
 };
 
-/// Everything that is loaded and attached.
+/// Asks the thread for something.
 pub struct Kernel {
-    current: Datapath,
-    /// Off every interface, its ring not yet drained to the end.
-    retiring: Option<Datapath>,
-    totals: Totals,
-    program: Option<ProgramStatus>,
-    pub attachments: Attachments,
+    requests: mpsc::UnboundedSender<Request>,
+    board: Arc<Board>,
+    thread: Option<thread::JoinHandle<()>>,
 }
 
+enum Request {
+    /// Interfaces that came and went; the first time, all that are there.
+    Links(Vec<Event>),
+    /// Tries again what failed.
+    Retry,
+    Replace(Box<Datapath>, Selection, oneshot::Sender<Replaced>),
+    /// Leaves the hooks, or leaves them to a successor.
+    End(End, oneshot::Sender<()>),
+}
+
+/// What becomes of the programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// They are off every interface, and nothing is pinned any more.
+    Detach,
+    /// They stay where they are, for a successor.
+    Leave,
+}
+
+/// Whether TCP is steered, and for which clients.
+pub type Steers = (Result<(), DatapathError>, Option<Steered>);
+/// What came of a replacement. An error means that the program of before goes on everywhere.
+pub type Replaced = Result<Steers, DatapathError>;
+
 impl Kernel {
-    pub fn new(mut current: Datapath) -> Self {
-        Self {
-            program: program(&mut current),
-            current,
-            retiring: None,
-            totals: Totals::default(),
+    /// Starts the thread, in the network namespace of this one. It first takes over what a process has left, and steers TCP.
+    ///
+    /// # Errors
+    /// When there is no thread to be had.
+    pub fn start(datapath: Datapath) -> io::Result<(Self, oneshot::Receiver<Steers>)> {
+        let board = Arc::new(Board::new(&datapath));
+        let (requests, inbox) = mpsc::unbounded_channel();
+        let (started, start) = oneshot::channel();
+        let owner = Owner {
+            datapath,
             attachments: Attachments::default(),
+            queue: VecDeque::new(),
+            is_first: true,
+            board: board.clone(),
+        };
+        let thread = thread::Builder::new()
+            .name("kernel".to_owned())
+            .spawn(move || owner.run(inbox, started))?;
+        let kernel = Self {
+            requests,
+            board,
+            thread: Some(thread),
+        };
+        Ok((kernel, start))
+    }
+
+    pub fn board(&self) -> &Arc<Board> {
+        &self.board
+    }
+
+    /// Attaches to what came, detaches from what went.
+    pub fn links(&self, events: Vec<Event>) {
+        self.send(Request::Links(events));
+    }
+
+    /// Tries again what failed.
+    pub fn retry(&self) {
+        self.send(Request::Retry);
+    }
+
+    /// Puts another program in force, on each interface in one step.
+    pub async fn replace(&self, next: Datapath, selection: Selection) -> Replaced {
+        let (reply, replaced) = oneshot::channel();
+        self.send(Request::Replace(Box::new(next), selection, reply));
+        replaced.await.unwrap_or(Err(DatapathError::Thread))
+    }
+
+    /// Ends the thread.
+    pub async fn end(&mut self, end: End) {
+        let (reply, done) = oneshot::channel();
+        self.send(Request::End(end, reply));
+        // An error means that it has ended already.
+        let _ = done.await;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
         }
     }
 
-    /// The program in force, and the interfaces it is meant for.
-    pub fn parts(&mut self) -> (&mut Datapath, &mut Attachments) {
-        (&mut self.current, &mut self.attachments)
+    fn send(&self, request: Request) {
+        // Fails when the thread panicked, which is counted and logged where it happens.
+        let _ = self.requests.send(request);
+    }
+}
+
+/// What the thread owns.
+struct Owner {
+    datapath: Datapath,
+    attachments: Attachments,
+    /// Events that were not looked at yet.
+    queue: VecDeque<Event>,
+    /// The first list of interfaces has not been gone through.
+    is_first: bool,
+    board: Arc<Board>,
+}
+
+impl Owner {
+    fn run(
+        mut self,
+        mut inbox: mpsc::UnboundedReceiver<Request>,
+        started: oneshot::Sender<Steers>,
+    ) {
+        if let Err(error) = self.datapath.adopt_pinned() {
+            tracing::error!(
+                error = one_line(&error),
+                "what a process has left cannot be taken over"
+            );
+        }
+        let steers = self.datapath.attach_steering(None);
+        let _ = started.send((steers, self.datapath.steered()));
+        self.board.program(&mut self.datapath);
+        self.board.tell(&self.attachments, &self.datapath);
+        let mut listed = false;
+        loop {
+            // Requests first: a reload does not wait for three hundred interfaces.
+            let request = if self.queue.is_empty() {
+                if listed && self.is_first {
+                    self.first_list_is_done();
+                }
+                inbox.blocking_recv()
+            } else {
+                match inbox.try_recv() {
+                    Ok(request) => Some(request),
+                    Err(TryRecvError::Disconnected) => None,
+                    Err(TryRecvError::Empty) => {
+                        self.next_event();
+                        continue;
+                    }
+                }
+            };
+            match request {
+                Some(Request::Links(events)) => {
+                    listed = true;
+                    self.queue.extend(events);
+                }
+                Some(Request::Retry) => {
+                    self.attachments.retry(&mut self.datapath);
+                    self.datapath.find_ways_out();
+                }
+                Some(Request::Replace(next, selection, reply)) => {
+                    let replaced = self.replace(*next, &selection);
+                    let _ = reply.send(replaced);
+                }
+                Some(Request::End(end, reply)) => {
+                    match end {
+                        End::Detach => self.datapath.remove(),
+                        End::Leave => self.datapath.leave(),
+                    }
+                    self.board.tell(&self.attachments, &self.datapath);
+                    let _ = reply.send(());
+                    return;
+                }
+                None => return,
+            }
+            self.board.tell(&self.attachments, &self.datapath);
+        }
     }
 
-    /// Puts another program in force, on each interface in one step. [`Kernel::retire`] follows, once the ring of the
-    /// one before is empty. Where that cannot be done the one before goes on everywhere, and the other comes back.
-    pub fn replace(
-        &mut self,
-        mut next: Datapath,
-        selection: &Selection,
-    ) -> Result<(), Box<(Datapath, DatapathError)>> {
+    fn next_event(&mut self) {
+        if let Some(event) = self.queue.pop_front() {
+            self.attachments.apply(&mut self.datapath, event);
+            self.board.tell(&self.attachments, &self.datapath);
+        }
+    }
+
+    /// What a process has left on other interfaces goes now: before, their pods would have been without a program.
+    fn first_list_is_done(&mut self) {
+        self.is_first = false;
+        let attachments = &self.attachments;
+        self.datapath
+            .remove_leftovers(|index| attachments.wants(index));
+        self.board.tell(&self.attachments, &self.datapath);
+        lock(&self.board.view).listed = true;
+    }
+
+    fn replace(&mut self, mut next: Datapath, selection: &Selection) -> Replaced {
         let is_wanted = |interface: &Interface| selection.may_want(&interface.name);
-        let failed = match next.adopt(&mut self.current, is_wanted) {
-            Ok(failed) => failed,
-            Err(error) => return Err(Box::new((next, error))),
-        };
-        self.program = program(&mut next);
-        for (interface, error) in failed {
+        for (interface, error) in next.adopt(&mut self.datapath, is_wanted)? {
             let error = one_line(&error);
             tracing::warn!(
                 interface = interface.name,
@@ -61,92 +217,100 @@ impl Kernel {
             );
             self.attachments.lost(&interface, error);
         }
-        self.retire();
-        self.retiring = Some(std::mem::replace(&mut self.current, next));
-        Ok(())
+        let steers = next.attach_steering(Some(&mut self.datapath));
+        self.datapath = next;
+        self.board.program(&mut self.datapath);
+        Ok((steers, self.datapath.steered()))
     }
+}
 
-    /// Lets the program in force steer TCP, in the place of the one before.
-    pub fn steer(&mut self) -> Result<(), DatapathError> {
-        self.current.attach_steering(self.retiring.as_mut())
-    }
+/// What is told of the programs, without asking their thread.
+pub struct Board {
+    view: Mutex<View>,
+    maps: Arc<Shared>,
+}
 
-    /// Lets go of the program that was replaced; what it counted is kept.
-    pub fn retire(&mut self) {
-        if let Some(old) = self.retiring.take() {
-            self.totals.retire(&reading(&old));
+#[derive(Default)]
+struct View {
+    interfaces: Vec<InterfaceStatus>,
+    complete: bool,
+    /// The first list of interfaces was gone through.
+    listed: bool,
+    program: Option<ProgramStatus>,
+}
+
+impl Board {
+    fn new(datapath: &Datapath) -> Self {
+        Self {
+            view: Mutex::default(),
+            maps: datapath.shared().clone(),
         }
     }
 
-    /// Takes the program off every interface.
-    pub fn detach_all(&mut self) {
-        self.current.detach_all();
+    fn tell(&self, attachments: &Attachments, datapath: &Datapath) {
+        let mut interfaces = attachments.status();
+        for interface in &mut interfaces {
+            let mode = datapath.mode(interface.index);
+            interface.mode = mode.map(|mode| mode.name().to_owned());
+        }
+        let complete = attachments.complete();
+        let mut view = lock(&self.view);
+        (view.interfaces, view.complete) = (interfaces, complete);
+    }
+
+    fn program(&self, datapath: &mut Datapath) {
+        lock(&self.view).program = program(datapath);
+    }
+
+    /// Whether every interface that was present at the start was tried, and every one that is wanted is attached.
+    pub fn is_attached(&self) -> bool {
+        let view = lock(&self.view);
+        view.listed && view.complete
     }
 
     /// The wanted interfaces, for `gregor status`.
     pub fn interfaces(&self) -> Vec<InterfaceStatus> {
-        let mut interfaces = self.attachments.status();
-        for interface in &mut interfaces {
-            let mode = self.current.mode(interface.index);
-            interface.mode = mode.map(|mode| mode.name().to_owned());
-        }
-        interfaces
+        lock(&self.view).interfaces.clone()
     }
 
-    /// Somebody watches what the program decides.
+    /// Somebody watches what the programs decide.
     pub fn listen(&self) {
-        self.current.switch().listen_for(follow::VALID);
+        self.maps.switch().listen_for(follow::VALID);
     }
 
     pub fn status(&self) -> KernelStatus {
-        let running: Vec<Reading> = std::iter::once(&self.current)
-            .chain(&self.retiring)
-            .map(reading)
-            .collect();
-        let sum = self.totals.with(&running);
-        let sizes = self.current.answers().sizes();
+        let verdicts = self.maps.counters().unwrap_or_else(|error| {
+            tracing::warn!(error = one_line(&error), "cannot read the counters");
+            Vec::new()
+        });
+        let sizes = self.maps.answers().sizes();
+        let Given {
+            rules,
+            mut namespaces,
+            other_namespaces,
+        } = self.maps.answers().given();
+        if other_namespaces > 0 {
+            *namespaces.entry(OTHER_NAMESPACES.to_owned()).or_default() += other_namespaces;
+        }
         KernelStatus {
-            requests: KernelStatus::requests(&sum.verdicts),
+            requests: KernelStatus::requests(&verdicts),
             answers: AnswersStatus {
                 entries: sizes.answers as u64,
                 no_target: sizes.absent as u64,
                 unplaced: sizes.unplaced,
-                refreshes: KernelStatus::refreshes(&sum.verdicts),
-                rules: sum.rules,
-                namespaces: sum.namespaces,
+                refreshes: KernelStatus::refreshes(&verdicts),
+                expired: KernelStatus::expired(&verdicts),
+                rules,
+                namespaces,
             },
-            other_servers: sum
-                .other_servers
+            other_servers: self
+                .maps
+                .other_servers()
                 .into_iter()
                 .map(|(server, count)| (server.to_string(), count))
                 .collect::<BTreeMap<_, _>>(),
-            program: self.program.clone(),
+            program: lock(&self.view).program.clone(),
         }
-    }
-}
-
-fn reading(datapath: &Datapath) -> Reading {
-    let given = datapath.answers().given();
-    let mut namespaces = given.namespaces;
-    if given.other_namespaces > 0 {
-        *namespaces.entry(OTHER_NAMESPACES.to_owned()).or_default() += given.other_namespaces;
-    }
-    let rules = datapath.rules().rules();
-    Reading {
-        rules: given
-            .rules
-            .into_iter()
-            .filter_map(|(rule, count)| {
-                let rule = rules.get(rule as usize)?;
-                Some((rule.name().to_owned(), count))
-            })
-            .collect(),
-        namespaces,
-        verdicts: datapath.counters().unwrap_or_else(|error| {
-            tracing::warn!(error = one_line(&error), "cannot read the counters");
-            Vec::new()
-        }),
-        other_servers: datapath.other_servers().into_iter().collect(),
     }
 }
 
@@ -164,4 +328,9 @@ fn program(datapath: &mut Datapath) -> Option<ProgramStatus> {
             None
         }
     }
+}
+
+/// A panic while a lock was held leaves plain data behind, which is still right to tell.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -56,7 +56,7 @@ impl Failure {
 /// Loads as `gregor run` does; nothing is attached.
 pub fn load(
     options: &LoadOptions,
-    attempt: Attempt,
+    attempt: &Attempt,
     directories: &[PathBuf],
     progress: &mut dyn FnMut(Stage, Duration),
 ) -> Result<Datapath, Failure> {

@@ -1,8 +1,7 @@
 //! The life of `gregor run`: a configuration becomes programs in the kernel and a responder; shutdown drains them.
 //!
-//! One task owns the interfaces and the reloads, one task per loaded program drains its ring, one more tells whoever
-//! watches what that program decides by itself, one serves each listener.
-//! All of them hear the same [`shutdown::Shutdown`].
+//! A thread owns the programs and their places ([`kernel`]), another one drains the ring, a task follows the interfaces and
+//! does the reloads, one tells watchers what the programs decide by themselves, one serves each listener.
 
 mod attachments;
 mod follow;
@@ -15,22 +14,24 @@ mod respond;
 mod ring;
 pub mod settings;
 mod shutdown;
+mod standby;
 mod state;
 mod tcp;
-mod totals;
 mod watch;
 
-use std::{io, path::PathBuf, sync::Arc, time::Duration};
+use std::{io, path::PathBuf, sync::Arc, thread, time::Duration};
 
 use anyhow::{Context as _, bail};
 use sd_notify::NotifyState;
 use tokio::{
+    runtime::Runtime,
     signal::unix::{SignalKind, signal},
+    sync::{oneshot, watch as latest},
     task::{JoinHandle, JoinSet},
 };
 
 use self::{
-    kernel::Kernel,
+    kernel::{End, Kernel},
     owner::Owner,
     respond::Respond,
     settings::Settings,
@@ -41,8 +42,8 @@ use self::{
 };
 use crate::{
     datapath::{
-        Attempt, Datapath, DatapathError, Decisions, Heartbeat, ProgramLog, Ring, one_line,
-        trim_heap,
+        Attempt, Base, Claim, Datapath, Decisions, HEARTBEAT_VALID, Heartbeat, ProgramLog, Ring,
+        State as Pins, trim_heap,
     },
     discover::{Event, Links},
     monitor::Hub,
@@ -63,6 +64,10 @@ pub struct Options {
     pub interfaces: Vec<String>,
     /// Path of the control socket.
     pub control: PathBuf,
+    /// Directory of bpffs for what outlives the process.
+    pub state: PathBuf,
+    /// Take over from a gregor that runs once it ends, and leave everything to a successor at the end.
+    pub handover: bool,
     /// Load programs that log what they decide.
     pub debug_bpf: bool,
     /// How long the kernel may take to load them.
@@ -75,15 +80,19 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let (trigger, shutdown) = shutdown::channel();
     stop_on_signals(trigger)?;
     // First: nothing is loaded or attached beside another gregor.
-    let mut owner = Owner::claim(&options.control)?;
-    let control = owner.bind()?;
+    let mut owner = if options.handover {
+        Owner::successor(&options.control)
+    } else {
+        Owner::claim(&options.control)?
+    };
+    let pins = Pins::open(&options.state)?;
     let mut stopped = shutdown.clone();
     tokio::select! {
-        started = App::start(options.clone(), control, shutdown) => match started {
+        started = App::start(&options, &mut owner, pins, shutdown) => match started {
             Ok(app) => app.run().await,
             Err(error) => Err(error),
         },
-        // The kernel may take its time to load the programs.
+        // The kernel may take its time to load the programs, and a predecessor to end.
         () = stopped.requested() => {
             tracing::info!("stopped before it had started");
             Ok(())
@@ -95,12 +104,17 @@ struct App {
     options: Options,
     settings: Settings,
     state: Arc<State>,
+    kernel: Kernel,
     respond: Arc<Respond>,
     tcp: Arc<Tcp>,
     ring: RingTask,
     links: Links,
     reloads: Reloads,
     shutdown: Shutdown,
+    /// The maps, for programs to come.
+    base: Base,
+    claim: Claim,
+    logs: Logs,
     /// A reload on its way.
     pending: Option<JoinHandle<anyhow::Result<Prepared>>>,
     /// Causes that came while one was on its way.
@@ -115,20 +129,30 @@ struct Prepared {
 
 impl App {
     async fn start(
-        options: Options,
-        control: tokio::net::UnixListener,
+        options: &Options,
+        owner: &mut Owner,
+        pins: Pins,
         shutdown: Shutdown,
     ) -> anyhow::Result<Self> {
+        let claim = match pins.try_claim()? {
+            Some(claim) => claim,
+            None if options.handover => standby::wait(options, owner, &pins, &shutdown).await?,
+            None => bail!(crate::datapath::StateError::Held(options.state.clone())),
+        };
         // Before the first load, so that no change falls in between.
         let reloads = Reloads::watch(&options.config).context("cannot listen for SIGHUP")?;
         let Prepared {
             settings,
             mut datapath,
-        } = prepare(options.clone()).await??;
+        } = prepare(options.clone(), Base::pinned(&pins)).await??;
         for warning in &settings.warnings {
             tracing::warn!("{warning}");
         }
-        let pages = observe::bind_pages(settings.listen).await?;
+        let pages = if options.handover {
+            None
+        } else {
+            Some(observe::bind_pages(settings.listen).await?)
+        };
         let links = Links::open(settings.selection.clone())?;
         let hub = Arc::new(Hub::default());
         let steering = Arc::new(Steering::new(settings.servers.clone()));
@@ -136,17 +160,17 @@ impl App {
         let tcp = Tcp::new(&settings, steering, respond.clone()).await?;
         tcp.prepare(&settings, &mut datapath)?;
 
-        let readers = Readers::take(&mut datapath)?;
         tcp.takes_over(&datapath);
-        let steers = datapath.attach_steering(None);
-        tcp.attached(
-            &settings,
-            &datapath,
-            steers,
-            &load::log_directories(&options.control),
-        );
+        let base = datapath.base();
+        let readers = Readers::take(&mut datapath)?;
+        let mut logs = Logs::default();
+        logs.follow(datapath.log()?);
+        // Before the programs hand queries over, not when the task gets its turn: TCP connections that are on their way to the
+        // responder would miss it.
+        readers.heartbeat.renew(HEARTBEAT_VALID);
+        let (kernel, start) = Kernel::start(datapath).context("cannot start a thread")?;
         let state = Arc::new(State::new(
-            Kernel::new(datapath),
+            kernel.board().clone(),
             ConfigStatus {
                 path: options.config.display().to_string(),
                 loads: 1,
@@ -160,15 +184,25 @@ impl App {
             hub,
             links.errors(),
         ));
-        let ring = RingTask::spawn(readers, &respond, &state);
+        let ring = RingTask::spawn(readers, &respond, &state).context("cannot start a thread")?;
+        let (steers, steered) = start.await.context("the kernel thread ended early")?;
+        let directories = load::log_directories(&options.control);
+        tcp.attached(&settings, steered, steers, &directories);
 
+        let control = owner.bind()?;
         serve(
             "control socket",
             control,
             observe::control(state.clone()),
             &shutdown,
         );
-        serve("metrics", pages, observe::pages(state.clone()), &shutdown);
+        let router = observe::pages(state.clone());
+        match pages {
+            Some(pages) => serve("metrics", pages, router, &shutdown),
+            None => {
+                tokio::spawn(serve_when_free(settings.listen, router, shutdown.clone()));
+            }
+        }
         tracing::info!(
             config = %options.config.display(),
             rules = settings.rules.rules().len(),
@@ -176,15 +210,19 @@ impl App {
             "started"
         );
         Ok(Self {
-            options,
+            options: options.clone(),
             settings,
             state,
+            kernel,
             respond,
             tcp,
             ring,
             links,
             reloads,
             shutdown,
+            base,
+            claim,
+            logs,
             pending: None,
             again: false,
         })
@@ -200,41 +238,25 @@ impl App {
         let mut retry = tokio::time::interval(RETRY);
         retry.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut told_ready = false;
-        let mut listed = false;
         loop {
             if !told_ready && self.state.is_ready() {
                 told_ready = true;
                 notify(&[NotifyState::Ready]);
-                tracing::info!(
-                    interfaces = self.state.kernel().attachments.status().len(),
-                    "ready"
-                );
+                tracing::info!(interfaces = self.state.kernel().interfaces().len(), "ready");
             }
             tokio::select! {
                 () = self.shutdown.requested() => return Ok(()),
                 batch = self.links.next() => {
-                    let mut kernel = self.state.kernel();
-                    let (datapath, attachments) = kernel.parts();
-                    for event in batch {
-                        if let Event::Vanished(index) = &event {
+                    for event in &batch {
+                        if let Event::Vanished(index) = event {
                             self.respond.release_interface(*index);
                         }
-                        attachments.apply(datapath, event);
                     }
-                    drop(kernel);
-                    if !listed {
-                        listed = true;
-                        self.state.listed();
-                    }
+                    self.kernel.links(batch);
                 }
-                _ = retry.tick() => {
-                    let mut kernel = self.state.kernel();
-                    let (datapath, attachments) = kernel.parts();
-                    attachments.retry(datapath);
-                    datapath.find_ways_out();
-                }
-                // The first turn of the ring comes on its own: look again until then.
-                () = tokio::time::sleep(Duration::from_millis(50)), if !told_ready && listed => {}
+                _ = retry.tick() => self.kernel.retry(),
+                // Attaching and the first turn of the ring come on their own: look again until then.
+                () = tokio::time::sleep(Duration::from_millis(10)), if !told_ready => {}
                 cause = self.reloads.next() => self.reload(cause),
                 prepared = finished(&mut self.pending), if self.pending.is_some() => {
                     self.pending = None;
@@ -247,20 +269,29 @@ impl App {
                     return match result {
                         Ok(Ok(())) => bail!("the ring was drained to its end, which only shutdown asks for"),
                         Ok(Err(error)) => Err(error).context("cannot read the ring buffer"),
-                        Err(error) => Err(error).context("the ring loop panicked"),
+                        Err(_) => bail!("the ring loop panicked"),
                     };
                 }
             }
         }
     }
 
-    /// Deadline to zero, drain, detach; then the pods that already asked get their answers.
-    async fn stop(self) {
+    /// Leaves the programs to a successor, or takes them away once the ring is drained; then the pods that already asked get
+    /// their answers.
+    async fn stop(mut self) {
         notify(&[NotifyState::Stopping]);
         self.state.stopping();
-        tracing::info!("stopping");
-        self.ring.finish().await;
-        self.state.kernel().detach_all();
+        let end = if self.options.handover {
+            tracing::info!("stopping; the programs stay for a successor");
+            End::Leave
+        } else {
+            tracing::info!("stopping");
+            End::Detach
+        };
+        self.ring.finish(end).await;
+        self.kernel.end(end).await;
+        // From here on a successor may write the tables.
+        drop(self.claim);
         let drained = async {
             self.respond.idle().await;
             self.tcp.stop().await;
@@ -268,79 +299,96 @@ impl App {
         if tokio::time::timeout(DRAIN, drained).await.is_err() {
             tracing::warn!("gave up waiting for answers on their way");
         }
-        self.respond.close();
+        self.respond.close(end);
+        self.logs.0.shutdown().await;
         tracing::info!("stopped");
     }
 }
 
-/// What userspace reads of one program, or writes for it.
+/// What userspace reads of the programs, or writes for them.
 struct Readers {
+    /// Of the thread that drains the ring, which is registered with it.
+    runtime: Runtime,
     ring: Ring,
-    heartbeat: Heartbeat,
+    heartbeat: Arc<Heartbeat>,
     decisions: Decisions,
-    log: Option<ProgramLog>,
 }
 
 impl Readers {
-    fn take(datapath: &mut Datapath) -> Result<Self, DatapathError> {
+    fn take(datapath: &mut Datapath) -> anyhow::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("cannot make a runtime")?;
+        let ring = {
+            let _guard = runtime.enter();
+            datapath.ring()?
+        };
         Ok(Self {
-            ring: datapath.ring()?,
-            heartbeat: datapath.heartbeat()?,
+            runtime,
+            ring,
+            heartbeat: datapath.heartbeat(),
             decisions: datapath.decisions()?,
-            log: datapath.log()?,
         })
     }
 }
 
-/// The loop that drains one program's ring, and those that tell what it does.
+/// The thread that drains the ring, and the task that tells what the programs do. A thread of its own: whatever keeps the others
+/// busy, the programs know that the ring is drained.
 struct RingTask {
-    task: JoinHandle<io::Result<()>>,
-    finish: Trigger,
-    /// Nothing is lost with them but what somebody would have looked at.
-    others: JoinSet<()>,
+    /// What came of it; an error means that it panicked.
+    task: oneshot::Receiver<io::Result<()>>,
+    finish: latest::Sender<Option<End>>,
+    /// Nothing is lost with it but what somebody would have looked at.
+    following: JoinHandle<()>,
 }
 
 impl RingTask {
-    fn spawn(mut readers: Readers, respond: &Arc<Respond>, state: &Arc<State>) -> Self {
-        let (finish, finished) = shutdown::channel();
+    /// # Errors
+    /// When there is no thread to be had.
+    fn spawn(readers: Readers, respond: &Arc<Respond>, state: &Arc<State>) -> io::Result<Self> {
+        let Readers {
+            runtime,
+            ring,
+            heartbeat,
+            decisions,
+        } = readers;
+        let (finish, finished) = latest::channel(None);
+        let (done, task) = oneshot::channel();
         let respond = Arc::clone(respond);
         let pulse = Arc::clone(&state.pulse);
-        // Before the program takes over, not when the task gets its turn: TCP connections that are on their way to the
-        // responder would miss it.
-        if let Err(error) = readers.heartbeat.renew(ring::VALID) {
-            tracing::error!(error = one_line(&error), "cannot write the deadline");
-        }
-        let mut others = JoinSet::new();
-        let following = follow::follow(readers.decisions, Arc::clone(&state.hub));
-        others.spawn(async {
+        // Look-ups are tasks of this runtime.
+        let tasks = tokio::runtime::Handle::current();
+        thread::Builder::new()
+            .name("ring".to_owned())
+            .spawn(move || {
+                let handle = |query| {
+                    let _guard = tasks.enter();
+                    respond.handle(query);
+                };
+                let drained =
+                    runtime.block_on(ring::drain(ring, heartbeat, handle, pulse, finished));
+                // Nobody waits for it any more when the process ends.
+                let _ = done.send(drained);
+            })?;
+        let following = follow::follow(decisions, Arc::clone(&state.hub));
+        let following = tokio::spawn(async {
             if let Err(error) = following.await {
                 tracing::error!(%error, "cannot read what the program tells; `gregor monitor` shows the responder only");
             }
         });
-        if let Some(log) = readers.log {
-            others.spawn(async {
-                if let Err(error) = log.run().await {
-                    tracing::error!(%error, "cannot read the program's log");
-                }
-            });
-        }
-        Self {
-            task: tokio::spawn(ring::drain(
-                readers.ring,
-                readers.heartbeat,
-                move |query| respond.handle(query),
-                pulse,
-                finished,
-            )),
+        Ok(Self {
+            task,
             finish,
-            others,
-        }
+            following,
+        })
     }
 
-    /// Drains what is left.
-    async fn finish(mut self) {
-        self.finish.stop();
-        if self.task.is_finished() {
+    /// Ends the loop: what is left in the ring is drained, or left to a successor.
+    async fn finish(&mut self, end: End) {
+        self.finish.send_replace(Some(end));
+        self.following.abort();
+        if self.task.is_terminated() {
             return;
         }
         match (&mut self.task).await {
@@ -348,21 +396,36 @@ impl RingTask {
             Ok(Err(error)) => tracing::error!(%error, "cannot drain the ring buffer"),
             Err(error) => tracing::error!(%error, "the ring loop ended early"),
         }
-        self.others.shutdown().await;
+    }
+}
+
+/// The lines of programs that log, each program's by a task of its own.
+#[derive(Default)]
+struct Logs(JoinSet<()>);
+
+impl Logs {
+    fn follow(&mut self, log: Option<ProgramLog>) {
+        let Some(log) = log else { return };
+        self.0.spawn(async {
+            if let Err(error) = log.run().await {
+                tracing::error!(%error, "cannot read the program's log");
+            }
+        });
     }
 }
 
 /// Reads the configuration, compiles its rules and loads its program, away from the serving threads.
-fn prepare(options: Options) -> JoinHandle<anyhow::Result<Prepared>> {
+fn prepare(options: Options, base: Base) -> JoinHandle<anyhow::Result<Prepared>> {
     tokio::task::spawn_blocking(move || {
         let settings = Settings::load(&options.config, &options.interfaces)?;
         let attempt = Attempt {
+            base,
             logging: options.debug_bpf,
             limit: options.load_timeout,
         };
         let datapath = load::load(
             &settings.load_options(),
-            attempt,
+            &attempt,
             &load::log_directories(&options.control),
             &mut |stage, took| tracing::info!("{}", load::progress_line(stage, took)),
         )
@@ -370,6 +433,32 @@ fn prepare(options: Options) -> JoinHandle<anyhow::Result<Prepared>> {
         trim_heap();
         Ok(Prepared { settings, datapath })
     })
+}
+
+/// How often an address that a predecessor still has is tried.
+const BIND_RETRY: Duration = Duration::from_millis(200);
+
+/// Serves the pages once their address is free: a predecessor may have it.
+async fn serve_when_free(
+    address: std::net::SocketAddr,
+    router: axum::Router,
+    mut shutdown: Shutdown,
+) {
+    let mut is_first = true;
+    loop {
+        match observe::bind_pages(address).await {
+            Ok(pages) => return serve("metrics", pages, router, &shutdown),
+            Err(error) if is_first => {
+                tracing::warn!("{error}; will try again until it is free");
+                is_first = false;
+            }
+            Err(_) => {}
+        }
+        tokio::select! {
+            () = shutdown.requested() => return,
+            () = tokio::time::sleep(BIND_RETRY) => {}
+        }
+    }
 }
 
 async fn finished<T>(pending: &mut Option<JoinHandle<T>>) -> Result<T, tokio::task::JoinError> {

@@ -38,10 +38,20 @@ pub struct Owner {
     socket: PathBuf,
     /// Device and inode of the socket that this process made.
     made: Option<(u64, u64)>,
-    _lock: Flock<File>,
+    /// `None` for a successor: what keeps two of them apart is the lock on what is pinned.
+    lock: Option<Flock<File>>,
 }
 
 impl Owner {
+    /// One that takes the socket over from whichever gregor has it.
+    pub fn successor(socket: &Path) -> Self {
+        Self {
+            socket: socket.to_owned(),
+            made: None,
+            lock: None,
+        }
+    }
+
     /// Locks; fails at once when another process holds the lock.
     pub fn claim(socket: &Path) -> Result<Self, OwnerError> {
         let path = lock_path(socket);
@@ -67,7 +77,7 @@ impl Owner {
                 Ok(Self {
                     socket: socket.to_owned(),
                     made: None,
-                    _lock: lock,
+                    lock: Some(lock),
                 })
             }
             Err((mut file, Errno::EWOULDBLOCK)) => Err(OwnerError::Held {
@@ -78,9 +88,9 @@ impl Owner {
         }
     }
 
-    /// Makes the control socket.
+    /// Makes the control socket, in the place of a predecessor's.
     pub fn bind(&mut self) -> Result<UnixListener, OwnerError> {
-        let listener = observe::bind_control(&self.socket)?;
+        let listener = observe::bind_control(&self.socket, self.lock.is_none())?;
         self.made = inode(&self.socket);
         Ok(listener)
     }

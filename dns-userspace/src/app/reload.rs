@@ -5,17 +5,14 @@ use anyhow::Context as _;
 use sd_notify::NotifyState;
 use tokio::task::JoinError;
 
-use super::{
-    App, Prepared, Readers, RingTask, load, notify, prepare, respond, ring, settings::Settings,
-    watch::Cause,
-};
-use crate::datapath::{Datapath, one_line};
+use super::{App, Prepared, load, notify, prepare, respond, settings::Settings, watch::Cause};
+use crate::datapath::{Datapath, ProgramLog, one_line};
 
 /// A configuration of which only the place on the interfaces is missing.
 struct Ready {
     settings: Settings,
     datapath: Datapath,
-    readers: Readers,
+    log: Option<ProgramLog>,
     /// `None` when the responder in force goes on.
     responder: Option<respond::Prepared>,
 }
@@ -28,7 +25,7 @@ impl App {
         }
         tracing::info!(?cause, "loading the configuration again");
         notify(&reloading());
-        self.pending = Some(prepare(self.options.clone()));
+        self.pending = Some(prepare(self.options.clone(), self.base.clone()));
     }
 
     /// Puts a prepared configuration in force; one that cannot be leaves the last good one running.
@@ -64,17 +61,13 @@ impl App {
             .respond
             .prepare(&settings)
             .context("cannot open the sockets for replies")?;
-        let mut readers =
-            Readers::take(&mut datapath).map_err(|error| anyhow::anyhow!(one_line(&error)))?;
-        // Not only when the task that drains has had its first turn: the program takes over before that.
-        readers
-            .heartbeat
-            .renew(ring::VALID)
-            .context("cannot write the deadline")?;
+        let log = datapath
+            .log()
+            .map_err(|error| anyhow::anyhow!(one_line(&error)))?;
         Ok(Ready {
             settings,
             datapath,
-            readers,
+            log,
             responder,
         })
     }
@@ -84,31 +77,24 @@ impl App {
         let Ready {
             settings,
             datapath,
-            readers,
+            log,
             responder,
         } = ready;
-        // The new ring is drained before the first program writes to it, and the old one until after the last has.
-        let next = RingTask::spawn(readers, &self.respond, &self.state);
-        let replaced = self.state.kernel().replace(datapath, &settings.selection);
-        if let Err(refused) = replaced {
-            let (datapath, error) = *refused;
-            next.finish().await;
-            drop(datapath);
-            anyhow::bail!("cannot attach: {}", one_line(&error));
-        }
+        self.tcp.takes_over(&datapath);
+        let replaced = self
+            .kernel
+            .replace(datapath, settings.selection.clone())
+            .await;
+        let (steers, steered) = match replaced {
+            Ok(replaced) => replaced,
+            Err(error) => anyhow::bail!("cannot attach: {}", one_line(&error)),
+        };
         if let Some(responder) = responder {
             self.respond.commit(responder);
         }
-        {
-            let mut kernel = self.state.kernel();
-            self.tcp.takes_over(kernel.parts().0);
-            let steers = kernel.steer();
-            let directories = load::log_directories(&self.options.control);
-            self.tcp
-                .attached(&settings, kernel.parts().0, steers, &directories);
-        }
-        std::mem::replace(&mut self.ring, next).finish().await;
-        self.state.kernel().retire();
+        let directories = load::log_directories(&self.options.control);
+        self.tcp.attached(&settings, steered, steers, &directories);
+        self.logs.follow(log);
 
         for warning in &settings.warnings {
             tracing::warn!("{warning}");

@@ -8,7 +8,7 @@ use std::{
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
 
-use super::{settings::Settings, state::Responding};
+use super::{kernel::End, settings::Settings, state::Responding};
 use crate::{
     datapath::{DatapathError, Hook, Intercepted, ReturnPath, one_line},
     inject::{Injector, InjectorOptions},
@@ -117,10 +117,15 @@ impl Respond {
         kept.settings = prepared.settings;
     }
 
-    /// Removes the device by which queries pass: the last thing, since those that wait may pass until then.
-    pub fn close(&self) {
+    /// Removes the device by which queries pass, unless a successor uses it: the last thing, since those that wait may pass
+    /// until then.
+    pub fn close(&self, end: End) {
         let path = self.return_path.lock();
-        drop(path.unwrap_or_else(PoisonError::into_inner).take());
+        let path = path.unwrap_or_else(PoisonError::into_inner).take();
+        match (path, end) {
+            (Some(path), End::Leave) => path.leave(),
+            (path, _) => drop(path),
+        }
     }
 
     /// Returns once nobody waits for an answer.

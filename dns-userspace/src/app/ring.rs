@@ -10,12 +10,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::shutdown::Shutdown;
-use crate::datapath::{Heartbeat, Intercepted, Ring};
+use tokio::sync::watch;
 
-/// How long the program goes on handing queries over after the loop last came round, which it does every 250 ms or
-/// sooner.
-pub(super) const VALID: Duration = Duration::from_secs(1);
+use super::kernel::End;
+use crate::datapath::{HEARTBEAT_VALID, Heartbeat, Intercepted, Ring};
+
 /// Most milliseconds since the last turn for `/readyz` to say yes.
 const SERVING: Duration = Duration::from_secs(2);
 
@@ -56,23 +55,25 @@ impl Pulse {
     }
 }
 
-/// Drains until told to finish, then sets the deadline to zero and drains what is left. The program should be off its
-/// interfaces, or about to be, by then.
+/// Drains until told to finish. Then it sets the deadline to zero and drains what is left, or leaves both to a successor.
 pub async fn drain(
     mut ring: Ring,
-    mut heartbeat: Heartbeat,
+    heartbeat: Arc<Heartbeat>,
     handle: impl Fn(Intercepted),
     pulse: Arc<Pulse>,
-    finish: Shutdown,
+    mut finish: watch::Receiver<Option<End>>,
 ) -> io::Result<()> {
     let mut batch = Vec::new();
-    while !finish.is_requested() {
-        heartbeat.renew(VALID).map_err(io::Error::other)?;
+    while finish.borrow_and_update().is_none() {
+        heartbeat.renew(HEARTBEAT_VALID);
         pulse.beat();
         ring.next(&mut batch).await?;
         hand_over(&mut batch, &handle);
     }
-    heartbeat.stop().map_err(io::Error::other)?;
+    if *finish.borrow() == Some(End::Leave) {
+        return Ok(());
+    }
+    heartbeat.stop();
     // A program that read the deadline just before is done within microseconds: one empty turn is the end.
     loop {
         ring.next(&mut batch).await?;

@@ -22,6 +22,8 @@ use crate::{
 
 /// Room for some 5,000 queries of common size that wait for the responder.
 const RING_BYTES: u32 = 1 << 20;
+/// Most seconds of TTL of an answer past its time.
+const STALE_TTL: u32 = 30;
 /// One interface may keep this share of all answers.
 const INTERFACE_SHARE: usize = 16;
 
@@ -140,6 +142,7 @@ impl Settings {
                     total: self.answers,
                     per_interface: self.answers_per_interface(),
                     per_server: self.upstream.is_none(),
+                    stale_ttl: self.stale_ttl(),
                 }
             } else {
                 AnswerOptions::NONE
@@ -155,6 +158,14 @@ impl Settings {
             rules: Arc::clone(&self.rules),
             limit: self.limit,
         }
+    }
+
+    /// TTL of what is told past its time (RFC 8767 §4).
+    fn stale_ttl(&self) -> u32 {
+        if self.serve_stale.is_zero() {
+            return 0;
+        }
+        STALE_TTL.min(self.max_ttl.as_secs() as u32)
     }
 
     fn answers_per_interface(&self) -> usize {

@@ -9,10 +9,10 @@ use std::{
     time::Instant,
 };
 
-use super::{kernel::Kernel, panics, ring::Pulse, tcp::Tcp};
+use super::{kernel::Board, panics, ring::Pulse, tcp::Tcp};
 use crate::{
     monitor::{Hub, Subscription},
-    observe::{ConfigStatus, Readiness, ResponderStatus, RuleStatus, Source, Status},
+    observe::{ConfigStatus, Readiness, ResponderStatus, RuleStatus, Source, Status, Vital},
 };
 
 /// What of a configuration is told.
@@ -32,7 +32,7 @@ pub trait Responding: Send + Sync + 'static {
 /// Shared by the tasks; each lock is held for a few system calls at most.
 pub struct State {
     started: Instant,
-    kernel: Mutex<Kernel>,
+    kernel: Arc<Board>,
     config: Mutex<ConfigStatus>,
     told: Mutex<Told>,
     responder: Arc<dyn Responding>,
@@ -40,8 +40,6 @@ pub struct State {
     /// What becomes of queries.
     pub hub: Arc<Hub>,
     pub pulse: Arc<Pulse>,
-    /// The first list of interfaces was gone through.
-    listed: AtomicBool,
     stopping: AtomicBool,
     /// Counted where interfaces are discovered.
     interface_resyncs: Arc<AtomicU64>,
@@ -49,7 +47,7 @@ pub struct State {
 
 impl State {
     pub fn new(
-        kernel: Kernel,
+        kernel: Arc<Board>,
         config: ConfigStatus,
         told: Told,
         responder: Arc<dyn Responding>,
@@ -59,26 +57,20 @@ impl State {
     ) -> Self {
         Self {
             started: Instant::now(),
-            kernel: Mutex::new(kernel),
+            kernel,
             config: Mutex::new(config),
             told: Mutex::new(told),
             responder,
             tcp,
             hub,
             pulse: Arc::new(Pulse::new()),
-            listed: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             interface_resyncs,
         }
     }
 
-    pub fn kernel(&self) -> MutexGuard<'_, Kernel> {
-        lock(&self.kernel)
-    }
-
-    /// The present interfaces were all tried.
-    pub fn listed(&self) {
-        self.listed.store(true, Ordering::Relaxed);
+    pub fn kernel(&self) -> &Board {
+        &self.kernel
     }
 
     pub fn stopping(&self) {
@@ -104,9 +96,10 @@ impl State {
     fn readiness(&self) -> Readiness {
         Readiness {
             loaded: true,
-            attached: self.listed.load(Ordering::Relaxed) && self.kernel().attachments.complete(),
+            attached: self.kernel.is_attached(),
             serving: self.pulse.is_serving(),
             stopping: self.stopping.load(Ordering::Relaxed),
+            standby: false,
         }
     }
 
@@ -121,16 +114,19 @@ impl Source for State {
     fn monitor(&self) -> Subscription {
         let subscription = self.hub.subscribe();
         // The task that follows the program does so too, but some time later.
-        self.kernel().listen();
+        self.kernel.listen();
         subscription
+    }
+
+    fn vital(&self) -> Vital {
+        Vital {
+            readiness: self.readiness(),
+            heartbeat_age_seconds: self.pulse.age().map(|age| age.as_secs_f64()),
+        }
     }
 
     fn status(&self) -> Status {
         let told = lock(&self.told).clone();
-        let (interfaces, kernel) = {
-            let kernel = self.kernel();
-            (kernel.interfaces(), kernel.status())
-        };
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_seconds: self.started.elapsed().as_secs_f64(),
@@ -140,9 +136,9 @@ impl Source for State {
             order: told.order,
             servers: told.servers,
             rules: told.rules,
-            interfaces,
+            interfaces: self.kernel.interfaces(),
             heartbeat_age_seconds: self.pulse.age().map(|age| age.as_secs_f64()),
-            kernel,
+            kernel: self.kernel.status(),
             responder: self.responder.status(),
             tcp: self.tcp.status(),
             interface_resyncs: self.interface_resyncs.load(Ordering::Relaxed),

@@ -13,7 +13,7 @@ use super::{
     settings::{Settings, tcp_name},
 };
 use crate::{
-    datapath::{Datapath, DatapathError, Listeners, SteerMode, open_listeners},
+    datapath::{Datapath, DatapathError, Listeners, SteerMode, Steered, open_listeners},
     discover::Routes,
     observe::TcpStatus,
     tcp::{Answer, Service, Steering},
@@ -62,7 +62,7 @@ impl Tcp {
         Ok(datapath.configure_steering(settings.tcp, inner.listeners.as_ref())?)
     }
 
-    /// A program is about to take the place of another: clients that are told TC=1 meanwhile are told to both.
+    /// A program is about to be attached: it knows the node's addresses by then, and clients that are told TC=1 meanwhile.
     pub fn takes_over(&self, datapath: &Datapath) {
         if let Some(program) = datapath.steered() {
             self.steering.also(program);
@@ -73,7 +73,7 @@ impl Tcp {
     pub fn attached(
         &self,
         settings: &Settings,
-        datapath: &Datapath,
+        steered: Option<Steered>,
         result: Result<(), DatapathError>,
         log_directories: &[PathBuf],
     ) {
@@ -88,8 +88,7 @@ impl Tcp {
             Some(_) => SteerMode::Never,
         };
         self.service.reconfigure(settings.served());
-        self.steering
-            .only(mode, datapath.steered(), settings.servers.clone());
+        self.steering.only(mode, steered, settings.servers.clone());
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         inner.mode = tcp_name(settings.tcp);
         inner.error = error;

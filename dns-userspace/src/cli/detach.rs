@@ -1,8 +1,8 @@
 //! `gregor detach --all`: break-glass.
 
-use std::{fmt::Write as _, process::ExitCode};
+use std::{fmt::Write as _, path::PathBuf, process::ExitCode};
 
-use crate::datapath::{DetachReport, detach_all};
+use crate::datapath::{DetachReport, STATE, detach_all};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -16,10 +16,13 @@ pub struct Args {
     /// Every program and pin that any gregor made. There is no other kind yet: the flag makes sure you mean it.
     #[arg(long, required = true)]
     all: bool,
+    /// The directory of bpffs that gregor was given.
+    #[arg(long, value_name = "DIR", default_value = STATE)]
+    state: PathBuf,
 }
 
-pub fn run(_: Args) -> anyhow::Result<ExitCode> {
-    let report = detach_all()?;
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let report = detach_all(&args.state)?;
     print!("{}", render(&report));
     Ok(if report.failures.is_empty() {
         ExitCode::SUCCESS

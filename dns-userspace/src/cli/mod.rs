@@ -5,6 +5,7 @@ mod detach;
 mod explain;
 pub mod import;
 mod monitor;
+mod probe;
 mod run;
 mod status;
 
@@ -56,6 +57,8 @@ enum Command {
     Status(status::Args),
     /// Show what becomes of each intercepted query, as it happens.
     Monitor(monitor::Args),
+    /// Whether the running gregor is alive or ready, as an exit code.
+    Probe(probe::Args),
     /// Say what would happen to a query, and why.
     Explain(explain::Args),
     /// Turn another program's configuration into rules.
@@ -72,6 +75,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(args),
         Command::Status(args) => status::run(args),
         Command::Monitor(args) => monitor::run(args),
+        Command::Probe(args) => probe::run(args),
         Command::Explain(args) => explain::run(args),
         Command::Import(args) => import::run(args).map(|()| ExitCode::SUCCESS),
         Command::Detach(args) => detach::run(args),

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
-use crate::app;
+use crate::{app, datapath::STATE};
 
 /// Worker threads: the responder waits for the network more than it computes.
 const WORKERS: usize = 4;
@@ -26,6 +26,13 @@ pub struct Args {
     /// Where to listen for `gregor status` and `gregor monitor`.
     #[arg(long, value_name = "PATH", default_value = super::CONTROL)]
     control: PathBuf,
+    /// Directory of bpffs for what outlives this process: programs on interfaces, what they answer, the queries that wait.
+    #[arg(long, value_name = "DIR", default_value = STATE)]
+    state: PathBuf,
+    /// Wait for a gregor that runs to end and take over from it in its place; at SIGTERM leave the programs to a successor, with
+    /// all that they can answer. Without it, SIGTERM takes everything off the node.
+    #[arg(long)]
+    handover: bool,
     /// Load programs that log every decision, and show it as `gregor::bpf` at debug level. Slower; for looking for a
     /// fault.
     #[arg(long)]
@@ -45,6 +52,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         config: args.config,
         interfaces: args.interfaces,
         control: args.control,
+        state: args.state,
+        handover: args.handover,
         debug_bpf: args.debug_bpf,
         load_timeout: args.load_timeout,
     }));

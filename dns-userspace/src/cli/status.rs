@@ -47,7 +47,7 @@ fn render(status: &Status) -> String {
             humantime::format_duration(uptime)
         ),
     );
-    let missing = status.not_ready();
+    let missing = status.vital().not_ready();
     line(
         "ready",
         &if missing.is_empty() {
@@ -170,6 +170,7 @@ fn render(status: &Status) -> String {
         map(&mut text, "rule ", &answers.rules);
         for (name, count) in [
             ("refreshes", answers.refreshes),
+            ("given past their time", answers.expired),
             ("unplaced", answers.unplaced),
         ] {
             if count > 0 {
@@ -253,6 +254,7 @@ mod tests {
             version: "0.1.0".to_owned(),
             uptime_seconds: 3723.4,
             readiness: Readiness {
+                standby: false,
                 loaded: true,
                 attached: true,
                 serving: true,

@@ -234,6 +234,18 @@ pub fn load(path: &Path) -> Result<(Config, RuleSet, Vec<Diagnostic>), ConfigErr
     compile(path, &text)
 }
 
+impl Config {
+    /// What the answers of all rules depend on, beside the rules.
+    fn terms(&self) -> String {
+        let upstream = match self.upstream.server {
+            UpstreamServer::Same => "same".to_owned(),
+            UpstreamServer::Address(address) => address.to_string(),
+        };
+        let (max_ttl, stale) = (self.answer.max_ttl, self.answer.serve_stale);
+        format!("{upstream} {} {}", max_ttl.as_secs(), stale.as_secs())
+    }
+}
+
 /// [`load`], for a text that is at hand.
 pub fn compile(
     path: &Path,
@@ -241,7 +253,7 @@ pub fn compile(
 ) -> Result<(Config, RuleSet, Vec<Diagnostic>), ConfigErrors> {
     let (config, mut errors) = Config::read(path, text);
     let source = Source { file: path, text };
-    match RuleSet::compile(&config.rules) {
+    match RuleSet::compile_for(&config.rules, &config.terms()) {
         Ok(rules) if errors.is_empty() => {
             let mut warnings = config.warnings.clone();
             warnings.extend(

@@ -1,11 +1,13 @@
-//! The answers that one loaded program gives by itself: which there are, and on whose account.
+//! The answers that the programs give by themselves: which there are, and on whose account.
 //!
-//! Userspace is the only writer of the tables; the program reads them and counts. A program that replaces another one has
-//! tables of its own, so an answer never outlives the rule set that it was made for.
+//! Userspace is the only writer of the tables; programs read them and count. The tables outlive programs and processes: what
+//! a table holds is keyed by numbers that mean the same in all of them. What depends on the rule set of one program is its
+//! [`View`].
+
+mod table;
 
 use std::{
     collections::BTreeMap,
-    io,
     net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -13,18 +15,21 @@ use std::{
 
 use aya::Ebpf;
 use dns_common::{
-    abi::{MAX_SERVERS, maps},
+    abi::maps as names,
     answer::{self, Absent, Body, Key, Lifetime, Settings, Slot, SuffixSettings, WAYS, Ways, Word},
     wire::KEPT_QTYPES,
 };
 
-use super::{DatapathError, heartbeat::monotonic_ns, mapping::Mapping};
-use crate::{
-    fair::{FairMap, Limits},
-    rules::RuleSet,
+use self::table::Table;
+use super::{
+    DatapathError,
+    heartbeat::monotonic_ns,
+    load::{mapping, server_id},
+    mapping::Mapping,
 };
+use crate::{fair::Limits, rules::RuleSet};
 
-/// What a program may answer by itself.
+/// What the programs may answer by themselves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AnswerOptions {
     /// Answers in all, and as many targets that do not exist; 0 for a program that answers nothing.
@@ -33,6 +38,8 @@ pub struct AnswerOptions {
     pub per_interface: usize,
     /// Whether answers depend on the server that was asked.
     pub per_server: bool,
+    /// Most seconds of TTL of an answer that is given past its time while no responder is there; 0 for none.
+    pub stale_ttl: u32,
 }
 
 impl AnswerOptions {
@@ -41,29 +48,39 @@ impl AnswerOptions {
         total: 0,
         per_interface: 0,
         per_server: true,
+        stale_ttl: 0,
     };
 
     fn buckets(&self) -> usize {
         // Two slots in a bucket of eight on average: one that is full has a chance of about one in 4,000.
         (self.total / (WAYS / 4)).next_power_of_two()
     }
+
+    fn limits(&self) -> Limits {
+        Limits {
+            total: self.total,
+            per_interface: self.per_interface,
+        }
+    }
 }
 
-/// How an answer is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How long an answer is given, and with what TTL.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Term {
-    /// Told with the TTL that is left until then.
+    /// With the TTL that is left until then.
     pub fresh: Duration,
     /// Then with a TTL of 1, while it is asked for again.
     pub grace: Duration,
     /// In the place of the TTL that is left, in seconds.
     pub fixed_ttl: Option<u32>,
+    /// From now on, as long as no responder is there to ask (RFC 8767).
+    pub unattended: Duration,
 }
 
 /// Where answers go that a program is to give by itself.
 pub trait Publish: std::fmt::Debug + Send + Sync + 'static {
-    /// The key of a question; `None` where its answer must not be kept by the program.
-    fn key(&self, rule: usize, qtype: u16, server: IpAddr, captures: &[String]) -> Option<Key>;
+    /// The key of a question under the rule with this id; `None` where its answer must not be kept by the program.
+    fn key(&self, rule: u64, qtype: u16, server: IpAddr, captures: &[String]) -> Option<Key>;
     /// The program answers with this from now on.
     fn answer(&self, ifindex: u32, key: &Key, body: &Body, term: &Term);
     /// The program passes these queries for this much longer.
@@ -72,13 +89,14 @@ pub trait Publish: std::fmt::Debug + Send + Sync + 'static {
     fn nothing(&self, key: &Key);
 }
 
-/// Answers that the program gave.
+/// Answers that the programs gave.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Given {
-    /// By rule.
-    pub rules: BTreeMap<u32, u64>,
-    /// By namespace, of which there are at most as many as are told of; then all others.
+    /// By name of the rule.
+    pub rules: BTreeMap<String, u64>,
+    /// By namespace, up to 1,024 of them.
     pub namespaces: BTreeMap<String, u64>,
+    /// Of all other namespaces.
     pub other_namespaces: u64,
 }
 
@@ -94,167 +112,28 @@ pub struct AnswerSizes {
     pub unplaced: u64,
 }
 
-/// The tables of one program.
-pub struct Answers {
+/// What of the answers depends on one program: its rules and servers, and the index by the ends of names, which only holds
+/// for its rule set.
+pub(super) struct View {
     servers: Vec<IpAddr>,
-    seed: u64,
     per_server: bool,
+    stale_ttl: u32,
     rules: Arc<RuleSet>,
     suffixes: SuffixSettings,
-    lanes: usize,
-    shares_lanes: bool,
-    hits: Mapping<Word>,
-    inner: Mutex<Inner>,
-}
-
-struct Inner {
-    answers: Table<Slot>,
-    absent: Table<Absent>,
     suffix_index: Mapping<Ways>,
-    /// Hits of a slot when it came to its key.
-    before: Vec<u64>,
-    given: Given,
-    unplaced: u64,
 }
 
-/// An index, its entries, and who has which.
-struct Table<T> {
-    index: Mapping<Ways>,
-    entries: Mapping<T>,
-    keys: FairMap<Key, u32>,
-    free: Vec<u32>,
-}
-
-impl<T: AsRef<[Word]>> Table<T> {
-    fn open(
-        ebpf: &mut Ebpf,
-        index: &'static str,
-        entries: &'static str,
-        limits: Limits,
-    ) -> Result<Self, DatapathError> {
-        Ok(Self {
-            index: mapping(ebpf, index)?,
-            entries: mapping(ebpf, entries)?,
-            keys: FairMap::new(limits),
-            free: (0..limits.total as u32).rev().collect(),
-        })
-    }
-
-    fn ways(&self, hash: u64) -> Option<&Ways> {
-        ways(&self.index, hash)
-    }
-
-    /// The slot of a key, or a free one that nobody can find yet; `None` when there is no room for it. Tells of each key
-    /// that had to go.
-    fn place(
-        &mut self,
-        ifindex: u32,
-        key: &Key,
-        seed: u64,
-        mut gone: impl FnMut(&Key, u32),
-    ) -> Option<Place> {
-        if let Some(&slot) = self.keys.get(key) {
-            self.keys.touch(key);
-            return Some(Place { slot, way: None });
-        }
-        if let Some((oldest, slot)) = self.keys.make_room(ifindex).ok()? {
-            self.vacate(&oldest, slot, seed);
-            gone(&oldest, slot);
-        }
-        let hash = key.hash(seed);
-        let way = free_way(self.ways(hash)?, hash)?;
-        let slot = self.free.pop()?;
-        self.keys.insert(ifindex, *key, slot);
-        Some(Place {
-            slot,
-            way: Some((hash, way)),
-        })
-    }
-
-    /// Lets the program find what was written.
-    fn show(&self, place: &Place) {
-        if let Some((hash, way)) = place.way
-            && let Some(ways) = self.ways(hash)
-        {
-            ways[way].store(tag(hash, place.slot));
-        }
-    }
-
-    fn remove(&mut self, key: &Key, seed: u64) -> Option<u32> {
-        let slot = self.keys.remove(key)?;
-        self.vacate(key, slot, seed);
-        Some(slot)
-    }
-
-    /// Takes a slot away from a key that has left `keys`.
-    fn vacate(&mut self, key: &Key, slot: u32, seed: u64) {
-        clear(self.ways(key.hash(seed)), slot);
-        if let Some(entry) = self.entries.element(slot as usize) {
-            answer::release(entry.as_ref());
-        }
-        self.free.push(slot);
-    }
-}
-
-fn ways(index: &Mapping<Ways>, hash: u64) -> Option<&Ways> {
-    // A power of two.
-    index.element(hash as usize & (index.len() - 1))
-}
-
-/// A free way, unless another key looks the same from here.
-fn free_way(ways: &Ways, hash: u64) -> Option<usize> {
-    let tags = ways.each_ref().map(Word::load);
-    if tags.iter().any(|tag| *tag != 0 && tag >> 32 == hash >> 32) {
-        return None;
-    }
-    tags.iter().position(|tag| *tag == 0)
-}
-
-fn tag(hash: u64, slot: u32) -> u64 {
-    hash >> 32 << 32 | u64::from(slot + 1)
-}
-
-/// Lets nobody find a slot in a bucket any more.
-fn clear(ways: Option<&Ways>, slot: u32) {
-    for way in ways.into_iter().flatten() {
-        if way.load() as u32 == slot + 1 {
-            way.store(0);
-        }
-    }
-}
-
-/// Where an entry is to be written.
-struct Place {
-    slot: u32,
-    /// Hash and way of a key that the index does not have yet.
-    way: Option<(u64, usize)>,
-}
-
-impl Answers {
-    /// Takes the maps of a loaded program and tells it how to read them.
-    pub(super) fn open(
+impl View {
+    /// Takes the index of a program.
+    pub fn open(
         ebpf: &mut Ebpf,
         options: &AnswerOptions,
         servers: &[IpAddr],
         rules: &Arc<RuleSet>,
-        shares_lanes: bool,
     ) -> Result<Self, DatapathError> {
-        let limits = Limits {
-            total: options.total,
-            per_interface: options.per_interface,
-        };
-        let seed = rand::random();
-        let inner = Inner {
-            answers: Table::open(ebpf, maps::INDEX, maps::ANSWERS, limits)?,
-            absent: Table::open(ebpf, maps::ABSENT_INDEX, maps::ABSENT, limits)?,
-            suffix_index: mapping(ebpf, maps::SUFFIX_INDEX)?,
-            before: vec![0; options.total],
-            given: Given::default(),
-            unplaced: 0,
-        };
-        let hits: Mapping<Word> = mapping(ebpf, maps::HITS)?;
+        let suffix_index: Mapping<Ways> = mapping(ebpf, names::SUFFIX_INDEX)?;
         let mut suffixes = SuffixSettings {
-            mask: inner.suffix_index.len() as u32 - 1,
+            mask: suffix_index.len() as u32 - 1,
             ..SuffixSettings::NONE
         };
         for factor in &mut suffixes.factors {
@@ -266,60 +145,225 @@ impl Answers {
         }
         Ok(Self {
             servers: servers.to_vec(),
-            seed,
             per_server: options.per_server,
+            stale_ttl: options.stale_ttl,
             rules: Arc::clone(rules),
             suffixes,
-            lanes: hits.len().checked_div(options.total).unwrap_or(0),
-            shares_lanes,
-            hits,
-            inner: Mutex::new(inner),
+            suffix_index,
         })
     }
 
-    /// What the program needs to know.
-    pub(super) fn settings(&self) -> Settings {
-        let inner = self.lock();
+    /// Whether answers with this key can be asked for under this configuration.
+    fn knows(&self, key: &Key) -> bool {
+        let server = if self.per_server {
+            self.servers
+                .iter()
+                .any(|server| server_id(*server) == key.server())
+        } else {
+            key.server() == 0
+        };
+        server && self.rules.index_of(key.rule).is_some()
+    }
+
+    /// What names with this key end with, and its hash; `None` where that does not settle the key.
+    fn suffix(&self, key: &Key) -> Option<(Vec<u8>, u64)> {
+        let captures: Vec<_> = key.labels().collect();
+        let captures = captures.iter().map(|(label, len)| &label[..*len]);
+        let rule = self.rules.index_of(key.rule)?;
+        let suffix = self.rules.suffix(rule, captures)?;
+        let hash = self.suffixes.hash(&suffix, key)?;
+        Some((suffix, hash))
+    }
+
+    fn hide_suffix(&self, key: &Key, slot: u32) {
+        if let Some((_, hash)) = self.suffix(key) {
+            table::clear(table::ways(&self.suffix_index, hash), slot);
+        }
+    }
+}
+
+/// The tables themselves.
+pub(super) struct Tables {
+    options: AnswerOptions,
+    seed: u64,
+    answers: Table<Slot>,
+    absent: Table<Absent>,
+    /// Answers given, by slot within lane.
+    hits: Mapping<Word>,
+    lanes: usize,
+    shares_lanes: bool,
+    /// Hits of a slot when it came to its key, or when this process did.
+    before: Vec<u64>,
+}
+
+impl Tables {
+    /// Takes the maps, with what is in them.
+    pub fn open(
+        ebpf: &mut Ebpf,
+        options: &AnswerOptions,
+        seed: u64,
+        shares_lanes: bool,
+    ) -> Result<Self, DatapathError> {
+        let limits = options.limits();
+        let now = monotonic_ns();
+        let hits: Mapping<Word> = mapping(ebpf, names::HITS)?;
+        let mut tables = Self {
+            options: *options,
+            seed,
+            answers: Table::open(ebpf, names::INDEX, names::ANSWERS, limits, seed, now)?,
+            absent: Table::open(ebpf, names::ABSENT_INDEX, names::ABSENT, limits, seed, now)?,
+            lanes: hits.len().checked_div(options.total).unwrap_or(0),
+            shares_lanes,
+            hits,
+            before: Vec::new(),
+        };
+        tables.before = (0..options.total as u32)
+            .map(|slot| tables.hits(slot))
+            .collect();
+        Ok(tables)
+    }
+
+    /// What a program needs to know.
+    pub fn settings(&self, view: &View) -> Settings {
         Settings {
             seed: self.seed,
-            bucket_mask: inner.answers.index.len() as u32 - 1,
-            absent_mask: inner.absent.index.len() as u32 - 1,
+            bucket_mask: self.answers.buckets() as u32 - 1,
+            absent_mask: self.absent.buckets() as u32 - 1,
             lane_mask: self.lanes.saturating_sub(1) as u16,
             shares_lanes: self.shares_lanes.into(),
-            slots: inner.before.len() as u32,
-            suffixes: self.suffixes,
+            slots: self.options.total as u32,
+            stale_ttl: view.stale_ttl,
+            padding: 0,
+            suffixes: view.suffixes,
         }
+    }
+
+    /// Answers given from a slot, whichever keys it had.
+    fn hits(&self, slot: u32) -> u64 {
+        let slots = self.hits.len() / self.lanes.max(1);
+        (0..self.lanes)
+            .filter_map(|lane| self.hits.element(lane * slots + slot as usize))
+            .map(Word::load)
+            .fold(0, u64::wrapping_add)
+    }
+
+    /// Copies the entries of a table of another size; what has no room is left out.
+    pub fn import(&mut self, other: &Mapping<Slot>) {
+        let now = monotonic_ns();
+        for from in (0..other.len()).filter_map(|index| other.element(index)) {
+            if let Some(key) = answer::key_of(&from.entry)
+                && answer::until_of(&from.entry) > now
+            {
+                self.copy(&key, from);
+            }
+        }
+    }
+
+    /// Copies an entry. The view that is put in force next writes its suffix.
+    fn copy(&mut self, key: &Key, from: &Slot) {
+        let Some(place) = self.answers.place_unowned(key, self.seed) else {
+            return;
+        };
+        if let Some(slot) = self.answers.entry(place.slot) {
+            answer::copy_from(&slot.entry, &from.entry, || {
+                answer::write_suffix(&slot.suffix, &[])
+            });
+        }
+        self.before[place.slot as usize] = self.hits(place.slot);
+        self.answers.show(&place);
+    }
+
+    /// Every slot, to be copied from.
+    fn slots(&self) -> impl Iterator<Item = (&Key, &Slot)> {
+        self.answers
+            .keys()
+            .filter_map(|(key, slot)| Some((key, self.answers.entry(slot)?)))
+    }
+}
+
+/// The tables with the view that is in force. They are let go of when another process is to write them.
+pub struct Answers(Mutex<Option<Inner>>);
+
+struct Inner {
+    tables: Tables,
+    view: View,
+    given: Given,
+    unplaced: u64,
+}
+
+impl Answers {
+    pub(super) fn new(tables: Tables, view: View) -> Self {
+        let mut inner = Inner {
+            tables,
+            view,
+            given: Given::default(),
+            unplaced: 0,
+        };
+        inner.conform();
+        Self(Mutex::new(Some(inner)))
     }
 
     /// A panic elsewhere leaves the tables in a state that only costs room.
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Option<Inner>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The key of a question, if its answer may be kept here: not for rules by `regex`, nor for servers of one link.
-    pub fn key(&self, rule: usize, qtype: u16, server: IpAddr, captures: &[String]) -> Option<Key> {
-        let mut upstream = 0;
-        if self.per_server {
-            let link_local = matches!(server, IpAddr::V6(server) if server.is_unicast_link_local());
-            let mut family = self
-                .servers
-                .iter()
-                .filter(|other| other.is_ipv4() == server.is_ipv4());
-            let index = family.position(|other| *other == server)?;
-            if link_local {
+    /// Writes no more from here on: the tables are another process's.
+    pub fn let_go(&self) {
+        *self.lock() = None;
+    }
+
+    /// What a program with another view needs to know; `tables` where it has others than those in use.
+    pub(super) fn settings(&self, tables: Option<&Tables>, view: &View) -> Option<Settings> {
+        match tables {
+            Some(tables) => Some(tables.settings(view)),
+            None => Some(self.lock().as_ref()?.tables.settings(view)),
+        }
+    }
+
+    /// Puts another view in force, and other tables where there are some, with the answers of those before. Returns what was
+    /// in force.
+    pub(super) fn switch(
+        &self,
+        tables: Option<Tables>,
+        view: View,
+    ) -> Option<(Option<Tables>, View)> {
+        let mut guard = self.lock();
+        let inner = guard.as_mut()?;
+        inner.settle_all();
+        let tables = tables.map(|mut tables| {
+            for (key, from) in inner.tables.slots() {
+                tables.copy(key, from);
+            }
+            std::mem::replace(&mut inner.tables, tables)
+        });
+        let limits = inner.tables.options;
+        inner.tables.options = AnswerOptions {
+            per_server: view.per_server,
+            stale_ttl: view.stale_ttl,
+            ..limits
+        };
+        let view = std::mem::replace(&mut inner.view, view);
+        inner.conform();
+        Some((tables, view))
+    }
+
+    /// The key of a question, if its answer may be kept here: not for servers of one link.
+    pub fn key(&self, rule: u64, qtype: u16, server: IpAddr, captures: &[String]) -> Option<Key> {
+        let guard = self.lock();
+        let view = &guard.as_ref()?.view;
+        let mut id = 0;
+        if view.per_server {
+            if matches!(server, IpAddr::V6(server) if server.is_unicast_link_local()) {
                 return None;
             }
-            upstream = if server.is_ipv4() {
-                index
-            } else {
-                MAX_SERVERS + index
-            };
+            id = server_id(server);
         }
         let captures: Vec<&[u8]> = captures.iter().map(String::as_bytes).collect();
-        Key::new(rule as u32, qtype, upstream as u16, &captures)
+        Key::new(rule, qtype, id, &captures).filter(|key| view.knows(key))
     }
 
-    /// Lets the program answer from now on, or with something else than before. An answer that has no room is answered
+    /// Lets the programs answer from now on, or with something else than before. An answer that has no room is answered
     /// by userspace.
     pub fn publish(&self, ifindex: u32, key: &Key, body: &Body, term: &Term) {
         if !body.fits() {
@@ -327,37 +371,122 @@ impl Answers {
             return;
         }
         let now = monotonic_ns();
-        let fresh_until_ns = now.saturating_add(term.fresh.as_nanos() as u64);
+        let after = |from: u64, time: Duration| from.saturating_add(time.as_nanos() as u64);
+        let fresh_until_ns = after(now, term.fresh);
         let lifetime = Lifetime {
             fresh_until_ns,
-            serve_until_ns: fresh_until_ns.saturating_add(term.grace.as_nanos() as u64),
+            serve_until_ns: after(fresh_until_ns, term.grace),
+            stale_until_ns: after(now, term.unattended),
             fixed_ttl: term.fixed_ttl.unwrap_or(0),
         };
-        let mut inner = self.lock();
-        let Inner {
-            answers,
-            absent,
-            suffix_index,
-            before,
+        if let Some(inner) = self.lock().as_mut() {
+            inner.publish(ifindex, key, body, &lifetime);
+        }
+    }
+
+    /// Lets the programs pass the queries of a target that does not exist.
+    pub fn publish_absent(&self, ifindex: u32, key: &Key, left: Duration) {
+        let until = monotonic_ns().saturating_add(left.as_nanos() as u64);
+        if let Some(inner) = self.lock().as_mut() {
+            inner.publish_absent(ifindex, &key.with_qtype(0), until);
+        }
+    }
+
+    /// Takes an answer away from the programs.
+    pub fn remove(&self, key: &Key) {
+        if let Some(inner) = self.lock().as_mut() {
+            inner.remove(key);
+        }
+    }
+
+    /// Leaves the entries of an interface that is gone on no account.
+    pub fn release_interface(&self, ifindex: u32) {
+        if let Some(inner) = self.lock().as_mut() {
+            inner.tables.answers.release_interface(ifindex);
+            inner.tables.absent.release_interface(ifindex);
+        }
+    }
+
+    pub fn sizes(&self) -> AnswerSizes {
+        self.lock()
+            .as_ref()
+            .map_or_else(AnswerSizes::default, |inner| AnswerSizes {
+                answers: inner.tables.answers.len(),
+                absent: inner.tables.absent.len(),
+                unplaced: inner.unplaced,
+            })
+    }
+
+    /// What the programs have answered since this process took the tables.
+    pub fn given(&self) -> Given {
+        self.lock().as_ref().map(Inner::given).unwrap_or_default()
+    }
+}
+
+impl Inner {
+    /// Drops what the view does not know, and fills its index.
+    fn conform(&mut self) {
+        let keys: Vec<(Key, u32)> = self
+            .tables
+            .answers
+            .keys()
+            .map(|(key, slot)| (*key, slot))
+            .collect();
+        for (key, slot) in keys {
+            if !self.view.knows(&key) {
+                self.tables.answers.remove(&key, self.tables.seed);
+                continue;
+            }
+            let suffix = self.view.suffix(&key);
+            if let Some(place) = self.tables.answers.entry(slot) {
+                let suffix = suffix.as_ref().map_or(&[][..], |(suffix, _)| suffix);
+                answer::change_suffix(place, suffix);
+            }
+            if let Some((_, hash)) = suffix {
+                table::show(&self.view.suffix_index, hash, slot);
+            }
+        }
+        let absent: Vec<Key> = self.tables.absent.keys().map(|(key, _)| *key).collect();
+        for key in absent {
+            if !self.view.knows(&key) {
+                self.tables.absent.remove(&key, self.tables.seed);
+            }
+        }
+    }
+
+    fn publish(&mut self, ifindex: u32, key: &Key, body: &Body, lifetime: &Lifetime) {
+        // A query of before a reload.
+        if !self.view.knows(key) {
+            return;
+        }
+        let Self {
+            tables,
+            view,
             given,
             unplaced,
-        } = &mut *inner;
-        absent.remove(&key.with_qtype(0), self.seed);
-        let place = answers.place(ifindex, key, self.seed, |gone, slot| {
-            self.settle(given, gone, slot, before);
-            self.hide_suffix(suffix_index, gone, slot);
-        });
+        } = self;
+        tables.absent.remove(&key.with_qtype(0), tables.seed);
+        let mut gone = None;
+        let place = tables
+            .answers
+            .place(ifindex, key, tables.seed, |key, slot| {
+                gone = Some((*key, slot))
+            });
+        if let Some((gone, slot)) = gone {
+            settle(given, view, &gone, tables, slot);
+            view.hide_suffix(&gone, slot);
+        }
         let Some(place) = place else {
-            *unplaced += u64::from(!before.is_empty());
+            *unplaced += u64::from(tables.options.total > 0);
             return;
         };
-        let is_new = place.way.is_some();
+        let is_new = place.is_new();
         if is_new {
-            before[place.slot as usize] = self.hits(place.slot);
+            tables.before[place.slot as usize] = tables.hits(place.slot);
         }
-        let suffix = if is_new { self.suffix(key) } else { None };
-        if let Some(slot) = answers.entries.element(place.slot as usize) {
-            answer::write_with(&slot.entry, key, body, &lifetime, || {
+        let suffix = if is_new { view.suffix(key) } else { None };
+        if let Some(slot) = tables.answers.entry(place.slot) {
+            answer::write_with(&slot.entry, key, body, lifetime, || {
                 // Without a suffix of its own, too: a reader that was led here by the slot's last key must not find
                 // that key's suffix beside this answer.
                 if is_new {
@@ -366,122 +495,79 @@ impl Answers {
                 }
             });
         }
-        answers.show(&place);
-        if let Some((_, hash)) = suffix
-            && let Some(ways) = ways(suffix_index, hash)
-            && let Some(way) = free_way(ways, hash)
-        {
-            ways[way].store(tag(hash, place.slot));
+        tables.answers.show(&place);
+        if let Some((_, hash)) = suffix {
+            table::show(&view.suffix_index, hash, place.slot);
         }
     }
 
-    /// What names with this key end with, and its hash; `None` where that does not settle the key.
-    fn suffix(&self, key: &Key) -> Option<(Vec<u8>, u64)> {
-        let captures: Vec<_> = key.labels().collect();
-        let captures = captures.iter().map(|(label, len)| &label[..*len]);
-        let suffix = self.rules.suffix(key.rule() as usize, captures)?;
-        let hash = self.suffixes.hash(&suffix, key.qtype(), key.upstream())?;
-        Some((suffix, hash))
-    }
-
-    fn hide_suffix(&self, index: &Mapping<Ways>, key: &Key, slot: u32) {
-        if let Some((_, hash)) = self.suffix(key) {
-            clear(ways(index, hash), slot);
+    /// `key` has a qtype of 0.
+    fn publish_absent(&mut self, ifindex: u32, key: &Key, until_ns: u64) {
+        if !self.view.knows(key) {
+            return;
         }
-    }
-
-    /// Lets the program pass the queries of a target that does not exist.
-    pub fn publish_absent(&self, ifindex: u32, key: &Key, left: Duration) {
-        let key = key.with_qtype(0);
         for qtype in KEPT_QTYPES {
             self.remove(&key.with_qtype(qtype));
         }
-        let until = monotonic_ns().saturating_add(left.as_nanos() as u64);
-        let mut inner = self.lock();
-        let absent = &mut inner.absent;
-        if let Some(place) = absent.place(ifindex, &key, self.seed, |_, _| {}) {
-            if let Some(entry) = absent.entries.element(place.slot as usize) {
-                answer::write_absent(entry, &key, until);
+        let seed = self.tables.seed;
+        let absent = &mut self.tables.absent;
+        if let Some(place) = absent.place(ifindex, key, seed, |_, _| {}) {
+            if let Some(entry) = absent.entry(place.slot) {
+                answer::write_absent(entry, key, until_ns);
             }
             absent.show(&place);
         }
     }
 
-    /// Takes an answer away from the program.
-    pub fn remove(&self, key: &Key) {
-        let mut inner = self.lock();
-        let Inner {
-            answers,
-            suffix_index,
-            before,
-            given,
-            ..
-        } = &mut *inner;
-        if let Some(slot) = answers.remove(key, self.seed) {
-            self.settle(given, key, slot, before);
-            self.hide_suffix(suffix_index, key, slot);
+    fn remove(&mut self, key: &Key) {
+        if let Some(slot) = self.tables.answers.remove(key, self.tables.seed) {
+            settle(&mut self.given, &self.view, key, &self.tables, slot);
+            self.view.hide_suffix(key, slot);
         }
     }
 
-    /// Gives the entries of an interface that is gone to nobody.
-    pub fn release_interface(&self, ifindex: u32) {
-        let mut inner = self.lock();
-        inner.answers.keys.release(ifindex);
-        inner.absent.keys.release(ifindex);
-    }
-
-    pub fn sizes(&self) -> AnswerSizes {
-        let inner = self.lock();
-        AnswerSizes {
-            answers: inner.answers.keys.len(),
-            absent: inner.absent.keys.len(),
-            unplaced: inner.unplaced,
-        }
-    }
-
-    /// What the program has answered since it was loaded.
-    pub fn given(&self) -> Given {
-        let inner = self.lock();
-        let mut given = inner.given.clone();
-        for (key, &slot) in inner.answers.keys.iter() {
-            self.settle(&mut given, key, slot, &inner.before);
+    fn given(&self) -> Given {
+        let mut given = self.given.clone();
+        for (key, slot) in self.tables.answers.keys() {
+            settle(&mut given, &self.view, key, &self.tables, slot);
         }
         given
     }
 
-    /// Adds the hits of a slot to the account of its key.
-    fn settle(&self, given: &mut Given, key: &Key, slot: u32, before: &[u64]) {
-        let since = before.get(slot as usize).copied().unwrap_or(0);
-        let hits = self.hits(slot).wrapping_sub(since);
-        if hits == 0 {
-            return;
-        }
-        *given.rules.entry(key.rule()).or_default() += hits;
-        let rule = self.rules.rules().get(key.rule() as usize);
-        let namespace = rule.and_then(|rule| rule.namespace());
-        let Some((label, len)) = namespace.and_then(|at| key.labels().nth(at)) else {
-            return;
-        };
-        let namespace = String::from_utf8_lossy(&label[..len]).into_owned();
-        if given.namespaces.len() < MAX_NAMESPACES || given.namespaces.contains_key(&namespace) {
-            *given.namespaces.entry(namespace).or_default() += hits;
-        } else {
-            given.other_namespaces += hits;
-        }
+    /// Adds the hits of all slots to the accounts, which then begin anew.
+    fn settle_all(&mut self) {
+        self.given = self.given();
+        self.tables.before = (0..self.tables.options.total as u32)
+            .map(|slot| self.tables.hits(slot))
+            .collect();
     }
+}
 
-    /// Answers given from a slot, by whomever it was of.
-    fn hits(&self, slot: u32) -> u64 {
-        let slots = self.hits.len() / self.lanes.max(1);
-        (0..self.lanes)
-            .filter_map(|lane| self.hits.element(lane * slots + slot as usize))
-            .map(Word::load)
-            .fold(0, u64::wrapping_add)
+/// Adds the hits of a slot to the account of its key.
+fn settle(given: &mut Given, view: &View, key: &Key, tables: &Tables, slot: u32) {
+    let since = tables.before.get(slot as usize).copied().unwrap_or(0);
+    let hits = tables.hits(slot).wrapping_sub(since);
+    if hits == 0 {
+        return;
+    }
+    let rule = view.rules.index_of(key.rule);
+    let Some(rule) = rule.and_then(|rule| view.rules.rules().get(rule)) else {
+        return;
+    };
+    *given.rules.entry(rule.name().to_owned()).or_default() += hits;
+    let Some((label, len)) = rule.namespace().and_then(|at| key.labels().nth(at)) else {
+        return;
+    };
+    let namespace = String::from_utf8_lossy(&label[..len]).into_owned();
+    if given.namespaces.len() < MAX_NAMESPACES || given.namespaces.contains_key(&namespace) {
+        *given.namespaces.entry(namespace).or_default() += hits;
+    } else {
+        given.other_namespaces += hits;
     }
 }
 
 impl Publish for Answers {
-    fn key(&self, rule: usize, qtype: u16, server: IpAddr, captures: &[String]) -> Option<Key> {
+    fn key(&self, rule: u64, qtype: u16, server: IpAddr, captures: &[String]) -> Option<Key> {
         Answers::key(self, rule, qtype, server, captures)
     }
 
@@ -511,17 +597,12 @@ pub(super) fn sizes(options: &AnswerOptions, lanes: usize) -> [(&'static str, u3
     let slots = options.total.max(1);
     let buckets = options.buckets();
     [
-        (maps::INDEX, buckets),
-        (maps::ANSWERS, slots),
-        (maps::ABSENT_INDEX, buckets),
-        (maps::ABSENT, slots),
-        (maps::SUFFIX_INDEX, buckets),
-        (maps::HITS, slots * lanes),
+        (names::INDEX, buckets),
+        (names::ANSWERS, slots),
+        (names::ABSENT_INDEX, buckets),
+        (names::ABSENT, slots),
+        (names::SUFFIX_INDEX, buckets),
+        (names::HITS, slots * lanes),
     ]
     .map(|(name, elements)| (name, elements as u32))
-}
-
-fn mapping<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<Mapping<T>, DatapathError> {
-    let map = ebpf.take_map(name).ok_or(DatapathError::Missing(name))?;
-    Mapping::new(map).map_err(|error: io::Error| DatapathError::Mapping { name, error })
 }

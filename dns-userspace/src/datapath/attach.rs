@@ -110,6 +110,11 @@ pub(super) enum Link {
 }
 
 impl Link {
+    /// A link that was pinned. Who runs an XDP program is not asked: the driver, where it can.
+    pub fn adopted(link: BpfLink, hook: Hook) -> Self {
+        Link::Bpf(link, (hook == Hook::Xdp).then_some(XdpMode::Native))
+    }
+
     /// `None` on a TC hook.
     pub fn mode(&self) -> Option<XdpMode> {
         match self {
@@ -190,10 +195,7 @@ fn attach_clsact(
 ) -> Result<Link, AttachError> {
     prepare_clsact(interface)?;
     let options = NlOptions {
-        priority: match order {
-            Order::First => FIRST_PRIORITY,
-            Order::Last => LAST_PRIORITY,
-        },
+        priority: priority(order),
         handle: HANDLE,
         classid: None,
     };
@@ -234,6 +236,41 @@ pub(super) fn replace(program: &mut Program, link: Link) -> Result<Link, AttachE
             let id = program.attach_to_link(link)?;
             Ok(Link::Filter(program.take_link(id)?))
         }
+    }
+}
+
+/// The filter that an earlier process has left in the place of ours; `None` where there is none.
+pub(super) fn left_filter(interface: &Interface, order: Order) -> Option<Link> {
+    let left = clsact::filters(interface.index)
+        .ok()?
+        .into_iter()
+        .any(|filter| has_our_place(&filter) && filter.priority() == priority(order));
+    if !left {
+        return None;
+    }
+    SchedClassifierLink::attached(
+        &interface.name,
+        TcAttachType::Ingress,
+        priority(order),
+        HANDLE,
+        None,
+    )
+    .ok()
+    .map(Link::Filter)
+}
+
+fn priority(order: Order) -> u16 {
+    match order {
+        Order::First => FIRST_PRIORITY,
+        Order::Last => LAST_PRIORITY,
+    }
+}
+
+/// Leaves a program on its hook: a link that is pinned stays, a filter in any case.
+pub(super) fn leave(link: Link) {
+    match link {
+        Link::Bpf(link, _) => drop(link),
+        Link::Filter(link) => std::mem::forget(link),
     }
 }
 

@@ -9,9 +9,10 @@ use std::{
 use aya::VerifierLogLevel;
 
 use super::{
-    Datapath, DatapathError, LoadOptions, Refused,
+    Base, Datapath, DatapathError, LoadOptions, Refused,
     bounded::{Failure, bounded},
-    load::{How, LOGGING_OBJECT, OBJECT, REASON, Stage, TRACE},
+    load::{How, LOGGING_OBJECT, OBJECT, REASON, TRACE},
+    options::Stage,
 };
 
 /// A refusal that came as fast as this is asked for a second time, with a trace of what the verifier walked.
@@ -20,8 +21,10 @@ const FAST: Duration = Duration::from_secs(2);
 const TRACE_LIMIT: Duration = Duration::from_secs(20);
 
 /// How to load.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Attempt {
+    /// The maps that it shares with others.
+    pub base: Base,
     /// The program that logs what it decides.
     pub logging: bool,
     /// How long loading may take.
@@ -32,7 +35,7 @@ impl Attempt {
     /// Loads the program and fills its tables; nothing is attached. `progress` is called after two seconds, and every ten
     /// seconds from then on.
     pub fn load(
-        self,
+        &self,
         options: &LoadOptions,
         progress: &mut dyn FnMut(Stage, Duration),
     ) -> Result<Datapath, DatapathError> {
@@ -55,7 +58,7 @@ impl Attempt {
     }
 
     fn load_within(
-        self,
+        &self,
         limit: Duration,
         options: &LoadOptions,
         log: VerifierLogLevel,
@@ -68,8 +71,10 @@ impl Attempt {
         };
         let object = if self.logging { LOGGING_OBJECT } else { OBJECT };
         let options = options.clone();
+        let base = self.base.clone();
         let work = move || {
             let how = How {
+                base,
                 log,
                 stage: &|new| *stage.lock().unwrap_or_else(PoisonError::into_inner) = new,
             };

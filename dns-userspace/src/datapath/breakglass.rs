@@ -9,7 +9,7 @@
 
 use std::{
     collections::HashSet,
-    fs, io,
+    io,
     path::{Path, PathBuf},
 };
 
@@ -23,11 +23,9 @@ use super::{
     PROGRAM, RETURN_DEVICES, XDP_PROGRAM, attach, clsact,
     error::{one_line, os_error},
     link::{self, BpfLink, LINK_TYPE_NETNS},
+    pins::remove_tree,
     return_path, steer,
 };
-
-/// Where gregor pins what it pins.
-const PIN_DIRECTORY: &str = "/sys/fs/bpf/gregor";
 
 /// What was removed, and what could not be.
 #[derive(Debug, Default)]
@@ -44,8 +42,8 @@ pub struct DetachReport {
     pub failures: Vec<String>,
 }
 
-/// Removes every program and pin that any gregor made.
-pub fn detach_all() -> anyhow::Result<DetachReport> {
+/// Removes every program that any gregor made, and what is pinned in a directory.
+pub fn detach_all(state: &Path) -> anyhow::Result<DetachReport> {
     let mut report = DetachReport::default();
     // Filters and pins go whatever becomes of the links.
     let programs = our_programs();
@@ -66,7 +64,8 @@ pub fn detach_all() -> anyhow::Result<DetachReport> {
             report.failures.push(failure);
         }
     }
-    remove_pins(Path::new(PIN_DIRECTORY), &mut report);
+    // Links among them that are not off their hooks yet are detached without CAP_SYS_ADMIN.
+    remove_pins(state, &mut report);
     Ok(report)
 }
 
@@ -198,16 +197,10 @@ fn detach_filters(programs: Option<&HashSet<u32>>, report: &mut DetachReport) ->
 }
 
 fn remove_pins(directory: &Path, report: &mut DetachReport) {
-    let Ok(entries) = fs::read_dir(directory) else {
-        return;
-    };
-    for path in entries.filter_map(Result::ok).map(|entry| entry.path()) {
-        match fs::remove_file(&path) {
-            Ok(()) => report.pins.push(path),
-            Err(error) => report.failures.push(format!("{}: {error}", path.display())),
-        }
-    }
-    let _ = fs::remove_dir(directory);
+    let mut removed = Vec::new();
+    let failures = remove_tree(directory, &mut |path| removed.push(path.to_owned()));
+    report.pins.extend(removed);
+    report.failures.extend(failures);
 }
 
 #[cfg(test)]

@@ -29,6 +29,12 @@ pub(super) struct Filter {
     pub program_id: u32,
 }
 
+impl Filter {
+    pub fn priority(&self) -> u16 {
+        (self.info >> 16) as u16
+    }
+}
+
 /// The filters of an interface of the calling thread's network namespace, in their order; none where there is no clsact.
 pub(super) fn filters(ifindex: u32) -> io::Result<Vec<Filter>> {
     let mut filters = Vec::new();

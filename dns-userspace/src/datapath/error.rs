@@ -1,16 +1,17 @@
 //! Why the kernel side cannot do what it should, with the cause kept; and how that is printed on one line.
 
-use std::{error::Error, io, time::Duration};
+use std::{error::Error, io, net::IpAddr, path::PathBuf, time::Duration};
 
 use aya::{
     EbpfError,
     maps::MapError,
+    pin::PinError,
     programs::{ProgramError, TcError},
 };
 use dns_common::abi::{MAX_SERVERS, MAX_SOURCES};
 use nix::errno::Errno;
 
-use super::{RETURN_DEVICES, attach::AttachError, load::Stage, verifier};
+use super::{RETURN_DEVICES, attach::AttachError, options::Stage, pins::StateError, verifier};
 
 /// Why the kernel side cannot do what it should. The cause is in [`Error::source`], not in the text: print it with
 /// [`one_line`].
@@ -72,6 +73,20 @@ pub enum DatapathError {
     },
     #[error("the link of the program for TCP")]
     Link(#[source] io::Error),
+    #[error("cannot pin {}", path.display())]
+    Pin {
+        path: PathBuf,
+        #[source]
+        error: PinError,
+    },
+    #[error(transparent)]
+    State(#[from] StateError),
+    #[error("another process has taken over the tables")]
+    LetGo,
+    #[error(
+        "the server addresses {0} and another one have the same id; this is a case in four thousand million: leave one out"
+    )]
+    SameServerId(IpAddr),
     #[error("the pair of veths by which queries pass ({} and {})", RETURN_DEVICES[0], RETURN_DEVICES[1])]
     ReturnDevice(#[source] io::Error),
 }

@@ -12,9 +12,9 @@ use crate::rules::RuleSet;
 pub struct Intercepted {
     /// Interface that it came in on.
     pub ifindex: u32,
-    /// Index into `rules.rules()`.
+    /// Index into `rules.rules()`; beyond its end when no rule matches any more.
     pub rule: usize,
-    /// The rule set that the program which took it was loaded with.
+    /// The rule set that has the rule.
     pub rules: Arc<RuleSet>,
     /// What that program answers by itself.
     pub answers: Arc<dyn Publish>,

@@ -86,11 +86,11 @@ fn bytes(map: &Map, elements: u32, processors: usize) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::load;
+    use super::super::options;
 
     #[test]
     fn answers_are_most_of_it() {
-        let of = |answers, processors| load::tests::footprint(answers, processors).bytes;
+        let of = |answers, processors| options::tests::footprint(answers, processors).bytes;
         let small = of(0, 2);
         let large = of(100_000, 2);
         // An answer takes more than a kilobyte.
@@ -104,7 +104,7 @@ mod tests {
     fn defaults_and_processors_stay_within_what_is_documented() {
         const MIB: u64 = 1 << 20;
         let answers = crate::config::Limits::default().answers;
-        let of = |answers, processors| load::tests::footprint(answers, processors).bytes;
+        let of = |answers, processors| options::tests::footprint(answers, processors).bytes;
         assert!(of(answers, 2) < 20 * MIB, "{}", of(answers, 2));
         assert!(of(100_000, 2) < 162 * MIB, "{}", of(100_000, 2));
         for answers in [answers, 100_000] {
@@ -112,6 +112,6 @@ mod tests {
             let hits = 14 * 8 * answers as u64;
             assert!(more < hits + 2 * MIB, "{more}");
         }
-        assert!(load::tests::footprint(answers, 256).per_processor < 5 << 10);
+        assert!(options::tests::footprint(answers, 256).per_processor < 5 << 10);
     }
 }

@@ -1,30 +1,38 @@
-//! Tells the program until when the responder is known to drain the ring.
+//! Tells the programs until when the responder is known to drain the ring.
 
 use std::time::Duration;
 
-use aya::maps::{Array, MapData, MapError};
+use dns_common::{abi, answer::Word};
 use nix::time::{ClockId, clock_gettime};
+
+use super::mapping::Mapping;
+
+/// How long a renewed deadline holds.
+pub const HEARTBEAT_VALID: Duration = Duration::from_nanos(abi::HEARTBEAT_VALID_NS);
 
 /// The deadline past which matched queries pass to the existing cache. Renewed from the loop that drains the ring, so
 /// that a loop which hangs is a loop which is not asked.
-pub struct Heartbeat {
-    deadline_ns: Array<MapData, u64>,
-}
+pub struct Heartbeat(Mapping<Word>);
 
 impl Heartbeat {
-    pub(super) fn new(deadline_ns: Array<MapData, u64>) -> Self {
-        Self { deadline_ns }
+    pub(super) fn new(deadline_ns: Mapping<Word>) -> Self {
+        Self(deadline_ns)
     }
 
     /// The responder is there for this much longer.
-    pub fn renew(&mut self, valid: Duration) -> Result<(), MapError> {
-        let deadline = monotonic_ns().saturating_add(valid.as_nanos() as u64);
-        self.deadline_ns.set(0, deadline, 0)
+    pub fn renew(&self, valid: Duration) {
+        self.set(monotonic_ns().saturating_add(valid.as_nanos() as u64));
     }
 
     /// From now on matched queries pass.
-    pub fn stop(&mut self) -> Result<(), MapError> {
-        self.deadline_ns.set(0, 0, 0)
+    pub fn stop(&self) {
+        self.set(0);
+    }
+
+    fn set(&self, deadline_ns: u64) {
+        if let Some(word) = self.0.element(0) {
+            word.store(deadline_ns);
+        }
     }
 }
 

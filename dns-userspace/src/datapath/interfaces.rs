@@ -21,12 +21,20 @@ impl Interfaces {
         })
     }
 
-    /// Gives an interface a bucket.
+    /// Whether an interface has a bucket.
+    pub fn contains(&self, index: u32) -> bool {
+        let slot = self.slots.get(&interface_slot(index), 0);
+        slot.is_ok_and(|Plain(holder)| holder.ifindex == u64::from(index))
+            || self.more.get(&index, 0).is_ok()
+    }
+
+    /// Gives an interface a bucket. One that has it keeps how answers leave it.
     pub fn insert(&mut self, index: u32, bucket: Bucket) -> Result<(), DatapathError> {
+        let egress = self.egress(index).unwrap_or(abi::BY_EGRESS);
         let interface = Plain(Interface {
             ifindex: index.into(),
             bucket,
-            egress: abi::BY_EGRESS,
+            egress,
         });
         let slot = interface_slot(index);
         let holder = self.slots.get(&slot, 0).map_err(failed)?.0.ifindex;
@@ -34,6 +42,17 @@ impl Interfaces {
             self.slots.set(slot, interface, 0).map_err(failed)
         } else {
             self.more.insert(index, interface, 0).map_err(failed)
+        }
+    }
+
+    fn egress(&self, index: u32) -> Option<u64> {
+        match self.slots.get(&interface_slot(index), 0) {
+            Ok(Plain(holder)) if holder.ifindex == u64::from(index) => Some(holder.egress),
+            _ => self
+                .more
+                .get(&index, 0)
+                .ok()
+                .map(|Plain(holder)| holder.egress),
         }
     }
 
@@ -57,6 +76,22 @@ impl Interfaces {
                 .map_err(failed)?;
         }
         Ok(())
+    }
+
+    /// Takes away what belongs to interfaces that are gone: an index that is used again inherits nothing.
+    pub fn retain(&mut self, is_there: impl Fn(u32) -> bool) {
+        for slot in 0..abi::INTERFACE_SLOTS {
+            if let Ok(Plain(holder)) = self.slots.get(&slot, 0)
+                && holder.ifindex != 0
+                && !is_there(holder.ifindex as u32)
+            {
+                let _ = self.slots.set(slot, Plain(Interface::default()), 0);
+            }
+        }
+        let more: Vec<u32> = self.more.keys().filter_map(Result::ok).collect();
+        for index in more.into_iter().filter(|index| !is_there(*index)) {
+            let _ = self.more.remove(&index);
+        }
     }
 
     /// Takes it away; an interface that has none is no error.

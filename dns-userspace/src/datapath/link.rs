@@ -5,12 +5,19 @@
 //! other processes, opens links by id.
 
 use std::{
+    ffi::{CStr, CString},
     io,
-    os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
+    os::{
+        fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::Path,
 };
 
 use super::sys::{Attr, bpf, bpf_raw, descriptor};
 
+const BPF_OBJ_PIN: libc::c_int = 6;
+const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_PROG_GET_FD_BY_ID: libc::c_int = 13;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const BPF_PROG_QUERY: libc::c_int = 16;
@@ -82,6 +89,25 @@ impl BpfLink {
         descriptor(BPF_LINK_GET_FD_BY_ID, Attr([id, 0, 0, 0])).map(Self)
     }
 
+    /// Opens a link that is pinned; fails where something else is.
+    pub fn from_pin(path: &Path) -> io::Result<Self> {
+        let path = CString::new(path.as_os_str().as_bytes())?;
+        let link = Self(descriptor(BPF_OBJ_GET, object(&path, 0))?);
+        // Maps and programs can be pinned too; only of a link there is this line.
+        let facts = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", link.0.as_raw_fd()))?;
+        if facts.lines().any(|line| line.starts_with("link_id:")) {
+            Ok(link)
+        } else {
+            Err(io::ErrorKind::InvalidData.into())
+        }
+    }
+
+    /// Keeps the link when its last descriptor is closed.
+    pub fn pin(&self, path: &Path) -> io::Result<()> {
+        let path = CString::new(path.as_os_str().as_bytes())?;
+        bpf(BPF_OBJ_PIN, &mut object(&path, self.0.as_raw_fd())).map(|_| ())
+    }
+
     /// Puts another program in the place of this link's, in one step.
     pub fn update(&self, program: BorrowedFd<'_>) -> io::Result<()> {
         let mut attr = Attr([self.0.as_raw_fd() as u32, program.as_raw_fd() as u32, 0, 0]);
@@ -107,6 +133,12 @@ impl BpfLink {
         bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
         Ok(info)
     }
+}
+
+/// The part of BPF_OBJ_PIN and BPF_OBJ_GET.
+fn object(path: &CStr, descriptor: i32) -> Attr {
+    let address = path.as_ptr() as u64;
+    Attr([address as u32, (address >> 32) as u32, descriptor as u32, 0])
 }
 
 /// The head of `struct bpf_link_info`, with the fields of a tcx link; that of a namespace has its inode in the place of the

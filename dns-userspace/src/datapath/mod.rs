@@ -2,7 +2,8 @@
 //!
 //! A [`Datapath`] is one loaded program with one immutable rule set. A reload loads a second one beside it and replaces
 //! the program on each interface in one step ([`Datapath::adopt`]): there is no moment at which a packet meets half of
-//! an old table and half of a new one, and no table is ever sized for a rule set other than its own.
+//! an old matcher and half of a new one. The maps that do not depend on the rule set are shared ([`Base`]): answers,
+//! counters, interfaces and the ring outlive the program, and the process too where they are pinned.
 
 mod answers;
 mod attach;
@@ -28,11 +29,16 @@ mod netdev;
 mod netlink;
 mod node;
 mod offload;
+mod options;
+mod pins;
 mod pod;
 mod probe;
+mod program;
 mod return_path;
 mod ring;
+mod shared;
 mod steer;
+mod succession;
 mod sys;
 mod verifier;
 
@@ -44,18 +50,20 @@ pub use diagnosis::{Diagnosis, Wanted, size};
 pub use error::{DatapathError, Refused, one_line};
 pub use event::{Intercepted, VlanTag};
 pub use heap::trim_heap;
-pub use heartbeat::Heartbeat;
-pub use load::{
-    Datapath, HIT_LANES, Limit, LoadOptions, ProgramSummary, Stage, TestOutcome, wanted,
-};
+pub use heartbeat::{HEARTBEAT_VALID, Heartbeat};
+pub use load::Base;
 pub use log::{LOG_TARGET, ProgramLog};
 pub use memlock::{Memlock, raise_memlock};
 pub use monitor::{Decided, Decision, Decisions, Switch};
 pub use netdev::xdp_modes;
 pub use node::{Node, missing_capabilities};
 pub use offload::vlan_offload_remedy;
+pub use options::{HIT_LANES, Limit, LoadOptions, Stage, wanted};
+pub use pins::{Claim, STATE, State, StateError};
+pub use program::{Datapath, ProgramSummary, TestOutcome};
 pub use return_path::{RETURN_DEVICES, ReturnPath};
 pub use ring::Ring;
+pub use shared::Shared;
 pub use steer::{Listeners, SteerMode, Steered, SteeringSummary, open_listeners};
 
 /// Name of the TC program in the kernel's listings.

@@ -12,7 +12,7 @@ use dns_common::{
 };
 use tokio::io::unix::AsyncFd;
 
-use super::{DatapathError, heartbeat::monotonic_ns, load::take, mapping::Mapping};
+use super::{DatapathError, heartbeat::monotonic_ns, mapping::Mapping, shared::RuleSets};
 use crate::rules::RuleSet;
 
 /// Most events taken in one turn.
@@ -75,17 +75,16 @@ impl Switch {
 /// The decisions of one program.
 pub struct Decisions {
     buffer: AsyncFd<RingBuf<MapData>>,
-    rules: Arc<RuleSet>,
+    rules: Arc<RuleSets>,
     switch: Arc<Switch>,
 }
 
 impl Decisions {
     pub(super) fn open(
-        ebpf: &mut Ebpf,
-        rules: Arc<RuleSet>,
+        buffer: RingBuf<MapData>,
+        rules: Arc<RuleSets>,
         switch: Arc<Switch>,
     ) -> Result<Self, DatapathError> {
-        let buffer: RingBuf<MapData> = take(ebpf, maps::MONITOR_RING)?;
         // SAFETY: the ring buffer owns its descriptor, keeps it open as long as it lives, and always returns the same.
         let buffer = unsafe { AsyncFd::register(buffer) }.map_err(|error| DatapathError::Ring {
             name: maps::MONITOR_RING,
@@ -98,9 +97,9 @@ impl Decisions {
         })
     }
 
-    /// The rule set of the program.
-    pub fn rules(&self) -> &Arc<RuleSet> {
-        &self.rules
+    /// The rule set in force.
+    pub fn rules(&self) -> Arc<RuleSet> {
+        self.rules.current()
     }
 
     pub fn switch(&self) -> &Switch {

@@ -41,14 +41,14 @@ const HANDLE: TcHandle = TcHandle::new(0, 0x6772);
 pub struct ReturnPath {
     index: u32,
     // Before the device goes.
-    _link: Link,
-    _device: Device,
+    link: Link,
+    device: Device,
 }
 
 #[derive(Debug)]
 enum Link {
-    Bpf(#[expect(dead_code, reason = "held for as long as it is attached")] BpfLink),
-    Filter(#[expect(dead_code, reason = "held for as long as it is attached")] SchedClassifierLink),
+    Bpf(BpfLink),
+    Filter(SchedClassifierLink),
 }
 
 impl ReturnPath {
@@ -76,9 +76,20 @@ impl ReturnPath {
         heap::trim_heap();
         Ok(Self {
             index: device.index,
-            _link: link,
-            _device: device,
+            link,
+            device,
         })
+    }
+
+    /// Leaves the device and its program to a successor: on tcx the program goes with this process, and the successor's is on
+    /// it by then, or puts its own there before a query passes.
+    pub fn leave(self) {
+        let Self { link, device, .. } = self;
+        std::mem::forget(device);
+        match link {
+            Link::Bpf(link) => drop(link),
+            Link::Filter(link) => std::mem::forget(link),
+        }
     }
 
     /// Index of the device.

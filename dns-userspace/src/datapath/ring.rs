@@ -9,8 +9,8 @@ use dns_common::{
 };
 use tokio::io::unix::AsyncFd;
 
-use super::{Answers, Intercepted};
-use crate::rules::RuleSet;
+use super::{Answers, Intercepted, shared::RuleSets};
+use crate::{monitor::Exchange, rules::RuleSet};
 
 /// How long [`Ring::next`] waits before it returns empty-handed, so that its caller can renew the heartbeat.
 const IDLE: Duration = Duration::from_millis(250);
@@ -18,17 +18,17 @@ const IDLE: Duration = Duration::from_millis(250);
 /// hundred replies took longer than the programs wait for it.
 const BATCH: usize = 64;
 
-/// The queries that one loaded program hands over.
+/// The queries that the programs hand over.
 pub struct Ring {
     buffer: AsyncFd<RingBuf<MapData>>,
-    rules: Arc<RuleSet>,
+    rules: Arc<RuleSets>,
     answers: Arc<Answers>,
 }
 
 impl Ring {
     pub(super) fn new(
         buffer: RingBuf<MapData>,
-        rules: Arc<RuleSet>,
+        rules: Arc<RuleSets>,
         answers: Arc<Answers>,
     ) -> io::Result<Self> {
         // SAFETY: the ring buffer owns its descriptor, keeps it open as long as it lives, and always returns the same.
@@ -71,19 +71,22 @@ impl Ring {
     }
 }
 
-fn decode(record: &[u8], rules: &Arc<RuleSet>, answers: &Arc<Answers>) -> Option<Intercepted> {
+fn decode(record: &[u8], sets: &RuleSets, answers: &Arc<Answers>) -> Option<Intercepted> {
     let (header, frame) = record.split_at_checked(size_of::<EventHeader>())?;
     // SAFETY: `header` has the size of an EventHeader, which any bytes are.
     let header = unsafe { header.as_ptr().cast::<EventHeader>().read_unaligned() };
     let len = usize::from(header.frame_len);
-    let rule = header.rule as usize;
-    if len > MAX_FRAME || rule >= rules.rules().len() {
+    if len > MAX_FRAME {
         return None;
     }
+    let frame = frame.get(..len)?;
+    let (rules, rule) = sets
+        .find(header.rule)
+        .unwrap_or_else(|| matched_anew(frame, sets));
     Some(Intercepted {
         ifindex: header.ifindex,
         rule,
-        rules: Arc::clone(rules),
+        rules,
         answers: answers.clone(),
         is_answered: header.flags & IS_ANSWERED != 0,
         vlan: (header.vlan_tpid != 0).then_some(VlanTag {
@@ -91,6 +94,14 @@ fn decode(record: &[u8], rules: &Arc<RuleSet>, answers: &Arc<Answers>) -> Option
             tpid: header.vlan_tpid,
         }),
         l3_offset: usize::from(header.l3_offset),
-        frame: frame.get(..len)?.to_vec(),
+        frame: frame.to_vec(),
     })
+}
+
+/// A query that an earlier process was to answer, under rules that are no more: whatever rule matches it now, or none, whose
+/// index is that of no rule.
+fn matched_anew(frame: &[u8], sets: &RuleSets) -> (Arc<RuleSet>, usize) {
+    let rules = sets.current();
+    let rule = Exchange::parse(frame).and_then(|exchange| rules.find(&exchange.qname));
+    (rules, rule.unwrap_or(usize::MAX))
 }

@@ -6,6 +6,7 @@ use std::{
     io,
     net::{IpAddr, TcpListener},
     os::fd::AsFd as _,
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -21,7 +22,9 @@ use super::{
     DatapathError, Refused,
     heartbeat::monotonic_ns,
     link::{BpfLink, Place},
-    load::{How, Stage, take, verify},
+    load::{How, take, verify},
+    options::Stage,
+    pins::{pin_link, unpin},
 };
 
 /// Name of the program in the kernel's listings.
@@ -92,15 +95,87 @@ pub struct SteeringSummary {
     pub verify_time: Duration,
 }
 
+/// The maps of sk_lookup programs, which outlive each of them.
+pub(super) struct SteeringMaps {
+    to: Mutex<To>,
+    steered: Steered,
+}
+
+/// What is steered, and where.
+struct To {
+    mode: Array<MapData, u32>,
+    listeners: SockMap<MapData>,
+}
+
+impl SteeringMaps {
+    /// Takes the maps; `None` where the object has none.
+    pub fn open(ebpf: &mut Ebpf) -> Result<Option<Self>, DatapathError> {
+        if ebpf.map(maps::STEERING).is_none() {
+            return Ok(None);
+        }
+        Ok(Some(Self {
+            to: Mutex::new(To {
+                mode: take(ebpf, maps::STEERING)?,
+                listeners: take(ebpf, maps::LISTENERS)?,
+            }),
+            steered: Steered(Arc::new(Mutex::new(Clients {
+                told: take(ebpf, maps::STEERED)?,
+                own: take(ebpf, maps::OWN)?,
+            }))),
+        }))
+    }
+
+    fn set(&self, mode: SteerMode, listeners: Option<&Listeners>) -> Result<(), DatapathError> {
+        let failed = |name| move |error| DatapathError::Map { name, error };
+        let mut to = self.to.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(listeners) = listeners {
+            to.listeners
+                .set(steer::LISTENER_V4, &listeners.v4, 0)
+                .map_err(failed(maps::LISTENERS))?;
+            if let Some(v6) = &listeners.v6 {
+                to.listeners
+                    .set(steer::LISTENER_V6, v6, 0)
+                    .map_err(failed(maps::LISTENERS))?;
+            }
+        }
+        let value = match mode {
+            SteerMode::Never => steer::NEVER,
+            SteerMode::AfterTruncation => steer::AFTER_TRUNCATION,
+            SteerMode::Always => steer::ALWAYS,
+        };
+        to.mode.set(0, value, 0).map_err(failed(maps::STEERING))
+    }
+}
+
+/// What the link is pinned as.
+pub(super) const PIN: &str = "tcp";
+
+/// A link, and where it is pinned.
+struct Held {
+    link: BpfLink,
+    pin: Option<PathBuf>,
+}
+
+impl Held {
+    fn detach(self) {
+        // At once, and not only when the last copy of the descriptor is closed.
+        let _ = self.link.detach();
+        if let Some(pin) = self.pin {
+            unpin(&pin);
+        }
+    }
+}
+
 pub(super) struct Steering {
     // Before everything else, so that it goes first.
-    link: Option<BpfLink>,
+    link: Option<Held>,
     /// How long the kernel took for the program, or why it refuses it.
     program: Result<Duration, Refused>,
     wanted: SteerMode,
-    mode: Array<MapData, u32>,
-    listeners: SockMap<MapData>,
-    steered: Steered,
+    listeners: Option<Listeners>,
+    maps: Arc<SteeringMaps>,
+    /// The link runs this program.
+    is_attached: bool,
 }
 
 /// Loads the program; it must happen before any map is taken, see [`super::Datapath::load`]. `None` when the object has none.
@@ -121,97 +196,106 @@ pub(super) fn load_program(
 }
 
 impl Steering {
-    pub fn new(ebpf: &mut Ebpf, program: Result<Duration, Refused>) -> Result<Self, DatapathError> {
-        Ok(Self {
+    pub fn new(maps: Arc<SteeringMaps>, program: Result<Duration, Refused>) -> Self {
+        Self {
             link: None,
             program,
             wanted: SteerMode::Never,
-            mode: take(ebpf, maps::STEERING)?,
-            listeners: take(ebpf, maps::LISTENERS)?,
-            steered: Steered(Arc::new(Mutex::new(Clients {
-                told: take(ebpf, maps::STEERED)?,
-                own: take(ebpf, maps::OWN)?,
-            }))),
-        })
+            listeners: None,
+            maps,
+            is_attached: false,
+        }
     }
 
     pub fn steered(&self) -> Steered {
-        self.steered.clone()
+        self.maps.steered.clone()
     }
 
     /// What is to be steered where, once the program is attached.
-    pub fn configure(
-        &mut self,
-        mode: SteerMode,
-        listeners: Option<&Listeners>,
-    ) -> Result<(), DatapathError> {
-        let failed = |name| move |error| DatapathError::Map { name, error };
-        if let Some(listeners) = listeners {
-            self.listeners
-                .set(steer::LISTENER_V4, &listeners.v4, 0)
-                .map_err(failed(maps::LISTENERS))?;
-            if let Some(v6) = &listeners.v6 {
-                self.listeners
-                    .set(steer::LISTENER_V6, v6, 0)
-                    .map_err(failed(maps::LISTENERS))?;
-            }
-        }
-        let value = match mode {
-            SteerMode::Never => steer::NEVER,
-            SteerMode::AfterTruncation => steer::AFTER_TRUNCATION,
-            SteerMode::Always => steer::ALWAYS,
-        };
-        self.mode.set(0, value, 0).map_err(failed(maps::STEERING))?;
+    pub fn configure(&mut self, mode: SteerMode, listeners: Option<&Listeners>) {
         self.wanted = mode;
-        Ok(())
+        self.listeners = listeners.cloned();
+    }
+
+    /// Takes the link that a process has left, whose program is replaced by [`Steering::attach`].
+    pub fn adopt(&mut self, link: BpfLink, pin: PathBuf) {
+        self.link = Some(Held {
+            link,
+            pin: Some(pin),
+        });
     }
 
     /// Attaches to the calling thread's network namespace, or takes the place of an earlier program there in one step,
-    /// with the clients that it was told of.
+    /// with the clients that it was told of. The link is pinned where that is wanted.
     pub fn attach(
         &mut self,
         ebpf: &mut Ebpf,
         previous: Option<&mut Steering>,
+        pin: Option<PathBuf>,
     ) -> Result<(), DatapathError> {
-        if self.wanted == SteerMode::Never {
-            if let Some(previous) = previous {
-                previous.detach();
+        if let Some(previous) = previous {
+            if !Arc::ptr_eq(&self.maps, &previous.maps) {
+                self.maps.steered.take_over(&previous.maps.steered);
             }
-            return Ok(());
+            previous.is_attached = false;
+            self.link = previous.link.take();
         }
+        if self.wanted == SteerMode::Never {
+            self.detach();
+            return self.maps.set(SteerMode::Never, None);
+        }
+        let attached = self.attach_wanted(ebpf, pin);
+        if attached.is_err() {
+            self.detach();
+        }
+        attached
+    }
+
+    fn attach_wanted(
+        &mut self,
+        ebpf: &mut Ebpf,
+        pin: Option<PathBuf>,
+    ) -> Result<(), DatapathError> {
         self.program.clone()?;
         let program = program_of(ebpf)?.fd()?.as_fd();
-        let link = match previous.and_then(|previous| {
-            self.steered.take_over(&previous.steered);
-            previous.link.take()
-        }) {
-            Some(link) => {
-                if let Err(error) = link.update(program) {
-                    let _ = link.detach();
-                    return Err(DatapathError::Link(error));
-                }
-                link
-            }
+        // Before a program looks: a socket of an earlier process may be in the map still.
+        self.maps.set(self.wanted, self.listeners.as_ref())?;
+        match &self.link {
+            Some(held) => held.link.update(program).map_err(DatapathError::Link)?,
             None => {
                 let netns = File::open("/proc/thread-self/ns/net").map_err(DatapathError::Link)?;
-                BpfLink::create(program, Place::SocketLookup(netns.as_fd()))
-                    .map_err(DatapathError::Link)?
+                let link = BpfLink::create(program, Place::SocketLookup(netns.as_fd()))
+                    .map_err(DatapathError::Link)?;
+                let pin = pin.filter(|path| match pin_link(&link, path) {
+                    Ok(()) => true,
+                    Err(error) => {
+                        tracing::warn!(%error, "the link for TCP cannot be pinned: it ends with this process");
+                        false
+                    }
+                });
+                self.link = Some(Held { link, pin });
             }
-        };
-        self.link = Some(link);
+        }
+        self.is_attached = true;
         Ok(())
     }
 
     /// Whether connections are being steered.
     pub fn is_attached(&self) -> bool {
-        self.link.is_some()
+        self.is_attached
     }
 
     pub fn detach(&mut self) {
-        if let Some(link) = self.link.take() {
-            // At once, and not only when the last copy of the descriptor is closed.
-            let _ = link.detach();
+        self.is_attached = false;
+        if let Some(held) = self.link.take() {
+            held.detach();
         }
+    }
+
+    /// Leaves a link that is pinned where it is.
+    pub fn leave(&mut self) {
+        self.is_attached = false;
+        self.link = None;
     }
 
     pub fn summary(&self, ebpf: &mut Ebpf) -> Result<SteeringSummary, DatapathError> {

@@ -5,6 +5,7 @@
 //! programs that are attached go on whatever becomes of rtnetlink.
 
 use std::{
+    collections::HashSet,
     io,
     sync::{
         Arc,
@@ -27,11 +28,14 @@ use rtnetlink::{
 };
 use tokio::{task::JoinHandle, time::Instant};
 
-use super::{Event, Link, Selection, Tracker};
+use super::{
+    Event, Link, Selection, Tracker,
+    route::{is_default, uplinks},
+};
 use crate::datapath::Interface;
 
-/// RTMGRP_LINK.
-const LINK_GROUP: u32 = 1;
+/// RTMGRP_LINK, RTMGRP_IPV4_ROUTE and RTMGRP_IPV6_ROUTE.
+const GROUPS: u32 = 1 | 0x40 | 0x400;
 /// Room for a few thousand link messages, which are about 1.5 kB each.
 const RECEIVE_BUFFER: usize = 4 << 20;
 /// Pause after an error; twice as long after each that follows it, up to the longest.
@@ -58,6 +62,8 @@ pub struct Links {
     socket: TokioSocket,
     requests: Requests,
     tracker: Tracker,
+    /// As of the last list.
+    uplinks: HashSet<u32>,
     needs_dump: bool,
     /// A dump on its way, in a task of its own: a caller who gives up waiting finds it here again.
     dump: Option<Dump>,
@@ -75,6 +81,7 @@ impl Links {
             socket: listen().map_err(DiscoverError::Open)?,
             requests: Requests::open().map_err(DiscoverError::Open)?,
             tracker: Tracker::new(selection),
+            uplinks: HashSet::new(),
             needs_dump: true,
             dump: None,
             overruns: 0,
@@ -138,6 +145,11 @@ impl Links {
                 self.dump = None;
                 let links =
                     links.map_err(|error| DiscoverError::Read(io::Error::other(error)))??;
+                self.uplinks = links
+                    .iter()
+                    .filter(|link| link.is_uplink)
+                    .map(|link| link.index)
+                    .collect();
                 if !self.needs_dump {
                     return Ok(self.tracker.resync(links));
                 }
@@ -165,6 +177,9 @@ impl Links {
             if !events.is_empty() {
                 return Ok(events);
             }
+            if self.needs_dump {
+                continue;
+            }
         }
     }
 
@@ -173,8 +188,14 @@ impl Links {
         while let Some(message) = next_message(&mut datagram) {
             match message {
                 Ok(NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(message))) => {
-                    events.extend(link(&message).and_then(|link| self.tracker.seen(link)));
+                    if let Some(mut link) = link(&message) {
+                        link.is_uplink = self.uplinks.contains(&link.index);
+                        events.extend(self.tracker.seen(link));
+                    }
                 }
+                Ok(NetlinkPayload::InnerMessage(
+                    RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route),
+                )) if is_default(&route) => self.needs_dump = true,
                 Ok(NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(message))) => {
                     events.extend(link(&message).and_then(|link| self.tracker.gone(link.index)));
                 }
@@ -192,7 +213,7 @@ fn listen() -> io::Result<TokioSocket> {
     let inner = socket.socket_mut();
     // Best effort: the default buffer works too, with more dumps.
     let _ = inner.set_rx_buf_sz(RECEIVE_BUFFER as u32);
-    inner.bind(&SocketAddr::new(0, LINK_GROUP))?;
+    inner.bind(&SocketAddr::new(0, GROUPS))?;
     Ok(socket)
 }
 
@@ -227,14 +248,30 @@ impl Requests {
 }
 
 async fn dump(handle: Handle) -> Result<Vec<Link>, DiscoverError> {
+    let uplinks = uplinks(&handle).await?;
     handle
         .link()
         .get()
         .execute()
         .try_filter_map(|message| async move { Ok(link(&message)) })
+        .map_ok(|link| Link {
+            is_uplink: uplinks.contains(&link.index),
+            ..link
+        })
         .try_collect()
         .await
         .map_err(DiscoverError::Dump)
+}
+
+/// The uplinks that would be taken for pods' if no default route left by them.
+pub async fn uplink_veths() -> Result<Vec<String>, DiscoverError> {
+    let requests = Requests::open().map_err(DiscoverError::Open)?;
+    Ok(dump(requests.handle.clone())
+        .await?
+        .into_iter()
+        .filter(|link| link.is_uplink && link.veth && link.peer_elsewhere)
+        .map(|link| link.name)
+        .collect())
 }
 
 /// Ends with its owner.
@@ -280,6 +317,7 @@ fn link(message: &LinkMessage) -> Option<Link> {
         name: String::new(),
         veth: false,
         peer_elsewhere: false,
+        is_uplink: false,
     };
     for attribute in &message.attributes {
         match attribute {
@@ -366,6 +404,7 @@ mod tests {
             name: "veth5".to_owned(),
             veth: true,
             peer_elsewhere: true,
+            is_uplink: false,
         };
         assert_eq!(read(&bytes), [Some(expected.clone())]);
         // Two in one datagram.

@@ -6,6 +6,6 @@ mod links;
 mod route;
 mod track;
 
-pub use links::{DiscoverError, Links, present};
+pub use links::{DiscoverError, Links, present, uplink_veths};
 pub use route::{Routes, own_addresses};
 pub use track::{Event, Link, Selection, SelectionError, Tracker};

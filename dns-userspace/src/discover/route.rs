@@ -80,6 +80,43 @@ impl Routes {
     }
 }
 
+/// The interfaces that default routes leave by.
+pub(super) async fn uplinks(handle: &Handle) -> Result<HashSet<u32>, DiscoverError> {
+    let mut uplinks = HashSet::new();
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut message = RouteMessage::default();
+        message.header.address_family = family;
+        let mut routes = std::pin::pin!(handle.route().get(message).execute());
+        loop {
+            match routes.try_next().await {
+                Ok(Some(route)) if is_default(&route) => uplinks.extend(ways_out(&route)),
+                Ok(Some(_)) => {}
+                Ok(None) => break,
+                // A kernel without IPv6 has no such routes.
+                Err(rtnetlink::Error::NetlinkError(error)) if error.code.is_some() => break,
+                Err(error) => return Err(DiscoverError::Route(error)),
+            }
+        }
+    }
+    Ok(uplinks)
+}
+
+/// Whether a route is a default route to elsewhere.
+pub(super) fn is_default(route: &RouteMessage) -> bool {
+    route.header.destination_prefix_length == 0 && route.header.kind == RouteType::Unicast
+}
+
+/// Of a route, or of each of its next hops.
+fn ways_out(route: &RouteMessage) -> Vec<u32> {
+    let mut indexes: Vec<u32> = interface_of(route).into_iter().collect();
+    for attribute in &route.attributes {
+        if let RouteAttribute::MultiPath(hops) = attribute {
+            indexes.extend(hops.iter().map(|hop| hop.interface_index));
+        }
+    }
+    indexes
+}
+
 impl Drop for Routes {
     fn drop(&mut self) {
         self.driver.abort();

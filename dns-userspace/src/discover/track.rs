@@ -15,12 +15,14 @@ pub struct Link {
     pub veth: bool,
     /// IFLA_LINK_NETNSID is there: the peer lives in another network namespace.
     pub peer_elsewhere: bool,
+    /// A default route leaves by it: it is the node's way out, also where the node itself is a container with a veth.
+    pub is_uplink: bool,
 }
 
 /// Which links are wanted.
 #[derive(Clone, Debug)]
 pub enum Selection {
-    /// Every veth whose peer lives in another network namespace.
+    /// Every veth whose peer lives in another network namespace, but for the node's own uplinks.
     PodVeths,
     /// Every link whose name matches one of the globs, whatever its kind.
     Globs(GlobSet),
@@ -69,7 +71,7 @@ impl Selection {
             return false;
         }
         match self {
-            Self::PodVeths => link.veth && link.peer_elsewhere,
+            Self::PodVeths => link.veth && link.peer_elsewhere && !link.is_uplink,
             Self::Globs(globs) => globs.is_match(&link.name),
         }
     }
@@ -166,6 +168,7 @@ mod tests {
             name: name.to_owned(),
             veth: kind.contains("veth"),
             peer_elsewhere: kind.contains("elsewhere"),
+            is_uplink: kind.contains("uplink"),
         }
     }
 
@@ -188,6 +191,20 @@ mod tests {
         let table: &[(&[&str], &str, &str, bool, &str)] = &[
             (&[], "veth1", "veth elsewhere", true, "a pod's veth"),
             (&[], "veth1", "veth", false, "both ends on the node"),
+            (
+                &[],
+                "eth0",
+                "veth elsewhere uplink",
+                false,
+                "the uplink of a node that is a container",
+            ),
+            (
+                &["eth*"],
+                "eth0",
+                "veth elsewhere uplink",
+                true,
+                "an uplink that was asked for",
+            ),
             (
                 &[],
                 "vlan7",

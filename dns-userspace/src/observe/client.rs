@@ -36,26 +36,50 @@ pub enum ClientError {
     Strange(PathBuf, String),
 }
 
+/// A page of the control socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// Whether the status code was 200.
+    pub is_ok: bool,
+    pub text: String,
+}
+
 /// Asks the gregor whose control socket is at `path`.
 pub async fn fetch_status(path: &Path) -> Result<Status, ClientError> {
+    let (line, body) = fetch(path, "/status").await?;
+    let strange = |what: String| ClientError::Strange(path.to_owned(), what);
+    expect_ok(line.as_bytes()).map_err(strange)?;
+    serde_json::from_slice(&body).map_err(|error| strange(error.to_string()))
+}
+
+/// Asks it for a page of text: `/healthz` or `/readyz`.
+pub async fn fetch_page(path: &Path, page: &str) -> Result<Page, ClientError> {
+    let (line, body) = fetch(path, page).await?;
+    Ok(Page {
+        is_ok: expect_ok(line.as_bytes()).is_ok(),
+        text: String::from_utf8_lossy(&body).into_owned(),
+    })
+}
+
+/// The status line and the body.
+async fn fetch(path: &Path, page: &str) -> Result<(String, Vec<u8>), ClientError> {
     let mut stream = connect(path).await?;
     let mut reply = Vec::new();
     timeout(PATIENCE, async {
-        request(&mut stream, "/status").await?;
+        request(&mut stream, page).await?;
         stream.take(MAX_REPLY).read_to_end(&mut reply).await
     })
     .await
     .map_err(|_| ClientError::Hangs(path.to_owned()))?
     .map_err(|error| ClientError::Strange(path.to_owned(), error.to_string()))?;
 
-    let strange = |what: String| ClientError::Strange(path.to_owned(), what);
     let head = reply
         .windows(4)
         .position(|window| window == b"\r\n\r\n")
-        .ok_or_else(|| strange("no HTTP".to_owned()))?;
+        .ok_or_else(|| ClientError::Strange(path.to_owned(), "no HTTP".to_owned()))?;
     let line = reply.split(|byte| *byte == b'\r').next().unwrap_or(&[]);
-    expect_ok(line).map_err(strange)?;
-    serde_json::from_slice(&reply[head + 4..]).map_err(|error| strange(error.to_string()))
+    let line = String::from_utf8_lossy(line).into_owned();
+    Ok((line, reply.split_off(head + 4)))
 }
 
 /// What becomes of queries, line by line as it happens.

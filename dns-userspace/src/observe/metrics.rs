@@ -86,6 +86,11 @@ impl Collector for Page {
             "Newer answers that the programs asked for",
             answers.refreshes,
         )?;
+        page.counter(
+            "kernel_expired",
+            "Answers that the programs gave past their time, while no responder was there",
+            answers.expired,
+        )?;
 
         let responder = &status.responder;
         page.counter(
@@ -223,7 +228,7 @@ impl Collector for Page {
         page.gauge(
             "ready",
             "1 when /readyz says so",
-            f64::from(u8::from(status.not_ready().is_empty())),
+            f64::from(u8::from(status.vital().not_ready().is_empty())),
         )?;
         page.counters(
             "config_loads",
@@ -361,6 +366,7 @@ pub(super) mod tests {
             version: "0.1.0".to_owned(),
             uptime_seconds: 12.5,
             readiness: Readiness {
+                standby: false,
                 loaded: true,
                 attached: true,
                 serving: true,
@@ -404,6 +410,7 @@ pub(super) mod tests {
                     no_target: 1,
                     unplaced: 2,
                     refreshes: 5,
+                    expired: 7,
                     rules: map(&[("kafka", 40)]),
                     namespaces: map(&[("foo", 30), ("bar", 10)]),
                 },

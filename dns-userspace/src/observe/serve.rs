@@ -21,13 +21,17 @@ use tokio::net::{TcpListener, UnixListener};
 
 use super::{
     metrics::{CONTENT_TYPE, render},
-    status::Status,
+    status::{Status, Vital},
 };
 use crate::monitor::{self, Filter, Subscription};
 
 /// Where the pages take their numbers from: one snapshot per request.
 pub trait Source: Send + Sync + 'static {
     fn status(&self) -> Status;
+    /// What must be told at once, whatever else goes on.
+    fn vital(&self) -> Vital {
+        self.status().vital()
+    }
     /// What becomes of queries from now on.
     fn monitor(&self) -> Subscription;
 }
@@ -59,7 +63,7 @@ pub fn pages(source: Arc<dyn Source>) -> Router {
         .with_state(source)
 }
 
-/// `/status` and `/monitor`.
+/// `/status`, `/monitor`, and for probes `/healthz` and `/readyz`.
 pub fn control(source: Arc<dyn Source>) -> Router {
     Router::new()
         .route(
@@ -67,6 +71,8 @@ pub fn control(source: Arc<dyn Source>) -> Router {
             get(async |State(source): State<Arc<dyn Source>>| Json(source.status())),
         )
         .route("/monitor", get(monitor))
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
         .with_state(source)
 }
 
@@ -77,9 +83,10 @@ pub async fn bind_pages(address: SocketAddr) -> Result<TcpListener, ServeError> 
         .map_err(|error| ServeError::Pages { address, error })
 }
 
-/// Listens on a unix socket of mode 0600 at `path`, in the place of one that a dead process left behind.
-pub fn bind_control(path: &Path) -> Result<UnixListener, ServeError> {
-    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+/// Listens on a unix socket of mode 0600 at `path`, in the place of one that a dead process left behind, or a living one where
+/// this one `takes_over`.
+pub fn bind_control(path: &Path, takes_over: bool) -> Result<UnixListener, ServeError> {
+    if !takes_over && std::os::unix::net::UnixStream::connect(path).is_ok() {
         return Err(ServeError::InUse(path.to_owned()));
     }
     let fail = |error| ServeError::Control {
@@ -143,14 +150,14 @@ async fn metrics(State(source): State<Arc<dyn Source>>) -> Response {
 }
 
 async fn healthz(State(source): State<Arc<dyn Source>>) -> (StatusCode, String) {
-    match source.status().unhealthy() {
+    match source.vital().unhealthy() {
         None => (StatusCode::OK, "ok\n".to_owned()),
         Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
     }
 }
 
 async fn readyz(State(source): State<Arc<dyn Source>>) -> (StatusCode, String) {
-    let missing = source.status().not_ready();
+    let missing = source.vital().not_ready();
     if missing.is_empty() {
         (StatusCode::OK, "ready\n".to_owned())
     } else {
@@ -247,7 +254,7 @@ mod tests {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
 
-        let listener = bind_control(&path).unwrap();
+        let listener = bind_control(&path, false).unwrap();
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         let entries = std::fs::read_dir(path.parent().unwrap()).unwrap().count();
@@ -255,7 +262,7 @@ mod tests {
         let server = tokio::spawn(serve(listener, control(source), std::future::pending()));
 
         assert_eq!(fetch_status(&path).await.unwrap(), page::full());
-        let error = bind_control(&path).unwrap_err().to_string();
+        let error = bind_control(&path, false).unwrap_err().to_string();
         assert!(error.contains("another gregor"), "{error}");
 
         server.abort();

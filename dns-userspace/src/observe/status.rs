@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use dns_common::verdict::{REFRESHED, Reason, Verdict};
+use dns_common::verdict::{EXPIRED, REFRESHED, Reason, Verdict};
 use serde::{Deserialize, Serialize};
 
 /// Most namespaces that are told apart; the rest is summed up as [`OTHER_NAMESPACES`].
@@ -10,7 +10,7 @@ pub const MAX_NAMESPACES: usize = 1_000;
 /// Stands for every namespace past [`MAX_NAMESPACES`]. No namespace can be called that.
 pub const OTHER_NAMESPACES: &str = "_other";
 /// A ring loop that has not come round for this long hangs: it comes round several times a second.
-const STUCK_SECONDS: f64 = 30.0;
+const STUCK_SECONDS: f64 = 10.0;
 
 /// The state of a running gregor.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -49,6 +49,16 @@ pub struct Readiness {
     pub serving: bool,
     /// SIGTERM came.
     pub stopping: bool,
+    /// Everything is prepared, and another gregor serves until it hands over.
+    pub standby: bool,
+}
+
+/// What `/healthz` and `/readyz` are made of: never the numbers of the programs, whose tables others may be writing.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Vital {
+    pub readiness: Readiness,
+    /// See [`Status::heartbeat_age_seconds`].
+    pub heartbeat_age_seconds: Option<f64>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -106,6 +116,8 @@ pub struct AnswersStatus {
     pub unplaced: u64,
     /// Newer answers that it asked for.
     pub refreshes: u64,
+    /// Answers given past their time, while no responder was there.
+    pub expired: u64,
     /// Answers given, by rule; over all programs, as are the namespaces.
     pub rules: BTreeMap<String, u64>,
     /// Answers given, by the namespace that a rule captured.
@@ -212,13 +224,21 @@ impl KernelStatus {
     pub fn refreshes(counters: &[u64]) -> u64 {
         counters.get(REFRESHED).copied().unwrap_or(0)
     }
+
+    /// Answers that the programs gave past their time, from the same counters.
+    pub fn expired(counters: &[u64]) -> u64 {
+        counters.get(EXPIRED).copied().unwrap_or(0)
+    }
 }
 
-impl Status {
+impl Vital {
     /// What still keeps `/readyz` from saying yes.
     pub fn not_ready(&self) -> Vec<String> {
         let readiness = &self.readiness;
         let mut missing = Vec::new();
+        if readiness.standby && !readiness.stopping {
+            return missing;
+        }
         if readiness.stopping {
             missing.push("stopping".to_owned());
         }
@@ -239,6 +259,16 @@ impl Status {
         let age = self.heartbeat_age_seconds?;
         (age > STUCK_SECONDS && !self.readiness.stopping)
             .then(|| format!("the ring loop has not come round for {age:.0} s"))
+    }
+}
+
+impl Status {
+    /// What health and readiness are made of.
+    pub fn vital(&self) -> Vital {
+        Vital {
+            readiness: self.readiness.clone(),
+            heartbeat_age_seconds: self.heartbeat_age_seconds,
+        }
     }
 
     /// Interfaces with a program on them.
@@ -274,22 +304,27 @@ mod tests {
 
     #[test]
     fn readiness_and_health() {
-        let mut status = Status::default();
+        let mut status = Vital::default();
         assert_eq!(status.not_ready().len(), 3);
         assert_eq!(status.unhealthy(), None, "starting is not being ill");
         status.readiness = Readiness {
             loaded: true,
             attached: true,
             serving: true,
-            stopping: false,
+            ..Readiness::default()
         };
         status.heartbeat_age_seconds = Some(0.2);
         assert!(status.not_ready().is_empty());
         assert_eq!(status.unhealthy(), None);
-        status.heartbeat_age_seconds = Some(31.0);
-        assert!(status.unhealthy().unwrap().contains("31 s"));
+        status.heartbeat_age_seconds = Some(11.0);
+        assert!(status.unhealthy().unwrap().contains("11 s"));
         status.readiness.stopping = true;
         assert_eq!(status.unhealthy(), None, "draining is not being ill");
         assert_eq!(status.not_ready(), ["stopping"]);
+        let mut standby = Vital::default();
+        standby.readiness.standby = true;
+        assert!(standby.not_ready().is_empty() && standby.unhealthy().is_none());
+        standby.readiness.stopping = true;
+        assert!(!standby.not_ready().is_empty());
     }
 }

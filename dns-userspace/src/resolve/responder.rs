@@ -192,8 +192,8 @@ struct Plan {
     target: Name,
     namespace: Option<String>,
     rule_ttl: Duration,
-    /// Rule and captures, where its answers may be kept by the program.
-    kept_by: Option<(usize, Vec<String>)>,
+    /// Id of the rule and captures, where its answers may be kept by the program.
+    kept_by: Option<(u64, Vec<String>)>,
 }
 
 impl<S: TargetSource, I: Inject> Responder<S, I> {
@@ -488,12 +488,14 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
                                 fresh,
                                 grace: GRACE.min(left - fresh),
                                 fixed_ttl: Some(ttl_seconds),
+                                unattended: left,
                             }
                         }
                         _ => Term {
                             fresh: ttl,
                             grace: GRACE,
                             fixed_ttl: None,
+                            unattended: kept.stale_for(self.options.serve_stale, (self.clock)()),
                         },
                     };
                     answers.answer(waiting.origin.ifindex(), key, body, &term);
@@ -760,7 +762,7 @@ fn plan(rules: &RuleSet, index: usize, qname: &[u8]) -> Option<Plan> {
         target: matched.target,
         namespace: matched.namespace,
         rule_ttl: Duration::from_secs(rule.ttl_seconds().into()),
-        kept_by: (!rule.is_regex()).then_some((index, matched.captures)),
+        kept_by: (!rule.is_regex()).then_some((rule.id(), matched.captures)),
     })
 }
 

@@ -7,6 +7,7 @@
 
 mod check;
 pub mod corefile;
+mod ids;
 mod lone;
 mod pattern;
 mod regex;
@@ -14,8 +15,10 @@ mod table;
 #[doc(hidden)]
 pub mod testing;
 
+use std::collections::HashMap;
+
 use dns_common::{
-    answer::{Captures, STARTERS},
+    answer::{Captures, RuleEntry, STARTERS},
     dfa::{self, NAME_AT, Scratch},
 };
 use hickory_proto::rr::Name;
@@ -100,6 +103,8 @@ impl Complaint {
 #[derive(Debug)]
 pub struct RuleSet {
     rules: Vec<Rule>,
+    /// The index of each id.
+    ids: HashMap<u64, usize>,
     table: Table,
     warnings: Vec<Complaint>,
     /// Of each rule, whether the last labels of a name settle it.
@@ -109,6 +114,7 @@ pub struct RuleSet {
 /// One rule.
 #[derive(Debug)]
 pub struct Rule {
+    id: u64,
     name: String,
     ttl_seconds: u32,
     /// The `match` or `regex` key and the `cname` key as written.
@@ -141,6 +147,11 @@ pub struct Match {
 impl RuleSet {
     /// Compiles rules, or says everything that is wrong with them.
     pub fn compile(specs: &[RuleSpec]) -> Result<Self, Vec<Complaint>> {
+        Self::compile_for(specs, "")
+    }
+
+    /// The same where answers depend on more than their rule: ids are others where `terms` are.
+    pub fn compile_for(specs: &[RuleSpec], terms: &str) -> Result<Self, Vec<Complaint>> {
         let mut complaints = Vec::new();
         if specs.len() > dfa::MAX_RULES {
             return Err(vec![Complaint::new(
@@ -156,7 +167,7 @@ impl RuleSet {
         let mut rules = Vec::with_capacity(specs.len());
         let mut languages = Vec::with_capacity(specs.len());
         for (index, spec) in specs.iter().enumerate() {
-            if let Some((rule, language)) = Rule::compile(index, spec, &mut complaints) {
+            if let Some((rule, language)) = Rule::compile(index, spec, terms, &mut complaints) {
                 rules.push((index, rule));
                 languages.push(language);
             }
@@ -164,6 +175,7 @@ impl RuleSet {
         let names: Vec<&str> = specs.iter().map(|spec| spec.name.as_str()).collect();
         complaints.extend(check::duplicates(&names, &rules));
         complaints.extend(check::loops(&rules));
+        let ids = ids::by_id(&rules, &mut complaints);
         if !complaints.is_empty() {
             complaints.sort_by_key(|complaint| complaint.rule);
             return Err(complaints);
@@ -188,6 +200,7 @@ impl RuleSet {
         Ok(Self {
             lone: lone::lone(&patterns),
             rules,
+            ids,
             table: built.table,
             warnings,
         })
@@ -196,6 +209,11 @@ impl RuleSet {
     /// The rules in the order of the configuration; the index is the one that the kernel reports.
     pub fn rules(&self) -> &[Rule] {
         &self.rules
+    }
+
+    /// Index of the rule with this id.
+    pub fn index_of(&self, id: u64) -> Option<usize> {
+        self.ids.get(&id).copied()
     }
 
     pub fn table(&self) -> &Table {
@@ -273,6 +291,7 @@ impl Rule {
     fn compile(
         index: usize,
         spec: &RuleSpec,
+        terms: &str,
         complaints: &mut Vec<Complaint>,
     ) -> Option<(Self, regex_syntax::hir::Hir)> {
         let before = complaints.len();
@@ -356,6 +375,7 @@ impl Rule {
             .iter()
             .position(|name| name.as_deref() == Some(NAMESPACE));
         let rule = Self {
+            id: ids::id(spec, terms),
             name: spec.name.clone(),
             ttl_seconds: spec.ttl_seconds,
             pattern: text.clone(),
@@ -400,8 +420,22 @@ impl Rule {
         self.namespace
     }
 
+    /// A hash of all that its answers depend on: the same in every process that has this rule.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The rule as the program has it.
+    pub fn entry(&self) -> RuleEntry {
+        RuleEntry {
+            id: self.id,
+            captures: self.captures_of_program(),
+            padding: 0,
+        }
+    }
+
     /// What the program needs to find this rule's answers; those of a `regex` it never keeps.
-    pub fn kernel_captures(&self) -> Captures {
+    fn captures_of_program(&self) -> Captures {
         let Matcher::Pattern(pattern) = &self.matcher else {
             return Captures::NEVER;
         };

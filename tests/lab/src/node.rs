@@ -462,13 +462,34 @@ route add ::/0 via fd00:244:{index:x}::1
         Ok(gregor)
     }
 
-    fn spawn_gregor_as(&self, mut command: Command, binary: &Path, config: &str) -> Result<Gregor> {
-        let path = self.directory.join("gregor.toml");
+    fn spawn_gregor_as(&self, command: Command, binary: &Path, config: &str) -> Result<Gregor> {
+        self.spawn_gregor_named("gregor", command, binary, config)
+    }
+
+    /// One that takes over from its predecessor and leaves to its successor; `name` tells its files from theirs.
+    pub fn spawn_successor(&self, name: &str, binary: &Path, config: &str) -> Result<Gregor> {
+        let mut command = Command::new(binary);
+        command.args(["run", "--handover"]);
+        self.spawn_gregor_named(name, command, binary, config)
+    }
+
+    fn spawn_gregor_named(
+        &self,
+        name: &str,
+        mut command: Command,
+        binary: &Path,
+        config: &str,
+    ) -> Result<Gregor> {
+        let file = |extension: &str| self.directory.join(format!("{name}.{extension}"));
+        let path = file("toml");
         fs::write(&path, config)?;
-        let control = self.directory.join("gregor.sock");
-        command.arg("run").arg("--config").arg(&path);
+        let control = file("sock");
+        if command.get_args().next().is_none() {
+            command.arg("run");
+        }
+        command.arg("--config").arg(&path);
         command.arg("--control").arg(&control);
-        let log = self.directory.join("gregor.log");
+        let log = file("log");
         let process = start(&self.made, &self.node, command, &log)?;
         Ok(Gregor {
             binary: binary.to_owned(),

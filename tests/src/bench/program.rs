@@ -195,6 +195,7 @@ impl Subject {
                 total: entries,
                 per_interface: entries,
                 per_server: true,
+                stale_ttl: 30,
             },
             ..options
         };
@@ -235,9 +236,9 @@ impl Subject {
         }
         let before = self.loaded.datapath.counters()?;
         if case.verdict == Verdict::Pass(Reason::NoResponder) {
-            self.loaded.heartbeat.stop()?;
+            self.loaded.heartbeat.stop();
         } else {
-            self.loaded.heartbeat.renew(HEARTBEAT)?;
+            self.loaded.heartbeat.renew(HEARTBEAT);
         }
         let outcome = self.loaded.datapath.test_run(&case.frame, repeat)?;
         let after = self.loaded.datapath.counters()?;
@@ -279,16 +280,18 @@ fn publish(loaded: &Loaded, entries: usize) -> Result<()> {
         fresh: Duration::from_secs(24 * 3600),
         grace: Duration::ZERO,
         fixed_ttl: Some(30),
+        ..Term::default()
     };
     let answers = loaded.datapath.answers();
     let server = SERVER.parse()?;
+    let rule = loaded.datapath.rules().rules()[0].id();
     for number in 0..entries {
         let namespace = match number {
             0 => "foo".to_owned(),
             _ => format!("tenant-{number:06}"),
         };
         let key = answers
-            .key(0, TYPE_A, server, &[namespace])
+            .key(rule, TYPE_A, server, &[namespace])
             .context("a key")?;
         answers.publish(LOOPBACK, &key, &body, &term);
     }

@@ -426,6 +426,7 @@ pub const HALF_MINUTE: Term = Term {
     fresh: Duration::from_secs(30),
     grace: Duration::ZERO,
     fixed_ttl: None,
+    unattended: Duration::ZERO,
 };
 
 /// A namespace's answer under the article's rule, to queries of the first IPv4 server.
@@ -1241,6 +1242,7 @@ fn ages(t: &mut Table) {
             fresh: Duration::from_millis(fresh_ms),
             grace: Duration::from_secs(grace),
             fixed_ttl,
+            ..Term::default()
         })
     };
     for seconds in [20, 30, 3600, 86_400, 604_800] {

@@ -57,7 +57,8 @@ impl Event {
     pub fn new(header: &EventHeader, frame: &[u8]) -> Self {
         assert_eq!(usize::from(header.frame_len), frame.len());
         Self {
-            rule: header.rule,
+            // The ids of tables in memory are the indexes of their rules.
+            rule: header.rule as u32,
             l3_offset: header.l3_offset,
             is_answered: header.flags & IS_ANSWERED != 0,
             vlan: (header.vlan_tpid != 0).then_some(Tag {

@@ -70,6 +70,7 @@ pub fn answering() -> LoadOptions {
             total: 4096,
             per_interface: 4096,
             per_server: true,
+            stale_ttl: 30,
         },
         ..options(answers::rules())
     }
@@ -78,7 +79,7 @@ pub fn answering() -> LoadOptions {
 /// A program, its ring and its heartbeat, which stands at an hour from now.
 pub struct Loaded {
     pub datapath: Datapath,
-    pub heartbeat: Heartbeat,
+    pub heartbeat: Arc<Heartbeat>,
     ring: Ring,
     actions: Actions,
     /// What it has been told of.
@@ -161,8 +162,8 @@ impl Loaded {
             let _guard = runtime.enter();
             datapath.ring()?
         };
-        let mut heartbeat = datapath.heartbeat()?;
-        heartbeat.renew(Duration::from_secs(3600))?;
+        let heartbeat = datapath.heartbeat();
+        heartbeat.renew(Duration::from_secs(3600));
         Ok(Self {
             datapath,
             heartbeat,
@@ -217,8 +218,9 @@ impl Loaded {
             answers.publish_absent(LOOPBACK, &key, Duration::ZERO);
         }
         for entry in entries {
+            let rule = self.datapath.rules().rules()[entry.rule].id();
             let key = answers
-                .key(entry.rule, entry.qtype, entry.server, &entry.captures)
+                .key(rule, entry.qtype, entry.server, &entry.captures)
                 .context("a key with room for these captures")?;
             self.told.push(key);
             match &entry.what {

@@ -8,7 +8,8 @@ use crate::dfa::LiteralWord;
 /// As many slots as are wanted, given out one after the other.
 pub struct MemoryTables {
     settings: Settings,
-    captures: Vec<Captures>,
+    rules: Vec<RuleEntry>,
+    unattended: bool,
     ways: Box<[Ways]>,
     slots: Box<[Slot]>,
     absent_ways: Box<[Ways]>,
@@ -26,7 +27,7 @@ fn zeroed<const N: usize>(count: usize) -> Box<[[Word; N]]> {
 }
 
 impl MemoryTables {
-    /// `slots` answers and as many targets that do not exist, for rules with these captures.
+    /// `slots` answers and as many targets that do not exist, for rules with these captures; a rule's index is its id.
     pub fn new(slots: usize, captures: Vec<Captures>) -> Self {
         let buckets = slots.max(1).next_power_of_two();
         Self {
@@ -37,9 +38,20 @@ impl MemoryTables {
                 lane_mask: 0,
                 shares_lanes: 0,
                 slots: slots as u32,
+                stale_ttl: 30,
+                padding: 0,
                 suffixes: SuffixSettings::NONE,
             },
-            captures,
+            rules: captures
+                .into_iter()
+                .enumerate()
+                .map(|(index, captures)| RuleEntry {
+                    id: index as u64,
+                    captures,
+                    padding: 0,
+                })
+                .collect(),
+            unattended: false,
             ways: zeroed(buckets),
             slots: (0..slots.max(1)).map(|_| Slot::empty()).collect(),
             absent_ways: zeroed(buckets),
@@ -49,6 +61,11 @@ impl MemoryTables {
             used: 0,
             used_absent: 0,
         }
+    }
+
+    /// Says whether a responder is there.
+    pub fn set_unattended(&mut self, unattended: bool) {
+        self.unattended = unattended;
     }
 
     /// A program that answers nothing.
@@ -82,8 +99,7 @@ impl MemoryTables {
         if !self.insert(key, body, lifetime) {
             return false;
         }
-        let upstream = (key.head >> 48) as u16;
-        if let Some(hash) = self.settings.suffixes.hash(suffix, key.qtype(), upstream) {
+        if let Some(hash) = self.settings.suffixes.hash(suffix, key) {
             write_suffix(&self.slots[slot as usize].suffix, suffix);
             let ways = &self.suffix_ways[(hash as u32 & self.settings.suffixes.mask) as usize];
             place(ways, hash, slot);
@@ -137,8 +153,16 @@ impl Tables for MemoryTables {
         Some(&self.settings)
     }
 
-    fn captures(&self, rule: u32) -> Option<Captures> {
-        self.captures.get(rule as usize).copied()
+    fn rule(&self, index: u32) -> Option<RuleEntry> {
+        let unkept = RuleEntry {
+            id: index.into(),
+            ..RuleEntry::default()
+        };
+        Some(self.rules.get(index as usize).copied().unwrap_or(unkept))
+    }
+
+    fn is_unattended(&self, _now_ns: u64) -> bool {
+        self.unattended
     }
 
     fn ways(&self, bucket: u32) -> Option<&Ways> {
@@ -176,8 +200,12 @@ impl<T: Tables> Tables for &T {
         T::settings(self)
     }
 
-    fn captures(&self, rule: u32) -> Option<Captures> {
-        T::captures(self, rule)
+    fn rule(&self, index: u32) -> Option<RuleEntry> {
+        T::rule(self, index)
+    }
+
+    fn is_unattended(&self, now_ns: u64) -> bool {
+        T::is_unattended(self, now_ns)
     }
 
     fn ways(&self, bucket: u32) -> Option<&Ways> {

@@ -26,12 +26,15 @@ pub type Suffix = [Word; SUFFIX_LEN];
 
 const SUFFIX_LEN: usize = PAIRS + 2 * SUFFIX_WORDS + 2;
 
+/// For the words of a suffix, then for what the answer depends on beside it: two words.
+const FACTORS: usize = SUFFIX_WORDS + 2;
+
 /// How suffixes are found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct SuffixSettings {
     /// Random odd numbers: the hash is a sum of products, which do not wait for each other.
-    pub factors: [u64; SUFFIX_WORDS + 1],
+    pub factors: [u64; FACTORS],
     /// The first bytes of suffixes; what is not used matches nothing.
     pub starters: [LiteralWord; STARTERS],
     /// Buckets of their index, less one.
@@ -43,19 +46,18 @@ pub struct SuffixSettings {
 impl SuffixSettings {
     /// No suffix is found.
     pub const NONE: SuffixSettings = SuffixSettings {
-        factors: [1; SUFFIX_WORDS + 1],
+        factors: [1; FACTORS],
         starters: [NO_STARTER; STARTERS],
         mask: 0,
         starter_count: 0,
     };
 
-    /// The hash of a suffix in wire format, for a qtype and an upstream. `None` when it is too long.
-    pub fn hash(&self, suffix: &[u8], qtype: u16, upstream: u16) -> Option<u64> {
+    /// The hash of a suffix in wire format, for the qtype, server and client of a key. `None` when it is too long.
+    pub fn hash(&self, suffix: &[u8], key: &Key) -> Option<u64> {
         if suffix.len() > SUFFIX_WORDS * 8 {
             return None;
         }
-        let mut sum =
-            about(suffix.len() as u32, qtype, upstream).wrapping_mul(self.factors[SUFFIX_WORDS]);
+        let mut sum = self.begin(suffix.len() as u32, key.head, key.client());
         for (index, chunk) in suffix.chunks(8).enumerate() {
             let mut word = 0u64;
             for (at, byte) in chunk.iter().enumerate() {
@@ -67,6 +69,16 @@ impl SuffixSettings {
     }
 }
 
+impl SuffixSettings {
+    /// What a hash begins with.
+    #[inline(always)]
+    const fn begin(&self, len: u32, head: u64, client: u32) -> u64 {
+        let rest = len as u64 | (client as u64) << 32;
+        head.wrapping_mul(self.factors[SUFFIX_WORDS])
+            .wrapping_add(rest.wrapping_mul(self.factors[SUFFIX_WORDS + 1]))
+    }
+}
+
 /// Matches nothing.
 pub const NO_STARTER: LiteralWord = LiteralWord {
     fold: 0,
@@ -75,11 +87,6 @@ pub const NO_STARTER: LiteralWord = LiteralWord {
 };
 
 const SMALL: u64 = 0x2020_2020_2020_2020;
-
-#[inline(always)]
-const fn about(len: u32, qtype: u16, upstream: u16) -> u64 {
-    len as u64 | (qtype as u64) << 32 | (upstream as u64) << 48
-}
 
 /// The first `len` bytes of a word, 1 to 7.
 #[inline(always)]
@@ -182,9 +189,9 @@ pub fn locate_by_suffix<T: Tables + ?Sized>(tables: &T, scratch: &mut Scratch, a
         return false;
     }
     let from = NAME_AT + at;
-    let qtype = scratch.asked.qtype as u16;
-    let upstream = scratch.asked.server as u16;
-    let mut sum = about(len, qtype, upstream).wrapping_mul(suffixes.factors[SUFFIX_WORDS]);
+    let wanted = head(scratch.asked.qtype as u16, scratch.asked.server);
+    let client = scratch.asked.client;
+    let mut sum = suffixes.begin(len, wanted, client);
     let mut index = 0u32;
     scratch.set_rounds(len / 8);
     while index < SUFFIX_WORDS as u32 && index < scratch.rounds() {
@@ -207,9 +214,10 @@ pub fn locate_by_suffix<T: Tables + ?Sized>(tables: &T, scratch: &mut Scratch, a
     let sequence = entry[SEQUENCE].load();
     let mut entry = Reader::after(entry, sequence);
     let mut suffix = Reader::after(suffix, sequence);
-    let head = entry.word(HEAD);
+    let rule = entry.word(RULE);
     if sequence & 1 != 0
-        || head >> 32 != about(0, qtype, upstream) >> 32
+        || entry.word(HEAD) != wanted
+        || (entry.word(LENGTHS) >> 32) as u32 != client
         || suffix.word(LENGTH) != u64::from(len)
     {
         return false;
@@ -232,7 +240,7 @@ pub fn locate_by_suffix<T: Tables + ?Sized>(tables: &T, scratch: &mut Scratch, a
     }
     scratch.told.slot = slot;
     scratch.told.sequence = entry.witnessed(sequence);
-    scratch.told.rule = head as u32;
+    scratch.told.rule = rule;
     true
 }
 
@@ -252,4 +260,18 @@ pub fn write_suffix(place: &Suffix, suffix: &[u8]) {
         place[PAIRS + 2 * index + 1].store(fold);
     }
     place[LENGTH].store(suffix.len() as u64);
+}
+
+/// Gives an entry another suffix; one that it has already is left.
+#[cfg(not(target_arch = "bpf"))]
+pub fn change_suffix(slot: &Slot, suffix: &[u8]) {
+    let wanted: Suffix = core::array::from_fn(|_| Word::new(0));
+    write_suffix(&wanted, suffix);
+    let is_same = wanted
+        .iter()
+        .zip(&slot.suffix)
+        .all(|(wanted, present)| wanted.load() == present.load());
+    if !is_same {
+        write::change(&slot.entry, || write_suffix(&slot.suffix, suffix));
+    }
 }

@@ -59,6 +59,8 @@ fn settings(seed: u64) -> Settings {
         shares_lanes: 0,
         bucket_mask: 0,
         absent_mask: 0,
+        stale_ttl: 30,
+        padding: 0,
         suffixes: SuffixSettings::NONE,
     }
 }
@@ -93,19 +95,30 @@ fn a_key_is_the_same_from_a_name_and_from_its_captures() {
             .map(|at| labels[*at].to_ascii_lowercase())
             .collect();
         let slices: Vec<&[u8]> = lower.iter().map(Vec::as_slice).collect();
-        let (rule, qtype, server) = (random.next() as u32, random.next() as u16, random.below(32));
-        let key = Key::new(rule, qtype, server as u16, &slices).unwrap();
+        let (rule, qtype, server) = (random.next(), random.next() as u16, random.next() as u32);
+        let client = random.below(3) as u32;
+        let of_client = |key: Key| Key {
+            lengths: key.lengths | u64::from(client) << 32,
+            ..key
+        };
+        let key = of_client(Key::new(rule, qtype, server, &slices).unwrap());
 
         let seed = random.next();
         let mut scratch = scratch_of(&labels);
         scratch.asked.rule = rule;
         scratch.asked.qtype = qtype.into();
-        scratch.asked.server = server as u32;
-        let begun = scratch.make_key(captures, &settings(seed));
+        scratch.asked.server = server;
+        scratch.asked.client = client;
+        scratch.asked.captures = captures;
+        let begun = scratch.make_key(&settings(seed));
         assert_eq!(mix(begun, scratch.key.head), key.hash(seed), "{labels:?}");
         assert_eq!(scratch.key.head, key.head);
         assert_eq!(scratch.key.lengths, key.lengths);
-        assert_eq!((key.rule(), key.qtype()), (rule, qtype));
+        assert_eq!((scratch.key.rule, key.rule), (rule, rule));
+        assert_eq!(
+            (key.qtype(), key.server(), key.client()),
+            (qtype, server, client)
+        );
         let told: Vec<Vec<u8>> = key
             .labels()
             .map(|(label, len)| label[..len].to_vec())
@@ -121,13 +134,20 @@ fn a_key_is_the_same_from_a_name_and_from_its_captures() {
         assert!(
             scratch.is_for(&mut Reader::after(&absent, 0), any.head)
                 && any.qtype() == 0
-                && any.rule() == rule
+                && any.rule == rule
         );
-        // One letter more, less or other, another rule, type or server.
+        // One letter more, less or other, another rule, type, server or client.
         let mut others = [
-            Key::new(rule ^ 1, qtype, server as u16, &slices).unwrap(),
+            Key {
+                rule: rule ^ 1 << random.below(64),
+                ..key
+            },
             key.with_qtype(qtype ^ 0x100),
-            Key::new(rule, qtype, server as u16 ^ 1, &slices).unwrap(),
+            of_client(Key::new(rule, qtype, server ^ 1 << random.below(32), &slices).unwrap()),
+            Key {
+                lengths: key.lengths ^ 1 << (32 + random.below(32)),
+                ..key
+            },
         ]
         .to_vec();
         if !lower.is_empty() {
@@ -139,7 +159,7 @@ fn a_key_is_the_same_from_a_name_and_from_its_captures() {
             variants[2][changed][at] ^= 1;
             for variant in variants {
                 let slices: Vec<&[u8]> = variant.iter().map(Vec::as_slice).collect();
-                others.extend(Key::new(rule, qtype, server as u16, &slices));
+                others.extend(Key::new(rule, qtype, server, &slices).map(of_client));
             }
         }
         for other in others {
@@ -320,12 +340,14 @@ fn what_is_written_is_read() {
             fresh_until_ns: now + left,
             serve_until_ns: now + left + 1,
             fixed_ttl,
+            ..Lifetime::default()
         };
         assert!(tables.insert(&key, &body, &lifetime));
         let name_len = 2 + random.below(254);
         let mut scratch = scratch_of(&[Vec::from([b'a'])]);
         scratch.name_len = name_len as u32;
         scratch.asked.qtype = 1;
+        scratch.asked.captures.kept = 1;
         scratch.asked.now_ns = now;
         let expected_ttl = match (left, fixed_ttl) {
             (0, _) => 1,
@@ -379,6 +401,7 @@ fn one() -> (MemoryTables, Scratch, Key, Body) {
     );
     let mut scratch = scratch_of(&[Vec::from([b'a'])]);
     scratch.asked.qtype = 1;
+    scratch.asked.captures.kept = 1;
     scratch.asked.now_ns = 10;
     scratch.asked.room = 500;
     let body = Body {
@@ -393,7 +416,7 @@ fn lasting(fresh_until_ns: u64, serve_until_ns: u64) -> Lifetime {
     Lifetime {
         fresh_until_ns,
         serve_until_ns,
-        fixed_ttl: 0,
+        ..Lifetime::default()
     }
 }
 
@@ -428,6 +451,54 @@ fn an_entry_is_stale_until_somebody_claims_its_refresh_and_again_when_it_was_wri
 }
 
 #[test]
+fn an_expired_entry_is_served_while_no_responder_is_there() {
+    let (mut tables, mut scratch, key, body) = one();
+    let lifetime = Lifetime {
+        stale_until_ns: 40,
+        fixed_ttl: 7,
+        ..lasting(10, 20)
+    };
+    assert!(tables.insert(&key, &body, &lifetime));
+    for (now, attended, unattended) in [
+        (9, Found::Answer, Found::Answer),
+        (19, Found::Stale, Found::Stale),
+        (20, Found::Nothing, Found::Expired),
+        (39, Found::Nothing, Found::Expired),
+        (40, Found::Nothing, Found::Nothing),
+    ] {
+        scratch.asked.now_ns = now;
+        tables.set_unattended(false);
+        assert_eq!(find(&tables, &mut scratch), attended, "{now}");
+        tables.set_unattended(true);
+        assert_eq!(find(&tables, &mut scratch), unattended, "{now}");
+    }
+}
+
+#[test]
+fn an_entry_is_copied_with_its_key_and_its_times() {
+    let (mut tables, mut scratch, key, body) = one();
+    let lifetime = Lifetime {
+        stale_until_ns: 40,
+        ..lasting(10, 20)
+    };
+    assert_eq!(
+        key_of(&tables.slot(0).unwrap().entry),
+        None,
+        "never written"
+    );
+    assert!(tables.insert(&key, &body, &lifetime));
+    let entry = &tables.slot(0).unwrap().entry;
+    assert_eq!(key_of(entry), Some(key));
+    assert_eq!(until_of(entry), 40);
+    let copy = entry_of::<ENTRY_WORDS>();
+    copy_from(&copy, entry, || {});
+    assert_eq!((key_of(&copy), until_of(&copy)), (Some(key), 40));
+    release(entry);
+    assert_eq!((key_of(entry), until_of(entry)), (None, 0));
+    assert_eq!(find(&tables, &mut scratch), Found::Nothing);
+}
+
+#[test]
 fn an_entry_that_is_being_written_or_was_released_is_not_there() {
     let (mut tables, mut scratch, key, body) = one();
     assert!(tables.insert(&key, &body, &lasting(100, 200)));
@@ -458,16 +529,12 @@ fn a_target_that_does_not_exist_is_so_for_every_type_and_until_its_time() {
 #[test]
 fn nothing_is_found_for_rules_that_are_not_kept_and_in_tables_without_slots() {
     let (_, mut scratch, key, body) = one();
-    let mut tables = MemoryTables::new(1, Vec::from([Captures::NEVER]));
+    let mut tables = MemoryTables::new(1, Vec::new());
     assert!(tables.insert(&key, &body, &lasting(100, 200)));
-    assert_eq!(find(&tables, &mut scratch), Found::Nothing);
+    assert_eq!(find(&tables, &mut scratch), Found::Answer);
     assert_eq!(find(&MemoryTables::none(), &mut scratch), Found::Nothing);
-    scratch.asked.rule = 7;
-    assert_eq!(
-        find(&tables, &mut scratch),
-        Found::Nothing,
-        "a rule that is none"
-    );
+    scratch.asked.captures = Captures::NEVER;
+    assert_eq!(find(&tables, &mut scratch), Found::Nothing);
 }
 
 /// A copy that was overtaken by a write: noticed with the look at the sequence number, and not without it.
@@ -484,8 +551,11 @@ fn the_second_look_at_the_sequence_number_counts() {
         fn settings(&self) -> Option<&Settings> {
             self.tables.settings()
         }
-        fn captures(&self, rule: u32) -> Option<Captures> {
-            self.tables.captures(rule)
+        fn rule(&self, index: u32) -> Option<RuleEntry> {
+            self.tables.rule(index)
+        }
+        fn is_unattended(&self, now_ns: u64) -> bool {
+            self.tables.is_unattended(now_ns)
         }
         fn ways(&self, bucket: u32) -> Option<&Ways> {
             self.tables.ways(bucket)

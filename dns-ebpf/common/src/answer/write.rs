@@ -30,6 +30,8 @@ pub struct Lifetime {
     pub fresh_until_ns: u64,
     /// Until then it is told with a TTL of 1, and asked for again.
     pub serve_until_ns: u64,
+    /// Until then it is given while no responder is there.
+    pub stale_until_ns: u64,
     /// TTL in seconds that is told while it is fresh; 0 for what is left.
     pub fixed_ttl: u32,
 }
@@ -131,6 +133,7 @@ pub fn write_with(entry: &Entry, key: &Key, body: &Body, lifetime: &Lifetime, mo
         write_key(entry, key);
         entry[FRESH_UNTIL].store(lifetime.fresh_until_ns);
         entry[SERVE_UNTIL].store(lifetime.serve_until_ns);
+        entry[STALE_UNTIL].store(lifetime.stale_until_ns);
         for (word, value) in entry[SHAPE..].iter().zip(words) {
             word.store(value);
         }
@@ -146,16 +149,67 @@ pub fn write_absent(absent: &Absent, key: &Key, until_ns: u64) {
     });
 }
 
+/// The head of an entry that has no key: no query asks for a qtype of 65,535 and is answered here.
+const FREE: u64 = u64::MAX;
+
+/// The key of an entry; `None` for one that was never written, was released, or is half written. Only for the one writer.
+pub fn key_of(entry: &[Word]) -> Option<Key> {
+    let sequence = entry[SEQUENCE].load();
+    let head = entry[HEAD].load();
+    if sequence == 0 || sequence & 1 != 0 || head == FREE {
+        return None;
+    }
+    let mut key = Key {
+        head,
+        rule: entry[RULE].load(),
+        lengths: entry[LENGTHS].load(),
+        ..Key::EMPTY
+    };
+    for (word, value) in key
+        .captures
+        .iter_mut()
+        .zip(&entry[captures_of(entry.len())..])
+    {
+        *word = value.load();
+    }
+    Some(key)
+}
+
+/// Until when an entry is of any use, also while no responder is there.
+pub fn until_of(entry: &[Word]) -> u64 {
+    let serve = entry[SERVE_UNTIL].load();
+    if entry.len() == ENTRY_WORDS {
+        serve.max(entry[STALE_UNTIL].load())
+    } else {
+        serve
+    }
+}
+
+/// Copies an entry of another table, with whatever belongs to it beside.
+pub fn copy_from(entry: &[Word], from: &[Word], more: impl FnOnce()) {
+    change(entry, || {
+        for (to, from) in entry.iter().zip(from).skip(SEQUENCE + 1) {
+            to.store(from.load());
+        }
+        entry[CLAIMED].store(0);
+        more();
+    });
+}
+
 /// Makes an entry nobody's.
 pub fn release(entry: &[Word]) {
     change(entry, || {
         entry[SERVE_UNTIL].store(0);
-        entry[HEAD].store(u64::MAX);
+        if entry.len() == ENTRY_WORDS {
+            entry[STALE_UNTIL].store(0);
+        }
+        entry[HEAD].store(FREE);
     });
 }
 
 fn write_key(entry: &[Word], key: &Key) {
     entry[HEAD].store(key.head);
+    entry[RULE].store(key.rule);
     entry[LENGTHS].store(key.lengths);
     for (word, value) in entry[captures_of(entry.len())..].iter().zip(key.captures) {
         word.store(value);
@@ -163,7 +217,7 @@ fn write_key(entry: &[Word], key: &Key) {
 }
 
 /// Marks an entry as being written, writes, and marks it as another one than before.
-fn change(entry: &[Word], stores: impl FnOnce()) {
+pub(super) fn change(entry: &[Word], stores: impl FnOnce()) {
     let sequence = entry[SEQUENCE].load() | 1;
     entry[SEQUENCE].store(sequence);
     // No store below may be seen before the one above.

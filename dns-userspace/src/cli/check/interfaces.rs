@@ -70,13 +70,31 @@ pub async fn look(settings: Option<&Settings>) -> Vec<Finding> {
             })
             .collect();
     }
-    let mut findings = Vec::new();
+    let mut findings = left_out(&selection).await;
     for interface in present {
         let tcx = programs_on(&interface.name).unwrap_or_default();
         let clsact = clsact_filters(&interface).await.unwrap_or_default();
         findings.push(judge_interface(&interface, &tcx, &clsact));
     }
     findings
+}
+
+/// Veths that are not taken for pods'.
+async fn left_out(selection: &discover::Selection) -> Vec<Finding> {
+    if !matches!(selection, discover::Selection::PodVeths) {
+        return Vec::new();
+    }
+    discover::uplink_veths()
+        .await
+        .unwrap_or_default()
+        .into_iter()
+        .map(|name| {
+            Finding::ok(
+                format!("interface {name}"),
+                "the node's uplink, left alone: a default route leaves by it",
+            )
+        })
+        .collect()
 }
 
 fn judge_xdp(

@@ -10,7 +10,7 @@ use crate::{
         load::{self, Failure, log_directories, progress_line},
         settings::Settings,
     },
-    datapath::{Attempt, Datapath, SteerMode, Wanted, size, wanted},
+    datapath::{Attempt, Base, Datapath, SteerMode, Wanted, size, wanted},
 };
 
 /// What became of one program.
@@ -128,10 +128,11 @@ pub fn load(settings: &Settings, limit: Duration) -> Tried {
     let options = settings.load_options();
     let directories = log_directories(Path::new(super::super::CONTROL));
     let attempt = Attempt {
+        base: Base::default(),
         logging: false,
         limit,
     };
-    let result = load::load(&options, attempt, &directories, &mut |stage, took| {
+    let result = load::load(&options, &attempt, &directories, &mut |stage, took| {
         eprintln!("{}", progress_line(stage, took));
     });
     let mut programs = Vec::new();

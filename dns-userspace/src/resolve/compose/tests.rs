@@ -398,13 +398,13 @@ mod in_the_kernel {
     /// Successive replies to one query, each a message; fewer where the program hands the query over.
     pub fn replies(query: &[u8], qtype: u16, body: &Body, ttl: u32, count: usize) -> Vec<Vec<u8>> {
         let rules = rules();
-        let captures = rules.rules().iter().map(|rule| rule.kernel_captures());
+        let captures = rules.rules().iter().map(|rule| rule.entry().captures);
         let mut answers = MemoryTables::new(1, captures.collect());
         let key = Key::new(0, qtype, 0, &[]).unwrap();
         let lifetime = Lifetime {
             fresh_until_ns: u64::from(ttl) * 1_000_000_000,
             serve_until_ns: u64::MAX,
-            fixed_ttl: 0,
+            ..Lifetime::default()
         };
         assert!(answers.insert(&key, body, &lifetime));
         let mut servers = Servers {

@@ -444,6 +444,7 @@ async fn a_local_failure_takes_nothing_from_the_program() {
         fresh: NEGATIVE_LIFETIME,
         grace: GRACE,
         fixed_ttl: Some(30),
+        unattended: SERVE_STALE - Duration::from_secs(1),
     };
     let key = kernel_key(RecordType::A);
     assert_eq!(published.take(), [Told::Answer(3, key, stale)]);
@@ -618,6 +619,9 @@ async fn rules_decide_about_the_target_and_their_ttl_is_a_cap() {
     assert_eq!(lab.sent(), [Sent::PassedOn(3), Sent::PassedOn(3)]);
 }
 
+/// Of the default options.
+const SERVE_STALE: Duration = Duration::from_secs(3600);
+
 /// What the program was told, in order.
 #[derive(Debug, Default)]
 struct Published(Mutex<Vec<Told>>);
@@ -638,13 +642,13 @@ impl Published {
 impl Publish for Published {
     fn key(
         &self,
-        rule: usize,
+        rule: u64,
         qtype: u16,
         _server: IpAddr,
         captures: &[String],
     ) -> Option<answer::Key> {
         let captures: Vec<&[u8]> = captures.iter().map(|label| label.as_bytes()).collect();
-        answer::Key::new(rule as u32, qtype, 0, &captures)
+        answer::Key::new(rule, qtype, 0, &captures)
     }
 
     fn answer(&self, ifindex: u32, key: &answer::Key, body: &answer::Body, term: &Term) {
@@ -698,6 +702,7 @@ async fn what_is_found_out_goes_to_the_program_and_a_query_that_it_answered_gets
         fresh: Duration::from_secs(20),
         grace: GRACE,
         fixed_ttl: None,
+        unattended: SERVE_STALE + Duration::from_secs(20),
     };
     assert_eq!(published.take(), [Told::Answer(3, key, term)]);
 
@@ -717,6 +722,7 @@ async fn what_is_found_out_goes_to_the_program_and_a_query_that_it_answered_gets
         fresh: NEGATIVE_LIFETIME,
         grace: GRACE,
         fixed_ttl: Some(30),
+        unattended: SERVE_STALE - Duration::from_secs(1),
     };
     assert_eq!(published.take(), [Told::Answer(3, key, stale)]);
 

@@ -1,7 +1,7 @@
 //! The answers that the tables hold, and what the compose step makes of each: two ways that must lead to the same bytes.
 
 use dns_common::{
-    answer::{Absent, Captures, Key, Lifetime, MemoryTables, Settings, Slot, Tables, Ways},
+    answer::{Absent, Key, Lifetime, MemoryTables, RuleEntry, Settings, Slot, Tables, Ways},
     wire::KEPT_QTYPES,
 };
 use gregor::{
@@ -77,8 +77,12 @@ impl Tables for Shared<'_> {
         self.0.settings()
     }
 
-    fn captures(&self, rule: u32) -> Option<Captures> {
-        self.0.captures(rule)
+    fn rule(&self, index: u32) -> Option<RuleEntry> {
+        self.0.rule(index)
+    }
+
+    fn is_unattended(&self, now_ns: u64) -> bool {
+        self.0.is_unattended(now_ns)
     }
 
     fn ways(&self, bucket: u32) -> Option<&Ways> {
@@ -108,11 +112,11 @@ impl Tables for Shared<'_> {
 
 /// The tables of a rule set, and what is in them.
 pub fn fill(rules: &RuleSet) -> (MemoryTables, Vec<Known>) {
-    let captures = rules.rules().iter().map(|rule| rule.kernel_captures());
+    let captures = rules.rules().iter().map(|rule| rule.entry().captures);
     let mut tables = MemoryTables::new(4096, captures.collect());
     let mut known = Vec::new();
     for (index, rule) in rules.rules().iter().enumerate() {
-        let captures = rule.kernel_captures();
+        let captures = rule.entry().captures;
         if captures.kept == 0 {
             continue;
         }
@@ -138,8 +142,8 @@ pub fn fill(rules: &RuleSet) -> (MemoryTables, Vec<Known>) {
                 let found = found(index, qtype);
                 let section = Section::new(&found).expect("a short answer");
                 for server in SERVERS {
-                    let key =
-                        Key::new(index as u32, qtype, server, &labels).expect("captures that fit");
+                    let key = Key::new(index as u64, qtype, server.into(), &labels)
+                        .expect("captures that fit");
                     if first == Some(GONE) {
                         let key = key.with_qtype(0);
                         assert!(qtype != 1 || tables.insert_absent(&key, NOW_NS + 1));
@@ -196,6 +200,7 @@ fn lifetime(first: Option<&str>) -> Lifetime {
     Lifetime {
         fresh_until_ns,
         serve_until_ns,
+        stale_until_ns: NOW_NS + 3600 * SECOND,
         fixed_ttl: if first == Some(FIXED) { 7 } else { 0 },
     }
 }

@@ -69,7 +69,7 @@ fn key(entry: &Entry, qtype: u16) -> Option<Key> {
         MAX_SERVERS
     };
     let captures: Vec<&[u8]> = entry.captures.iter().map(String::as_bytes).collect();
-    Key::new(entry.rule as u32, qtype, (first + index) as u16, &captures)
+    Key::new(entry.rule as u64, qtype, (first + index) as u32, &captures)
 }
 
 /// The table's servers in the form that the pipeline reads.
@@ -91,7 +91,8 @@ fn servers() -> Servers {
     }
     assert_eq!(servers.v4_count as usize, MAX_SERVERS);
     assert_eq!(servers.v6_count as usize, MAX_SERVERS);
-    servers.with_ids(true)
+    servers.ids = std::array::from_fn(|index| index as u32);
+    servers
 }
 
 impl Engine for Slice {
@@ -109,7 +110,7 @@ impl Engine for Slice {
 
     fn tell(&mut self, entries: &[Entry]) -> anyhow::Result<()> {
         let captures = (self.rules.rules().iter())
-            .map(|rule| rule.kernel_captures())
+            .map(|rule| rule.entry().captures)
             .collect();
         self.answers = MemoryTables::new(2 * entries.len().max(1), captures)
             .with_starters(&self.rules.starters());
@@ -129,6 +130,7 @@ impl Engine for Slice {
                     let lifetime = Lifetime {
                         fresh_until_ns,
                         serve_until_ns: fresh_until_ns + term.grace.as_nanos() as u64,
+                        stale_until_ns: self.now_ns + term.unattended.as_nanos() as u64,
                         fixed_ttl: term.fixed_ttl.unwrap_or(0),
                     };
                     if let Some(body) = answer.body() {

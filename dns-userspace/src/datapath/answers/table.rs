@@ -1,0 +1,218 @@
+//! One mapped table of the programs: an index, its entries, and which key has which slot on whose account.
+
+use dns_common::answer::{self, Key, WAYS, Ways, Word};
+
+use aya::Ebpf;
+
+use super::super::{DatapathError, load::mapping, mapping::Mapping};
+use crate::fair::{FairMap, Limits};
+
+/// An index, its entries, and who has which.
+pub(super) struct Table<T> {
+    index: Mapping<Ways>,
+    entries: Mapping<T>,
+    keys: FairMap<Key, u32>,
+    free: Vec<u32>,
+}
+
+/// Where an entry is to be written.
+pub(super) struct Place {
+    pub slot: u32,
+    /// Hash and way of a key that the index does not have yet.
+    way: Option<(u64, usize)>,
+}
+
+impl Place {
+    /// Whether the slot had another key, or none, before.
+    pub fn is_new(&self) -> bool {
+        self.way.is_some()
+    }
+}
+
+impl<T: AsRef<[Word]>> Table<T> {
+    /// Takes the maps, with the entries that are in them; those that end before `now_ns` are released.
+    pub fn open(
+        ebpf: &mut Ebpf,
+        index: &'static str,
+        entries: &'static str,
+        limits: Limits,
+        seed: u64,
+        now_ns: u64,
+    ) -> Result<Self, DatapathError> {
+        let mut table = Self {
+            index: mapping(ebpf, index)?,
+            entries: mapping(ebpf, entries)?,
+            keys: FairMap::new(limits),
+            free: Vec::new(),
+        };
+        table.adopt(limits.total as u32, seed, now_ns);
+        Ok(table)
+    }
+
+    /// Makes index and accounts agree with the entries. What an earlier process has left half done is undone: a writer may
+    /// end between any two stores.
+    fn adopt(&mut self, slots: u32, seed: u64, now_ns: u64) {
+        let mut taken = vec![false; slots as usize];
+        for slot in 0..slots {
+            let Some(entry) = self.entries.element(slot as usize).map(AsRef::as_ref) else {
+                continue;
+            };
+            let key = answer::key_of(entry).filter(|key| {
+                answer::until_of(entry) > now_ns && self.is_found(key.hash(seed), slot)
+            });
+            match key {
+                Some(key) if self.keys.adopt(key, slot) => taken[slot as usize] = true,
+                _ => answer::release(entry),
+            }
+        }
+        for bucket in 0..self.index.len() {
+            for way in self.index.element(bucket).into_iter().flatten() {
+                let slot = (way.load() as u32).wrapping_sub(1);
+                if !taken.get(slot as usize).copied().unwrap_or(false) {
+                    way.store(0);
+                }
+            }
+        }
+        self.free = (0..slots)
+            .rev()
+            .filter(|slot| !taken[*slot as usize])
+            .collect();
+    }
+
+    /// Whether the index leads to a slot, and to no other that looks the same.
+    fn is_found(&self, hash: u64, slot: u32) -> bool {
+        let ways = self.ways(hash).into_iter().flatten();
+        let mut alike = ways
+            .map(Word::load)
+            .filter(|tag| *tag != 0 && tag >> 32 == hash >> 32);
+        alike.next() == Some(tag(hash, slot)) && alike.next().is_none()
+    }
+
+    pub fn buckets(&self) -> usize {
+        self.index.len()
+    }
+
+    pub fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    pub fn entry(&self, slot: u32) -> Option<&T> {
+        self.entries.element(slot as usize)
+    }
+
+    /// Every key with its slot, in no order.
+    pub fn keys(&self) -> impl Iterator<Item = (&Key, u32)> {
+        self.keys.iter().map(|(key, slot)| (key, *slot))
+    }
+
+    pub fn release_interface(&mut self, ifindex: u32) {
+        self.keys.release(ifindex);
+    }
+
+    fn ways(&self, hash: u64) -> Option<&Ways> {
+        ways(&self.index, hash)
+    }
+
+    /// The slot of a key, or a free one that no program can find yet; `None` when there is no room for it. `gone` is called
+    /// with each key that had to go.
+    pub fn place(
+        &mut self,
+        ifindex: u32,
+        key: &Key,
+        seed: u64,
+        mut gone: impl FnMut(&Key, u32),
+    ) -> Option<Place> {
+        if let Some(&slot) = self.keys.get(key) {
+            self.keys.touch(key);
+            return Some(Place { slot, way: None });
+        }
+        if let Some((oldest, slot)) = self.keys.make_room(ifindex).ok()? {
+            self.vacate(&oldest, slot, seed);
+            gone(&oldest, slot);
+        }
+        let hash = key.hash(seed);
+        let way = free_way(self.ways(hash)?, hash)?;
+        let slot = self.free.pop()?;
+        self.keys.insert(ifindex, *key, slot);
+        Some(Place {
+            slot,
+            way: Some((hash, way)),
+        })
+    }
+
+    /// A free slot for a key that is on no account; `None` when there is no room for it.
+    pub fn place_unowned(&mut self, key: &Key, seed: u64) -> Option<Place> {
+        let hash = key.hash(seed);
+        let way = free_way(self.ways(hash)?, hash)?;
+        let slot = *self.free.last()?;
+        if !self.keys.adopt(*key, slot) {
+            return None;
+        }
+        self.free.pop();
+        Some(Place {
+            slot,
+            way: Some((hash, way)),
+        })
+    }
+
+    /// Lets the programs find what was written.
+    pub fn show(&self, place: &Place) {
+        if let Some((hash, way)) = place.way
+            && let Some(ways) = self.ways(hash)
+        {
+            ways[way].store(tag(hash, place.slot));
+        }
+    }
+
+    pub fn remove(&mut self, key: &Key, seed: u64) -> Option<u32> {
+        let slot = self.keys.remove(key)?;
+        self.vacate(key, slot, seed);
+        Some(slot)
+    }
+
+    /// Takes a slot away from a key that has left `keys`.
+    fn vacate(&mut self, key: &Key, slot: u32, seed: u64) {
+        clear(self.ways(key.hash(seed)), slot);
+        if let Some(entry) = self.entry(slot) {
+            answer::release(entry.as_ref());
+        }
+        self.free.push(slot);
+    }
+}
+
+/// The bucket of a hash.
+pub(super) fn ways(index: &Mapping<Ways>, hash: u64) -> Option<&Ways> {
+    // A power of two.
+    index.element(hash as usize & (index.len() - 1))
+}
+
+/// A free way, unless another key looks the same from here.
+fn free_way(ways: &Ways, hash: u64) -> Option<usize> {
+    let tags: [u64; WAYS] = ways.each_ref().map(Word::load);
+    if tags.iter().any(|tag| *tag != 0 && tag >> 32 == hash >> 32) {
+        return None;
+    }
+    tags.iter().position(|tag| *tag == 0)
+}
+
+/// Leads from a hash to a slot, where there is room for it.
+pub(super) fn show(index: &Mapping<Ways>, hash: u64, slot: u32) {
+    if let Some(ways) = ways(index, hash)
+        && let Some(way) = free_way(ways, hash)
+    {
+        ways[way].store(tag(hash, slot));
+    }
+}
+
+fn tag(hash: u64, slot: u32) -> u64 {
+    hash >> 32 << 32 | u64::from(slot + 1)
+}
+
+/// Removes what leads to a slot from a bucket.
+pub(super) fn clear(ways: Option<&Ways>, slot: u32) {
+    for way in ways.into_iter().flatten() {
+        if way.load() as u32 == slot + 1 {
+            way.store(0);
+        }
+    }
+}

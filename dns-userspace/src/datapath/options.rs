@@ -1,0 +1,132 @@
+//! What a program is loaded with, and what the maps then take.
+
+use std::{net::IpAddr, sync::Arc};
+
+use aya::util::nr_cpus;
+use dns_common::abi::maps;
+use ipnet::IpNet;
+
+use super::{
+    AnswerOptions, DatapathError, Hook, Order, Wanted, answers, footprint::Footprint, load::OBJECT,
+};
+use crate::rules::RuleSet;
+
+/// Words that count how often an answer is given, at most: machines may have 256 processors, or say that they could.
+pub const HIT_LANES: usize = 16;
+
+/// What an interface may ask of the responder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// Matched queries per second and interface; 0 means no limit.
+    pub queries_per_second: u32,
+    /// How many may come at once.
+    pub burst: u32,
+}
+
+/// Everything that a program is loaded with.
+#[derive(Clone, Debug)]
+pub struct LoadOptions {
+    /// Addresses whose queries are looked at; at most 16 of each family.
+    pub servers: Vec<IpAddr>,
+    pub rules: Arc<RuleSet>,
+    pub hook: Hook,
+    pub order: Order,
+    /// With [`Hook::Xdp`], the only addresses whose queries are looked at, at most 256 networks; unused elsewhere.
+    pub sources: Vec<IpNet>,
+    /// Size of the ring buffer: a power of two and a multiple of the page size.
+    pub ring_bytes: u32,
+    pub limit: Limit,
+    pub answers: AnswerOptions,
+    /// Most words that count how often an answer is given, a power of two: one for each processor, which share them where
+    /// there are more. [`HIT_LANES`] unless a test has another.
+    pub hit_lanes: usize,
+}
+
+/// What loading is busy with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    Maps,
+    Program(&'static str),
+    Tables,
+}
+
+impl Stage {
+    pub fn program(self) -> Option<&'static str> {
+        match self {
+            Stage::Program(name) => Some(name),
+            Stage::Maps | Stage::Tables => None,
+        }
+    }
+}
+
+impl std::fmt::Display for Stage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Stage::Maps => f.write_str("creating maps"),
+            Stage::Program(name) => write!(f, "verifying program {name}"),
+            Stage::Tables => f.write_str("filling tables"),
+        }
+    }
+}
+
+/// Interfaces whose slot in the array is taken by another one. Indexes are given out one after the other, so of a few hundred
+/// interfaces a few collide, and only on a node that has seen thousands come and go.
+const SHARED_SLOTS: u32 = 1024;
+
+/// Maps that the loader sizes, with their elements.
+pub(super) fn sizes(options: &LoadOptions, processors: usize) -> Vec<(&'static str, u32)> {
+    let mut sizes = vec![
+        (maps::TAILS, options.rules.table().tails.len().max(1) as u32),
+        (maps::RING, options.ring_bytes),
+        (maps::MORE_INTERFACES, SHARED_SLOTS),
+        (maps::RULES, options.rules.rules().len().max(1) as u32),
+    ];
+    let lanes = processors.next_power_of_two().min(options.hit_lanes);
+    sizes.extend(answers::sizes(&options.answers, lanes));
+    sizes
+}
+
+pub(super) fn processors() -> Result<usize, DatapathError> {
+    nr_cpus().map_err(|(path, error)| DatapathError::Processors { path, error })
+}
+
+/// What the maps would take of this kernel.
+pub fn wanted(options: &LoadOptions) -> Wanted {
+    let processors = processors().unwrap_or(1);
+    let footprint = Footprint::of(OBJECT, &sizes(options, processors), processors);
+    Wanted {
+        bytes: footprint.bytes,
+        processors: processors as u64,
+        per_processor: footprint.per_processor,
+        unsupported: footprint.unsupported(),
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// What the maps take with room for so many answers.
+    pub(in super::super) fn footprint(answers: usize, processors: usize) -> Footprint {
+        let options = LoadOptions {
+            servers: Vec::new(),
+            rules: Arc::new(RuleSet::compile(&[]).unwrap()),
+            hook: Hook::Tcx,
+            order: Order::First,
+            sources: Vec::new(),
+            ring_bytes: 1 << 20,
+            limit: Limit {
+                queries_per_second: 0,
+                burst: 0,
+            },
+            answers: AnswerOptions {
+                total: answers,
+                per_interface: answers,
+                per_server: true,
+                stale_ttl: 30,
+            },
+            hit_lanes: HIT_LANES,
+        };
+        Footprint::of(OBJECT, &sizes(&options, processors), processors)
+    }
+}

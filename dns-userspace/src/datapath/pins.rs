@@ -1,0 +1,251 @@
+//! Where maps and links outlive the process: a directory of bpffs, with a folder for each ABI version.
+//!
+//! A process writes pinned tables only while it holds the lock on the directory. The kernel releases that with the process,
+//! however it ends.
+
+use std::{
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+};
+
+use aya::maps::MapInfo;
+use dns_common::abi;
+use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
+    sys::statfs::{BPF_FS_MAGIC, statfs},
+};
+
+use super::{error::one_line, link::BpfLink};
+
+/// Where gregor pins what it pins, unless it is told another place.
+pub const STATE: &str = "/sys/fs/bpf/gregor";
+
+/// Why the directory cannot be used. Each says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    #[error("{} is not on bpffs; mount it (mount -t bpf bpf /sys/fs/bpf; in a container, mount the node's /sys/fs/bpf), or give a directory of bpffs with --state", .0.display())]
+    NotBpffs(PathBuf),
+    #[error("cannot make {}: {error}; run as root, or give another directory of bpffs with --state", path.display())]
+    Make { path: PathBuf, error: io::Error },
+    #[error("cannot lock {}: {error}", path.display())]
+    Lock { path: PathBuf, error: io::Error },
+    #[error("another gregor owns {}; stop it first, take over from it with --handover, or give this one another directory with --state", .0.display())]
+    Held(PathBuf),
+    #[error("the programs that are pinned in {} are attached in another network namespace; remove them with `gregor detach --all`, or give another directory with --state", .0.display())]
+    OtherNetwork(PathBuf),
+}
+
+/// A directory of bpffs.
+#[derive(Clone, Debug)]
+pub struct State {
+    root: PathBuf,
+}
+
+/// The right to write what is pinned.
+#[derive(Debug)]
+pub struct Claim {
+    _lock: Flock<File>,
+}
+
+impl State {
+    /// Makes the directory where it is missing.
+    pub fn open(root: &Path) -> Result<Self, StateError> {
+        let make = |error| StateError::Make {
+            path: root.to_owned(),
+            error,
+        };
+        let mut existing = root;
+        while !existing.exists() {
+            existing = existing
+                .parent()
+                .ok_or_else(|| make(io::ErrorKind::NotFound.into()))?;
+        }
+        let fs_type = statfs(existing).map_err(|errno| make(errno.into()))?;
+        if fs_type.filesystem_type() != BPF_FS_MAGIC {
+            return Err(StateError::NotBpffs(root.to_owned()));
+        }
+        let state = Self {
+            root: root.to_owned(),
+        };
+        fs::create_dir_all(state.links()).map_err(make)?;
+        Ok(state)
+    }
+
+    /// Takes the lock; `None` while another process has it.
+    pub fn try_claim(&self) -> Result<Option<Claim>, StateError> {
+        let failed = |error| StateError::Lock {
+            path: self.root.clone(),
+            error,
+        };
+        let directory = File::open(&self.root).map_err(failed)?;
+        match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(Some(Claim { _lock: lock })),
+            Err((_, Errno::EWOULDBLOCK)) => Ok(None),
+            Err((_, errno)) => Err(failed(errno.into())),
+        }
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    fn version(&self) -> PathBuf {
+        self.root.join(format!("v{}", abi::VERSION))
+    }
+
+    fn links(&self) -> PathBuf {
+        self.version().join("links")
+    }
+
+    /// Where a map is pinned.
+    pub(super) fn map(&self, name: &str) -> PathBuf {
+        self.version().join(name)
+    }
+
+    /// Where a link is pinned; `place` tells it from all others.
+    pub(super) fn link(&self, place: &str) -> PathBuf {
+        self.links().join(place)
+    }
+
+    /// The links that are pinned, with their places.
+    pub(super) fn pinned_links(&self) -> Vec<(String, BpfLink)> {
+        let mut links = Vec::new();
+        for path in files(&self.links()) {
+            let Some(place) = path.file_name().and_then(|name| name.to_str()) else {
+                continue;
+            };
+            match BpfLink::from_pin(&path) {
+                Ok(link) => links.push((place.to_owned(), link)),
+                Err(error) => {
+                    tracing::warn!(path = %path.display(), %error, "cannot open a pinned link");
+                }
+            }
+        }
+        links
+    }
+
+    /// Removes what other ABI versions have pinned: their programs are off their hooks then.
+    pub(super) fn remove_other_versions(&self) {
+        let Ok(entries) = fs::read_dir(&self.root) else {
+            return;
+        };
+        for path in entries.filter_map(Result::ok).map(|entry| entry.path()) {
+            if path != self.version() && path.is_dir() {
+                tracing::info!(path = %path.display(), "removing what another version has pinned");
+                remove_version(&path);
+            }
+        }
+    }
+
+    /// Removes all that is pinned, links off their hooks first.
+    pub(super) fn remove(&self) {
+        remove_version(&self.version());
+        // Stays where another version is in it.
+        let _ = fs::remove_dir(&self.root);
+    }
+}
+
+fn remove_version(version: &Path) {
+    for failure in remove_tree(version, &mut |_| {}) {
+        tracing::warn!(failure, "cannot remove a pin");
+    }
+}
+
+/// Removes pins and the directories that they are in; links are detached first, since others may hold them. `removed` is called
+/// with each path. Returns what failed.
+pub(super) fn remove_tree(directory: &Path, removed: &mut impl FnMut(&Path)) -> Vec<String> {
+    let mut failures = Vec::new();
+    let Ok(entries) = fs::read_dir(directory) else {
+        return failures;
+    };
+    for path in entries.filter_map(Result::ok).map(|entry| entry.path()) {
+        if path.is_dir() {
+            failures.extend(remove_tree(&path, removed));
+            continue;
+        }
+        // No link, or one whose interface is gone: the pin goes all the same.
+        if let Ok(link) = BpfLink::from_pin(&path) {
+            let _ = link.detach();
+        }
+        match fs::remove_file(&path) {
+            Ok(()) => removed(&path),
+            Err(error) => failures.push(format!("{}: {error}", path.display())),
+        }
+    }
+    let _ = fs::remove_dir(directory);
+    failures
+}
+
+fn files(directory: &Path) -> Vec<PathBuf> {
+    fs::read_dir(directory)
+        .into_iter()
+        .flatten()
+        .filter_map(Result::ok)
+        .map(|entry| entry.path())
+        .collect()
+}
+
+/// What makes a map one that a program can use in the place of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Shape {
+    pub kind: u32,
+    pub key_bytes: u32,
+    pub value_bytes: u32,
+    pub elements: u32,
+}
+
+impl Shape {
+    /// Of a pinned map; `None` where there is none that can be opened.
+    pub fn of_pin(path: &Path) -> Option<Self> {
+        if !path.exists() {
+            return None;
+        }
+        match MapInfo::from_pin(path) {
+            Ok(info) => Some(Self {
+                kind: info.map_type().map_or(u32::MAX, |kind| kind as u32),
+                key_bytes: info.key_size(),
+                value_bytes: info.value_size(),
+                elements: info.max_entries(),
+            }),
+            Err(error) => {
+                tracing::warn!(path = %path.display(), error = one_line(&error), "cannot open a pinned map");
+                None
+            }
+        }
+    }
+}
+
+/// Removes a pin, and the directory entry of a link with it.
+pub(super) fn unpin(path: &Path) {
+    if let Err(error) = fs::remove_file(path)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!(path = %path.display(), %error, "cannot remove a pin");
+    }
+}
+
+/// Pins a link in the place of one that is gone.
+pub(super) fn pin_link(link: &BpfLink, path: &Path) -> io::Result<()> {
+    match link.pin(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            unpin(path);
+            link.pin(path)
+        }
+        result => result,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_outside_bpffs_is_refused_with_the_remedy() {
+        let root = std::env::temp_dir().join("gregor-state-that-is-not-there");
+        let error = State::open(&root).unwrap_err().to_string();
+        assert!(error.contains("mount -t bpf bpf /sys/fs/bpf"), "{error}");
+        assert!(!root.exists());
+    }
+}

@@ -1,0 +1,329 @@
+//! The maps that outlive a loaded program, each opened once: a reload adds a program that uses the same ones.
+
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use aya::{
+    Ebpf,
+    maps::{Array, HashMap as BpfHashMap, MapData, PerCpuArray, RingBuf},
+};
+use aya_obj::Object;
+use dns_common::{abi::maps as names, answer::Slot, verdict::COUNTERS};
+use nix::sys::stat::stat;
+
+use super::{
+    Answers, DatapathError, Heartbeat, Switch,
+    answers::{Tables, View},
+    interfaces::Interfaces,
+    load::{mapping, take},
+    mapping::Mapping,
+    pins::{Shape, State, StateError, unpin},
+    pod::Plain,
+    steer::SteeringMaps,
+};
+use crate::rules::RuleSet;
+
+/// The maps that are shared by programs. All others belong to one rule set.
+const SHARED: [&str; 17] = [
+    names::COUNTERS,
+    names::RING,
+    names::HEARTBEAT,
+    names::INTERFACES,
+    names::MORE_INTERFACES,
+    names::OTHER_SERVERS,
+    names::STEERING,
+    names::STEERED,
+    names::LISTENERS,
+    names::OWN,
+    names::MONITOR,
+    names::MONITOR_RING,
+    names::INDEX,
+    names::ANSWERS,
+    names::ABSENT_INDEX,
+    names::ABSENT,
+    names::HITS,
+];
+/// Those of them that belong together: where one has another size, all are made anew.
+const TABLES: [&str; 5] = [
+    names::INDEX,
+    names::ANSWERS,
+    names::ABSENT_INDEX,
+    names::ABSENT,
+    names::HITS,
+];
+
+/// What a process needs to know of the tables, beside what is in them.
+const META: &str = "META";
+const META_WORDS: u32 = 3;
+const SEED: u32 = 0;
+const NETNS_DEVICE: u32 = 1;
+const NETNS_INODE: u32 = 2;
+
+/// The pinned maps as a program is to find them.
+pub(super) struct Pinned {
+    /// Where each map is, or will be.
+    pub paths: Vec<(&'static str, std::path::PathBuf)>,
+    /// Paths at which there was no map before.
+    pub new: Vec<std::path::PathBuf>,
+    /// The answers of tables that are made anew.
+    pub import: Option<Mapping<Slot>>,
+    /// Whether the tables are made anew.
+    pub new_tables: bool,
+    pub seed: u64,
+}
+
+impl Pinned {
+    /// Looks at what is pinned. Maps that do not fit an object with these sizes are unpinned, so that loading it makes others;
+    /// the caller has the lock.
+    pub fn prepare(
+        state: &State,
+        object: &[u8],
+        sizes: &[(&'static str, u32)],
+    ) -> Result<Self, DatapathError> {
+        let object = Object::parse(object).map_err(|error| DatapathError::Object(error.into()))?;
+        let fits = |name: &str| {
+            let map = object.maps.get(name)?;
+            let elements = sizes
+                .iter()
+                .find(|(sized, _)| *sized == name)
+                .map_or(map.max_entries(), |(_, elements)| *elements);
+            let wanted = Shape {
+                kind: map.map_type(),
+                key_bytes: map.key_size(),
+                value_bytes: map.value_size(),
+                elements,
+            };
+            Some(Shape::of_pin(&state.map(name)) == Some(wanted))
+        };
+        let mut prepared = Self {
+            paths: Vec::new(),
+            new: Vec::new(),
+            import: None,
+            new_tables: TABLES.iter().any(|name| fits(name) == Some(false)),
+            seed: meta(state)?,
+        };
+        for name in SHARED {
+            let Some(fits) = fits(name) else { continue };
+            let path = state.map(name);
+            let renewed = prepared.new_tables && TABLES.contains(&name);
+            if renewed && name == names::ANSWERS {
+                prepared.import = old_answers(&path);
+            }
+            if !fits || renewed {
+                unpin(&path);
+                prepared.new.push(path.clone());
+            }
+            prepared.paths.push((name, path));
+        }
+        Ok(prepared)
+    }
+}
+
+/// The answers in a table that is about to be replaced; `None` where there is none of this ABI.
+fn old_answers(path: &std::path::Path) -> Option<Mapping<Slot>> {
+    let map = path.exists().then(|| MapData::from_pin(path).ok())??;
+    Mapping::new(aya::maps::Map::Array(map)).ok()
+}
+
+/// Reads what is pinned beside the tables, or pins it; returns their seed.
+fn meta(state: &State) -> Result<u64, DatapathError> {
+    let failed = |error| DatapathError::Map { name: META, error };
+    let path = state.map(META);
+    let (device, inode) = network_namespace();
+    if path.exists() {
+        let data = MapData::from_pin(&path).map_err(failed)?;
+        let meta: Array<_, u64> = Array::try_from(aya::maps::Map::Array(data)).map_err(failed)?;
+        let word = |index| meta.get(&index, 0).map_err(failed);
+        if (word(NETNS_DEVICE)?, word(NETNS_INODE)?) != (device, inode) {
+            return Err(StateError::OtherNetwork(state.root().to_owned()).into());
+        }
+        return word(SEED);
+    }
+    let mut meta: Array<MapData, u64> = Array::create(META_WORDS, 0).map_err(failed)?;
+    let seed = rand::random();
+    for (index, word) in [(SEED, seed), (NETNS_DEVICE, device), (NETNS_INODE, inode)] {
+        meta.set(index, word, 0).map_err(failed)?;
+    }
+    meta.pin(&path)
+        .map_err(|error| DatapathError::Pin { path, error })?;
+    Ok(seed)
+}
+
+/// Device and inode of the network namespace of this thread.
+fn network_namespace() -> (u64, u64) {
+    stat("/proc/thread-self/ns/net").map_or((0, 0), |found| (found.st_dev, found.st_ino))
+}
+
+/// See the module.
+pub struct Shared {
+    interfaces: Mutex<Interfaces>,
+    counters: PerCpuArray<MapData, Plain<[u64; COUNTERS]>>,
+    other_servers: BpfHashMap<MapData, [u64; 2], u64>,
+    pub(super) answers: Arc<Answers>,
+    pub(super) switch: Arc<Switch>,
+    pub(super) heartbeat: Arc<Heartbeat>,
+    /// Missing in objects that hold nothing but a program for interfaces.
+    pub(super) steering: Option<Arc<SteeringMaps>>,
+    ring: Mutex<Option<RingBuf<MapData>>>,
+    decisions: Mutex<Option<RingBuf<MapData>>>,
+    pub(super) rules: Arc<RuleSets>,
+    /// Every shared map once more, to pin it again where its pin is gone.
+    pins: Mutex<Vec<(std::path::PathBuf, MapData)>>,
+}
+
+impl Shared {
+    /// Takes the maps of the first program.
+    pub(super) fn open(
+        ebpf: &mut Ebpf,
+        tables: Tables,
+        view: View,
+        rules: &Arc<RuleSet>,
+    ) -> Result<Self, DatapathError> {
+        Ok(Self {
+            interfaces: Mutex::new(Interfaces::new(ebpf)?),
+            counters: take(ebpf, names::COUNTERS)?,
+            other_servers: take(ebpf, names::OTHER_SERVERS)?,
+            answers: Arc::new(Answers::new(tables, view)),
+            switch: Arc::new(Switch::open(ebpf)?),
+            heartbeat: Arc::new(Heartbeat::new(mapping(ebpf, names::HEARTBEAT)?)),
+            steering: SteeringMaps::open(ebpf)?.map(Arc::new),
+            ring: Mutex::new(Some(take(ebpf, names::RING)?)),
+            decisions: Mutex::new(Some(take(ebpf, names::MONITOR_RING)?)),
+            rules: Arc::new(RuleSets::new(rules)),
+            pins: Mutex::default(),
+        })
+    }
+
+    pub(super) fn interfaces(&self) -> MutexGuard<'_, Interfaces> {
+        lock(&self.interfaces)
+    }
+
+    pub(super) fn take_ring(&self) -> Option<RingBuf<MapData>> {
+        lock(&self.ring).take()
+    }
+
+    pub(super) fn take_decisions(&self) -> Option<RingBuf<MapData>> {
+        lock(&self.decisions).take()
+    }
+
+    /// Keeps the pinned maps open, so that [`Shared::pin_again`] can.
+    pub(super) fn keep(
+        &self,
+        paths: &[(&'static str, std::path::PathBuf)],
+    ) -> Result<(), DatapathError> {
+        let mut pins = Vec::new();
+        for (name, path) in paths {
+            let map =
+                MapData::from_pin(path).map_err(|error| DatapathError::Map { name, error })?;
+            pins.push((path.clone(), map));
+        }
+        *lock(&self.pins) = pins;
+        Ok(())
+    }
+
+    /// Pins what is pinned no more, or what another map is in the place of: a load that failed may have left that, or somebody
+    /// has made bpffs anew.
+    pub(super) fn pin_again(&self) -> Result<(), DatapathError> {
+        for (path, map) in lock(&self.pins).iter() {
+            let own = map.info().map(|info| info.id()).ok();
+            let there = path
+                .exists()
+                .then(|| {
+                    aya::maps::MapInfo::from_pin(path)
+                        .map(|info| info.id())
+                        .ok()
+                })
+                .flatten();
+            if there.is_some() && there == own {
+                continue;
+            }
+            if let Some(directory) = path.parent() {
+                // What is wrong with it is seen when the map is pinned.
+                let _ = std::fs::create_dir_all(directory);
+            }
+            unpin(path);
+            map.pin(path).map_err(|error| DatapathError::Pin {
+                path: path.clone(),
+                error,
+            })?;
+        }
+        Ok(())
+    }
+
+    /// What the programs answer by themselves.
+    pub fn answers(&self) -> &Arc<Answers> {
+        &self.answers
+    }
+
+    /// Whether the programs tell what they decide.
+    pub fn switch(&self) -> &Switch {
+        &self.switch
+    }
+
+    /// Verdicts over all processors, indexed by [`dns_common::verdict::Verdict::counter`].
+    pub fn counters(&self) -> Result<Vec<u64>, DatapathError> {
+        let per_cpu = self
+            .counters
+            .get(&0, 0)
+            .map_err(|error| DatapathError::Map {
+                name: names::COUNTERS,
+                error,
+            })?;
+        let mut sum = vec![0u64; COUNTERS];
+        for counters in per_cpu.iter() {
+            for (total, value) in sum.iter_mut().zip(counters.0) {
+                *total += value;
+            }
+        }
+        Ok(sum)
+    }
+
+    /// Addresses outside the configuration that were asked on port 53, with how often; at most 64.
+    pub fn other_servers(&self) -> Vec<(IpAddr, u64)> {
+        self.other_servers
+            .iter()
+            .filter_map(Result::ok)
+            .map(|(key, count)| {
+                let mut octets = [0; 16];
+                octets[..8].copy_from_slice(&key[0].to_ne_bytes());
+                octets[8..].copy_from_slice(&key[1].to_ne_bytes());
+                (Ipv6Addr::from(octets).to_canonical(), count)
+            })
+            .collect()
+    }
+}
+
+/// The rule sets that queries in the ring may be of: that of the programs, and the one before.
+pub(super) struct RuleSets(Mutex<[Arc<RuleSet>; 2]>);
+
+impl RuleSets {
+    fn new(rules: &Arc<RuleSet>) -> Self {
+        Self(Mutex::new([Arc::clone(rules), Arc::clone(rules)]))
+    }
+
+    pub fn put_in_force(&self, rules: &Arc<RuleSet>) {
+        let mut sets = lock(&self.0);
+        if !Arc::ptr_eq(&sets[0], rules) {
+            sets.swap(0, 1);
+            sets[0] = Arc::clone(rules);
+        }
+    }
+
+    pub fn current(&self) -> Arc<RuleSet> {
+        Arc::clone(&lock(&self.0)[0])
+    }
+
+    /// The rule with this id, in the newest set that has it.
+    pub fn find(&self, id: u64) -> Option<(Arc<RuleSet>, usize)> {
+        lock(&self.0)
+            .iter()
+            .find_map(|rules| Some((Arc::clone(rules), rules.index_of(id)?)))
+    }
+}
+
+/// A panic while a lock was held leaves data behind that is right as it is.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,311 @@
+//! One program after another, in this process or after it: links are replaced in one step, and what is shared stays.
+
+use std::collections::HashMap;
+
+use super::{
+    Datapath, DatapathError, Hook, Interface,
+    attach::{self, Link},
+    egress::PeersElsewhere,
+    error::one_line,
+    load::program_of,
+    pins::unpin,
+    program::{Attached, Pending},
+    steer,
+};
+
+impl Datapath {
+    /// Puts this program's rules in force for what userspace reads and writes. Returns what was in force.
+    fn put_in_force(&mut self) -> Result<Option<Pending>, DatapathError> {
+        self.shared.rules.put_in_force(&self.options.rules);
+        let Some(Pending { tables, view }) = self.pending.take() else {
+            return Ok(None);
+        };
+        let (tables, view) = self
+            .shared
+            .answers
+            .switch(tables, view)
+            .ok_or(DatapathError::LetGo)?;
+        if tables.is_some() {
+            self.shared.keep(&self.paths)?;
+        }
+        Ok(Some(Pending { tables, view }))
+    }
+
+    /// Takes over what a process has left: programs on interfaces and on the sockets, each replaced in one step. What sits in
+    /// another place than this program's stays until [`Datapath::remove_leftovers`].
+    pub fn adopt_pinned(&mut self) -> Result<(), DatapathError> {
+        let Some(state) = self.state.clone() else {
+            return Ok(());
+        };
+        let names: HashMap<u32, String> = nix::net::if_::if_nameindex()
+            .map(|interfaces| {
+                interfaces
+                    .iter()
+                    .map(|found| (found.index(), found.name().to_string_lossy().into_owned()))
+                    .collect()
+            })
+            .unwrap_or_default();
+        if !names.is_empty() {
+            self.shared
+                .interfaces()
+                .retain(|index| names.contains_key(&index));
+        }
+        let peers = PeersElsewhere::of_all();
+        for (place, link) in state.pinned_links() {
+            let path = state.link(&place);
+            if place == steer::PIN {
+                match &mut self.steering {
+                    Some(steering) => steering.adopt(link, path),
+                    None => self.leftovers.push((path, link)),
+                }
+                continue;
+            }
+            let index = link.info().map_or(0, |info| info.ifindex);
+            let Some(name) = names.get(&index) else {
+                // The interface is gone, and the link is off it.
+                unpin(&path);
+                continue;
+            };
+            if place != self.place(index) {
+                self.leftovers.push((path, link));
+                continue;
+            }
+            let interface = Interface {
+                index,
+                name: name.clone(),
+            };
+            self.allow_interface(index)?;
+            let program = program_of(&mut self.ebpf, self.program)?;
+            match attach::replace(program, Link::adopted(link, self.options.hook)) {
+                Ok(link) => {
+                    let pin = Some(path);
+                    self.links.insert(
+                        index,
+                        Attached {
+                            interface,
+                            link,
+                            pin,
+                        },
+                    );
+                    let _ = self
+                        .shared
+                        .interfaces()
+                        .set_way_out(index, peers.way_out(index));
+                }
+                Err(error) => {
+                    unpin(&path);
+                    tracing::warn!(
+                        interface = interface.name,
+                        error = one_line(&error),
+                        "a program that was left cannot be replaced"
+                    );
+                }
+            }
+        }
+        if self.options.hook == Hook::Clsact {
+            self.adopt_filters(&names, &peers)?;
+        }
+        if !self.links.is_empty() {
+            tracing::info!(
+                interfaces = self.links.len(),
+                "took over from an earlier process"
+            );
+        }
+        Ok(())
+    }
+
+    /// The filters that a process has left on clsact, each replaced in one step.
+    fn adopt_filters(
+        &mut self,
+        names: &HashMap<u32, String>,
+        peers: &PeersElsewhere,
+    ) -> Result<(), DatapathError> {
+        for (index, name) in names {
+            let interface = Interface {
+                index: *index,
+                name: name.clone(),
+            };
+            let Some(left) = attach::left_filter(&interface, self.options.order) else {
+                continue;
+            };
+            self.allow_interface(*index)?;
+            let program = program_of(&mut self.ebpf, self.program)?;
+            match attach::replace(program, left) {
+                Ok(link) => {
+                    let attached = Attached {
+                        interface,
+                        link,
+                        pin: None,
+                    };
+                    self.links.insert(*index, attached);
+                    let _ = self
+                        .shared
+                        .interfaces()
+                        .set_way_out(*index, peers.way_out(*index));
+                }
+                Err(error) => {
+                    tracing::warn!(
+                        interface = name,
+                        error = one_line(&error),
+                        "a filter that was left cannot be replaced"
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Detaches what a process has left and nobody wants: once all wanted interfaces have this program.
+    pub fn remove_leftovers(&mut self, is_wanted: impl Fn(u32) -> bool) {
+        for (path, link) in self.leftovers.drain(..) {
+            let _ = link.detach();
+            unpin(&path);
+        }
+        let unwanted: Vec<u32> = self
+            .links
+            .keys()
+            .copied()
+            .filter(|index| !is_wanted(*index))
+            .collect();
+        for index in unwanted {
+            self.detach(index);
+        }
+        if let Some(state) = &self.state {
+            state.remove_other_versions();
+        }
+    }
+
+    /// Leaves everything that is pinned where it is, and writes no more: a successor takes over.
+    pub fn leave(&mut self) {
+        self.shared.answers.let_go();
+        for (_, attached) in self.links.drain() {
+            attach::leave(attached.link);
+        }
+        self.leftovers.clear();
+        if let Some(steering) = &mut self.steering {
+            steering.leave();
+        }
+    }
+
+    /// Takes over every interface of an earlier program, each in one step. Returns those that could not be taken over; they
+    /// are left without a program. Where the programs sit in different places and this one cannot sit on one of the
+    /// interfaces that are wanted, that is an error, and the earlier program is on all of them as before.
+    pub fn adopt(
+        &mut self,
+        previous: &mut Datapath,
+        is_wanted: impl Fn(&Interface) -> bool,
+    ) -> Result<Vec<(Interface, DatapathError)>, DatapathError> {
+        let same_place = previous.options.hook == self.options.hook
+            && previous.options.order == self.options.order;
+        let before = self.put_in_force()?;
+        if same_place {
+            return Ok(self.take_links(previous));
+        }
+        if let Err(error) = self.attach_beside(previous, is_wanted) {
+            previous.pending = before;
+            if let Err(error) = previous.put_in_force() {
+                tracing::error!(
+                    error = one_line(&error),
+                    "the answers of before cannot be put back"
+                );
+            }
+            return Err(error);
+        }
+        // Nothing fails from here on.
+        for (_, attached) in previous.links.drain() {
+            attached.detach();
+        }
+        Ok(Vec::new())
+    }
+
+    /// Puts the program in the place of an earlier one, link by link.
+    fn take_links(&mut self, previous: &mut Datapath) -> Vec<(Interface, DatapathError)> {
+        let mut failed = Vec::new();
+        let peers = PeersElsewhere::of_all();
+        for (
+            index,
+            Attached {
+                interface,
+                link,
+                pin,
+            },
+        ) in previous.links.drain()
+        {
+            let replaced = self.allow_interface(index).and_then(|()| {
+                let program = program_of(&mut self.ebpf, self.program)?;
+                attach::replace(program, link).map_err(|error| DatapathError::Attach {
+                    interface: interface.name.clone(),
+                    error,
+                })
+            });
+            match replaced {
+                Ok(link) => {
+                    self.links.insert(
+                        index,
+                        Attached {
+                            interface,
+                            link,
+                            pin,
+                        },
+                    );
+                    // A failure leaves the usual way, until it is looked for again.
+                    let _ = self
+                        .shared
+                        .interfaces()
+                        .set_way_out(index, peers.way_out(index));
+                }
+                Err(error) => {
+                    if let Some(pin) = pin {
+                        unpin(&pin);
+                    }
+                    self.shared.interfaces().remove(index);
+                    failed.push((interface, error));
+                }
+            }
+        }
+        failed
+    }
+
+    /// Attaches in another place to the wanted interfaces of an earlier program, which stays where it is: a query meets one of
+    /// the two. On an error everything is as before.
+    fn attach_beside(
+        &mut self,
+        previous: &mut Datapath,
+        is_wanted: impl Fn(&Interface) -> bool,
+    ) -> Result<(), DatapathError> {
+        for interface in previous.attached().into_iter().filter(is_wanted) {
+            match self.attach(&interface) {
+                Ok(()) => {}
+                // There is an event about it on its way.
+                Err(DatapathError::Attach {
+                    error: attach::AttachError::Gone,
+                    ..
+                }) => {}
+                Err(error) => {
+                    // Nothing else: what belongs to the interfaces is the earlier program's again.
+                    for (_, attached) in self.links.drain() {
+                        attached.detach();
+                    }
+                    previous.restore_filters();
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts back the clsact filters that another program has replaced: there is room for one of gregor's on an interface.
+    fn restore_filters(&mut self) {
+        if self.options.hook != Hook::Clsact {
+            return;
+        }
+        for interface in self.attached() {
+            if let Some(attached) = self.links.remove(&interface.index) {
+                attached.detach();
+            }
+            if let Err(error) = self.attach(&interface) {
+                tracing::error!(error = one_line(&error), "the program cannot be put back");
+            }
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! Numbers for rules that mean the same in every process: answers that are kept in the kernel outlive the process that put them
+//! there.
+
+use std::collections::HashMap;
+
+use sha2::{Digest as _, Sha256};
+
+use super::{Complaint, Key, MatchSpec, Rule, RuleSpec};
+
+/// A hash of a rule and of the terms that its answers are given on. The name is in it because answers are counted by name.
+pub(super) fn id(spec: &RuleSpec, terms: &str) -> u64 {
+    let (kind, matches) = match &spec.matches {
+        MatchSpec::Pattern(text) => ("match", text),
+        MatchSpec::Regex(text) => ("regex", text),
+    };
+    let mut hash = Sha256::new();
+    for part in [&spec.name, kind, matches, &spec.cname, terms] {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part);
+    }
+    hash.update(spec.ttl_seconds.to_le_bytes());
+    let [a, b, c, d, e, f, g, h, ..] = <[u8; 32]>::from(hash.finalize());
+    u64::from_le_bytes([a, b, c, d, e, f, g, h])
+}
+
+/// The rules by their ids, which must differ.
+pub(super) fn by_id(
+    rules: &[(usize, Rule)],
+    complaints: &mut Vec<Complaint>,
+) -> HashMap<u64, usize> {
+    let mut ids: HashMap<u64, (usize, &String)> = HashMap::with_capacity(rules.len());
+    for (index, rule) in rules {
+        // Of two rules of one name there is a complaint already; for others this is one case in 2^64, unless somebody looks
+        // for it.
+        if let Some((other, name)) = ids.insert(rule.id, (*index, &rule.name))
+            && *name != rule.name
+        {
+            complaints.push(Complaint::new(
+                *index,
+                Key::Name,
+                format!("the rule has the same id as rule {}", other + 1),
+                "give it another name",
+            ));
+        }
+    }
+    ids.into_iter()
+        .map(|(id, (index, _))| (id, index))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec() -> RuleSpec {
+        RuleSpec {
+            name: "kafka".to_owned(),
+            matches: MatchSpec::Pattern("*.kafka.{namespace}.svc.cluster.local".to_owned()),
+            cname: "kafka-upstream.{namespace}.svc.cluster.local".to_owned(),
+            ttl_seconds: 60,
+        }
+    }
+
+    /// Pinned tables have it.
+    #[test]
+    fn the_id_of_a_rule_is_the_same_for_ever() {
+        assert_eq!(id(&spec(), "terms"), 16_725_320_184_248_272_807);
+    }
+
+    #[test]
+    fn whatever_an_answer_depends_on_makes_another_id() {
+        let one = id(&spec(), "");
+        let others = [
+            id(
+                &RuleSpec {
+                    name: "kafka2".to_owned(),
+                    ..spec()
+                },
+                "",
+            ),
+            id(
+                &RuleSpec {
+                    matches: MatchSpec::Pattern(
+                        "*.kafka2.{namespace}.svc.cluster.local".to_owned(),
+                    ),
+                    ..spec()
+                },
+                "",
+            ),
+            id(
+                &RuleSpec {
+                    matches: MatchSpec::Regex("*.kafka.{namespace}.svc.cluster.local".to_owned()),
+                    ..spec()
+                },
+                "",
+            ),
+            id(
+                &RuleSpec {
+                    cname: "kafka-upstream2.{namespace}.svc.cluster.local".to_owned(),
+                    ..spec()
+                },
+                "",
+            ),
+            id(
+                &RuleSpec {
+                    ttl_seconds: 61,
+                    ..spec()
+                },
+                "",
+            ),
+            id(&spec(), "max_ttl"),
+        ];
+        for other in others {
+            assert_ne!(one, other);
+        }
+    }
+}

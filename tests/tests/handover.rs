@@ -1,0 +1,274 @@
+//! One gregor after another on a node whose pods go on asking: no query is lost, and no tenant loses its endpoint.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_names,
+    reason = "a panic is the report, and foo is the tenant's name"
+)]
+
+mod e2e;
+
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread::JoinHandle,
+};
+
+use e2e::{Metrics, REPLY, Wire, addresses, exchange, programs_on, qualified, sorted, until};
+use gregor_tests::{
+    lab::{
+        Gregor, Lab, Pod,
+        world::{ExternalName, FOO_ADDRESSES, FOO_ENDPOINT, FOREIGN, NODE_LOCAL_V4},
+    },
+    tools,
+};
+use hickory_proto::{op::Message, rr::RecordType};
+use nix::sys::signal::Signal;
+
+const CACHE: IpAddr = IpAddr::V4(NODE_LOCAL_V4);
+/// Tenants that the load asks for, one after the other.
+const TENANTS: usize = 400;
+
+fn tenant(number: usize) -> String {
+    format!("tenant-{number}")
+}
+
+fn lab(prefix: &str) -> Lab {
+    let lab = Lab::builder(prefix).pod("foo").start().unwrap();
+    lab.change_world(|world| {
+        let service = |number| ExternalName {
+            service: "kafka-upstream".to_owned(),
+            namespace: tenant(number),
+            target: FOO_ENDPOINT.to_owned(),
+        };
+        world.external_names.extend((0..TENANTS).map(service));
+    });
+    lab
+}
+
+/// Targets are asked for again all the time: nothing stays known by luck.
+fn config(lab: &Lab) -> String {
+    lab.gregor_config().replace("ttl   = 60", "ttl   = 1")
+}
+
+/// What a question may be answered with.
+#[derive(Clone, Copy)]
+enum Expected {
+    Endpoint,
+    Any,
+}
+
+/// Asks from a pod in closed loops, one try a question.
+struct Load {
+    stop: Arc<AtomicBool>,
+    answered: Arc<AtomicU64>,
+    askers: Vec<JoinHandle<Vec<String>>>,
+}
+
+impl Load {
+    fn start(pod: &Pod) -> Self {
+        let tenants = (0..TENANTS).map(|number| qualified(&tenant(number)));
+        Self::of(
+            pod,
+            vec![
+                (vec![qualified("foo")], Expected::Endpoint),
+                (tenants.collect(), Expected::Endpoint),
+                (vec![FOREIGN.to_owned()], Expected::Any),
+            ],
+        )
+    }
+
+    /// One asker a list, which goes round in it.
+    fn of(pod: &Pod, lists: Vec<(Vec<String>, Expected)>) -> Self {
+        let (stop, answered) = (Arc::default(), Arc::default());
+        let askers = lists
+            .into_iter()
+            .map(|(names, expected)| {
+                let (stop, answered) = (Arc::clone(&stop), Arc::clone(&answered));
+                pod.netns()
+                    .enter_detached(move || ask(&names, expected, &stop, &answered))
+                    .unwrap()
+            })
+            .collect();
+        Self {
+            stop,
+            answered,
+            askers,
+        }
+    }
+
+    fn wait_for(&self, more: u64) {
+        let goal = self.answered.load(Ordering::Relaxed) + more;
+        until("the load's next answers", || {
+            (self.answered.load(Ordering::Relaxed) >= goal).then_some(())
+        });
+    }
+
+    /// What was lost or answered wrongly.
+    fn finish(mut self) -> Vec<String> {
+        self.stop.store(true, Ordering::Relaxed);
+        std::mem::take(&mut self.askers)
+            .into_iter()
+            .flat_map(|asker| asker.join().unwrap())
+            .collect()
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// An asker ends when it has so much to tell.
+const MOST_TOLD: usize = 10;
+
+fn ask(
+    names: &[String],
+    expected: Expected,
+    stop: &AtomicBool,
+    answered: &AtomicU64,
+) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for name in names.iter().cycle() {
+        if stop.load(Ordering::Relaxed) || wrong.len() >= MOST_TOLD {
+            break;
+        }
+        let (query, _) = Wire::new(name, RecordType::A).bytes();
+        let Some(reply) = exchange(CACHE, &query, REPLY) else {
+            wrong.push(format!("{name}: no reply"));
+            continue;
+        };
+        answered.fetch_add(1, Ordering::Relaxed);
+        let reply = Message::from_vec(&reply).unwrap();
+        let right = addresses(&reply) == sorted(FOO_ADDRESSES);
+        if matches!(expected, Expected::Endpoint) && !right {
+            wrong.push(format!("{name}: {reply}"));
+        }
+    }
+    wrong
+}
+
+fn wait_for_log(gregor: &Gregor, text: &str) {
+    until(text, || {
+        assert!(gregor.process().exited().is_none(), "{}", gregor.log());
+        gregor.log().contains(text).then_some(())
+    });
+}
+
+#[test]
+fn rollouts_lose_no_query_and_no_endpoint() {
+    let lab = lab("e2erollout");
+    let binary = tools::gregor().unwrap();
+    let foo = lab.pod("foo");
+    let mut gregor = lab
+        .spawn_successor("gregor-0", &binary, &config(&lab))
+        .unwrap();
+    wait_for_log(&gregor, "gregor::app: ready");
+    let load = Load::start(foo);
+    load.wait_for(200);
+    for round in 1..=5 {
+        let name = format!("gregor-{round}");
+        let next = lab.spawn_successor(&name, &binary, &config(&lab)).unwrap();
+        wait_for_log(&next, "ready to take over");
+        let status = next.status().unwrap();
+        assert_eq!(status["readiness"]["standby"], true);
+        load.wait_for(100);
+        gregor.signal(Signal::SIGTERM);
+        wait_for_log(&next, "gregor::app: ready");
+        assert!(next.log().contains("took over from an earlier process"));
+        let programs = programs_on(&lab, &foo.host_interface);
+        assert_eq!(programs, ["gregor"], "{}{}", gregor.log(), next.log());
+        let ended = until("the predecessor ends", || gregor.process().exited());
+        assert_eq!(ended.code(), Some(0), "{}", gregor.log());
+        assert_eq!(next.status().unwrap()["readiness"]["standby"], false);
+        load.wait_for(200);
+        // The pages are the successor's, once their address is free.
+        until("the pages", || {
+            matches!(next.get("/readyz"), Ok((200, _))).then_some(())
+        });
+        gregor = next;
+    }
+    assert_eq!(load.finish(), Vec::<String>::new());
+}
+
+#[test]
+fn killed_gregor_costs_no_known_name_its_endpoint() {
+    let lab = lab("e2ekilled");
+    let binary = tools::gregor().unwrap();
+    let foo = lab.pod("foo");
+    let mut gregor = lab
+        .spawn_successor("gregor-0", &binary, &config(&lab))
+        .unwrap();
+    wait_for_log(&gregor, "gregor::app: ready");
+    let load = Load::start(foo);
+    // Every tenant is known.
+    load.wait_for(2 * 3 * TENANTS as u64);
+    for round in 1..=5 {
+        gregor.signal(Signal::SIGKILL);
+        until("it ends", || gregor.process().exited());
+        load.wait_for(200);
+        let name = format!("gregor-{round}");
+        gregor = lab.spawn_successor(&name, &binary, &config(&lab)).unwrap();
+        wait_for_log(&gregor, "gregor::app: ready");
+        assert!(gregor.log().contains("took over from an earlier process"));
+        assert_eq!(programs_on(&lab, &foo.host_interface), ["gregor"]);
+        load.wait_for(200);
+    }
+    // What the responder had taken when it was killed is lost: a few queries of names that were not known.
+    let wrong = load.finish();
+    let lost = wrong
+        .iter()
+        .filter(|line| line.ends_with("no reply"))
+        .count();
+    assert_eq!(lost, wrong.len(), "{wrong:?}");
+    assert!(lost <= 10, "{wrong:?}");
+}
+
+/// Another rule, which comes and goes.
+const MORE: &str = "
+[[rule]]
+name  = \"override\"
+match = \"db.internal.example\"
+cname = \"www.example.com\"
+ttl   = 60
+";
+
+/// What is known stays known: nothing that the kernel answered before a reload is asked of the responder after it.
+#[test]
+fn reloads_keep_the_answers_of_the_kernel() {
+    let lab = lab("e2ereloads");
+    let foo = lab.pod("foo");
+    let config = lab.gregor_config();
+    let gregor = lab
+        .start_gregor(&tools::gregor().unwrap(), &config)
+        .unwrap();
+    let names: Vec<String> = (0..50).map(|number| qualified(&tenant(number))).collect();
+    let load = Load::of(foo, vec![(names.clone(), Expected::Endpoint)]);
+    load.wait_for(2 * names.len() as u64);
+    assert_eq!(load.finish(), Vec::<String>::new());
+    let taken = || Metrics::of(&gregor).taken();
+    let entries = || gregor.status().unwrap()["kernel"]["answers"]["entries"].clone();
+    let (taken_before, entries_before) = (taken(), entries());
+    assert_eq!(entries_before, names.len());
+
+    let load = Load::of(foo, vec![(names, Expected::Endpoint)]);
+    for round in 1..=20 {
+        let text = match round % 2 {
+            0 => config.clone(),
+            _ => format!("{config}{MORE}"),
+        };
+        gregor.write_config(&text).unwrap();
+        until("the reload", || {
+            let status = gregor.status().unwrap();
+            assert!(status["config"]["error"].is_null(), "{status}");
+            (status["rules"].as_array().unwrap().len() == 1 + round % 2).then_some(())
+        });
+        load.wait_for(100);
+    }
+    assert_eq!(load.finish(), Vec::<String>::new());
+    assert_eq!((taken(), entries()), (taken_before, entries_before));
+}

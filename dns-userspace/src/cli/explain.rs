@@ -272,6 +272,9 @@ fn told(step: &Step) -> String {
                 rcode(reply.rcode),
                 step.elapsed.as_secs_f64() * 1000.0
             );
+            for reason in &reply.again {
+                let _ = writeln!(text, "       ({reason})");
+            }
             for record in &reply.records {
                 let _ = writeln!(text, "       {record}");
             }

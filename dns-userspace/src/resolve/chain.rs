@@ -52,6 +52,8 @@ pub enum Failure {
     Timeout,
     /// The server's host says that nothing listens there.
     Network,
+    /// The reply over UDP is cut (TC=1), and TCP is refused, hangs or ends without one.
+    Tcp,
     /// An rcode other than NOERROR and NXDOMAIN.
     Rcode,
     /// The chain comes back to a name of its own.
@@ -65,9 +67,10 @@ pub enum Failure {
 }
 
 impl Failure {
-    pub const ALL: [Failure; 7] = [
+    pub const ALL: [Failure; 8] = [
         Failure::Timeout,
         Failure::Network,
+        Failure::Tcp,
         Failure::Rcode,
         Failure::Loop,
         Failure::TooLong,
@@ -80,6 +83,7 @@ impl Failure {
         match self {
             Failure::Timeout => "timeout",
             Failure::Network => "network",
+            Failure::Tcp => "tcp",
             Failure::Rcode => "rcode",
             Failure::Loop => "loop",
             Failure::TooLong => "too_long",

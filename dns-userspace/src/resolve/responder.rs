@@ -799,6 +799,10 @@ fn extended_error(trouble: Trouble) -> ExtendedError {
         Trouble::BrokenChain => (0, "the end of the target's CNAME chain does not exist"),
         Trouble::Failed(Failure::Timeout) => (22, "no reply for the target"),
         Trouble::Failed(Failure::Network) => (23, "upstream unreachable"),
+        Trouble::Failed(Failure::Tcp) => (
+            23,
+            "the reply for the target needs TCP, which the upstream does not answer",
+        ),
         Trouble::Failed(Failure::Rcode) => (0, "upstream failed for the target"),
         Trouble::Failed(Failure::Loop) => (0, "the target's CNAME chain is a loop"),
         Trouble::Failed(Failure::TooLong) => (0, "the target's CNAME chain is too long"),

@@ -3,14 +3,14 @@
 use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
 use hickory_proto::{
-    op::{Message, ResponseCode},
+    op::ResponseCode,
     rr::{Name, RecordType},
 };
 use tokio::time::Instant;
 
 use super::{
     chain::{Failure, Outcome, Walk},
-    upstream::{self, Patience, Pool, Transport},
+    upstream::{self, Again, Asked, Patience, Pool, Transport},
 };
 
 /// Tries within the time of one chase.
@@ -64,8 +64,8 @@ impl DnsSource {
                 steps.push(Step::new(server, name, qtype, &result, elapsed));
             }
             match result {
-                Ok((reply, _)) => {
-                    if let Some(outcome) = walk.take(&reply) {
+                Ok(asked) => {
+                    if let Some(outcome) = walk.take(&asked.message) {
                         return outcome;
                     }
                 }
@@ -98,6 +98,8 @@ pub struct StepReply {
     pub rcode: ResponseCode,
     /// The answer section in presentation format.
     pub records: Vec<String>,
+    /// Why the question was asked more than once.
+    pub again: Vec<Again>,
 }
 
 impl Step {
@@ -105,14 +107,20 @@ impl Step {
         server: SocketAddr,
         name: Name,
         qtype: RecordType,
-        result: &Result<(Message, Transport), Failure>,
+        result: &Result<Asked, Failure>,
         elapsed: Duration,
     ) -> Step {
         let reply = match result {
-            Ok((message, transport)) => Ok(StepReply {
-                transport: *transport,
-                rcode: message.metadata.response_code,
-                records: message.answers.iter().map(ToString::to_string).collect(),
+            Ok(asked) => Ok(StepReply {
+                transport: asked.transport,
+                rcode: asked.message.metadata.response_code,
+                records: asked
+                    .message
+                    .answers
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect(),
+                again: asked.again.clone(),
             }),
             Err(failure) => Err(*failure),
         };

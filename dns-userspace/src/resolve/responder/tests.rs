@@ -358,6 +358,34 @@ async fn a_failing_upstream_gets_the_last_good_answer_until_serve_stale() {
 }
 
 #[tokio::test]
+async fn whatever_the_upstream_lacks_the_last_good_answer_comes_first_and_the_error_says_what() {
+    for (failure, code) in [
+        (Failure::Timeout, 22),
+        (Failure::Network, 23),
+        (Failure::Tcp, 23),
+        (Failure::Rcode, 0),
+        (Failure::Unusable, 0),
+    ] {
+        let lab = Lab::new(ResponderOptions::default());
+        lab.asks(3, 1, QNAME, RecordType::A);
+        lab.resolve(found(1, 10)).await;
+        lab.sent();
+        pass(11);
+        lab.asks(3, 2, QNAME, RecordType::A);
+        lab.resolve(Outcome::Failed(failure)).await;
+        assert_eq!(lab.reply().answers.len(), 2, "{failure:?}");
+
+        lab.asks(3, 3, &QNAME.replace("foo", "bar"), RecordType::A);
+        lab.resolve(Outcome::Failed(failure)).await;
+        let reply = lab.reply();
+        assert!(is_servfail(&reply), "{failure:?}");
+        assert_eq!(extended_error(Trouble::Failed(failure)).code, code);
+        let counted = lab.responder.snapshot().chase_failures;
+        assert_eq!(counted[failure.label()], 2, "{failure:?}");
+    }
+}
+
+#[tokio::test]
 async fn failures_are_remembered_for_five_seconds_and_not_as_success() {
     let lab = Lab::new(ResponderOptions::default());
     lab.asks(3, 1, QNAME, RecordType::A);

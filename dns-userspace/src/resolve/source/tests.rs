@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use hickory_proto::rr::Record;
+use hickory_proto::{op::Message, rr::Record};
 use tokio::net::UdpSocket;
 
 use super::*;

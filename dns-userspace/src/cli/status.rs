@@ -191,6 +191,7 @@ fn render(status: &Status) -> String {
     map(&mut text, "chase failed ", &responder.chase_failures);
     for (name, count) in [
         ("broken chains", responder.broken_chains),
+        ("no address", responder.targets_without_address),
         ("stale answers", responder.stale_answers),
         ("unanswered", responder.unanswered),
         ("refreshes", responder.refreshes),

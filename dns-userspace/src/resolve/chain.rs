@@ -26,6 +26,8 @@ pub enum Outcome {
     NoTarget,
     /// The target exists, the end of its chain is NXDOMAIN.
     BrokenChain,
+    /// The chain ends at this name, which has no address of either family.
+    NoAddress(Name),
     /// Nothing was learned.
     Failed(Failure),
 }
@@ -109,6 +111,10 @@ impl Walk {
             names: vec![target],
             ttl_seconds: u32::MAX,
         }
+    }
+
+    pub fn qtype(&self) -> RecordType {
+        self.qtype
     }
 
     /// The name to ask for next, with the qtype of the walk.
@@ -237,7 +243,10 @@ impl Walk {
             qtype: self.qtype,
             names: self.names.clone(),
             rdata: Vec::new(),
-            soa: soa.map(|(record, soa)| Box::new(lower_case(&record.name, soa))),
+            // The CNAME is what was asked for: nothing is denied.
+            soa: soa
+                .filter(|_| self.qtype != RecordType::CNAME)
+                .map(|(record, soa)| Box::new(lower_case(&record.name, soa))),
             ttl_seconds: self.ttl_seconds.min(negative),
         })
     }

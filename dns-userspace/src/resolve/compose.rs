@@ -85,7 +85,8 @@ impl Section {
         if rrset.is_empty() && left_out > 0 {
             return None;
         }
-        let soa = answer.soa.as_deref().filter(|_| rrset.is_empty());
+        let denies = rrset.is_empty() && answer.qtype != RecordType::CNAME;
+        let soa = answer.soa.as_deref().filter(|_| denies);
         if let Some((zone, soa)) = soa {
             writer.record(Some(zone), TYPE_SOA, |writer| writer.soa(soa));
         }

@@ -1,6 +1,7 @@
 //! From an intercepted query to an answer: look the target up, follow its chain, compose the reply.
 
 mod chain;
+mod chase;
 mod compose;
 mod flight;
 mod limiter;
@@ -13,9 +14,10 @@ mod stream;
 mod upstream;
 
 pub use chain::{Answer, Failure, Outcome};
+pub use chase::looks_like_address;
 pub use compose::{ExtendedError, Section, wire_name};
 pub use limiter::Limiter;
-pub use query::{Edns, Query};
+pub use query::{Edns, Query, leaves_to_cache};
 pub use responder::{Responder, ResponderOptions, Upstream};
 pub use source::{DnsSource, Explanation, Step, StepReply, TargetSource, explain};
 pub use stats::{NamespaceCounts, PassReason, Snapshot, Stats};

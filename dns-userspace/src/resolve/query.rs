@@ -5,11 +5,14 @@
 
 use dns_common::wire::{
     CLASS_IN, DNS_HEADER_LEN, FLAG_AD, FLAG_CD, FLAG_RD, MAX_NAME, OPT_LEN, QUESTION_TAIL,
-    TYPE_OPT, qtype_passes,
+    TYPE_HINFO, TYPE_OPT, qtype_passes,
 };
+use hickory_proto::rr::RecordType;
 
 const HEADER: usize = DNS_HEADER_LEN as usize;
 const OPT: usize = OPT_LEN as usize;
+/// RFC 1035 §3.2.3.
+const TYPE_ANY: u16 = 255;
 const DO: u16 = 0x8000;
 
 /// What a query asks, and what its reply must repeat.
@@ -52,7 +55,7 @@ impl Query {
         let tail = &question[name_len..];
         let qtype = u16::from_be_bytes([tail[0], tail[1]]);
         let qclass = u16::from_be_bytes([tail[2], tail[3]]);
-        if qclass != CLASS_IN || qtype_passes(qtype) {
+        if qclass != CLASS_IN || leaves_to_cache(qtype) {
             return None;
         }
         let rest = &body[question.len()..];
@@ -70,6 +73,14 @@ impl Query {
         })
     }
 
+    /// The type that is looked up for it. ANY gets the CNAME alone (RFC 8482 §4.1).
+    pub fn looked_up(&self) -> RecordType {
+        match self.qtype {
+            TYPE_ANY => RecordType::CNAME,
+            qtype => qtype.into(),
+        }
+    }
+
     /// The question section as sent.
     pub fn question(&self) -> &[u8] {
         &self.question
@@ -79,6 +90,12 @@ impl Query {
     pub fn qname(&self) -> &[u8] {
         &self.question[..self.question.len() - QUESTION_TAIL as usize]
     }
+}
+
+/// Whether the responder leaves a qtype to the existing cache, even where a program hands it over: 0, OPT and the meta types
+/// but ANY. A pass of a name that has a target is a denial of it.
+pub fn leaves_to_cache(qtype: u16) -> bool {
+    qtype_passes(qtype) && !matches!(qtype, TYPE_ANY | TYPE_HINFO)
 }
 
 /// Bytes of the uncompressed name that `bytes` begins with, root label included.
@@ -196,7 +213,7 @@ mod tests {
             (5, 2),
             (7, 1),
             (9, 1),
-            (19, 255),
+            (19, 252),
             (21, 3),
         ] {
             let mut message = PLAIN.to_vec();

@@ -9,7 +9,8 @@ use hickory_proto::{
 use tokio::time::Instant;
 
 use super::{
-    chain::{Failure, Outcome, Walk},
+    chain::{Failure, Outcome},
+    chase::Chase,
     upstream::{self, Again, Asked, Patience, Pool, Transport},
 };
 
@@ -54,22 +55,19 @@ impl DnsSource {
             deadline: Instant::now() + self.timeout,
             retry_after: self.timeout / TRIES,
         };
-        let mut walk = Walk::new(target.clone(), qtype);
+        let mut chase = Chase::new(target.clone(), qtype);
         loop {
             let asked_at = Instant::now();
-            let name = walk.asks().clone();
+            let (name, qtype) = chase.asks();
+            let name = name.clone();
             let result = upstream::ask(&self.pool, server, &name, qtype, patience).await;
             if let Some(steps) = &mut steps {
                 let elapsed = asked_at.elapsed();
                 steps.push(Step::new(server, name, qtype, &result, elapsed));
             }
-            match result {
-                Ok(asked) => {
-                    if let Some(outcome) = walk.take(&asked.message) {
-                        return outcome;
-                    }
-                }
-                Err(failure) => return Outcome::Failed(failure),
+            let reply = result.as_ref().map(|asked| &asked.message);
+            if let Some(outcome) = chase.take(reply.map_err(|failure| *failure)) {
+                return outcome;
             }
         }
     }

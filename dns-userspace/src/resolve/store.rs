@@ -3,6 +3,8 @@
 //! An answer depends on nothing but the target, the qtype and the upstream, so that is its key: all names that a rule
 //! maps to one target share it, and a reload that keeps the target keeps the last good answer. The rule's own TTL is
 //! applied when the answer is read. Whoever gives targets a further input (the asking client, say) adds it to [`Key`].
+//!
+//! Answers of types that programs do not keep are kept here only, a few of them: one pod could ask for 65,535 types.
 
 use std::{
     net::SocketAddr,
@@ -13,7 +15,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use dns_common::{answer::Body, wire::KEPT_QTYPES};
+use dns_common::{
+    answer::Body,
+    wire::{KEPT_QTYPES, qtype_is_kept},
+};
 use hickory_proto::rr::{Name, RecordType};
 
 use super::{
@@ -29,17 +34,42 @@ pub const NEGATIVE_LIFETIME: Duration = Duration::from_secs(5);
 const LARGE: usize = 4096;
 /// Bytes of all large sections that are kept. An answer that finds no room is looked up each time.
 const LARGE_TOTAL: usize = 8 << 20;
+/// Targets of which answers of other types are kept, in all and of one interface, and how many types of each.
+const OTHER_TARGETS: Limits = Limits {
+    total: 1024,
+    per_interface: 64,
+};
+const OTHER_TYPES: usize = 16;
+/// How long a denial is remembered after it was believed: longer than caches keep what they know of a name, in which time
+/// they may deny one family and have the other.
+const DENIAL_REMEMBERED: Duration = Duration::from_secs(60);
 
 /// What was looked up.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Key {
+    /// Targets that are names of further rules, in chain order.
+    pub via: Vec<Name>,
     pub target: Name,
     pub qtype: RecordType,
     pub upstream: SocketAddr,
 }
 
 /// A target without a qtype: a name that does not exist has none.
-type Owner = (Name, SocketAddr);
+type Owner = (Vec<Name>, Name, SocketAddr);
+
+impl Key {
+    fn owner(&self) -> Owner {
+        (self.via.clone(), self.target.clone(), self.upstream)
+    }
+
+    /// The same target's key for another type.
+    pub fn of_type(&self, qtype: u16) -> Key {
+        Key {
+            qtype: qtype.into(),
+            ..self.clone()
+        }
+    }
+}
 
 /// A kept answer.
 #[derive(Debug)]
@@ -116,7 +146,22 @@ impl Kept {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trouble {
     Failed(Failure),
+    /// The end of the chain does not exist.
     BrokenChain,
+    /// There is no address of either family.
+    NoAddress,
+}
+
+impl Trouble {
+    /// The upstream has said that there is nothing to connect to, whatever there was before.
+    pub fn is_broken_target(self) -> bool {
+        matches!(self, Trouble::BrokenChain | Trouble::NoAddress)
+    }
+}
+
+/// Types of which a target without an address has nothing to give.
+fn needs_address(qtype: RecordType) -> bool {
+    qtype_is_kept(qtype.into()) && qtype != RecordType::CNAME
 }
 
 /// What a look at the store shows.
@@ -134,7 +179,7 @@ pub enum Found {
 pub enum Known {
     /// The last good answer to this question, stale or not.
     Answer(Arc<Kept>),
-    /// The name exists: there is an answer to another qtype.
+    /// The name exists: there is an answer to another qtype, or its chain leads nowhere.
     Exists,
     Nothing,
 }
@@ -149,14 +194,72 @@ pub struct Store {
 #[derive(Debug)]
 struct Inner {
     answers: FairMap<Key, Arc<Kept>>,
-    no_target: FairMap<Owner, Instant>,
+    /// Of types that programs do not keep, the oldest first.
+    others: FairMap<Owner, Vec<(RecordType, Arc<Kept>)>>,
+    no_target: FairMap<Owner, Denial>,
     trouble: FairMap<Key, (Trouble, Instant)>,
+    /// Troubles of the name, not of a type.
+    broken: FairMap<Owner, (Trouble, Instant)>,
+}
+
+/// NXDOMAIN for a target.
+#[derive(Clone, Copy, Debug)]
+struct Denial {
+    /// Until when it is believed.
+    until: Instant,
+    /// When it was said in reply to a question for A, and for AAAA.
+    of_family: [Option<Instant>; 2],
+}
+
+fn family(qtype: RecordType) -> Option<usize> {
+    match qtype {
+        RecordType::A => Some(0),
+        RecordType::AAAA => Some(1),
+        _ => None,
+    }
+}
+
+impl Inner {
+    fn answer(&self, key: &Key) -> Option<&Arc<Kept>> {
+        if qtype_is_kept(key.qtype.into()) {
+            return self.answers.get(key);
+        }
+        let others = self.others.get(&key.owner())?;
+        let (_, kept) = others.iter().find(|(qtype, _)| *qtype == key.qtype)?;
+        Some(kept)
+    }
+
+    fn insert(&mut self, ifindex: u32, key: &Key, kept: Arc<Kept>) {
+        if qtype_is_kept(key.qtype.into()) {
+            self.answers.insert(ifindex, key.clone(), kept);
+            return;
+        }
+        let owner = key.owner();
+        let mut others = self.others.get(&owner).cloned().unwrap_or_default();
+        others.retain(|(qtype, _)| *qtype != key.qtype);
+        if others.len() >= OTHER_TYPES {
+            others.remove(0);
+        }
+        others.push((key.qtype, kept));
+        self.others.insert(ifindex, owner, others);
+    }
+
+    fn remove(&mut self, key: &Key) {
+        if qtype_is_kept(key.qtype.into()) {
+            self.answers.remove(key);
+        } else if let Some(mut others) = self.others.get(&key.owner()).cloned() {
+            others.retain(|(qtype, _)| *qtype != key.qtype);
+            self.others.insert(0, key.owner(), others);
+        }
+    }
 }
 
 /// Number of entries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sizes {
     pub answers: usize,
+    /// Targets with answers of types that programs do not keep.
+    pub other_types: usize,
     pub no_target: usize,
     pub trouble: usize,
 }
@@ -166,8 +269,10 @@ impl Store {
         Store {
             inner: Mutex::new(Inner {
                 answers: FairMap::new(limits),
+                others: FairMap::new(OTHER_TARGETS),
                 no_target: FairMap::new(limits),
                 trouble: FairMap::new(limits),
+                broken: FairMap::new(limits),
             }),
             large: Arc::default(),
         }
@@ -181,18 +286,22 @@ impl Store {
     /// What is known now. `cap` is the most that a client is told.
     pub fn find(&self, key: &Key, cap: Duration, now: Instant) -> Found {
         let inner = self.lock();
-        let owner = (key.target.clone(), key.upstream);
-        if let Some(&until) = inner.no_target.get(&owner)
-            && now < until
+        let owner = key.owner();
+        if let Some(denial) = inner.no_target.get(&owner)
+            && now < denial.until
         {
-            return Found::NoTarget(until - now);
+            return Found::NoTarget(denial.until - now);
         }
-        if let Some(kept) = inner.answers.get(key)
+        if let Some(kept) = inner.answer(key)
             && let Some(left) = kept.fresh_for(cap, now)
         {
             return Found::Fresh(kept.clone(), left);
         }
-        match inner.trouble.get(key) {
+        let broken = inner
+            .broken
+            .get(&owner)
+            .filter(|_| needs_address(key.qtype));
+        match broken.or_else(|| inner.trouble.get(key)) {
             Some(&(trouble, until)) if now < until => Found::Trouble(trouble),
             _ => Found::Nothing,
         }
@@ -201,7 +310,7 @@ impl Store {
     /// The last good answer, if it is younger than its TTL and `limit` together.
     pub fn stale(&self, key: &Key, limit: Duration, now: Instant) -> Option<Arc<Kept>> {
         let inner = self.lock();
-        let kept = inner.answers.get(key)?;
+        let kept = inner.answer(key)?;
         (!kept.stale_for(limit, now).is_zero()).then(|| kept.clone())
     }
 
@@ -210,18 +319,41 @@ impl Store {
         if let Some(kept) = self.stale(key, limit, now) {
             return Known::Answer(kept);
         }
-        let of_type = |qtype: u16| Key {
-            qtype: qtype.into(),
-            ..key.clone()
-        };
+        let inner = self.lock();
+        let owner = key.owner();
+        let lasts = |kept: &Arc<Kept>| !kept.stale_for(limit, now).is_zero();
         let exists = KEPT_QTYPES
             .iter()
-            .any(|qtype| self.stale(&of_type(*qtype), limit, now).is_some());
+            .any(|qtype| inner.answer(&key.of_type(*qtype)).is_some_and(lasts))
+            || inner
+                .others
+                .get(&owner)
+                .is_some_and(|others| others.iter().any(|(_, kept)| lasts(kept)))
+            || inner
+                .broken
+                .get(&owner)
+                .is_some_and(|(_, until)| now < *until);
         if exists {
             Known::Exists
         } else {
             Known::Nothing
         }
+    }
+
+    /// The type for which the target was denied a short while ago, if an answer to `key` contradicts that: caches may
+    /// have one family of a Service that comes or goes and deny the other. Ask again for it before the answer is kept.
+    pub fn contradicts(&self, key: &Key, now: Instant) -> Option<RecordType> {
+        let inner = self.lock();
+        let denial = inner.no_target.get(&key.owner())?;
+        let own = family(key.qtype);
+        [RecordType::A, RecordType::AAAA]
+            .into_iter()
+            .enumerate()
+            .find(|(index, _)| {
+                Some(*index) != own
+                    && denial.of_family[*index].is_some_and(|at| now < at + DENIAL_REMEMBERED)
+            })
+            .map(|(_, qtype)| qtype)
     }
 
     /// Remembers what a chase showed, on the account of the interface that asked for it. The answer comes back in the
@@ -233,64 +365,92 @@ impl Store {
         outcome: &Outcome,
         now: Instant,
     ) -> Option<Arc<Kept>> {
-        let until = now + NEGATIVE_LIFETIME;
-        let owner = || (key.target.clone(), key.upstream);
         let trouble = match outcome {
             Outcome::Answer(answer) => match Section::new(answer) {
                 Some(section) => {
-                    let bytes = section.len();
-                    let mut kept = Kept::new(section, answer.ttl_seconds, now);
-                    let mut inner = self.lock();
-                    inner.no_target.remove(&owner());
-                    inner.trouble.remove(key);
-                    if bytes > LARGE {
-                        // First, so that its room is there for the new one.
-                        inner.answers.remove(key);
-                        kept.large = Large::take(bytes, &self.large);
-                        if kept.large.is_none() {
-                            return Some(Arc::new(kept));
-                        }
-                    }
-                    let kept = Arc::new(kept);
-                    inner.answers.insert(ifindex, key.clone(), kept.clone());
-                    return Some(kept);
+                    let kept = Kept::new(section, answer.ttl_seconds, now);
+                    return Some(self.keep_answer(ifindex, key, kept));
                 }
                 None => Trouble::Failed(Failure::Unusable),
             },
             Outcome::NoTarget => {
-                let mut inner = self.lock();
-                // NXDOMAIN is about the name: the answers to other qtypes must not come back once it is forgotten.
-                for qtype in KEPT_QTYPES {
-                    let key = Key {
-                        qtype: qtype.into(),
-                        ..key.clone()
-                    };
-                    inner.trouble.remove(&key);
-                    inner.answers.remove(&key);
-                }
-                inner.no_target.insert(ifindex, owner(), until);
+                self.keep_denial(ifindex, key, now);
                 return None;
             }
             Outcome::BrokenChain => Trouble::BrokenChain,
+            Outcome::NoAddress(_) => Trouble::NoAddress,
             // Says nothing about the name, and may be over the next moment.
             Outcome::Failed(Failure::Local) => return None,
             Outcome::Failed(failure) => Trouble::Failed(*failure),
         };
+        let entry = (trouble, now + NEGATIVE_LIFETIME);
         let mut inner = self.lock();
-        if trouble == Trouble::BrokenChain {
-            // The upstream has said that it is gone: nothing to fall back on.
-            inner.answers.remove(key);
+        if trouble.is_broken_target() {
+            // The upstream has said that it is gone: nothing to fall back on, for either family.
+            for key in KEPT_QTYPES.map(|qtype| key.of_type(qtype)) {
+                if needs_address(key.qtype) {
+                    inner.answers.remove(&key);
+                }
+            }
+            inner.remove(key);
+            inner.broken.insert(ifindex, key.owner(), entry);
         }
-        inner.trouble.insert(ifindex, key.clone(), (trouble, until));
+        if !trouble.is_broken_target() || !needs_address(key.qtype) {
+            inner.trouble.insert(ifindex, key.clone(), entry);
+        }
         None
+    }
+
+    fn keep_answer(&self, ifindex: u32, key: &Key, mut kept: Kept) -> Arc<Kept> {
+        let bytes = kept.section.len();
+        let mut inner = self.lock();
+        inner.no_target.remove(&key.owner());
+        inner.trouble.remove(key);
+        if needs_address(key.qtype) {
+            inner.broken.remove(&key.owner());
+        }
+        if bytes > LARGE {
+            // First, so that its room is there for the new one.
+            inner.remove(key);
+            kept.large = Large::take(bytes, &self.large);
+            if kept.large.is_none() {
+                return Arc::new(kept);
+            }
+        }
+        let kept = Arc::new(kept);
+        inner.insert(ifindex, key, kept.clone());
+        kept
+    }
+
+    fn keep_denial(&self, ifindex: u32, key: &Key, now: Instant) {
+        let mut inner = self.lock();
+        let owner = key.owner();
+        // NXDOMAIN is about the name: the answers to other qtypes must not come back once it is forgotten.
+        for key in KEPT_QTYPES.map(|qtype| key.of_type(qtype)) {
+            inner.trouble.remove(&key);
+            inner.answers.remove(&key);
+        }
+        inner.others.remove(&owner);
+        inner.broken.remove(&owner);
+        let before = inner.no_target.get(&owner);
+        let mut of_family = before.map_or([None; 2], |denial| denial.of_family);
+        if let Some(index) = family(key.qtype) {
+            of_family[index] = Some(now);
+        }
+        let denial = Denial {
+            until: now + NEGATIVE_LIFETIME,
+            of_family,
+        };
+        inner.no_target.insert(ifindex, owner, denial);
     }
 
     pub fn sizes(&self) -> Sizes {
         let inner = self.lock();
         Sizes {
             answers: inner.answers.len(),
+            other_types: inner.others.len(),
             no_target: inner.no_target.len(),
-            trouble: inner.trouble.len(),
+            trouble: inner.trouble.len() + inner.broken.len(),
         }
     }
 
@@ -298,8 +458,10 @@ impl Store {
     pub fn release(&self, ifindex: u32) {
         let mut inner = self.lock();
         inner.answers.release(ifindex);
+        inner.others.release(ifindex);
         inner.no_target.release(ifindex);
         inner.trouble.release(ifindex);
+        inner.broken.release(ifindex);
     }
 }
 

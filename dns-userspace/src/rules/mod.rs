@@ -23,6 +23,7 @@ use hickory_proto::rr::Name;
 pub use pattern::{MAX_LABEL, MAX_NAME, NAMESPACE};
 pub use table::Table;
 
+use crate::resolve::wire_name;
 use pattern::{Pattern, PatternLabel, Problem, Template};
 use regex::RegexMatcher;
 
@@ -32,6 +33,9 @@ pub const MAX_RULE_NAME: usize = 63;
 pub const DEFAULT_TTL: u32 = 60;
 /// Largest `ttl`, in seconds: a day.
 pub const MAX_TTL: u32 = 86_400;
+
+/// Most rules that one name is led through.
+const MAX_FOLLOWED: usize = 10;
 
 /// A rule as it is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -249,6 +253,32 @@ impl RuleSet {
     /// Rules that can be loaded but hardly mean what they say.
     pub fn warnings(&self) -> &[Complaint] {
         &self.warnings
+    }
+
+    /// What a rule makes of a name, and what the rules make of its target where that is the name of another one, in this
+    /// order. Never empty; `None` when the rule does not match the name after all.
+    pub fn follow(&self, rule: usize, qname: &[u8]) -> Option<Vec<(&Rule, Match)>> {
+        let rule = self.rules.get(rule)?;
+        let mut chain = vec![(rule, rule.apply(qname)?)];
+        while let Some((_, last)) = chain.last()
+            && chain.len() < MAX_FOLLOWED
+        {
+            let target = wire_name(&last.target);
+            let next = self.find(&target).map(|index| &self.rules[index]);
+            let Some((rule, matched)) = next.and_then(|rule| Some((rule, rule.apply(&target)?)))
+            else {
+                break;
+            };
+            // Loops are refused when the rules are compiled, but for those that need a group of several labels.
+            if chain
+                .iter()
+                .any(|(_, earlier)| earlier.target == matched.target)
+            {
+                break;
+            }
+            chain.push((rule, matched));
+        }
+        Some(chain)
     }
 
     /// The first rule that matches a name in wire format (uncompressed, root label included, any case).

@@ -1,19 +1,31 @@
 //! The responder against a source that answers when told to and an injector that remembers.
 
+mod families;
+mod follow;
+mod known;
+mod targets;
+
 use std::{
     cell::Cell,
     collections::{HashMap, VecDeque},
     io,
 };
 
+use std::{net::IpAddr, sync::Mutex};
+
+use dns_common::answer;
 use hickory_proto::{
     op::{Message, ResponseCode},
-    rr::RecordType,
+    rr::{Name, RecordType},
 };
 use tokio::sync::oneshot;
 
-use super::*;
+use super::{
+    reply::{GRACE, extended_error},
+    *,
+};
 use crate::{
+    datapath::{Publish, Term},
     resolve::{chain::Answer, testing::*},
     rules::{MatchSpec, RuleSet, RuleSpec},
 };
@@ -110,6 +122,7 @@ impl Lab {
             let at = labels.iter().position(|label| *label == b"svc")?;
             let namespace = std::str::from_utf8(labels[at - 1]).ok()?;
             Some(Plan {
+                via: vec![],
                 target: name(&format!("kafka-upstream.{namespace}.svc.cluster.local.")),
                 namespace: Some(namespace.to_owned()),
                 kept_by: None,
@@ -535,26 +548,6 @@ async fn over_its_cap_an_interface_gets_what_is_known() {
 }
 
 #[tokio::test]
-async fn other_types_are_asked_for_each_time_and_rate_limited() {
-    let lab = Lab::new(ResponderOptions::default());
-    let txt = Answer {
-        qtype: RecordType::TXT,
-        rdata: vec![b"\x03one".to_vec()],
-        ..addresses(&[TARGET], 0, 9)
-    };
-    for _ in 0..UNKEPT_PER_SECOND {
-        lab.asks(3, 1, QNAME, RecordType::TXT);
-        lab.resolve(Outcome::Answer(txt.clone())).await;
-        assert_eq!(lab.reply().answers.len(), 2);
-    }
-    assert_eq!(lab.responder.snapshot().store.answers, 0);
-    lab.asks(3, 1, QNAME, RecordType::TXT);
-    assert_eq!(lab.sent(), [Sent::PassedOn(3)]);
-    lab.asks(4, 1, QNAME, RecordType::TXT);
-    assert_eq!(lab.pending().await, 1);
-}
-
-#[tokio::test]
 async fn what_no_rule_matches_or_does_not_parse_goes_on() {
     let lab = Lab::new(ResponderOptions::default());
     lab.asks(3, 1, "lkc-1.example.", RecordType::A);
@@ -701,6 +694,7 @@ fn from_program(lab: &Lab, published: &Arc<Published>, qtype: RecordType, is_ans
     let query = frame(3, &query_bytes(1, QNAME, qtype, None));
     lab.responder.handle_frame(query, Some(program), None, |_| {
         Some(Plan {
+            via: vec![],
             target: name(TARGET),
             namespace: Some("foo".to_owned()),
             kept_by: Some((4, vec!["foo".to_owned()])),
@@ -816,10 +810,22 @@ async fn nxdomain_for_a_type_that_is_not_kept_reaches_the_program_too() {
 async fn without_a_good_answer_the_program_has_none() {
     let lab = Lab::new(ResponderOptions::default());
     let published = Arc::new(Published::default());
-    for outcome in [Outcome::BrokenChain, Outcome::Failed(Failure::Rcode)] {
+    for outcome in [
+        Outcome::Failed(Failure::Rcode),
+        Outcome::BrokenChain,
+        Outcome::NoAddress(name(TARGET)),
+    ] {
+        let is_broken = !matches!(outcome, Outcome::Failed(_));
         from_program(&lab, &published, RecordType::A, true);
         lab.resolve(outcome).await;
-        assert_eq!(published.take(), [Told::Nothing(kernel_key(RecordType::A))]);
+        let told = published.take();
+        assert_eq!(told[0], Told::Nothing(kernel_key(RecordType::A)));
+        // What is said of the target holds for every type that needs an address.
+        for qtype in [RecordType::AAAA, RecordType::HTTPS, RecordType::SVCB] {
+            let is_told = told.contains(&Told::Nothing(kernel_key(qtype)));
+            assert_eq!(is_told, is_broken, "{qtype}");
+        }
+        assert!(!told.contains(&Told::Nothing(kernel_key(RecordType::CNAME))));
         assert_eq!(lab.sent(), []);
         pass(6);
     }

@@ -447,7 +447,31 @@ fn explain_says_what_the_pod_will_get() {
         foo.out
     );
     explain(&[BROKER, "--namespace", "foo", "--type", "AAAA"]).has(&["no AAAA there (NODATA)"]);
-    explain(&[&qualified("foo"), "--type", "ANY"]).has(&["gregor leaves type ANY to the cache"]);
+    explain(&[&qualified("foo"), "--type", "AXFR"]).has(&["gregor leaves type AXFR to the cache"]);
+    for qtype in ["ANY", "CNAME"] {
+        explain(&[&qualified("foo"), "--type", qtype]).has(&[
+            "the pod gets: NOERROR, CNAME kafka-upstream.foo.svc.cluster.local. alone, TTL",
+        ]);
+    }
+
+    // A search list of the pod's own, and resolvers that have none.
+    let list = "a.example,foo.svc.cluster.local,c.example,d.example,e.example,f.example,g.example";
+    explain(&[BROKER, "--search", list, "--ndots", "7"]).has(&[
+        "take the first 6 of 7 domains",
+        &format!("1. {BROKER}.a.example. A"),
+        &format!("2. {BROKER}.foo.svc.cluster.local. A"),
+        "10.10.1.11",
+    ]);
+    for list in ["", "."] {
+        let never = explain(&[BROKER, "--search", list]);
+        never.has(&[
+            &format!("1. {BROKER}. A"),
+            "a resolver that never searches asks for nothing else",
+        ]);
+        assert!(!never.out.contains("2. "), "{}", never.out);
+    }
+    explain(&[&format!("{BROKER}."), "--namespace", "foo"])
+        .has(&["With a dot at its end it is not searched for"]);
 
     let baz = explain(&[BROKER, "--namespace", "baz"]);
     baz.has(&[

@@ -152,13 +152,6 @@ pub enum Trouble {
     NoAddress,
 }
 
-impl Trouble {
-    /// The upstream has said that there is nothing to connect to, whatever there was before.
-    pub fn is_broken_target(self) -> bool {
-        matches!(self, Trouble::BrokenChain | Trouble::NoAddress)
-    }
-}
-
 /// Types of which a target without an address has nothing to give.
 fn needs_address(qtype: RecordType) -> bool {
     qtype_is_kept(qtype.into()) && qtype != RecordType::CNAME
@@ -198,8 +191,8 @@ struct Inner {
     others: FairMap<Owner, Vec<(RecordType, Arc<Kept>)>>,
     no_target: FairMap<Owner, Denial>,
     trouble: FairMap<Key, (Trouble, Instant)>,
-    /// Troubles of the name, not of a type.
-    broken: FairMap<Owner, (Trouble, Instant)>,
+    /// Until when targets are known to have no address of either family.
+    no_address: FairMap<Owner, Instant>,
 }
 
 /// NXDOMAIN for a target.
@@ -272,7 +265,7 @@ impl Store {
                 others: FairMap::new(OTHER_TARGETS),
                 no_target: FairMap::new(limits),
                 trouble: FairMap::new(limits),
-                broken: FairMap::new(limits),
+                no_address: FairMap::new(limits),
             }),
             large: Arc::default(),
         }
@@ -297,11 +290,13 @@ impl Store {
         {
             return Found::Fresh(kept.clone(), left);
         }
-        let broken = inner
-            .broken
-            .get(&owner)
-            .filter(|_| needs_address(key.qtype));
-        match broken.or_else(|| inner.trouble.get(key)) {
+        if let Some(&until) = inner.no_address.get(&owner)
+            && now < until
+            && needs_address(key.qtype)
+        {
+            return Found::Trouble(Trouble::NoAddress);
+        }
+        match inner.trouble.get(key) {
             Some(&(trouble, until)) if now < until => Found::Trouble(trouble),
             _ => Found::Nothing,
         }
@@ -322,17 +317,23 @@ impl Store {
         let inner = self.lock();
         let owner = key.owner();
         let lasts = |kept: &Arc<Kept>| !kept.stale_for(limit, now).is_zero();
-        let exists = KEPT_QTYPES
-            .iter()
-            .any(|qtype| inner.answer(&key.of_type(*qtype)).is_some_and(lasts))
+        let of_type = |qtype: u16| {
+            let key = key.of_type(qtype);
+            let is_broken = matches!(
+                inner.trouble.get(&key),
+                Some((Trouble::BrokenChain, until)) if now < *until
+            );
+            is_broken || inner.answer(&key).is_some_and(lasts)
+        };
+        let exists = KEPT_QTYPES.into_iter().any(of_type)
             || inner
                 .others
                 .get(&owner)
                 .is_some_and(|others| others.iter().any(|(_, kept)| lasts(kept)))
             || inner
-                .broken
+                .no_address
                 .get(&owner)
-                .is_some_and(|(_, until)| now < *until);
+                .is_some_and(|until| now < *until);
         if exists {
             Known::Exists
         } else {
@@ -378,26 +379,22 @@ impl Store {
                 return None;
             }
             Outcome::BrokenChain => Trouble::BrokenChain,
-            Outcome::NoAddress(_) => Trouble::NoAddress,
+            Outcome::NoAddress(_) => {
+                self.keep_no_address(ifindex, key, now);
+                Trouble::NoAddress
+            }
             // Says nothing about the name, and may be over the next moment.
             Outcome::Failed(Failure::Local) => return None,
             Outcome::Failed(failure) => Trouble::Failed(*failure),
         };
         let entry = (trouble, now + NEGATIVE_LIFETIME);
         let mut inner = self.lock();
-        if trouble.is_broken_target() {
-            // The upstream has said that it is gone: nothing to fall back on, for either family.
-            for key in KEPT_QTYPES.map(|qtype| key.of_type(qtype)) {
-                if needs_address(key.qtype) {
-                    inner.answers.remove(&key);
-                }
-            }
+        if trouble == Trouble::BrokenChain {
+            // The upstream has said that it is gone: nothing to fall back on. For this type only: there are servers that
+            // deny the name for one family and have the other (RFC 4074 §4.2).
             inner.remove(key);
-            inner.broken.insert(ifindex, key.owner(), entry);
         }
-        if !trouble.is_broken_target() || !needs_address(key.qtype) {
-            inner.trouble.insert(ifindex, key.clone(), entry);
-        }
+        inner.trouble.insert(ifindex, key.clone(), entry);
         None
     }
 
@@ -407,7 +404,7 @@ impl Store {
         inner.no_target.remove(&key.owner());
         inner.trouble.remove(key);
         if needs_address(key.qtype) {
-            inner.broken.remove(&key.owner());
+            inner.no_address.remove(&key.owner());
         }
         if bytes > LARGE {
             // First, so that its room is there for the new one.
@@ -422,6 +419,20 @@ impl Store {
         kept
     }
 
+    /// Both families were asked for, so nothing that needs an address is left to fall back on.
+    fn keep_no_address(&self, ifindex: u32, key: &Key, now: Instant) {
+        let mut inner = self.lock();
+        for key in KEPT_QTYPES.map(|qtype| key.of_type(qtype)) {
+            if needs_address(key.qtype) {
+                inner.answers.remove(&key);
+            }
+        }
+        inner.remove(key);
+        inner
+            .no_address
+            .insert(ifindex, key.owner(), now + NEGATIVE_LIFETIME);
+    }
+
     fn keep_denial(&self, ifindex: u32, key: &Key, now: Instant) {
         let mut inner = self.lock();
         let owner = key.owner();
@@ -431,7 +442,7 @@ impl Store {
             inner.answers.remove(&key);
         }
         inner.others.remove(&owner);
-        inner.broken.remove(&owner);
+        inner.no_address.remove(&owner);
         let before = inner.no_target.get(&owner);
         let mut of_family = before.map_or([None; 2], |denial| denial.of_family);
         if let Some(index) = family(key.qtype) {
@@ -450,7 +461,7 @@ impl Store {
             answers: inner.answers.len(),
             other_types: inner.others.len(),
             no_target: inner.no_target.len(),
-            trouble: inner.trouble.len() + inner.broken.len(),
+            trouble: inner.trouble.len() + inner.no_address.len(),
         }
     }
 
@@ -461,7 +472,7 @@ impl Store {
         inner.others.release(ifindex);
         inner.no_target.release(ifindex);
         inner.trouble.release(ifindex);
-        inner.broken.release(ifindex);
+        inner.no_address.release(ifindex);
     }
 }
 

@@ -64,6 +64,10 @@ pub(super) fn loops(rules: &[(usize, Rule)]) -> Vec<Complaint> {
     let leads_to: Vec<Vec<usize>> = rules
         .iter()
         .map(|(_, rule)| {
+            // Its target is looked up, whatever it is called.
+            if !rule.follow {
+                return Vec::new();
+            }
             let target = general_target(rule);
             let mut next: Vec<usize> = index
                 .candidates(&target)

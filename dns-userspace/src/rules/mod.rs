@@ -44,6 +44,8 @@ pub struct RuleSpec {
     pub matches: MatchSpec,
     pub cname: String,
     pub ttl_seconds: u32,
+    /// Whether a target that is another rule's name is led through that rule.
+    pub follow: bool,
 }
 
 /// What a rule matches, as it is written.
@@ -115,6 +117,7 @@ pub struct RuleSet {
 pub struct Rule {
     name: String,
     ttl_seconds: u32,
+    follow: bool,
     /// The `match` or `regex` key and the `cname` key as written.
     pattern: String,
     cname: String,
@@ -260,7 +263,8 @@ impl RuleSet {
     pub fn follow(&self, rule: usize, qname: &[u8]) -> Option<Vec<(&Rule, Match)>> {
         let rule = self.rules.get(rule)?;
         let mut chain = vec![(rule, rule.apply(qname)?)];
-        while let Some((_, last)) = chain.last()
+        while let Some((rule, last)) = chain.last()
+            && rule.follow
             && chain.len() < MAX_FOLLOWED
         {
             let target = wire_name(&last.target);
@@ -388,6 +392,7 @@ impl Rule {
         let rule = Self {
             name: spec.name.clone(),
             ttl_seconds: spec.ttl_seconds,
+            follow: spec.follow,
             pattern: text.clone(),
             cname: spec.cname.clone(),
             matcher,
@@ -617,6 +622,7 @@ mod tests {
             },
             cname: cname.into(),
             ttl_seconds: DEFAULT_TTL,
+            follow: true,
         }
     }
 
@@ -801,6 +807,45 @@ mod tests {
         let complaints = RuleSet::compile(&same_name).unwrap_err();
         assert_eq!(complaints[0].key, Key::Name);
         assert_eq!(complaints[0].rule, 1);
+    }
+
+    #[test]
+    fn rules_that_are_not_followed_make_no_loop_and_end_where_they_say() {
+        // As in CoreDNS: `rewrite` runs once, so names can change places.
+        let rewrite = |name: &str, from: &str, to: &str| RuleSpec {
+            follow: false,
+            ..spec(name, from, to)
+        };
+        let swap = [
+            rewrite("a", "a.example.com", "b.example.com"),
+            rewrite("b", "b.example.com", "a.example.com"),
+        ];
+        let rules = RuleSet::compile(&swap).unwrap();
+        let name = b"\x01a\x07example\x03com\0";
+        let chain = rules.follow(0, name).unwrap();
+        assert_eq!(chain.len(), 1);
+        assert_eq!(chain[0].1.target.to_ascii(), "b.example.com.");
+
+        // Followed by default, to the rule that says no more.
+        let specs = [
+            spec("a", "a.example.com", "b.example.com"),
+            rewrite("b", "b.example.com", "c.example.com"),
+            spec("c", "c.example.com", "d.example.com"),
+        ];
+        let rules = RuleSet::compile(&specs).unwrap();
+        let targets: Vec<String> = rules
+            .follow(0, name)
+            .unwrap()
+            .iter()
+            .map(|(_, matched)| matched.target.to_ascii())
+            .collect();
+        assert_eq!(targets, ["b.example.com.", "c.example.com."]);
+
+        let followed = [
+            spec("a", "a.example.com", "b.example.com"),
+            spec("b", "b.example.com", "a.example.com"),
+        ];
+        assert!(RuleSet::compile(&followed).is_err());
     }
 
     #[test]

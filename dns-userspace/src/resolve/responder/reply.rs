@@ -132,7 +132,7 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
             None => {
                 if let Some((answers, key)) = waiting.entry() {
                     answers.nothing(key);
-                    if trouble.is_broken_target() {
+                    if trouble == Trouble::NoAddress {
                         // For neither family.
                         for qtype in KEPT_QTYPES.into_iter().filter(|qtype| *qtype != TYPE_CNAME) {
                             answers.nothing(&key.with_qtype(qtype));

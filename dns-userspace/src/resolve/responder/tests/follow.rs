@@ -12,6 +12,7 @@ fn rules(specs: &[(&str, MatchSpec, &str, u32)]) -> Arc<RuleSet> {
             matches: matches.clone(),
             cname: (*cname).to_owned(),
             ttl_seconds: *ttl_seconds,
+            follow: true,
         })
         .collect();
     Arc::new(RuleSet::compile(&specs).unwrap())

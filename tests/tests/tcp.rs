@@ -353,7 +353,8 @@ fn relayed_messages_are_the_caches_byte_for_byte() {
         Wire::new(FOREIGN, RecordType::A),
         Wire::new(FOREIGN, RecordType::AAAA).edns(0),
         Wire::new("wWw.eXaMpLe.CoM", RecordType::TXT),
-        Wire::new(&qualified("foo"), RecordType::ANY),
+        // MAILB, a meta type: not for gregor.
+        Wire::new(&qualified("foo"), RecordType::Unknown(253)),
         Wire::new(&qualified("foo"), RecordType::A).edns(1),
         Wire::new(&qualified("foo"), RecordType::A).class(3),
         Wire::new(&qualified("baz"), RecordType::AAAA),
@@ -383,6 +384,17 @@ fn relayed_messages_are_the_caches_byte_for_byte() {
     }
     assert_eq!(connections(&gregor), 8.0);
     assert_eq!(queries(&gregor, "relayed"), 8.0);
+
+    // ANY is answered with the CNAME alone (RFC 8482 §4.1).
+    let (query, _) = Wire::new(&qualified("foo"), RecordType::ANY).bytes();
+    let exchange = move || tcp_exchange(CACHE, &query, REPLY);
+    let reply = parsed(&foo.netns().enter(exchange).unwrap().unwrap());
+    let target = "kafka-upstream.foo.svc.cluster.local.".to_owned();
+    assert_eq!(
+        e2e::chain(&reply),
+        [(format!("{}.", qualified("foo")), target)]
+    );
+    assert_eq!((reply.answers.len(), reply.authorities.len()), (1, 0));
 }
 
 fn tcp_exchange(server: IpAddr, message: &[u8], patience: Duration) -> Option<Vec<u8>> {

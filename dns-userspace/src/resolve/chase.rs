@@ -95,8 +95,13 @@ impl Chase {
         let Outcome::Answer(answer) = &outcome else {
             return Some(outcome);
         };
-        // A query for the CNAME gets that, whatever is behind it.
-        if !answer.rdata.is_empty() || own == RecordType::CNAME {
+        // A query for the CNAME gets that, whatever is behind it; and a denial of another type is one.
+        let is_enough = match own {
+            RecordType::CNAME => true,
+            RecordType::A | RecordType::AAAA => !answer.rdata.is_empty(),
+            _ => !answer.rdata.is_empty() || answer.soa.is_some(),
+        };
+        if is_enough {
             return Some(outcome);
         }
         let has_alias = answer.names.len() > 1;

@@ -152,9 +152,9 @@ pub enum Trouble {
     NoAddress,
 }
 
-/// Types of which a target without an address has nothing to give.
+/// The types that a target without an address is broken for.
 fn needs_address(qtype: RecordType) -> bool {
-    qtype_is_kept(qtype.into()) && qtype != RecordType::CNAME
+    family(qtype).is_some()
 }
 
 /// What a look at the store shows.

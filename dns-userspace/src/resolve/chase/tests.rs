@@ -78,7 +78,7 @@ fn a_target_of_which_nothing_is_said_is_no_answer() {
 
 #[test]
 fn one_family_alone_missing_is_nodata() {
-    use RecordType::{A, AAAA, HTTPS, TXT};
+    use RecordType::{A, AAAA};
     for first in [nodata(), nothing()] {
         let replies = vec![((TARGET, AAAA), first), ((TARGET, A), v4(TARGET))];
         let Outcome::Answer(answer) = run(AAAA, replies) else {
@@ -87,14 +87,21 @@ fn one_family_alone_missing_is_nodata() {
         assert!(answer.rdata.is_empty());
         assert_eq!((answer.qtype, answer.names), (AAAA, vec![name(TARGET)]));
     }
-    // Other types are told apart in the same way; the second family is asked for only if the first has none.
-    for qtype in [HTTPS, TXT] {
-        let replies = vec![((TARGET, qtype), nodata()), ((TARGET, A), v4(TARGET))];
+}
+
+/// Other types have a denial of their own; where there is none, the CNAME would be bare.
+#[test]
+fn a_denial_of_another_type_is_enough_and_silence_about_it_is_not() {
+    use RecordType::{A, AAAA, HTTPS, MX, TXT};
+    for qtype in [HTTPS, TXT, MX] {
+        let replies = vec![((TARGET, qtype), nodata())];
+        assert!(matches!(run(qtype, replies), Outcome::Answer(_)));
+        let replies = vec![((TARGET, qtype), nothing()), ((TARGET, A), v4(TARGET))];
         assert!(matches!(run(qtype, replies), Outcome::Answer(_)));
         let replies = vec![
-            ((TARGET, qtype), nodata()),
-            ((TARGET, A), nodata()),
-            ((TARGET, AAAA), nodata()),
+            ((TARGET, qtype), nothing()),
+            ((TARGET, A), nothing()),
+            ((TARGET, AAAA), nothing()),
         ];
         assert_eq!(run(qtype, replies), Outcome::NoAddress(name(TARGET)));
     }

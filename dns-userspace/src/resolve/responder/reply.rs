@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use dns_common::wire::{KEPT_QTYPES, TYPE_CNAME};
+use dns_common::wire::{TYPE_A, TYPE_AAAA};
 use std::sync::PoisonError;
 
 use tracing::{debug, warn};
@@ -134,7 +134,7 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
                     answers.nothing(key);
                     if trouble == Trouble::NoAddress {
                         // For neither family.
-                        for qtype in KEPT_QTYPES.into_iter().filter(|qtype| *qtype != TYPE_CNAME) {
+                        for qtype in [TYPE_A, TYPE_AAAA] {
                             answers.nothing(&key.with_qtype(qtype));
                         }
                     }

@@ -12,7 +12,7 @@ fn nodata(qtype: RecordType) -> Outcome {
 
 #[tokio::test]
 async fn a_target_without_any_address_is_servfail_for_both_families_and_says_why() {
-    for asked in [RecordType::A, RecordType::AAAA, RecordType::HTTPS] {
+    for asked in [RecordType::A, RecordType::AAAA] {
         for end in [name("10.0.0.5."), name("fd00.example."), name(TARGET)] {
             let lab = Lab::new(ResponderOptions::default());
             lab.asks(3, 1, QNAME, asked);
@@ -22,8 +22,8 @@ async fn a_target_without_any_address_is_servfail_for_both_families_and_says_why
             let wire = reply.to_vec().unwrap();
             let text = b"the target has no address of either family";
             assert!(wire.windows(text.len()).any(|window| window == text));
-            // One look-up has shown it for every type that needs an address.
-            for qtype in [RecordType::A, RecordType::AAAA, RecordType::SVCB] {
+            // One look-up has shown it for both families.
+            for qtype in [RecordType::A, RecordType::AAAA] {
                 lab.asks(3, 2, QNAME, qtype);
                 assert!(is_servfail(&lab.reply()), "{asked} then {qtype}");
             }

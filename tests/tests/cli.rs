@@ -127,6 +127,19 @@ fn check_says_whether_the_node_is_fit() {
     assert_eq!(during.code, 0, "{}{}", during.out, during.err);
     during.has(&["ok interface veth-foo gregor is on it"]);
 
+    // The kubelet names a nameserver that the configuration does not, and then none.
+    for (listed, said) in [
+        ("- 169.254.20.10\n- 10.250.0.2\n", "WARN"),
+        ("- 169.254.20.10\n", "ok"),
+    ] {
+        let kubelet = file(&lab, "kubelet.yaml", &format!("clusterDNS:\n{listed}"));
+        let arguments = ["check", "--config", &config, "--kubelet-config", &kubelet];
+        let found = run(&lab, &arguments);
+        let line = found.out.lines().find(|line| line.contains("kubelet"));
+        let line = line.unwrap_or_else(|| panic!("{}", found.out));
+        assert!(line.starts_with(said), "{line}");
+        assert_eq!(line.contains("10.250.0.2"), said == "WARN", "{line}");
+    }
     let json = run(&lab, &["check", "--json", "--config", &config]);
     assert_eq!(json.code, 0);
     let report: serde_json::Value = serde_json::from_str(&json.out).unwrap();

@@ -19,6 +19,8 @@ const FAMILIES: [RecordType; 2] = [RecordType::A, RecordType::AAAA];
 #[derive(Debug)]
 pub struct Chase {
     walk: Walk,
+    /// An address of the other family is known.
+    has_address: bool,
     /// What the walk came to, while addresses are looked for.
     nodata: Option<Nodata>,
 }
@@ -38,8 +40,9 @@ struct Nodata {
 }
 
 impl Chase {
-    pub fn new(target: Name, qtype: RecordType) -> Chase {
+    pub fn new(target: Name, qtype: RecordType, has_address: bool) -> Chase {
         Chase {
+            has_address,
             walk: Walk::new(target, qtype),
             nodata: None,
         }
@@ -101,7 +104,7 @@ impl Chase {
             RecordType::A | RecordType::AAAA => !answer.rdata.is_empty(),
             _ => !answer.rdata.is_empty() || answer.soa.is_some(),
         };
-        if is_enough {
+        if is_enough || self.has_address {
             return Some(outcome);
         }
         let has_alias = answer.names.len() > 1;

@@ -107,6 +107,11 @@ impl Section {
         })
     }
 
+    /// Whether there is more than the chain and a denial.
+    pub fn has_records(&self) -> bool {
+        !self.rrset.is_empty()
+    }
+
     /// Bytes that it occupies.
     pub fn len(&self) -> usize {
         self.bytes.len()

@@ -19,12 +19,14 @@ const TRIES: u32 = 4;
 
 /// Finds out what a target has.
 pub trait TargetSource: Send + Sync + 'static {
-    /// Looks `qtype` of `target` up, to the end of its chain. Ends within a bounded time.
+    /// Looks `qtype` of `target` up, to the end of its chain. Ends within a bounded time. `has_address` when an address of
+    /// the other family is known, so that none has to be looked for.
     fn look_up(
         &self,
         target: &Name,
         qtype: RecordType,
         upstream: SocketAddr,
+        has_address: bool,
     ) -> impl Future<Output = Outcome> + Send;
 }
 
@@ -49,13 +51,14 @@ impl DnsSource {
         target: &Name,
         qtype: RecordType,
         server: SocketAddr,
+        has_address: bool,
         mut steps: Option<&mut Vec<Step>>,
     ) -> Outcome {
         let patience = Patience {
             deadline: Instant::now() + self.timeout,
             retry_after: self.timeout / TRIES,
         };
-        let mut chase = Chase::new(target.clone(), qtype);
+        let mut chase = Chase::new(target.clone(), qtype, has_address);
         loop {
             let asked_at = Instant::now();
             let (name, qtype) = chase.asks();
@@ -74,8 +77,14 @@ impl DnsSource {
 }
 
 impl TargetSource for DnsSource {
-    async fn look_up(&self, target: &Name, qtype: RecordType, upstream: SocketAddr) -> Outcome {
-        self.chase(target, qtype, upstream, None).await
+    async fn look_up(
+        &self,
+        target: &Name,
+        qtype: RecordType,
+        upstream: SocketAddr,
+        has_address: bool,
+    ) -> Outcome {
+        self.chase(target, qtype, upstream, has_address, None).await
     }
 }
 
@@ -148,7 +157,7 @@ pub async fn explain(
 ) -> Explanation {
     let mut steps = Vec::new();
     let outcome = DnsSource::new(timeout)
-        .chase(target, qtype, server, Some(&mut steps))
+        .chase(target, qtype, server, false, Some(&mut steps))
         .await;
     Explanation { steps, outcome }
 }

@@ -341,6 +341,17 @@ impl Store {
         }
     }
 
+    /// Whether the other family of an A or AAAA is known to have an address, or had one a moment ago.
+    pub fn has_other_address(&self, key: &Key, now: Instant) -> bool {
+        let other = match key.qtype {
+            RecordType::A => RecordType::AAAA,
+            RecordType::AAAA => RecordType::A,
+            _ => return false,
+        };
+        self.stale(&key.of_type(other.into()), NEGATIVE_LIFETIME, now)
+            .is_some_and(|kept| kept.section.has_records())
+    }
+
     /// The type for which the target was denied a short while ago, if an answer to `key` contradicts that: caches may
     /// have one family of a Service that comes or goes and deny the other. Ask again for it before the answer is kept.
     pub fn contradicts(&self, key: &Key, now: Instant) -> Option<RecordType> {

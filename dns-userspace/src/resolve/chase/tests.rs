@@ -13,7 +13,7 @@ type Replies = Vec<((&'static str, RecordType), Result<Message, Failure>)>;
 
 /// Runs a chase against these replies, in this order.
 fn run(qtype: RecordType, replies: Replies) -> Outcome {
-    let mut chase = Chase::new(name(TARGET), qtype);
+    let mut chase = Chase::new(name(TARGET), qtype, false);
     let count = replies.len();
     for (number, ((owner, qtype), reply)) in replies.into_iter().enumerate() {
         assert_eq!(chase.asks(), (&name(owner), qtype), "question {number}");
@@ -104,6 +104,15 @@ fn a_denial_of_another_type_is_enough_and_silence_about_it_is_not() {
             ((TARGET, AAAA), nothing()),
         ];
         assert_eq!(run(qtype, replies), Outcome::NoAddress(name(TARGET)));
+    }
+}
+
+#[test]
+fn an_address_that_is_known_is_not_asked_for() {
+    for reply in [nodata(), nothing()] {
+        let mut chase = Chase::new(name(TARGET), RecordType::AAAA, true);
+        let outcome = chase.take(reply.as_ref().map_err(|failure| *failure));
+        assert!(matches!(outcome, Some(Outcome::Answer(_))));
     }
 }
 

@@ -50,10 +50,14 @@ impl<S: TargetSource, I: Inject> Landing<S, I> {
             upstream,
             ..
         } = &self.key;
-        let source = &self.responder.source;
+        let responder = &self.responder;
+        let has_address = responder
+            .store
+            .has_other_address(&self.key.of_type(qtype.into()), (responder.clock)());
         for index in (0..=via.len()).rev() {
             let name = via.get(index).unwrap_or(target);
-            match source.look_up(name, qtype, *upstream).await {
+            let source = &responder.source;
+            match source.look_up(name, qtype, *upstream, has_address).await {
                 Outcome::NoTarget => {}
                 outcome => return behind(&via[..index], outcome),
             }

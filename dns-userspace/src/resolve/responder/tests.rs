@@ -55,12 +55,21 @@ type Pending = VecDeque<(Asked, oneshot::Sender<Outcome>)>;
 #[derive(Clone, Default)]
 struct Scripted {
     pending: Arc<Mutex<Pending>>,
+    /// What each look-up was told.
+    has_address: Arc<Mutex<Vec<bool>>>,
 }
 
 impl TargetSource for Scripted {
-    async fn look_up(&self, target: &Name, qtype: RecordType, upstream: SocketAddr) -> Outcome {
+    async fn look_up(
+        &self,
+        target: &Name,
+        qtype: RecordType,
+        upstream: SocketAddr,
+        has_address: bool,
+    ) -> Outcome {
         let (sender, receiver) = oneshot::channel();
         let asked = (target.clone(), qtype, upstream);
+        self.has_address.lock().unwrap().push(has_address);
         self.pending.lock().unwrap().push_back((asked, sender));
         receiver.await.expect("a look-up that the test abandoned")
     }

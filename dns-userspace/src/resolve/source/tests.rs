@@ -136,7 +136,7 @@ async fn a_whole_chain_takes_one_question() {
     )]);
     let source = DnsSource::new(LONG);
     let outcome = source
-        .look_up(&name(TARGET), RecordType::A, serve(zone).await)
+        .look_up(&name(TARGET), RecordType::A, serve(zone).await, false)
         .await;
     let expected = Answer {
         ttl_seconds: 20,

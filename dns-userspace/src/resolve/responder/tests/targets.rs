@@ -92,3 +92,22 @@ async fn a_query_for_the_cname_gets_no_soa() {
     assert_eq!(reply.answers, [cname(QNAME, 30, TARGET)]);
     assert!(reply.authorities.is_empty());
 }
+
+/// Each refresh of AAAA would be one question more.
+#[tokio::test]
+async fn an_address_of_the_other_family_is_not_looked_for_again_and_again() {
+    let lab = Lab::new(ResponderOptions::default());
+    lab.asks(3, 1, QNAME, RecordType::A);
+    lab.resolve(found(1, 5)).await;
+    lab.asks(3, 2, QNAME, RecordType::AAAA);
+    lab.resolve(nodata(RecordType::AAAA)).await;
+    // A NODATA is no address, and what was known long ago is not known.
+    pass(6);
+    lab.asks(3, 3, QNAME, RecordType::A);
+    lab.resolve(found(1, 5)).await;
+    pass(60);
+    lab.asks(3, 4, QNAME, RecordType::AAAA);
+    lab.resolve(nodata(RecordType::AAAA)).await;
+    let told = std::mem::take(&mut *lab.source.has_address.lock().unwrap());
+    assert_eq!(told, [false, true, false, false]);
+}

@@ -24,6 +24,7 @@ use gregor_tests::{
         world::{
             BAR_ADDRESSES, BAR_ENDPOINT, BROKER, CLUSTER_DNS_V4, CLUSTER_TTL, ExternalName,
             FOO_ADDRESSES, FOO_ENDPOINT, FOREIGN, NODE_LOCAL_V4, NODE_LOCAL_V6, PUBLIC_ADDRESS,
+            World,
         },
     },
     tools,
@@ -655,6 +656,72 @@ fn a_target_that_leads_nowhere_is_a_failure_and_said_to_be_one() {
         let reply = ask(lab.pod("foo"), CLUSTER, &qualified("foo"), RecordType::A);
         (addresses(&reply) == sorted(FOO_ADDRESSES)).then_some(())
     });
+}
+
+/// An ExternalName that is an IP address: for the cluster DNS a name like any other.
+fn an_external_name_that_is_an_address(cache: CacheKind, cluster: ClusterKind) {
+    let lab = Lab::builder("e2eaddress")
+        .pod("foo")
+        .cache(cache)
+        .cluster(cluster)
+        .world(World {
+            external_names: ["10.0.0.5.", "255.1.2.3."]
+                .into_iter()
+                .zip(["foo", "bar"])
+                .map(|(target, namespace)| ExternalName {
+                    service: "kafka-upstream".to_owned(),
+                    namespace: namespace.to_owned(),
+                    target: target.to_owned(),
+                })
+                .collect(),
+            namespaces: vec!["foo".to_owned(), "bar".to_owned()],
+            ..World::default()
+        })
+        .start()
+        .unwrap();
+    let gregor = lab
+        .start_gregor(&tools::gregor().unwrap(), &lab.gregor_config())
+        .unwrap();
+    let foo = lab.pod("foo");
+    for namespace in ["foo", "bar"] {
+        for qtype in [RecordType::A, RecordType::AAAA, RecordType::A] {
+            let reply = ask(foo, CACHE, &qualified(namespace), qtype);
+            let rcode = reply.metadata.response_code;
+            assert_eq!(rcode, ResponseCode::ServFail, "{namespace} {qtype}");
+        }
+    }
+    assert_eq!(foo.getent(BROKER).unwrap(), [PUBLIC_ADDRESS]);
+    let log = gregor.log();
+    assert!(log.contains("an externalName must be a name"), "{log}");
+    assert!(!log.contains("10.0.0.5"), "{log}");
+    let name = format!("{}.", qualified("foo"));
+    let config = gregor.config_path().to_str().unwrap();
+    let explained = gregor
+        .command(&["explain", &name, "--config", config])
+        .unwrap();
+    let text = String::from_utf8_lossy(&explained.stdout);
+    assert!(
+        text.contains("externalName looks like an address (10.0.0.5)"),
+        "{text}"
+    );
+}
+
+#[test]
+fn an_external_name_that_is_an_address_behind_coredns() {
+    an_external_name_that_is_an_address(
+        CacheKind::CoreDns { template: false },
+        ClusterKind::CoreDns,
+    );
+}
+
+#[test]
+fn an_external_name_that_is_an_address_behind_unbound() {
+    an_external_name_that_is_an_address(CacheKind::Unbound, ClusterKind::CoreDns);
+}
+
+#[test]
+fn an_external_name_that_is_an_address_behind_the_embedded_servers() {
+    an_external_name_that_is_an_address(CacheKind::Embedded, ClusterKind::Embedded);
 }
 
 fn a_family_that_the_target_lacks(cache: CacheKind, cluster: ClusterKind) {

@@ -63,7 +63,7 @@ impl Chase {
                 Ok(reply) => self.walk.take(reply)?,
                 Err(failure) => Outcome::Failed(failure),
             };
-            return self.look_for_addresses(outcome);
+            return self.look_for_addresses(outcome.of_end(self.walk.asks()));
         };
         let outcome = match reply {
             Ok(reply) => nodata.walk.take(reply)?,
@@ -75,9 +75,13 @@ impl Chase {
             }
             Outcome::Answer(_) => {}
             // NXDOMAIN is about the name, whatever it said about the type before.
-            Outcome::NoTarget if nodata.has_alias => return Some(Outcome::BrokenChain),
+            Outcome::NoTarget if nodata.has_alias => {
+                return Some(Outcome::BrokenChain.of_end(nodata.walk.asks()));
+            }
             Outcome::NoTarget => return Some(Outcome::NoTarget),
-            Outcome::BrokenChain => return Some(Outcome::BrokenChain),
+            Outcome::BrokenChain => {
+                return Some(Outcome::BrokenChain.of_end(nodata.walk.asks()));
+            }
             // No chase ends like this before it has looked for addresses.
             Outcome::NoAddress(_) => {}
             Outcome::Failed(failure) => nodata.failure = Some(failure),
@@ -124,6 +128,16 @@ impl Chase {
             failure: None,
         });
         None
+    }
+}
+
+impl Outcome {
+    /// A chain that ends at what spells an address has none there, whether servers deny that name or not.
+    fn of_end(self, end: &Name) -> Outcome {
+        match self {
+            Outcome::BrokenChain if looks_like_address(end) => Outcome::NoAddress(end.clone()),
+            outcome => outcome,
+        }
     }
 }
 

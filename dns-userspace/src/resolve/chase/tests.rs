@@ -59,6 +59,22 @@ fn a_chain_whose_end_has_no_address_is_no_answer_for_either_family() {
     }
 }
 
+/// The same behind servers that ask the root, which denies such names.
+#[test]
+fn an_end_that_spells_an_address_has_none_whatever_is_said_of_it() {
+    use RecordType::{A, AAAA};
+    for (own, other) in [(A, AAAA), (AAAA, A)] {
+        let replies = vec![((TARGET, own), alias()), ((END, own), nxdomain())];
+        assert_eq!(run(own, replies), Outcome::NoAddress(name(END)));
+        let replies = vec![
+            ((TARGET, own), alias()),
+            ((END, own), nodata()),
+            ((END, other), nxdomain()),
+        ];
+        assert_eq!(run(own, replies), Outcome::NoAddress(name(END)));
+    }
+}
+
 /// dnsmasq says nothing at all; others have a record of another class, owner or type there.
 #[test]
 fn a_target_of_which_nothing_is_said_is_no_answer() {
@@ -132,10 +148,12 @@ fn nxdomain_for_the_other_family_is_about_the_name() {
     use RecordType::{A, AAAA};
     let replies = vec![((TARGET, A), nodata()), ((TARGET, AAAA), nxdomain())];
     assert_eq!(run(A, replies), Outcome::NoTarget);
+    let end = "gone.example.";
+    let alias = message(NoError, vec![cname(TARGET, 30, end)], vec![]);
     let replies = vec![
-        ((TARGET, A), alias()),
-        ((END, A), nodata()),
-        ((END, AAAA), nxdomain()),
+        ((TARGET, A), Ok(alias)),
+        ((end, A), nodata()),
+        ((end, AAAA), nxdomain()),
     ];
     assert_eq!(run(A, replies), Outcome::BrokenChain);
 }

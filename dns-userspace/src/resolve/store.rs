@@ -6,19 +6,15 @@
 //!
 //! Answers of types that programs do not keep are kept here only, a few of them: one pod could ask for 65,535 types.
 
+mod kept;
+
 use std::{
     net::SocketAddr,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicUsize},
     time::{Duration, Instant},
 };
 
-use dns_common::{
-    answer::Body,
-    wire::{KEPT_QTYPES, qtype_is_kept},
-};
+use dns_common::wire::{KEPT_QTYPES, qtype_is_kept};
 use hickory_proto::rr::{Name, RecordType};
 
 use super::{
@@ -27,13 +23,11 @@ use super::{
 };
 use crate::fair::FairMap;
 pub use crate::fair::Limits;
+pub use kept::Kept;
+use kept::{LARGE, Large};
 
 /// How long a target counts as missing, or a failure as lasting, before it is asked for again.
 pub const NEGATIVE_LIFETIME: Duration = Duration::from_secs(5);
-/// Sections longer than this share [`LARGE_TOTAL`]; no datagram carries one.
-const LARGE: usize = 4096;
-/// Bytes of all large sections that are kept. An answer that finds no room is looked up each time.
-const LARGE_TOTAL: usize = 8 << 20;
 /// Targets of which answers of other types are kept, in all and of one interface, and how many types of each.
 const OTHER_TARGETS: Limits = Limits {
     total: 1024,
@@ -68,77 +62,6 @@ impl Key {
             qtype: qtype.into(),
             ..self.clone()
         }
-    }
-}
-
-/// A kept answer.
-#[derive(Debug)]
-pub struct Kept {
-    pub section: Section,
-    /// What a program can answer with.
-    pub body: Option<Body>,
-    ttl: Duration,
-    at: Instant,
-    rotation: AtomicUsize,
-    /// Its part of what all large answers may occupy.
-    large: Option<Large>,
-}
-
-/// Bytes taken from [`LARGE_TOTAL`], given back when dropped.
-#[derive(Debug)]
-struct Large {
-    bytes: usize,
-    taken: Arc<AtomicUsize>,
-}
-
-impl Large {
-    fn take(bytes: usize, taken: &Arc<AtomicUsize>) -> Option<Large> {
-        let large = Large {
-            bytes,
-            taken: Arc::clone(taken),
-        };
-        let before = taken.fetch_add(bytes, Ordering::Relaxed);
-        (before + bytes <= LARGE_TOTAL).then_some(large)
-    }
-}
-
-impl Drop for Large {
-    fn drop(&mut self) {
-        self.taken.fetch_sub(self.bytes, Ordering::Relaxed);
-    }
-}
-
-impl Kept {
-    pub fn new(section: Section, ttl_seconds: u32, at: Instant) -> Kept {
-        Kept {
-            body: section.body(),
-            section,
-            // A TTL of 0 would make every query a chase of its own.
-            ttl: Duration::from_secs(ttl_seconds.max(1).into()),
-            at,
-            // Else the first answer of every refresh would lead with the same address.
-            rotation: AtomicUsize::new(usize::from(rand::random::<u8>())),
-            large: None,
-        }
-    }
-
-    /// How often it was given, from a random start.
-    pub fn next_rotation(&self) -> usize {
-        self.rotation.fetch_add(1, Ordering::Relaxed)
-    }
-
-    /// What is left of its TTL when `cap` is the most that a client is told; `None` once it is not fresh.
-    pub fn fresh_for(&self, cap: Duration, now: Instant) -> Option<Duration> {
-        let left = self
-            .ttl
-            .min(cap)
-            .checked_sub(now.saturating_duration_since(self.at))?;
-        (!left.is_zero()).then_some(left)
-    }
-
-    /// How long it may still stand in for an upstream that fails.
-    pub fn stale_for(&self, limit: Duration, now: Instant) -> Duration {
-        (self.ttl + limit).saturating_sub(now.saturating_duration_since(self.at))
     }
 }
 

@@ -33,11 +33,13 @@ impl<S: TargetSource, I: Inject> Landing<S, I> {
         let mut outcome = self.look_up(self.key.qtype).await;
         if matches!(outcome, Outcome::Answer(_))
             && let Some(denied) = responder.store.contradicts(&self.key, (responder.clock)())
-            && self.look_up(denied).await == Outcome::NoTarget
         {
+            responder.stats.chases.add();
             // The upstream has one family and denies the other: the name comes or goes, and both count as not there, or
             // a resolver that asks for both would see NXDOMAIN beside an answer.
-            outcome = Outcome::NoTarget;
+            if self.look_up(denied).await == Outcome::NoTarget {
+                outcome = Outcome::NoTarget;
+            }
         }
         self.outcome = Some(outcome);
     }

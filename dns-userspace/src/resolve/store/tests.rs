@@ -3,7 +3,7 @@ use std::collections::HashMap;
 use dns_common::wire::KEPT_QTYPES;
 use proptest::prelude::*;
 
-use super::*;
+use super::{kept::LARGE_TOTAL, *};
 use crate::resolve::testing::*;
 
 const SECOND: Duration = Duration::from_secs(1);

@@ -14,6 +14,7 @@ use hickory_proto::{
     rr::RecordType,
 };
 use tokio::time::Instant;
+use tracing::info;
 
 /// How long a server is asked as it was found to want. Then one question shows whether it still does.
 pub const REMEMBERED_FOR: Duration = Duration::from_secs(600);
@@ -135,10 +136,19 @@ impl Manners {
             }
         }
         let known = servers.entry(server).or_default();
-        let until = Some(now + REMEMBERED_FOR);
-        match lesson {
-            Again::WithoutEdns => known.without_edns = until,
-            Again::CaseNotKept | Again::LowerCase => known.lower_case = until,
+        let (place, how) = match lesson {
+            Again::WithoutEdns => (&mut known.without_edns, "without EDNS"),
+            Again::CaseNotKept | Again::LowerCase => (&mut known.lower_case, "in lower case"),
+        };
+        let was_known = place
+            .replace(now + REMEMBERED_FOR)
+            .is_some_and(|until| now < until);
+        if !was_known {
+            info!(
+                %server,
+                minutes = REMEMBERED_FOR.as_secs() / 60,
+                "an upstream has to be asked {how}"
+            );
         }
     }
 }

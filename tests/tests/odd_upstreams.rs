@@ -11,6 +11,7 @@ mod e2e;
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
+    process::Command,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -491,4 +492,55 @@ fn a_target_that_is_another_rules_name_is_followed() {
         text.contains("rule `global`") && text.contains("rule `kafka`"),
         "{text}"
     );
+}
+
+/// dnsmasq says NOERROR and nothing else of a name that lacks the type asked for.
+#[test]
+fn behind_dnsmasq_a_target_without_any_address_is_a_failure_and_one_family_a_nodata() {
+    let lab = Lab::builder("e2ednsmasq").pod("foo").start().unwrap();
+    let mut command = Command::new(tools::dnsmasq().unwrap());
+    command.args([
+        "--keep-in-foreground",
+        "--log-facility=-",
+        "--conf-file=/dev/null",
+        "--pid-file=",
+        "--user=root",
+        "--no-resolv",
+        "--no-hosts",
+        "--bind-interfaces",
+        "--except-interface=lo",
+        "--listen-address=127.0.0.53",
+        "--local=/svc.cluster.local/example/",
+        "--local-ttl=5",
+        "--host-record=kafka-upstream.foo.svc.cluster.local,10.77.0.1",
+        "--txt-record=kafka-upstream.text.svc.cluster.local,no address",
+        "--host-record=end.example,10.77.0.1",
+        "--cname=kafka-upstream.alias.svc.cluster.local,end.example",
+    ]);
+    let address = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 53));
+    let _dnsmasq = lab.start_in_node(command, "dnsmasq.log", address).unwrap();
+    let config = format!(
+        "{}[upstream]\nserver = \"{address}\"\n",
+        lab.gregor_config()
+    );
+    let gregor = lab
+        .start_gregor(&tools::gregor().unwrap(), &config)
+        .unwrap();
+    for namespace in ["foo", "alias"] {
+        assert_good(namespace, &ask(&lab, &qualified(namespace), RecordType::A));
+        let reply = ask(&lab, &qualified(namespace), RecordType::AAAA);
+        assert_eq!(reply.metadata.response_code, ResponseCode::NoError);
+        assert!(addresses(&reply).is_empty() && !chain(&reply).is_empty());
+    }
+    for qtype in [RecordType::A, RecordType::AAAA] {
+        assert_servfail("text", &ask(&lab, &qualified("text"), qtype));
+    }
+    assert!(Metrics::of(&gregor).get("gregor_targets_without_address_total") >= 1.0);
+    // What it has is told.
+    let reply = ask(&lab, &qualified("text"), RecordType::TXT);
+    assert_eq!(reply.metadata.response_code, ResponseCode::NoError);
+    assert_eq!(reply.answers.len(), 2, "{reply}");
+    // No such name: the cache's.
+    let reply = ask(&lab, &qualified("baz"), RecordType::A);
+    assert_eq!(reply.metadata.response_code, ResponseCode::NXDomain);
 }

@@ -408,6 +408,26 @@ fn tcp_exchange(server: IpAddr, message: &[u8], patience: Duration) -> Option<Ve
     Some(reply)
 }
 
+/// A client over its rate is not denied what is known.
+#[test]
+fn a_rate_over_tcp_is_no_denial() {
+    let lab = lab(CacheKind::Embedded);
+    let config = format!(
+        "{}[limits]\nqueries_per_second = 1\nburst = 1\n",
+        lab.gregor_config()
+            .replacen("[intercept]\n", "[intercept]\ntcp = \"always\"\n", 1)
+    );
+    let gregor = lab
+        .start_gregor(&tools::gregor().unwrap(), &config)
+        .unwrap();
+    let name = qualified("foo");
+    for round in 0..30 {
+        let whole = over_tcp(lab.pod("foo"), CACHE, &name, RecordType::A);
+        assert_eq!(addresses(&whole).len(), 60, "{round}: {whole}");
+    }
+    assert_eq!(queries(&gregor, "relayed"), 0.0);
+}
+
 /// Only who was told is steered, and only for a while; a connection that stands is not torn down by that.
 #[test]
 fn steering_is_for_one_client_and_a_few_seconds() {

@@ -183,7 +183,7 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
             },
             watched,
         };
-        self.handle_query(origin, None, query, server, plan);
+        self.handle_query(origin, None, query, server, plan, stream.is_within_rate);
     }
 
     fn handle_frame(
@@ -206,7 +206,7 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
             return self.drop_or_pass_on(&origin, is_answered, PassReason::Query);
         };
         let plan = plan(query.qname());
-        self.handle_query(origin, program, query, server, plan);
+        self.handle_query(origin, program, query, server, plan, true);
     }
 
     fn handle_query(
@@ -216,6 +216,7 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
         query: Query,
         server: SocketAddr,
         plan: Option<Plan>,
+        may_look_up: bool,
     ) {
         let is_answered = program.as_ref().is_some_and(|program| program.is_answered);
         let Some(plan) = plan else {
@@ -245,6 +246,7 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
             query,
             namespace: plan.namespace,
             ttl_cap: plan.rule_ttl.min(self.options.max_ttl),
+            may_look_up,
             is_answered,
             publish,
         };
@@ -260,12 +262,14 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
     /// Lets a query wait for the look-up of its key, and starts that if there is none. Look-ups are limited, answers are not.
     fn wait(self: &Arc<Self>, key: Key, waiting: Waiting, now: Instant) {
         let ifindex = waiting.origin.ifindex();
+        let may_look_up = waiting.may_look_up;
         let may_lead = || {
             let limiter = || self.other_types.lock();
-            qtype_is_kept(key.qtype.into())
-                || limiter()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .admit(ifindex, now)
+            may_look_up
+                && (qtype_is_kept(key.qtype.into())
+                    || limiter()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .admit(ifindex, now))
         };
         match self.flights.join(ifindex, &key, waiting, may_lead) {
             Joined::Waits => {}

@@ -42,7 +42,8 @@ reasons! {
     NoTarget => "no_target",
     /// The interface has enough look-ups under way.
     Busy => "busy",
-    /// Too many look-ups of types that programs do not keep, of a name of which nothing is known.
+    /// Too many look-ups of types that programs do not keep, or too many queries over TCP, of a name of which nothing is
+    /// known.
     RateLimited => "rate_limited",
     /// A look-up ended without an outcome (shutdown).
     Abandoned => "abandoned",

@@ -21,6 +21,8 @@ pub(super) struct Waiting {
     pub(super) namespace: Option<String>,
     /// Most that this client is told: the rule's TTL and `max_ttl`.
     pub(super) ttl_cap: Duration,
+    /// It may begin a look-up: its client is within its rate.
+    pub(super) may_look_up: bool,
     /// The program has answered it already: what is found out goes to the program only.
     pub(super) is_answered: bool,
     /// Where the program keeps what is known of the name. Types that it does not keep have a key too: what they show of

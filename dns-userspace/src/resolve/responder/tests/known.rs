@@ -1,7 +1,13 @@
 //! A limit is never a denial: what is known is answered however often it is asked for, and a name that exists never passes
 //! to the cache, which would deny it for every type (RFC 8020).
 
+use tokio::sync::mpsc;
+
 use super::*;
+use crate::resolve::{
+    query::Query,
+    stream::{ReplyTo, StreamReply},
+};
 
 fn txt(ttl_seconds: u32) -> Outcome {
     Outcome::Answer(Answer {
@@ -168,4 +174,53 @@ async fn many_targets_of_other_types_stay_within_their_room() {
         lab.resolve(txt(3600)).await;
     }
     assert_eq!(lab.responder.snapshot().store.other_types, 64);
+}
+
+/// A client that is over its rate over TCP.
+#[tokio::test]
+async fn over_the_rate_of_a_stream_what_is_known_is_told_and_nothing_is_denied() {
+    let rules = Arc::new(
+        RuleSet::compile(&[RuleSpec {
+            name: "kafka".to_owned(),
+            matches: MatchSpec::Pattern(
+                "*.aws.private.kafka.managed.{namespace}.svc.cluster.local".to_owned(),
+            ),
+            cname: "kafka-upstream.{namespace}.svc.cluster.local".to_owned(),
+            ttl_seconds: 60,
+            follow: true,
+        }])
+        .unwrap(),
+    );
+    let lab = Lab::new(ResponderOptions::default());
+    let (sender, mut replies) = mpsc::channel(9);
+    let ask = |qname: &str, qtype: RecordType, is_within_rate: bool| {
+        lab.responder.handle_stream(StreamQuery {
+            query: Query::parse(&query_bytes(1, qname, qtype, None)).unwrap(),
+            client: "10.9.0.2:4000".parse().unwrap(),
+            server: SERVER.parse().unwrap(),
+            ifindex: 3,
+            rules: rules.clone(),
+            rule: 0,
+            is_within_rate,
+            reply: ReplyTo {
+                slot: 0,
+                replies: sender.clone(),
+                queued: Arc::default(),
+            },
+        });
+    };
+    ask(QNAME, RecordType::A, false);
+    assert_eq!(replies.recv().await, Some((0, StreamReply::PassOn)));
+    ask(QNAME, RecordType::A, true);
+    // Who is over its rate may wait for a look-up that is under way.
+    ask(QNAME, RecordType::A, false);
+    lab.resolve(found(1, 10)).await;
+    ask(QNAME, RecordType::A, false);
+    for _ in 0..3 {
+        let (_, reply) = replies.recv().await.unwrap();
+        assert!(matches!(reply, StreamReply::Answer(_)), "{reply:?}");
+    }
+    ask(QNAME, RecordType::AAAA, false);
+    assert_eq!(replies.recv().await, Some((0, StreamReply::Nothing)));
+    assert_eq!(lab.pending().await, 0);
 }

@@ -484,7 +484,7 @@ fn explain_says_what_the_pod_will_get() {
         assert!(!never.out.contains("2. "), "{}", never.out);
     }
     explain(&[&format!("{BROKER}."), "--namespace", "foo"])
-        .has(&["With a dot at its end it is not searched for"]);
+        .has(&["With a dot at its end the search list is not used"]);
 
     let baz = explain(&[BROKER, "--namespace", "baz"]);
     baz.has(&[

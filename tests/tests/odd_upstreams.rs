@@ -231,7 +231,28 @@ fn servers_without_edns_and_servers_that_mind_the_case_answer_in_one_look_up() {
         header[2..12].copy_from_slice(&[0x81, 0x80 | rcode, 0, 0, 0, 0, 0, 0, 0, 0]);
         header
     }
+    // The target, its alias and the end, each asked for by itself.
+    fn chained(query: &Query) -> Vec<u8> {
+        let alias = |to: &str| query.reply(NOERROR, &[record(&QNAME, CNAME, 1, 5, &name(to))], &[]);
+        match query.label().as_str() {
+            "kafka-upstream" => alias("middle.example"),
+            "middle" => alias("end.example"),
+            _ => query.ordinary(),
+        }
+    }
     let kinds: &[(&str, Script)] = &[
+        ("lower-cased chain of three", |query, _| {
+            let mut reply = chained(query);
+            reply[12..query.end - 4].make_ascii_lowercase();
+            Some(reply)
+        }),
+        ("chain of three without EDNS", |query, _| {
+            Some(if query.has_opt() {
+                query.reply(FORMERR, &[], &[])
+            } else {
+                chained(query)
+            })
+        }),
         ("FORMERR", |query, _| {
             Some(if query.has_opt() {
                 query.reply(FORMERR, &[], &[])
@@ -287,7 +308,8 @@ fn servers_without_edns_and_servers_that_mind_the_case_answer_in_one_look_up() {
         // What the first look-up has shown is known to the next.
         upstream.asked.lock().unwrap().clear();
         assert_good(label, &ask(&lab, &qualified("bar"), RecordType::A));
-        assert_eq!(upstream.asked.lock().unwrap().len(), 1, "{label}");
+        let steps = if label.contains("chain") { 3 } else { 1 };
+        assert_eq!(upstream.asked.lock().unwrap().len(), steps, "{label}");
         let failed = failures(&gregor);
         assert!(
             failed.as_object().unwrap().values().all(|count| count == 0),
@@ -536,7 +558,7 @@ fn behind_dnsmasq_a_target_without_any_address_is_a_failure_and_one_family_a_nod
         assert_servfail("text", &ask(&lab, &qualified("text"), qtype));
     }
     assert!(Metrics::of(&gregor).get("gregor_targets_without_address_total") >= 1.0);
-    // What it has is told.
+    // What it has is answered.
     let reply = ask(&lab, &qualified("text"), RecordType::TXT);
     assert_eq!(reply.metadata.response_code, ResponseCode::NoError);
     assert_eq!(reply.answers.len(), 2, "{reply}");

@@ -134,7 +134,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 /// Why none of the names reaches a rule, as far as the pod's resolver is the reason.
 fn no_candidate(args: &Args, asked: usize) -> &'static str {
     if args.name.ends_with('.') {
-        "No rule takes this name. With a dot at its end it is not searched for: the namespace never stands in it."
+        "No rule takes this name. With a dot at its end the search list is not used, so it never contains the namespace."
     } else if asked == 1 {
         "No rule takes this name, and there is no search list: a resolver that never searches asks for nothing else."
     } else {
@@ -326,7 +326,7 @@ fn told(step: &Step) -> String {
                 rcode(reply.rcode),
                 step.elapsed.as_secs_f64() * 1000.0
             );
-            for reason in &reply.again {
+            for reason in &reply.retries {
                 let _ = writeln!(text, "       ({reason})");
             }
             for record in &reply.records {

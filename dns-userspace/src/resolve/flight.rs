@@ -72,8 +72,8 @@ impl<W> Flights<W> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets a query wait for `key`. Whoever is told that it leads must come back with [`Flights::land`]; `may_lead` is asked
-    /// only where a look-up would have to begin.
+    /// Lets a query wait for `key`. A caller that gets [`Joined::Leads`] must call [`Flights::land`]; `may_lead` is
+    /// called only where a look-up would have to begin.
     pub fn join(
         &self,
         ifindex: u32,

@@ -23,7 +23,7 @@ pub use source::{DnsSource, Explanation, Step, StepReply, TargetSource, explain}
 pub use stats::{NamespaceCounts, PassReason, Snapshot, Stats};
 pub use store::Sizes;
 pub use stream::{MAX_QUEUED, ReplyTo, Steer, StreamQuery, StreamReply};
-pub use upstream::{Again, Transport};
+pub use upstream::{RetryReason, Transport};
 
 /// The steps of a chase and of a reply one by one, for the fuzz targets.
 #[doc(hidden)]

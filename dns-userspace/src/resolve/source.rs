@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::{
     chain::{Failure, Outcome},
     chase::Chase,
-    upstream::{self, Again, Asked, Patience, Pool, Transport},
+    upstream::{self, Patience, Pool, RetryReason, Transport, UpstreamReply},
 };
 
 /// Tries within the time of one chase.
@@ -106,7 +106,7 @@ pub struct StepReply {
     /// The answer section in presentation format.
     pub records: Vec<String>,
     /// Why the question was asked more than once.
-    pub again: Vec<Again>,
+    pub retries: Vec<RetryReason>,
 }
 
 impl Step {
@@ -114,7 +114,7 @@ impl Step {
         server: SocketAddr,
         name: Name,
         qtype: RecordType,
-        result: &Result<Asked, Failure>,
+        result: &Result<UpstreamReply, Failure>,
         elapsed: Duration,
     ) -> Step {
         let reply = match result {
@@ -127,7 +127,7 @@ impl Step {
                     .iter()
                     .map(ToString::to_string)
                     .collect(),
-                again: asked.again.clone(),
+                retries: asked.retries.clone(),
             }),
             Err(failure) => Err(*failure),
         };

@@ -4,7 +4,7 @@
 //! server that does not take EDNS or does not keep case is asked again in another form, from another port and with
 //! another ID, so that a forged sign of either has to be followed by a second guess.
 
-mod manners;
+mod infra;
 mod pool;
 mod question;
 
@@ -20,11 +20,11 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout_at},
 };
 
-pub use manners::Again;
+pub use infra::RetryReason;
 pub use pool::Pool;
 
 use self::{
-    manners::{Doubt, case_matters, doubt},
+    infra::{CaseDoubt, case_doubt, case_matters},
     pool::Event,
     question::{Check, Question},
 };
@@ -51,11 +51,11 @@ pub struct Patience {
 
 /// A reply, and what it took to get it.
 #[derive(Clone, Debug)]
-pub struct Asked {
+pub struct UpstreamReply {
     pub message: Message,
     pub transport: Transport,
     /// Why the question was asked more than once.
-    pub again: Vec<Again>,
+    pub retries: Vec<RetryReason>,
 }
 
 /// Asks `server` for (`qname`, `qtype`), in the form that it is known to take.
@@ -69,59 +69,61 @@ pub async fn ask(
     qname: &Name,
     qtype: RecordType,
     patience: Patience,
-) -> Result<Asked, Failure> {
-    let manners = pool.manners();
-    let mut style = manners.style(server, Instant::now());
-    let mut again = Vec::new();
+) -> Result<UpstreamReply, Failure> {
+    let infra = pool.infra();
+    let mut style = infra.style(server, Instant::now());
+    let mut retries = Vec::new();
     // The reply to the question in mixed case, while the one in lower case is awaited.
-    let mut first: Option<Message> = None;
+    let mut first: Option<(Message, Transport)> = None;
     // Ends: each round but the last takes something from the style.
     loop {
         // Nothing but this node takes part in opening a socket.
         let lease = pool.lease(server).map_err(|_| Failure::Local)?;
         let question = Question::new(qname, qtype, lease.id(), style);
-        let heard = match attempt(pool, server, &question, &lease, patience).await {
-            Ok(heard) => heard,
+        let result = match attempt(pool, server, &question, &lease, patience).await {
+            Ok(result) => result,
             Err(failure) => {
-                let fallback = first.filter(|reply| doubt(reply) == Some(Doubt::Failed));
-                let message = fallback.ok_or(failure)?;
-                return Ok(Asked {
+                let fallback =
+                    first.filter(|(reply, _)| case_doubt(reply) == Some(CaseDoubt::Failed));
+                let (message, transport) = fallback.ok_or(failure)?;
+                return Ok(UpstreamReply {
                     message,
-                    transport: Transport::Udp,
-                    again,
+                    transport,
+                    retries,
                 });
             }
         };
-        match heard {
-            Heard::NoEdns => {
+        match result {
+            Attempt::NoEdns => {
                 style.edns = false;
-                again.push(Again::WithoutEdns);
+                retries.push(RetryReason::WithoutEdns);
             }
-            Heard::OtherCase => {
+            Attempt::OtherCase => {
                 style.mixed_case = false;
-                again.push(Again::CaseNotKept);
+                retries.push(RetryReason::CaseNotKept);
             }
-            Heard::Reply {
+            Attempt::Reply {
                 message,
                 transport,
                 plain_only,
             } => {
-                if first.is_none() && question.is_mixed_case() && doubt(&message).is_some() {
+                if first.is_none() && question.is_mixed_case() && case_doubt(&message).is_some() {
                     style.mixed_case = false;
-                    again.push(Again::LowerCase);
-                    first = Some(*message);
+                    retries.push(RetryReason::LowerCase);
+                    first = Some((*message, transport));
                     continue;
                 }
                 if plain_only {
-                    again.push(Again::WithoutEdns);
+                    retries.push(RetryReason::WithoutEdns);
                 }
-                for lesson in lessons(&again, first.as_ref(), &message) {
-                    manners.learn(server, lesson, Instant::now());
+                let first = first.as_ref().map(|(message, _)| message);
+                for reason in confirmed(&retries, first, &message) {
+                    infra.learn(server, reason, Instant::now());
                 }
-                return Ok(Asked {
+                return Ok(UpstreamReply {
                     message: *message,
                     transport,
-                    again,
+                    retries,
                 });
             }
         }
@@ -129,20 +131,24 @@ pub async fn ask(
 }
 
 /// What the reply confirms of the reasons for asking again.
-fn lessons(again: &[Again], first: Option<&Message>, reply: &Message) -> Vec<Again> {
-    let confirmed = |lesson: &Again| match lesson {
-        Again::WithoutEdns => !matches!(
+fn confirmed(
+    retries: &[RetryReason],
+    first: Option<&Message>,
+    reply: &Message,
+) -> Vec<RetryReason> {
+    let is_confirmed = |reason: &RetryReason| match reason {
+        RetryReason::WithoutEdns => !matches!(
             reply.metadata.response_code,
             ResponseCode::FormErr | ResponseCode::NotImp
         ),
-        Again::CaseNotKept => true,
-        Again::LowerCase => first.is_some_and(|first| case_matters(first, reply)),
+        RetryReason::CaseNotKept => true,
+        RetryReason::LowerCase => first.is_some_and(|first| case_matters(first, reply)),
     };
-    again.iter().copied().filter(confirmed).collect()
+    retries.iter().copied().filter(is_confirmed).collect()
 }
 
 /// What a question brought.
-enum Heard {
+enum Attempt {
     Reply {
         message: Box<Message>,
         transport: Transport,
@@ -153,14 +159,14 @@ enum Heard {
     OtherCase,
 }
 
-/// Asks one question until something is heard of it, over UDP and where need be over TCP.
+/// Asks one question until there is a result, over UDP and where need be over TCP.
 async fn attempt(
     pool: &Pool,
     server: SocketAddr,
     question: &Question,
     lease: &pool::Lease,
     patience: Patience,
-) -> Result<Heard, Failure> {
+) -> Result<Attempt, Failure> {
     let mut send = interval_at(
         Instant::now(),
         patience.retry_after.max(Duration::from_millis(1)),
@@ -200,7 +206,7 @@ async fn attempt(
                 Check::Reply(message) => {
                     let plain_only =
                         tries > TRIES_WITH_EDNS && question.has_edns() && message.edns.is_none();
-                    return Ok(Heard::Reply {
+                    return Ok(Attempt::Reply {
                         message,
                         transport: Transport::Udp,
                         plain_only,
@@ -214,9 +220,9 @@ async fn attempt(
                             other => other,
                         });
                 }
-                Check::NoEdns => return Ok(Heard::NoEdns),
-                Check::OtherCase if question.is_mixed_case() => return Ok(Heard::OtherCase),
-                // Not even lower case is kept: a connection tells the server from who guesses.
+                Check::NoEdns => return Ok(Attempt::NoEdns),
+                Check::OtherCase if question.is_mixed_case() => return Ok(Attempt::OtherCase),
+                // Not even lower case is kept: over TCP the reply is the server's.
                 Check::OtherCase => (MAX_MISMATCHES, Failure::Timeout),
                 Check::BareError => (0, Failure::Rcode),
                 Check::Ignored => (1, Failure::Timeout),
@@ -229,8 +235,8 @@ async fn attempt(
         if mismatches >= MAX_MISMATCHES && !had_enough {
             // Somebody may be guessing. A server without TCP must not cost more than a part of the time left.
             let until = patience.deadline.min(Instant::now() + patience.retry_after);
-            if let Ok(heard) = over_tcp(pool, server, question, until).await {
-                return Ok(heard);
+            if let Ok(result) = over_tcp(pool, server, question, until).await {
+                return Ok(result);
             }
         }
     }
@@ -241,7 +247,7 @@ async fn over_tcp(
     server: SocketAddr,
     question: &Question,
     deadline: Instant,
-) -> Result<Heard, Failure> {
+) -> Result<Attempt, Failure> {
     let Some(_place) = pool.tcp(deadline).await else {
         return Err(Failure::Local);
     };
@@ -260,12 +266,12 @@ async fn over_tcp(
         .map_err(|_| Failure::Timeout)?
         .map_err(|error| Failure::of(&error))?;
     match question.check(&reply, Transport::Tcp) {
-        Check::Reply(message) => Ok(Heard::Reply {
+        Check::Reply(message) => Ok(Attempt::Reply {
             message,
             transport: Transport::Tcp,
             plain_only: false,
         }),
-        Check::NoEdns => Ok(Heard::NoEdns),
+        Check::NoEdns => Ok(Attempt::NoEdns),
         Check::Truncated | Check::OtherCase | Check::BareError | Check::Ignored => {
             Err(Failure::Unusable)
         }

@@ -36,7 +36,7 @@ pub struct Args {
     /// Where the kubelet's configuration says which nameservers pods ask; a file that is not there is left out.
     #[arg(long, value_name = "FILE", default_value = KUBELET_CONFIG)]
     kubelet_config: PathBuf,
-    /// Where a running gregor tells which nameservers it has seen; none need be there.
+    /// The control socket of a running gregor, for the nameservers that it has seen; none need be there.
     #[arg(long, value_name = "PATH", default_value = super::CONTROL)]
     control: PathBuf,
     /// Print the findings as one JSON object.

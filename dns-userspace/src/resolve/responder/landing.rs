@@ -19,7 +19,7 @@ use crate::{
     },
 };
 
-/// A look-up in flight; whatever happens to its task, nobody waits for ever.
+/// A look-up in flight. Dropping it answers all queries that wait, so that none waits for ever.
 pub(super) struct Landing<S: TargetSource, I: Inject> {
     pub(super) responder: Arc<Responder<S, I>>,
     pub(super) key: Key,
@@ -61,7 +61,7 @@ impl<S: TargetSource, I: Inject> Landing<S, I> {
             let source = &responder.source;
             match source.look_up(name, qtype, *upstream, has_address).await {
                 Outcome::NoTarget => {}
-                outcome => return behind(&via[..index], outcome),
+                outcome => return with_prefix(&via[..index], outcome),
             }
         }
         Outcome::NoTarget
@@ -69,7 +69,7 @@ impl<S: TargetSource, I: Inject> Landing<S, I> {
 }
 
 /// Puts the targets that led to an answer in front of its chain.
-fn behind(via: &[Name], outcome: Outcome) -> Outcome {
+fn with_prefix(via: &[Name], outcome: Outcome) -> Outcome {
     let Outcome::Answer(mut answer) = outcome else {
         return outcome;
     };

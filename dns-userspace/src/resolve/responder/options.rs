@@ -1,4 +1,4 @@
-//! What the responder is told by the configuration.
+//! The options of the responder, and which key of the configuration each comes from.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -18,7 +18,7 @@ pub enum Upstream {
 #[derive(Clone, Copy, Debug)]
 pub struct ResponderOptions {
     pub upstream: Upstream,
-    /// Most that clients are told.
+    /// Largest TTL of an answer.
     pub max_ttl: Duration,
     /// How long an answer may outlive its TTL while the upstream fails.
     pub serve_stale: Duration,

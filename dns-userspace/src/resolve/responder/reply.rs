@@ -25,7 +25,7 @@ use crate::{
     },
 };
 
-/// What a client is told of an answer that outlived its TTL (RFC 8767 §4).
+/// The TTL of an answer that outlived its own (RFC 8767 §4).
 const STALE_TTL: Duration = Duration::from_secs(30);
 /// How long a program goes on telling an answer whose time is over, while it is asked for again: longer than an upstream
 /// has to answer, unless it is configured to have more.
@@ -211,7 +211,7 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
         }
     }
 
-    /// Nobody waits for what the program has answered.
+    /// Passes a query on, unless the program has answered it.
     pub(super) fn drop_or_pass_on(&self, origin: &Origin, is_answered: bool, reason: PassReason) {
         if !is_answered {
             self.pass_on(origin, reason);

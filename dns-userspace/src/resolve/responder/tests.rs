@@ -55,7 +55,7 @@ type Pending = VecDeque<(Asked, oneshot::Sender<Outcome>)>;
 #[derive(Clone, Default)]
 struct Scripted {
     pending: Arc<Mutex<Pending>>,
-    /// What each look-up was told.
+    /// The argument of each look-up.
     has_address: Arc<Mutex<Vec<bool>>>,
 }
 

@@ -19,7 +19,7 @@ pub(super) struct Waiting {
     pub(super) origin: Origin,
     pub(super) query: Query,
     pub(super) namespace: Option<String>,
-    /// Most that this client is told: the rule's TTL and `max_ttl`.
+    /// Largest TTL of the reply: the rule's TTL and `max_ttl`.
     pub(super) ttl_cap: Duration,
     /// It may begin a look-up: its client is within its rate.
     pub(super) may_look_up: bool,
@@ -48,7 +48,7 @@ pub(super) struct Program {
 /// How a query came, and so how it is answered or passed on, and who wants to know.
 pub(super) struct Origin {
     pub(super) way: Way,
-    /// Somebody watches.
+    /// Set while a monitor is connected.
     pub(super) watched: Option<Box<Watched>>,
 }
 
@@ -58,7 +58,7 @@ pub(super) enum Way {
     Stream { ifindex: u32, reply: ReplyTo },
 }
 
-/// A query as whoever watches is to be told of it.
+/// A query as `gregor monitor` shows it.
 pub(super) struct Watched {
     pub(super) since: Instant,
     /// All but what becomes of it.

@@ -1,4 +1,4 @@
-//! What whoever watches is shown of a query.
+//! What `gregor monitor` shows of a query.
 
 use std::time::{Instant, SystemTime};
 
@@ -14,7 +14,7 @@ use crate::{
 };
 
 impl<S: TargetSource, I: Inject> Responder<S, I> {
-    /// Begins the record of a query; costs nothing while nobody watches.
+    /// Begins the record of a query; costs nothing without a monitor.
     pub(super) fn watch(
         &self,
         rules: &RuleSet,
@@ -42,7 +42,7 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
         });
     }
 
-    /// Tells whoever watches what became of a query.
+    /// Sends the record of a query to the monitors.
     pub(super) fn tell(&self, origin: &Origin, outcome: impl FnOnce(&mut Record, Instant)) {
         if let Some(watched) = &origin.watched {
             let mut record = watched.record.clone();

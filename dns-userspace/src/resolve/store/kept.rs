@@ -73,7 +73,7 @@ impl Kept {
         self.rotation.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// What is left of its TTL when `cap` is the most that a client is told; `None` once it is not fresh.
+    /// What is left of its TTL, at most `cap`; `None` once it is not fresh.
     pub fn fresh_for(&self, cap: Duration, now: Instant) -> Option<Duration> {
         let left = self
             .ttl
@@ -82,7 +82,7 @@ impl Kept {
         (!left.is_zero()).then_some(left)
     }
 
-    /// How long it may still stand in for an upstream that fails.
+    /// How long it may still be given while the upstream fails.
     pub fn stale_for(&self, limit: Duration, now: Instant) -> Duration {
         (self.ttl + limit).saturating_sub(now.saturating_duration_since(self.at))
     }

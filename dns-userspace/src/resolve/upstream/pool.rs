@@ -24,7 +24,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::manners::Manners;
+use super::infra::InfraCache;
 
 /// Most sockets of a pool. Beyond 192 look-ups in flight they are shared.
 const MAX_SOCKETS: usize = 256;
@@ -49,7 +49,7 @@ pub struct Pool {
     open: Arc<AtomicUsize>,
     sockets: Mutex<Vec<Arc<Connected>>>,
     tcp: Semaphore,
-    manners: Manners,
+    infra: InfraCache,
 }
 
 /// One place on a socket, for one question; given back when dropped.
@@ -126,7 +126,7 @@ impl Pool {
             open: Arc::default(),
             sockets: Mutex::default(),
             tcp: Semaphore::new((max_sockets / 4).max(1)),
-            manners: Manners::default(),
+            infra: InfraCache::default(),
         }
     }
 
@@ -162,9 +162,9 @@ impl Pool {
         })
     }
 
-    /// What is known of the servers.
-    pub fn manners(&self) -> &Manners {
-        &self.manners
+    /// How the servers have to be asked.
+    pub fn infra(&self) -> &InfraCache {
+        &self.infra
     }
 
     /// A place among the connections over TCP; `None` when there was none until the deadline.

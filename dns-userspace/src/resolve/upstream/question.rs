@@ -8,7 +8,7 @@ use hickory_proto::{
     rr::{Name, RecordType},
 };
 
-use super::{Transport, manners::Style};
+use super::{Transport, infra::Style};
 use crate::resolve::compose::{UDP_SIZE, wire_name};
 
 pub const HEADER: usize = DNS_HEADER_LEN as usize;

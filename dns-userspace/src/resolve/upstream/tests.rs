@@ -5,7 +5,7 @@ mod odd;
 use hickory_proto::op::ResponseCode;
 use tokio::net::TcpListener;
 
-use super::{manners::Style, *};
+use super::{infra::Style, *};
 use crate::resolve::{
     compose::wire_name,
     testing::{a, name},

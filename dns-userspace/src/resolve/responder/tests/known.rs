@@ -90,14 +90,14 @@ async fn types_beyond_the_limit_are_never_denied() {
         let snapshot = lab.responder.snapshot();
         assert_eq!(snapshot.unanswered as usize, 60 - limit);
         assert_eq!(snapshot.passed["rate_limited"], 0);
-        // Another pod is not held up, and what is known is still told.
+        // Another pod is not held up, and what is known is still answered.
         lab.asks(4, 1, QNAME, RecordType::Unknown(2000));
         assert_eq!(lab.pending().await, limit + 1);
     }
 }
 
 #[tokio::test]
-async fn what_has_run_out_is_told_beyond_the_limit() {
+async fn an_expired_answer_is_given_beyond_the_limit() {
     let lab = Lab::new(ResponderOptions::default());
     lab.asks(3, 1, QNAME, RecordType::TXT);
     lab.resolve(txt(9)).await;
@@ -178,7 +178,7 @@ async fn many_targets_of_other_types_stay_within_their_room() {
 
 /// A client that is over its rate over TCP.
 #[tokio::test]
-async fn over_the_rate_of_a_stream_what_is_known_is_told_and_nothing_is_denied() {
+async fn over_the_rate_of_a_stream_what_is_known_is_answered_and_nothing_is_denied() {
     let rules = Arc::new(
         RuleSet::compile(&[RuleSpec {
             name: "kafka".to_owned(),

@@ -42,7 +42,7 @@ fn respelled(query: &[u8], spell: fn(&u8) -> u8) -> Vec<u8> {
     reply
 }
 
-async fn ask_by(pool: &Arc<Pool>, server: SocketAddr) -> Result<Asked, Failure> {
+async fn ask_by(pool: &Arc<Pool>, server: SocketAddr) -> Result<UpstreamReply, Failure> {
     let patience = Patience {
         deadline: Instant::now() + LONG,
         retry_after: LONG,
@@ -96,12 +96,12 @@ async fn a_server_that_refuses_an_opt_is_asked_without() {
         let (server, seen) = noting(script, None).await;
         let pool = Arc::new(Pool::new(16));
         let asked = ask_by(&pool, server).await.unwrap();
-        assert_eq!(asked.again, [Again::WithoutEdns], "{label}");
+        assert_eq!(asked.retries, [RetryReason::WithoutEdns], "{label}");
         assert_good(Ok((asked.message, asked.transport)), Transport::Udp);
         assert_eq!(seen.lock().unwrap().len(), 2, "{label}");
         // From now on at once.
         let asked = ask_by(&pool, server).await.unwrap();
-        assert!(asked.again.is_empty(), "{label}");
+        assert!(asked.retries.is_empty(), "{label}");
         let seen = seen.lock().unwrap();
         assert_eq!(seen.len(), 3, "{label}");
         assert!(!has_opt(&seen[2]), "{label}");
@@ -152,9 +152,9 @@ async fn where_queries_with_an_opt_get_lost_the_later_tries_do_without() {
         retry_after: Duration::from_millis(10),
     };
     let asked = ask(&pool, server, &name(QNAME), RecordType::A, patience).await;
-    assert_eq!(asked.unwrap().again, [Again::WithoutEdns]);
+    assert_eq!(asked.unwrap().retries, [RetryReason::WithoutEdns]);
     seen.lock().unwrap().clear();
-    assert!(ask_by(&pool, server).await.unwrap().again.is_empty());
+    assert!(ask_by(&pool, server).await.unwrap().retries.is_empty());
     assert!(!has_opt(&seen.lock().unwrap()[0]));
 }
 
@@ -165,9 +165,9 @@ async fn a_server_that_lower_cases_the_question_is_asked_in_lower_case() {
     let pool = Arc::new(Pool::new(16));
     // The chance that a name of thirty letters stays in lower case is nil.
     let asked = ask_by(&pool, server).await.unwrap();
-    assert_eq!(asked.again, [Again::CaseNotKept]);
+    assert_eq!(asked.retries, [RetryReason::CaseNotKept]);
     assert_good(Ok((asked.message, asked.transport)), Transport::Udp);
-    assert!(ask_by(&pool, server).await.unwrap().again.is_empty());
+    assert!(ask_by(&pool, server).await.unwrap().retries.is_empty());
     let seen = seen.lock().unwrap();
     let lower: Vec<bool> = seen.iter().map(|query| is_lower(query)).collect();
     assert_eq!(lower, [false, true, true]);
@@ -210,9 +210,9 @@ async fn a_name_that_is_known_in_lower_case_only_is_found() {
         let (server, seen) = noting(script, None).await;
         let pool = Arc::new(Pool::new(16));
         let asked = ask_by(&pool, server).await.unwrap();
-        assert_eq!(asked.again, [Again::LowerCase], "{label}");
+        assert_eq!(asked.retries, [RetryReason::LowerCase], "{label}");
         assert_good(Ok((asked.message, asked.transport)), Transport::Udp);
-        assert!(ask_by(&pool, server).await.unwrap().again.is_empty());
+        assert!(ask_by(&pool, server).await.unwrap().retries.is_empty());
         assert_eq!(seen.lock().unwrap().len(), 3, "{label}");
     }
 }
@@ -265,8 +265,11 @@ async fn no_edns_and_no_case_together() {
     let (server, seen) = noting(script, None).await;
     let pool = Arc::new(Pool::new(16));
     let asked = ask_by(&pool, server).await.unwrap();
-    assert_eq!(asked.again, [Again::WithoutEdns, Again::CaseNotKept]);
-    assert!(ask_by(&pool, server).await.unwrap().again.is_empty());
+    assert_eq!(
+        asked.retries,
+        [RetryReason::WithoutEdns, RetryReason::CaseNotKept]
+    );
+    assert!(ask_by(&pool, server).await.unwrap().retries.is_empty());
     assert_eq!(seen.lock().unwrap().len(), 4);
 }
 

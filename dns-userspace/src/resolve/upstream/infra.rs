@@ -1,4 +1,4 @@
-//! How a server wants to be asked, and what is remembered of that: some do not know EDNS (RFC 6891 §6.2.2), some do not keep
+//! The infra cache: how a server has to be asked, remembered per server: some do not know EDNS (RFC 6891 §6.2.2), some do not keep
 //! the case of a question, some know names in lower case only. No I/O, no clock.
 
 use std::{
@@ -41,7 +41,7 @@ impl Style {
 
 /// Why a server was asked once more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Again {
+pub enum RetryReason {
     /// It refuses the OPT, or gives no reply while there is one.
     WithoutEdns,
     /// It changed the case of the question.
@@ -50,21 +50,21 @@ pub enum Again {
     LowerCase,
 }
 
-impl fmt::Display for Again {
+impl fmt::Display for RetryReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Again::WithoutEdns => "the server does not take EDNS; asked again without",
-            Again::CaseNotKept => {
+            RetryReason::WithoutEdns => "the server does not take EDNS; asked again without",
+            RetryReason::CaseNotKept => {
                 "the server does not keep the question's case; asked again in lower case"
             }
-            Again::LowerCase => "asked once more in lower case",
+            RetryReason::LowerCase => "asked once more in lower case",
         })
     }
 }
 
 /// What a reply to a question in mixed case is worth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Doubt {
+pub enum CaseDoubt {
     /// The same in lower case decides: the name may be known in that form only.
     Denied,
     /// Likewise, but nothing is lost when the second reply does not come.
@@ -72,9 +72,9 @@ pub enum Doubt {
 }
 
 /// Whether a reply to a question in mixed case may be due to that case.
-pub fn doubt(reply: &Message) -> Option<Doubt> {
+pub fn case_doubt(reply: &Message) -> Option<CaseDoubt> {
     match reply.metadata.response_code {
-        ResponseCode::NXDomain => Some(Doubt::Denied),
+        ResponseCode::NXDomain => Some(CaseDoubt::Denied),
         ResponseCode::NoError => {
             // Neither records nor a denial of the type.
             let says_nothing = reply.answers.is_empty()
@@ -82,9 +82,9 @@ pub fn doubt(reply: &Message) -> Option<Doubt> {
                     .authorities
                     .iter()
                     .any(|record| matches!(record.record_type(), RecordType::SOA | RecordType::NS));
-            says_nothing.then_some(Doubt::Failed)
+            says_nothing.then_some(CaseDoubt::Failed)
         }
-        _ => Some(Doubt::Failed),
+        _ => Some(CaseDoubt::Failed),
     }
 }
 
@@ -92,13 +92,13 @@ pub fn doubt(reply: &Message) -> Option<Doubt> {
 /// is not remembered for it.
 pub fn case_matters(first: &Message, second: &Message) -> bool {
     let positive = second.metadata.response_code == ResponseCode::NoError
-        && (!second.answers.is_empty() || doubt(second).is_none());
+        && (!second.answers.is_empty() || case_doubt(second).is_none());
     positive && first.metadata.response_code != ResponseCode::ServFail
 }
 
 /// What is remembered of servers.
 #[derive(Debug, Default)]
-pub struct Manners {
+pub struct InfraCache {
     servers: Mutex<HashMap<SocketAddr, Known>>,
 }
 
@@ -109,7 +109,7 @@ struct Known {
     lower_case: Option<Instant>,
 }
 
-impl Manners {
+impl InfraCache {
     /// How to ask a server now.
     pub fn style(&self, server: SocketAddr, now: Instant) -> Style {
         let servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
@@ -122,7 +122,7 @@ impl Manners {
     }
 
     /// Remembers that a server does without an OPT, or wants lower case.
-    pub fn learn(&self, server: SocketAddr, lesson: Again, now: Instant) {
+    pub fn learn(&self, server: SocketAddr, reason: RetryReason, now: Instant) {
         let mut servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
         if servers.len() >= MAX_SERVERS && !servers.contains_key(&server) {
             servers.retain(|_, known| {
@@ -136,9 +136,11 @@ impl Manners {
             }
         }
         let known = servers.entry(server).or_default();
-        let (place, how) = match lesson {
-            Again::WithoutEdns => (&mut known.without_edns, "without EDNS"),
-            Again::CaseNotKept | Again::LowerCase => (&mut known.lower_case, "in lower case"),
+        let (place, how) = match reason {
+            RetryReason::WithoutEdns => (&mut known.without_edns, "without EDNS"),
+            RetryReason::CaseNotKept | RetryReason::LowerCase => {
+                (&mut known.lower_case, "in lower case")
+            }
         };
         let was_known = place
             .replace(now + REMEMBERED_FOR)
@@ -163,11 +165,11 @@ mod tests {
     }
 
     #[test]
-    fn a_lesson_holds_for_one_server_and_for_a_while() {
-        let (manners, now) = (Manners::default(), Instant::now());
-        manners.learn(server(1), Again::WithoutEdns, now);
-        manners.learn(server(2), Again::CaseNotKept, now);
-        manners.learn(server(3), Again::LowerCase, now);
+    fn what_is_remembered_holds_for_one_server_and_for_a_while() {
+        let (infra, now) = (InfraCache::default(), Instant::now());
+        infra.learn(server(1), RetryReason::WithoutEdns, now);
+        infra.learn(server(2), RetryReason::CaseNotKept, now);
+        infra.learn(server(3), RetryReason::LowerCase, now);
         for (number, edns, mixed_case) in [
             (1, false, true),
             (2, true, false),
@@ -175,23 +177,23 @@ mod tests {
             (4, true, true),
         ] {
             let style = Style { edns, mixed_case };
-            assert_eq!(manners.style(server(number), now), style, "{number}");
+            assert_eq!(infra.style(server(number), now), style, "{number}");
             let later = now + REMEMBERED_FOR;
-            assert_eq!(manners.style(server(number), later), Style::FULL);
+            assert_eq!(infra.style(server(number), later), Style::FULL);
         }
     }
 
     #[test]
     fn the_number_of_servers_is_bounded_and_old_ones_make_room() {
-        let (manners, now) = (Manners::default(), Instant::now());
+        let (infra, now) = (InfraCache::default(), Instant::now());
         for number in 0..2 * MAX_SERVERS as u16 {
-            manners.learn(server(number), Again::WithoutEdns, now);
+            infra.learn(server(number), RetryReason::WithoutEdns, now);
         }
-        assert_eq!(manners.servers.lock().unwrap().len(), MAX_SERVERS);
+        assert_eq!(infra.servers.lock().unwrap().len(), MAX_SERVERS);
         let later = now + REMEMBERED_FOR;
-        manners.learn(server(9999), Again::LowerCase, later);
-        assert!(!manners.style(server(9999), later).mixed_case);
-        assert_eq!(manners.servers.lock().unwrap().len(), 1);
+        infra.learn(server(9999), RetryReason::LowerCase, later);
+        assert!(!infra.style(server(9999), later).mixed_case);
+        assert_eq!(infra.servers.lock().unwrap().len(), 1);
     }
 
     #[test]
@@ -204,13 +206,13 @@ mod tests {
         for (reply, expected) in [
             (&positive, None),
             (&nodata, None),
-            (&nothing, Some(Doubt::Failed)),
-            (&message(NXDomain, vec![], vec![]), Some(Doubt::Denied)),
-            (&message(Refused, vec![], vec![]), Some(Doubt::Failed)),
-            (&message(ServFail, vec![], vec![]), Some(Doubt::Failed)),
-            (&message(NotAuth, vec![], vec![]), Some(Doubt::Failed)),
+            (&nothing, Some(CaseDoubt::Failed)),
+            (&message(NXDomain, vec![], vec![]), Some(CaseDoubt::Denied)),
+            (&message(Refused, vec![], vec![]), Some(CaseDoubt::Failed)),
+            (&message(ServFail, vec![], vec![]), Some(CaseDoubt::Failed)),
+            (&message(NotAuth, vec![], vec![]), Some(CaseDoubt::Failed)),
         ] {
-            assert_eq!(doubt(reply), expected, "{reply:?}");
+            assert_eq!(case_doubt(reply), expected, "{reply:?}");
         }
         for (first, second, expected) in [
             (NXDomain, &positive, true),

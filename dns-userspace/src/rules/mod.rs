@@ -110,6 +110,9 @@ pub struct RuleSet {
     warnings: Vec<Complaint>,
     /// Of each rule, whether the last labels of a name settle it.
     lone: Vec<bool>,
+    /// Of each rule, whether its target may be another rule's name.
+    leads_on: Vec<bool>,
+    has_regex: bool,
 }
 
 /// One rule.
@@ -170,7 +173,8 @@ impl RuleSet {
         }
         let names: Vec<&str> = specs.iter().map(|spec| spec.name.as_str()).collect();
         complaints.extend(check::duplicates(&names, &rules));
-        complaints.extend(check::loops(&rules));
+        let leads_to = check::leads_to(&rules);
+        complaints.extend(check::loops(&rules, &leads_to));
         if !complaints.is_empty() {
             complaints.sort_by_key(|complaint| complaint.rule);
             return Err(complaints);
@@ -194,6 +198,8 @@ impl RuleSet {
             .collect();
         Ok(Self {
             lone: lone::lone(&patterns),
+            leads_on: leads_to.iter().map(|next| !next.is_empty()).collect(),
+            has_regex: patterns.iter().any(Option::is_none),
             rules,
             table: built.table,
             warnings,
@@ -260,9 +266,13 @@ impl RuleSet {
 
     /// What a rule makes of a name, and what the rules make of its target where that is the name of another one, in this
     /// order. Never empty; `None` when the rule does not match the name after all.
-    pub fn follow(&self, rule: usize, qname: &[u8]) -> Option<Vec<(&Rule, Match)>> {
-        let rule = self.rules.get(rule)?;
+    pub fn follow(&self, index: usize, qname: &[u8]) -> Option<Vec<(&Rule, Match)>> {
+        let rule = self.rules.get(index)?;
         let mut chain = vec![(rule, rule.apply(qname)?)];
+        // What is known of the target without its captures is not enough where an expression may match more than a label.
+        if !self.leads_on(index) && !self.has_regex {
+            return Some(chain);
+        }
         while let Some((rule, last)) = chain.last()
             && rule.follow
             && chain.len() < MAX_FOLLOWED
@@ -283,6 +293,12 @@ impl RuleSet {
             chain.push((rule, matched));
         }
         Some(chain)
+    }
+
+    /// Whether the answers of a rule depend on other rules too, because its target may be the name of one: they are then no
+    /// longer right when any rule has changed.
+    pub fn leads_on(&self, rule: usize) -> bool {
+        self.leads_on.get(rule).copied().unwrap_or_default()
     }
 
     /// The first rule that matches a name in wire format (uncompressed, root label included, any case).
@@ -807,6 +823,42 @@ mod tests {
         let complaints = RuleSet::compile(&same_name).unwrap_err();
         assert_eq!(complaints[0].key, Key::Name);
         assert_eq!(complaints[0].rule, 1);
+    }
+
+    #[test]
+    fn rules_whose_target_may_be_a_rules_name_lead_on() {
+        let specs = [
+            spec(
+                "global",
+                "boot.{namespace}.svc.cluster.local",
+                "b1.kafka.{namespace}.svc.cluster.local",
+            ),
+            spec(
+                "zonal",
+                "*.kafka.{namespace}.svc.cluster.local",
+                "up.{namespace}.svc.cluster.local",
+            ),
+            spec(
+                "any",
+                "{other}.{namespace}.example",
+                "{other}.{namespace}.test",
+            ),
+            spec("by-regex", "x.example.com", "e-1.vendor.example.com"),
+            RuleSpec {
+                matches: MatchSpec::Regex(r"^e-[0-9]+\.vendor\.example\.com\.$".to_owned()),
+                ..spec("regex", "", "end.example.com")
+            },
+            RuleSpec {
+                follow: false,
+                ..spec("ends", "y.example.com", "boot.foo.svc.cluster.local")
+            },
+        ];
+        let rules = RuleSet::compile(&specs).unwrap();
+        let leads_on: Vec<bool> = (0..specs.len()).map(|rule| rules.leads_on(rule)).collect();
+        assert_eq!(leads_on, [true, false, false, true, false, false]);
+        let rules = RuleSet::compile(&specs[1..3]).unwrap();
+        let name = b"\x01a\x05kafka\x03foo\x03svc\x07cluster\x05local\0";
+        assert_eq!(rules.follow(0, name).unwrap().len(), 1);
     }
 
     #[test]

@@ -151,6 +151,7 @@ fn specs_of(patterns: &[String]) -> Vec<RuleSpec> {
                 .collect::<Vec<_>>()
                 .join("."),
             ttl_seconds: 60,
+            follow: true,
         })
         .collect()
 }

@@ -127,6 +127,19 @@ fn check_says_whether_the_node_is_fit() {
     assert_eq!(during.code, 0, "{}{}", during.out, during.err);
     during.has(&["ok interface veth-foo gregor is on it"]);
 
+    // The kubelet names a nameserver that the configuration does not, and then none.
+    for (listed, said) in [
+        ("- 169.254.20.10\n- 10.250.0.2\n", "WARN"),
+        ("- 169.254.20.10\n", "ok"),
+    ] {
+        let kubelet = file(&lab, "kubelet.yaml", &format!("clusterDNS:\n{listed}"));
+        let arguments = ["check", "--config", &config, "--kubelet-config", &kubelet];
+        let found = run(&lab, &arguments);
+        let line = found.out.lines().find(|line| line.contains("kubelet"));
+        let line = line.unwrap_or_else(|| panic!("{}", found.out));
+        assert!(line.starts_with(said), "{line}");
+        assert_eq!(line.contains("10.250.0.2"), said == "WARN", "{line}");
+    }
     let json = run(&lab, &["check", "--json", "--config", &config]);
     assert_eq!(json.code, 0);
     let report: serde_json::Value = serde_json::from_str(&json.out).unwrap();
@@ -447,7 +460,31 @@ fn explain_says_what_the_pod_will_get() {
         foo.out
     );
     explain(&[BROKER, "--namespace", "foo", "--type", "AAAA"]).has(&["no AAAA there (NODATA)"]);
-    explain(&[&qualified("foo"), "--type", "ANY"]).has(&["gregor leaves type ANY to the cache"]);
+    explain(&[&qualified("foo"), "--type", "AXFR"]).has(&["gregor leaves type AXFR to the cache"]);
+    for qtype in ["ANY", "CNAME"] {
+        explain(&[&qualified("foo"), "--type", qtype]).has(&[
+            "the pod gets: NOERROR, CNAME kafka-upstream.foo.svc.cluster.local. alone, TTL",
+        ]);
+    }
+
+    // A search list of the pod's own, and resolvers that have none.
+    let list = "a.example,foo.svc.cluster.local,c.example,d.example,e.example,f.example,g.example";
+    explain(&[BROKER, "--search", list, "--ndots", "7"]).has(&[
+        "take the first 6 of 7 domains",
+        &format!("1. {BROKER}.a.example. A"),
+        &format!("2. {BROKER}.foo.svc.cluster.local. A"),
+        "10.10.1.11",
+    ]);
+    for list in ["", "."] {
+        let never = explain(&[BROKER, "--search", list]);
+        never.has(&[
+            &format!("1. {BROKER}. A"),
+            "a resolver that never searches asks for nothing else",
+        ]);
+        assert!(!never.out.contains("2. "), "{}", never.out);
+    }
+    explain(&[&format!("{BROKER}."), "--namespace", "foo"])
+        .has(&["With a dot at its end the search list is not used"]);
 
     let baz = explain(&[BROKER, "--namespace", "baz"]);
     baz.has(&[

@@ -653,6 +653,7 @@ fn the_second_half_of_the_ring_is_for_those_who_ask_little() {
         ),
         cname: "kafka-upstream.{namespace}.svc.cluster.local".to_owned(),
         ttl_seconds: 60,
+        follow: true,
     };
     let mut options = options(Arc::new(RuleSet::compile(&[rule]).unwrap()));
     options.ring_bytes = RING_BYTES;

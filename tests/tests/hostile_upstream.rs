@@ -207,6 +207,13 @@ const TREATMENTS: &[Treatment] = &[
         two[5] = 2;
         vec![question, opcode, two, b"GET / HTTP/1.0\r\n\r\n".to_vec()]
     }),
+    treatment("bare-errors", |query| {
+        // Only the ID vouches for them: signs at most that EDNS is not wanted.
+        let bare = |rcode: u16, id: u16| message(id, QR_RD_RA | rcode, &[], 0, &[])[..12].to_vec();
+        [(2, 0), (5, 0), (1, 1), (4, 2), (2, 3)]
+            .map(|(rcode, off)| bare(rcode, query.id ^ off))
+            .to_vec()
+    }),
     treatment("ten-thousand-records", |query| {
         // As many as a datagram holds; the header promises the rest.
         let records = vec![bad_address(&QNAME); 4_000];

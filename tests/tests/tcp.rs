@@ -353,7 +353,8 @@ fn relayed_messages_are_the_caches_byte_for_byte() {
         Wire::new(FOREIGN, RecordType::A),
         Wire::new(FOREIGN, RecordType::AAAA).edns(0),
         Wire::new("wWw.eXaMpLe.CoM", RecordType::TXT),
-        Wire::new(&qualified("foo"), RecordType::ANY),
+        // MAILB, a meta type: not for gregor.
+        Wire::new(&qualified("foo"), RecordType::Unknown(253)),
         Wire::new(&qualified("foo"), RecordType::A).edns(1),
         Wire::new(&qualified("foo"), RecordType::A).class(3),
         Wire::new(&qualified("baz"), RecordType::AAAA),
@@ -383,6 +384,17 @@ fn relayed_messages_are_the_caches_byte_for_byte() {
     }
     assert_eq!(connections(&gregor), 8.0);
     assert_eq!(queries(&gregor, "relayed"), 8.0);
+
+    // ANY is answered with the CNAME alone (RFC 8482 §4.1).
+    let (query, _) = Wire::new(&qualified("foo"), RecordType::ANY).bytes();
+    let exchange = move || tcp_exchange(CACHE, &query, REPLY);
+    let reply = parsed(&foo.netns().enter(exchange).unwrap().unwrap());
+    let target = "kafka-upstream.foo.svc.cluster.local.".to_owned();
+    assert_eq!(
+        e2e::chain(&reply),
+        [(format!("{}.", qualified("foo")), target)]
+    );
+    assert_eq!((reply.answers.len(), reply.authorities.len()), (1, 0));
 }
 
 fn tcp_exchange(server: IpAddr, message: &[u8], patience: Duration) -> Option<Vec<u8>> {
@@ -394,6 +406,26 @@ fn tcp_exchange(server: IpAddr, message: &[u8], patience: Duration) -> Option<Ve
     let mut reply = vec![0; u16::from_be_bytes(length).into()];
     stream.read_exact(&mut reply).ok()?;
     Some(reply)
+}
+
+/// A client over its rate is not denied what is known.
+#[test]
+fn a_rate_over_tcp_is_no_denial() {
+    let lab = lab(CacheKind::Embedded);
+    let config = format!(
+        "{}[limits]\nqueries_per_second = 1\nburst = 1\n",
+        lab.gregor_config()
+            .replacen("[intercept]\n", "[intercept]\ntcp = \"always\"\n", 1)
+    );
+    let gregor = lab
+        .start_gregor(&tools::gregor().unwrap(), &config)
+        .unwrap();
+    let name = qualified("foo");
+    for round in 0..30 {
+        let whole = over_tcp(lab.pod("foo"), CACHE, &name, RecordType::A);
+        assert_eq!(addresses(&whole).len(), 60, "{round}: {whole}");
+    }
+    assert_eq!(queries(&gregor, "relayed"), 0.0);
 }
 
 /// Only who was told is steered, and only for a while; a connection that stands is not torn down by that.

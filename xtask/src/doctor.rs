@@ -141,6 +141,11 @@ fn checks() -> Vec<Check> {
             found: program("unbound", &["-V"], "apt-get install unbound"),
         },
         Check {
+            what: "dnsmasq",
+            needed_for: "tests",
+            found: program("dnsmasq", &["--version"], "apt-get install dnsmasq-base"),
+        },
+        Check {
             what: "musl-gcc",
             needed_for: "tests",
             found: program("musl-gcc", &["--version"], "apt-get install musl-tools"),

@@ -67,6 +67,7 @@ pub fn ensure_tests() -> Result<()> {
     // One call for all packages: each would read the package lists again.
     let packages: Vec<&str> = [
         ("unbound", tools::find("unbound").is_some()),
+        ("dnsmasq-base", tools::find("dnsmasq").is_some()),
         ("musl-tools", tools::find("musl-gcc").is_some()),
         ("libc-ares-dev", Path::new("/usr/include/ares.h").exists()),
         ("golang-go", tools::has_go()),

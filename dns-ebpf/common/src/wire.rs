@@ -41,17 +41,17 @@ pub const CLASS_IN: u16 = 1;
 pub const TYPE_A: u16 = 1;
 pub const TYPE_CNAME: u16 = 5;
 pub const TYPE_SOA: u16 = 6;
-pub const TYPE_HINFO: u16 = 13;
 pub const TYPE_AAAA: u16 = 28;
 pub const TYPE_OPT: u16 = 41;
 pub const TYPE_SVCB: u16 = 64;
 pub const TYPE_HTTPS: u16 = 65;
+pub const TYPE_ANY: u16 = 255;
 
-/// Whether gregor leaves a qtype to the cache: 0, HINFO (`loop` probes), OPT, and the meta types 128–255 (TKEY, TSIG,
-/// IXFR, AXFR, MAILB, MAILA, ANY; RFC 6895 §3.1).
+/// Whether gregor leaves a qtype to the cache: 0, OPT, and the meta types 128–254 (TKEY, TSIG, IXFR, AXFR, MAILB, MAILA;
+/// RFC 6895 §3.1). Not ANY: the cache would deny the name, which has a target.
 #[inline(always)]
 pub const fn qtype_passes(qtype: u16) -> bool {
-    qtype == 0 || qtype == TYPE_HINFO || qtype == TYPE_OPT || (qtype >= 128 && qtype <= 255)
+    qtype == 0 || qtype == TYPE_OPT || (qtype >= 128 && qtype < TYPE_ANY)
 }
 
 /// Whether answers for a qtype are kept; the others are few, and one pod could ask for 65,535 of them.

@@ -201,6 +201,7 @@ fn told(snapshot: &Snapshot) -> ResponderStatus {
         chases: snapshot.chases,
         chase_failures: owned(&snapshot.chase_failures),
         broken_chains: snapshot.broken_chains,
+        targets_without_address: snapshot.no_address,
         stale_answers: snapshot.stale_answers,
         unanswered: snapshot.unanswered,
         truncated: snapshot.truncated,
@@ -210,6 +211,7 @@ fn told(snapshot: &Snapshot) -> ResponderStatus {
         chases_in_flight: snapshot.in_flight as u64,
         stores: [
             ("answers", snapshot.store.answers),
+            ("other_types", snapshot.store.other_types),
             ("no_target", snapshot.store.no_target),
             ("trouble", snapshot.store.trouble),
         ]
@@ -241,6 +243,7 @@ fn add(sum: &mut ResponderStatus, more: &ResponderStatus) {
     sum.queries += more.queries;
     sum.chases += more.chases;
     sum.broken_chains += more.broken_chains;
+    sum.targets_without_address += more.targets_without_address;
     sum.stale_answers += more.stale_answers;
     sum.unanswered += more.unanswered;
     sum.truncated += more.truncated;

@@ -1,5 +1,8 @@
 //! `gregor explain`: what would happen to a pod's query, and why; decided by the same code as in `gregor run`.
 
+mod miss;
+mod search;
+
 use std::{
     fmt::Write as _,
     net::{IpAddr, SocketAddr},
@@ -7,17 +10,21 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::{Context as _, bail};
-use dns_common::wire::{DNS_PORT, qtype_passes};
+use anyhow::bail;
+use dns_common::wire::DNS_PORT;
 use hickory_proto::{
     op::ResponseCode,
     rr::{Name, RecordType},
 };
 
+use self::{
+    miss::nearest,
+    search::{candidates, parse_list, search_list, warning},
+};
 use crate::{
     app::settings::Settings,
-    resolve::{Outcome, Step, explain as chase, wire_name},
-    rules::{Rule, RuleSet},
+    resolve::{Answer, Outcome, Step, explain as chase, looks_like_address, wire_name},
+    rules::{Match, Rule, RuleSet},
 };
 
 #[derive(Debug, clap::Args)]
@@ -25,9 +32,11 @@ use crate::{
 Examples:
   gregor explain lkc-1.eu-west-1.aws.private.kafka.managed --namespace foo
   gregor explain lkc-1.aws.private.kafka.managed.foo.svc.cluster.local. --type AAAA --config gregor.toml
+  gregor explain lkc-1.kafka.managed --search foo.svc.cluster.local,svc.cluster.local,example.com --ndots 5
 
-With --namespace the name goes through that namespace's search list as a pod's resolver takes it (ndots says when);
-without, or with a dot at its end, it is asked as it is. Look-ups are made now, from this network namespace; a running
+With --namespace the name goes through that namespace's search list as a pod's resolver takes it (ndots says when), with
+--search through that of the pod's resolv.conf; without, or with a dot at its end, it is asked as it is. Resolvers that never
+search (Node's dns.resolve, dnsjava, netty) ask as with --search ''. Look-ups are made now, from this network namespace; a running
 gregor is not asked and its kept answers are not looked at.")]
 pub struct Args {
     /// The name that the pod asks for.
@@ -38,6 +47,9 @@ pub struct Args {
     /// The pod's namespace, for its search list.
     #[arg(long, value_name = "NS")]
     namespace: Option<String>,
+    /// The search list of the pod's resolv.conf, in the place of the namespace's; empty for a resolver that never searches.
+    #[arg(long, value_name = "DOMAINS")]
+    search: Option<Vec<String>>,
     /// The pod's ndots option.
     #[arg(long, value_name = "N", default_value_t = 7)]
     ndots: usize,
@@ -70,9 +82,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         );
         return Ok(ExitCode::SUCCESS);
     }
-    let search = match &args.namespace {
-        Some(namespace) => search_list(namespace, &args.cluster_domain),
-        None => Vec::new(),
+    let search = match (&args.search, &args.namespace) {
+        (Some(lists), _) => parse_list(lists),
+        (None, Some(namespace)) => search_list(namespace, &args.cluster_domain),
+        (None, None) => Vec::new(),
     };
     let candidates = candidates(&args.name, &search, args.ndots)?;
     println!(
@@ -84,6 +97,12 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         args.name,
         args.qtype
     );
+    if let Some(warning) = warning(&search) {
+        println!("Note: {warning}.");
+    }
+    let no_rule = candidates
+        .iter()
+        .all(|candidate| apply(&settings.rules, candidate).is_none());
     super::block_on(async {
         for (number, candidate) in candidates.iter().enumerate() {
             println!("\n{}. {candidate} {}", number + 1, args.qtype);
@@ -104,42 +123,21 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
         Ok(())
     })?;
+    if no_rule {
+        println!("\n{}", no_candidate(&args, candidates.len()));
+    }
     Ok(ExitCode::SUCCESS)
 }
 
-/// The search list that the kubelet writes for a namespace.
-fn search_list(namespace: &str, domain: &str) -> Vec<String> {
-    let domain = domain.trim_end_matches('.');
-    vec![
-        format!("{namespace}.svc.{domain}"),
-        format!("svc.{domain}"),
-        domain.to_owned(),
-    ]
-}
-
-/// The names that a resolver asks for, in its order (resolv.conf(5), `ndots`).
-fn candidates(name: &str, search: &[String], ndots: usize) -> anyhow::Result<Vec<Name>> {
-    let absolute = |text: &str| {
-        let mut name = Name::from_ascii(text).with_context(|| {
-            format!("`{text}` is no domain name; labels have 1 to 63 bytes, names at most 255")
-        })?;
-        name.set_fqdn(true);
-        Ok::<_, anyhow::Error>(name)
-    };
-    if name.ends_with('.') {
-        return Ok(vec![absolute(name)?]);
-    }
-    // A suffix with which the name gets too long is skipped, as resolvers do.
-    let searched = search
-        .iter()
-        .filter_map(|suffix| absolute(&format!("{name}.{suffix}")).ok());
-    let own = absolute(name)?;
-    let dots = name.matches('.').count();
-    Ok(if dots >= ndots {
-        std::iter::once(own).chain(searched).collect()
+/// Why none of the names reaches a rule, as far as the pod's resolver is the reason.
+fn no_candidate(args: &Args, asked: usize) -> &'static str {
+    if args.name.ends_with('.') {
+        "No rule takes this name. With a dot at its end the search list is not used, so it never contains the namespace."
+    } else if asked == 1 {
+        "No rule takes this name, and there is no search list: a resolver that never searches asks for nothing else."
     } else {
-        searched.chain(std::iter::once(own)).collect()
-    })
+        "No rule takes any of these names."
+    }
 }
 
 enum Next {
@@ -159,59 +157,35 @@ impl Explainer<'_> {
     async fn explain(&self, name: &Name) -> (String, Next) {
         let mut text = String::new();
         let rules = &self.settings.rules;
-        let Some((rule, matched)) = apply(rules, name) else {
+        let Some(chain) = apply(rules, name) else {
             let _ = writeln!(text, "   no rule matches");
             if let Some(miss) = nearest(rules.rules(), name) {
                 let _ = writeln!(text, "   nearest: {miss}");
             }
             return self.pass(text, name).await;
         };
-        let _ = writeln!(text, "   rule `{}`: {}", rule.name(), rule.pattern());
-        for (capture, value) in rule.capture_names().zip(&matched.captures) {
-            let _ = writeln!(text, "     {{{capture}}} = {value}");
+        for (number, (rule, matched)) in chain.iter().enumerate() {
+            if number > 0 {
+                let _ = writeln!(text, "   which is the name of another rule:");
+            }
+            let _ = writeln!(text, "   rule `{}`: {}", rule.name(), rule.pattern());
+            for (capture, value) in rule.capture_names().zip(&matched.captures) {
+                let _ = writeln!(text, "     {{{capture}}} = {value}");
+            }
+            if number == 0 && dns_common::wire::qtype_passes(self.qtype.into()) {
+                let _ = writeln!(
+                    text,
+                    "   but gregor leaves type {} to the cache",
+                    self.qtype
+                );
+                return self.pass(text, name).await;
+            }
+            let _ = writeln!(text, "   target {}", matched.target);
         }
-        if qtype_passes(self.qtype.into()) {
-            let _ = writeln!(
-                text,
-                "   but gregor leaves type {} to the cache",
-                self.qtype
-            );
-            return self.pass(text, name).await;
-        }
-        let _ = writeln!(text, "   target {}", matched.target);
-        let upstream = self.settings.upstream.unwrap_or(self.cache);
-        let chase = chase(&matched.target, self.qtype, upstream, self.settings.timeout).await;
-        for step in &chase.steps {
-            text.push_str(&told(step));
-        }
-        match chase.outcome {
+        match self.look_up(&mut text, &chain).await {
             Outcome::Answer(answer) => {
-                let ttl = u64::from(answer.ttl_seconds)
-                    .min(rule.ttl_seconds().into())
-                    .min(self.settings.max_ttl.as_secs())
-                    .max(1);
-                let chain = answer
-                    .names
-                    .iter()
-                    .map(ToString::to_string)
-                    .collect::<Vec<_>>()
-                    .join(" → ");
-                if answer.rdata.is_empty() && self.qtype != RecordType::CNAME {
-                    let _ = writeln!(
-                        text,
-                        "   the pod gets: NOERROR, CNAME {chain}, no {} there (NODATA), TTL {ttl}",
-                        self.qtype
-                    );
-                    (text, Next::Stop)
-                } else {
-                    let _ = writeln!(
-                        text,
-                        "   the pod gets: NOERROR, CNAME {chain}, {} {} record(s), TTL {ttl}",
-                        answer.rdata.len(),
-                        answer.qtype
-                    );
-                    (text, Next::Stop)
-                }
+                text.push_str(&self.answer(&chain, &answer));
+                (text, Next::Stop)
             }
             Outcome::NoTarget => {
                 let _ = writeln!(
@@ -228,6 +202,19 @@ impl Explainer<'_> {
                 );
                 (text, Next::Continue)
             }
+            Outcome::NoAddress(end) => {
+                let why = if looks_like_address(&end) {
+                    format!(
+                        "externalName looks like an address ({}): it must be a name. Use a Service without selector and \
+                         an EndpointSlice for an address",
+                        end.to_ascii().trim_end_matches('.')
+                    )
+                } else {
+                    format!("{end} has no address of either family: correct the Service")
+                };
+                let _ = writeln!(text, "   the pod gets: SERVFAIL. {why}");
+                (text, Next::Continue)
+            }
             Outcome::Failed(failure) => {
                 let _ = writeln!(
                     text,
@@ -238,6 +225,71 @@ impl Explainer<'_> {
                 );
                 (text, Next::Continue)
             }
+        }
+    }
+
+    /// The type that is looked up: ANY gets the CNAME alone.
+    fn looked_up(&self) -> RecordType {
+        match self.qtype {
+            RecordType::ANY => RecordType::CNAME,
+            qtype => qtype,
+        }
+    }
+
+    /// Looks up the last target; where that does not exist, the ones before it.
+    async fn look_up(&self, text: &mut String, chain: &[(&Rule, Match)]) -> Outcome {
+        let upstream = self.settings.upstream.unwrap_or(self.cache);
+        for (_, matched) in chain.iter().rev() {
+            let chase = chase(
+                &matched.target,
+                self.looked_up(),
+                upstream,
+                self.settings.timeout,
+            )
+            .await;
+            for step in &chase.steps {
+                text.push_str(&told(step));
+            }
+            if chase.outcome != Outcome::NoTarget {
+                return chase.outcome;
+            }
+        }
+        Outcome::NoTarget
+    }
+
+    fn answer(&self, chain: &[(&Rule, Match)], answer: &Answer) -> String {
+        let ttl = chain
+            .iter()
+            .map(|(rule, _)| u64::from(rule.ttl_seconds()))
+            .chain([self.settings.max_ttl.as_secs()])
+            .fold(answer.ttl_seconds.into(), u64::min)
+            .max(1);
+        // Targets of rules lead to the one that was found.
+        let names: Vec<String> = chain
+            .iter()
+            .map(|(_, matched)| &matched.target)
+            .take_while(|target| answer.names.first() != Some(target))
+            .chain(&answer.names)
+            .map(ToString::to_string)
+            .collect();
+        if self.looked_up() == RecordType::CNAME {
+            return format!(
+                "   the pod gets: NOERROR, CNAME {} alone, TTL {ttl}\n",
+                names.first().map_or("", String::as_str)
+            );
+        }
+        let names = names.join(" → ");
+        if answer.rdata.is_empty() {
+            format!(
+                "   the pod gets: NOERROR, CNAME {names}, no {} there (NODATA), TTL {ttl}\n",
+                self.qtype
+            )
+        } else {
+            format!(
+                "   the pod gets: NOERROR, CNAME {names}, {} {} record(s), TTL {ttl}\n",
+                answer.rdata.len(),
+                answer.qtype
+            )
         }
     }
 
@@ -272,6 +324,9 @@ fn told(step: &Step) -> String {
                 rcode(reply.rcode),
                 step.elapsed.as_secs_f64() * 1000.0
             );
+            for reason in &reply.retries {
+                let _ = writeln!(text, "       ({reason})");
+            }
             for record in &reply.records {
                 let _ = writeln!(text, "       {record}");
             }
@@ -288,198 +343,15 @@ pub(super) fn rcode(code: ResponseCode) -> String {
     format!("{code:?}").to_ascii_uppercase()
 }
 
-fn apply<'a>(rules: &'a RuleSet, name: &Name) -> Option<(&'a Rule, crate::rules::Match)> {
+/// What the rules make of a name, one after the other.
+fn apply<'a>(rules: &'a RuleSet, name: &Name) -> Option<Vec<(&'a Rule, Match)>> {
     let wire = wire_name(name);
-    let rule = &rules.rules()[rules.find(&wire)?];
-    Some((rule, rule.apply(&wire)?))
-}
-
-/// The rule that a name fails latest, seen from the root, and at which label.
-fn nearest(rules: &[Rule], name: &Name) -> Option<String> {
-    let labels: Vec<String> = name
-        .iter()
-        .map(|label| String::from_utf8_lossy(label).to_ascii_lowercase())
-        .collect();
-    let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
-    rules
-        .iter()
-        .filter(|rule| !rule.is_regex())
-        .filter_map(|rule| Some((rule, miss(rule.pattern(), &labels)?)))
-        .max_by_key(|(_, miss)| miss.matched)
-        // A shared `local` or `com` tells nothing.
-        .filter(|(_, miss)| miss.matched >= 2)
-        .map(|(rule, miss)| format!("rule `{}` ({}): {}", rule.name(), rule.pattern(), miss.why))
-}
-
-/// Where a name stops following a pattern.
-#[derive(Debug, PartialEq, Eq)]
-struct Miss {
-    /// Labels from the root that do follow it.
-    matched: usize,
-    why: String,
-}
-
-/// Compares label by label from the root; `None` when the name matches after all.
-fn miss(pattern: &str, labels: &[&str]) -> Option<Miss> {
-    let pattern: Vec<&str> = pattern.trim_end_matches('.').split('.').collect();
-    let (any, fixed) = match pattern.split_first() {
-        Some((&"*", rest)) => (true, rest),
-        _ => (false, &pattern[..]),
-    };
-    for (matched, (expected, found)) in fixed.iter().rev().zip(labels.iter().rev()).enumerate() {
-        if let Some(capture) = expected
-            .strip_prefix('{')
-            .and_then(|text| text.strip_suffix('}'))
-        {
-            if !is_rfc1123(found) {
-                return Some(Miss {
-                    matched,
-                    why: format!("`{found}` cannot be {{{capture}}}: no RFC 1123 label"),
-                });
-            }
-        } else if !expected.eq_ignore_ascii_case(found) {
-            return Some(Miss {
-                matched,
-                why: format!("`{found}` stands where it says `{expected}`"),
-            });
-        }
-    }
-    let matched = fixed.len().min(labels.len());
-    if labels.len() < fixed.len() {
-        let missing = &fixed[fixed.len() - labels.len() - 1];
-        return Some(Miss {
-            matched,
-            why: format!("the name ends where it says `{missing}`"),
-        });
-    }
-    let more = labels.len() - fixed.len();
-    match (any, more) {
-        (true, 0) => Some(Miss {
-            matched,
-            why: "`*` is one or more labels, and there is none".to_owned(),
-        }),
-        (false, 1..) => Some(Miss {
-            matched,
-            why: format!("`{}` is one label too many", labels[more - 1]),
-        }),
-        _ => None,
-    }
-}
-
-fn is_rfc1123(label: &str) -> bool {
-    (1..=63).contains(&label.len())
-        && !label.starts_with('-')
-        && !label.ends_with('-')
-        && label
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    rules.follow(rules.find(&wire)?, &wire)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn names(name: &str, search: &[String], ndots: usize) -> Vec<String> {
-        candidates(name, search, ndots)
-            .unwrap()
-            .iter()
-            .map(ToString::to_string)
-            .collect()
-    }
-
-    #[test]
-    fn the_search_list_comes_first_below_ndots() {
-        let search = search_list("foo", "cluster.local.");
-        assert_eq!(
-            names("lkc-1.kafka.managed", &search, 7),
-            [
-                "lkc-1.kafka.managed.foo.svc.cluster.local.",
-                "lkc-1.kafka.managed.svc.cluster.local.",
-                "lkc-1.kafka.managed.cluster.local.",
-                "lkc-1.kafka.managed.",
-            ]
-        );
-        // As many dots as ndots: as it is first.
-        assert_eq!(names("a.b.c", &search, 2)[0], "a.b.c.");
-        assert_eq!(names("a.b.c", &search, 2).len(), 4);
-        assert_eq!(
-            names("a.b.c", &search, 3)[0],
-            "a.b.c.foo.svc.cluster.local."
-        );
-        assert_eq!(names("a.b.c.", &search, 7), ["a.b.c."]);
-        assert_eq!(names("a.b.c", &[], 7), ["a.b.c."]);
-    }
-
-    #[test]
-    fn a_name_that_is_none_is_refused_and_a_suffix_too_long_is_skipped() {
-        let error = candidates(&"a".repeat(64), &[], 7).unwrap_err();
-        assert!(error.to_string().contains("is no domain name"), "{error}");
-        let long = vec!["x".repeat(60); 4].join(".");
-        assert_eq!(
-            names(&long, &search_list("foo", "cluster.local"), 7).len(),
-            1
-        );
-    }
-
-    #[test]
-    fn the_failing_label_is_named() {
-        let pattern = "*.kafka.{namespace}.svc.cluster.local";
-        for (name, matched, why) in [
-            (
-                "a.kafka.foo.svc.cluster.com",
-                0,
-                "`com` stands where it says `local`",
-            ),
-            (
-                "a.kafka.foo.pod.cluster.local",
-                2,
-                "`pod` stands where it says `svc`",
-            ),
-            (
-                "a.kafka.fo_o.svc.cluster.local",
-                3,
-                "`fo_o` cannot be {namespace}: no RFC 1123 label",
-            ),
-            (
-                "a.kafka.foo.bar.svc.cluster.local",
-                4,
-                "`foo` stands where it says `kafka`",
-            ),
-            (
-                "kafka.foo.svc.cluster.local",
-                5,
-                "`*` is one or more labels, and there is none",
-            ),
-            (
-                "svc.cluster.local",
-                3,
-                "the name ends where it says `{namespace}`",
-            ),
-        ] {
-            let labels: Vec<&str> = name.split('.').collect();
-            assert_eq!(
-                miss(pattern, &labels),
-                Some(Miss {
-                    matched,
-                    why: why.to_owned()
-                }),
-                "{name}"
-            );
-        }
-        let labels = ["b", "a", "kafka", "foo", "svc", "cluster", "local"];
-        assert_eq!(miss(pattern, &labels), None);
-        assert_eq!(
-            miss("kafka.example.com", &["a", "kafka", "example", "com"]),
-            Some(Miss {
-                matched: 3,
-                why: "`a` is one label too many".to_owned()
-            })
-        );
-        assert_eq!(
-            miss("kafka.example.com", &["kafka", "example", "com"]),
-            None
-        );
-    }
 
     #[test]
     fn names_in_wire_format() {

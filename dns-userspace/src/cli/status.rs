@@ -155,7 +155,8 @@ fn render(status: &Status) -> String {
     if !status.kernel.other_servers.is_empty() {
         let _ = writeln!(
             text,
-            "\nWARNING: pods also ask servers that are not in [intercept] servers, past gregor"
+            "\nWARNING: pods also ask servers that are not in [intercept] servers, past gregor; musl asks all of a pod's at once \
+             and takes the first NXDOMAIN"
         );
         map(&mut text, "", &status.kernel.other_servers);
     }
@@ -192,6 +193,7 @@ fn render(status: &Status) -> String {
     map(&mut text, "chase failed ", &responder.chase_failures);
     for (name, count) in [
         ("broken chains", responder.broken_chains),
+        ("no address", responder.targets_without_address),
         ("stale answers", responder.stale_answers),
         ("unanswered", responder.unanswered),
         ("refreshes", responder.refreshes),

@@ -767,7 +767,10 @@ fn read_rule(
     reader: &mut Reader<'_>,
     section: &Section<'_, '_>,
 ) -> Option<(RuleSpec, RulePosition)> {
-    reader.refuse_unknown(section, &["name", "match", "regex", "cname", "ttl"]);
+    reader.refuse_unknown(
+        section,
+        &["name", "match", "regex", "cname", "ttl", "follow"],
+    );
     let mut required = |key: &str, example: &str| {
         if section.get(key).is_none() {
             reader.complain(
@@ -790,6 +793,7 @@ fn read_rule(
     let ttl_seconds = reader
         .number(section, "ttl", 1..=u64::from(MAX_TTL), "seconds")
         .map_or(DEFAULT_TTL, |ttl| ttl as u32);
+    let follow = reader.boolean(section, "follow").unwrap_or(true);
     let given = [section.get("match"), section.get("regex")];
     match given {
         [Some(_), Some(regex)] => reader.complain(
@@ -824,6 +828,7 @@ fn read_rule(
         matches,
         cname: cname.value,
         ttl_seconds,
+        follow,
     };
     let position = RulePosition {
         table: section.span.clone(),
@@ -876,6 +881,27 @@ ttl   = 60
         assert_eq!(config.metrics, Metrics::default());
         assert_eq!(config.limits, Limits::default());
         assert_eq!(rules.rules()[0].ttl_seconds(), 60);
+    }
+
+    #[test]
+    fn rules_are_followed_unless_they_say_no() {
+        let text = |more: &str| format!("{DESIGN}{more}");
+        let chain = |more: &str| {
+            let next = "[[rule]]\nname = \"next\"\nmatch = \"kafka-upstream.{namespace}.svc.cluster.local\"\n\
+                        cname = \"end.{namespace}.svc.cluster.local\"\n";
+            let (_, rules, _) =
+                compile(Path::new("gregor.toml"), &text(&format!("{more}\n{next}")))?;
+            let name = crate::resolve::wire_name(
+                &"a.aws.private.kafka.managed.foo.svc.cluster.local."
+                    .parse()
+                    .unwrap(),
+            );
+            Ok::<_, ConfigErrors>(rules.follow(0, &name).unwrap().len())
+        };
+        for (more, length) in [("", 2), ("follow = true", 2), ("follow = false", 1)] {
+            assert_eq!(chain(more).unwrap(), length, "{more}");
+        }
+        assert!(chain("follow = \"no\"").is_err());
     }
 
     #[test]

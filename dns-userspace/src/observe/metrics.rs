@@ -137,6 +137,11 @@ impl Collector for Page {
             responder.broken_chains,
         )?;
         page.counter(
+            "targets_without_address",
+            "Targets that exist without an address of either family, such as an ExternalName that is an IP address",
+            responder.targets_without_address,
+        )?;
+        page.counter(
             "stale_answers",
             "Last good answers given, to a pod or to its program, because the upstream failed",
             responder.stale_answers,
@@ -431,6 +436,7 @@ pub(super) mod tests {
                 chases: 3,
                 chase_failures: map(&[("timeout", 1)]),
                 broken_chains: 1,
+                targets_without_address: 2,
                 stale_answers: 2,
                 unanswered: 5,
                 truncated: 4,

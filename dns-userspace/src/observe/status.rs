@@ -158,6 +158,7 @@ pub struct ResponderStatus {
     /// By reason.
     pub chase_failures: BTreeMap<String, u64>,
     pub broken_chains: u64,
+    pub targets_without_address: u64,
     pub stale_answers: u64,
     /// Queries for names that exist, left without a reply because the node could not look them up.
     pub unanswered: u64,

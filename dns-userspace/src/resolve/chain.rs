@@ -26,6 +26,8 @@ pub enum Outcome {
     NoTarget,
     /// The target exists, the end of its chain is NXDOMAIN.
     BrokenChain,
+    /// The chain ends at this name, which has no address of either family.
+    NoAddress(Name),
     /// Nothing was learned.
     Failed(Failure),
 }
@@ -52,6 +54,8 @@ pub enum Failure {
     Timeout,
     /// The server's host says that nothing listens there.
     Network,
+    /// The reply over UDP is cut (TC=1), and TCP is refused, hangs or ends without one.
+    Tcp,
     /// An rcode other than NOERROR and NXDOMAIN.
     Rcode,
     /// The chain comes back to a name of its own.
@@ -65,9 +69,10 @@ pub enum Failure {
 }
 
 impl Failure {
-    pub const ALL: [Failure; 7] = [
+    pub const ALL: [Failure; 8] = [
         Failure::Timeout,
         Failure::Network,
+        Failure::Tcp,
         Failure::Rcode,
         Failure::Loop,
         Failure::TooLong,
@@ -80,6 +85,7 @@ impl Failure {
         match self {
             Failure::Timeout => "timeout",
             Failure::Network => "network",
+            Failure::Tcp => "tcp",
             Failure::Rcode => "rcode",
             Failure::Loop => "loop",
             Failure::TooLong => "too_long",
@@ -105,6 +111,10 @@ impl Walk {
             names: vec![target],
             ttl_seconds: u32::MAX,
         }
+    }
+
+    pub fn qtype(&self) -> RecordType {
+        self.qtype
     }
 
     /// The name to ask for next, with the qtype of the walk.
@@ -233,7 +243,10 @@ impl Walk {
             qtype: self.qtype,
             names: self.names.clone(),
             rdata: Vec::new(),
-            soa: soa.map(|(record, soa)| Box::new(lower_case(&record.name, soa))),
+            // The CNAME is what was asked for: nothing is denied.
+            soa: soa
+                .filter(|_| self.qtype != RecordType::CNAME)
+                .map(|(record, soa)| Box::new(lower_case(&record.name, soa))),
             ttl_seconds: self.ttl_seconds.min(negative),
         })
     }

@@ -85,7 +85,8 @@ impl Section {
         if rrset.is_empty() && left_out > 0 {
             return None;
         }
-        let soa = answer.soa.as_deref().filter(|_| rrset.is_empty());
+        let denies = rrset.is_empty() && answer.qtype != RecordType::CNAME;
+        let soa = answer.soa.as_deref().filter(|_| denies);
         if let Some((zone, soa)) = soa {
             writer.record(Some(zone), TYPE_SOA, |writer| writer.soa(soa));
         }
@@ -104,6 +105,11 @@ impl Section {
             pointers: writer.pointers,
             ttls: writer.ttls,
         })
+    }
+
+    /// Whether there is more than the chain and a denial.
+    pub fn has_records(&self) -> bool {
+        !self.rrset.is_empty()
     }
 
     /// Bytes that it occupies.

@@ -23,6 +23,8 @@ pub enum Joined<W> {
     Waits,
     /// Its interface has enough under way.
     Full(W),
+    /// It would have to be looked up, and may not.
+    Refused(W),
 }
 
 /// Look-ups in flight.
@@ -70,8 +72,15 @@ impl<W> Flights<W> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets a query wait for `key`. Whoever is told that it leads must come back with [`Flights::land`].
-    pub fn join(&self, ifindex: u32, key: &Key, query: W) -> Joined<W> {
+    /// Lets a query wait for `key`. A caller that gets [`Joined::Leads`] must call [`Flights::land`]; `may_lead` is
+    /// called only where a look-up would have to begin.
+    pub fn join(
+        &self,
+        ifindex: u32,
+        key: &Key,
+        query: W,
+        may_lead: impl FnOnce() -> bool,
+    ) -> Joined<W> {
         let mut inner = self.lock();
         let Inner {
             flights,
@@ -89,6 +98,10 @@ impl<W> Flights<W> {
         if !room {
             inner.forget_idle(ifindex);
             return Joined::Full(query);
+        }
+        if flight.is_none() && !may_lead() {
+            inner.forget_idle(ifindex);
+            return Joined::Refused(query);
         }
         load.waiting += 1;
         if let Some(flight) = flight {
@@ -160,6 +173,7 @@ mod tests {
 
     fn key(number: u32) -> Key {
         Key {
+            via: vec![],
             target: Name::from_ascii(format!("t{number}.example.")).unwrap(),
             qtype: RecordType::A,
             upstream: ([127, 0, 0, 1], 53).into(),
@@ -169,9 +183,18 @@ mod tests {
     #[test]
     fn one_leads_and_the_others_wait() {
         let flights = Flights::new(4, MAX_CHASES);
-        assert!(matches!(flights.join(1, &key(0), 'a'), Joined::Leads));
-        assert!(matches!(flights.join(2, &key(0), 'b'), Joined::Waits));
-        assert!(matches!(flights.join(1, &key(0), 'c'), Joined::Waits));
+        assert!(matches!(
+            flights.join(1, &key(0), 'a', || true),
+            Joined::Leads
+        ));
+        assert!(matches!(
+            flights.join(2, &key(0), 'b', || true),
+            Joined::Waits
+        ));
+        assert!(matches!(
+            flights.join(1, &key(0), 'c', || true),
+            Joined::Waits
+        ));
         assert_eq!(flights.len(), 1);
         assert_eq!(flights.land(&key(0)), ['a', 'b', 'c']);
         assert!(flights.land(&key(0)).is_empty());
@@ -182,12 +205,27 @@ mod tests {
     #[test]
     fn an_interface_at_its_cap_leaves_room_for_others() {
         let flights = Flights::new(2, MAX_CHASES);
-        assert!(matches!(flights.join(1, &key(0), ()), Joined::Leads));
-        assert!(matches!(flights.join(1, &key(1), ()), Joined::Leads));
-        assert!(matches!(flights.join(1, &key(2), ()), Joined::Full(())));
-        assert!(matches!(flights.join(2, &key(2), ()), Joined::Leads));
+        assert!(matches!(
+            flights.join(1, &key(0), (), || true),
+            Joined::Leads
+        ));
+        assert!(matches!(
+            flights.join(1, &key(1), (), || true),
+            Joined::Leads
+        ));
+        assert!(matches!(
+            flights.join(1, &key(2), (), || true),
+            Joined::Full(())
+        ));
+        assert!(matches!(
+            flights.join(2, &key(2), (), || true),
+            Joined::Leads
+        ));
         flights.land(&key(0));
-        assert!(matches!(flights.join(1, &key(3), ()), Joined::Leads));
+        assert!(matches!(
+            flights.join(1, &key(3), (), || true),
+            Joined::Leads
+        ));
     }
 
     #[test]
@@ -197,7 +235,10 @@ mod tests {
             let mut number = 0;
             let mut join = |ifindex| {
                 number += 1;
-                matches!(flights.join(ifindex, &key(number), ()), Joined::Leads)
+                matches!(
+                    flights.join(ifindex, &key(number), (), || true),
+                    Joined::Leads
+                )
             };
             // In turn, as they come at once.
             while (1..=flooding).map(&mut join).filter(|&leads| leads).count() > 0 {}
@@ -212,10 +253,13 @@ mod tests {
     fn waiting_queries_are_bounded_too() {
         let flights = Flights::new(1, MAX_CHASES);
         let refused = (0..100)
-            .filter(|_| matches!(flights.join(1, &key(0), ()), Joined::Full(())))
+            .filter(|_| matches!(flights.join(1, &key(0), (), || true), Joined::Full(())))
             .count();
         assert_eq!(refused, 100 - WAITING_PER_CHASE);
-        assert!(matches!(flights.join(2, &key(0), ()), Joined::Waits));
+        assert!(matches!(
+            flights.join(2, &key(0), (), || true),
+            Joined::Waits
+        ));
         assert_eq!(flights.land(&key(0)).len(), WAITING_PER_CHASE + 1);
         assert!(flights.lock().interfaces.is_empty());
     }

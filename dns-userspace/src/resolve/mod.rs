@@ -1,6 +1,7 @@
 //! From an intercepted query to an answer: look the target up, follow its chain, compose the reply.
 
 mod chain;
+mod chase;
 mod compose;
 mod flight;
 mod limiter;
@@ -13,6 +14,7 @@ mod stream;
 mod upstream;
 
 pub use chain::{Answer, Failure, Outcome};
+pub use chase::looks_like_address;
 pub use compose::{ExtendedError, Section, wire_name};
 pub use limiter::Limiter;
 pub use query::{Edns, Query};
@@ -21,7 +23,7 @@ pub use source::{DnsSource, Explanation, Step, StepReply, TargetSource, explain}
 pub use stats::{NamespaceCounts, PassReason, Snapshot, Stats};
 pub use store::Sizes;
 pub use stream::{MAX_QUEUED, ReplyTo, Steer, StreamQuery, StreamReply};
-pub use upstream::Transport;
+pub use upstream::{RetryReason, Transport};
 
 /// The steps of a chase and of a reply one by one, for the fuzz targets.
 #[doc(hidden)]

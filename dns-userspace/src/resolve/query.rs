@@ -5,11 +5,13 @@
 
 use dns_common::wire::{
     CLASS_IN, DNS_HEADER_LEN, FLAG_AD, FLAG_CD, FLAG_RD, MAX_NAME, OPT_LEN, QUESTION_TAIL,
-    TYPE_OPT, qtype_passes,
+    TYPE_ANY, TYPE_OPT, qtype_passes,
 };
+use hickory_proto::rr::RecordType;
 
 const HEADER: usize = DNS_HEADER_LEN as usize;
 const OPT: usize = OPT_LEN as usize;
+/// RFC 1035 §3.2.3.
 const DO: u16 = 0x8000;
 
 /// What a query asks, and what its reply must repeat.
@@ -68,6 +70,14 @@ impl Query {
             qtype,
             edns,
         })
+    }
+
+    /// The type that is looked up for it. ANY gets the CNAME alone (RFC 8482 §4.1).
+    pub fn looked_up(&self) -> RecordType {
+        match self.qtype {
+            TYPE_ANY => RecordType::CNAME,
+            qtype => qtype.into(),
+        }
     }
 
     /// The question section as sent.
@@ -196,7 +206,7 @@ mod tests {
             (5, 2),
             (7, 1),
             (9, 1),
-            (19, 255),
+            (19, 252),
             (21, 3),
         ] {
             let mut message = PLAIN.to_vec();

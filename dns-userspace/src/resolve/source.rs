@@ -3,14 +3,15 @@
 use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
 use hickory_proto::{
-    op::{Message, ResponseCode},
+    op::ResponseCode,
     rr::{Name, RecordType},
 };
 use tokio::time::Instant;
 
 use super::{
-    chain::{Failure, Outcome, Walk},
-    upstream::{self, Patience, Pool, Transport},
+    chain::{Failure, Outcome},
+    chase::Chase,
+    upstream::{self, Patience, Pool, RetryReason, Transport, UpstreamReply},
 };
 
 /// Tries within the time of one chase.
@@ -18,12 +19,14 @@ const TRIES: u32 = 4;
 
 /// Finds out what a target has.
 pub trait TargetSource: Send + Sync + 'static {
-    /// Looks `qtype` of `target` up, to the end of its chain. Ends within a bounded time.
+    /// Looks `qtype` of `target` up, to the end of its chain. Ends within a bounded time. `has_address` when an address of
+    /// the other family is known, so that none has to be looked for.
     fn look_up(
         &self,
         target: &Name,
         qtype: RecordType,
         upstream: SocketAddr,
+        has_address: bool,
     ) -> impl Future<Output = Outcome> + Send;
 }
 
@@ -48,36 +51,40 @@ impl DnsSource {
         target: &Name,
         qtype: RecordType,
         server: SocketAddr,
+        has_address: bool,
         mut steps: Option<&mut Vec<Step>>,
     ) -> Outcome {
         let patience = Patience {
             deadline: Instant::now() + self.timeout,
             retry_after: self.timeout / TRIES,
         };
-        let mut walk = Walk::new(target.clone(), qtype);
+        let mut chase = Chase::new(target.clone(), qtype, has_address);
         loop {
             let asked_at = Instant::now();
-            let name = walk.asks().clone();
+            let (name, qtype) = chase.asks();
+            let name = name.clone();
             let result = upstream::ask(&self.pool, server, &name, qtype, patience).await;
             if let Some(steps) = &mut steps {
                 let elapsed = asked_at.elapsed();
                 steps.push(Step::new(server, name, qtype, &result, elapsed));
             }
-            match result {
-                Ok((reply, _)) => {
-                    if let Some(outcome) = walk.take(&reply) {
-                        return outcome;
-                    }
-                }
-                Err(failure) => return Outcome::Failed(failure),
+            let reply = result.as_ref().map(|asked| &asked.message);
+            if let Some(outcome) = chase.take(reply.map_err(|failure| *failure)) {
+                return outcome;
             }
         }
     }
 }
 
 impl TargetSource for DnsSource {
-    async fn look_up(&self, target: &Name, qtype: RecordType, upstream: SocketAddr) -> Outcome {
-        self.chase(target, qtype, upstream, None).await
+    async fn look_up(
+        &self,
+        target: &Name,
+        qtype: RecordType,
+        upstream: SocketAddr,
+        has_address: bool,
+    ) -> Outcome {
+        self.chase(target, qtype, upstream, has_address, None).await
     }
 }
 
@@ -98,6 +105,8 @@ pub struct StepReply {
     pub rcode: ResponseCode,
     /// The answer section in presentation format.
     pub records: Vec<String>,
+    /// Why the question was asked more than once.
+    pub retries: Vec<RetryReason>,
 }
 
 impl Step {
@@ -105,14 +114,20 @@ impl Step {
         server: SocketAddr,
         name: Name,
         qtype: RecordType,
-        result: &Result<(Message, Transport), Failure>,
+        result: &Result<UpstreamReply, Failure>,
         elapsed: Duration,
     ) -> Step {
         let reply = match result {
-            Ok((message, transport)) => Ok(StepReply {
-                transport: *transport,
-                rcode: message.metadata.response_code,
-                records: message.answers.iter().map(ToString::to_string).collect(),
+            Ok(asked) => Ok(StepReply {
+                transport: asked.transport,
+                rcode: asked.message.metadata.response_code,
+                records: asked
+                    .message
+                    .answers
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect(),
+                retries: asked.retries.clone(),
             }),
             Err(failure) => Err(*failure),
         };
@@ -142,7 +157,7 @@ pub async fn explain(
 ) -> Explanation {
     let mut steps = Vec::new();
     let outcome = DnsSource::new(timeout)
-        .chase(target, qtype, server, Some(&mut steps))
+        .chase(target, qtype, server, false, Some(&mut steps))
         .await;
     Explanation { steps, outcome }
 }

@@ -42,7 +42,8 @@ reasons! {
     NoTarget => "no_target",
     /// The interface has enough look-ups under way.
     Busy => "busy",
-    /// A qtype that is not kept, too often.
+    /// Too many look-ups of types that programs do not keep, or too many queries over TCP, of a name of which nothing is
+    /// known.
     RateLimited => "rate_limited",
     /// A look-up ended without an outcome (shutdown).
     Abandoned => "abandoned",
@@ -61,6 +62,7 @@ pub struct Stats {
     pub(super) truncated: Counter,
     pub(super) chases: Counter,
     pub(super) broken_chains: Counter,
+    pub(super) no_address: Counter,
     pub(super) send_errors: Counter,
     pub(super) refreshes: Counter,
     pub(super) refreshes_refused: Counter,
@@ -111,6 +113,7 @@ pub struct Snapshot {
     /// By [`Failure::label`].
     pub chase_failures: BTreeMap<&'static str, u64>,
     pub broken_chains: u64,
+    pub no_address: u64,
     pub stale_answers: u64,
     /// Queries for names that exist, left without a reply because this node did not look them up.
     pub unanswered: u64,
@@ -182,6 +185,7 @@ impl Stats {
                 .map(|failure| (failure.label(), self.failures[*failure as usize].get()))
                 .collect(),
             broken_chains: self.broken_chains.get(),
+            no_address: self.no_address.get(),
             stale_answers: self.stale.get(),
             unanswered: self.unanswered.get(),
             truncated: self.truncated.get(),

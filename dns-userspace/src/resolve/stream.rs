@@ -30,6 +30,8 @@ pub struct StreamQuery {
     pub rules: Arc<RuleSet>,
     /// The rule that matches, an index into them.
     pub rule: usize,
+    /// Whether it may be looked up. What is known is answered also to a client that is over its rate.
+    pub is_within_rate: bool,
     pub reply: ReplyTo,
 }
 

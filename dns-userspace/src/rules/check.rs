@@ -57,13 +57,16 @@ pub(super) fn duplicates(names: &[&str], rules: &[(usize, Rule)]) -> Vec<Complai
     complaints
 }
 
-/// Targets that match their own rule or lead back to it over others.
-pub(super) fn loops(rules: &[(usize, Rule)]) -> Vec<Complaint> {
+/// The rules that each rule's target may match, as far as one name stands for all where a `regex` takes part.
+pub(super) fn leads_to(rules: &[(usize, Rule)]) -> Vec<Vec<usize>> {
     let index = LabelIndex::new(rules);
-    // The rules that each rule's target may match.
-    let leads_to: Vec<Vec<usize>> = rules
+    rules
         .iter()
         .map(|(_, rule)| {
+            // Its target is looked up, whatever it is called.
+            if !rule.follow {
+                return Vec::new();
+            }
             let target = general_target(rule);
             let mut next: Vec<usize> = index
                 .candidates(&target)
@@ -80,10 +83,13 @@ pub(super) fn loops(rules: &[(usize, Rule)]) -> Vec<Complaint> {
             }
             next
         })
-        .collect();
+        .collect()
+}
 
+/// Targets that match their own rule or lead back to it over others.
+pub(super) fn loops(rules: &[(usize, Rule)], leads_to: &[Vec<usize>]) -> Vec<Complaint> {
     let mut complaints = Vec::new();
-    for cycle in cycles(&leads_to) {
+    for cycle in cycles(leads_to) {
         if !closes(rules, &cycle) {
             continue;
         }

@@ -80,6 +80,9 @@ impl Import {
                 quoted(&rule.cname),
                 rule.ttl_seconds
             ));
+            if !rule.follow {
+                text.push_str("follow = false\n");
+            }
         }
         text
     }
@@ -230,6 +233,7 @@ fn rewrite(import: &mut Import, statement: &Statement) {
             matches: MatchSpec::Pattern(normal_zone(from)),
             cname: normal_zone(to),
             ttl_seconds: DEFAULT_TTL,
+            follow: false,
         },
     });
 }
@@ -339,6 +343,7 @@ fn template(import: &mut Import, statement: &Statement, server_zones: &[String],
                             matches,
                             cname,
                             ttl_seconds,
+                            follow: true,
                         },
                     });
                 }

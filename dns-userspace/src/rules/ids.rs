@@ -19,6 +19,26 @@ pub(super) fn id(spec: &RuleSpec, terms: &str) -> u64 {
         hash.update(part);
     }
     hash.update(spec.ttl_seconds.to_le_bytes());
+    hash.update([u8::from(spec.follow)]);
+    first_word(hash)
+}
+
+/// Gives the rules another id that may lead on to others: their answers depend on all rules, and on their order.
+pub(super) fn depend_on_all(rules: &mut [(usize, Rule)], leads_on: impl Fn(usize) -> bool) {
+    let mut all = Sha256::new();
+    for (_, rule) in rules.iter() {
+        all.update(rule.id.to_le_bytes());
+    }
+    for (position, (_, rule)) in rules.iter_mut().enumerate() {
+        if rule.follow && leads_on(position) {
+            let mut hash = all.clone();
+            hash.update(rule.id.to_le_bytes());
+            rule.id = first_word(hash);
+        }
+    }
+}
+
+fn first_word(hash: Sha256) -> u64 {
     let [a, b, c, d, e, f, g, h, ..] = <[u8; 32]>::from(hash.finalize());
     u64::from_le_bytes([a, b, c, d, e, f, g, h])
 }
@@ -50,7 +70,7 @@ pub(super) fn by_id(
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::RuleSet, *};
 
     fn spec() -> RuleSpec {
         RuleSpec {
@@ -58,6 +78,7 @@ mod tests {
             matches: MatchSpec::Pattern("*.kafka.{namespace}.svc.cluster.local".to_owned()),
             cname: "kafka-upstream.{namespace}.svc.cluster.local".to_owned(),
             ttl_seconds: 60,
+            follow: true,
         }
     }
 
@@ -65,6 +86,27 @@ mod tests {
     #[test]
     fn the_id_of_a_rule_is_the_same_for_ever() {
         assert_eq!(id(&spec(), "terms"), 16_725_320_184_248_272_807);
+    }
+
+    #[test]
+    fn the_answers_of_a_rule_that_leads_on_depend_on_the_others() {
+        let rule = |name: &str, pattern: &str, cname: &str| RuleSpec {
+            name: name.to_owned(),
+            matches: MatchSpec::Pattern(pattern.to_owned()),
+            cname: cname.to_owned(),
+            ..spec()
+        };
+        let first = rule("first", "one.test", "two.test");
+        let alone = rule("alone", "*.kafka.test", "up.other");
+        let ids = |second: &str| {
+            let second = rule("second", "two.test", second);
+            let rules = RuleSet::compile(&[first.clone(), second, alone.clone()]).unwrap();
+            rules.rules().iter().map(Rule::id).collect::<Vec<_>>()
+        };
+        let (before, after) = (ids("a.other"), ids("b.other"));
+        assert_ne!(before[0], after[0], "it leads to the second");
+        assert_ne!(before[1], after[1]);
+        assert_eq!(before[2], after[2], "nothing of it has changed");
     }
 
     #[test]
@@ -109,6 +151,13 @@ mod tests {
                 "",
             ),
             id(&spec(), "max_ttl"),
+            id(
+                &RuleSpec {
+                    follow: false,
+                    ..spec()
+                },
+                "",
+            ),
         ];
         for other in others {
             assert_ne!(one, other);

@@ -26,6 +26,7 @@ use hickory_proto::rr::Name;
 pub use pattern::{MAX_LABEL, MAX_NAME, NAMESPACE};
 pub use table::Table;
 
+use crate::resolve::wire_name;
 use pattern::{Pattern, PatternLabel, Problem, Template};
 use regex::RegexMatcher;
 
@@ -36,6 +37,9 @@ pub const DEFAULT_TTL: u32 = 60;
 /// Largest `ttl`, in seconds: a day.
 pub const MAX_TTL: u32 = 86_400;
 
+/// Most rules that one name is led through.
+const MAX_FOLLOWED: usize = 10;
+
 /// A rule as it is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuleSpec {
@@ -43,6 +47,8 @@ pub struct RuleSpec {
     pub matches: MatchSpec,
     pub cname: String,
     pub ttl_seconds: u32,
+    /// Whether a target that is another rule's name is led through that rule.
+    pub follow: bool,
 }
 
 /// What a rule matches, as it is written.
@@ -109,6 +115,9 @@ pub struct RuleSet {
     warnings: Vec<Complaint>,
     /// Of each rule, whether the last labels of a name settle it.
     lone: Vec<bool>,
+    /// Of each rule, whether its target may be another rule's name.
+    leads_on: Vec<bool>,
+    has_regex: bool,
 }
 
 /// One rule.
@@ -117,6 +126,7 @@ pub struct Rule {
     id: u64,
     name: String,
     ttl_seconds: u32,
+    follow: bool,
     /// The `match` or `regex` key and the `cname` key as written.
     pattern: String,
     cname: String,
@@ -174,7 +184,12 @@ impl RuleSet {
         }
         let names: Vec<&str> = specs.iter().map(|spec| spec.name.as_str()).collect();
         complaints.extend(check::duplicates(&names, &rules));
-        complaints.extend(check::loops(&rules));
+        let leads_to = check::leads_to(&rules);
+        complaints.extend(check::loops(&rules, &leads_to));
+        let has_regex = rules.iter().any(|(_, rule)| rule.is_regex());
+        ids::depend_on_all(&mut rules, |position| {
+            has_regex || !leads_to[position].is_empty()
+        });
         let ids = ids::by_id(&rules, &mut complaints);
         if !complaints.is_empty() {
             complaints.sort_by_key(|complaint| complaint.rule);
@@ -199,6 +214,8 @@ impl RuleSet {
             .collect();
         Ok(Self {
             lone: lone::lone(&patterns),
+            leads_on: leads_to.iter().map(|next| !next.is_empty()).collect(),
+            has_regex,
             rules,
             ids,
             table: built.table,
@@ -267,6 +284,43 @@ impl RuleSet {
     /// Rules that can be loaded but hardly mean what they say.
     pub fn warnings(&self) -> &[Complaint] {
         &self.warnings
+    }
+
+    /// What a rule makes of a name, and what the rules make of its target where that is the name of another one, in this
+    /// order. Never empty; `None` when the rule does not match the name after all.
+    pub fn follow(&self, index: usize, qname: &[u8]) -> Option<Vec<(&Rule, Match)>> {
+        let rule = self.rules.get(index)?;
+        let mut chain = vec![(rule, rule.apply(qname)?)];
+        // What is known of the target without its captures is not enough where an expression may match more than a label.
+        if !self.leads_on(index) && !self.has_regex {
+            return Some(chain);
+        }
+        while let Some((rule, last)) = chain.last()
+            && rule.follow
+            && chain.len() < MAX_FOLLOWED
+        {
+            let target = wire_name(&last.target);
+            let next = self.find(&target).map(|index| &self.rules[index]);
+            let Some((rule, matched)) = next.and_then(|rule| Some((rule, rule.apply(&target)?)))
+            else {
+                break;
+            };
+            // Loops are refused when the rules are compiled, but for those that need a group of several labels.
+            if chain
+                .iter()
+                .any(|(_, earlier)| earlier.target == matched.target)
+            {
+                break;
+            }
+            chain.push((rule, matched));
+        }
+        Some(chain)
+    }
+
+    /// Whether the answers of a rule depend on other rules too, because its target may be the name of one: they are then no
+    /// longer right when any rule has changed.
+    pub fn leads_on(&self, rule: usize) -> bool {
+        self.leads_on.get(rule).copied().unwrap_or_default()
     }
 
     /// The first rule that matches a name in wire format (uncompressed, root label included, any case).
@@ -378,6 +432,7 @@ impl Rule {
             id: ids::id(spec, terms),
             name: spec.name.clone(),
             ttl_seconds: spec.ttl_seconds,
+            follow: spec.follow,
             pattern: text.clone(),
             cname: spec.cname.clone(),
             matcher,
@@ -621,6 +676,7 @@ mod tests {
             },
             cname: cname.into(),
             ttl_seconds: DEFAULT_TTL,
+            follow: true,
         }
     }
 
@@ -805,6 +861,81 @@ mod tests {
         let complaints = RuleSet::compile(&same_name).unwrap_err();
         assert_eq!(complaints[0].key, Key::Name);
         assert_eq!(complaints[0].rule, 1);
+    }
+
+    #[test]
+    fn rules_whose_target_may_be_a_rules_name_lead_on() {
+        let specs = [
+            spec(
+                "global",
+                "boot.{namespace}.svc.cluster.local",
+                "b1.kafka.{namespace}.svc.cluster.local",
+            ),
+            spec(
+                "zonal",
+                "*.kafka.{namespace}.svc.cluster.local",
+                "up.{namespace}.svc.cluster.local",
+            ),
+            spec(
+                "any",
+                "{other}.{namespace}.example",
+                "{other}.{namespace}.test",
+            ),
+            spec("by-regex", "x.example.com", "e-1.vendor.example.com"),
+            RuleSpec {
+                matches: MatchSpec::Regex(r"^e-[0-9]+\.vendor\.example\.com\.$".to_owned()),
+                ..spec("regex", "", "end.example.com")
+            },
+            RuleSpec {
+                follow: false,
+                ..spec("ends", "y.example.com", "boot.foo.svc.cluster.local")
+            },
+        ];
+        let rules = RuleSet::compile(&specs).unwrap();
+        let leads_on: Vec<bool> = (0..specs.len()).map(|rule| rules.leads_on(rule)).collect();
+        assert_eq!(leads_on, [true, false, false, true, false, false]);
+        let rules = RuleSet::compile(&specs[1..3]).unwrap();
+        let name = b"\x01a\x05kafka\x03foo\x03svc\x07cluster\x05local\0";
+        assert_eq!(rules.follow(0, name).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn rules_that_are_not_followed_make_no_loop_and_end_where_they_say() {
+        // As in CoreDNS: `rewrite` runs once, so names can change places.
+        let rewrite = |name: &str, from: &str, to: &str| RuleSpec {
+            follow: false,
+            ..spec(name, from, to)
+        };
+        let swap = [
+            rewrite("a", "a.example.com", "b.example.com"),
+            rewrite("b", "b.example.com", "a.example.com"),
+        ];
+        let rules = RuleSet::compile(&swap).unwrap();
+        let name = b"\x01a\x07example\x03com\0";
+        let chain = rules.follow(0, name).unwrap();
+        assert_eq!(chain.len(), 1);
+        assert_eq!(chain[0].1.target.to_ascii(), "b.example.com.");
+
+        // Followed by default, to the rule that says no more.
+        let specs = [
+            spec("a", "a.example.com", "b.example.com"),
+            rewrite("b", "b.example.com", "c.example.com"),
+            spec("c", "c.example.com", "d.example.com"),
+        ];
+        let rules = RuleSet::compile(&specs).unwrap();
+        let targets: Vec<String> = rules
+            .follow(0, name)
+            .unwrap()
+            .iter()
+            .map(|(_, matched)| matched.target.to_ascii())
+            .collect();
+        assert_eq!(targets, ["b.example.com.", "c.example.com."]);
+
+        let followed = [
+            spec("a", "a.example.com", "b.example.com"),
+            spec("b", "b.example.com", "a.example.com"),
+        ];
+        assert!(RuleSet::compile(&followed).is_err());
     }
 
     #[test]

@@ -63,6 +63,7 @@ pub fn realistic_rules(count: usize) -> Vec<RuleSpec> {
                 matches: MatchSpec::Pattern(pattern),
                 cname,
                 ttl_seconds: DEFAULT_TTL,
+                follow: true,
             }
         })
         .collect()
@@ -135,6 +136,7 @@ pub fn random_rules(random: &mut Rng, most: usize) -> Vec<RuleSpec> {
             matches,
             cname,
             ttl_seconds: DEFAULT_TTL,
+            follow: true,
         });
     }
     specs

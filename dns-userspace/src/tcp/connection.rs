@@ -223,19 +223,20 @@ impl Connection<'_> {
     }
 
     fn take(&mut self, message: Vec<u8>) {
-        let Some((query, rules, rule)) = self.service.matches(&message, self.ifindex) else {
+        let Some(matched) = self.service.matches(&message, self.ifindex) else {
             return self.pass_on(message);
         };
         let slot = self.next_slot;
         self.next_slot = slot.wrapping_add(1);
         self.waiting.insert(slot, message);
         self.service.answer(StreamQuery {
-            query,
+            query: matched.query,
             client: self.peer,
             server: self.server,
             ifindex: self.ifindex,
-            rules,
-            rule,
+            rules: matched.rules,
+            rule: matched.rule,
+            is_within_rate: matched.is_within_rate,
             reply: ReplyTo {
                 slot,
                 replies: self.reply_to.clone(),

@@ -49,6 +49,15 @@ pub struct Served {
     pub limit: Limit,
 }
 
+/// A message that a rule matches.
+pub(super) struct Matched {
+    pub query: Query,
+    pub rules: Arc<RuleSet>,
+    pub rule: usize,
+    /// Whether its client is within its rate.
+    pub is_within_rate: bool,
+}
+
 /// See the module.
 pub struct Service {
     answer: Arc<dyn Answer>,
@@ -154,19 +163,20 @@ impl Service {
         }
     }
 
-    /// The query of a message and the rule that it is answered by, while the client is within its rate.
-    pub(super) fn matches(
-        &self,
-        message: &[u8],
-        ifindex: u32,
-    ) -> Option<(Query, Arc<RuleSet>, usize)> {
+    /// The query of a message and the rule that it is answered by.
+    pub(super) fn matches(&self, message: &[u8], ifindex: u32) -> Option<Matched> {
         let query = connection::parse(message)?;
         let served = self.served.load();
         let rule = served.rules.find(query.qname())?;
-        let admitted = lock(&self.rate)
+        let is_within_rate = lock(&self.rate)
             .as_mut()
             .is_none_or(|rate| rate.admit(ifindex, Instant::now()));
-        admitted.then(|| (query, Arc::clone(&served.rules), rule))
+        Some(Matched {
+            query,
+            rules: Arc::clone(&served.rules),
+            rule,
+            is_within_rate,
+        })
     }
 
     pub(super) fn answer(&self, query: StreamQuery) {

@@ -73,6 +73,7 @@ pub fn rules() -> Arc<RuleSet> {
             matches,
             cname: cname.to_owned(),
             ttl_seconds: 60,
+            follow: true,
         })
         .collect();
     Arc::new(RuleSet::compile(&specs).expect("rules of a fixture"))

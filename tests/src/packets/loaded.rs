@@ -35,6 +35,7 @@ pub fn compile(rules: &[Rule]) -> Arc<RuleSet> {
             matches: MatchSpec::Pattern(rule.pattern.to_owned()),
             cname: rule.cname.to_owned(),
             ttl_seconds: 60,
+            follow: true,
         })
         .collect();
     Arc::new(RuleSet::compile(&specs).expect("rules of a fixture"))

@@ -727,17 +727,17 @@ fn types_and_classes(t: &mut Table) {
         Reason::Qtype,
         "a pseudo type cannot be asked for",
     );
-    t.pass(
+    t.taken(
         "HINFO",
         of_type(13),
-        Reason::Qtype,
-        "CoreDNS's loop plugin probes with it",
+        "no exception: a denial would be of the name",
     );
+    t.taken("ANY", of_type(255), "the CNAME alone (RFC 8482 §4.1)");
     t.pass(
-        "ANY",
-        of_type(255),
+        "MAILA",
+        of_type(254),
         Reason::Qtype,
-        "RFC 8482: the cache's to refuse",
+        "the last meta type but ANY",
     );
     t.pass(
         "AXFR",

@@ -6,6 +6,7 @@
 mod answers;
 mod finding;
 mod interfaces;
+mod nameservers;
 mod node;
 mod programs;
 mod servers;
@@ -14,6 +15,9 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use self::finding::{Finding, Level, Report};
 use crate::{app::settings::Settings, datapath::Node};
+
+/// Where kubeadm and most distributions keep it.
+const KUBELET_CONFIG: &str = "/var/lib/kubelet/config.yaml";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -29,6 +33,12 @@ pub struct Args {
     /// The configuration to check as well; without, only the node is looked at.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Where the kubelet's configuration says which nameservers pods ask; a file that is not there is left out.
+    #[arg(long, value_name = "FILE", default_value = KUBELET_CONFIG)]
+    kubelet_config: PathBuf,
+    /// The control socket of a running gregor, for the nameservers that it has seen; none need be there.
+    #[arg(long, value_name = "PATH", default_value = super::CONTROL)]
+    control: PathBuf,
     /// Print the findings as one JSON object.
     #[arg(long)]
     json: bool,
@@ -86,6 +96,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         if let Some(settings) = &settings {
             findings.extend(servers::tcp(settings).await);
             findings.extend(servers::cache(settings).await);
+            findings.extend(
+                nameservers::look(&settings.servers, &args.kubelet_config, &args.control).await,
+            );
         }
         Ok(findings)
     })?;

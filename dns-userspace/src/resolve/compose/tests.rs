@@ -379,6 +379,7 @@ mod in_the_kernel {
             matches: MatchSpec::Pattern(format!("*.{}", SUFFIX.trim_end_matches('.'))),
             cname: "target.test".to_owned(),
             ttl_seconds: 60,
+            follow: true,
         }])
         .unwrap()
     }

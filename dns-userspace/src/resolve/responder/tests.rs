@@ -1,19 +1,31 @@
 //! The responder against a source that answers when told to and an injector that remembers.
 
+mod families;
+mod follow;
+mod known;
+mod targets;
+
 use std::{
     cell::Cell,
     collections::{HashMap, VecDeque},
     io,
 };
 
+use std::{net::IpAddr, sync::Mutex};
+
+use dns_common::answer;
 use hickory_proto::{
     op::{Message, ResponseCode},
-    rr::RecordType,
+    rr::{Name, RecordType},
 };
 use tokio::sync::oneshot;
 
-use super::*;
+use super::{
+    reply::{GRACE, extended_error},
+    *,
+};
 use crate::{
+    datapath::{Publish, Term},
     resolve::{chain::Answer, testing::*},
     rules::{MatchSpec, RuleSet, RuleSpec},
 };
@@ -43,12 +55,21 @@ type Pending = VecDeque<(Asked, oneshot::Sender<Outcome>)>;
 #[derive(Clone, Default)]
 struct Scripted {
     pending: Arc<Mutex<Pending>>,
+    /// The argument of each look-up.
+    has_address: Arc<Mutex<Vec<bool>>>,
 }
 
 impl TargetSource for Scripted {
-    async fn look_up(&self, target: &Name, qtype: RecordType, upstream: SocketAddr) -> Outcome {
+    async fn look_up(
+        &self,
+        target: &Name,
+        qtype: RecordType,
+        upstream: SocketAddr,
+        has_address: bool,
+    ) -> Outcome {
         let (sender, receiver) = oneshot::channel();
         let asked = (target.clone(), qtype, upstream);
+        self.has_address.lock().unwrap().push(has_address);
         self.pending.lock().unwrap().push_back((asked, sender));
         receiver.await.expect("a look-up that the test abandoned")
     }
@@ -110,6 +131,7 @@ impl Lab {
             let at = labels.iter().position(|label| *label == b"svc")?;
             let namespace = std::str::from_utf8(labels[at - 1]).ok()?;
             Some(Plan {
+                via: vec![],
                 target: name(&format!("kafka-upstream.{namespace}.svc.cluster.local.")),
                 namespace: Some(namespace.to_owned()),
                 kept_by: None,
@@ -358,6 +380,34 @@ async fn a_failing_upstream_gets_the_last_good_answer_until_serve_stale() {
 }
 
 #[tokio::test]
+async fn whatever_the_upstream_lacks_the_last_good_answer_comes_first_and_the_error_says_what() {
+    for (failure, code) in [
+        (Failure::Timeout, 22),
+        (Failure::Network, 23),
+        (Failure::Tcp, 23),
+        (Failure::Rcode, 0),
+        (Failure::Unusable, 0),
+    ] {
+        let lab = Lab::new(ResponderOptions::default());
+        lab.asks(3, 1, QNAME, RecordType::A);
+        lab.resolve(found(1, 10)).await;
+        lab.sent();
+        pass(11);
+        lab.asks(3, 2, QNAME, RecordType::A);
+        lab.resolve(Outcome::Failed(failure)).await;
+        assert_eq!(lab.reply().answers.len(), 2, "{failure:?}");
+
+        lab.asks(3, 3, &QNAME.replace("foo", "bar"), RecordType::A);
+        lab.resolve(Outcome::Failed(failure)).await;
+        let reply = lab.reply();
+        assert!(is_servfail(&reply), "{failure:?}");
+        assert_eq!(extended_error(Trouble::Failed(failure)).code, code);
+        let counted = lab.responder.snapshot().chase_failures;
+        assert_eq!(counted[failure.label()], 2, "{failure:?}");
+    }
+}
+
+#[tokio::test]
 async fn failures_are_remembered_for_five_seconds_and_not_as_success() {
     let lab = Lab::new(ResponderOptions::default());
     lab.asks(3, 1, QNAME, RecordType::A);
@@ -508,26 +558,6 @@ async fn over_its_cap_an_interface_gets_what_is_known() {
 }
 
 #[tokio::test]
-async fn other_types_are_asked_for_each_time_and_rate_limited() {
-    let lab = Lab::new(ResponderOptions::default());
-    let txt = Answer {
-        qtype: RecordType::TXT,
-        rdata: vec![b"\x03one".to_vec()],
-        ..addresses(&[TARGET], 0, 9)
-    };
-    for _ in 0..UNKEPT_PER_SECOND {
-        lab.asks(3, 1, QNAME, RecordType::TXT);
-        lab.resolve(Outcome::Answer(txt.clone())).await;
-        assert_eq!(lab.reply().answers.len(), 2);
-    }
-    assert_eq!(lab.responder.snapshot().store.answers, 0);
-    lab.asks(3, 1, QNAME, RecordType::TXT);
-    assert_eq!(lab.sent(), [Sent::PassedOn(3)]);
-    lab.asks(4, 1, QNAME, RecordType::TXT);
-    assert_eq!(lab.pending().await, 1);
-}
-
-#[tokio::test]
 async fn what_no_rule_matches_or_does_not_parse_goes_on() {
     let lab = Lab::new(ResponderOptions::default());
     lab.asks(3, 1, "lkc-1.example.", RecordType::A);
@@ -587,6 +617,7 @@ async fn rules_decide_about_the_target_and_their_ttl_is_a_cap() {
         ),
         cname: "kafka-upstream.{namespace}.svc.cluster.local".to_owned(),
         ttl_seconds: 7,
+        follow: true,
     };
     let rules = Arc::new(RuleSet::compile(&[spec]).unwrap());
     let lab = Lab::new(ResponderOptions::default());
@@ -677,6 +708,7 @@ fn from_program(lab: &Lab, published: &Arc<Published>, qtype: RecordType, is_ans
     let query = frame(3, &query_bytes(1, QNAME, qtype, None));
     lab.responder.handle_frame(query, Some(program), None, |_| {
         Some(Plan {
+            via: vec![],
             target: name(TARGET),
             namespace: Some("foo".to_owned()),
             kept_by: Some((4, vec!["foo".to_owned()])),
@@ -794,10 +826,26 @@ async fn nxdomain_for_a_type_that_is_not_kept_reaches_the_program_too() {
 async fn without_a_good_answer_the_program_has_none() {
     let lab = Lab::new(ResponderOptions::default());
     let published = Arc::new(Published::default());
-    for outcome in [Outcome::BrokenChain, Outcome::Failed(Failure::Rcode)] {
+    for outcome in [
+        Outcome::Failed(Failure::Rcode),
+        Outcome::BrokenChain,
+        Outcome::NoAddress(name(TARGET)),
+    ] {
+        let for_all = matches!(outcome, Outcome::NoAddress(_));
         from_program(&lab, &published, RecordType::A, true);
         lab.resolve(outcome).await;
-        assert_eq!(published.take(), [Told::Nothing(kernel_key(RecordType::A))]);
+        let told = published.take();
+        assert_eq!(told[0], Told::Nothing(kernel_key(RecordType::A)));
+        // What is said of the target holds for both families.
+        for (qtype, expected) in [
+            (RecordType::AAAA, for_all),
+            (RecordType::HTTPS, false),
+            (RecordType::SVCB, false),
+            (RecordType::CNAME, false),
+        ] {
+            let is_told = told.contains(&Told::Nothing(kernel_key(qtype)));
+            assert_eq!(is_told, expected, "{qtype}");
+        }
         assert_eq!(lab.sent(), []);
         pass(6);
     }

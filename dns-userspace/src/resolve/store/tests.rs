@@ -3,7 +3,7 @@ use std::collections::HashMap;
 use dns_common::wire::KEPT_QTYPES;
 use proptest::prelude::*;
 
-use super::*;
+use super::{kept::LARGE_TOTAL, *};
 use crate::resolve::testing::*;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -18,6 +18,7 @@ fn limits(total: usize, per_interface: usize) -> Limits {
 
 fn key(target: &str, qtype: RecordType) -> Key {
     Key {
+        via: vec![],
         target: name(target),
         qtype,
         upstream: ([127, 0, 0, 1], 53).into(),
@@ -179,6 +180,7 @@ proptest! {
         let (store, now) = (Store::new(limits(100, 100)), Instant::now());
         let mut expected = HashMap::new();
         let of = |target: u8, qtype: u8, upstream: u8| Key {
+            via: vec![],
             target: name(&format!("t{target}.example.")),
             qtype: [RecordType::A, RecordType::HTTPS, RecordType::SVCB][usize::from(qtype)],
             upstream: ([127, 0, 0, upstream], 53).into(),

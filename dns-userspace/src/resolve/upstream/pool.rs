@@ -24,6 +24,8 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
+use super::infra::InfraCache;
+
 /// Most sockets of a pool. Beyond 192 look-ups in flight they are shared.
 const MAX_SOCKETS: usize = 256;
 /// Least sockets of a pool, however few files the process may open.
@@ -47,6 +49,7 @@ pub struct Pool {
     open: Arc<AtomicUsize>,
     sockets: Mutex<Vec<Arc<Connected>>>,
     tcp: Semaphore,
+    infra: InfraCache,
 }
 
 /// One place on a socket, for one question; given back when dropped.
@@ -123,6 +126,7 @@ impl Pool {
             open: Arc::default(),
             sockets: Mutex::default(),
             tcp: Semaphore::new((max_sockets / 4).max(1)),
+            infra: InfraCache::default(),
         }
     }
 
@@ -156,6 +160,11 @@ impl Pool {
             id,
             inbox,
         })
+    }
+
+    /// How the servers have to be asked.
+    pub fn infra(&self) -> &InfraCache {
+        &self.infra
     }
 
     /// A place among the connections over TCP; `None` when there was none until the deadline.

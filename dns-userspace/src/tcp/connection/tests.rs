@@ -70,6 +70,7 @@ impl Lab {
             matches: MatchSpec::Pattern("*.kafka.{namespace}.svc".to_owned()),
             cname: "up.{namespace}.svc".to_owned(),
             ttl_seconds: 60,
+            follow: true,
         }]);
         let asked = Arc::new(Asked::default());
         let served = Served {

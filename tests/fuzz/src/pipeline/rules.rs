@@ -74,6 +74,7 @@ fn specs(pairs: &[(&str, &str)], matches: impl Fn(String) -> MatchSpec) -> Vec<R
             matches: matches((*pattern).to_owned()),
             cname: (*cname).to_owned(),
             ttl_seconds: 60,
+            follow: true,
         })
         .collect()
 }

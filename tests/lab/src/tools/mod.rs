@@ -187,6 +187,10 @@ pub fn unbound() -> Result<PathBuf> {
     packaged("unbound", "unbound")
 }
 
+pub fn dnsmasq() -> Result<PathBuf> {
+    packaged("dnsmasq", "dnsmasq-base")
+}
+
 /// The usual load generator for DNS.
 pub fn dnsperf() -> Result<PathBuf> {
     packaged("dnsperf", "dnsperf")

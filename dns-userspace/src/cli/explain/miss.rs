@@ -1,0 +1,151 @@
+//! Where a name that no rule matches stops following the nearest one.
+
+use hickory_proto::rr::Name;
+
+use crate::rules::Rule;
+
+/// The rule that a name fails latest, seen from the root, and at which label.
+pub(super) fn nearest(rules: &[Rule], name: &Name) -> Option<String> {
+    let labels: Vec<String> = name
+        .iter()
+        .map(|label| String::from_utf8_lossy(label).to_ascii_lowercase())
+        .collect();
+    let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
+    rules
+        .iter()
+        .filter(|rule| !rule.is_regex())
+        .filter_map(|rule| Some((rule, miss(rule.pattern(), &labels)?)))
+        .max_by_key(|(_, miss)| miss.matched)
+        // A shared `local` or `com` tells nothing.
+        .filter(|(_, miss)| miss.matched >= 2)
+        .map(|(rule, miss)| format!("rule `{}` ({}): {}", rule.name(), rule.pattern(), miss.why))
+}
+
+/// Where a name stops following a pattern.
+#[derive(Debug, PartialEq, Eq)]
+struct Miss {
+    /// Labels from the root that do follow it.
+    matched: usize,
+    why: String,
+}
+
+/// Compares label by label from the root; `None` when the name matches after all.
+fn miss(pattern: &str, labels: &[&str]) -> Option<Miss> {
+    let pattern: Vec<&str> = pattern.trim_end_matches('.').split('.').collect();
+    let (any, fixed) = match pattern.split_first() {
+        Some((&"*", rest)) => (true, rest),
+        _ => (false, &pattern[..]),
+    };
+    for (matched, (expected, found)) in fixed.iter().rev().zip(labels.iter().rev()).enumerate() {
+        if let Some(capture) = expected
+            .strip_prefix('{')
+            .and_then(|text| text.strip_suffix('}'))
+        {
+            if !is_rfc1123(found) {
+                return Some(Miss {
+                    matched,
+                    why: format!("`{found}` cannot be {{{capture}}}: no RFC 1123 label"),
+                });
+            }
+        } else if !expected.eq_ignore_ascii_case(found) {
+            return Some(Miss {
+                matched,
+                why: format!("`{found}` stands where it says `{expected}`"),
+            });
+        }
+    }
+    let matched = fixed.len().min(labels.len());
+    if labels.len() < fixed.len() {
+        let missing = &fixed[fixed.len() - labels.len() - 1];
+        return Some(Miss {
+            matched,
+            why: format!("the name ends where it says `{missing}`"),
+        });
+    }
+    let more = labels.len() - fixed.len();
+    match (any, more) {
+        (true, 0) => Some(Miss {
+            matched,
+            why: "`*` is one or more labels, and there is none".to_owned(),
+        }),
+        (false, 1..) => Some(Miss {
+            matched,
+            why: format!("`{}` is one label too many", labels[more - 1]),
+        }),
+        _ => None,
+    }
+}
+
+fn is_rfc1123(label: &str) -> bool {
+    (1..=63).contains(&label.len())
+        && !label.starts_with('-')
+        && !label.ends_with('-')
+        && label
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_failing_label_is_named() {
+        let pattern = "*.kafka.{namespace}.svc.cluster.local";
+        for (name, matched, why) in [
+            (
+                "a.kafka.foo.svc.cluster.com",
+                0,
+                "`com` stands where it says `local`",
+            ),
+            (
+                "a.kafka.foo.pod.cluster.local",
+                2,
+                "`pod` stands where it says `svc`",
+            ),
+            (
+                "a.kafka.fo_o.svc.cluster.local",
+                3,
+                "`fo_o` cannot be {namespace}: no RFC 1123 label",
+            ),
+            (
+                "a.kafka.foo.bar.svc.cluster.local",
+                4,
+                "`foo` stands where it says `kafka`",
+            ),
+            (
+                "kafka.foo.svc.cluster.local",
+                5,
+                "`*` is one or more labels, and there is none",
+            ),
+            (
+                "svc.cluster.local",
+                3,
+                "the name ends where it says `{namespace}`",
+            ),
+        ] {
+            let labels: Vec<&str> = name.split('.').collect();
+            assert_eq!(
+                miss(pattern, &labels),
+                Some(Miss {
+                    matched,
+                    why: why.to_owned()
+                }),
+                "{name}"
+            );
+        }
+        let labels = ["b", "a", "kafka", "foo", "svc", "cluster", "local"];
+        assert_eq!(miss(pattern, &labels), None);
+        assert_eq!(
+            miss("kafka.example.com", &["a", "kafka", "example", "com"]),
+            Some(Miss {
+                matched: 3,
+                why: "`a` is one label too many".to_owned()
+            })
+        );
+        assert_eq!(
+            miss("kafka.example.com", &["kafka", "example", "com"]),
+            None
+        );
+    }
+}

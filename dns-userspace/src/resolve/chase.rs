@@ -1,0 +1,153 @@
+//! What to ask an upstream about a target, and when enough is known: the chain, and behind a chain without the record
+//! asked for, whether it has any address at all; no I/O.
+//!
+//! A CNAME without an address of either family stops glibc, so that such a target is as broken as one whose end does not
+//! exist; one that only lacks the type asked for is a NODATA.
+
+use std::net::{IpAddr, SocketAddr};
+
+use hickory_proto::{
+    op::Message,
+    rr::{Name, RecordType},
+};
+
+use super::chain::{Failure, Outcome, Walk};
+
+const FAMILIES: [RecordType; 2] = [RecordType::A, RecordType::AAAA];
+
+/// A chase under way.
+#[derive(Debug)]
+pub struct Chase {
+    walk: Walk,
+    /// An address of the other family is known.
+    has_address: bool,
+    /// What the walk came to, while addresses are looked for.
+    nodata: Option<Nodata>,
+}
+
+#[derive(Debug)]
+struct Nodata {
+    /// The outcome if there is an address.
+    outcome: Outcome,
+    /// The chain has a name besides the target's own.
+    has_alias: bool,
+    walk: Walk,
+    qtype: RecordType,
+    /// Families to look for after this one.
+    left: Vec<RecordType>,
+    /// A family was not learned about.
+    failure: Option<Failure>,
+}
+
+impl Chase {
+    pub fn new(target: Name, qtype: RecordType, has_address: bool) -> Chase {
+        Chase {
+            has_address,
+            walk: Walk::new(target, qtype),
+            nodata: None,
+        }
+    }
+
+    /// The next question.
+    pub fn asks(&self) -> (&Name, RecordType) {
+        match &self.nodata {
+            Some(nodata) => (nodata.walk.asks(), nodata.qtype),
+            None => (self.walk.asks(), self.walk.qtype()),
+        }
+    }
+
+    /// Takes what came of the question of [`Chase::asks`]. `None` when there is another one to ask.
+    pub fn take(&mut self, reply: Result<&Message, Failure>) -> Option<Outcome> {
+        let Some(nodata) = &mut self.nodata else {
+            let outcome = match reply {
+                Ok(reply) => self.walk.take(reply)?,
+                Err(failure) => Outcome::Failed(failure),
+            };
+            return self.look_for_addresses(outcome.of_end(self.walk.asks()));
+        };
+        let outcome = match reply {
+            Ok(reply) => nodata.walk.take(reply)?,
+            Err(failure) => Outcome::Failed(failure),
+        };
+        match outcome {
+            Outcome::Answer(answer) if !answer.rdata.is_empty() => {
+                return Some(nodata.outcome.clone());
+            }
+            Outcome::Answer(_) => {}
+            // NXDOMAIN is about the name, whatever it said about the type before.
+            Outcome::NoTarget if nodata.has_alias => {
+                return Some(Outcome::BrokenChain.of_end(nodata.walk.asks()));
+            }
+            Outcome::NoTarget => return Some(Outcome::NoTarget),
+            Outcome::BrokenChain => {
+                return Some(Outcome::BrokenChain.of_end(nodata.walk.asks()));
+            }
+            // No chase ends like this before it has looked for addresses.
+            Outcome::NoAddress(_) => {}
+            Outcome::Failed(failure) => nodata.failure = Some(failure),
+        }
+        if let Some(qtype) = nodata.left.pop() {
+            nodata.qtype = qtype;
+            nodata.walk = Walk::new(self.walk.asks().clone(), qtype);
+            return None;
+        }
+        Some(match nodata.failure {
+            Some(failure) => Outcome::Failed(failure),
+            None => Outcome::NoAddress(self.walk.asks().clone()),
+        })
+    }
+
+    fn look_for_addresses(&mut self, outcome: Outcome) -> Option<Outcome> {
+        let own = self.walk.qtype();
+        let Outcome::Answer(answer) = &outcome else {
+            return Some(outcome);
+        };
+        // A query for the CNAME gets that, whatever is behind it; and a denial of another type is one.
+        let is_enough = match own {
+            RecordType::CNAME => true,
+            RecordType::A | RecordType::AAAA => !answer.rdata.is_empty(),
+            _ => !answer.rdata.is_empty() || answer.soa.is_some(),
+        };
+        if is_enough || self.has_address {
+            return Some(outcome);
+        }
+        let has_alias = answer.names.len() > 1;
+        let mut left: Vec<RecordType> = FAMILIES
+            .into_iter()
+            .rev()
+            .filter(|family| *family != own)
+            .collect();
+        // Never empty: there are two families and one type.
+        let qtype = left.pop()?;
+        self.nodata = Some(Nodata {
+            outcome,
+            has_alias,
+            walk: Walk::new(self.walk.asks().clone(), qtype),
+            qtype,
+            left,
+            failure: None,
+        });
+        None
+    }
+}
+
+impl Outcome {
+    /// A chain that ends at what spells an address has none there, whether servers deny that name or not.
+    fn of_end(self, end: &Name) -> Outcome {
+        match self {
+            Outcome::BrokenChain if looks_like_address(end) => Outcome::NoAddress(end.clone()),
+            outcome => outcome,
+        }
+    }
+}
+
+/// Whether a name spells an address, with or without a port: what an `externalName` must not be.
+pub fn looks_like_address(name: &Name) -> bool {
+    let labels: Vec<_> = name.iter().map(String::from_utf8_lossy).collect();
+    let text = labels.join(".");
+    let bare = text.trim_start_matches('[').trim_end_matches(']');
+    bare.parse::<IpAddr>().is_ok() || text.parse::<SocketAddr>().is_ok()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,89 @@
+//! One kept answer: how long it holds, and the room that large ones may take.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use dns_common::answer::Body;
+
+use crate::resolve::compose::Section;
+
+/// Sections longer than this share [`LARGE_TOTAL`]; no datagram carries one.
+pub(super) const LARGE: usize = 4096;
+/// Bytes of all large sections that are kept. An answer that finds no room is looked up each time.
+pub(super) const LARGE_TOTAL: usize = 8 << 20;
+
+/// A kept answer.
+#[derive(Debug)]
+pub struct Kept {
+    pub section: Section,
+    /// What a program can answer with.
+    pub body: Option<Body>,
+    ttl: Duration,
+    at: Instant,
+    rotation: AtomicUsize,
+    /// Its part of what all large answers may occupy.
+    pub(super) large: Option<Large>,
+}
+
+/// Bytes taken from [`LARGE_TOTAL`], given back when dropped.
+#[derive(Debug)]
+pub(super) struct Large {
+    bytes: usize,
+    taken: Arc<AtomicUsize>,
+}
+
+impl Large {
+    pub(super) fn take(bytes: usize, taken: &Arc<AtomicUsize>) -> Option<Large> {
+        let large = Large {
+            bytes,
+            taken: Arc::clone(taken),
+        };
+        let before = taken.fetch_add(bytes, Ordering::Relaxed);
+        (before + bytes <= LARGE_TOTAL).then_some(large)
+    }
+}
+
+impl Drop for Large {
+    fn drop(&mut self) {
+        self.taken.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+impl Kept {
+    pub fn new(section: Section, ttl_seconds: u32, at: Instant) -> Kept {
+        Kept {
+            body: section.body(),
+            section,
+            // A TTL of 0 would make every query a chase of its own.
+            ttl: Duration::from_secs(ttl_seconds.max(1).into()),
+            at,
+            // Else the first answer of every refresh would lead with the same address.
+            rotation: AtomicUsize::new(usize::from(rand::random::<u8>())),
+            large: None,
+        }
+    }
+
+    /// How often it was given, from a random start.
+    pub fn next_rotation(&self) -> usize {
+        self.rotation.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// What is left of its TTL, at most `cap`; `None` once it is not fresh.
+    pub fn fresh_for(&self, cap: Duration, now: Instant) -> Option<Duration> {
+        let left = self
+            .ttl
+            .min(cap)
+            .checked_sub(now.saturating_duration_since(self.at))?;
+        (!left.is_zero()).then_some(left)
+    }
+
+    /// How long it may still be given while the upstream fails.
+    pub fn stale_for(&self, limit: Duration, now: Instant) -> Duration {
+        (self.ttl + limit).saturating_sub(now.saturating_duration_since(self.at))
+    }
+}

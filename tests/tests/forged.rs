@@ -22,7 +22,7 @@ use aya::{
         tc::{NlOptions, TcAttachOptions, TcHandle, qdisc_add_clsact},
     },
 };
-use e2e::{Metrics, Wire, exchange_from, qualified, until};
+use e2e::{Metrics, Wire, alone, exchange_from, qualified, until};
 use gregor_tests::{
     lab::{
         CacheKind, ClusterKind, Gregor, Lab,
@@ -309,6 +309,9 @@ fn the_device_of_a_crash_is_taken_over_or_removed() {
         let gregor = start(&watched.lab);
         gregor.signal(Signal::SIGKILL);
         until("it is gone", || gregor.process().exited());
+        if !alone("the_device_of_a_crash_is_taken_over_or_removed", &gregor) {
+            return;
+        }
         let output = gregor.command(&["detach", "--all"]).unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
         assert!(text.contains("removed interface gregor0"), "{text}");

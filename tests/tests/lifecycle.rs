@@ -631,7 +631,8 @@ fn detach_takes_a_hung_gregor_off() {
     let lines = text
         .lines()
         .filter(|line| line.starts_with("detached link "));
-    assert!(lines.count() >= 2, "one per pod: {text}");
+    assert!(lines.count() >= 3, "one per pod, and that for TCP: {text}");
+    assert!(text.contains(" on network namespace "), "{text}");
     assert!(programs_on(&lab, "veth-foo").is_empty());
     assert!(programs_on(&lab, "veth-baz").is_empty());
     for _ in 0..5 {

@@ -15,6 +15,7 @@ process's own. A gregor that waits to take over is ready.
 
 Exit codes: 0 yes, 1 no; the reason is on standard error.")]
 pub struct Args {
+    /// What is asked.
     what: What,
     /// Where the gregor in question listens.
     #[arg(long, value_name = "PATH", default_value = super::CONTROL)]

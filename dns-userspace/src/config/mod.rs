@@ -189,7 +189,7 @@ impl Default for Limits {
 impl Default for Metrics {
     fn default() -> Self {
         Self {
-            listen: SocketAddr::from(([127, 0, 0, 1], 9353)),
+            listen: SocketAddr::from(([127, 0, 0, 1], 9753)),
         }
     }
 }
@@ -721,14 +721,14 @@ fn read_metrics(reader: &mut Reader<'_>, root: &Section<'_, '_>) -> Metrics {
     let section = reader.section(root, "metrics");
     reader.refuse_unknown(&section, &["listen"]);
     let mut metrics = Metrics::default();
-    if let Some(text) = reader.string(&section, "listen", "\"127.0.0.1:9353\"") {
+    if let Some(text) = reader.string(&section, "listen", "\"127.0.0.1:9753\"") {
         match text.value.parse() {
             Ok(listen) => metrics.listen = listen,
             Err(_) => reader.complain(
                 &text.span,
                 section.key("listen"),
                 format!("\"{}\" is not an address and port", text.value),
-                "write both, as in \"127.0.0.1:9353\" or \"[::]:9353\"",
+                "write both, as in \"127.0.0.1:9753\" or \"[::]:9753\"",
             ),
         }
     }
@@ -857,7 +857,7 @@ max_ttl = "30s"
 serve_stale = "1h"
 
 [metrics]
-listen = "127.0.0.1:9353"
+listen = "127.0.0.1:9753"
 
 [[rule]]
 name  = "kafka"

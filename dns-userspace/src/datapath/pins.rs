@@ -50,8 +50,8 @@ pub struct Claim {
 }
 
 impl State {
-    /// Makes the directory where it is missing.
-    pub fn open(root: &Path) -> Result<Self, StateError> {
+    /// Whether a directory is on bpffs, or would be once it is made.
+    pub fn on_bpffs(root: &Path) -> Result<(), StateError> {
         let make = |error| StateError::Make {
             path: root.to_owned(),
             error,
@@ -66,10 +66,19 @@ impl State {
         if fs_type.filesystem_type() != BPF_FS_MAGIC {
             return Err(StateError::NotBpffs(root.to_owned()));
         }
+        Ok(())
+    }
+
+    /// Makes the directory where it is missing.
+    pub fn open(root: &Path) -> Result<Self, StateError> {
+        Self::on_bpffs(root)?;
         let state = Self {
             root: root.to_owned(),
         };
-        fs::create_dir_all(state.links()).map_err(make)?;
+        fs::create_dir_all(state.links()).map_err(|error| StateError::Make {
+            path: root.to_owned(),
+            error,
+        })?;
         Ok(state)
     }
 

@@ -17,7 +17,7 @@ use nix::sys::signal::Signal;
 use crate::{netns::Netns, patience, process::Process};
 
 /// Where gregor serves its pages unless its configuration says otherwise.
-const PAGES: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9353);
+const PAGES: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9753);
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A running gregor; dropped with its lab.

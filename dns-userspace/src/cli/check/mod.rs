@@ -8,6 +8,7 @@ mod finding;
 mod interfaces;
 mod nameservers;
 mod node;
+mod place;
 mod programs;
 mod servers;
 
@@ -88,6 +89,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         node::judge(&node, tried.wanted.bytes, tried.is_loaded()),
     );
     findings.extend(tried.findings());
+    if let Some(settings) = &settings {
+        findings.push(place::metrics(settings.listen));
+    }
+    findings.push(place::state());
     findings.push(interfaces::hook(
         settings.as_ref().and_then(|settings| settings.hook),
     ));

@@ -5,6 +5,7 @@
 //! CoreDNS's `template` does it: unanchored, on the lower-cased name with its final dot; its `cname` uses groups as
 //! `{1}` or, where they are named (`(?P<namespace>…)`), as `{namespace}`. The first rule that matches wins.
 
+mod budget;
 mod check;
 pub mod corefile;
 mod lone;
@@ -14,15 +15,19 @@ mod table;
 #[doc(hidden)]
 pub mod testing;
 
+use std::time::Duration;
+
 use dns_common::{
     answer::{Captures, STARTERS},
     dfa::{self, NAME_AT, Scratch},
 };
 use hickory_proto::rr::Name;
 
+pub use budget::Budget;
 pub use pattern::{MAX_LABEL, MAX_NAME, NAMESPACE};
 pub use table::Table;
 
+use budget::Spent;
 use pattern::{Pattern, PatternLabel, Problem, Template};
 use regex::RegexMatcher;
 
@@ -83,6 +88,8 @@ pub struct Complaint {
     pub key: Key,
     pub problem: String,
     pub remedy: String,
+    /// Other rules that have the same part in it.
+    pub others: Vec<usize>,
 }
 
 impl Complaint {
@@ -92,6 +99,7 @@ impl Complaint {
             key,
             problem: problem.into(),
             remedy: remedy.into(),
+            others: Vec::new(),
         }
     }
 }
@@ -139,8 +147,14 @@ pub struct Match {
 }
 
 impl RuleSet {
-    /// Compiles rules, or says everything that is wrong with them.
+    /// Compiles rules within what this process may spend, or says everything that is wrong with them.
     pub fn compile(specs: &[RuleSpec]) -> Result<Self, Vec<Complaint>> {
+        Self::compile_within(specs, &Budget::of_this_process())
+    }
+
+    /// Compiles rules, or says everything that is wrong with them. Where they take more than the budget, the complaints are
+    /// about the rules that cost most.
+    pub fn compile_within(specs: &[RuleSpec], budget: &Budget) -> Result<Self, Vec<Complaint>> {
         let mut complaints = Vec::new();
         if specs.len() > dfa::MAX_RULES {
             return Err(vec![Complaint::new(
@@ -156,7 +170,7 @@ impl RuleSet {
         let mut rules = Vec::with_capacity(specs.len());
         let mut languages = Vec::with_capacity(specs.len());
         for (index, spec) in specs.iter().enumerate() {
-            if let Some((rule, language)) = Rule::compile(index, spec, &mut complaints) {
+            if let Some((rule, language)) = Rule::compile(index, spec, budget, &mut complaints) {
                 rules.push((index, rule));
                 languages.push(language);
             }
@@ -168,14 +182,8 @@ impl RuleSet {
             complaints.sort_by_key(|complaint| complaint.rule);
             return Err(complaints);
         }
-        let built = table::build(&languages).map_err(|table::TooLarge| {
-            vec![Complaint::new(
-                0,
-                rules.first().map_or(Key::Match, |(_, rule)| rule.key()),
-                "the rules together need too large a table",
-                "use fewer rules, and `match` in the place of `regex` where it can say the same",
-            )]
-        })?;
+        let built = table::build(&languages, budget)
+            .map_err(|spent| vec![too_costly(&rules, &languages, budget, spent)])?;
         let rules: Vec<Rule> = rules.into_iter().map(|(_, rule)| rule).collect();
         let warnings = warnings(&rules, &built.reached);
         let patterns: Vec<Option<&Pattern>> = rules
@@ -273,6 +281,7 @@ impl Rule {
     fn compile(
         index: usize,
         spec: &RuleSpec,
+        budget: &Budget,
         complaints: &mut Vec<Complaint>,
     ) -> Option<(Self, regex_syntax::hir::Hir)> {
         let before = complaints.len();
@@ -304,12 +313,16 @@ impl Rule {
             }),
             MatchSpec::Regex(text) => RegexMatcher::parse(text)
                 .and_then(|(regex, language)| {
-                    table::check_size(&language).map_err(|table::TooLarge| {
-                        Problem::new(
-                            "the expression needs too large a table",
-                            "use smaller repetition counts and fewer `.*`, or split the rule",
-                        )
-                    })?;
+                    match table::check_size(&language, budget) {
+                        // Then all the rules take too long, which is said once.
+                        Ok(()) | Err(Spent::Time) => {}
+                        Err(Spent::Memory | Spent::Table) => {
+                            return Err(Problem::new(
+                                "the expression needs too large a table",
+                                "use smaller repetition counts and fewer `.*`, or split the rule",
+                            ));
+                        }
+                    }
                     let captures = regex.groups().map(|name| name.map(str::to_owned)).collect();
                     Ok((Matcher::Regex(Box::new(regex)), captures, language))
                 })
@@ -548,6 +561,51 @@ fn unused_capture(at: usize, captures: &[Option<String>], numbers: bool) -> Prob
     }
 }
 
+/// How many rules a message names that cost too much.
+const COSTLY_NAMED: usize = 3;
+/// How long it may take to find out which.
+const COSTLY_TIME: Duration = Duration::from_secs(1);
+
+/// What to say of rules that take more than the budget together; `languages` are theirs, one each.
+fn too_costly(
+    rules: &[(usize, Rule)],
+    languages: &[regex_syntax::hir::Hir],
+    budget: &Budget,
+    spent: Spent,
+) -> Complaint {
+    let few = Budget::new(COSTLY_TIME, budget.bytes());
+    // What has literal labels at its end adds up; what has none multiplies.
+    let mut costs: Vec<((usize, usize), usize)> = rules
+        .iter()
+        .zip(languages)
+        .enumerate()
+        .filter(|(_, ((_, rule), _))| rule.is_regex())
+        .map(|(at, (_, language))| (table::cost(language, &few), at))
+        .collect();
+    costs.sort_by_key(|&(cost, at)| (std::cmp::Reverse(cost), at));
+    costs.truncate(COSTLY_NAMED);
+    let problem = budget.describe(spent);
+    let Some((&(_, first), others)) = costs.split_first() else {
+        return Complaint::new(
+            0,
+            Key::Match,
+            problem,
+            "use fewer rules: captures let one rule serve many names",
+        );
+    };
+    let named = |at: usize| format!("`{}`", rules[at].1.name);
+    let names: Vec<String> = costs.iter().map(|&(_, at)| named(at)).collect();
+    let verb = if others.is_empty() { "costs" } else { "cost" };
+    let mut complaint = Complaint::new(
+        rules[first].0,
+        Key::Regex,
+        format!("{problem}; {} {verb} most", names.join(", ")),
+        "end the expressions with literal labels and `\\.$`, use `match` where it can say the same, or fewer of them",
+    );
+    complaint.others = others.iter().map(|&(_, at)| rules[at].0).collect();
+    complaint
+}
+
 fn warnings(rules: &[Rule], reached: &[bool]) -> Vec<Complaint> {
     let mut warnings = Vec::new();
     for (index, rule) in rules.iter().enumerate() {
@@ -771,6 +829,73 @@ mod tests {
         let complaints = RuleSet::compile(&same_name).unwrap_err();
         assert_eq!(complaints[0].key, Key::Name);
         assert_eq!(complaints[0].rule, 1);
+    }
+
+    /// Rules that each multiply the states of the others: letters in between, in any label.
+    fn loose(count: usize) -> Vec<RuleSpec> {
+        const WORDS: [&str; 13] = [
+            "ads", "pixel", "track", "beacon", "metric", "stat", "click", "count", "banner",
+            "promo", "spy", "tag", "log",
+        ];
+        (0..count)
+            .map(|n| {
+                let regex = match n % 3 {
+                    0 => format!("/.*{}.*{}.*", WORDS[n], WORDS[(n + 4) % 13]),
+                    1 => format!("/{}.*{}", WORDS[n], WORDS[(n + 2) % 13]),
+                    _ => format!("/^.*{}[0-9]*.*{}.*$", WORDS[n], WORDS[(n + 7) % 13]),
+                };
+                spec(&format!("loose{n}"), &regex, "sink.test")
+            })
+            .collect()
+    }
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    #[test]
+    fn loose_expressions_are_refused_within_the_budget() {
+        let mut specs = vec![spec("kafka", KAFKA.0, KAFKA.1)];
+        specs.extend(loose(12));
+        specs.push(spec(
+            "anchored",
+            r"/^lkc-[a-z0-9]+\.example\.org\.$",
+            "x.test",
+        ));
+        for (budget, said) in [
+            (Budget::new(HOUR, 4 << 20), "more than 4 MiB"),
+            (Budget::new(Duration::ZERO, 128 << 20), "more than 0s"),
+        ] {
+            let complaints = RuleSet::compile_within(&specs, &budget).unwrap_err();
+            let [complaint] = &complaints[..] else {
+                panic!("{complaints:?}");
+            };
+            assert!(complaint.problem.contains(said), "{complaint}");
+            // Three of the loose ones are named, and none that adds little.
+            assert_eq!(
+                complaint.problem.matches("`loose").count(),
+                3,
+                "{complaint}"
+            );
+            assert!(!complaint.problem.contains("anchored"), "{complaint}");
+            assert_eq!(complaint.others.len(), 2);
+            assert!(specs[complaint.rule].name.starts_with("loose"));
+        }
+        // As many as there is room for are fine.
+        for count in 1..=3 {
+            RuleSet::compile_within(&loose(count), &Budget::new(HOUR, 32 << 20)).unwrap();
+        }
+    }
+
+    #[test]
+    fn patterns_that_are_too_many_are_refused_without_naming_any() {
+        let specs = testing::realistic_rules(2000);
+        let complaints = RuleSet::compile_within(&specs, &Budget::new(HOUR, 1 << 20)).unwrap_err();
+        assert_eq!(complaints.len(), 1);
+        assert!(
+            complaints[0].problem.ends_with("1 MiB to compile"),
+            "{}",
+            complaints[0]
+        );
+        assert!(complaints[0].remedy.contains("fewer rules"));
     }
 
     #[test]

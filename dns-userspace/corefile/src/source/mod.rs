@@ -160,9 +160,25 @@ fn is_corefile_key(key: &str) -> bool {
 
 fn looks_like_corefile(text: &str) -> bool {
     text.lines().any(|line| {
-        let line = line.trim();
-        let first = line.split_whitespace().next();
-        matches!(first, Some("template" | "rewrite")) || line.ends_with('{')
+        let mut words = line.split_whitespace();
+        let (first, second) = (words.next(), words.next().unwrap_or(""));
+        match first {
+            Some("template") => matches!(second, "IN" | "ANY" | "CH" | "HS"),
+            Some("rewrite") => matches!(
+                second.to_ascii_lowercase().as_str(),
+                "name"
+                    | "type"
+                    | "class"
+                    | "edns0"
+                    | "ttl"
+                    | "cname"
+                    | "rcode"
+                    | "stop"
+                    | "continue"
+                    | "{"
+            ),
+            _ => line.trim_end().ends_with('{'),
+        }
     })
 }
 
@@ -267,4 +283,4 @@ fn word_at(text: &str, word: &str) -> Option<usize> {
 }
 
 #[cfg(test)]
-mod tests {}
+mod tests;

@@ -19,17 +19,28 @@ mod template;
 use std::collections::HashSet;
 use std::fmt;
 
+use language::{Languages, Set, Zone};
 use lexer::Token;
-use parser::Parsed;
+use parser::{Parsed, Place};
+use plan::{Claim, Taken};
 use source::Document;
 
 /// What a Corefile became.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Import {
     /// The first one that matches a name is the one that answers.
     pub rules: Vec<Rule>,
     /// In the order of the file.
     pub notes: Vec<Note>,
+    /// The names that the directive of each rule is for.
+    names: Vec<Names>,
+}
+
+/// The names of a directive's expression, and which expression that is.
+#[derive(Clone, Debug)]
+struct Names {
+    group: usize,
+    set: Set,
 }
 
 /// A rule, and the line of the directive that it comes from.
@@ -92,6 +103,54 @@ impl Import {
 
     fn note(&mut self, line: usize, kind: NoteKind, text: String) {
         self.notes.push(Note { line, kind, text });
+    }
+
+    /// Takes out rules, each by its index and with the reason, and warns of later ones that then answer their names.
+    pub fn take_out(&mut self, rules: &[(usize, String)]) {
+        let mut stays = vec![true; self.rules.len()];
+        for (at, reason) in rules {
+            if let Some(stays) = stays.get_mut(*at) {
+                *stays = false;
+                self.leave_out(self.rules[*at].line, reason.clone());
+            }
+        }
+        self.warn_of_heirs(&stays);
+        let mut kept = stays.iter();
+        self.rules.retain(|_| kept.next().copied().unwrap_or(true));
+        let mut kept = stays.iter();
+        self.names.retain(|_| kept.next().copied().unwrap_or(true));
+    }
+
+    /// Warns of rules that answer names which an earlier rule would have answered otherwise.
+    fn warn_of_heirs(&mut self, stays: &[bool]) {
+        let Some(languages) = Languages::new() else {
+            return;
+        };
+        let mut notes = Vec::new();
+        for later in (0..self.rules.len()).filter(|&at| stays[at]) {
+            let own = &self.rules[later];
+            for gone in (0..later).filter(|&at| !stays[at]) {
+                let rule = &self.rules[gone];
+                let same = rule.cname == own.cname
+                    && rule.ttl_seconds == own.ttl_seconds
+                    && !rule.cname.contains('{');
+                // Two patterns of one expression share its names.
+                if same || self.names[gone].group == self.names[later].group {
+                    continue;
+                }
+                let claim = Claim {
+                    zone: Zone(String::new()),
+                    set: self.names[gone].set.clone(),
+                    place: Place::default(),
+                    taken: Taken::ByDirective,
+                };
+                let note = claim.takes_some(&languages, &self.names[later].set, rule.line);
+                notes.extend(note.map(|note| (own.line, note)));
+            }
+        }
+        for (line, note) in notes {
+            self.warn(line, note);
+        }
     }
 
     /// Puts the notes in the order of the file, each once.

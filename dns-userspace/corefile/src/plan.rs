@@ -12,9 +12,11 @@ use crate::rewrite::{self, Kind, Rewrite};
 use crate::server::{self, DNS_PORT, Key, Port};
 use crate::source::Document;
 use crate::template::{self, Template};
-use crate::{Import, Matches, Rule};
+use crate::{Import, Matches, Names, Rule};
 
-use claims::{Claim, Claims, Taken};
+pub use claims::{Claim, Taken};
+
+use claims::Claims;
 
 /// What a rule's `ttl` is that has none in the Corefile, in seconds.
 const DEFAULT_TTL: u32 = 60;
@@ -168,6 +170,26 @@ impl Plan<'_> {
             match condition {
                 Some((place, reason)) => self.conditional(server, place, reason),
                 None => self.server(server),
+            }
+        }
+        self.unknown_zones(blocks, &read);
+    }
+
+    /// Says of blocks whose zone is not known that they may be for names that have a rule.
+    fn unknown_zones(&mut self, blocks: &[Block], read: &[(Vec<Key>, Content)]) {
+        for (block, (keys, content)) in blocks.iter().zip(read) {
+            let unknown = keys
+                .iter()
+                .filter(|key| key.is_plain())
+                .find_map(|key| key.zones.as_ref().err());
+            if let Some(reason) = unknown
+                && content.is_empty()
+                && !self.import.rules.is_empty()
+            {
+                self.warn(
+                    block.place,
+                    format!("which names the block takes away is not known: {reason}"),
+                );
             }
         }
     }
@@ -404,17 +426,25 @@ impl Plan<'_> {
                 format!("the name goes on to line {line}: the rule leads to `{name}` at once"),
             );
         }
-        if let Some(set) = only(from) {
-            self.ruled.push((place, set));
-        }
+        let set = only(from).unwrap_or(Set::All);
+        self.ruled.push((place, set.clone()));
+        self.claims.add(Claim {
+            zone: from.clone(),
+            set: set.clone(),
+            place,
+            taken: Taken::ByRule,
+        });
         self.ends.push((place, name.clone()));
         self.push(
             place,
             from,
             "rewrite",
             Matches::Pattern(from.0.clone()),
-            name,
-            ttl.unwrap_or(DEFAULT_TTL),
+            (name, ttl.unwrap_or(DEFAULT_TTL)),
+            Names {
+                group: self.import.rules.len(),
+                set,
+            },
         );
     }
 
@@ -543,7 +573,11 @@ impl Plan<'_> {
         let ttl = answer.ttl.clamp(1, MAX_TTL);
         let converted = expression::convert(text, names, scope, answer);
         let mut notes: Vec<String> = Vec::new();
-        for claim in self.claims.near(scope.zone) {
+        let claims = self.claims.near(scope.zone);
+        // What takes all together what is not taken by one, for short.
+        let mut all: Vec<Set> = Vec::new();
+        let mut first: Option<String> = None;
+        for claim in claims {
             let line = self.line(claim.place);
             let takes_all = claim.takes_all(self.languages, names);
             if takes_all && self.is_apart(&claim, place) {
@@ -562,7 +596,19 @@ impl Plan<'_> {
                 }
                 return 0;
             }
-            notes.extend(claim.takes_some(self.languages, names, line));
+            if claim.takes_surely() {
+                all.push(claim.set.clone());
+            }
+            if let Some(note) = claim.takes_some(self.languages, names, line) {
+                first.get_or_insert(claim.covers(line).0);
+                notes.push(note);
+            }
+        }
+        if let Some(text) = first
+            && self.languages.is_within(names, &Set::Or(all))
+        {
+            self.warn(template.place, text);
+            return 0;
         }
         let converted = match converted {
             Ok(converted) => converted,
@@ -588,11 +634,36 @@ impl Plan<'_> {
         {
             self.warn(*at, format!("a TTL of {} becomes {ttl}", answer.ttl));
         }
+        if let Some(left) = converted.left {
+            self.claims.add(Claim {
+                zone: scope.zone.clone(),
+                set: left,
+                place: template.place,
+                taken: Taken::ByDirective,
+            });
+        }
         let count = converted.rules.len();
+        let own = Names {
+            group: self.import.rules.len(),
+            set: names.clone(),
+        };
         for (matches, cname) in converted.rules {
-            self.push(template.place, scope.zone, "template", matches, cname, ttl);
+            self.push(
+                template.place,
+                scope.zone,
+                "template",
+                matches,
+                (cname, ttl),
+                own.clone(),
+            );
         }
         self.ruled.push((template.place, names.clone()));
+        self.claims.add(Claim {
+            zone: scope.zone.clone(),
+            set: names.clone(),
+            place: template.place,
+            taken: Taken::ByRule,
+        });
         count
     }
 
@@ -615,8 +686,8 @@ impl Plan<'_> {
         zone: &Zone,
         plugin: &str,
         matches: Matches,
-        cname: String,
-        ttl_seconds: u32,
+        (cname, ttl_seconds): (String, u32),
+        names: Names,
     ) {
         let earlier = self
             .import
@@ -633,6 +704,7 @@ impl Plan<'_> {
             }
             return;
         }
+        self.import.names.push(names);
         self.import.rules.push(Rule {
             line: self.line(place),
             name: names::rule_name(plugin, zone, &matches, &cname, ttl_seconds),

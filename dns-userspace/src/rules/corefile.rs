@@ -64,85 +64,94 @@ fn quoted(text: &str) -> String {
 /// Reads a Corefile, a part of one, or a file that has one in it; `budget` is for the compilation of its rules.
 pub fn import(bytes: &[u8], budget: &Budget) -> Import {
     let mut read = ::corefile::import(bytes);
-    let mut rules: Vec<Imported> = std::mem::take(&mut read.rules)
-        .into_iter()
-        .map(|rule| Imported {
-            line: rule.line,
-            rule: RuleSpec {
-                name: rule.name,
-                matches: match rule.matches {
-                    ::corefile::Matches::Pattern(text) => MatchSpec::Pattern(text),
-                    ::corefile::Matches::Regex(text) => MatchSpec::Regex(text),
-                },
-                cname: rule.cname,
-                ttl_seconds: rule.ttl_seconds,
-            },
-        })
-        .collect();
-    while let Err(complaints) = compiles(&rules, budget, &mut read) {
-        leave_out(&mut rules, &complaints, &mut read);
+    loop {
+        let rules: Vec<Imported> = read.rules.iter().map(imported).collect();
+        let complaints = match compile(&rules, budget) {
+            Ok(warnings) => {
+                for warning in warnings {
+                    let line = rules[warning.rule].line;
+                    read.warn(line, format!("as a rule, {}", warning.problem));
+                }
+                read.sort_notes();
+                return Import {
+                    rules,
+                    notes: read.notes,
+                };
+            }
+            Err(complaints) => complaints,
+        };
+        let mut bad = refused(&rules, &complaints);
         if budget.check_time().is_err() {
-            without_expressions(&mut rules, &mut read);
-            break;
+            bad.extend(expressions(&rules, &bad));
         }
-    }
-    read.sort_notes();
-    Import {
-        rules,
-        notes: read.notes,
+        read.take_out(&bad);
     }
 }
 
-/// Compiles the rules together, and passes on what there is to say about those that do.
-fn compiles(
-    rules: &[Imported],
-    budget: &Budget,
-    read: &mut ::corefile::Import,
-) -> Result<(), Vec<Complaint>> {
-    if rules.is_empty() {
-        return Ok(());
+fn imported(rule: &::corefile::Rule) -> Imported {
+    Imported {
+        line: rule.line,
+        rule: RuleSpec {
+            name: rule.name.clone(),
+            matches: match &rule.matches {
+                ::corefile::Matches::Pattern(text) => MatchSpec::Pattern(text.clone()),
+                ::corefile::Matches::Regex(text) => MatchSpec::Regex(text.clone()),
+            },
+            cname: rule.cname.clone(),
+            ttl_seconds: rule.ttl_seconds,
+        },
     }
+}
+
+/// What there is to say about the rules when they are compiled together.
+fn compile(rules: &[Imported], budget: &Budget) -> Result<Vec<Complaint>, Vec<Complaint>> {
     let specs: Vec<RuleSpec> = rules.iter().map(|rule| rule.rule.clone()).collect();
-    let compiled = RuleSet::compile_within(&specs, budget)?;
-    for warning in compiled.warnings() {
-        let line = rules[warning.rule].line;
-        read.warn(line, format!("as a rule, {}", warning.problem));
-    }
-    Ok(())
+    // Without expressions, what was made in time compiles in time.
+    let has_expressions = specs
+        .iter()
+        .any(|spec| matches!(spec.matches, MatchSpec::Regex(_)));
+    let compiled = if has_expressions {
+        RuleSet::compile_within(&specs, budget)
+    } else {
+        RuleSet::compile(&specs)
+    };
+    compiled.map(|rules| rules.warnings().to_vec())
 }
 
-/// Takes out the rules that there are complaints about; always at least one.
-fn leave_out(rules: &mut Vec<Imported>, complaints: &[Complaint], read: &mut ::corefile::Import) {
-    let mut bad = vec![false; rules.len()];
+/// The rules that there are complaints about, at least one, with the reasons.
+fn refused(rules: &[Imported], complaints: &[Complaint]) -> Vec<(usize, String)> {
+    let mut bad = Vec::new();
     for complaint in complaints {
         for at in complaint.others.iter().chain([&complaint.rule]) {
-            let at = (*at).min(rules.len() - 1);
-            bad[at] = true;
-            read.leave_out(
-                rules[at].line,
+            bad.push((
+                (*at).min(rules.len().saturating_sub(1)),
                 format!(
                     "as a rule, {}: {}; {}",
                     complaint.key.as_str(),
                     complaint.problem,
                     complaint.remedy
                 ),
-            );
+            ));
         }
     }
-    let mut bad = bad.into_iter();
-    rules.retain(|_| !bad.next().unwrap_or(false));
+    bad
 }
 
-/// Where no time is left to find out which expressions are too many, none stays.
-fn without_expressions(rules: &mut Vec<Imported>, read: &mut ::corefile::Import) {
-    rules.retain(|imported| {
-        let is_expression = matches!(imported.rule.matches, MatchSpec::Regex(_));
-        if is_expression {
-            read.leave_out(
-                imported.line,
-                "the expressions of this file take too long to compile together: import it in parts",
-            );
-        }
-        !is_expression
-    });
+/// The other expressions, where no time is left to find out which of them are too many.
+fn expressions(rules: &[Imported], bad: &[(usize, String)]) -> Vec<(usize, String)> {
+    rules
+        .iter()
+        .enumerate()
+        .filter(|(at, rule)| {
+            matches!(rule.rule.matches, MatchSpec::Regex(_))
+                && !bad.iter().any(|(other, _)| other == at)
+        })
+        .map(|(at, _)| {
+            (
+                at,
+                "the expressions of this file take too long to compile together: import it in parts"
+                    .to_owned(),
+            )
+        })
+        .collect()
 }

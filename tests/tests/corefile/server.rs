@@ -38,12 +38,14 @@ pub enum Outcome {
     Other(String),
 }
 
+pub const FIRST_SEED: u64 = 1;
+
 /// The first seed of random files; `GREGOR_SEED` names another one.
 pub fn seed() -> u64 {
     std::env::var("GREGOR_SEED")
         .ok()
         .and_then(|text| text.parse().ok())
-        .unwrap_or(1)
+        .unwrap_or(FIRST_SEED)
 }
 
 /// Answers each name with an address of its own.
@@ -155,7 +157,7 @@ impl CoreDns {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if coredns.child.try_wait().unwrap().is_some() {
-                return Err(fs::read_to_string(coredns.directory.join("log")).unwrap());
+                return Err(coredns.log());
             }
             if coredns
                 .query("start.test.", Duration::from_millis(50))
@@ -169,6 +171,10 @@ impl CoreDns {
             // Without a server there, the kernel refuses at once.
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.directory.join("log")).unwrap()
     }
 
     fn query(&self, name: &str, patience: Duration) -> Option<Message> {
@@ -191,7 +197,7 @@ impl CoreDns {
     pub fn ask(&self, name: &str, upstream: &Upstream) -> Outcome {
         let reply = (0..ATTEMPTS)
             .find_map(|_| self.query(name, PATIENCE / ATTEMPTS as u32))
-            .unwrap();
+            .unwrap_or_else(|| panic!("no answer for {name}: {}", self.log()));
         let code = reply.metadata.response_code;
         let asked = Name::from_ascii(name).unwrap();
         match reply.answers.first() {

@@ -32,6 +32,8 @@ pub struct Converted {
     /// What each matches, and its `cname`.
     pub rules: Vec<(Matches, String)>,
     pub warnings: Vec<String>,
+    /// Names that the expression matches and no rule does.
+    pub left: Option<Set>,
 }
 
 /// The names that an expression matches in a zone; or why that is not known.
@@ -88,6 +90,7 @@ fn whole_zone(scope: &Scope<'_>, answer: &Answer) -> Result<Converted, String> {
             .map(|pattern| (Matches::Pattern(pattern), cname.clone()))
             .collect(),
         warnings: Vec::new(),
+        left: None,
     })
 }
 

@@ -10,6 +10,10 @@ use crate::language::{Set, matched};
 
 /// The capture that names the tenant.
 const NAMESPACE: &str = "namespace";
+/// What a capture takes: a label of RFC 1123.
+const HOST_LABEL: &str = "[a-z0-9](?:[a-z0-9-]*[a-z0-9])?";
+/// The same with hyphens at its ends, which are in no host's name; whether an expression takes these is nothing to say.
+const HYPHENS: &str = "[a-z0-9-]+";
 
 /// One label of a pattern.
 enum Label {
@@ -28,7 +32,7 @@ pub fn convert(
     let expression = Expression::read(ast);
     let shape = Shape::of(&expression, answer)?;
     let patterns: Vec<String> = shape.variants().map(|any| shape.pattern(any)).collect();
-    let says = shape.set(false, false)?;
+    let says = shape.set(Some(HOST_LABEL), false)?;
     if !scope.languages.is_within(&says, names) {
         return None;
     }
@@ -40,7 +44,7 @@ pub fn convert(
         );
     }
     // What the warnings do not account for.
-    let admitted = shape.set(true, !expression.end)?;
+    let admitted = shape.set(None, !expression.end)?;
     let rest = names.clone().without(admitted);
     if !scope.languages.is_empty(rest.clone()) {
         warnings.push(format!(
@@ -48,6 +52,8 @@ pub fn convert(
             example(scope.languages, rest)
         ));
     }
+    let left = names.clone().without(shape.set(Some(HYPHENS), false)?);
+    let left = (!scope.languages.is_empty(left.clone())).then_some(left);
     let spell = |reference: &Reference| {
         let (_, name) = shape
             .captured
@@ -62,6 +68,7 @@ pub fn convert(
                 .map(|pattern| (Matches::Pattern(pattern), cname.clone()))
                 .collect(),
             warnings,
+            left,
         }
     }))
 }
@@ -146,8 +153,7 @@ impl Shape {
                     ));
                     r"[^.]+"
                 }
-                // A hyphen at the end of a label is in no host's name.
-                _ => "[a-z0-9-]+",
+                _ => HYPHENS,
             };
             shape.captured.push((group.clone(), name.clone()));
             shape.labels.push(Label::Capture(name, takes));
@@ -175,15 +181,14 @@ impl Shape {
         star.into_iter().chain(labels).collect::<Vec<_>>().join(".")
     }
 
-    /// The names that the patterns match; `widely`, with all that the groups took, and those that go on behind.
-    fn set(&self, widely: bool, goes_on: bool) -> Option<Set> {
+    /// The names of the patterns, with `capture` for each, or all that its group took; and those that go on behind.
+    fn set(&self, capture: Option<&str>, goes_on: bool) -> Option<Set> {
         let labels: Vec<String> = self
             .labels
             .iter()
             .map(|label| match label {
                 Label::Literal(text) => regex_syntax::escape(text),
-                Label::Capture(_, takes) if widely => (*takes).to_owned(),
-                Label::Capture(..) => "[a-z0-9](?:[a-z0-9-]*[a-z0-9])?".to_owned(),
+                Label::Capture(_, takes) => capture.unwrap_or(takes).to_owned(),
             })
             .collect();
         let start = match (self.any, self.or_none) {

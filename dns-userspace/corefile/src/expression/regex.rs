@@ -53,6 +53,7 @@ pub fn convert(
             "as a `regex`, the responder answers it each time, the kernel only recognises it"
                 .to_owned(),
         ],
+        left: None,
     })
 }
 
@@ -127,6 +128,8 @@ struct End {
     /// Whether the name's final dot stands behind that.
     dot_follows: bool,
     may_be_empty: bool,
+    /// Whether it says that the name ends there.
+    anchored: bool,
     alternation: bool,
 }
 
@@ -136,19 +139,16 @@ impl End {
             rest: None,
             dot_follows: false,
             may_be_empty: true,
+            anchored: false,
             alternation: matches!(ast, Ast::Alternation(_)),
         };
         let Ast::Concat(concat) = ast else { return end };
-        let [parts @ .., last] = &concat.asts[..] else {
-            return end;
+        let (parts, dot) = match &concat.asts[..] {
+            [parts @ .., dot, last] if is_end(last) && is_dot(dot) => (parts, true),
+            [parts @ .., last] if is_end(last) => (parts, false),
+            parts => (parts, false),
         };
-        if !is_end(last) {
-            return end;
-        }
-        let (parts, dot) = match parts {
-            [parts @ .., dot] if is_dot(dot) => (parts, true),
-            _ => (parts, false),
-        };
+        let anchored = parts.len() < concat.asts.len();
         let Some(mut any) = parts.last() else {
             return end;
         };
@@ -157,6 +157,8 @@ impl End {
         }
         if let Ast::Repetition(repetition) = any
             && matches!(*repetition.ast, Ast::Dot(_))
+            // What takes the most takes the rest, whether or not that is said.
+            && (anchored || repetition.greedy)
             && matches!(
                 repetition.op.kind,
                 RepetitionKind::ZeroOrMore | RepetitionKind::OneOrMore
@@ -166,6 +168,7 @@ impl End {
             debug_assert!(text.get(span.clone()).is_some());
             end.rest = Some(span);
             end.dot_follows = dot;
+            end.anchored = anchored;
             end.may_be_empty = repetition.op.kind == RepetitionKind::ZeroOrMore;
         }
         end
@@ -174,7 +177,11 @@ impl End {
     /// The text with `rest` in the place of what took the rest of the name.
     fn spelled(&self, text: &str, rest: &str) -> String {
         match &self.rest {
-            Some(span) => format!("{}(?:{rest}){}", &text[..span.start], &text[span.end..]),
+            Some(span) => {
+                let end = if self.anchored { "" } else { "$" };
+                let (before, behind) = (&text[..span.start], &text[span.end..]);
+                format!("{before}(?:{rest}){behind}{end}")
+            }
             None if self.alternation => format!("(?:{text})(?:{rest})$"),
             None => format!("{text}(?:{rest})$"),
         }

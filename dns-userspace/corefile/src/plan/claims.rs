@@ -1,4 +1,4 @@
-//! What takes names before a directive is asked, other than rules: answers that no rule gives, refusals, other blocks.
+//! What takes names before a directive is asked: rules, answers that no rule gives, refusals, other blocks.
 
 use std::rc::Rc;
 
@@ -17,6 +17,8 @@ pub struct Claim {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Taken {
+    /// A rule does the same.
+    ByRule,
     /// Another block is for the zone.
     ByBlock,
     /// A directive answers, or makes other names of them.
@@ -51,7 +53,7 @@ impl Claims {
     /// Those that take a name.
     pub fn of(&self, name: &Zone) -> impl Iterator<Item = &Rc<Claim>> {
         self.claims.iter().filter(|claim| {
-            !matches!(claim.taken, Taken::ForType(_))
+            !matches!(claim.taken, Taken::ForType(_) | Taken::ByRule)
                 && claim.zone.contains(name)
                 && claim.set.has(&name.0)
         })
@@ -59,13 +61,21 @@ impl Claims {
 }
 
 impl Claim {
+    /// Whether a rule for these names would never be asked, or not always.
     pub fn takes_all(&self, languages: &Languages, names: &Set) -> bool {
-        !matches!(self.taken, Taken::ForType(_)) && languages.is_within(names, &self.set)
+        !matches!(self.taken, Taken::ForType(_) | Taken::ByRule)
+            && languages.is_within(names, &self.set)
+    }
+
+    /// Whether its names are taken whatever is asked, and whoever asks.
+    pub fn takes_surely(&self) -> bool {
+        !matches!(self.taken, Taken::ForType(_) | Taken::Conditionally)
     }
 
     /// What to say where nothing is left, and whether that depends on who asks.
     pub fn covers(&self, line: usize) -> (String, bool) {
         let text = match &self.taken {
+            Taken::ByRule => format!("never used: line {line} takes these names first"),
             Taken::ByBlock => format!("never used: the block on line {line} is for these names"),
             Taken::ByDirective => format!("never used: line {line} takes these names first"),
             Taken::Refused => format!(
@@ -87,6 +97,7 @@ impl Claim {
             Search::Unclear => String::new(),
         };
         Some(match &self.taken {
+            Taken::ByRule => return None,
             Taken::ByBlock => format!(
                 "the block on line {line} takes names away from it{example}: CoreDNS asks that block for them, the rule answers them"
             ),

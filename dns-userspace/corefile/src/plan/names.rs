@@ -45,6 +45,10 @@ pub fn follow(content: &Content, zones: &[Zone], from: &Zone) -> End {
             continue;
         };
         match filled(template, zone, &name) {
+            // In an answer, a rewrite's new name becomes the old one again, also at the end of another name.
+            Ok(Some((target, _))) if name != *from && name.contains(&Zone(target.clone())) => {
+                return End::Unsayable(template.place);
+            }
             Ok(Some((target, ttl))) => {
                 steps.push(template.place);
                 return End::Name {

@@ -213,6 +213,13 @@ fn container(text: &str) -> Option<&'static str> {
         if line == "====" || line.starts_with("Namespace:  ") {
             return Some("what `kubectl describe` prints");
         }
+        if let Some((_, behind)) = line.split_once("Corefile")
+            && behind
+                .trim_start_matches(['"', '\'', ' '])
+                .starts_with([':', '='])
+        {
+            values = true;
+        }
         let key = bare.strip_prefix("- ").unwrap_or(bare);
         let Some((key, value)) = key.split_once(':') else {
             continue;
@@ -232,12 +239,7 @@ fn container(text: &str) -> Option<&'static str> {
         ) {
             return Some("a Kubernetes manifest");
         }
-        if scalars::is_block_header(value)
-            || (value.is_empty() && !line.contains("://"))
-            || (key == "Corefile" && value.starts_with(['"', '\'']))
-        {
-            values = true;
-        }
+        values |= scalars::is_block_header(value) || value.is_empty();
     }
     values.then_some("YAML, such as values of a Helm chart")
 }

@@ -1,7 +1,10 @@
 use super::*;
 
-/// The texts of the documents, with the line that each begins on, and the lines of problems.
-fn found(text: &str) -> (Vec<(Option<String>, String, usize)>, Vec<usize>) {
+/// Key, text and first line.
+type Part = (Option<String>, String, usize);
+
+/// The documents, and the lines of problems.
+fn found(text: &str) -> (Vec<Part>, Vec<usize>) {
     let found = find(text);
     let documents = found
         .documents
@@ -37,6 +40,11 @@ fn one_corefile_in_many_wrappings() {
     let json =
         format!(r#"{{"apiVersion":"v1","data":{{"Corefile":"{escaped}"}},"kind":"ConfigMap"}}"#);
     for (what, text, line) in [
+        (
+            "a flow mapping",
+            format!("data: {{Corefile: \"{escaped}\"}}\n"),
+            1,
+        ),
         (
             "block scalar",
             format!("apiVersion: v1\ndata:\n  Corefile: |\n{four}kind: ConfigMap\n"),

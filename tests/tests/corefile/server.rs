@@ -5,12 +5,12 @@
 use std::{
     collections::HashMap,
     fs,
-    net::{SocketAddr, UdpSocket},
+    net::{SocketAddr, TcpListener, UdpSocket},
     path::PathBuf,
     process::{Child, Command, Stdio},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU16, Ordering},
     },
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -119,6 +119,19 @@ fn serve(socket: &UdpSocket, names: &Mutex<HashMap<String, String>>, stop: &Atom
     }
 }
 
+/// A port that nothing listens on, and that no client's socket gets from the kernel either.
+fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = (std::process::id() % 100) as u16 * 100;
+    (0..10_000)
+        .map(|_| 20_000 + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % 10_000)
+        .find(|&port| {
+            UdpSocket::bind(("127.0.0.1", port)).is_ok()
+                && TcpListener::bind(("127.0.0.1", port)).is_ok()
+        })
+        .unwrap()
+}
+
 /// A running CoreDNS.
 pub struct CoreDns {
     child: Child,
@@ -130,10 +143,7 @@ impl CoreDns {
     /// Starts it with a Corefile whose port 53 and upstreams become those of the test; or what it says instead.
     pub fn start(text: &str, upstream: &Upstream) -> Result<Self, String> {
         let program = tools::coredns().unwrap();
-        let port = UdpSocket::bind("127.0.0.1:0")
-            .and_then(|socket| socket.local_addr())
-            .unwrap()
-            .port();
+        let port = free_port();
         let directory =
             std::env::temp_dir().join(format!("gregor-corefile-{}-{port}", std::process::id()));
         fs::create_dir_all(&directory).unwrap();
@@ -190,7 +200,9 @@ impl CoreDns {
         socket.send(&query.to_vec().unwrap()).ok()?;
         let mut buffer = [0; 4096];
         let length = socket.recv(&mut buffer).ok()?;
-        Message::from_vec(&buffer[..length]).ok()
+        Message::from_vec(&buffer[..length])
+            .ok()
+            .filter(|reply| reply.metadata.message_type == MessageType::Response)
     }
 
     /// What becomes of a name with its final dot.

@@ -107,3 +107,36 @@ fn the_block_of_the_article_is_the_documented_rule() {
          cname = \"kafka-upstream.{namespace}.svc.cluster.local\"\nttl = 60\n"
     );
 }
+
+#[test]
+fn imports_can_stand_in_one_file() {
+    let template = |target: &str| {
+        format!(
+            ".:53 {{\n  template IN ANY a.example {{\n    match ^.+\\.{target}\\.a\\.example\\.$\n    answer \"{{{{ .Name }}}} 60 IN CNAME {target}.test.\"\n    fallthrough\n  }}\n  rewrite name exact {target}.example {target}.test\n}}\n"
+        )
+    };
+    let file = |imports: &[&Import]| {
+        let mut text = "[intercept]\nservers = [\"10.0.0.10\"]\n".to_owned();
+        for import in imports {
+            text += &import.to_toml();
+        }
+        text
+    };
+    // The same zones and lines, as copies of one file for several clusters have them.
+    let imports: Vec<Import> = ["one", "two", "three"]
+        .iter()
+        .map(|target| import(template(target).as_bytes()))
+        .collect();
+    let all: Vec<&Import> = imports.iter().collect();
+    let (config, _, _) = config::compile(Path::new("x.toml"), &file(&all)).expect("they fit");
+    assert_eq!(config.rules.len(), 6);
+    // Of a rule that comes twice, one is to be removed.
+    let twice = file(&[&imports[0], &imports[0]]);
+    let errors = config::compile(Path::new("x.toml"), &twice).expect_err("each rule comes twice");
+    let text = errors.to_string();
+    assert!(
+        text.contains("of a rule that was imported twice, remove one"),
+        "{text}"
+    );
+    assert!(text.contains("the same rule as"), "{text}");
+}

@@ -2,21 +2,23 @@
 //! its turn. Decides which directives become rules, and which names something else takes first.
 
 mod claims;
+mod content;
 mod names;
+mod rewrites;
+mod templates;
 
-use crate::answer::Answer;
-use crate::expression::{self, Scope};
 use crate::language::{Languages, Set, Zone, matched};
-use crate::parser::{Block, Directive, Parsed, Place};
-use crate::rewrite::{self, Kind, Rewrite};
+use crate::parser::{Block, Parsed, Place};
+use crate::rewrite::Rewrite;
 use crate::server::{self, DNS_PORT, Key, Port};
 use crate::source::Document;
-use crate::template::{self, Template};
+use crate::template::Template;
 use crate::{Import, Matches, Names, Rule};
 
 pub use claims::{Claim, Taken};
 
 use claims::Claims;
+use content::is_ours;
 
 /// What a rule's `ttl` is that has none in the Corefile, in seconds.
 const DEFAULT_TTL: u32 = 60;
@@ -194,81 +196,6 @@ impl Plan<'_> {
         }
     }
 
-    /// Reads a block's directives, and reports those that have others inside which are not read.
-    fn content(&mut self, block: &Block) -> Content {
-        let mut content = Content::default();
-        let mut answers_itself: Vec<(Place, &str)> = Vec::new();
-        for directive in &block.directives {
-            match directive.word(0) {
-                "template" => match template::read(directive) {
-                    Ok(mut template) => {
-                        self.unescape(&mut template);
-                        content.templates.push(template);
-                    }
-                    Err((place, reason)) => self.leave_out(place, reason),
-                },
-                "rewrite" => content.rewrites.push(rewrite::read(directive)),
-                "view" => content.view = Some(directive.place),
-                "acl" => answers_itself.push((
-                    directive.place,
-                    "`acl` keeps clients from answers that the rules give to all",
-                )),
-                "dns64" => answers_itself.push((
-                    directive.place,
-                    "`dns64` makes addresses of answers, also of those that the rules give without",
-                )),
-                other => {
-                    let inner = directive
-                        .block
-                        .iter()
-                        .flatten()
-                        .filter(|inner| is_ours(inner));
-                    for inner in inner {
-                        self.leave_out(
-                            inner.place,
-                            format!(
-                                "`{}` inside of `{other}`: a rule has no conditions",
-                                inner.word(0)
-                            ),
-                        );
-                    }
-                }
-            }
-        }
-        if !content.is_empty() {
-            for (place, text) in answers_itself {
-                self.warn(place, text);
-            }
-        }
-        content
-    }
-
-    /// Takes off the backslashes that Helm's escaping doubles; elsewhere such an expression is left out.
-    fn unescape(&mut self, template: &mut Template) {
-        let Some(matches) = template.matches.take() else {
-            return;
-        };
-        let mut kept = Vec::new();
-        for (place, text) in matches {
-            if !text.contains(r"\\") {
-                kept.push((place, text));
-            } else if self
-                .documents
-                .get(place.document)
-                .is_some_and(|own| own.helm)
-            {
-                self.warn(place, r"`\\` is read as `\`, as Helm's escaping means it");
-                kept.push((place, text.replace(r"\\", r"\")));
-            } else {
-                self.leave_out(
-                    place,
-                    r"`\\` is a literal backslash to CoreDNS, which no name shows before a dot; write `\.` for a dot",
-                );
-            }
-        }
-        template.matches = Some(kept);
-    }
-
     /// The zones of a block's keys that pods' queries reach; reports what is lost with the others.
     fn reached(&mut self, keys: &[Key], content: &Content, asked: u16) -> Vec<Zone> {
         let mut zones: Vec<Zone> = Vec::new();
@@ -340,333 +267,6 @@ impl Plan<'_> {
         });
     }
 
-    fn rewrites(&mut self, server: &Server<'_>) {
-        let rewrites = &server.content.rewrites;
-        for rewrite in rewrites {
-            match &rewrite.kind {
-                Kind::Exact { from, .. } if server.zones.iter().any(|zone| zone.contains(from)) => {
-                    if server.zone.contains(from) {
-                        self.exact(server, rewrite, from);
-                    }
-                }
-                Kind::Exact { from, .. } => {
-                    let zones = list(server.zones);
-                    self.warn(
-                        rewrite.place,
-                        format!("never used: `{from}` is not in the block's zone {zones}"),
-                    );
-                }
-                Kind::Names(set, reason) => {
-                    self.leave_out(rewrite.place, reason);
-                    self.claims.add(Claim {
-                        zone: server.zone.clone(),
-                        set: self.languages.zone(&server.zone).and(set.clone()),
-                        place: rewrite.place,
-                        taken: Taken::ByDirective,
-                    });
-                }
-                Kind::Other(reason) => self.leave_out(rewrite.place, reason),
-            }
-        }
-    }
-
-    /// The rule of a rewrite of one name: where the name ends up after all rewrites and templates of the block.
-    fn exact(&mut self, server: &Server<'_>, rewrite: &Rewrite, from: &Zone) {
-        let place = rewrite.place;
-        let claimed = self.claims.of(from).next().cloned();
-        if let Some(claim) = &claimed
-            && self.is_apart(claim, place)
-        {
-            let line = self.line(claim.place);
-            self.warn(place, elsewhere(line));
-        } else if let Some(claim) = claimed {
-            let (text, conditional) = claim.covers(self.line(claim.place));
-            if conditional {
-                self.leave_out(place, text);
-            } else {
-                self.warn(place, text);
-            }
-            return;
-        }
-        let end = names::follow(server.content, server.zones, from);
-        let unsayable = |at: Place, plan: &Self| {
-            let line = plan.line(at);
-            format!("`{from}` goes on to line {line}, and what that makes of it is not a rule")
-        };
-        let (name, ttl, steps) = match end {
-            names::End::Name { name, ttl, steps } => (name, ttl, steps),
-            names::End::Unsayable(at) => {
-                let text = unsayable(at, self);
-                self.leave_out(place, text);
-                self.claims.add(Claim {
-                    zone: server.zone.clone(),
-                    set: only(from).unwrap_or(Set::All),
-                    place,
-                    taken: Taken::ByDirective,
-                });
-                return;
-            }
-        };
-        if steps.first() != Some(&place) {
-            let line = steps.first().map_or(0, |&first| self.line(first));
-            self.warn(
-                place,
-                format!("never used: line {line} takes `{from}` first"),
-            );
-            return;
-        }
-        self.warn(
-            place,
-            "`rewrite` answers under the name that was asked; the rule answers with a CNAME to the other name",
-        );
-        if let Some(last) = steps[1..].last() {
-            let line = self.line(*last);
-            self.warn(
-                place,
-                format!("the name goes on to line {line}: the rule leads to `{name}` at once"),
-            );
-        }
-        let set = only(from).unwrap_or(Set::All);
-        self.ruled.push((place, set.clone()));
-        self.claims.add(Claim {
-            zone: from.clone(),
-            set: set.clone(),
-            place,
-            taken: Taken::ByRule,
-        });
-        self.ends.push((place, name.clone()));
-        self.push(
-            place,
-            from,
-            "rewrite",
-            Matches::Pattern(from.0.clone()),
-            (name, ttl.unwrap_or(DEFAULT_TTL)),
-            Names {
-                group: self.import.rules.len(),
-                set,
-            },
-        );
-    }
-
-    fn template(&mut self, server: &Server<'_>, template: &Template) {
-        let zones: Vec<Zone> = effective(server, template);
-        if zones.is_empty() {
-            // It is said once, of the block's zones that it is in none of.
-            let own = template.zones.as_deref().unwrap_or_default();
-            let meets = |zone: &Zone| {
-                own.iter()
-                    .any(|own| own.contains(zone) || zone.contains(own))
-            };
-            if !server.zones.iter().any(meets) {
-                let (own, zones) = (list(own), list(server.zones));
-                self.warn(
-                    template.place,
-                    format!("never used: the zone {own} is not in the block's zone {zones}"),
-                );
-            }
-            return;
-        }
-        if let Err((place, reason)) = &template.answer {
-            self.leave_out(*place, reason);
-        }
-        let before = self.import.rules.len();
-        for zone in &zones {
-            self.template_in(server, template, zone);
-        }
-        if self.import.rules.len() > before {
-            for (place, text) in &template.warnings {
-                self.warn(*place, text.clone());
-            }
-        }
-    }
-
-    /// A template within one zone.
-    fn template_in(&mut self, server: &Server<'_>, template: &Template, zone: &Zone) {
-        let Some(template_zone) = template.zone_for(server.zones, zone) else {
-            return;
-        };
-        let scope = Scope {
-            languages: self.languages,
-            zone,
-            template_zone,
-        };
-        let everything = [(template.place, String::from(".*"))];
-        let matches = template.matches.as_deref().unwrap_or(&everything);
-        let mut taken: Vec<Set> = Vec::new();
-        let mut rules = 0;
-        for (place, text) in matches {
-            let names = match expression::names(text, &scope) {
-                Ok(names) => names,
-                Err(reason) => {
-                    self.leave_out(*place, reason);
-                    continue;
-                }
-            };
-            if self.languages.is_empty(names.clone()) {
-                let several = template.zones.as_ref().is_some_and(|zones| zones.len() > 1)
-                    || server.zones.len() > 1;
-                if !several {
-                    self.warn(
-                        *place,
-                        format!("never used: `{text}` matches no name of the zone {zone}, all of which are in lower case"),
-                    );
-                }
-                continue;
-            }
-            match &template.answer {
-                Ok((_, answer)) => {
-                    rules += self.matched(template, (*place, text), &names, &scope, answer);
-                }
-                Err((place, _)) => self.claims.add(Claim {
-                    zone: zone.clone(),
-                    set: names.clone(),
-                    place: *place,
-                    taken: match &template.qtype {
-                        Some(qtype) => Taken::ForType(qtype.clone()),
-                        None => Taken::ByDirective,
-                    },
-                }),
-            }
-            taken.push(names);
-        }
-        self.others(template, zone, Set::Or(taken), rules > 0);
-    }
-
-    /// What CoreDNS does with the names of a zone that a template does not match.
-    fn others(&mut self, template: &Template, zone: &Zone, taken: Set, has_rules: bool) {
-        let passed = template.falls_through.as_deref().unwrap_or_default();
-        let refused = self
-            .languages
-            .zone(zone)
-            .without(taken)
-            .without(self.languages.zones(passed));
-        if self.languages.is_empty(refused.clone()) {
-            return;
-        }
-        if has_rules {
-            self.warn(
-                template.place,
-                "without `fallthrough` CoreDNS refuses the zone's other names; gregor lets them pass",
-            );
-        }
-        self.claims.add(Claim {
-            zone: zone.clone(),
-            set: refused,
-            place: template.place,
-            taken: match &template.qtype {
-                Some(qtype) => Taken::ForType(qtype.clone()),
-                None => Taken::Refused,
-            },
-        });
-    }
-
-    /// The rules of one expression of a template; how many there are.
-    fn matched(
-        &mut self,
-        template: &Template,
-        (place, text): (Place, &str),
-        names: &Set,
-        scope: &Scope<'_>,
-        answer: &Answer,
-    ) -> usize {
-        // What something else takes before this template is asked.
-        let ttl = answer.ttl.clamp(1, MAX_TTL);
-        let converted = expression::convert(text, names, scope, answer);
-        let mut notes: Vec<String> = Vec::new();
-        let claims = self.claims.near(scope.zone);
-        // What takes all together what is not taken by one, for short.
-        let mut all: Vec<Set> = Vec::new();
-        let mut first: Option<String> = None;
-        for claim in claims {
-            let line = self.line(claim.place);
-            let takes_all = claim.takes_all(self.languages, names);
-            if takes_all && self.is_apart(&claim, place) {
-                notes.push(elsewhere(line));
-                continue;
-            }
-            if takes_all {
-                let (text, conditional) = claim.covers(line);
-                let is_there = converted
-                    .as_ref()
-                    .is_ok_and(|converted| converted.rules.iter().all(|rule| self.has(rule, ttl)));
-                if conditional {
-                    self.leave_out(place, text);
-                } else if !is_there {
-                    self.warn(template.place, text);
-                }
-                return 0;
-            }
-            if claim.takes_surely() {
-                all.push(claim.set.clone());
-            }
-            if let Some(note) = claim.takes_some(self.languages, names, line) {
-                first.get_or_insert(claim.covers(line).0);
-                notes.push(note);
-            }
-        }
-        if let Some(text) = first
-            && self.languages.is_within(names, &Set::Or(all))
-        {
-            self.warn(template.place, text);
-            return 0;
-        }
-        let converted = match converted {
-            Ok(converted) => converted,
-            Err(reason) => {
-                self.leave_out(place, reason);
-                self.claims.add(Claim {
-                    zone: scope.zone.clone(),
-                    set: names.clone(),
-                    place,
-                    taken: Taken::ByDirective,
-                });
-                return 0;
-            }
-        };
-        for warning in converted.warnings {
-            self.warn(place, warning);
-        }
-        for note in notes {
-            self.warn(template.place, note);
-        }
-        if ttl != answer.ttl
-            && let Ok((at, _)) = &template.answer
-        {
-            self.warn(*at, format!("a TTL of {} becomes {ttl}", answer.ttl));
-        }
-        if let Some(left) = converted.left {
-            self.claims.add(Claim {
-                zone: scope.zone.clone(),
-                set: left,
-                place: template.place,
-                taken: Taken::ByDirective,
-            });
-        }
-        let count = converted.rules.len();
-        let own = Names {
-            group: self.import.rules.len(),
-            set: names.clone(),
-        };
-        for (matches, cname) in converted.rules {
-            self.push(
-                template.place,
-                scope.zone,
-                "template",
-                matches,
-                (cname, ttl),
-                own.clone(),
-            );
-        }
-        self.ruled.push((template.place, names.clone()));
-        self.claims.add(Claim {
-            zone: scope.zone.clone(),
-            set: names.clone(),
-            place: template.place,
-            taken: Taken::ByRule,
-        });
-        count
-    }
-
     /// Whether two directives are of files whose common Corefile is not at hand: then it is not known which block they are in.
     fn is_apart(&self, claim: &Claim, place: Place) -> bool {
         self.apart && claim.taken == Taken::ByBlock && claim.place.document != place.document
@@ -732,28 +332,6 @@ impl Plan<'_> {
     }
 }
 
-/// The zones within a server's zone that a template is for, the longest first.
-fn effective(server: &Server<'_>, template: &Template) -> Vec<Zone> {
-    let mut zones: Vec<Zone> = template
-        .zones
-        .as_deref()
-        .unwrap_or(server.zones)
-        .iter()
-        .filter_map(|own| {
-            if own.contains(&server.zone) {
-                Some(server.zone.clone())
-            } else if server.zone.contains(own) {
-                Some(own.clone())
-            } else {
-                None
-            }
-        })
-        .collect();
-    zones.sort_by_key(|zone| std::cmp::Reverse(zone.labels()));
-    zones.dedup();
-    zones
-}
-
 /// The port of plain DNS: 53, or the one that all blocks have in its place.
 fn port_asked<'a>(keys: impl Iterator<Item = &'a Key>) -> u16 {
     let mut ports: Vec<u16> = Vec::new();
@@ -778,11 +356,6 @@ fn elsewhere(line: usize) -> String {
 /// The set of one name.
 fn only(name: &Zone) -> Option<Set> {
     matched(&format!(r"^{}\.$", regex_syntax::escape(&name.0)))
-}
-
-fn is_ours(directive: &Directive) -> bool {
-    matches!(directive.word(0), "template" | "rewrite")
-        || directive.block.iter().flatten().any(is_ours)
 }
 
 fn list(zones: &[Zone]) -> String {

@@ -77,6 +77,14 @@ pub fn zones(text: &str) -> Result<Vec<Zone>, String> {
     Ok(vec![zone(text)?])
 }
 
+/// The zones of an argument of a plugin, which may have a port behind it that does not count.
+pub fn argument_zones(text: &str) -> Result<Vec<Zone>, String> {
+    match text.rsplit_once(':') {
+        Some((zone, port)) if port.parse::<u16>().is_ok() => zones(zone),
+        _ => zones(text),
+    }
+}
+
 /// A zone or another name as it is written in a Corefile; or why it is not one that a rule can have.
 pub fn zone(text: &str) -> Result<Zone, String> {
     if let Some(reason) = placeholder(text) {

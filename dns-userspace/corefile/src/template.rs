@@ -36,7 +36,7 @@ pub fn read(directive: &Directive) -> Result<Template, (Place, String)> {
     }
     let mut zones = Vec::new();
     for word in directive.words.iter().skip(3) {
-        match server::zones(word) {
+        match server::argument_zones(word) {
             Ok(named) => zones.extend(named),
             Err(reason) => return fail(reason),
         }
@@ -64,7 +64,9 @@ pub fn read(directive: &Directive) -> Result<Template, (Place, String)> {
             "fallthrough" => {
                 let mut zones = Vec::new();
                 for word in arguments {
-                    zones.extend(server::zones(word).map_err(|reason| (part.place, reason))?);
+                    zones.extend(
+                        server::argument_zones(word).map_err(|reason| (part.place, reason))?,
+                    );
                 }
                 if arguments.is_empty() {
                     zones.push(Zone(String::new()));

@@ -309,6 +309,25 @@ fn expressions_stay_within_their_zone() {
         let text = read.rules[0].split("/ -> ").next().unwrap();
         assert!(text.contains("cluster") && text.ends_with('$'), "{text}");
     }
+    // All of a name, its final dot included.
+    for (expression, group, rule) in [
+        ("(.*)", 1, r"/^((?:.*\.a\.x\.|a\.x\.))$/ -> {1}cdn.test"),
+        (r"^(.+)\.$", 1, r"/^((?:.*\.a\.x|a\.x))\.$/ -> {1}cdn.test"),
+        (".*", 0, r"/^((?:.*\.a\.x\.|a\.x\.))$/ -> {1}cdn.test"),
+        (
+            r"^(b|c)\.a\.x\.$",
+            0,
+            r"/(^(?:b|c)\.a\.x\.$)/ -> {1}cdn.test",
+        ),
+    ] {
+        let target = format!("{{{{ index .Match {group} }}}}cdn.test.");
+        check(
+            &block(".", &template("a.x:53", expression, &target)),
+            &[rule],
+            &[],
+            &[REGEX],
+        );
+    }
     // Where the end cannot be said, there is no rule.
     check(
         &block(

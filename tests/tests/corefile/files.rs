@@ -15,7 +15,10 @@ const LABELS: [&str; 12] = [
     "a", "b", "ab", "bus", "example", "svc", "cluster", "local", "lkc-1", "foo", "x-y", "9",
 ];
 /// Expressions, and how many groups each has.
-const MATCHES: [(&str, usize); 26] = [
+const MATCHES: [(&str, usize); 29] = [
+    (r"(.*)", 1),
+    (r"(.+)bus", 1),
+    (r"(.*?)\.(.*)", 2),
     (r"^.+\.bus\.example\.$", 0),
     (r"^.+[.]bus[.]example[.]?$", 0),
     (r"\.bus\.example\.$", 0),
@@ -144,6 +147,7 @@ fn template(random: &mut impl Rng, indent: &str) -> String {
             "up.target.",
             "in.{{ .Zone }}",
             "{{ .Zone }}target.",
+            "{{ index .Match 0 }}target.",
         ],
     )
     .to_owned();

@@ -17,18 +17,23 @@ pub fn convert(
     scope: &Scope<'_>,
     answer: &Answer,
 ) -> Result<Converted, String> {
+    let all = matched(text).ok_or_else(|| format!("`{text}` is too large when it is compiled"))?;
+    let beyond = all.without(scope.names());
+    // The whole match, where it is asked for, is one more group.
     let whole = answer
         .references()
         .any(|reference| *reference == Reference::Number(0));
-    let all = matched(text).ok_or_else(|| format!("`{text}` is too large when it is compiled"))?;
-    let beyond = all.without(scope.names());
-    let within = if scope.languages.is_empty(beyond.clone()) {
-        Some(text.to_owned())
-    } else if whole {
-        // What is added at the end would be a part of the match.
-        None
+    let (grouped, grouped_ast) = if whole {
+        let grouped = format!("({text})");
+        let ast = super::parse(&grouped)?;
+        (grouped, ast)
     } else {
-        restricted(text, ast, names, scope)
+        (text.to_owned(), ast.clone())
+    };
+    let within = if scope.languages.is_empty(beyond.clone()) {
+        Some(grouped)
+    } else {
+        restricted(&grouped, &grouped_ast, names, scope)
     };
     let within = within.ok_or_else(|| {
         format!(
@@ -69,13 +74,8 @@ fn with_used_groups(
     let mut rewritten = String::new();
     let mut copied = 0;
     let mut kept: Vec<Group> = Vec::new();
-    if whole {
-        kept.push(Group {
-            number: 0,
-            name: None,
-        });
-    }
-    for (group, opening) in groups.found {
+    for (mut group, opening) in groups.found {
+        group.number -= usize::from(whole);
         if group.is_used(answer) {
             kept.push(group);
         } else {
@@ -85,9 +85,6 @@ fn with_used_groups(
         }
     }
     rewritten.push_str(&text[copied..]);
-    if whole {
-        rewritten = format!("({rewritten})");
-    }
     Ok((rewritten, kept))
 }
 
@@ -131,6 +128,39 @@ struct End {
     /// Whether it says that the name ends there.
     anchored: bool,
     alternation: bool,
+    /// Whether every match begins where the name does, without saying so.
+    from_start: bool,
+}
+
+/// The part inside of groups, at the one end of what they hold.
+fn outermost<'a>(mut ast: &'a Ast, end: impl Fn(&'a [Ast]) -> Option<&'a Ast>) -> &'a Ast {
+    loop {
+        let inner = match ast {
+            Ast::Group(group) => Some(&*group.ast),
+            Ast::Concat(concat) => end(&concat.asts),
+            _ => None,
+        };
+        match inner {
+            Some(inner) => ast = inner,
+            None => return ast,
+        }
+    }
+}
+
+/// `.*` or `.+`.
+fn any_text(ast: &Ast) -> Option<&ast::Repetition> {
+    match ast {
+        Ast::Repetition(repetition)
+            if matches!(*repetition.ast, Ast::Dot(_))
+                && matches!(
+                    repetition.op.kind,
+                    RepetitionKind::ZeroOrMore | RepetitionKind::OneOrMore
+                ) =>
+        {
+            Some(repetition)
+        }
+        _ => None,
+    }
 }
 
 impl End {
@@ -141,28 +171,26 @@ impl End {
             may_be_empty: true,
             anchored: false,
             alternation: matches!(ast, Ast::Alternation(_)),
+            from_start: false,
         };
-        let Ast::Concat(concat) = ast else { return end };
-        let (parts, dot) = match &concat.asts[..] {
+        let all = match ast {
+            Ast::Concat(concat) => &concat.asts[..],
+            other => std::slice::from_ref(other),
+        };
+        let (parts, dot) = match all {
             [parts @ .., dot, last] if is_end(last) && is_dot(dot) => (parts, true),
             [parts @ .., last] if is_end(last) => (parts, false),
             parts => (parts, false),
         };
-        let anchored = parts.len() < concat.asts.len();
-        let Some(mut any) = parts.last() else {
-            return end;
-        };
-        while let Ast::Group(group) = any {
-            any = &group.ast;
-        }
-        if let Ast::Repetition(repetition) = any
-            && matches!(*repetition.ast, Ast::Dot(_))
+        let anchored = parts.len() < all.len();
+        // What begins by taking any text begins where the name does.
+        end.from_start = all
+            .first()
+            .is_some_and(|first| any_text(outermost(first, |asts| asts.first())).is_some());
+        let last = parts.last().map(|last| outermost(last, |asts| asts.last()));
+        if let Some(repetition) = last.and_then(any_text)
             // What takes the most takes the rest, whether or not that is said.
             && (anchored || repetition.greedy)
-            && matches!(
-                repetition.op.kind,
-                RepetitionKind::ZeroOrMore | RepetitionKind::OneOrMore
-            )
         {
             let span = repetition.span.start.offset..repetition.span.end.offset;
             debug_assert!(text.get(span.clone()).is_some());
@@ -176,14 +204,15 @@ impl End {
 
     /// The text with `rest` in the place of what took the rest of the name.
     fn spelled(&self, text: &str, rest: &str) -> String {
+        let start = if self.from_start { "^" } else { "" };
         match &self.rest {
             Some(span) => {
                 let end = if self.anchored { "" } else { "$" };
                 let (before, behind) = (&text[..span.start], &text[span.end..]);
-                format!("{before}(?:{rest}){behind}{end}")
+                format!("{start}{before}(?:{rest}){behind}{end}")
             }
             None if self.alternation => format!("(?:{text})(?:{rest})$"),
-            None => format!("{text}(?:{rest})$"),
+            None => format!("{start}{text}(?:{rest})$"),
         }
     }
 }

@@ -170,12 +170,12 @@ pub fn import(bytes: &[u8]) -> Import {
         import.leave_out(line, problem);
     }
     read(&found.documents, &mut import);
-    if !import.rules.is_empty() || !found.outside.is_empty() {
-        for (line, word) in found.outside {
-            import.warn(
-                line,
-                format!("`{word}` stands here, outside of the Corefile that was read"),
-            );
+    for (line, word) in found.outside {
+        let text = format!("`{word}` stands here, outside of the Corefile that was read");
+        if import.rules.is_empty() {
+            import.leave_out(line, text);
+        } else {
+            import.warn(line, text);
         }
     }
     if import.rules.is_empty() && import.notes.is_empty() {
@@ -185,15 +185,23 @@ pub fn import(bytes: &[u8]) -> Import {
     import
 }
 
-/// Says where the words stand that made nothing: in comments, or as other words than directives.
+/// Says where the words stand that made nothing: as something else than directives, as keys of YAML, or in comments.
 fn unread(text: &str, import: &mut Import) {
-    if let Some((line, word)) = source::commented(text).next() {
+    if let Some((line, word, _)) = source::mentions(text).find(|(.., is_key)| !is_key) {
+        import.leave_out(
+            line,
+            format!("`{word}` is not a directive here; {}", source::REMEDY),
+        );
+    } else if let Some((line, word, _)) = source::mentions(text).next() {
+        import.warn(
+            line,
+            format!("`{word}` is a key here, and nowhere a directive"),
+        );
+    } else if let Some((line, word)) = source::commented(text).next() {
         import.warn(
             line,
             format!("`{word}` stands in a comment, and nowhere as a directive"),
         );
-    } else if let Some((line, word, _)) = source::mentions(text).next() {
-        import.warn(line, format!("`{word}` is not a directive here"));
     }
 }
 

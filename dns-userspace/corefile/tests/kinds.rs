@@ -87,6 +87,23 @@ fn nothing_is_dropped_without_a_word() {
         let said = read.rules.len() + read.left_out.len() + read.warnings.len();
         assert!(said > 0, "{text}");
     }
+    // Words that are read as nothing are an error, unless they are in comments or keys of other things.
+    for text in [
+        "<html>\n template\n</html>",
+        ". {\n  forward . template\n}\n",
+        "just some text about a rewrite",
+        "data:\n  Corefile: |\n    . {\n    }\nplugins: [template]\n",
+    ] {
+        let read = read(text);
+        assert_eq!((read.rules.len(), read.left_out.len()), (0, 1), "{text}");
+    }
+    for text in [
+        ". {\n  errors # no template\n}\n",
+        "kind: Deployment\nspec:\n  template:\n    x: y\n---\ndata:\n  Corefile: |\n    . {\n    }\n",
+    ] {
+        let read = read(text);
+        assert_eq!((read.left_out.len(), read.warnings.len()), (0, 1), "{text}");
+    }
     // And nothing where the words are not.
     for text in [
         "",

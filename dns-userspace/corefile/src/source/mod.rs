@@ -11,7 +11,7 @@ use scalars::Scalar;
 /// Deepest nesting of one file in another.
 const MAX_DEPTH: usize = 4;
 /// What prints the Corefile itself.
-const REMEDY: &str = "kubectl -n kube-system get configmap coredns -o jsonpath='{.data.Corefile}' prints the Corefile alone";
+pub const REMEDY: &str = "kubectl -n kube-system get configmap coredns -o jsonpath='{.data.Corefile}' prints the Corefile alone";
 
 /// A Corefile, or a part of one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -252,7 +252,11 @@ fn is_comment(line: &str) -> bool {
 /// YAML key there, as that of a pod template is.
 pub fn mentions(text: &str) -> impl Iterator<Item = (usize, &'static str, bool)> {
     text.split('\n').enumerate().flat_map(|(index, line)| {
-        let code = if is_comment(line) { "" } else { line };
+        // A comment, unless what follows has line breaks that are still escaped.
+        let code = match line.find('#') {
+            Some(at) if !line[at..].contains("\\n") => &line[..at],
+            _ => line,
+        };
         ["template", "rewrite"].into_iter().filter_map(move |word| {
             let at = word_at(code, word)?;
             let is_key = code[at + word.len()..]

@@ -7,6 +7,8 @@ mod names;
 mod rewrites;
 mod templates;
 
+use std::collections::HashMap;
+
 use crate::language::{Languages, Set, Zone, matched};
 use crate::parser::{Block, Parsed, Place};
 use crate::rewrite::Rewrite;
@@ -39,6 +41,7 @@ pub fn rules(parsed: &Parsed, documents: &[Document], apart: bool, import: &mut 
         import,
         claims: Claims::default(),
         ruled: Vec::new(),
+        rewritten: HashMap::new(),
         ends: Vec::new(),
     };
     for missing in &parsed.missing {
@@ -102,8 +105,10 @@ struct Plan<'a> {
     apart: bool,
     import: &'a mut Import,
     claims: Claims,
-    /// The names that have a rule, and where it comes from.
+    /// The names that have the rule of a template, and where it comes from.
     ruled: Vec<(Place, Set)>,
+    /// The names that have the rule of a rewrite.
+    rewritten: HashMap<String, Place>,
     /// The names that rewrites end at.
     ends: Vec<(Place, String)>,
 }
@@ -317,11 +322,10 @@ impl Plan<'_> {
     /// Says where a rewrite's rule leads to a name that has a rule too: CoreDNS ends there.
     fn ends(&mut self) {
         for (place, name) in std::mem::take(&mut self.ends) {
-            let next = self
-                .ruled
-                .iter()
-                .find(|(other, set)| *other != place && set.has(&name));
-            if let Some(&(next, _)) = next {
+            let rewritten = self.rewritten.get(&name).copied();
+            let templated = || self.ruled.iter().find(|(_, set)| set.has(&name));
+            let next = rewritten.or_else(|| templated().map(|(place, _)| *place));
+            if let Some(next) = next.filter(|next| *next != place) {
                 let line = self.line(next);
                 self.warn(
                     place,

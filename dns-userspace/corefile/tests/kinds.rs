@@ -621,6 +621,7 @@ fn spellings_that_are_as_good() {
             &[CNAME],
         );
     }
+    check(&block(".", &format!("{KAFKA}{KAFKA}")), &[RULE], &[], &[]);
     check(&format!("kafka.example:53\n{KAFKA}"), &[RULE], &[], &[]);
     check(&format!("kafka.example\n{{\n{KAFKA}}}"), &[RULE], &[], &[]);
 }

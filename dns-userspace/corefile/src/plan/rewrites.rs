@@ -95,13 +95,7 @@ impl Plan<'_> {
             );
         }
         let set = only(from).unwrap_or(Set::All);
-        self.ruled.push((place, set.clone()));
-        self.claims.add(Claim {
-            zone: from.clone(),
-            set: set.clone(),
-            place,
-            taken: Taken::ByRule,
-        });
+        self.rewritten.insert(from.0.clone(), place);
         self.ends.push((place, name.clone()));
         self.push(
             place,

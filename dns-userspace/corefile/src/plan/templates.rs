@@ -9,6 +9,11 @@ use crate::language::{Set, Zone};
 use crate::parser::Place;
 use crate::template::Template;
 
+/// Most sets whose union is looked at: more would take too long, and are a warning.
+const MOST_TOGETHER: usize = 16;
+/// Most directives that a rule's warnings name as taking names from it.
+const MOST_NOTES: usize = 3;
+
 impl Plan<'_> {
     pub(super) fn template(&mut self, server: &Server<'_>, template: &Template) {
         let zones: Vec<Zone> = effective(server, template);
@@ -140,13 +145,21 @@ impl Plan<'_> {
         let mut all: Vec<Set> = Vec::new();
         let mut first: Option<String> = None;
         for claim in claims {
+            if claim.taken == Taken::ByRule {
+                all.push(claim.set.clone());
+                continue;
+            }
+            if notes.len() == MOST_NOTES {
+                continue;
+            }
             let line = self.line(claim.place);
+            let Some(note) = claim.takes_some(self.languages, names, line) else {
+                continue;
+            };
             let takes_all = claim.takes_all(self.languages, names);
             if takes_all && self.is_apart(&claim, place) {
                 notes.push(elsewhere(line));
-                continue;
-            }
-            if takes_all {
+            } else if takes_all {
                 let (text, conditional) = claim.covers(line);
                 let is_there = converted
                     .as_ref()
@@ -157,16 +170,16 @@ impl Plan<'_> {
                     self.warn(template.place, text);
                 }
                 return 0;
-            }
-            if claim.takes_surely() {
-                all.push(claim.set.clone());
-            }
-            if let Some(note) = claim.takes_some(self.languages, names, line) {
+            } else {
+                if claim.takes_surely() {
+                    all.push(claim.set.clone());
+                }
                 first.get_or_insert(claim.covers(line).0);
                 notes.push(note);
             }
         }
         if let Some(text) = first
+            && all.len() <= MOST_TOGETHER
             && self.languages.is_within(names, &Set::Or(all))
         {
             self.warn(template.place, text);

@@ -5,6 +5,7 @@
 //! no I/O; modules that touch the kernel or the network are thin. [`app`] puts them together.
 
 pub mod app;
+mod cgroup;
 pub mod cli;
 pub mod config;
 pub mod datapath;

@@ -3,10 +3,17 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use gregor::config;
-use gregor::rules::MatchSpec;
-use gregor::rules::corefile::{Import, NoteKind, import};
+use gregor::rules::corefile::{self, Import, NoteKind};
+use gregor::rules::{Budget, MatchSpec};
+
+/// As much memory as there is for the rules of a Corefile on the smallest node, and no limit of time: what is too much must
+/// not depend on the machine.
+fn import(bytes: &[u8]) -> Import {
+    corefile::import(bytes, &Budget::new(Duration::from_secs(3600), 16 << 20))
+}
 
 fn rules(import: &Import) -> Vec<String> {
     import
@@ -38,9 +45,9 @@ fn corefiles_become_what_is_expected() {
         }
         count += 1;
         let name = path.file_name().expect("a file").display().to_string();
-        let text = fs::read_to_string(&path).expect("a readable file");
+        let bytes = fs::read(&path).expect("a readable file");
         let expected = fs::read_to_string(path.with_extension("expected")).expect("expectations");
-        let import = import(&text);
+        let import = import(&bytes);
 
         let expected_rules: Vec<&str> = expected
             .lines()
@@ -79,13 +86,13 @@ fn corefiles_become_what_is_expected() {
         }
     }
     assert!(wrong.is_empty(), "{wrong}");
-    assert!(count >= 15, "only {count} Corefiles");
+    assert!(count >= 50, "only {count} Corefiles");
 }
 
 #[test]
 fn the_block_of_the_article_is_the_documented_rule() {
     let text = include_str!("../../tests/corpus/corefile/article.corefile");
-    let import = import(text);
+    let import = import(text.as_bytes());
     assert!(
         import
             .notes
@@ -95,8 +102,41 @@ fn the_block_of_the_article_is_the_documented_rule() {
     assert_eq!(import.left_out(), 0);
     assert_eq!(
         import.to_toml(),
-        "# line 1 of the Corefile\n[[rule]]\nname = \"template-1\"\n\
+        "# line 1 of the Corefile\n[[rule]]\nname = \"template-svc.cluster.local-26714590\"\n\
          match = \"*.aws.private.kafka.managed.{namespace}.svc.cluster.local\"\n\
          cname = \"kafka-upstream.{namespace}.svc.cluster.local\"\nttl = 60\n"
     );
+}
+
+#[test]
+fn imports_can_stand_in_one_file() {
+    let template = |target: &str| {
+        format!(
+            ".:53 {{\n  template IN ANY a.example {{\n    match ^.+\\.{target}\\.a\\.example\\.$\n    answer \"{{{{ .Name }}}} 60 IN CNAME {target}.test.\"\n    fallthrough\n  }}\n  rewrite name exact {target}.example {target}.test\n}}\n"
+        )
+    };
+    let file = |imports: &[&Import]| {
+        let mut text = "[intercept]\nservers = [\"10.0.0.10\"]\n".to_owned();
+        for import in imports {
+            text += &import.to_toml();
+        }
+        text
+    };
+    // The same zones and lines, as copies of one file for several clusters have them.
+    let imports: Vec<Import> = ["one", "two", "three"]
+        .iter()
+        .map(|target| import(template(target).as_bytes()))
+        .collect();
+    let all: Vec<&Import> = imports.iter().collect();
+    let (config, _, _) = config::compile(Path::new("x.toml"), &file(&all)).expect("they fit");
+    assert_eq!(config.rules.len(), 6);
+    // Of a rule that comes twice, one is to be removed.
+    let twice = file(&[&imports[0], &imports[0]]);
+    let errors = config::compile(Path::new("x.toml"), &twice).expect_err("each rule comes twice");
+    let text = errors.to_string();
+    assert!(
+        text.contains("of a rule that was imported twice, remove one"),
+        "{text}"
+    );
+    assert!(text.contains("the same rule as"), "{text}");
 }

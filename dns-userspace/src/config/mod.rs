@@ -17,7 +17,7 @@ use toml::de::{DeTable, DeValue};
 
 pub use diagnostic::{ConfigErrors, Diagnostic};
 
-use crate::rules::{Complaint, DEFAULT_TTL, Key, MAX_TTL, MatchSpec, RuleSet, RuleSpec};
+use crate::rules::{Budget, Complaint, DEFAULT_TTL, Key, MAX_TTL, MatchSpec, RuleSet, RuleSpec};
 use diagnostic::Source;
 use reader::{At, Reader, Section, address};
 
@@ -251,9 +251,18 @@ pub fn compile(
     path: &Path,
     text: &str,
 ) -> Result<(Config, RuleSet, Vec<Diagnostic>), ConfigErrors> {
+    compile_within(path, text, &Budget::of_this_process())
+}
+
+/// [`compile`], with this budget for the compilation of the rules.
+pub fn compile_within(
+    path: &Path,
+    text: &str,
+    budget: &Budget,
+) -> Result<(Config, RuleSet, Vec<Diagnostic>), ConfigErrors> {
     let (config, mut errors) = Config::read(path, text);
     let source = Source { file: path, text };
-    match RuleSet::compile_for(&config.rules, &config.terms()) {
+    match RuleSet::compile_within(&config.rules, &config.terms(), budget) {
         Ok(rules) if errors.is_empty() => {
             let mut warnings = config.warnings.clone();
             warnings.extend(
@@ -968,5 +977,34 @@ ttl   = 60
         );
         assert!(lines[2].starts_with("dir/g.toml:5:11: answer.max_ttl: expected a duration"));
         assert!(lines[3].starts_with("dir/g.toml:8:9: rule.match: a label is empty"));
+    }
+
+    #[test]
+    fn rules_that_cost_too_much_are_refused_at_the_line_of_the_costliest() {
+        let mut text = DESIGN.to_owned();
+        for (name, regex) in [
+            ("one", ".*ads.*pixel.*"),
+            ("two", "track.*beacon"),
+            ("three", "^.*metric.*stat.*"),
+            ("four", "click.*[0-9].*promo"),
+            ("five", r"^banner\.example\.org\.$"),
+        ] {
+            text += &format!("[[rule]]\nname = '{name}'\nregex = '{regex}'\ncname = 'sink.test'\n");
+        }
+        let small = Budget::new(Duration::from_secs(3600), 256 << 10);
+        let errors = compile_within(Path::new("x.toml"), &text, &small).unwrap_err();
+        let [error] = &errors.0[..] else {
+            panic!("{errors}");
+        };
+        let message = error.to_string();
+        for part in ["rule.regex", "cost most", "`four`"] {
+            assert!(message.contains(part), "{message}");
+        }
+        assert!(
+            !message.contains("`kafka`") && !message.contains("`five`"),
+            "{message}"
+        );
+        let line = text.lines().nth(error.line - 1).unwrap_or_default();
+        assert!(line.starts_with("regex = '"), "{line}");
     }
 }

@@ -5,6 +5,7 @@ use std::{fs, path::Path};
 use caps::{CapSet, Capability, CapsHashSet};
 
 use super::memlock::{Memlock, raise_memlock};
+use crate::cgroup;
 
 /// The capabilities that gregor needs. CAP_SYS_ADMIN is good for the first two.
 const NEEDED: [(&str, Capability, bool); 4] = [
@@ -40,7 +41,7 @@ impl Node {
                 .is_ok_and(|map| !is_initial(&map)),
             memlock: raise_memlock(),
             has_btf: Path::new("/sys/kernel/btf/vmlinux").exists(),
-            memory_limit: memory_limit(),
+            memory_limit: cgroup::memory_limit(),
             lockdown: fs::read_to_string("/sys/kernel/security/lockdown")
                 .ok()
                 .and_then(|text| lockdown(&text)),
@@ -80,43 +81,6 @@ fn lockdown(text: &str) -> Option<String> {
     (mode != "none").then(|| mode.to_owned())
 }
 
-/// The lowest limit of this process's cgroup and those above it, as far as they are to be seen.
-fn memory_limit() -> Option<u64> {
-    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
-    groups
-        .lines()
-        .filter_map(place)
-        .flat_map(|(root, path, file)| {
-            let directory = Path::new(root).join(path.trim_start_matches('/'));
-            directory
-                .ancestors()
-                .take_while(|directory| directory.starts_with(root))
-                .filter_map(|directory| fs::read_to_string(directory.join(file)).ok())
-                .filter_map(|text| limit(&text))
-                .collect::<Vec<_>>()
-        })
-        .min()
-}
-
-/// Root, path and file of a line of /proc/self/cgroup that limits memory: of cgroup v2, or of v1's memory controller.
-fn place(line: &str) -> Option<(&'static str, &str, &'static str)> {
-    let (_, rest) = line.split_once(':')?;
-    let (controllers, path) = rest.split_once(':')?;
-    if controllers.is_empty() {
-        return Some(("/sys/fs/cgroup", path, "memory.max"));
-    }
-    controllers
-        .split(',')
-        .any(|controller| controller == "memory")
-        .then_some(("/sys/fs/cgroup/memory", path, "memory.limit_in_bytes"))
-}
-
-/// `max`, and what v1 says for it, are no limit.
-fn limit(text: &str) -> Option<u64> {
-    let bytes = text.trim().parse().ok()?;
-    (bytes < 1 << 60).then_some(bytes)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -143,21 +107,5 @@ mod tests {
             Some("confidentiality")
         );
         assert_eq!(lockdown(""), None);
-    }
-
-    #[test]
-    fn limits_of_cgroups() {
-        assert_eq!(
-            place("0::/kubepods.slice/pod1"),
-            Some(("/sys/fs/cgroup", "/kubepods.slice/pod1", "memory.max"))
-        );
-        assert_eq!(
-            place("7:memory:/docker/1").map(|(_, _, file)| file),
-            Some("memory.limit_in_bytes")
-        );
-        assert_eq!(place("3:cpu,cpuacct:/"), None);
-        assert_eq!(limit("268435456\n"), Some(268_435_456));
-        assert_eq!(limit("max\n"), None);
-        assert_eq!(limit("9223372036854771712\n"), None);
     }
 }

@@ -18,7 +18,7 @@ pub(super) fn duplicates(names: &[&str], rules: &[(usize, Rule)]) -> Vec<Complai
                 index,
                 Key::Name,
                 format!("`{name}` is the name of rule {} too", first + 1),
-                "give every rule a name of its own",
+                "give every rule a name of its own; of a rule that was imported twice, remove one",
             ));
         } else {
             by_name.insert(name, index);

@@ -1,15 +1,8 @@
-//! From CoreDNS's `template` and `rewrite` to rules. What a rule cannot say is left out with its line and the reason;
-//! nothing is guessed. Knows the Corefile's syntax and these two plugins; the others are none of its business.
+//! From a CoreDNS Corefile to rules of a configuration: what the library `corefile` makes of it, as far as the rules compile.
 
-mod answer;
-mod expression;
-mod syntax;
+pub use ::corefile::{Note, NoteKind};
 
-use std::fmt;
-
-use super::{DEFAULT_TTL, MAX_TTL, MatchSpec, RuleSet, RuleSpec};
-use answer::Answer;
-use syntax::Statement;
+use super::{Budget, Complaint, MatchSpec, RuleSet, RuleSpec};
 
 /// What a Corefile became.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,33 +17,6 @@ pub struct Import {
 pub struct Imported {
     pub line: usize,
     pub rule: RuleSpec,
-}
-
-/// Something to know about a line.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Note {
-    /// From 1.
-    pub line: usize,
-    pub kind: NoteKind,
-    pub text: String,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NoteKind {
-    /// The rule says nearly the same; the text says what differs.
-    Warning,
-    /// There is no rule for it; the text says why.
-    LeftOut,
-}
-
-impl fmt::Display for Note {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = match self.kind {
-            NoteKind::Warning => "warning",
-            NoteKind::LeftOut => "not imported",
-        };
-        write!(out, "{}: {kind}: {}", self.line, self.text)
-    }
 }
 
 impl Import {
@@ -86,18 +52,6 @@ impl Import {
         }
         text
     }
-
-    fn warn(&mut self, line: usize, text: impl Into<String>) {
-        self.note(line, NoteKind::Warning, text.into());
-    }
-
-    fn leave_out(&mut self, line: usize, text: impl Into<String>) {
-        self.note(line, NoteKind::LeftOut, text.into());
-    }
-
-    fn note(&mut self, line: usize, kind: NoteKind, text: String) {
-        self.notes.push(Note { line, kind, text });
-    }
 }
 
 fn quoted(text: &str) -> String {
@@ -110,312 +64,98 @@ fn quoted(text: &str) -> String {
     }
 }
 
-/// Reads a Corefile, or a part of one, or a Helm template of one.
-pub fn import(text: &str) -> Import {
-    let mut import = Import::default();
-    let (text, helm) = syntax::without_helm(text);
-    match syntax::parse(&text) {
-        Ok(statements) => {
-            for statement in &statements {
-                top_level(&mut import, statement, helm);
-            }
-        }
-        Err(error) => import.leave_out(error.line, error.problem),
-    }
-    check_together(&mut import);
-    import.notes.sort_by_key(|note| note.line);
-    import.notes.dedup();
-    import
-}
-
-fn top_level(import: &mut Import, statement: &Statement, helm: bool) {
-    let first = statement.word(0);
-    if matches!(first, "template" | "rewrite" | "import") {
-        directive(import, statement, &[".".to_owned()], helm);
-        return;
-    }
-    let Some(body) = &statement.block else { return };
-    if first.starts_with('(') {
-        if contains(body, &["template", "rewrite"]) {
-            import.leave_out(
-                statement.line,
-                format!("the snippet {first} is not followed: import what it expands to"),
-            );
-        }
-        return;
-    }
-    let zones: Vec<String> = statement
-        .words
-        .iter()
-        .flat_map(|word| word.split(','))
-        .filter(|key| !key.is_empty())
-        .map(server_zone)
-        .collect();
-    for inner in body {
-        directive(import, inner, &zones, helm);
-    }
-}
-
-fn contains(statements: &[Statement], names: &[&str]) -> bool {
-    statements.iter().any(|statement| {
-        names.contains(&statement.word(0))
-            || statement
-                .block
-                .as_deref()
-                .is_some_and(|block| contains(block, names))
-    })
-}
-
-/// The zone of a server block's key, as in `dns://example.org:53`.
-fn server_zone(key: &str) -> String {
-    let key = key.split_once("://").map_or(key, |(_, rest)| rest);
-    let zone = match key.rsplit_once(':') {
-        Some((zone, port)) if port.bytes().all(|b| b.is_ascii_digit()) => zone,
-        _ => key,
-    };
-    normal_zone(zone)
-}
-
-/// Lower case, without the final dot; "." for the root.
-fn normal_zone(zone: &str) -> String {
-    let zone = zone.strip_suffix('.').unwrap_or(zone).to_ascii_lowercase();
-    if zone.is_empty() {
-        ".".to_owned()
-    } else {
-        zone
-    }
-}
-
-fn directive(import: &mut Import, statement: &Statement, zones: &[String], helm: bool) {
-    match statement.word(0) {
-        "template" => template(import, statement, zones, helm),
-        "rewrite" => rewrite(import, statement),
-        "import" => import.leave_out(
-            statement.line,
-            format!(
-                "`import {}` is not followed: import that file or snippet by itself",
-                statement.word(1)
-            ),
-        ),
-        _ => {}
-    }
-}
-
-fn rewrite(import: &mut Import, statement: &Statement) {
-    let line = statement.line;
-    let mut words: Vec<&str> = statement.words[1..].iter().map(String::as_str).collect();
-    if let Some(&("stop" | "continue")) = words.first() {
-        words.remove(0);
-    }
-    let (from, to) = match (&words[..], &statement.block) {
-        (["name", "exact", from, to], None) => (*from, *to),
-        (["name", from, to], None) => (*from, *to),
-        _ => {
-            import.leave_out(
-                line,
-                "of `rewrite` only `name exact FROM TO` can be said by a rule",
-            );
-            return;
-        }
-    };
-    if from.contains('{') || to.contains('{') {
-        import.leave_out(line, "variables in `rewrite` cannot be said by a rule");
-        return;
-    }
-    import.warn(
-        line,
-        "`rewrite` answers under the name that was asked; the rule answers with a CNAME to the other name",
-    );
-    import.rules.push(Imported {
-        line,
-        rule: RuleSpec {
-            name: format!("rewrite-{line}"),
-            matches: MatchSpec::Pattern(normal_zone(from)),
-            cname: normal_zone(to),
-            ttl_seconds: DEFAULT_TTL,
-            follow: false,
-        },
-    });
-}
-
-fn template(import: &mut Import, statement: &Statement, server_zones: &[String], helm: bool) {
-    let line = statement.line;
-    match class_and_type(statement) {
-        Ok(()) => {}
-        Err(reason) => return import.leave_out(line, reason),
-    }
-    let mut zones: Vec<String> = statement
-        .words
-        .iter()
-        .skip(3)
-        .map(|z| normal_zone(z))
-        .collect();
-    if zones.is_empty() {
-        zones = server_zones.to_vec();
-    }
-    if let Some(zone) = zones.iter().find(|zone| zone.contains(['{', '/'])) {
-        return import.leave_out(line, format!("the zone `{zone}` is not a plain name"));
-    }
-    let mut matches: Vec<(usize, &str)> = Vec::new();
-    let mut answers: Vec<(usize, &str)> = Vec::new();
-    let mut falls_through = false;
-    for part in statement.block.as_deref().unwrap_or_default() {
-        let arguments = part.words[1..]
-            .iter()
-            .map(|word| (part.line, word.as_str()));
-        match part.word(0) {
-            "match" => matches.extend(arguments),
-            "answer" => answers.extend(arguments),
-            "fallthrough" if part.words.len() == 1 => falls_through = true,
-            "fallthrough" => {}
-            "upstream" => {}
-            "rcode" if part.word(1).eq_ignore_ascii_case("NOERROR") => {}
-            other @ ("additional" | "authority" | "rcode" | "ederror") => {
-                return import.leave_out(
-                    part.line,
-                    format!("`{other}`: a rule's answer is one CNAME and what it leads to"),
-                );
-            }
-            other => return import.leave_out(part.line, format!("unknown property `{other}`")),
-        }
-    }
-    let &[(answer_line, answer)] = &answers[..] else {
-        return import.leave_out(
-            line,
-            format!("{} answers: a rule's answer is one CNAME", answers.len()),
-        );
-    };
-    let answer = match Answer::parse(answer) {
-        Ok(answer) => answer,
-        Err(reason) => return import.leave_out(answer_line, reason),
-    };
-    if !falls_through {
-        import.warn(
-            line,
-            "without `fallthrough` CoreDNS refuses the zone's other names; gregor lets them pass",
-        );
-    }
-    let ttl_seconds = answer.ttl.clamp(1, MAX_TTL);
-    if ttl_seconds != answer.ttl {
-        import.warn(
-            answer_line,
-            format!("a TTL of {} becomes {ttl_seconds}", answer.ttl),
-        );
-    }
-    let implied = matches.is_empty();
-    if implied {
-        matches.push((line, ".*"));
-    }
-    let several = matches.len() > 1 || zones.len() > 1;
-    let mut number = 0;
-    for (match_line, text) in matches {
-        let text = match unescaped(text, helm) {
-            Ok((text, halved)) => {
-                if halved {
-                    import.warn(
-                        match_line,
-                        "`\\\\` is read as `\\`, as Helm's escaping means it",
-                    );
+/// Reads a Corefile, a part of one, or a file that has one in it; `budget` is for the compilation of its rules.
+pub fn import(bytes: &[u8], budget: &Budget) -> Import {
+    let mut read = ::corefile::import(bytes);
+    loop {
+        let rules: Vec<Imported> = read.rules.iter().map(imported).collect();
+        let complaints = match compile(&rules, budget) {
+            Ok(warnings) => {
+                for warning in warnings {
+                    let line = rules[warning.rule].line;
+                    read.warn(line, format!("as a rule, {}", warning.problem));
                 }
-                text
-            }
-            Err(reason) => {
-                import.leave_out(match_line, reason);
-                continue;
-            }
-        };
-        match expression::convert(&text, &zones, &answer) {
-            Ok(converted) => {
-                for warning in converted.warnings {
-                    import.warn(match_line, warning);
-                }
-                for (matches, cname) in converted.rules {
-                    number += 1;
-                    let name = if several || number > 1 {
-                        format!("template-{line}-{number}")
-                    } else {
-                        format!("template-{line}")
-                    };
-                    import.rules.push(Imported {
-                        line,
-                        rule: RuleSpec {
-                            name,
-                            matches,
-                            cname,
-                            ttl_seconds,
-                            follow: true,
-                        },
-                    });
-                }
-            }
-            Err(reason) => import.leave_out(match_line, reason),
-        }
-    }
-}
-
-fn class_and_type(statement: &Statement) -> Result<(), String> {
-    let (class, qtype) = (statement.word(1), statement.word(2));
-    if class.is_empty() || qtype.is_empty() {
-        return Err("`template` needs a class and a type".to_owned());
-    }
-    if !class.eq_ignore_ascii_case("IN") {
-        return Err(format!("class {class}: rules are for class IN"));
-    }
-    if !qtype.eq_ignore_ascii_case("ANY") {
-        return Err(format!(
-            "only for type {qtype}: a rule answers every type of query for a name"
-        ));
-    }
-    Ok(())
-}
-
-/// The expression without the backslashes that Helm's escaping doubles, and whether there were any.
-fn unescaped(text: &str, helm: bool) -> Result<(String, bool), String> {
-    if !text.contains(r"\\") {
-        return Ok((text.to_owned(), false));
-    }
-    if helm {
-        return Ok((text.replace(r"\\", r"\"), true));
-    }
-    Err(
-        "`\\\\` is a literal backslash to CoreDNS, which no name shows before a dot; write `\\.` for a dot"
-            .to_owned(),
-    )
-}
-
-/// Leaves out what does not compile, alone or with the others.
-fn check_together(import: &mut Import) {
-    while !import.rules.is_empty() {
-        let specs: Vec<RuleSpec> = import.rules.iter().map(|rule| rule.rule.clone()).collect();
-        let complaints = match RuleSet::compile(&specs) {
-            Ok(rules) => {
-                for warning in rules.warnings() {
-                    let line = import.rules[warning.rule].line;
-                    import.warn(line, format!("as a rule, {}", warning.problem));
-                }
-                return;
+                read.sort_notes();
+                return Import {
+                    rules,
+                    notes: read.notes,
+                };
             }
             Err(complaints) => complaints,
         };
-        let mut bad: Vec<usize> = Vec::new();
-        for complaint in complaints {
-            let at = complaint.rule.min(import.rules.len() - 1);
-            let line = import.rules[at].line;
-            import.leave_out(
-                line,
+        let mut bad = refused(&rules, &complaints);
+        if budget.check_time().is_err() {
+            bad.extend(expressions(&rules, &bad));
+        }
+        read.take_out(&bad);
+    }
+}
+
+fn imported(rule: &::corefile::Rule) -> Imported {
+    Imported {
+        line: rule.line,
+        rule: RuleSpec {
+            name: rule.name.clone(),
+            matches: match &rule.matches {
+                ::corefile::Matches::Pattern(text) => MatchSpec::Pattern(text.clone()),
+                ::corefile::Matches::Regex(text) => MatchSpec::Regex(text.clone()),
+            },
+            cname: rule.cname.clone(),
+            ttl_seconds: rule.ttl_seconds,
+            follow: rule.follow,
+        },
+    }
+}
+
+/// What there is to say about the rules when they are compiled together.
+fn compile(rules: &[Imported], budget: &Budget) -> Result<Vec<Complaint>, Vec<Complaint>> {
+    let specs: Vec<RuleSpec> = rules.iter().map(|rule| rule.rule.clone()).collect();
+    // Without expressions, what was made in time compiles in time.
+    let has_expressions = specs
+        .iter()
+        .any(|spec| matches!(spec.matches, MatchSpec::Regex(_)));
+    let compiled = if has_expressions {
+        RuleSet::compile_within(&specs, "", budget)
+    } else {
+        RuleSet::compile(&specs)
+    };
+    compiled.map(|rules| rules.warnings().to_vec())
+}
+
+/// The rules that there are complaints about, at least one, with the reasons.
+fn refused(rules: &[Imported], complaints: &[Complaint]) -> Vec<(usize, String)> {
+    let mut bad = Vec::new();
+    for complaint in complaints {
+        for at in complaint.others.iter().chain([&complaint.rule]) {
+            bad.push((
+                (*at).min(rules.len().saturating_sub(1)),
                 format!(
                     "as a rule, {}: {}; {}",
                     complaint.key.as_str(),
                     complaint.problem,
                     complaint.remedy
                 ),
-            );
-            bad.push(at);
+            ));
         }
-        let mut index = 0;
-        import.rules.retain(|_| {
-            index += 1;
-            !bad.contains(&(index - 1))
-        });
     }
+    bad
+}
+
+/// The other expressions, where no time is left to find out which of them are too many.
+fn expressions(rules: &[Imported], bad: &[(usize, String)]) -> Vec<(usize, String)> {
+    rules
+        .iter()
+        .enumerate()
+        .filter(|(at, rule)| {
+            matches!(rule.rule.matches, MatchSpec::Regex(_))
+                && !bad.iter().any(|(other, _)| other == at)
+        })
+        .map(|(at, _)| {
+            (
+                at,
+                "the expressions of this file take too long to compile together: import it in parts"
+                    .to_owned(),
+            )
+        })
+        .collect()
 }

@@ -5,8 +5,10 @@
 //! CoreDNS's `template` does it: unanchored, on the lower-cased name with its final dot; its `cname` uses groups as
 //! `{1}` or, where they are named (`(?P<namespace>…)`), as `{namespace}`. The first rule that matches wins.
 
+mod budget;
 mod check;
 pub mod corefile;
+mod costs;
 mod ids;
 mod lone;
 mod pattern;
@@ -23,10 +25,12 @@ use dns_common::{
 };
 use hickory_proto::rr::Name;
 
+pub use budget::Budget;
 pub use pattern::{MAX_LABEL, MAX_NAME, NAMESPACE};
 pub use table::Table;
 
 use crate::resolve::wire_name;
+use budget::Spent;
 use pattern::{Pattern, PatternLabel, Problem, Template};
 use regex::RegexMatcher;
 
@@ -92,6 +96,8 @@ pub struct Complaint {
     pub key: Key,
     pub problem: String,
     pub remedy: String,
+    /// Other rules that have the same part in it.
+    pub others: Vec<usize>,
 }
 
 impl Complaint {
@@ -101,6 +107,7 @@ impl Complaint {
             key,
             problem: problem.into(),
             remedy: remedy.into(),
+            others: Vec::new(),
         }
     }
 }
@@ -155,13 +162,18 @@ pub struct Match {
 }
 
 impl RuleSet {
-    /// Compiles rules, or says everything that is wrong with them.
+    /// Compiles rules within what this process may spend, or says everything that is wrong with them.
     pub fn compile(specs: &[RuleSpec]) -> Result<Self, Vec<Complaint>> {
-        Self::compile_for(specs, "")
+        Self::compile_within(specs, "", &Budget::of_this_process())
     }
 
-    /// The same where answers depend on more than their rule: ids are others where `terms` are.
-    pub fn compile_for(specs: &[RuleSpec], terms: &str) -> Result<Self, Vec<Complaint>> {
+    /// Compiles rules, or says everything that is wrong with them. Where they take more than the budget, the complaints are
+    /// about the rules that cost most. Ids are others where `terms` are: what answers depend on beside their rule.
+    pub fn compile_within(
+        specs: &[RuleSpec],
+        terms: &str,
+        budget: &Budget,
+    ) -> Result<Self, Vec<Complaint>> {
         let mut complaints = Vec::new();
         if specs.len() > dfa::MAX_RULES {
             return Err(vec![Complaint::new(
@@ -177,7 +189,9 @@ impl RuleSet {
         let mut rules = Vec::with_capacity(specs.len());
         let mut languages = Vec::with_capacity(specs.len());
         for (index, spec) in specs.iter().enumerate() {
-            if let Some((rule, language)) = Rule::compile(index, spec, terms, &mut complaints) {
+            if let Some((rule, language)) =
+                Rule::compile(index, spec, terms, budget, &mut complaints)
+            {
                 rules.push((index, rule));
                 languages.push(language);
             }
@@ -195,14 +209,8 @@ impl RuleSet {
             complaints.sort_by_key(|complaint| complaint.rule);
             return Err(complaints);
         }
-        let built = table::build(&languages).map_err(|table::TooLarge| {
-            vec![Complaint::new(
-                0,
-                rules.first().map_or(Key::Match, |(_, rule)| rule.key()),
-                "the rules together need too large a table",
-                "use fewer rules, and `match` in the place of `regex` where it can say the same",
-            )]
-        })?;
+        let built = table::build(&languages, budget)
+            .map_err(|spent| vec![costs::too_costly(&rules, &languages, budget, spent)])?;
         let rules: Vec<Rule> = rules.into_iter().map(|(_, rule)| rule).collect();
         let warnings = warnings(&rules, &built.reached);
         let patterns: Vec<Option<&Pattern>> = rules
@@ -346,6 +354,7 @@ impl Rule {
         index: usize,
         spec: &RuleSpec,
         terms: &str,
+        budget: &Budget,
         complaints: &mut Vec<Complaint>,
     ) -> Option<(Self, regex_syntax::hir::Hir)> {
         let before = complaints.len();
@@ -377,12 +386,16 @@ impl Rule {
             }),
             MatchSpec::Regex(text) => RegexMatcher::parse(text)
                 .and_then(|(regex, language)| {
-                    table::check_size(&language).map_err(|table::TooLarge| {
-                        Problem::new(
-                            "the expression needs too large a table",
-                            "use smaller repetition counts and fewer `.*`, or split the rule",
-                        )
-                    })?;
+                    match table::check_size(&language, budget) {
+                        // Then all the rules take too long, which is said once.
+                        Ok(()) | Err(Spent::Time) => {}
+                        Err(Spent::Memory | Spent::Table) => {
+                            return Err(Problem::new(
+                                "the expression needs too large a table",
+                                "use smaller repetition counts and fewer `.*`, or split the rule",
+                            ));
+                        }
+                    }
                     let captures = regex.groups().map(|name| name.map(str::to_owned)).collect();
                     Ok((Matcher::Regex(Box::new(regex)), captures, language))
                 })
@@ -665,6 +678,8 @@ fn warnings(rules: &[Rule], reached: &[bool]) -> Vec<Complaint> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn spec(name: &str, pattern: &str, cname: &str) -> RuleSpec {
@@ -861,6 +876,74 @@ mod tests {
         let complaints = RuleSet::compile(&same_name).unwrap_err();
         assert_eq!(complaints[0].key, Key::Name);
         assert_eq!(complaints[0].rule, 1);
+    }
+
+    /// Rules that each multiply the states of the others: letters in between, in any label.
+    fn loose(count: usize) -> Vec<RuleSpec> {
+        const WORDS: [&str; 13] = [
+            "ads", "pixel", "track", "beacon", "metric", "stat", "click", "count", "banner",
+            "promo", "spy", "tag", "log",
+        ];
+        (0..count)
+            .map(|n| {
+                let regex = match n % 3 {
+                    0 => format!("/.*{}.*{}.*", WORDS[n], WORDS[(n + 4) % 13]),
+                    1 => format!("/{}.*{}", WORDS[n], WORDS[(n + 2) % 13]),
+                    _ => format!("/^.*{}[0-9]*.*{}.*$", WORDS[n], WORDS[(n + 7) % 13]),
+                };
+                spec(&format!("loose{n}"), &regex, "sink.test")
+            })
+            .collect()
+    }
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    #[test]
+    fn loose_expressions_are_refused_within_the_budget() {
+        let mut specs = vec![spec("kafka", KAFKA.0, KAFKA.1)];
+        specs.extend(loose(12));
+        specs.push(spec(
+            "anchored",
+            r"/^lkc-[a-z0-9]+\.example\.org\.$",
+            "x.test",
+        ));
+        for (budget, said) in [
+            (Budget::new(HOUR, 4 << 20), "more than 4 MiB"),
+            (Budget::new(Duration::ZERO, 128 << 20), "more than 0s"),
+        ] {
+            let complaints = RuleSet::compile_within(&specs, "", &budget).unwrap_err();
+            let [complaint] = &complaints[..] else {
+                panic!("{complaints:?}");
+            };
+            assert!(complaint.problem.contains(said), "{complaint}");
+            // Three of the loose ones are named, and none that adds little.
+            assert_eq!(
+                complaint.problem.matches("`loose").count(),
+                3,
+                "{complaint}"
+            );
+            assert!(!complaint.problem.contains("anchored"), "{complaint}");
+            assert_eq!(complaint.others.len(), 2);
+            assert!(specs[complaint.rule].name.starts_with("loose"));
+        }
+        // As many as there is room for are fine.
+        for count in 1..=3 {
+            RuleSet::compile_within(&loose(count), "", &Budget::new(HOUR, 32 << 20)).unwrap();
+        }
+    }
+
+    #[test]
+    fn patterns_that_are_too_many_are_refused_without_naming_any() {
+        let specs = testing::realistic_rules(2000);
+        let complaints =
+            RuleSet::compile_within(&specs, "", &Budget::new(HOUR, 1 << 20)).unwrap_err();
+        assert_eq!(complaints.len(), 1);
+        assert!(
+            complaints[0].problem.ends_with("1 MiB to compile"),
+            "{}",
+            complaints[0]
+        );
+        assert!(complaints[0].remedy.contains("fewer rules"));
     }
 
     #[test]

@@ -12,13 +12,16 @@ use dns_common::dfa::{
     self, ANY_LABELS, AT_END, FIRST_CLASS, HEAD_WORDS, HEADS, Head, LiteralWord, MAX_RULES,
     SEPARATOR, TABLE_LEN, TAIL, TAIL_WORDS, Tail,
 };
-use regex_automata::dfa::{Automaton, StartKind, dense};
+use regex_automata::hybrid::{
+    LazyStateID,
+    dfa::{Cache, DFA},
+};
 use regex_automata::nfa::thompson::{self, WhichCaptures};
-use regex_automata::util::primitives::StateID;
 use regex_automata::util::start;
 use regex_automata::{Anchored, MatchKind};
 use regex_syntax::hir::Hir;
 
+use super::budget::{Budget, Spent};
 use super::pattern::{Pattern, PatternLabel};
 use super::regex::{class, repeat};
 
@@ -26,8 +29,11 @@ use super::regex::{class, repeat};
 const DEAD: Index = 0;
 /// Above every state: one transition never leaves the table.
 const MAX_STATE: usize = TABLE_LEN - 256;
-/// Most memory for the automaton that the table is made from.
-const AUTOMATON_BYTES: usize = 1 << 30;
+/// With more steps between states than these, there is no room in the table: dead ends, cases of letters and ends of names
+/// that are compared as a whole take some away, but not so many.
+const MOST_STEPS: usize = 8 * TABLE_LEN;
+/// States between two looks at the time.
+const STATES_A_LOOK: usize = 256;
 /// Most memory for the automaton of one rule by itself.
 const RULE_BYTES: usize = 4 << 20;
 /// Most memory for one rule's part of the NFA.
@@ -68,10 +74,6 @@ fn entries() -> Box<dfa::Table> {
     }
 }
 
-/// More memory than a table may take.
-#[derive(Debug, PartialEq, Eq)]
-pub struct TooLarge;
-
 /// A table, and which rules are the first to match at least one name.
 #[derive(Debug)]
 pub struct Built {
@@ -110,12 +112,13 @@ pub fn language(pattern: &Pattern) -> Hir {
 }
 
 /// Whether one rule by itself stays within its share of memory.
-pub fn check_size(language: &Hir) -> Result<(), TooLarge> {
-    automaton(std::slice::from_ref(language), RULE_BYTES).map(|_| ())
+pub fn check_size(language: &Hir, budget: &Budget) -> Result<(), Spent> {
+    let bytes = RULE_BYTES.min(budget.bytes());
+    States::enumerate(std::slice::from_ref(language), bytes, budget).map(|_| ())
 }
 
 /// The table of all languages together; the first one wins where several match.
-pub fn build(languages: &[Hir]) -> Result<Built, TooLarge> {
+pub fn build(languages: &[Hir], budget: &Budget) -> Result<Built, Spent> {
     if languages.is_empty() {
         return Ok(Built {
             table: Table::empty(),
@@ -123,42 +126,61 @@ pub fn build(languages: &[Hir]) -> Result<Built, TooLarge> {
         });
     }
     if languages.len() > MAX_RULES {
-        return Err(TooLarge);
+        return Err(Spent::Table);
     }
-    let states = States::enumerate(automaton(languages, AUTOMATON_BYTES)?);
+    let mut states = States::enumerate(languages, budget.bytes(), budget)?;
+    states.cut_dead_ends();
+    states.merge_classes();
     let mut reached = vec![false; languages.len()];
     for &accepted in &states.at_end {
         if let Some(rule) = usize::from(accepted).checked_sub(1) {
             reached[rule] = true;
         }
     }
-    let table = states.lay_out()?;
+    let table = states.lay_out(budget)?;
     Ok(Built { table, reached })
 }
 
-fn automaton(languages: &[Hir], bytes: usize) -> Result<dense::DFA<Vec<u32>>, TooLarge> {
+/// How much a language adds to a table: by how many states it multiplies those of others, at worst, and how many it has
+/// by itself. What has only names with a certain end multiplies nothing.
+pub fn cost(language: &Hir, budget: &Budget) -> (usize, usize) {
+    let bytes = RULE_BYTES.min(budget.bytes());
+    match States::enumerate(std::slice::from_ref(language), bytes, budget) {
+        Ok(mut states) => {
+            states.cut_dead_ends();
+            (states.behind_any_text(), states.len())
+        }
+        Err(_) => (usize::MAX, usize::MAX),
+    }
+}
+
+/// The automaton of the reversed languages, whose states are made as they are asked for, within `bytes` of memory.
+fn automaton(languages: &[Hir], bytes: usize) -> Result<(DFA, Cache), Spent> {
     let nfa = thompson::Compiler::new()
         .configure(
             thompson::Config::new()
                 .reverse(true)
                 .utf8(false)
                 .which_captures(WhichCaptures::None)
-                .nfa_size_limit(Some(RULE_NFA_BYTES.saturating_mul(languages.len()))),
+                .nfa_size_limit(Some(
+                    RULE_NFA_BYTES.saturating_mul(languages.len()).min(bytes),
+                )),
         )
         .build_many_from_hir(languages)
-        .map_err(|_| TooLarge)?;
-    dense::Builder::new()
+        .map_err(|_| Spent::Memory)?;
+    let automaton = DFA::builder()
         .configure(
-            dense::Config::new()
+            DFA::config()
                 .match_kind(MatchKind::All)
-                .start_kind(StartKind::Anchored)
-                .accelerate(false)
-                .minimize(false)
-                .dfa_size_limit(Some(bytes))
-                .determinize_size_limit(Some(bytes)),
+                .cache_capacity(bytes)
+                .skip_cache_capacity_check(true)
+                // States must stay: rather none than others in their place.
+                .minimum_cache_clear_count(Some(0)),
         )
-        .build_from_nfa(&nfa)
-        .map_err(|_| TooLarge)
+        .build_from_nfa(nfa)
+        .map_err(|_| Spent::Memory)?;
+    let cache = automaton.create_cache();
+    Ok((automaton, cache))
 }
 
 /// Index of a state before it has a place in the table; 0 is the dead one.
@@ -180,7 +202,10 @@ struct States {
 const START: Index = 1;
 
 impl States {
-    fn enumerate(automaton: dense::DFA<Vec<u32>>) -> Self {
+    /// All states that the languages need together.
+    fn enumerate(languages: &[Hir], bytes: usize, budget: &Budget) -> Result<Self, Spent> {
+        budget.check_time()?;
+        let (automaton, mut cache) = automaton(languages, bytes)?;
         let mut classes = [0u8; 256];
         let mut representatives: Vec<u8> = Vec::new();
         for unit in automaton.byte_classes().representatives(0..=255) {
@@ -203,17 +228,17 @@ impl States {
             after_separator: vec![false],
             at_end: vec![0],
         };
-        let mut indices: HashMap<(StateID, bool, u16), Index> = HashMap::new();
-        let mut pending: Vec<(StateID, Index)> = Vec::new();
+        let mut indices: HashMap<(LazyStateID, bool, u16), Index> = HashMap::new();
+        let mut pending: Vec<(LazyStateID, Index)> = Vec::new();
         let config = start::Config::new().anchored(Anchored::Yes);
-        let Ok(before) = automaton.start_state(&config) else {
-            return states;
-        };
+        let before = automaton
+            .start_state(&mut cache, &config)
+            .map_err(|_| Spent::Memory)?;
         let mut add = |states: &mut Self,
-                       pending: &mut Vec<(StateID, Index)>,
-                       key: (StateID, bool, u16)|
+                       pending: &mut Vec<(LazyStateID, Index)>,
+                       key: (LazyStateID, bool, u16)|
          -> Index {
-            if automaton.is_dead_state(key.0) && key.2 == 0 {
+            if key.0.is_dead() && key.2 == 0 {
                 return DEAD;
             }
             match indices.entry(key) {
@@ -230,26 +255,60 @@ impl States {
             }
         };
         // The final dot of the presentation form has no separator of its own.
-        let first = automaton.next_state(before, SEPARATOR);
+        let first = next_state(&automaton, &mut cache, before, SEPARATOR)?;
         add(&mut states, &mut pending, (first, true, 0));
+        let fixed = automaton.memory_usage();
+        let mut looked_at = 0;
+        let mut steps = 0;
         while let Some((state, index)) = pending.pop() {
+            looked_at += 1;
+            if looked_at % STATES_A_LOOK == 0 {
+                budget.check_time()?;
+            }
+            // A state costs its row here, and its place in `indices`.
+            let own = states.next.len() * size_of::<Index>()
+                + states.len() * 2 * size_of::<((LazyStateID, bool, u16), Index)>();
+            if fixed + cache.memory_usage() + own > bytes {
+                return Err(Spent::Memory);
+            }
+            if steps > MOST_STEPS {
+                return Err(Spent::Table);
+            }
             for (class, &byte) in representatives.iter().enumerate() {
-                let next = automaton.next_state(state, byte);
                 let target = if class != separator_class {
+                    let next = next_state(&automaton, &mut cache, state, byte)?;
                     add(&mut states, &mut pending, (next, false, 0))
                 } else if states.after_separator[index as usize] {
                     // No label is empty, so no separator follows another.
                     DEAD
                 } else {
-                    let accepted = first_accepted(&automaton, state);
+                    let next = next_state(&automaton, &mut cache, state, byte)?;
+                    let accepted = first_accepted(&automaton, &mut cache, state)?;
                     add(&mut states, &mut pending, (next, true, accepted))
                 };
                 states.next[index as usize * class_count + class] = target;
+                steps += usize::from(target != DEAD);
             }
         }
-        states.cut_dead_ends();
-        states.merge_classes();
-        states
+        Ok(states)
+    }
+
+    /// How many states can follow text that nobody asked for, in the first label that is read.
+    fn behind_any_text(&self) -> usize {
+        // No label ends with this byte that a rule has at its end.
+        let foreign = self.class_of(b'~');
+        let start = self.row(START)[foreign];
+        let mut seen = vec![false; self.len()];
+        let mut pending = vec![start];
+        let mut count = 0;
+        while let Some(state) = pending.pop() {
+            if state == DEAD || std::mem::replace(&mut seen[state as usize], true) {
+                continue;
+            }
+            count += 1;
+            pending.extend(self.row(state));
+        }
+        count
     }
 
     fn len(&self) -> usize {
@@ -486,7 +545,7 @@ impl States {
         heads
     }
 
-    fn lay_out(&self) -> Result<Table, TooLarge> {
+    fn lay_out(&self, budget: &Budget) -> Result<Table, Spent> {
         if self.len() <= START as usize {
             return Ok(Table::empty());
         }
@@ -513,6 +572,9 @@ impl States {
         let mut last_from = u32::MAX;
         let mut columns: Vec<(u8, Index)> = Vec::new();
         for (number, placed) in order.iter().enumerate() {
+            if number % STATES_A_LOOK == 0 {
+                budget.check_time()?;
+            }
             if number == walked {
                 last_from = places.skip_to_end()?;
             }
@@ -660,17 +722,17 @@ impl Places {
     }
 
     /// From now on only places behind all entries so far; returns the first.
-    fn skip_to_end(&mut self) -> Result<u32, TooLarge> {
+    fn skip_to_end(&mut self) -> Result<u32, Spent> {
         let from = self.end;
         if from > MAX_STATE {
-            return Err(TooLarge);
+            return Err(Spent::Table);
         }
         self.entry_taken[..from].fill(true);
         self.state_taken[..from].fill(true);
         Ok(from as u32)
     }
 
-    fn take(&mut self, columns: &[(u8, Index)]) -> Result<u32, TooLarge> {
+    fn take(&mut self, columns: &[(u8, Index)]) -> Result<u32, Spent> {
         while self.entry_taken.get(self.first_free) == Some(&true) {
             self.first_free += 1;
         }
@@ -685,7 +747,7 @@ impl Places {
         let mut tries = 0;
         loop {
             if state > MAX_STATE {
-                return Err(TooLarge);
+                return Err(Spent::Table);
             }
             let free = !self.state_taken[state]
                 && columns
@@ -747,14 +809,27 @@ fn literal_word(reversed: &[u8]) -> LiteralWord {
     word
 }
 
+fn next_state(
+    automaton: &DFA,
+    cache: &mut Cache,
+    state: LazyStateID,
+    byte: u8,
+) -> Result<LazyStateID, Spent> {
+    automaton
+        .next_state(cache, state, byte)
+        .map_err(|_| Spent::Memory)
+}
+
 /// The first rule, plus one, that accepts when the input ends in this state.
-fn first_accepted(automaton: &dense::DFA<Vec<u32>>, state: StateID) -> u16 {
-    let end = automaton.next_eoi_state(state);
-    if !automaton.is_match_state(end) {
-        return 0;
+fn first_accepted(automaton: &DFA, cache: &mut Cache, state: LazyStateID) -> Result<u16, Spent> {
+    let end = automaton
+        .next_eoi_state(cache, state)
+        .map_err(|_| Spent::Memory)?;
+    if !end.is_match() {
+        return Ok(0);
     }
-    (0..automaton.match_len(end))
-        .map(|index| automaton.match_pattern(end, index).as_usize())
+    Ok((0..automaton.match_len(cache, end))
+        .map(|index| automaton.match_pattern(cache, end, index).as_usize())
         .min()
-        .map_or(0, |rule| (rule + 1) as u16)
+        .map_or(0, |rule| (rule + 1) as u16))
 }

@@ -21,7 +21,7 @@ const COVERAGE: [&str; 5] = [
 ];
 
 /// Packages of the workspace that are instrumented in a short build.
-const FUZZED: [&str; 3] = ["dns-common", "dns-userspace", "gregor-fuzz"];
+const FUZZED: [&str; 4] = ["corefile", "dns-common", "dns-userspace", "gregor-fuzz"];
 
 #[derive(Clone, Copy, Debug)]
 pub enum Build {

@@ -26,7 +26,7 @@ use gregor_tests::{
             NODE_LOCAL_V4, NODE_LOCAL_V6, Record as WorldRecord, World,
         },
     },
-    reading::{self, Reading},
+    reading::{self, OptOption, Reading},
     tools,
 };
 use hickory_proto::rr::RecordType;
@@ -169,7 +169,29 @@ impl Shape {
             options = &rest[usize::from(u16::from_be_bytes([*a, *b]))..];
             count += 1;
         }
-        length <= KERNEL_OPTIONS && count <= KERNEL_OPTION_COUNT
+        length <= KERNEL_OPTIONS
+            && count <= KERNEL_OPTION_COUNT
+            && !self.cookies().any(|cookie| cookie.len() > 8)
+    }
+
+    /// The values of its COOKIE options.
+    fn cookies(&self) -> impl Iterator<Item = &[u8]> {
+        let mut options = self.opt.as_ref().map_or(&[][..], |opt| &opt.options);
+        std::iter::from_fn(move || {
+            let [code @ .., a, b] = options.first_chunk::<4>()?;
+            let length = usize::from(u16::from_be_bytes([*a, *b]));
+            let (value, rest) = options[4..].split_at(length);
+            options = rest;
+            Some((u16::from_be_bytes(*code), value))
+        })
+        .filter(|(code, _)| *code == COOKIE)
+        .map(|(_, value)| value)
+    }
+
+    /// What is echoed: a cookie of another server behind the address (RFC 7873 §5.3).
+    fn echoed(&self) -> Option<&[u8]> {
+        let first = self.cookies().next()?;
+        (16..=40).contains(&first.len()).then_some(first)
     }
 }
 
@@ -203,7 +225,10 @@ fn more() -> Vec<Shape> {
         plain("AD and CD").header(RD | AD | CD),
         edns("RD, AD and CD with OPT").header(RD | AD | CD),
         edns("a cookie of 24 bytes").option(COOKIE, &[7; 24]),
+        edns("a cookie of 16 bytes").option(COOKIE, &[7; 16]),
+        edns("a cookie of 40 bytes").option(COOKIE, &[7; 40]),
         edns("a cookie of a wrong length").option(COOKIE, &[7; 3]),
+        edns("a cookie of another wrong length").option(COOKIE, &[7; 41]),
         edns("keepalive").option(KEEPALIVE, &[]),
         edns("padding").padded_to(128),
         edns("client subnet, IPv4").option(CLIENT_SUBNET, &[0, 1, 24, 0, 192, 0, 2]),
@@ -398,7 +423,14 @@ impl Case<'_> {
                 assert_eq!(opt.size, OWN_SIZE, "{what}");
                 assert_eq!(opt.dnssec_ok, asked.flags & DO != 0, "{what}: DO");
                 assert_eq!(opt.z, 0, "{what}: flags without a meaning");
-                assert_eq!(opt.options, [], "{what}");
+                let hexadecimal = |cookie: &[u8]| -> String {
+                    cookie.iter().map(|byte| format!("{byte:02x}")).collect()
+                };
+                let echoed = self.shape.echoed().map(|cookie| OptOption {
+                    code: COOKIE,
+                    data: hexadecimal(cookie),
+                });
+                assert_eq!(opt.options, Vec::from_iter(echoed), "{what}");
             }
             (asked, opt) => panic!("{what}: asked with {asked:?}, answered with {opt:?}"),
         }

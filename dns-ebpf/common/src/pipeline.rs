@@ -639,7 +639,8 @@ fn parse_dns_header<P: Packet>(packet: &P, datagram: &Datagram) -> Result<(u16, 
     if flags & FLAG_QR != 0 {
         return Err(Reason::Response);
     }
-    if flags & !(FLAG_RD | FLAG_AD | FLAG_CD) != 0 {
+    // All other bits mean nothing in a query (RFC 8906 §8.1.3.3).
+    if flags & FLAG_OPCODE != 0 {
         return Err(Reason::Opcode);
     }
     let questions = be16(packet, at + 4).ok_or(Reason::Truncated)?;
@@ -695,7 +696,7 @@ fn parse_additional<P: Packet>(
         let options = rdata_len;
         match options <= MAX_OPTIONS
             && packet.copy_options(at + OPT_LEN, options, scratch)
-            && scratch.options_are_whole(options)
+            && scratch.options_may_be_ignored(options)
         {
             true => edns.sum += u32::from(scratch.options_sum(options).swap_bytes()),
             false => edns.is_simple = false,
@@ -708,19 +709,26 @@ fn parse_additional<P: Packet>(
 const OPTIONS: u32 = 16;
 
 impl Scratch {
-    /// Whether the options in the reply's place are a list that ends where it should.
+    /// Whether the options in the reply's place are a list that ends where it should, and none of them is to be echoed.
     #[inline(always)]
-    fn options_are_whole(&mut self, len: u32) -> bool {
+    fn options_may_be_ignored(&mut self, len: u32) -> bool {
         let mut position = 0u32;
         let mut option = 0;
+        let mut echoed = 0u64;
         while option < OPTIONS {
             if position + 4 > len {
                 break;
             }
-            position += 4 + u32::from(self.reply16(position + 2));
+            let length = u32::from(self.reply16(position + 2));
+            // A cookie with a server part: userspace echoes it (RFC 7873 §5.3). Without branches: the verifier would go on
+            // from each.
+            let other = u64::from(self.reply16(position) ^ OPTION_COOKIE);
+            let spare = u64::from(CLIENT_COOKIE_LEN).wrapping_sub(length.into());
+            echoed |= verifier::spread_sign(other.wrapping_sub(1)) & verifier::spread_sign(spare);
+            position += 4 + length;
             option += 1;
         }
-        position == len
+        position == len && echoed == 0
     }
 
     /// Ones' complement sum of the options as if they began at an even offset.

@@ -49,7 +49,7 @@ reasons! {
     Truncated => "truncated",
     /// QR=1.
     Response => "response",
-    /// An opcode other than QUERY, or header bits that no query carries.
+    /// An opcode other than QUERY.
     Opcode => "opcode",
     /// QDCOUNT ≠ 1, ANCOUNT or NSCOUNT > 0, or more than one additional record.
     Counts => "counts",

@@ -29,6 +29,11 @@ pub const PLAIN_SIZE: u32 = 512;
 /// The DO bit of an OPT's flags (RFC 3225).
 pub const FLAG_DO: u16 = 0x8000;
 
+/// RFC 7873 §4.
+pub const OPTION_COOKIE: u16 = 10;
+/// Bytes of a cookie without a server part.
+pub const CLIENT_COOKIE_LEN: u32 = 8;
+
 pub const FLAG_QR: u16 = 0x8000;
 pub const FLAG_OPCODE: u16 = 0x7800;
 pub const FLAG_TC: u16 = 0x0200;

@@ -9,13 +9,16 @@ use std::{collections::HashMap, ops::Range};
 use dns_common::{
     answer::{Body, MAX_RECORDS, SECTION_LEN},
     wire::{
-        self, CLASS_IN, DNS_HEADER_LEN, FLAG_QR, FLAG_RA, FLAG_TC, OPT_LEN, TYPE_CNAME, TYPE_OPT,
-        TYPE_SOA,
+        self, CLASS_IN, DNS_HEADER_LEN, FLAG_QR, FLAG_RA, FLAG_TC, OPT_LEN, OPTION_COOKIE,
+        TYPE_CNAME, TYPE_OPT, TYPE_SOA,
     },
 };
 use hickory_proto::rr::{Name, RecordType, rdata::SOA};
 
-use super::{chain::Answer, query::Query};
+use super::{
+    chain::Answer,
+    query::{MAX_COOKIE, Query},
+};
 
 /// As a field of a message.
 pub const UDP_SIZE: u16 = wire::UDP_SIZE as u16;
@@ -24,8 +27,9 @@ const PLAIN_SIZE: u16 = wire::PLAIN_SIZE as u16;
 const QNAME_POINTER: u16 = POINTER | DNS_HEADER_LEN as u16;
 const POINTER: u16 = 0xc000;
 const MAX_POINTER: usize = 0x3fff;
-/// A section of this length fits behind any question, with an OPT, into a message over TCP.
-const MAX_SECTION: usize = 65_535 - DNS_HEADER_LEN as usize - (255 + 4) - OPT_LEN as usize;
+/// A section of this length fits behind any question, with an OPT and a cookie, into a message over TCP.
+const MAX_SECTION: usize =
+    65_535 - DNS_HEADER_LEN as usize - (255 + 4) - OPT_LEN as usize - (4 + MAX_COOKIE);
 const RCODE_SERVFAIL: u16 = 2;
 const OPTION_EDE: u16 = 15;
 
@@ -223,12 +227,7 @@ pub fn answer(
     rotation: usize,
     carrier: Carrier,
 ) -> Option<Reply> {
-    let limit = limit(query, carrier)
-        - if query.edns.is_some() {
-            OPT_LEN as usize
-        } else {
-            0
-        };
+    let limit = limit(query, carrier) - opt_len(query);
     let ttl_seconds = ttl_seconds.max(1);
     let mut message = header(query, 0);
     let base = message.len();
@@ -307,6 +306,13 @@ fn header(query: &Query, rcode: u16) -> Vec<u8> {
     message
 }
 
+/// Bytes of a reply's OPT without an extended error.
+fn opt_len(query: &Query) -> usize {
+    let Some(edns) = query.edns else { return 0 };
+    let cookie = edns.cookie.map_or(0, |cookie| 4 + cookie.as_bytes().len());
+    OPT_LEN as usize + cookie
+}
+
 fn push_opt(query: &Query, error: Option<ExtendedError>, message: &mut Vec<u8>) {
     let Some(edns) = query.edns else {
         return;
@@ -318,16 +324,26 @@ fn push_opt(query: &Query, error: Option<ExtendedError>, message: &mut Vec<u8>) 
     let flags = u16::from(edns.dnssec_ok) << 15;
     // Extended rcode and version are 0.
     message.extend_from_slice(&u32::from(flags).to_be_bytes());
-    let Some(error) = error else {
-        message.extend_from_slice(&[0; 2]);
-        return;
-    };
-    let option_len = 2 + error.text.len() as u16;
-    message.extend_from_slice(&(4 + option_len).to_be_bytes());
-    message.extend_from_slice(&OPTION_EDE.to_be_bytes());
-    message.extend_from_slice(&option_len.to_be_bytes());
-    message.extend_from_slice(&error.code.to_be_bytes());
-    message.extend_from_slice(error.text.as_bytes());
+    let mut options = Vec::new();
+    if let Some(cookie) = edns.cookie {
+        push_option(OPTION_COOKIE, &[cookie.as_bytes()], &mut options);
+    }
+    if let Some(error) = error {
+        let parts = [&error.code.to_be_bytes()[..], error.text.as_bytes()];
+        push_option(OPTION_EDE, &parts, &mut options);
+    }
+    message.extend_from_slice(&(options.len() as u16).to_be_bytes());
+    message.extend_from_slice(&options);
+}
+
+/// The value is what the parts are together.
+fn push_option(code: u16, parts: &[&[u8]], options: &mut Vec<u8>) {
+    let len: usize = parts.iter().map(|part| part.len()).sum();
+    options.extend_from_slice(&code.to_be_bytes());
+    options.extend_from_slice(&(len as u16).to_be_bytes());
+    for part in parts {
+        options.extend_from_slice(part);
+    }
 }
 
 /// Encodes records with compression inside what it has written.

@@ -4,8 +4,8 @@
 //! and whatever does not parse goes on to the existing cache, which may have a better answer than an error.
 
 use dns_common::wire::{
-    CLASS_IN, DNS_HEADER_LEN, FLAG_AD, FLAG_CD, FLAG_RD, MAX_NAME, OPT_LEN, QUESTION_TAIL,
-    TYPE_ANY, TYPE_OPT, qtype_passes,
+    CLASS_IN, DNS_HEADER_LEN, FLAG_CD, FLAG_OPCODE, FLAG_QR, FLAG_RD, MAX_NAME, OPT_LEN,
+    OPTION_COOKIE, QUESTION_TAIL, TYPE_ANY, TYPE_OPT, qtype_passes,
 };
 use hickory_proto::rr::RecordType;
 
@@ -33,6 +33,38 @@ pub struct Edns {
     pub udp_size: u16,
     /// DO, which a reply copies.
     pub dnssec_ok: bool,
+    /// A cookie with a server part, which a reply copies.
+    pub cookie: Option<Cookie>,
+}
+
+/// A COOKIE option with a server part (RFC 7873 §4): another server behind this address has given it out, and its client takes
+/// no reply without one from then on. What it says is that server's; it is echoed as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cookie {
+    bytes: [u8; MAX_COOKIE],
+    len: u8,
+}
+
+/// Client part of 8 bytes, server part of 8 to 32.
+pub const MAX_COOKIE: usize = 40;
+const MIN_COOKIE: usize = 16;
+
+impl Cookie {
+    fn of(option: &[u8]) -> Option<Self> {
+        let mut bytes = [0; MAX_COOKIE];
+        if option.len() < MIN_COOKIE {
+            return None;
+        }
+        bytes.get_mut(..option.len())?.copy_from_slice(option);
+        Some(Self {
+            bytes,
+            len: option.len() as u8,
+        })
+    }
+
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
 }
 
 impl Query {
@@ -42,7 +74,8 @@ impl Query {
         let word = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
         let flags = word(2);
         let additional = word(10);
-        if flags & !(FLAG_RD | FLAG_AD | FLAG_CD) != 0
+        // All other bits mean nothing in a query (RFC 8906 §8.1.3.3).
+        if flags & (FLAG_QR | FLAG_OPCODE) != 0
             || (word(4), word(6), word(8)) != (1, 0, 0)
             || additional > 1
         {
@@ -118,14 +151,22 @@ fn parse_opt(record: &[u8]) -> Option<Edns> {
     if options.len() != usize::from(word(9)) {
         return None;
     }
+    let mut cookie = None;
     while !options.is_empty() {
         let header: &[u8; 4] = options.first_chunk()?;
+        let code = u16::from_be_bytes([header[0], header[1]]);
         let length = usize::from(u16::from_be_bytes([header[2], header[3]]));
-        options = options.get(4 + length..)?;
+        let (option, rest) = options[4..].split_at_checked(length)?;
+        // Those after the first are ignored (RFC 7873 §5.2).
+        if code == OPTION_COOKIE && cookie.is_none() {
+            cookie = Some(Cookie::of(option));
+        }
+        options = rest;
     }
     Some(Edns {
         udp_size: word(3),
         dnssec_ok: word(7) & DO != 0,
+        cookie: cookie.flatten(),
     })
 }
 
@@ -160,8 +201,35 @@ mod tests {
         let edns = Edns {
             udp_size: 1232,
             dnssec_ok: true,
+            cookie: None,
         };
         assert_eq!(query.edns, Some(edns));
+    }
+
+    #[test]
+    fn a_cookie_with_a_server_part_is_kept() {
+        let cookie = |lengths: &[usize]| {
+            let options: Vec<u8> = lengths
+                .iter()
+                .enumerate()
+                .flat_map(|(index, length)| {
+                    [&[0, 10, 0, *length as u8][..], &vec![index as u8; *length]].concat()
+                })
+                .collect();
+            let mut opt = b"\0\0\x29\x04\xd0\0\0\0\0\0".to_vec();
+            opt.push(options.len() as u8);
+            opt.extend(options);
+            let query = Query::parse(&with_opt(&opt)).unwrap();
+            let cookie = query.edns.unwrap().cookie;
+            cookie.map(|cookie| cookie.as_bytes().to_vec())
+        };
+        assert_eq!(cookie(&[16]), Some(vec![0; 16]));
+        assert_eq!(cookie(&[40]), Some(vec![0; 40]));
+        for none in [0, 7, 8, 9, 15, 41] {
+            assert_eq!(cookie(&[none]), None, "{none}");
+        }
+        assert_eq!(cookie(&[24, 32]), Some(vec![0; 24]));
+        assert_eq!(cookie(&[8, 32]), None, "those after the first are ignored");
     }
 
     #[test]

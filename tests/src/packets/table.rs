@@ -804,13 +804,25 @@ fn dns_header(t: &mut Table) {
             "not QUERY; its QDCOUNT is a zone count",
         ),
         ("opcode 15", 0x7800, "unassigned"),
-        ("AA in a query", 0x0400, "no client sets it"),
-        ("TC in a query", 0x0200, "more to come, which is not here"),
-        ("RA in a query", 0x0080, "no client sets it"),
-        ("Z in a query", 0x0040, "must be zero (RFC 1035 §4.1.1)"),
-        ("RCODE in a query", 0x0003, "no client sets it"),
     ] {
         t.pass(case, broker().flags(RD | flags), Reason::Opcode, why);
+    }
+    for (case, flags, why) in [
+        (
+            "AA in a query",
+            0x0400,
+            "it means nothing there (RFC 8906 §8.1.3.3)",
+        ),
+        ("TC in a query", 0x0200, "likewise: the question is whole"),
+        ("RA in a query", 0x0080, "likewise"),
+        (
+            "Z in a query",
+            0x0040,
+            "must be zero (RFC 1035 §4.1.1), and is ignored",
+        ),
+        ("RCODE in a query", 0x0003, "likewise"),
+    ] {
+        t.taken(case, broker().flags(RD | flags), why);
     }
     t.pass(
         "QDCOUNT 0",

@@ -267,10 +267,20 @@ mod tests {
     }
 
     #[test]
+    fn header_bits_without_a_meaning_are_ignored() {
+        let plain = Query::parse(PLAIN).unwrap();
+        for (at, value) in [(2, 0x05), (2, 0x03), (3, 0x80), (3, 0x40), (3, 0x07)] {
+            let mut message = PLAIN.to_vec();
+            message[at] = value;
+            assert_eq!(Query::parse(&message).as_ref(), Some(&plain), "byte {at}");
+        }
+    }
+
+    #[test]
     fn other_classes_types_and_counts_are_left_to_the_cache() {
         for (at, value) in [
             (2, 0x81),
-            (3, 0x40),
+            (2, 0x10),
             (5, 2),
             (7, 1),
             (9, 1),

@@ -140,3 +140,13 @@ fn imports_can_stand_in_one_file() {
     );
     assert!(text.contains("the same rule as"), "{text}");
 }
+
+/// CoreDNS runs one rewrite: no rule goes on where it ends.
+#[test]
+fn a_rewrite_ends_at_its_target() {
+    let text =
+        ".:53 {\n  rewrite name exact a.example.org b.example.org\n  forward . 192.0.2.1\n}\n";
+    let toml = import(text.as_bytes()).to_toml();
+    assert!(toml.contains("cname = \"b.example.org\""), "{toml}");
+    assert!(toml.ends_with("follow = false\n"), "{toml}");
+}

@@ -317,17 +317,17 @@ fn the_responder_answers_a_tenant_and_leaves_the_others_to_the_cache() {
     let rules = Arc::new(RuleSet::compile(&[spec]).unwrap());
     for server in LOCAL {
         let cache = lab.socket("node", server, 53);
-        // Two look-ups, and the query that is passed on.
+        let pod_address = if server.contains(':') { POD_V6 } else { POD_V4 };
+        // A look-up, one that is denied and asked once more in lower case, and the query that is passed on.
         let cache = thread::spawn(move || {
             let mut asked_by = Vec::new();
-            for _ in 0..3 {
+            while asked_by.last().is_none_or(|last| last != pod_address) {
                 let (query, from) = receive(&cache).unwrap();
                 cache.send_to(&cluster_dns(&query), from).unwrap();
                 asked_by.push(from.ip().to_string());
             }
             asked_by
         });
-        let pod_address = if server.contains(':') { POD_V6 } else { POD_V4 };
         let pod = lab.socket("pod", pod_address, POD_PORT);
         pod.connect(SocketAddr::new(server.parse().unwrap(), 53))
             .unwrap();
@@ -376,9 +376,7 @@ fn the_responder_answers_a_tenant_and_leaves_the_others_to_the_cache() {
 
         // The second query came from memory; the one passed on came from the pod.
         let asked_by = cache.join().unwrap();
-        let own = asked_by.iter().filter(|&address| *address == pod_address);
-        assert_eq!(own.count(), 1, "{asked_by:?}");
-        assert_eq!(asked_by[2], pod_address);
+        assert_eq!(asked_by.len(), 4, "{asked_by:?}");
     }
 }
 

@@ -139,12 +139,27 @@ impl App {
             None if options.handover => standby::wait(options, owner, &pins, &shutdown).await?,
             None => bail!(crate::datapath::StateError::Held(options.state.clone())),
         };
+        let is_fresh = pins.is_empty();
+        let started = Self::start_as_owner(options, owner, &pins, claim, shutdown).await;
+        if started.is_err() && is_fresh {
+            pins.remove();
+        }
+        started
+    }
+
+    async fn start_as_owner(
+        options: &Options,
+        owner: &mut Owner,
+        pins: &Pins,
+        claim: Claim,
+        shutdown: Shutdown,
+    ) -> anyhow::Result<Self> {
         // Before the first load, so that no change falls in between.
         let reloads = Reloads::watch(&options.config).context("cannot listen for SIGHUP")?;
         let Prepared {
             settings,
             mut datapath,
-        } = prepare(options.clone(), Base::pinned(&pins)).await??;
+        } = prepare(options.clone(), Base::pinned(pins)).await??;
         for warning in &settings.warnings {
             tracing::warn!("{warning}");
         }

@@ -148,8 +148,13 @@ impl State {
         }
     }
 
-    /// Removes all that is pinned, links off their hooks first.
-    pub(super) fn remove(&self) {
+    /// Whether no process has left anything of this ABI version.
+    pub fn is_empty(&self) -> bool {
+        files(&self.version()).iter().all(|path| path.is_dir()) && files(&self.links()).is_empty()
+    }
+
+    /// Removes all that is pinned, links off their hooks first. Only for the one who has the lock.
+    pub fn remove(&self) {
         remove_version(&self.version());
         // Stays where another version is in it.
         let _ = fs::remove_dir(&self.root);

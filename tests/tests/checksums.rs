@@ -81,7 +81,8 @@ fn ask(rng: &mut impl Rng) -> Asked {
     message.flags = [0x0100, 0x0110, 0x0120, 0][rng.random_range(0..4)];
     if rng.random_bool(0.7) {
         let data: Vec<u8> = (0..rng.random_range(0..40)).map(|_| rng.random()).collect();
-        let options = [(10, &data[..]), (65_001, &data[..data.len() / 2])];
+        // Padding, and an option without a meaning.
+        let options = [(12, &data[..]), (65_001, &data[..data.len() / 2])];
         let options = &options[..rng.random_range(0..3)];
         message = message.additional(opt(1232, 0, options));
     }

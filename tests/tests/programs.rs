@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use dns_common::verdict::{Reason, TAKEN, Verdict};
+use dns_common::verdict::{EXPIRED, Reason, TAKEN, Verdict};
 use gregor::datapath::{HIT_LANES, Hook, Limit, LoadOptions, Order, Term};
 use gregor_tests::{
     packets::{
@@ -118,6 +118,61 @@ fn answers_on_clsact() {
         let mut veth = Veth::with_options(wire, &options).unwrap();
         agree_on_answers(&mut veth, cases.iter());
     });
+}
+
+/// What was known and is past its time, and has no lifetime left while a responder is there.
+fn expired() -> answers::Entry {
+    answers::told("foo", answers::endpoint()).for_term(Term {
+        unattended: Duration::from_secs(3600),
+        fresh: Duration::ZERO,
+        grace: Duration::ZERO,
+        fixed_ttl: None,
+    })
+}
+
+/// RFC 8767: known answers are given past their time while nobody can find newer ones, with a short TTL.
+#[test]
+fn expired_answers_without_a_responder() {
+    let mut loaded = Loaded::new(&answering()).unwrap();
+    loaded.datapath.allow_interface(LOOPBACK).unwrap();
+    loaded.tell(&[expired()]).unwrap();
+    let outcome = loaded.test_run(&matched()).unwrap();
+    assert_eq!(outcome.verdict(), Verdict::Taken, "a responder is there");
+    loaded.heartbeat.stop();
+    let outcome = loaded.test_run(&matched()).unwrap();
+    assert!(
+        matches!(outcome, Outcome::Answered { refresh: None, .. }),
+        "{outcome:?}"
+    );
+    assert_eq!(loaded.counters().unwrap()[EXPIRED], 1);
+    loaded.tell(&[]).unwrap();
+    let outcome = loaded.test_run(&matched()).unwrap();
+    assert_eq!(outcome, Outcome::Passed(Reason::NoResponder));
+}
+
+/// A pass would be a denial of a name that has a target: past its rate, a pod gets what was known.
+#[test]
+fn expired_answers_past_the_rate() {
+    let mut loaded = Loaded::new(&LoadOptions {
+        limit: Limit {
+            queries_per_second: 1,
+            burst: 1,
+        },
+        ..answering()
+    })
+    .unwrap();
+    loaded.datapath.allow_interface(LOOPBACK).unwrap();
+    loaded.tell(&[expired()]).unwrap();
+    let first = loaded.test_run(&matched()).unwrap();
+    assert_eq!(first.verdict(), Verdict::Taken);
+    let second = loaded.test_run(&matched()).unwrap();
+    assert!(
+        matches!(second, Outcome::Answered { refresh: None, .. }),
+        "{second:?}"
+    );
+    loaded.tell(&[]).unwrap();
+    let unknown = loaded.test_run(&matched()).unwrap();
+    assert_eq!(unknown, Outcome::Passed(Reason::RateLimited));
 }
 
 /// Without a responder the program answers from what it has, asks nobody for more, and passes the rest.

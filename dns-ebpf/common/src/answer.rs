@@ -358,6 +358,10 @@ pub struct Asked {
     pub room: u32,
     /// Bytes of the message from the question on that are in the scratch.
     pub copied: u32,
+    /// Not 0 where an answer past its time will do.
+    pub takes_expired: u32,
+    #[doc(hidden)]
+    pub padding: u32,
 }
 
 /// What was found, beside the bytes in the scratch.
@@ -671,7 +675,7 @@ fn copy_entry<T: Tables + ?Sized, const CHECKED: bool>(
         ttl = 1;
     } else {
         scratch.told.found = Found::Expired as u32;
-        ttl = expired_ttl(tables, &mut entry, now)?;
+        ttl = expired_ttl(tables, &mut entry, now, scratch.asked.takes_expired)?;
     }
 
     let shape = entry.word(SHAPE);
@@ -752,9 +756,11 @@ fn expired_ttl<T: Tables + ?Sized>(
     tables: &T,
     entry: &mut Reader<'_, ENTRY_WORDS>,
     now: u64,
+    takes_expired: u32,
 ) -> Option<u32> {
     let ttl = tables.settings()?.stale_ttl;
-    (ttl != 0 && now < entry.word(STALE_UNTIL) && tables.is_unattended(now)).then_some(ttl)
+    let will_do = takes_expired != 0 || tables.is_unattended(now);
+    (ttl != 0 && now < entry.word(STALE_UNTIL) && will_do).then_some(ttl)
 }
 
 /// The bytes of a 16-bit value the other way round.

@@ -79,6 +79,8 @@ impl Scratch {
                 client: 0,
                 room: 0,
                 copied: 0,
+                takes_expired: 0,
+                padding: 0,
             },
             told: Told {
                 sequence: 0,

@@ -192,6 +192,7 @@ fn decide<'s, P: Packet, H: Host<P>>(
     scratch.set_edns(&plain);
     scratch.asked.server = datagram.server;
     scratch.asked.client = 0;
+    scratch.asked.takes_expired = 0;
     Ok(host.finish(packet, scratch))
 }
 
@@ -303,38 +304,57 @@ fn answer_or_hand_over<P: Packet, H: Host<P>>(
         frame_len: packet.len(),
         is_answered: false,
     };
+    let mut found = Found::Nothing;
     if located {
-        let found = host.read_answer(scratch);
-        if found == Found::Stale {
-            matched.is_answered = true;
-            if host.admit(packet, now_ns).is_ok() && host.hand_over(packet, &matched).is_ok() {
-                host.claim(scratch);
-            }
-            matched.is_answered = false;
-        }
-        if found != Found::Nothing {
-            let place = Place {
-                l3_offset,
-                udp_at: question_at - DNS_HEADER_LEN - UDP_LEN,
-                question_end: question_at + (scratch.name_len & 0xff) + QUESTION_TAIL,
-                end,
-                is_v6: frame.is_v6 != 0,
-            };
-            match reply::answer(packet, scratch, &place, frame.flags as u16) {
-                Ok(()) => {
-                    if found == Found::Expired {
-                        host.served_expired();
-                    }
-                    return Ok(Verdict::Answered);
+        found = host.read_answer(scratch);
+    }
+    if found == Found::Stale {
+        matched.is_answered = true;
+    }
+    if found == Found::Stale || found == Found::Nothing {
+        let handed_over = host
+            .admit(packet, now_ns)
+            .and_then(|()| host.hand_over(packet, &matched));
+        match handed_over {
+            Ok(()) if found == Found::Nothing => return Ok(Verdict::Taken),
+            Ok(()) => host.claim(scratch),
+            // A newer answer is for another time.
+            Err(_) if found == Found::Stale => {}
+            // A pass would be a denial of a name that has a target: better what was known.
+            Err(reason) => {
+                if !located {
+                    return Err(reason);
                 }
-                Err(Failed::Spoiled) => return Ok(Verdict::Spoiled),
-                Err(Failed::Untouched) => {}
+                scratch.asked.takes_expired = 1;
+                found = host.read_answer(scratch);
+                if found == Found::Nothing {
+                    return Err(reason);
+                }
             }
         }
     }
-    host.admit(packet, now_ns)?;
-    host.hand_over(packet, &matched)?;
-    Ok(Verdict::Taken)
+    let place = Place {
+        l3_offset,
+        udp_at: question_at - DNS_HEADER_LEN - UDP_LEN,
+        question_end: question_at + (scratch.name_len & 0xff) + QUESTION_TAIL,
+        end,
+        is_v6: frame.is_v6 != 0,
+    };
+    match reply::answer(packet, scratch, &place, frame.flags as u16) {
+        Ok(()) => {
+            if found == Found::Expired {
+                host.served_expired();
+            }
+            Ok(Verdict::Answered)
+        }
+        Err(Failed::Spoiled) => Ok(Verdict::Spoiled),
+        Err(Failed::Untouched) => {
+            matched.is_answered = false;
+            host.admit(packet, now_ns)?;
+            host.hand_over(packet, &matched)?;
+            Ok(Verdict::Taken)
+        }
+    }
 }
 
 /// What the name in the scratch is.

@@ -8,7 +8,7 @@ use std::{
 use anyhow::Context as _;
 use dns_common::{
     answer::Key,
-    verdict::{ANSWERED, REFRESHED, Reason, TAKEN},
+    verdict::{ANSWERED, EXPIRED, REFRESHED, Reason, TAKEN},
 };
 use gregor::{
     datapath::{
@@ -250,7 +250,9 @@ impl Loaded {
     ) -> anyhow::Result<Outcome> {
         let after = self.counters()?;
         let refreshed = after[REFRESHED] - before[REFRESHED];
-        let mut moved = (0..after.len()).filter(|&i| i != REFRESHED && after[i] != before[i]);
+        // These count with others.
+        let mut moved = (0..after.len())
+            .filter(|&i| ![REFRESHED, EXPIRED].contains(&i) && after[i] != before[i]);
         let counter = moved.next();
         anyhow::ensure!(moved.next().is_none(), "more than one counter moved");
         let mut queries = self.drain();

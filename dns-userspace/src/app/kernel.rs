@@ -133,12 +133,7 @@ impl Owner {
         mut inbox: mpsc::UnboundedReceiver<Request>,
         started: oneshot::Sender<Steers>,
     ) {
-        if let Err(error) = self.datapath.adopt_pinned() {
-            tracing::error!(
-                error = one_line(&error),
-                "what a process has left cannot be taken over"
-            );
-        }
+        self.datapath.adopt_pinned();
         let steers = self.datapath.attach_steering(None);
         let _ = started.send((steers, self.datapath.steered()));
         self.board.program(&mut self.datapath);

@@ -296,12 +296,26 @@ pub(super) fn ensure_clsact(interface: &str) -> Result<(), AttachError> {
 /// to look closer takes CAP_SYS_ADMIN.
 fn prepare_clsact(interface: &Interface) -> Result<(), AttachError> {
     ensure_clsact(&interface.name)?;
-    for filter in clsact::filters(interface.index).map_err(AttachError::Filters)? {
-        if has_our_place(&filter) {
-            clsact::remove(&filter).map_err(AttachError::Filters)?;
+    remove_our_filters(interface.index).map_err(AttachError::Filters)
+}
+
+fn remove_our_filters(index: u32) -> io::Result<()> {
+    let filters = clsact::filters(index)?;
+    filters
+        .iter()
+        .filter(|filter| has_our_place(filter))
+        .try_for_each(clsact::remove)
+}
+
+/// Removes the filters that a process has left on clsact, where this one attaches elsewhere.
+pub(super) fn remove_left_filters() {
+    let interfaces = nix::net::if_::if_nameindex();
+    for interface in interfaces.iter().flat_map(|interfaces| interfaces.iter()) {
+        if let Err(error) = remove_our_filters(interface.index()) {
+            let interface = interface.name().to_string_lossy();
+            tracing::warn!(%interface, %error, "a filter that was left cannot be removed");
         }
     }
-    Ok(())
 }
 
 /// Whether a filter is called like ours and has our handle.

@@ -33,9 +33,9 @@ impl Datapath {
 
     /// Takes over what a process has left: programs on interfaces and on the sockets, each replaced in one step. What sits in
     /// another place than this program's stays until [`Datapath::remove_leftovers`].
-    pub fn adopt_pinned(&mut self) -> Result<(), DatapathError> {
+    pub fn adopt_pinned(&mut self) {
         let Some(state) = self.state.clone() else {
-            return Ok(());
+            return;
         };
         let names: HashMap<u32, String> = nix::net::if_::if_nameindex()
             .map(|interfaces| {
@@ -70,40 +70,18 @@ impl Datapath {
                 self.leftovers.push((path, link));
                 continue;
             }
-            let interface = Interface {
-                index,
-                name: name.clone(),
+            let held = Attached {
+                interface: Interface {
+                    index,
+                    name: name.clone(),
+                },
+                link: Link::adopted(link, self.options.hook),
+                pin: Some(path),
             };
-            self.allow_interface(index)?;
-            let program = program_of(&mut self.ebpf, self.program)?;
-            match attach::replace(program, Link::adopted(link, self.options.hook)) {
-                Ok(link) => {
-                    let pin = Some(path);
-                    self.links.insert(
-                        index,
-                        Attached {
-                            interface,
-                            link,
-                            pin,
-                        },
-                    );
-                    let _ = self
-                        .shared
-                        .interfaces()
-                        .set_way_out(index, peers.way_out(index));
-                }
-                Err(error) => {
-                    unpin(&path);
-                    tracing::warn!(
-                        interface = interface.name,
-                        error = one_line(&error),
-                        "a program that was left cannot be replaced"
-                    );
-                }
-            }
+            self.take_left(held, &peers);
         }
         if self.options.hook == Hook::Clsact {
-            self.adopt_filters(&names, &peers)?;
+            self.adopt_filters(&names, &peers);
         }
         if !self.links.is_empty() {
             tracing::info!(
@@ -111,48 +89,80 @@ impl Datapath {
                 "took over from an earlier process"
             );
         }
-        Ok(())
     }
 
     /// The filters that a process has left on clsact, each replaced in one step.
-    fn adopt_filters(
-        &mut self,
-        names: &HashMap<u32, String>,
-        peers: &PeersElsewhere,
-    ) -> Result<(), DatapathError> {
+    fn adopt_filters(&mut self, names: &HashMap<u32, String>, peers: &PeersElsewhere) {
         for (index, name) in names {
             let interface = Interface {
                 index: *index,
                 name: name.clone(),
             };
-            let Some(left) = attach::left_filter(&interface, self.options.order) else {
-                continue;
-            };
-            self.allow_interface(*index)?;
-            let program = program_of(&mut self.ebpf, self.program)?;
-            match attach::replace(program, left) {
-                Ok(link) => {
-                    let attached = Attached {
-                        interface,
-                        link,
-                        pin: None,
-                    };
-                    self.links.insert(*index, attached);
-                    let _ = self
-                        .shared
-                        .interfaces()
-                        .set_way_out(*index, peers.way_out(*index));
-                }
-                Err(error) => {
-                    tracing::warn!(
-                        interface = name,
-                        error = one_line(&error),
-                        "a filter that was left cannot be replaced"
-                    );
-                }
+            if let Some(link) = attach::left_filter(&interface, self.options.order) {
+                let held = Attached {
+                    interface,
+                    link,
+                    pin: None,
+                };
+                self.take_left(held, peers);
             }
         }
-        Ok(())
+    }
+
+    /// [`Datapath::take_place`] of a program that a process has left.
+    fn take_left(&mut self, held: Attached, peers: &PeersElsewhere) {
+        if let Err((interface, error)) = self.take_place(held, peers) {
+            tracing::warn!(
+                interface = interface.name,
+                error = one_line(&error),
+                "a program that was left cannot be replaced; will attach anew"
+            );
+        }
+    }
+
+    /// Puts the program in the place of the one that a link holds, in one step. On an error the interface is without a
+    /// program.
+    fn take_place(
+        &mut self,
+        held: Attached,
+        peers: &PeersElsewhere,
+    ) -> Result<(), (Interface, DatapathError)> {
+        let Attached {
+            interface,
+            link,
+            pin,
+        } = held;
+        let index = interface.index;
+        let replaced = self.allow_interface(index).and_then(|()| {
+            let program = program_of(&mut self.ebpf, self.program)?;
+            attach::replace(program, link).map_err(|error| DatapathError::Attach {
+                interface: interface.name.clone(),
+                error,
+            })
+        });
+        match replaced {
+            Ok(link) => {
+                let attached = Attached {
+                    interface,
+                    link,
+                    pin,
+                };
+                self.links.insert(index, attached);
+                // A failure leaves the usual egress, until it is looked for again.
+                let _ = self
+                    .shared
+                    .interfaces()
+                    .set_way_out(index, peers.way_out(index));
+                Ok(())
+            }
+            Err(error) => {
+                if let Some(pin) = pin {
+                    unpin(&pin);
+                }
+                self.shared.interfaces().remove(index);
+                Err((interface, error))
+            }
+        }
     }
 
     /// Detaches what a process has left and nobody wants: once all wanted interfaces have this program.
@@ -172,6 +182,9 @@ impl Datapath {
         }
         if let Some(state) = &self.state {
             state.remove_other_versions();
+            if self.options.hook != Hook::Clsact {
+                attach::remove_left_filters();
+            }
         }
     }
 
@@ -220,50 +233,10 @@ impl Datapath {
 
     /// Puts the program in the place of an earlier one, link by link.
     fn take_links(&mut self, previous: &mut Datapath) -> Vec<(Interface, DatapathError)> {
-        let mut failed = Vec::new();
         let peers = PeersElsewhere::of_all();
-        for (
-            index,
-            Attached {
-                interface,
-                link,
-                pin,
-            },
-        ) in previous.links.drain()
-        {
-            let replaced = self.allow_interface(index).and_then(|()| {
-                let program = program_of(&mut self.ebpf, self.program)?;
-                attach::replace(program, link).map_err(|error| DatapathError::Attach {
-                    interface: interface.name.clone(),
-                    error,
-                })
-            });
-            match replaced {
-                Ok(link) => {
-                    self.links.insert(
-                        index,
-                        Attached {
-                            interface,
-                            link,
-                            pin,
-                        },
-                    );
-                    // A failure leaves the usual way, until it is looked for again.
-                    let _ = self
-                        .shared
-                        .interfaces()
-                        .set_way_out(index, peers.way_out(index));
-                }
-                Err(error) => {
-                    if let Some(pin) = pin {
-                        unpin(&pin);
-                    }
-                    self.shared.interfaces().remove(index);
-                    failed.push((interface, error));
-                }
-            }
-        }
-        failed
+        let held = previous.links.drain().map(|(_, held)| held);
+        held.filter_map(|held| self.take_place(held, &peers).err())
+            .collect()
     }
 
     /// Attaches in another place to the wanted interfaces of an earlier program, which stays where it is: a query meets one of

@@ -815,3 +815,28 @@ fn reloads() {
     );
     assert!(is_the_caches(&over_tcp(foo, CACHE, &name, RecordType::A)));
 }
+
+/// A cache that binds its port with SO_REUSEPORT alone finds it free, also beside connections that are steered.
+#[test]
+fn a_cache_may_bind_beside_steered_connections() {
+    let lab = lab(CacheKind::None);
+    let gregor = start(&lab, "always");
+    let stream = Stream::open(lab.pod("foo"), CACHE);
+    until("the connection is gregor's", || {
+        (connections(&gregor) == 1.0).then_some(())
+    });
+    let bind = |with: fn(&socket2::Socket) -> std::io::Result<()>| {
+        let bound = move || {
+            let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+            with(&socket)?;
+            socket.bind(&SocketAddr::new(CACHE, 53).into())?;
+            socket.listen(1)
+        };
+        lab.node().enter(bound).unwrap()
+    };
+    bind(|socket| socket.set_reuse_port(true)).unwrap();
+    bind(|socket| socket.set_reuse_address(true)).unwrap();
+    // Neither is what a cache does, and shows that the connection is in the way.
+    assert!(bind(|_| Ok(())).is_err());
+    drop(stream);
+}

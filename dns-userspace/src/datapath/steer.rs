@@ -4,7 +4,7 @@ use std::{
     collections::HashSet,
     fs::File,
     io,
-    net::{IpAddr, TcpListener},
+    net::{IpAddr, SocketAddr, TcpListener},
     os::fd::AsFd as _,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
@@ -17,6 +17,7 @@ use aya::{
     programs::Program,
 };
 use dns_common::abi::{mapped, maps, steer};
+use socket2::{Domain, Socket, Type};
 
 use super::{
     DatapathError, Refused,
@@ -341,13 +342,23 @@ fn key(client: IpAddr) -> [u64; 2] {
     }
 }
 
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 1024;
+
 /// Opens the listeners, on loopback addresses with ports of the kernel's choice: nobody reaches them but by steering, and
 /// who asks them directly is not served. A listener each, since one bound to `::1` takes no IPv4.
 pub fn open_listeners() -> io::Result<Listeners> {
     let open = |address: IpAddr| -> io::Result<Arc<TcpListener>> {
-        let listener = TcpListener::bind((address, 0))?;
-        listener.set_nonblocking(true)?;
-        Ok(Arc::new(listener))
+        let address = SocketAddr::new(address, 0);
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+        // Connections that are steered have the cache's address and port, and inherit this: a cache that binds these with
+        // either option must not find them in use.
+        socket.set_reuse_address(true)?;
+        socket.set_reuse_port(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        Ok(Arc::new(socket.into()))
     };
     Ok(Listeners {
         v4: open(std::net::Ipv4Addr::LOCALHOST.into())?,

@@ -104,7 +104,7 @@ fn check_says_whether_the_node_is_fit() {
     alone.has(&[
         "ok kernel ",
         "ok capabilities CAP_BPF CAP_PERFMON CAP_NET_ADMIN CAP_NET_RAW",
-        "ok bpffs /sys/fs/bpf",
+        "ok bpffs /sys/fs/bpf/gregor",
         "ok memlock ",
         "ok program gregor ",
         "ok program gregor_tcp ",

@@ -39,6 +39,8 @@ impl fmt::Display for Diagnosis {
 pub struct Wanted {
     /// To within a few per cent; 0 when that is not known.
     pub bytes: u64,
+    /// The part of it that a reload makes anew, beside what is in use.
+    pub of_reload: u64,
     /// Processors that this machine may have, and the part of `bytes` that each of them has.
     pub processors: u64,
     pub per_processor: u64,
@@ -149,7 +151,7 @@ fn memory(node: &Node, wanted: &Wanted) -> String {
     let needed = size(wanted.bytes);
     match node.memory_limit {
         Some(limit) => format!(
-            "the maps need about {needed}, at a reload beside those in use, and the memory limit of the cgroup is {}; raise it \
+            "the maps need about {needed}, and the memory limit of the cgroup is {}; raise it \
              (resources.limits.memory, MemoryMax=), or set [limits] answers lower",
             size(limit)
         ),
@@ -253,7 +255,7 @@ mod tests {
             (
                 libc::ENOMEM,
                 &limited,
-                "the maps need about 158 MiB, at a reload beside those in use, and the memory limit of the cgroup is 64 MiB; raise it",
+                "the maps need about 158 MiB, and the memory limit of the cgroup is 64 MiB; raise it",
             ),
             (
                 libc::ENOMEM,

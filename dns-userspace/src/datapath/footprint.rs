@@ -3,6 +3,8 @@
 use aya::maps::MapType;
 use aya_obj::{Map, Object, generated::bpf_map_type};
 
+use super::shared::SHARED;
+
 /// What a hash map keeps beside key and value of an element, and per bucket.
 const HASH_ELEMENT: u64 = 48;
 const HASH_BUCKET: u64 = 16;
@@ -18,6 +20,8 @@ const RING_PAGES: u64 = 3;
 pub(super) struct Footprint {
     /// To within a few per cent.
     pub bytes: u64,
+    /// The part of it that a reload makes anew.
+    pub of_reload: u64,
     /// The part of it that each possible processor has.
     pub per_processor: u64,
     /// Name and kind of each map.
@@ -37,7 +41,11 @@ impl Footprint {
                 .iter()
                 .find(|(sized, _)| sized == name)
                 .map_or(map.max_entries(), |(_, elements)| *elements);
-            footprint.bytes += bytes(map, elements, processors);
+            let bytes = bytes(map, elements, processors);
+            footprint.bytes += bytes;
+            if !SHARED.contains(&name.as_str()) {
+                footprint.of_reload += bytes;
+            }
             if map.map_type() == bpf_map_type::BPF_MAP_TYPE_PERCPU_ARRAY as u32 {
                 footprint.per_processor +=
                     u64::from(elements) * u64::from(map.value_size()).next_multiple_of(8);
@@ -97,6 +105,16 @@ mod tests {
         assert!(large > small + 100_000_000, "{small} {large}");
         assert!(large < small + 250_000_000, "{small} {large}");
         assert!(of(100_000, 64) > large);
+    }
+
+    /// The matcher's table of 4 MiB, and little else.
+    #[test]
+    fn a_reload_makes_the_matcher_anew() {
+        const MIB: u64 = 1 << 20;
+        let of = |answers| options::tests::footprint(answers, 2).of_reload;
+        assert!((4 * MIB..6 * MIB).contains(&of(8192)), "{}", of(8192));
+        // Its index by the ends of names.
+        assert!(of(100_000) < 10 * MIB, "{}", of(100_000));
     }
 
     /// What the documents say. Machines with few processors that might have many are common: hypervisors allow for more.

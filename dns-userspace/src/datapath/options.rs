@@ -96,6 +96,7 @@ pub fn wanted(options: &LoadOptions) -> Wanted {
     let footprint = Footprint::of(OBJECT, &sizes(options, processors), processors);
     Wanted {
         bytes: footprint.bytes,
+        of_reload: footprint.of_reload,
         processors: processors as u64,
         per_processor: footprint.per_processor,
         unsupported: footprint.unsupported(),

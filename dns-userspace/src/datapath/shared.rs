@@ -26,7 +26,7 @@ use super::{
 use crate::rules::RuleSet;
 
 /// The maps that are shared by programs. All others belong to one rule set.
-const SHARED: [&str; 17] = [
+pub(super) const SHARED: [&str; 17] = [
     names::COUNTERS,
     names::RING,
     names::HEARTBEAT,

@@ -6,9 +6,9 @@
 mod answers;
 mod finding;
 mod interfaces;
+mod metrics;
 mod nameservers;
 mod node;
-mod place;
 mod programs;
 mod servers;
 
@@ -84,15 +84,11 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     let example = Settings::example()?;
     let tried = programs::load(settings.as_ref().unwrap_or(&example), args.load_timeout);
-    findings.splice(
-        0..0,
-        node::judge(&node, tried.wanted.bytes, tried.is_loaded()),
-    );
+    findings.splice(0..0, node::judge(&node, &tried.wanted, tried.is_loaded()));
     findings.extend(tried.findings());
     if let Some(settings) = &settings {
-        findings.push(place::metrics(settings.listen));
+        findings.push(metrics::judge(settings.listen));
     }
-    findings.push(place::state());
     findings.push(interfaces::hook(
         settings.as_ref().and_then(|settings| settings.hook),
     ));

@@ -1,13 +1,13 @@
 //! The kernel and the privileges of this process.
 
-use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+use std::path::Path;
 
-use super::finding::Finding;
-use crate::datapath::{Memlock, Node, size};
+use super::finding::{Finding, Level};
+use crate::datapath::{Memlock, Node, STATE, State, StateError, Wanted, size};
 
-/// What has nothing to do with the configuration. `bytes` are those of the maps; what a kernel lacks is an error only where
+/// What has nothing to do with the configuration. `wanted` is what the maps take; what a kernel lacks is an error only where
 /// the programs do not load.
-pub fn judge(node: &Node, bytes: u64, is_loaded: bool) -> Vec<Finding> {
+pub fn judge(node: &Node, wanted: &Wanted, is_loaded: bool) -> Vec<Finding> {
     vec![
         Finding::ok("kernel", release()),
         judge_jit(
@@ -16,10 +16,10 @@ pub fn judge(node: &Node, bytes: u64, is_loaded: bool) -> Vec<Finding> {
                 .as_deref(),
         ),
         judge_btf(node.has_btf, is_loaded),
-        judge_bpffs(statfs("/sys/fs/bpf").is_ok_and(|stat| stat.filesystem_type() == BPF_FS_MAGIC)),
+        judge_bpffs(State::on_bpffs(Path::new(STATE))),
         judge_capabilities(&node.missing_capabilities),
-        judge_memlock(node.memlock, bytes),
-        judge_memory(node.memory_limit, bytes),
+        judge_memlock(node.memlock, wanted.bytes),
+        judge_memory(node.memory_limit, wanted),
     ]
 }
 
@@ -59,15 +59,14 @@ fn judge_btf(is_there: bool, is_loaded: bool) -> Finding {
     }
 }
 
-fn judge_bpffs(mounted: bool) -> Finding {
-    if mounted {
-        Finding::ok("bpffs", "/sys/fs/bpf")
-    } else {
-        Finding::warning(
-            "bpffs",
-            "not mounted at /sys/fs/bpf; nothing is pinned yet, so gregor works without",
-            "mount -t bpf bpf /sys/fs/bpf",
-        )
+/// Where maps and links are pinned.
+fn judge_bpffs(state: Result<(), StateError>) -> Finding {
+    match state {
+        Ok(()) => Finding::ok("bpffs", STATE),
+        Err(error) => Finding {
+            level: Level::Error,
+            ..Finding::ok("bpffs", error.to_string())
+        },
     }
 }
 
@@ -114,10 +113,11 @@ fn judge_memlock(found: Memlock, needed: u64) -> Finding {
 /// What the process takes beside the maps when it has just started, with some room.
 const PROCESS: u64 = 8 << 20;
 
-fn judge_memory(limit: Option<u64>, maps: u64) -> Finding {
+fn judge_memory(limit: Option<u64>, wanted: &Wanted) -> Finding {
     const REMEDY: &str =
         "raise it (resources.limits.memory, MemoryMax=), or set [limits] answers lower";
-    let (start, reload) = (maps + PROCESS, 2 * maps + PROCESS);
+    let start = wanted.bytes + PROCESS;
+    let reload = start + wanted.of_reload;
     let Some(limit) = limit else {
         return Finding::ok("memory", "no limit of a cgroup is in sight");
     };
@@ -145,17 +145,21 @@ mod tests {
     use super::{super::finding::Level, *};
 
     #[test]
-    fn memory_is_to_do_for_two_sets_of_maps() {
-        const MAPS: u64 = 20 << 20;
+    fn memory_is_to_do_for_a_second_matcher() {
+        let wanted = Wanted {
+            bytes: 20 << 20,
+            of_reload: 5 << 20,
+            ..Wanted::default()
+        };
         for (limit, level, detail) in [
             (None, Level::Ok, "no limit"),
             (
                 Some(256 << 20),
                 Level::Ok,
-                "about 28 MiB, and 48 MiB at a reload",
+                "about 28 MiB, and 33 MiB at a reload",
             ),
             (
-                Some(40 << 20),
+                Some(30 << 20),
                 Level::Warning,
                 "every reload will be refused",
             ),
@@ -165,7 +169,7 @@ mod tests {
                 "the limit of the cgroup is 16 MiB",
             ),
         ] {
-            let finding = judge_memory(limit, MAPS);
+            let finding = judge_memory(limit, &wanted);
             assert_eq!(finding.level, level, "{finding:?}");
             assert!(finding.detail.contains(detail), "{finding:?}");
         }

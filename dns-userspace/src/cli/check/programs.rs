@@ -164,10 +164,11 @@ pub fn load(settings: &Settings, limit: Duration) -> Tried {
 
 fn maps_line(wanted: &Wanted) -> String {
     format!(
-        "about {}, of which {} for each of {} possible processor(s); twice that while a reload replaces them",
+        "about {}, of which {} for each of {} possible processor(s); {} more while a reload replaces the matcher",
         size(wanted.bytes),
         size(wanted.per_processor),
-        wanted.processors
+        wanted.processors,
+        size(wanted.of_reload)
     )
 }
 
@@ -240,13 +241,14 @@ mod tests {
     fn maps_are_told_with_the_part_of_a_processor() {
         let wanted = Wanted {
             bytes: 20 << 20,
+            of_reload: 5 << 20,
             processors: 256,
             per_processor: 3000,
             unsupported: Vec::new(),
         };
         assert_eq!(
             maps_line(&wanted),
-            "about 20 MiB, of which 3 KiB for each of 256 possible processor(s); twice that while a reload replaces them"
+            "about 20 MiB, of which 3 KiB for each of 256 possible processor(s); 5 MiB more while a reload replaces the matcher"
         );
     }
 

@@ -1,20 +1,18 @@
-//! What `gregor run` takes of the node beside the hooks: the metrics address, and the directory for what outlives it.
+//! Whether the metrics address can be had.
 
 use std::{
     io,
     net::{SocketAddr, TcpListener},
-    path::Path,
 };
 
 use super::finding::Finding;
-use crate::datapath::{STATE, State};
 
 /// Whether the metrics address is free.
-pub fn metrics(listen: SocketAddr) -> Finding {
-    judge_metrics(listen, TcpListener::bind(listen).map(drop))
+pub fn judge(listen: SocketAddr) -> Finding {
+    of(listen, TcpListener::bind(listen).map(drop))
 }
 
-fn judge_metrics(listen: SocketAddr, bound: io::Result<()>) -> Finding {
+fn of(listen: SocketAddr, bound: io::Result<()>) -> Finding {
     match bound {
         Ok(()) => Finding::ok("metrics", format!("{listen} is free")),
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => Finding::warning(
@@ -30,17 +28,6 @@ fn judge_metrics(listen: SocketAddr, bound: io::Result<()>) -> Finding {
     }
 }
 
-/// Whether maps and links can be pinned.
-pub fn state() -> Finding {
-    match State::on_bpffs(Path::new(STATE)) {
-        Ok(()) => Finding::ok("state", format!("{STATE} is on bpffs")),
-        Err(error) => Finding {
-            level: super::finding::Level::Error,
-            ..Finding::ok("state", error.to_string())
-        },
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -50,10 +37,10 @@ mod tests {
     fn an_address_is_free_in_use_or_none() {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap();
-        assert_eq!(metrics(address).level, Level::Warning);
+        assert_eq!(judge(address).level, Level::Warning);
         drop(taken);
-        assert_eq!(metrics(address).level, Level::Ok);
-        let elsewhere = metrics("192.0.2.1:9753".parse().unwrap());
+        assert_eq!(judge(address).level, Level::Ok);
+        let elsewhere = judge("192.0.2.1:9753".parse().unwrap());
         assert_eq!(elsewhere.level, Level::Error);
     }
 }

@@ -272,3 +272,21 @@ fn reloads_keep_the_answers_of_the_kernel() {
     assert_eq!(load.finish(), Vec::<String>::new());
     assert_eq!((taken(), entries()), (taken_before, entries_before));
 }
+
+/// The first one was not started for a handover and takes everything away: the second one begins anew.
+#[test]
+fn successor_of_one_that_takes_everything_away() {
+    let lab = lab("e2eanew");
+    let binary = tools::gregor().unwrap();
+    let foo = lab.pod("foo");
+    let gregor = lab.start_gregor(&binary, &config(&lab)).unwrap();
+    let next = lab.spawn_successor("next", &binary, &config(&lab)).unwrap();
+    wait_for_log(&next, "ready to take over");
+    gregor.signal(Signal::SIGTERM);
+    wait_for_log(&next, "gregor::app: ready");
+    assert!(!next.log().contains("took over from an earlier process"));
+    assert_eq!(programs_on(&lab, &foo.host_interface), ["gregor"]);
+    let load = Load::of(foo, vec![(vec![qualified("foo")], Expected::Endpoint)]);
+    load.wait_for(20);
+    assert_eq!(load.finish(), Vec::<String>::new());
+}

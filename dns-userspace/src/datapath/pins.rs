@@ -6,6 +6,7 @@
 use std::{
     fs::{self, File},
     io,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
@@ -88,11 +89,26 @@ impl State {
             path: self.root.clone(),
             error,
         };
-        let directory = File::open(&self.root).map_err(failed)?;
-        match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => Ok(Some(Claim { _lock: lock })),
-            Err((_, Errno::EWOULDBLOCK)) => Ok(None),
-            Err((_, errno)) => Err(failed(errno.into())),
+        loop {
+            // One that ends in order takes the directory away.
+            fs::create_dir_all(self.links()).map_err(failed)?;
+            let directory = File::open(&self.root).map_err(failed)?;
+            match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
+                Ok(lock) if self.is_here(&lock) => return Ok(Some(Claim { _lock: lock })),
+                // It was taken away between: a lock on it keeps nobody out.
+                Ok(_) => {}
+                Err((_, Errno::EWOULDBLOCK)) => return Ok(None),
+                Err((_, errno)) => return Err(failed(errno.into())),
+            }
+        }
+    }
+
+    /// Whether an open directory is the one at the path.
+    fn is_here(&self, directory: &File) -> bool {
+        let inode = |metadata: &fs::Metadata| (metadata.dev(), metadata.ino());
+        match (directory.metadata(), fs::metadata(&self.root)) {
+            (Ok(open), Ok(here)) => inode(&open) == inode(&here),
+            _ => false,
         }
     }
 

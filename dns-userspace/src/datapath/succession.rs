@@ -111,9 +111,10 @@ impl Datapath {
 
     /// [`Datapath::take_place`] of a program that a process has left.
     fn take_left(&mut self, held: Attached, peers: &PeersElsewhere) {
-        if let Err((interface, error)) = self.take_place(held, peers) {
+        let name = held.interface.name.clone();
+        if let Err(error) = self.take_place(held, peers) {
             tracing::warn!(
-                interface = interface.name,
+                interface = name,
                 error = one_line(&error),
                 "a program that was left cannot be replaced; will attach anew"
             );
@@ -122,11 +123,7 @@ impl Datapath {
 
     /// Puts the program in the place of the one that a link holds, in one step. On an error the interface is without a
     /// program.
-    fn take_place(
-        &mut self,
-        held: Attached,
-        peers: &PeersElsewhere,
-    ) -> Result<(), (Interface, DatapathError)> {
+    fn take_place(&mut self, held: Attached, peers: &PeersElsewhere) -> Result<(), DatapathError> {
         let Attached {
             interface,
             link,
@@ -160,7 +157,7 @@ impl Datapath {
                     unpin(&pin);
                 }
                 self.shared.interfaces().remove(index);
-                Err((interface, error))
+                Err(error)
             }
         }
     }
@@ -235,8 +232,12 @@ impl Datapath {
     fn take_links(&mut self, previous: &mut Datapath) -> Vec<(Interface, DatapathError)> {
         let peers = PeersElsewhere::of_all();
         let held = previous.links.drain().map(|(_, held)| held);
-        held.filter_map(|held| self.take_place(held, &peers).err())
-            .collect()
+        held.filter_map(|held| {
+            let interface = held.interface.clone();
+            let error = self.take_place(held, &peers).err()?;
+            Some((interface, error))
+        })
+        .collect()
     }
 
     /// Attaches in another place to the wanted interfaces of an earlier program, which stays where it is: a query meets one of

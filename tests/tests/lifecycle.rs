@@ -10,8 +10,13 @@
 mod e2e;
 
 use std::{
-    fs,
+    ffi::CString,
+    fs, io,
     net::{IpAddr, UdpSocket},
+    os::{
+        fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
     path::Path,
     process::Command,
     sync::{
@@ -266,6 +271,92 @@ fn pinned_links() -> Vec<String> {
 fn index_of(lab: &Lab, interface: &'static str) -> String {
     let index = move || nix::net::if_::if_nametoindex(interface).unwrap();
     format!("-{}", lab.node().enter(index).unwrap())
+}
+
+/// What an agent does that detaches links whoever holds them: BPF_LINK_DETACH.
+fn detach_by_force(pin: &Path) -> io::Result<()> {
+    const OBJ_GET: libc::c_long = 7;
+    const LINK_DETACH: libc::c_long = 34;
+    let bpf = |command: libc::c_long, attributes: &[u64; 2]| {
+        // SAFETY: both commands read no more than these bytes; a path in them is live.
+        let result = unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_ptr(), 16) };
+        match result {
+            0.. => Ok(result as u64),
+            _ => Err(io::Error::last_os_error()),
+        }
+    };
+    let path = CString::new(pin.as_os_str().as_bytes())?;
+    let link = bpf(OBJ_GET, &[path.as_ptr() as u64, 0])?;
+    // SAFETY: the kernel has just made the descriptor.
+    let link = unsafe { OwnedFd::from_raw_fd(link as i32) };
+    bpf(LINK_DETACH, &[link.as_raw_fd() as u64, 0]).map(|_| ())
+}
+
+/// Whether gregor is ready, and what it says of programs that others took off.
+fn removals(gregor: &Gregor) -> (u16, u64) {
+    let removed = gregor.status().unwrap()["kernel"]["removed"].as_u64();
+    (gregor.get("/readyz").unwrap().0, removed.unwrap())
+}
+
+#[test]
+fn programs_that_others_detach_are_put_back() {
+    let lab = lab_with_template("e2eforce");
+    let gregor = start(&lab, &lab.gregor_config());
+    let foo = lab.pod("foo");
+    served_by_gregor(&gregor, foo);
+    assert_eq!(removals(&gregor), (200, 0));
+    let index = index_of(&lab, "veth-foo");
+    let force = move || {
+        let links = fs::read_dir(STATE)
+            .unwrap()
+            .flat_map(|version| fs::read_dir(version.unwrap().path().join("links")).unwrap())
+            .map(|link| link.unwrap().path());
+        let link = links.filter(|link| {
+            let name = link.file_name().unwrap().to_str().unwrap();
+            name == "tcp" || name.ends_with(&index)
+        });
+        link.map(|link| detach_by_force(&link).unwrap()).count()
+    };
+    assert_eq!(lab.node().enter(force).unwrap(), 2);
+    assert!(programs_on(&lab, "veth-foo").is_empty());
+    until("the program is back", || {
+        (programs_on(&lab, "veth-foo") == ["gregor"]).then_some(())
+    });
+    served_by_gregor(&gregor, foo);
+    until("the status says so", || {
+        (removals(&gregor) == (200, 1)).then_some(())
+    });
+    until("TCP is steered again", || {
+        gregor
+            .log()
+            .contains("detached the link for TCP; it is back")
+            .then_some(())
+    });
+    // It is pinned as before: the next process takes it over.
+    let index = index_of(&lab, "veth-foo");
+    let pinned = move || pinned_links().iter().any(|name| name.ends_with(&index));
+    assert!(lab.node().enter(pinned).unwrap());
+}
+
+/// An agent that takes the qdisc away, as some do when they end.
+#[test]
+fn filters_that_go_with_their_qdisc_are_put_back() {
+    let lab = lab_with_template("e2epurge");
+    let gregor = start(&lab, &clsact(&lab.gregor_config()));
+    let foo = lab.pod("foo");
+    served_by_gregor(&gregor, foo);
+    let mut purge = Command::new("tc");
+    purge.args(["qdisc", "del", "dev", "veth-foo", "clsact"]);
+    let output = lab.node().output(purge).unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert!(clsact_filters(&lab, "veth-foo").is_empty());
+    until("the filter is back", || {
+        (clsact_filters(&lab, "veth-foo").len() == 1).then_some(())
+    });
+    served_by_gregor(&gregor, foo);
+    until("the status says so", || {
+        (removals(&gregor) == (200, 1)).then_some(())
+    });
 }
 
 /// A pod's interface that goes while no gregor runs leaves no pin behind.
@@ -645,8 +736,20 @@ fn detach_takes_a_hung_gregor_off() {
         String::from_utf8_lossy(&again.stdout),
         "nothing of gregor is attached\n"
     );
-    // It wakes up to a node without it and still ends in order.
+    // It wakes up to a node without it, leaves it so, says so, and still ends in order.
     gregor.signal(Signal::SIGCONT);
+    until("gregor says what happened", || {
+        let status = gregor.status().ok()?;
+        let interfaces = status["interfaces"].as_array()?;
+        let says = |interface: &serde_json::Value| {
+            interface["error"]
+                .as_str()
+                .is_some_and(|error| error.contains("detach --all"))
+        };
+        interfaces.iter().all(says).then_some(())
+    });
+    assert_eq!(gregor.get("/readyz").unwrap().0, 503);
+    assert!(programs_on(&lab, "veth-foo").is_empty());
     gregor.signal(Signal::SIGTERM);
     assert_eq!(wait_for_end(&gregor).code(), Some(0), "{}", gregor.log());
 }

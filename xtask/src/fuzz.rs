@@ -23,9 +23,6 @@ use crate::{
 pub use build::Build;
 use report::Report;
 
-/// Executions of each target in a short run, those of its corpus among them.
-const SHORT_RUNS: u64 = 20_000;
-
 #[derive(Debug, Args)]
 pub struct Options {
     /// Only this one
@@ -94,6 +91,15 @@ impl Target {
         }
     }
 
+    /// Executions in a short run, those of the corpus among them: it is to take seconds, or two minutes at most.
+    fn short_runs(self) -> u64 {
+        match self {
+            Self::Pipeline | Self::Compose | Self::Upstream | Self::Config => 20_000,
+            // Each one compiles what it imports.
+            Self::Corefile => 4_000,
+        }
+    }
+
     fn has_dictionary(self) -> bool {
         matches!(self, Self::Config | Self::Corefile)
     }
@@ -105,6 +111,8 @@ enum Until {
     Seconds(u64),
     /// Executions, those of the corpus among them, with a seed of their own so that each such run is the same.
     Runs(u64),
+    /// The same, as many as a short run of the target has.
+    Short,
 }
 
 /// What one run came to.
@@ -143,7 +151,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
 pub fn short() -> Result<(u64, u64)> {
     let programs = Build::Short.build(&machine::root()?)?;
     let targets = Target::value_variants();
-    let found = run_all(targets, &programs, Until::Runs(SHORT_RUNS))?;
+    let found = run_all(targets, &programs, Until::Short)?;
     Ok((targets.len() as u64 - found, found))
 }
 
@@ -232,7 +240,11 @@ fn fuzz(target: Target, programs: &Path, until: Until, seeds: &[PathBuf]) -> Res
             program.arg(format!("-max_total_time={seconds}"));
             program.arg(work(target, "found")?);
         }
-        Until::Runs(runs) => {
+        Until::Runs(_) | Until::Short => {
+            let runs = match until {
+                Until::Runs(runs) => runs,
+                _ => target.short_runs(),
+            };
             program.args([format!("-runs={runs}"), "-seed=1".to_owned()]);
             // Nothing is written and nothing former is read: every run starts from the committed inputs.
             let none = work(target, "none")?;

@@ -30,12 +30,53 @@ impl Programs for Datapath {
 #[derive(Debug, Default)]
 pub struct Attachments {
     wanted: BTreeMap<u32, Wanted>,
+    removals: u64,
 }
 
 #[derive(Debug)]
 struct Wanted {
     name: String,
     error: Option<String>,
+    backoff: Backoff,
+}
+
+/// How soon a program that another process took off is put back: at once, then after ever more retries, so that two agents do
+/// not fight for ever.
+#[derive(Clone, Copy, Debug, Default)]
+struct Backoff {
+    removals: u32,
+    /// Retries to let go by.
+    wait: u32,
+    /// Retries that went by since it was put back.
+    steady: u32,
+}
+
+impl Backoff {
+    const MAX_WAIT: u32 = 64;
+
+    fn removed(&mut self) {
+        self.wait = match self.removals {
+            0 => 0,
+            removals => 1u32
+                .checked_shl(removals)
+                .unwrap_or(u32::MAX)
+                .min(Self::MAX_WAIT),
+        };
+        self.removals += 1;
+        self.steady = 0;
+    }
+
+    /// A retry, with the program on its hook or not.
+    fn tick(&mut self, attached: bool) {
+        if !attached {
+            self.wait = self.wait.saturating_sub(1);
+            return;
+        }
+        self.steady += 1;
+        if self.steady >= Self::MAX_WAIT {
+            *self = Self::default();
+        }
+    }
 }
 
 impl Attachments {
@@ -62,6 +103,9 @@ impl Attachments {
 
     /// Tries again what failed; `true` when every wanted interface has the program now.
     pub fn retry(&mut self, programs: &mut impl Programs) -> bool {
+        for wanted in self.wanted.values_mut() {
+            wanted.backoff.tick(wanted.error.is_none());
+        }
         for interface in self.failed() {
             self.attach(programs, interface);
         }
@@ -73,6 +117,25 @@ impl Attachments {
         if let Some(wanted) = self.wanted.get_mut(&interface.index) {
             wanted.error = Some(error);
         }
+    }
+
+    /// Another process took the program off: the next retry puts it back, or a later one where that happens again and again.
+    pub fn removed(&mut self, interface: &Interface) {
+        self.removals += 1;
+        if let Some(wanted) = self.wanted.get_mut(&interface.index) {
+            tracing::warn!(
+                interface = interface.name,
+                times = wanted.backoff.removals + 1,
+                "another process took the program off; puts it back"
+            );
+            wanted.error = Some("another process took the program off".to_owned());
+            wanted.backoff.removed();
+        }
+    }
+
+    /// How often another process took a program off.
+    pub fn removals(&self) -> u64 {
+        self.removals
     }
 
     /// Whether an interface is wanted.
@@ -101,7 +164,7 @@ impl Attachments {
     fn failed(&self) -> Vec<Interface> {
         self.wanted
             .iter()
-            .filter(|(_, wanted)| wanted.error.is_some())
+            .filter(|(_, wanted)| wanted.error.is_some() && wanted.backoff.wait == 0)
             .map(|(index, wanted)| Interface {
                 index: *index,
                 name: wanted.name.clone(),
@@ -114,7 +177,10 @@ impl Attachments {
         let before = self
             .wanted
             .get(&interface.index)
-            .map(|wanted| wanted.error.clone());
+            .map(|wanted| (wanted.error.clone(), wanted.backoff));
+        let (before, backoff) = before.map_or((None, Backoff::default()), |(error, backoff)| {
+            (Some(error), backoff)
+        });
         match &error {
             // Said once, not at every retry.
             Some(error) if before != Some(Some(error.clone())) => {
@@ -136,6 +202,7 @@ impl Attachments {
             Wanted {
                 name: interface.name,
                 error,
+                backoff,
             },
         );
     }
@@ -206,6 +273,31 @@ mod tests {
         attachments.apply(&mut kernel, Event::Vanished(1));
         assert!(attachments.complete());
         assert_eq!(kernel.attached, BTreeSet::from([2]));
+    }
+
+    #[test]
+    fn removed_programs_are_put_back_ever_later() {
+        let mut kernel = Fake::default();
+        let mut attachments = Attachments::default();
+        let veth = interface(1, "veth");
+        attachments.apply(&mut kernel, Event::Appeared(veth.clone()));
+        let mut retries = Vec::new();
+        for _ in 0..8 {
+            attachments.removed(&veth);
+            assert!(!attachments.complete());
+            retries.push(1);
+            while !attachments.retry(&mut kernel) {
+                *retries.last_mut().unwrap() += 1;
+            }
+        }
+        assert_eq!(retries, [1, 2, 4, 8, 16, 32, 64, 64]);
+        assert_eq!(attachments.removals(), 8);
+        // Long enough in peace.
+        for _ in 0..64 {
+            attachments.retry(&mut kernel);
+        }
+        attachments.removed(&veth);
+        assert!(attachments.retry(&mut kernel));
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub struct Kernel {
 enum Request {
     /// Interfaces that came and went; the first time, all that are there.
     Links(Vec<Event>),
-    /// Tries again what failed.
+    /// Puts back what another process took off, and tries again what failed.
     Retry,
     Replace(Box<Datapath>, Selection, oneshot::Sender<Replaced>),
     /// Leaves the hooks, or leaves them to a successor.
@@ -87,7 +87,7 @@ impl Kernel {
         self.send(Request::Links(events));
     }
 
-    /// Tries again what failed.
+    /// Puts back what another process took off, and tries again what failed.
     pub fn retry(&self) {
         self.send(Request::Retry);
     }
@@ -162,6 +162,7 @@ impl Owner {
                     self.queue.extend(events);
                 }
                 Some(Request::Retry) => {
+                    self.put_back();
                     self.attachments.retry(&mut self.datapath);
                     self.datapath.find_ways_out();
                 }
@@ -181,6 +182,21 @@ impl Owner {
                 None => return,
             }
             self.board.tell(&self.attachments, &self.datapath);
+        }
+    }
+
+    /// What another process took off is attached at the retry that follows.
+    fn put_back(&mut self) {
+        for interface in self.datapath.forget_removed() {
+            self.attachments.removed(&interface);
+        }
+        match self.datapath.put_back_steering() {
+            Ok(false) => {}
+            Ok(true) => tracing::warn!("another process detached the link for TCP; it is back"),
+            Err(error) => tracing::warn!(
+                error = one_line(&error),
+                "another process detached the link for TCP; TCP goes to the existing cache"
+            ),
         }
     }
 
@@ -229,6 +245,8 @@ pub struct Board {
 struct View {
     interfaces: Vec<InterfaceStatus>,
     complete: bool,
+    /// Programs that another process took off.
+    removed: u64,
     /// The first list of interfaces was gone through.
     listed: bool,
     program: Option<ProgramStatus>,
@@ -251,6 +269,7 @@ impl Board {
         let complete = attachments.complete();
         let mut view = lock(&self.view);
         (view.interfaces, view.complete) = (interfaces, complete);
+        view.removed = attachments.removals();
     }
 
     fn program(&self, datapath: &mut Datapath) {
@@ -287,6 +306,10 @@ impl Board {
         if other_namespaces > 0 {
             *namespaces.entry(OTHER_NAMESPACES.to_owned()).or_default() += other_namespaces;
         }
+        let (removed, program) = {
+            let view = lock(&self.view);
+            (view.removed, view.program.clone())
+        };
         KernelStatus {
             requests: KernelStatus::requests(&verdicts),
             answers: AnswersStatus {
@@ -304,7 +327,8 @@ impl Board {
                 .into_iter()
                 .map(|(server, count)| (server.to_string(), count))
                 .collect::<BTreeMap<_, _>>(),
-            program: lock(&self.view).program.clone(),
+            removed,
+            program,
         }
     }
 }

@@ -116,6 +116,13 @@ fn render(status: &Status) -> String {
         status.attached(),
         status.interfaces.len()
     );
+    if status.kernel.removed > 0 {
+        let _ = writeln!(
+            text,
+            "  other processes took programs off {} times; they are put back",
+            status.kernel.removed
+        );
+    }
     for interface in &status.interfaces {
         let _ = match &interface.error {
             None => {

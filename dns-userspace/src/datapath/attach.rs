@@ -6,7 +6,7 @@ use aya::programs::{
     Program, ProgramError, SchedClassifier, TcAttachType,
     tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact},
 };
-use nix::net::if_::if_nametoindex;
+use nix::net::if_::{if_indextoname, if_nametoindex};
 
 use super::{
     PROGRAM, XDP_PROGRAM,
@@ -271,6 +271,22 @@ pub(super) fn leave(link: Link) {
     match link {
         Link::Bpf(link, _) => drop(link),
         Link::Filter(link) => std::mem::forget(link),
+    }
+}
+
+/// Whether a program is where it was put: others can take it off too, a filter with its qdisc and a link by force. Where the
+/// interface is gone there is an event about that on its way.
+pub(super) fn is_on_hook(link: &Link, interface: &Interface, order: Order) -> bool {
+    let Ok(_) = if_indextoname(interface.index) else {
+        return true;
+    };
+    match link {
+        Link::Bpf(link, _) => link.info().map_or(true, |info| info.ifindex != 0),
+        Link::Filter(_) => clsact::filters(interface.index).map_or(true, |filters| {
+            filters
+                .iter()
+                .any(|filter| has_our_place(filter) && filter.priority() == priority(order))
+        }),
     }
 }
 

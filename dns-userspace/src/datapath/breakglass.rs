@@ -23,7 +23,7 @@ use super::{
     PROGRAM, RETURN_DEVICES, XDP_PROGRAM, attach, clsact,
     error::{one_line, os_error},
     link::{self, BpfLink, LINK_TYPE_NETNS},
-    pins::remove_tree,
+    pins::{clear, dismiss},
     return_path, steer,
 };
 
@@ -45,6 +45,12 @@ pub struct DetachReport {
 /// Removes every program that any gregor made, and what is pinned in a directory.
 pub fn detach_all(state: &Path) -> anyhow::Result<DetachReport> {
     let mut report = DetachReport::default();
+    // First: a process that lives puts back what it finds missing.
+    if let Err(error) = dismiss(state) {
+        report
+            .failures
+            .push(format!("{}: {error}", state.display()));
+    }
     // Filters and pins go whatever becomes of the links.
     let programs = our_programs();
     match &programs {
@@ -198,7 +204,7 @@ fn detach_filters(programs: Option<&HashSet<u32>>, report: &mut DetachReport) ->
 
 fn remove_pins(directory: &Path, report: &mut DetachReport) {
     let mut removed = Vec::new();
-    let failures = remove_tree(directory, &mut |path| removed.push(path.to_owned()));
+    let failures = clear(directory, &mut |path| removed.push(path.to_owned()));
     report.pins.extend(removed);
     report.failures.extend(failures);
 }

@@ -71,6 +71,8 @@ pub enum DatapathError {
         #[source]
         error: io::Error,
     },
+    #[error("`gregor detach --all` took the programs off; restart gregor to have them back")]
+    Dismissed,
     #[error("the link of the program for TCP")]
     Link(#[source] io::Error),
     #[error("cannot pin {}", path.display())]

@@ -23,6 +23,9 @@ use super::{error::one_line, link::BpfLink};
 /// Where gregor pins what it pins, unless it is told another place.
 pub const STATE: &str = "/sys/fs/bpf/gregor";
 
+/// A directory whose presence says that the programs are off their hooks because somebody wants so: bpffs takes no plain files.
+const DISMISSED: &str = "detached";
+
 /// Why the directory cannot be used. Each says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
@@ -80,7 +83,14 @@ impl State {
             path: root.to_owned(),
             error,
         })?;
+        // Left by a `detach --all` that did not end.
+        let _ = fs::remove_dir(root.join(DISMISSED));
         Ok(state)
+    }
+
+    /// Whether `detach --all` took the programs off, or does so now: nobody puts them back then.
+    pub fn is_dismissed(&self) -> bool {
+        self.root.join(DISMISSED).exists()
     }
 
     /// Takes the lock; `None` while another process has it.
@@ -153,11 +163,8 @@ impl State {
 
     /// Removes what other ABI versions have pinned: their programs are off their hooks then.
     pub(super) fn remove_other_versions(&self) {
-        let Ok(entries) = fs::read_dir(&self.root) else {
-            return;
-        };
-        for path in entries.filter_map(Result::ok).map(|entry| entry.path()) {
-            if path != self.version() && path.is_dir() {
+        for path in versions(&self.root) {
+            if path != self.version() {
                 tracing::info!(path = %path.display(), "removing what another version has pinned");
                 remove_version(&path);
             }
@@ -172,8 +179,47 @@ impl State {
     /// Removes all that is pinned, links off their hooks first. Only for the one who has the lock.
     pub fn remove(&self) {
         remove_version(&self.version());
+        let _ = fs::remove_dir(self.root.join(DISMISSED));
         // Stays where another version is in it.
         let _ = fs::remove_dir(&self.root);
+    }
+}
+
+/// The folders of all ABI versions in a directory; whatever else is in it is not gregor's.
+fn versions(root: &Path) -> impl Iterator<Item = PathBuf> {
+    files(root).into_iter().filter(|path| {
+        let name = path.file_name().and_then(|name| name.to_str());
+        let number = name.and_then(|name| name.strip_prefix('v'));
+        number.is_some_and(|number| number.parse::<u32>().is_ok()) && path.is_dir()
+    })
+}
+
+/// Removes what is pinned in a directory. The sign of [`dismiss`] stays while a process owns the directory. `removed` is called
+/// with each path. Returns what failed.
+pub(super) fn clear(root: &Path, removed: &mut impl FnMut(&Path)) -> Vec<String> {
+    let failures = versions(root)
+        .flat_map(|version| remove_tree(&version, removed))
+        .collect();
+    let owner = File::open(root).map(|root| Flock::lock(root, FlockArg::LockExclusiveNonblock));
+    if matches!(owner, Ok(Ok(_))) {
+        let _ = fs::remove_dir(root.join(DISMISSED));
+        let _ = fs::remove_dir(root);
+    }
+    failures
+}
+
+/// Says that the programs are to stay off their hooks, until the process that owns the directory ends or another one starts.
+pub(super) fn dismiss(root: &Path) -> io::Result<()> {
+    match fs::create_dir(root.join(DISMISSED)) {
+        Err(error)
+            if !matches!(
+                error.kind(),
+                io::ErrorKind::AlreadyExists | io::ErrorKind::NotFound
+            ) =>
+        {
+            Err(error)
+        }
+        _ => Ok(()),
     }
 }
 
@@ -185,7 +231,7 @@ fn remove_version(version: &Path) {
 
 /// Removes pins and the directories that they are in; links are detached first, since others may hold them. `removed` is called
 /// with each path. Returns what failed.
-pub(super) fn remove_tree(directory: &Path, removed: &mut impl FnMut(&Path)) -> Vec<String> {
+fn remove_tree(directory: &Path, removed: &mut impl FnMut(&Path)) -> Vec<String> {
     let mut failures = Vec::new();
     let Ok(entries) = fs::read_dir(directory) else {
         return failures;
@@ -270,6 +316,47 @@ pub(super) fn pin_link(link: &BpfLink, path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A directory that no other test has; its owner is to remove it.
+    fn directory(name: &str) -> PathBuf {
+        let path = std::env::temp_dir().join(format!("gregor-pins-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir(&path).unwrap();
+        path
+    }
+
+    #[test]
+    fn only_folders_of_versions_are_gregors() {
+        let root = directory("versions");
+        for name in ["v2", "v3", "v", "vx", "cilium", "3"] {
+            fs::create_dir(root.join(name)).unwrap();
+        }
+        fs::write(root.join("v4"), "").unwrap();
+        let mut found: Vec<_> = versions(&root).collect();
+        found.sort();
+        assert_eq!(found, [root.join("v2"), root.join("v3")]);
+        assert_eq!(clear(&root, &mut |_| {}), Vec::<String>::new());
+        assert_eq!(versions(&root).count(), 0);
+        assert!(root.join("cilium").exists());
+        fs::remove_dir_all(&root).unwrap();
+    }
+
+    /// The owner sees the sign until it ends.
+    #[test]
+    fn the_sign_of_a_dismissal_stays_with_the_owner() {
+        let root = directory("dismissed");
+        let state = State { root: root.clone() };
+        let claim = state.try_claim().unwrap().unwrap();
+        assert!(!state.is_dismissed());
+        dismiss(&root).unwrap();
+        dismiss(&root).unwrap();
+        clear(&root, &mut |_| {});
+        assert!(state.is_dismissed());
+        drop(claim);
+        clear(&root, &mut |_| {});
+        assert!(!root.exists());
+        dismiss(&root).unwrap();
+    }
 
     #[test]
     fn a_directory_outside_bpffs_is_refused_with_the_remedy() {

@@ -114,6 +114,9 @@ impl Datapath {
         if self.links.contains_key(&interface.index) {
             return Ok(());
         }
+        if self.state.as_ref().is_some_and(State::is_dismissed) {
+            return Err(DatapathError::Dismissed);
+        }
         // Of another program with the same maps.
         let has_bucket = self.shared.interfaces().contains(interface.index);
         self.allow_interface(interface.index)?;
@@ -141,6 +144,26 @@ impl Datapath {
                 })
             }
         }
+    }
+
+    /// Interfaces that another process took this program off. They are to be attached anew.
+    pub fn forget_removed(&mut self) -> Vec<Interface> {
+        let order = self.options.order;
+        let removed: Vec<u32> = self
+            .links
+            .values()
+            .filter(|held| !attach::is_on_hook(&held.link, &held.interface, order))
+            .map(|held| held.interface.index)
+            .collect();
+        removed
+            .into_iter()
+            .filter_map(|index| {
+                let held = self.links.remove(&index)?;
+                let interface = held.interface.clone();
+                held.detach();
+                Some(interface)
+            })
+            .collect()
     }
 
     /// Pins a link. One that cannot be is there all the same, as long as this process is.
@@ -210,6 +233,18 @@ impl Datapath {
             }
             None => Err(DatapathError::Missing(steer::PROGRAM)),
         }
+    }
+
+    /// Steers TCP again where another process detached the link. Returns whether one did.
+    pub fn put_back_steering(&mut self) -> Result<bool, DatapathError> {
+        let is_removed = self.steering.as_mut().is_some_and(Steering::forget_removed);
+        if !is_removed {
+            return Ok(false);
+        }
+        if self.state.as_ref().is_some_and(State::is_dismissed) {
+            return Err(DatapathError::Dismissed);
+        }
+        self.attach_steering(None).map(|()| true)
     }
 
     /// Whether TCP connections are being steered.

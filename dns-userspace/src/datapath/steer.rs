@@ -286,6 +286,16 @@ impl Steering {
         self.is_attached
     }
 
+    /// Whether another process detached the link. It is forgotten then, to be attached anew.
+    pub fn forget_removed(&mut self) -> bool {
+        let is_off = |held: &Held| held.link.info().is_ok_and(|info| info.ifindex == 0);
+        let is_removed = self.link.as_ref().is_some_and(is_off);
+        if is_removed {
+            self.detach();
+        }
+        is_removed
+    }
+
     pub fn detach(&mut self) {
         self.is_attached = false;
         if let Some(held) = self.link.take() {

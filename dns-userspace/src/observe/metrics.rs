@@ -270,6 +270,11 @@ impl Collector for Page {
             "Errors of rtnetlink, after each of which all interfaces were listed anew",
             status.interface_resyncs,
         )?;
+        page.counter(
+            "programs_removed",
+            "Programs that another process took off an interface; they are put back",
+            status.kernel.removed,
+        )?;
         page.counter("panics", "Tasks that panicked", status.panics)
     }
 }
@@ -419,6 +424,7 @@ pub(super) mod tests {
                     rules: map(&[("kafka", 40)]),
                     namespaces: map(&[("foo", 30), ("bar", 10)]),
                 },
+                removed: 3,
                 program: Some(ProgramStatus {
                     id: 9,
                     verified_instructions: 12_345,
@@ -542,6 +548,7 @@ pub(super) mod tests {
             "gregor_config_loads_total{result=\"failure\"} 1",
             "gregor_config_last_load_successful 0.0",
             "gregor_interface_resyncs_total 2",
+            "gregor_programs_removed_total 3",
             "gregor_panics_total 0",
             "gregor_responder_unanswered_total 5",
             "gregor_truncated_responses_total 4",

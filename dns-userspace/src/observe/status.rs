@@ -101,6 +101,8 @@ pub struct KernelStatus {
     /// Queries to port 53 of addresses that are not among the servers.
     pub other_servers: BTreeMap<String, u64>,
     pub answers: AnswersStatus,
+    /// Programs that another process took off an interface.
+    pub removed: u64,
     pub program: Option<ProgramStatus>,
 }
 

@@ -338,6 +338,44 @@ fn programs_that_others_detach_are_put_back() {
     assert!(lab.node().enter(pinned).unwrap());
 }
 
+/// Runs a command of the node, as another agent does.
+fn on_the_node(lab: &Lab, command: &str) {
+    let mut words = command.split(' ');
+    let mut agent = Command::new(words.next().unwrap());
+    agent.args(words);
+    let output = lab.node().output(agent).unwrap();
+    assert!(output.status.success(), "{command}: {output:?}");
+}
+
+/// Queries that pass by way of the responder reach the cache again. Nothing is known of the namespace yet.
+fn the_return_device_is_back_after(lab: &Lab, gregor: &Gregor, command: &str, namespace: &str) {
+    let lines = || gregor.log().matches("its program; it is back").count();
+    let before = lines();
+    on_the_node(lab, command);
+    until("the device is back", || (lines() > before).then_some(()));
+    let qname = qualified(namespace);
+    let (query, _) = Wire::new(&qname, RecordType::A).bytes();
+    let before = Metrics::of(gregor);
+    let _ = exchange_within(lab.pod("foo"), CACHE, &query, PATIENCE);
+    let asked = lab.cache().asked();
+    assert!(asked.iter().any(|asked| asked.qname == format!("{qname}.")));
+    let after = Metrics::of(gregor);
+    assert_eq!(
+        after.taken() - before.taken(),
+        1.0,
+        "by way of the responder"
+    );
+}
+
+#[test]
+fn a_return_device_that_others_remove_is_made_anew() {
+    let lab = lab_with_template("e2ereturn");
+    let gregor = start(&lab, &lab.gregor_config());
+    served_by_gregor(&gregor, lab.pod("foo"));
+    the_return_device_is_back_after(&lab, &gregor, "ip link del gregor0", "nothing");
+    the_return_device_is_back_after(&lab, &gregor, "ip link del gregor0", "nowhere");
+}
+
 /// An agent that takes the qdisc away, as some do when they end.
 #[test]
 fn filters_that_go_with_their_qdisc_are_put_back() {
@@ -345,10 +383,7 @@ fn filters_that_go_with_their_qdisc_are_put_back() {
     let gregor = start(&lab, &clsact(&lab.gregor_config()));
     let foo = lab.pod("foo");
     served_by_gregor(&gregor, foo);
-    let mut purge = Command::new("tc");
-    purge.args(["qdisc", "del", "dev", "veth-foo", "clsact"]);
-    let output = lab.node().output(purge).unwrap();
-    assert!(output.status.success(), "{output:?}");
+    on_the_node(&lab, "tc qdisc del dev veth-foo clsact");
     assert!(clsact_filters(&lab, "veth-foo").is_empty());
     until("the filter is back", || {
         (clsact_filters(&lab, "veth-foo").len() == 1).then_some(())

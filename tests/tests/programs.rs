@@ -1,9 +1,9 @@
 //! The loaded program: the table of packets, its place on the hook, its limits. Wants root and a kernel with tcx.
 
-use std::time::Duration;
+use std::{process::Command, sync::atomic::Ordering, time::Duration};
 
 use dns_common::verdict::{EXPIRED, Reason, TAKEN, Verdict};
-use gregor::datapath::{HIT_LANES, Hook, Limit, LoadOptions, Order, Term};
+use gregor::datapath::{HIT_LANES, Hook, Limit, LoadOptions, Order, ReturnPath, Term};
 use gregor_tests::{
     packets::{
         answers::{self, Expect},
@@ -16,6 +16,7 @@ use gregor_tests::{
     },
     reading,
 };
+use nix::net::if_::if_nametoindex;
 
 #[test]
 fn the_table_under_test_run() {
@@ -297,6 +298,30 @@ fn last_on_tcx() {
         wait_until("the query passes", || behind.seen().unwrap().frames == 1);
         assert_eq!(in_front.seen().unwrap().frames, 2);
         assert_eq!(loaded.drain().len(), 1);
+    });
+}
+
+/// Once, and not again while it is there.
+#[test]
+fn return_path_that_others_take_away() {
+    let mended = |mut path: ReturnPath, command: &'static str| {
+        assert!(!path.mend().unwrap(), "it is there");
+        let mut words = command.split(' ');
+        let mut agent = Command::new(words.next().unwrap());
+        assert!(agent.args(words).status().unwrap().success());
+        assert!(path.mend().unwrap(), "{command}");
+        assert!(!path.mend().unwrap(), "it is back");
+        let index = path.index().load(Ordering::Relaxed);
+        assert_eq!(if_nametoindex("gregor0").unwrap(), index);
+    };
+    on_a_wire(move |_| {
+        mended(ReturnPath::open().unwrap(), "ip link del gregor0");
+        let clsact = ReturnPath::on(Hook::Clsact).unwrap();
+        mended(clsact, "tc qdisc del dev gregor0 clsact");
+        let clsact = ReturnPath::on(Hook::Clsact).unwrap();
+        mended(clsact, "ip link del gregor0");
+        // Each took its device with it.
+        assert!(if_nametoindex("gregor0").is_err());
     });
 }
 

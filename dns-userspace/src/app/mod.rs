@@ -114,6 +114,7 @@ struct App {
     /// The maps, for programs to come.
     base: Base,
     claim: Claim,
+    pins: Pins,
     logs: Logs,
     /// A reload on its way.
     pending: Option<JoinHandle<anyhow::Result<Prepared>>>,
@@ -237,6 +238,7 @@ impl App {
             shutdown,
             base,
             claim,
+            pins: pins.clone(),
             logs,
             pending: None,
             again: false,
@@ -269,7 +271,10 @@ impl App {
                     }
                     self.kernel.links(batch);
                 }
-                _ = retry.tick() => self.kernel.retry(),
+                _ = retry.tick() => {
+                    self.kernel.retry();
+                    self.mend_return_path();
+                }
                 // Attaching and the first turn of the ring come on their own: look again until then.
                 () = tokio::time::sleep(Duration::from_millis(10)), if !told_ready => {}
                 cause = self.reloads.next() => self.reload(cause),
@@ -289,6 +294,16 @@ impl App {
                 }
             }
         }
+    }
+
+    /// Not after `detach --all`, which takes the device away too.
+    fn mend_return_path(&self) {
+        let (respond, pins) = (Arc::clone(&self.respond), self.pins.clone());
+        tokio::task::spawn_blocking(move || {
+            if !pins.is_dismissed() {
+                respond.mend();
+            }
+        });
     }
 
     /// Leaves the programs to a successor, or takes them away once the ring is drained; then the pods that already asked get

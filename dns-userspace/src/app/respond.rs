@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicU32},
 };
 
 use anyhow::Context as _;
@@ -117,6 +117,24 @@ impl Respond {
         kept.settings = prepared.settings;
     }
 
+    /// Makes the device by which queries pass anew where another process took it or its program away.
+    pub fn mend(&self) {
+        let mut path = self
+            .return_path
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        match path.as_mut().map_or(Ok(false), ReturnPath::mend) {
+            Ok(false) => {}
+            Ok(true) => tracing::warn!(
+                "another process took away the device by which queries pass, or its program; it is back"
+            ),
+            Err(error) => tracing::warn!(
+                error = one_line(&error),
+                "another process took away the device by which queries pass; will try again"
+            ),
+        }
+    }
+
     /// Removes the device by which queries pass, unless a successor uses it: the last thing, since those that wait may pass
     /// until then.
     pub fn close(&self, end: End) {
@@ -159,20 +177,20 @@ impl Answer for Respond {
 fn return_device(
     path: &Mutex<Option<ReturnPath>>,
     settings: &Settings,
-) -> Result<Option<u32>, DatapathError> {
+) -> Result<Option<Arc<AtomicU32>>, DatapathError> {
     if settings.load_options().hook == Hook::Xdp {
         return Ok(None);
     }
     let mut path = path.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(path) = &*path {
-        return Ok(Some(path.index()));
+        return Ok(Some(Arc::clone(path.index())));
     }
-    Ok(Some(path.insert(ReturnPath::open()?).index()))
+    Ok(Some(Arc::clone(path.insert(ReturnPath::open()?).index())))
 }
 
 fn open(
     settings: &Settings,
-    device: Option<u32>,
+    device: Option<Arc<AtomicU32>>,
     steer: &Arc<dyn Steer>,
     hub: &Arc<Hub>,
 ) -> io::Result<Live> {

@@ -9,6 +9,8 @@ use super::netlink::{Netlink, attributes};
 const MESSAGE: usize = 20;
 /// `TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS)`.
 const INGRESS: u32 = 0xffff_fff2;
+/// `TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_EGRESS)`.
+const EGRESS: u32 = 0xffff_fff3;
 /// rtnetlink(7).
 const RTM_DELTFILTER: u16 = 45;
 const RTM_GETTFILTER: u16 = 46;
@@ -37,8 +39,17 @@ impl Filter {
 
 /// The filters of an interface of the calling thread's network namespace, in their order; none where there is no clsact.
 pub(super) fn filters(ifindex: u32) -> io::Result<Vec<Filter>> {
+    filters_at(ifindex, INGRESS)
+}
+
+/// The same on its egress.
+pub(super) fn egress_filters(ifindex: u32) -> io::Result<Vec<Filter>> {
+    filters_at(ifindex, EGRESS)
+}
+
+fn filters_at(ifindex: u32, parent: u32) -> io::Result<Vec<Filter>> {
     let mut filters = Vec::new();
-    let request = message(ifindex, 0, 0);
+    let request = message(ifindex, parent, 0, 0);
     let answer =
         Netlink::open(libc::NETLINK_ROUTE)?.ask(RTM_GETTFILTER, true, &request, |_, body| {
             filters.extend(filter(body));
@@ -53,15 +64,15 @@ pub(super) fn filters(ifindex: u32) -> io::Result<Vec<Filter>> {
     }
 }
 
-/// Takes a filter off.
+/// Takes a filter off the ingress.
 pub(super) fn remove(filter: &Filter) -> io::Result<()> {
-    let request = message(filter.ifindex, filter.handle, filter.info);
+    let request = message(filter.ifindex, INGRESS, filter.handle, filter.info);
     Netlink::open(libc::NETLINK_ROUTE)?.change(RTM_DELTFILTER, &request)
 }
 
-fn message(ifindex: u32, handle: u32, info: u32) -> [u8; MESSAGE] {
+fn message(ifindex: u32, parent: u32, handle: u32, info: u32) -> [u8; MESSAGE] {
     let mut message = [0; MESSAGE];
-    for (at, word) in [(4, ifindex), (8, handle), (12, INGRESS), (16, info)] {
+    for (at, word) in [(4, ifindex), (8, handle), (12, parent), (16, info)] {
         message[at..at + 4].copy_from_slice(&word.to_ne_bytes());
     }
     message
@@ -118,7 +129,7 @@ mod tests {
             attribute(TCA_BPF_ID, &77u32.to_ne_bytes()),
         ]
         .concat();
-        let mut body = message(5, 0x6772, 0x0001_0300).to_vec();
+        let mut body = message(5, INGRESS, 0x6772, 0x0001_0300).to_vec();
         body.extend(attribute(1, b"bpf\0"));
         body.extend(attribute(TCA_OPTIONS, &options));
         let expected = Filter {

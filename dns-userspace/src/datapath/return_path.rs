@@ -5,7 +5,15 @@
 //! device of gregor's own, whose program redirects it to where the pod's query came from. Behind gregor's program there it
 //! takes the way that it would have taken.
 
-use std::{io, os::fd::AsFd as _, thread};
+use std::{
+    io,
+    os::fd::AsFd as _,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    thread,
+};
 
 use aya::{
     Ebpf,
@@ -18,7 +26,9 @@ use nix::net::if_::if_nametoindex;
 use rtnetlink::{Handle, LinkUnspec, LinkVeth};
 
 use super::{
-    DatapathError, Hook, attach, heap,
+    DatapathError, Hook, attach,
+    clsact::{self, Filter},
+    heap,
     link::{self, BpfLink, Place},
     load::{program_of, verify},
 };
@@ -39,7 +49,9 @@ const HANDLE: TcHandle = TcHandle::new(0, 0x6772);
 /// The device, for as long as this lives.
 #[derive(Debug)]
 pub struct ReturnPath {
-    index: u32,
+    hook: Hook,
+    /// Of the device; for whoever sends to it.
+    index: Arc<AtomicU32>,
     // Before the device goes.
     link: Link,
     device: Device,
@@ -58,6 +70,12 @@ impl ReturnPath {
     /// # Errors
     /// When the kernel has no veth, or refuses the device or its program.
     pub fn open() -> Result<Self, DatapathError> {
+        Self::on(attach::detect_hook())
+    }
+
+    /// [`ReturnPath::open`] with a hook that is not the best of this kernel.
+    #[doc(hidden)]
+    pub fn on(hook: Hook) -> Result<Self, DatapathError> {
         let device = Device::make().map_err(DatapathError::ReturnDevice)?;
         let mut ebpf = Ebpf::load(OBJECT)?;
         let program = program_of(&mut ebpf, PROGRAM)?;
@@ -66,16 +84,17 @@ impl ReturnPath {
             interface: RETURN_DEVICES[0].to_owned(),
             error,
         };
-        let link = match attach::detect_hook() {
-            Hook::Tcx | Hook::Xdp => tcx(program, device.index),
-            Hook::Clsact => clsact(program),
+        let link = match hook {
+            Hook::Tcx | Hook::Xdp => on_tcx(program, device.index),
+            Hook::Clsact => on_clsact(program),
         };
         let link = link.map_err(attached)?;
         drop(ebpf);
         // aya reads the kernel's BTF for each object.
         heap::trim_heap();
         Ok(Self {
-            index: device.index,
+            hook,
+            index: Arc::new(AtomicU32::new(device.index)),
             link,
             device,
         })
@@ -92,19 +111,49 @@ impl ReturnPath {
         }
     }
 
-    /// Index of the device.
-    pub fn index(&self) -> u32 {
-        self.index
+    /// Index of the device, also after [`ReturnPath::mend`].
+    pub fn index(&self) -> &Arc<AtomicU32> {
+        &self.index
+    }
+
+    /// Makes anew what another process took away, the device or its program; `true` where one did.
+    ///
+    /// # Errors
+    /// As [`ReturnPath::open`].
+    pub fn mend(&mut self) -> Result<bool, DatapathError> {
+        if self.is_intact() {
+            return Ok(false);
+        }
+        let mut new = Self::on(self.hook)?;
+        self.index.store(new.device.index, Ordering::Relaxed);
+        new.index = Arc::clone(&self.index);
+        // What is left of it goes by the device's name, which is the new one's.
+        std::mem::replace(self, new).leave();
+        Ok(true)
+    }
+
+    fn is_intact(&self) -> bool {
+        if if_nametoindex(RETURN_DEVICES[0]) != Ok(self.device.index) {
+            return false;
+        }
+        match &self.link {
+            Link::Bpf(link) => link.info().map_or(true, |info| info.ifindex != 0),
+            Link::Filter(_) => clsact::egress_filters(self.device.index).map_or(true, |filters| {
+                let is_ours =
+                    |filter: &Filter| filter.name == PROGRAM && filter.handle == u32::from(HANDLE);
+                filters.iter().any(is_ours)
+            }),
+        }
     }
 }
 
-fn tcx(program: &Program, index: u32) -> Result<Link, attach::AttachError> {
+fn on_tcx(program: &Program, index: u32) -> Result<Link, attach::AttachError> {
     BpfLink::create(program.fd()?.as_fd(), Place::TcxEgress(index))
         .map(Link::Bpf)
         .map_err(|error| attach::AttachError::Link { hook: "tcx", error })
 }
 
-fn clsact(program: &mut Program) -> Result<Link, attach::AttachError> {
+fn on_clsact(program: &mut Program) -> Result<Link, attach::AttachError> {
     let device = RETURN_DEVICES[0];
     attach::ensure_clsact(device)?;
     // One that a crash has left is in the place of this one; mostly there is none.

@@ -12,7 +12,10 @@ use std::{
     io,
     net::SocketAddr,
     os::fd::{AsRawFd, RawFd},
-    sync::{Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
@@ -20,12 +23,13 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use super::{Inject, QueryFrame, frame};
 
 /// How the sockets are opened.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct InjectorOptions {
     /// SO_MARK of queries that are passed on, so that policy can tell them from others.
     pub mark: Option<u32>,
-    /// Index of the device by which queries go back to where they came from; without one they leave by raw IP sockets.
-    pub return_device: Option<u32>,
+    /// Index of the device by which queries go back to where they came from, which may be made anew; without one they leave by
+    /// raw IP sockets.
+    pub return_device: Option<Arc<AtomicU32>>,
 }
 
 /// Sends frames to interfaces and packets to servers in the network namespace of the thread that opened it.
@@ -48,8 +52,8 @@ impl Injector {
         let packet = Socket::new(Domain::PACKET, Type::RAW.nonblocking(), None)?;
         // The reply goes round the egress hook, where policy that never saw the query may drop it.
         bypass_qdisc(packet.as_raw_fd())?;
-        let raw_v4 = open_raw(Domain::IPV4, options)?;
-        let raw_v6 = match open_raw(Domain::IPV6, options) {
+        let raw_v4 = open_raw(Domain::IPV4, options.mark)?;
+        let raw_v6 = match open_raw(Domain::IPV6, options.mark) {
             Ok(socket) => Some(socket),
             Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => None,
             Err(error) => return Err(error),
@@ -66,13 +70,13 @@ impl Injector {
 /// The socket towards the return device.
 #[derive(Debug)]
 struct Returning {
-    device: u32,
+    device: Arc<AtomicU32>,
     /// Its mark is the index of the interface that the frame goes back to.
     socket: Mutex<Socket>,
 }
 
 impl Returning {
-    fn open(device: u32) -> io::Result<Self> {
+    fn open(device: Arc<AtomicU32>) -> io::Result<Self> {
         // Not past the egress hook: the program is there.
         let socket = Socket::new(Domain::PACKET, Type::RAW.nonblocking(), None)?;
         Ok(Self {
@@ -83,7 +87,7 @@ impl Returning {
 
     fn send(&self, query: &QueryFrame) -> io::Result<()> {
         let frame = frame::original_frame(query).ok_or_else(not_a_query)?;
-        let address = link_address(self.device, &frame)?;
+        let address = link_address(self.device.load(Ordering::Relaxed), &frame)?;
         let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
         socket.set_mark(query.ifindex)?;
         let sent = socket.send_to(&frame, &address)?;
@@ -137,13 +141,13 @@ fn whole(sent: usize, length: usize) -> io::Result<()> {
 }
 
 /// A raw socket whose sender writes the IP header; IPPROTO_RAW receives nothing.
-fn open_raw(domain: Domain, options: InjectorOptions) -> io::Result<Socket> {
+fn open_raw(domain: Domain, mark: Option<u32>) -> io::Result<Socket> {
     let socket = Socket::new(
         domain,
         Type::RAW.nonblocking(),
         Some(Protocol::from(libc::IPPROTO_RAW)),
     )?;
-    if let Some(mark) = options.mark {
+    if let Some(mark) = mark {
         socket.set_mark(mark)?;
     }
     Ok(socket)

@@ -10,16 +10,14 @@ mod e2e;
 
 use std::{
     fs,
-    net::{IpAddr, UdpSocket},
+    net::IpAddr,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::Command,
-    sync::mpsc,
-    thread,
 };
 
 use e2e::{
-    Metrics, PATIENCE, REPLY, Wire, addresses, exchange, programs_on, qualified, sorted, until,
+    HeldUpstream, REPLY, Wire, addresses, exchange, loads, programs_on, qualified, sorted, until,
 };
 use gregor_tests::{
     lab::{
@@ -28,10 +26,7 @@ use gregor_tests::{
     },
     tools,
 };
-use hickory_proto::{
-    op::{Message, MessageType},
-    rr::{RData, Record, RecordType, rdata::A},
-};
+use hickory_proto::{op::Message, rr::RecordType};
 use nix::sys::signal::Signal;
 
 const CACHE: IpAddr = IpAddr::V4(NODE_LOCAL_V4);
@@ -51,40 +46,16 @@ fn rules(gregor: &Gregor) -> usize {
     gregor.status().unwrap()["rules"].as_array().unwrap().len()
 }
 
-fn loads(gregor: &Gregor, result: &str) -> f64 {
-    Metrics::of(gregor).get(&format!("gregor_config_loads_total{{result=\"{result}\"}}"))
-}
-
 /// The first daemon is told to end and waits for a look-up, so its socket is not served any more. The second one must not
 /// begin beside it, and must find its own socket in place once it may.
 #[test]
 fn a_second_daemon_is_refused_while_the_first_one_ends() {
     let lab = Lab::builder("e2esecond").pod("foo").start().unwrap();
-    let upstream = lab
-        .node()
-        .enter(|| UdpSocket::bind("127.0.0.1:5300").unwrap())
-        .unwrap();
-    let (asked, was_asked) = mpsc::channel();
-    let (release, released) = mpsc::channel::<()>();
-    thread::spawn(move || {
-        let mut buffer = [0; 4096];
-        while let Ok((length, client)) = upstream.recv_from(&mut buffer) {
-            let query = Message::from_vec(&buffer[..length]).unwrap();
-            let _ = asked.send(());
-            if released.recv().is_err() {
-                return;
-            }
-            let mut reply = query.clone();
-            reply.metadata.message_type = MessageType::Response;
-            let address = RData::A(A([192, 0, 2, 99].into()));
-            let name = query.queries[0].name().clone();
-            reply.answers = vec![Record::from_rdata(name, 60, address)];
-            let _ = upstream.send_to(&reply.to_vec().unwrap(), client);
-        }
-    });
+    let upstream = HeldUpstream::start(&lab);
     let config = format!(
-        "{}\n[upstream]\nserver = \"127.0.0.1:5300\"\ntimeout = \"30s\"\n",
-        lab.gregor_config()
+        "{}\n[upstream]\nserver = \"{}\"\ntimeout = \"30s\"\n",
+        lab.gregor_config(),
+        HeldUpstream::SERVER
     );
     let binary = tools::gregor().unwrap();
     let first = lab.start_gregor(&binary, &config).unwrap();
@@ -94,7 +65,7 @@ fn a_second_daemon_is_refused_while_the_first_one_ends() {
         .netns()
         .enter_detached(move || exchange(CACHE, &query, REPLY))
         .unwrap();
-    was_asked.recv_timeout(PATIENCE).unwrap();
+    upstream.was_asked();
     first.signal(Signal::SIGTERM);
     until("the programs are gone", || {
         programs_on(&lab, "veth-foo").is_empty().then_some(())
@@ -117,10 +88,10 @@ fn a_second_daemon_is_refused_while_the_first_one_ends() {
     assert!(text.contains(&holder), "{text}");
     assert!(programs_on(&lab, "veth-foo").is_empty());
 
-    release.send(()).unwrap();
+    upstream.release();
     let reply = waiting.join().unwrap().unwrap();
     let reply = Message::from_vec(&reply).unwrap();
-    assert_eq!(addresses(&reply), [IpAddr::from([192, 0, 2, 99])]);
+    assert_eq!(addresses(&reply), [IpAddr::V4(HeldUpstream::ADDRESS)]);
     let ended = until("the first one ends", || first.process().exited());
     assert_eq!(ended.code(), Some(0), "{}", first.log());
     assert!(!control.exists());

@@ -12,24 +12,21 @@ mod e2e;
 use std::{
     ffi::CString,
     fs, io,
-    net::{IpAddr, UdpSocket},
+    net::IpAddr,
     os::{
         fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
         unix::ffi::OsStrExt as _,
     },
     path::Path,
     process::Command,
-    sync::{
-        atomic::{AtomicBool, Ordering},
-        mpsc,
-    },
+    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::Duration,
 };
 
 use e2e::{
-    Load, Metrics, PATIENCE, REPLY, Wire, addresses, alone, exchange, exchange_from,
-    exchange_within, programs_on, qualified, sorted, until,
+    HeldUpstream, Load, Metrics, PATIENCE, REPLY, Wire, addresses, alone, exchange, exchange_from,
+    exchange_within, loads, programs_on, qualified, sorted, until,
 };
 use gregor::datapath::STATE;
 use gregor_tests::{
@@ -40,8 +37,8 @@ use gregor_tests::{
     tools,
 };
 use hickory_proto::{
-    op::{Message, MessageType, ResponseCode},
-    rr::{RData, Record, RecordType, rdata::A},
+    op::{Message, ResponseCode},
+    rr::RecordType,
 };
 use nix::sys::signal::Signal;
 
@@ -489,31 +486,11 @@ fn told_to_end_under_load_every_query_is_answered() {
 #[test]
 fn told_to_end_who_waits_is_answered() {
     let lab = lab_with_template("e2ewait");
-    let upstream = lab
-        .node()
-        .enter(|| UdpSocket::bind("127.0.0.1:5300").unwrap())
-        .unwrap();
-    let (asked, was_asked) = mpsc::channel();
-    let (release, released) = mpsc::channel::<()>();
-    thread::spawn(move || {
-        let mut buffer = [0; 4096];
-        while let Ok((length, client)) = upstream.recv_from(&mut buffer) {
-            let query = Message::from_vec(&buffer[..length]).unwrap();
-            let _ = asked.send(());
-            if released.recv().is_err() {
-                return;
-            }
-            let mut reply = query.clone();
-            reply.metadata.message_type = MessageType::Response;
-            let address = RData::A(A([192, 0, 2, 99].into()));
-            let name = query.queries[0].name().clone();
-            reply.answers = vec![Record::from_rdata(name, 60, address)];
-            let _ = upstream.send_to(&reply.to_vec().unwrap(), client);
-        }
-    });
+    let upstream = HeldUpstream::start(&lab);
     let config = format!(
-        "{}\n[upstream]\nserver = \"127.0.0.1:5300\"\ntimeout = \"4s\"\n",
-        lab.gregor_config()
+        "{}\n[upstream]\nserver = \"{}\"\ntimeout = \"4s\"\n",
+        lab.gregor_config(),
+        HeldUpstream::SERVER
     );
     let gregor = start(&lab, &config);
     let (query, _) = Wire::new(&qualified("foo"), RecordType::A).bytes();
@@ -522,25 +499,19 @@ fn told_to_end_who_waits_is_answered() {
         .netns()
         .enter_detached(move || exchange(CACHE, &query, REPLY))
         .unwrap();
-    was_asked.recv_timeout(PATIENCE).unwrap();
+    upstream.was_asked();
     gregor.signal(Signal::SIGTERM);
     until("the programs are gone", || {
         programs_on(&lab, "veth-foo").is_empty().then_some(())
     });
-    release.send(()).unwrap();
+    upstream.release();
     let reply = waiting
         .join()
         .unwrap()
         .unwrap_or_else(|| panic!("{}", gregor.log()));
     let reply = Message::from_vec(&reply).unwrap();
-    assert_eq!(addresses(&reply), [IpAddr::from([192, 0, 2, 99])]);
+    assert_eq!(addresses(&reply), [IpAddr::V4(HeldUpstream::ADDRESS)]);
     assert_eq!(wait_for_end(&gregor).code(), Some(0), "{}", gregor.log());
-}
-
-fn loads(gregor: &Gregor, result: &str) -> f64 {
-    Metrics::of(gregor).get(&format!(
-        r#"gregor_config_loads_total{{result="{result}"}}"#
-    ))
 }
 
 /// Does something and waits until it has led to a load with this result.

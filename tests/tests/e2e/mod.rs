@@ -13,6 +13,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc,
     },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -26,8 +27,8 @@ use gregor_tests::{
     tools,
 };
 use hickory_proto::{
-    op::Message,
-    rr::{RData, RecordType},
+    op::{Message, MessageType},
+    rr::{RData, RecordType, rdata::A},
 };
 
 /// Far more than anything here takes on a machine that is not out of order.
@@ -471,6 +472,58 @@ pub fn programs_on(lab: &Lab, interface: &str) -> Vec<String> {
     lab.node()
         .enter(move || gregor::datapath::programs_on(&interface).unwrap())
         .unwrap()
+}
+
+/// How many configurations were loaded, or refused, since the start.
+pub fn loads(gregor: &Gregor, result: &str) -> f64 {
+    Metrics::of(gregor).get(&format!("gregor_config_loads_total{{result=\"{result}\"}}"))
+}
+
+/// An upstream in the node that keeps each query until it is told to answer it.
+pub struct HeldUpstream {
+    asked: mpsc::Receiver<()>,
+    release: mpsc::Sender<()>,
+}
+
+impl HeldUpstream {
+    pub const SERVER: &str = "127.0.0.1:5300";
+    /// Of every name.
+    pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 99);
+
+    pub fn start(lab: &Lab) -> Self {
+        let bind = || UdpSocket::bind(Self::SERVER).unwrap();
+        let socket = lab.node().enter(bind).unwrap();
+        let (tell_asked, asked) = mpsc::channel();
+        let (release, released) = mpsc::channel();
+        thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok((length, client)) = socket.recv_from(&mut buffer) {
+                let query = Message::from_vec(&buffer[..length]).unwrap();
+                let _ = tell_asked.send(());
+                if released.recv().is_err() {
+                    return;
+                }
+                let mut reply = query.clone();
+                reply.metadata.message_type = MessageType::Response;
+                let name = query.queries[0].name().clone();
+                let record =
+                    hickory_proto::rr::Record::from_rdata(name, 60, RData::A(A(Self::ADDRESS)));
+                reply.answers = vec![record];
+                let _ = socket.send_to(&reply.to_vec().unwrap(), client);
+            }
+        });
+        Self { asked, release }
+    }
+
+    /// Waits for a query.
+    pub fn was_asked(&self) {
+        self.asked.recv_timeout(PATIENCE).unwrap();
+    }
+
+    /// Has it answered.
+    pub fn release(&self) {
+        self.release.send(()).unwrap();
+    }
 }
 
 /// Asks in a closed loop from a pod, one try per question, until told to stop.

@@ -7,7 +7,7 @@ use std::{
 
 use aya::{
     Ebpf,
-    maps::{Array, HashMap as BpfHashMap, MapData, PerCpuArray, RingBuf},
+    maps::{Array, HashMap as BpfHashMap, MapData, MapError, PerCpuArray, RingBuf},
 };
 use aya_obj::Object;
 use dns_common::{abi::maps as names, answer::Slot, verdict::COUNTERS};
@@ -141,7 +141,14 @@ fn meta(state: &State) -> Result<u64, DatapathError> {
         }
         return word(SEED);
     }
-    let mut meta: Array<MapData, u64> = Array::create(META_WORDS, 0).map_err(failed)?;
+    let mut meta: Array<MapData, u64> =
+        Array::create(META_WORDS, 0).map_err(|error| match error {
+            MapError::CreateError { io_error, .. } => DatapathError::CreateMap {
+                name: META.to_owned(),
+                error: io_error,
+            },
+            error => failed(error),
+        })?;
     let seed = rand::random();
     for (index, word) in [(SEED, seed), (NETNS_DEVICE, device), (NETNS_INODE, inode)] {
         meta.set(index, word, 0).map_err(failed)?;

@@ -1,6 +1,6 @@
 //! The life of `gregor run`: a configuration becomes programs in the kernel and a responder; shutdown drains them.
 //!
-//! A thread owns the programs and their places ([`kernel`]), another one drains the ring, a task follows the interfaces and
+//! A thread owns the programs and their places (`kernel`), another one drains the ring, a task follows the interfaces and
 //! does the reloads, one tells watchers what the programs decide by themselves, one serves each listener.
 
 mod attachments;

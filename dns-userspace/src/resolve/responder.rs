@@ -161,7 +161,7 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
         });
     }
 
-    /// The same for a query from a TCP connection. Every one gets exactly one [`StreamReply`].
+    /// The same for a query from a TCP connection. Every one gets exactly one [`crate::resolve::StreamReply`].
     pub fn handle_stream(self: &Arc<Self>, stream: StreamQuery) {
         self.stats.queries.add();
         let StreamQuery { query, server, .. } = stream;

@@ -127,7 +127,7 @@ pub struct Snapshot {
     pub refreshes_refused: u64,
     pub in_flight: usize,
     pub store: Sizes,
-    /// At most [`MAX_NAMESPACES`], and [`OTHER`].
+    /// At most `MAX_NAMESPACES`, and `OTHER`.
     pub namespaces: BTreeMap<String, NamespaceCounts>,
 }
 

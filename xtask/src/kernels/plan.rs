@@ -111,6 +111,13 @@ const TESTS: &[Tests] = &[
         ],
         limit_seconds: 600,
     },
+    Tests {
+        part: Part::Lab,
+        program: "programs",
+        quick: &["return_path_that_others_take_away"],
+        full: &[],
+        limit_seconds: 300,
+    },
 ];
 
 /// The steps of a guest; of all parts when none is named.

@@ -241,11 +241,7 @@ pub(super) fn replace(program: &mut Program, link: Link) -> Result<Link, AttachE
 
 /// The filter that an earlier process has left in the place of ours; `None` where there is none.
 pub(super) fn left_filter(interface: &Interface, order: Order) -> Option<Link> {
-    let left = clsact::filters(interface.index)
-        .ok()?
-        .into_iter()
-        .any(|filter| has_our_place(&filter) && filter.priority() == priority(order));
-    if !left {
+    if !has_our_filter(interface, order).unwrap_or(false) {
         return None;
     }
     SchedClassifierLink::attached(
@@ -257,6 +253,13 @@ pub(super) fn left_filter(interface: &Interface, order: Order) -> Option<Link> {
     )
     .ok()
     .map(Link::Filter)
+}
+
+/// Whether there is a filter in the place of ours.
+fn has_our_filter(interface: &Interface, order: Order) -> io::Result<bool> {
+    Ok(clsact::filters(interface.index)?
+        .iter()
+        .any(|filter| has_our_place(filter) && filter.priority() == priority(order)))
 }
 
 fn priority(order: Order) -> u16 {
@@ -274,20 +277,14 @@ pub(super) fn leave(link: Link) {
     }
 }
 
-/// Whether a program is where it was put: others can take it off too, a filter with its qdisc and a link by force. Where the
-/// interface is gone there is an event about that on its way.
-pub(super) fn is_on_hook(link: &Link, interface: &Interface, order: Order) -> bool {
-    let Ok(_) = if_indextoname(interface.index) else {
-        return true;
+/// Whether another process took a program off an interface that is still there: a filter with its qdisc, a link by force. The
+/// end of an interface is an event of its own.
+pub(super) fn is_removed(link: &Link, interface: &Interface, order: Order) -> bool {
+    let is_on_hook = match link {
+        Link::Bpf(link, _) => link.is_attached(),
+        Link::Filter(_) => has_our_filter(interface, order).unwrap_or(true),
     };
-    match link {
-        Link::Bpf(link, _) => link.info().map_or(true, |info| info.ifindex != 0),
-        Link::Filter(_) => clsact::filters(interface.index).map_or(true, |filters| {
-            filters
-                .iter()
-                .any(|filter| has_our_place(filter) && filter.priority() == priority(order))
-        }),
-    }
+    !is_on_hook && if_indextoname(interface.index).is_ok()
 }
 
 /// Takes a program off its hook.

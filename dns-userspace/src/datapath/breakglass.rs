@@ -154,8 +154,7 @@ fn detach_links(programs: &HashSet<u32>, report: &mut DetachReport) -> io::Resul
             Err(_) => continue,
         };
         let Ok(info) = link.info() else { continue };
-        // A link that is off its hook but still held by somebody has no interface or namespace any more.
-        if !programs.contains(&info.program_id) || info.ifindex == 0 {
+        if !programs.contains(&info.program_id) || !info.is_attached() {
             continue;
         }
         let place = match info.link_type {

@@ -121,6 +121,12 @@ impl BpfLink {
         bpf(BPF_LINK_DETACH, &mut attr).map(|_| ())
     }
 
+    /// Whether the program is on its hook: another process can detach it, and it goes with the interface or the network
+    /// namespace. `true` where the kernel does not say.
+    pub fn is_attached(&self) -> bool {
+        self.info().map_or(true, |info| info.is_attached())
+    }
+
     pub fn info(&self) -> io::Result<LinkInfo> {
         let mut info = LinkInfo::default();
         let address = std::ptr::from_mut(&mut info) as u64;
@@ -152,6 +158,13 @@ pub(super) struct LinkInfo {
     padding: u32,
     pub ifindex: u32,
     attach_type: u32,
+}
+
+impl LinkInfo {
+    /// A link that is off its hook but still held has no interface or namespace any more.
+    pub fn is_attached(&self) -> bool {
+        self.ifindex != 0
+    }
 }
 
 /// The link after this id, in the whole kernel; needs CAP_SYS_ADMIN.

@@ -83,12 +83,10 @@ impl State {
             path: root.to_owned(),
             error,
         })?;
-        // Left by a `detach --all` that did not end.
-        let _ = fs::remove_dir(root.join(DISMISSED));
         Ok(state)
     }
 
-    /// Whether `detach --all` took the programs off, or does so now: nobody puts them back then.
+    /// Whether `detach --all` took the programs off, or does so now: they are not put back then.
     pub fn is_dismissed(&self) -> bool {
         self.root.join(DISMISSED).exists()
     }
@@ -100,12 +98,22 @@ impl State {
             error,
         };
         loop {
-            // One that ends in order takes the directory away.
-            fs::create_dir_all(self.links()).map_err(failed)?;
-            let directory = File::open(&self.root).map_err(failed)?;
+            let directory = match File::open(&self.root) {
+                // One that ends in order takes the directory away.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    fs::create_dir_all(&self.root).map_err(failed)?;
+                    continue;
+                }
+                opened => opened.map_err(failed)?,
+            };
             match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
-                Ok(lock) if self.is_here(&lock) => return Ok(Some(Claim { _lock: lock })),
-                // It was taken away between: a lock on it keeps nobody out.
+                Ok(lock) if self.is_here(&lock) => {
+                    fs::create_dir_all(self.links()).map_err(failed)?;
+                    // It was for the one before.
+                    let _ = fs::remove_dir(self.root.join(DISMISSED));
+                    return Ok(Some(Claim { _lock: lock }));
+                }
+                // It was taken away between opening and locking: a lock on it excludes no other process.
                 Ok(_) => {}
                 Err((_, Errno::EWOULDBLOCK)) => return Ok(None),
                 Err((_, errno)) => return Err(failed(errno.into())),
@@ -208,7 +216,7 @@ pub(super) fn clear(root: &Path, removed: &mut impl FnMut(&Path)) -> Vec<String>
     failures
 }
 
-/// Says that the programs are to stay off their hooks, until the process that owns the directory ends or another one starts.
+/// Says that the programs are to stay off their hooks as long as the process lives that owns the directory now.
 pub(super) fn dismiss(root: &Path) -> io::Result<()> {
     match fs::create_dir(root.join(DISMISSED)) {
         Err(error)

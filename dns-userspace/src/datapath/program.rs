@@ -152,7 +152,7 @@ impl Datapath {
         let removed: Vec<u32> = self
             .links
             .values()
-            .filter(|held| !attach::is_on_hook(&held.link, &held.interface, order))
+            .filter(|held| attach::is_removed(&held.link, &held.interface, order))
             .map(|held| held.interface.index)
             .collect();
         removed

@@ -137,7 +137,7 @@ impl ReturnPath {
             return false;
         }
         match &self.link {
-            Link::Bpf(link) => link.info().map_or(true, |info| info.ifindex != 0),
+            Link::Bpf(link) => link.is_attached(),
             Link::Filter(_) => clsact::egress_filters(self.device.index).map_or(true, |filters| {
                 let is_ours =
                     |filter: &Filter| filter.name == PROGRAM && filter.handle == u32::from(HANDLE);

@@ -288,8 +288,10 @@ impl Steering {
 
     /// Whether another process detached the link. It is forgotten then, to be attached anew.
     pub fn forget_removed(&mut self) -> bool {
-        let is_off = |held: &Held| held.link.info().is_ok_and(|info| info.ifindex == 0);
-        let is_removed = self.link.as_ref().is_some_and(is_off);
+        let is_removed = self
+            .link
+            .as_ref()
+            .is_some_and(|held| !held.link.is_attached());
         if is_removed {
             self.detach();
         }

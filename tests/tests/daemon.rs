@@ -17,7 +17,8 @@ use std::{
 };
 
 use e2e::{
-    HeldUpstream, REPLY, Wire, addresses, exchange, loads, programs_on, qualified, sorted, until,
+    HeldUpstream, MORE, REPLY, Wire, addresses, exchange, loads, programs_on, qualified, sorted,
+    until,
 };
 use gregor_tests::{
     lab::{
@@ -30,13 +31,6 @@ use hickory_proto::{op::Message, rr::RecordType};
 use nix::sys::signal::Signal;
 
 const CACHE: IpAddr = IpAddr::V4(NODE_LOCAL_V4);
-
-const MORE: &str = "
-[[rule]]
-name  = \"override\"
-match = \"db.internal.example\"
-cname = \"www.example.com\"
-";
 
 fn served(pod: &Pod) {
     assert_eq!(pod.getent(BROKER).unwrap(), sorted(FOO_ADDRESSES));

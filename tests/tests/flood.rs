@@ -7,6 +7,8 @@
     reason = "a panic is the report, and foo is the tenant's name"
 )]
 
+mod e2e;
+
 use std::{
     collections::BTreeMap,
     fs,
@@ -22,6 +24,7 @@ use std::{
 };
 
 use dns_common::verdict::{Reason, TAKEN};
+use e2e::{Question, UdpServer};
 use gregor::{
     datapath::Limit,
     rules::{MatchSpec, RuleSet, RuleSpec},
@@ -113,53 +116,22 @@ impl Upstream {
 
 /// The existing cache on the node, as quick as can be: a flood is to press on gregor, not on the lab's own DNS. It knows
 /// [`FOREIGN`], and nothing else.
-struct Cache {
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Cache {
-    fn start(lab: &Lab) -> Self {
-        let socket = lab
-            .node()
-            .enter(|| UdpSocket::bind((NODE_LOCAL_V4, 53)).unwrap())
-            .unwrap();
-        socket
-            .set_read_timeout(Some(Duration::from_millis(100)))
-            .unwrap();
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let foreign = question(name(FOREIGN), 1).build()[12..].to_vec();
-        let thread = thread::spawn(move || {
-            let mut buffer = [0; 4096];
-            while !stopped.load(Ordering::Relaxed) {
-                let Ok((length, client)) = socket.recv_from(&mut buffer) else {
-                    continue;
-                };
-                let mut reply = buffer[..length].to_vec();
-                reply[2..4].copy_from_slice(&0x8183u16.to_be_bytes());
-                if reply[12..].eq_ignore_ascii_case(&foreign) {
-                    reply[3] = 0x80;
-                    reply[7] = 1;
-                    reply.extend(record(&QNAME, 1, 1, 30, &[192, 0, 2, 80]));
-                }
-                let _ = socket.send_to(&reply, client);
+fn cache(lab: &Lab) -> UdpServer {
+    let foreign = question(name(FOREIGN), 1).build()[12..].to_vec();
+    UdpServer::start(
+        lab,
+        SocketAddr::new(NODE_LOCAL_V4.into(), 53),
+        move |query| {
+            let mut reply = query.to_vec();
+            reply[2..4].copy_from_slice(&0x8183u16.to_be_bytes());
+            if reply[12..].eq_ignore_ascii_case(&foreign) {
+                reply[3] = 0x80;
+                reply[7] = 1;
+                reply.extend(record(&QNAME, 1, 1, 30, &[192, 0, 2, 80]));
             }
-        });
-        Self {
-            stop,
-            thread: Some(thread),
-        }
-    }
-}
-
-impl Drop for Cache {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            thread.join().unwrap();
-        }
-    }
+            Some(reply)
+        },
+    )
 }
 
 impl Drop for Upstream {
@@ -180,15 +152,8 @@ enum Reply {
 const QNAME: [u8; 2] = [0xc0, 12];
 
 fn reply(query: &[u8]) -> Reply {
-    let mut labels = Vec::new();
-    let mut at = 12;
-    while query[at] != 0 {
-        let end = at + 1 + usize::from(query[at]);
-        labels.push(String::from_utf8_lossy(&query[at + 1..end]).to_ascii_lowercase());
-        at = end;
-    }
-    let question = &query[12..at + 5];
-    let qtype = u16::from_be_bytes([query[at + 1], query[at + 2]]);
+    let Question { labels, qtype, end } = Question::read(query);
+    let question = &query[12..end];
     let namespace = labels[1].as_str();
     let message = |rcode: u16, answers: &[Vec<u8>]| {
         let mut bytes = query[..2].to_vec();
@@ -232,14 +197,14 @@ fn broker(label: &str, namespace: &str) -> String {
     format!("{label}.eu-west-1.aws.private.kafka.managed.{namespace}.svc.cluster.local")
 }
 
-fn start() -> (Lab, (Upstream, Cache), Gregor) {
+fn start() -> (Lab, (Upstream, UdpServer), Gregor) {
     let lab = Lab::builder("flood")
         .pod("noisy")
         .pod("quiet")
         .cache(CacheKind::None)
         .start()
         .unwrap();
-    let servers = (Upstream::start(&lab), Cache::start(&lab));
+    let servers = (Upstream::start(&lab), cache(&lab));
     let config = format!(
         "{}[upstream]\nserver = \"{UPSTREAM}\"\ntimeout = \"2s\"\n[limits]\nqueries_per_second = {PER_SECOND}\n\
          burst = {BURST}\nchases_per_interface = {CHASES}\nanswers = {ANSWERS}\n",

@@ -8,16 +8,9 @@
 
 mod e2e;
 
-use std::{
-    net::IpAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
-    thread::JoinHandle,
-};
+use std::net::IpAddr;
 
-use e2e::{Metrics, REPLY, Wire, addresses, exchange, programs_on, qualified, sorted, until};
+use e2e::{Asks, Load, MORE, Metrics, addresses, programs_on, qualified, sorted, until};
 use gregor_tests::{
     lab::{
         Gregor, Lab, Pod,
@@ -25,7 +18,7 @@ use gregor_tests::{
     },
     tools,
 };
-use hickory_proto::{op::Message, rr::RecordType};
+use hickory_proto::op::Message;
 use nix::sys::signal::Signal;
 
 const CACHE: IpAddr = IpAddr::V4(NODE_LOCAL_V4);
@@ -54,102 +47,31 @@ fn config(lab: &Lab) -> String {
     lab.gregor_config().replace("ttl   = 60", "ttl   = 1")
 }
 
-/// What a question may be answered with.
-#[derive(Clone, Copy)]
-enum Expected {
-    Endpoint,
-    Any,
+/// The tenants' endpoint, and nothing else.
+fn has_endpoint(reply: &Message) -> bool {
+    addresses(reply) == sorted(FOO_ADDRESSES)
 }
 
-/// Asks from a pod in closed loops, one try a question.
-struct Load {
-    stop: Arc<AtomicBool>,
-    answered: Arc<AtomicU64>,
-    askers: Vec<JoinHandle<Vec<String>>>,
+/// Asks for what is always known, for what comes and goes, and for what no rule matches.
+fn load(pod: &Pod) -> Load {
+    let tenants = (0..TENANTS).map(|number| qualified(&tenant(number)));
+    let asks = vec![
+        Asks::addresses(vec![qualified("foo")], has_endpoint),
+        Asks::addresses(tenants.collect(), has_endpoint),
+        Asks::addresses(vec![FOREIGN.to_owned()], |_| true),
+    ];
+    Load::of(pod, CACHE, asks)
 }
 
-impl Load {
-    fn start(pod: &Pod) -> Self {
-        let tenants = (0..TENANTS).map(|number| qualified(&tenant(number)));
-        Self::of(
-            pod,
-            vec![
-                (vec![qualified("foo")], Expected::Endpoint),
-                (tenants.collect(), Expected::Endpoint),
-                (vec![FOREIGN.to_owned()], Expected::Any),
-            ],
-        )
-    }
-
-    /// One asker a list, which goes round in it.
-    fn of(pod: &Pod, lists: Vec<(Vec<String>, Expected)>) -> Self {
-        let (stop, answered) = (Arc::default(), Arc::default());
-        let askers = lists
-            .into_iter()
-            .map(|(names, expected)| {
-                let (stop, answered) = (Arc::clone(&stop), Arc::clone(&answered));
-                pod.netns()
-                    .enter_detached(move || ask(&names, expected, &stop, &answered))
-                    .unwrap()
-            })
-            .collect();
-        Self {
-            stop,
-            answered,
-            askers,
-        }
-    }
-
-    fn wait_for(&self, more: u64) {
-        let goal = self.answered.load(Ordering::Relaxed) + more;
-        until("the load's next answers", || {
-            (self.answered.load(Ordering::Relaxed) >= goal).then_some(())
-        });
-    }
-
-    /// What was lost or answered wrongly.
-    fn finish(mut self) -> Vec<String> {
-        self.stop.store(true, Ordering::Relaxed);
-        std::mem::take(&mut self.askers)
-            .into_iter()
-            .flat_map(|asker| asker.join().unwrap())
-            .collect()
-    }
+fn load_of(pod: &Pod, names: Vec<String>) -> Load {
+    Load::of(pod, CACHE, vec![Asks::addresses(names, has_endpoint)])
 }
 
-impl Drop for Load {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-    }
-}
-
-/// An asker ends when it has so much to tell.
-const MOST_TOLD: usize = 10;
-
-fn ask(
-    names: &[String],
-    expected: Expected,
-    stop: &AtomicBool,
-    answered: &AtomicU64,
-) -> Vec<String> {
-    let mut wrong = Vec::new();
-    for name in names.iter().cycle() {
-        if stop.load(Ordering::Relaxed) || wrong.len() >= MOST_TOLD {
-            break;
-        }
-        let (query, _) = Wire::new(name, RecordType::A).bytes();
-        let Some(reply) = exchange(CACHE, &query, REPLY) else {
-            wrong.push(format!("{name}: no reply"));
-            continue;
-        };
-        answered.fetch_add(1, Ordering::Relaxed);
-        let reply = Message::from_vec(&reply).unwrap();
-        let right = addresses(&reply) == sorted(FOO_ADDRESSES);
-        if matches!(expected, Expected::Endpoint) && !right {
-            wrong.push(format!("{name}: {reply}"));
-        }
-    }
-    wrong
+/// Starts the gregor of this number, which takes over from the one that runs.
+fn successor(lab: &Lab, number: usize) -> Gregor {
+    let binary = tools::gregor().unwrap();
+    lab.spawn_successor(&format!("gregor-{number}"), &binary, &config(lab))
+        .unwrap()
 }
 
 fn wait_for_log(gregor: &Gregor, text: &str) {
@@ -162,17 +84,13 @@ fn wait_for_log(gregor: &Gregor, text: &str) {
 #[test]
 fn rollouts_lose_no_query_and_no_endpoint() {
     let lab = lab("e2erollout");
-    let binary = tools::gregor().unwrap();
     let foo = lab.pod("foo");
-    let mut gregor = lab
-        .spawn_successor("gregor-0", &binary, &config(&lab))
-        .unwrap();
+    let mut gregor = successor(&lab, 0);
     wait_for_log(&gregor, "gregor::app: ready");
-    let load = Load::start(foo);
+    let load = load(foo);
     load.wait_for(200);
     for round in 1..=5 {
-        let name = format!("gregor-{round}");
-        let next = lab.spawn_successor(&name, &binary, &config(&lab)).unwrap();
+        let next = successor(&lab, round);
         wait_for_log(&next, "ready to take over");
         let status = next.status().unwrap();
         assert_eq!(status["readiness"]["standby"], true);
@@ -198,21 +116,17 @@ fn rollouts_lose_no_query_and_no_endpoint() {
 #[test]
 fn killed_gregor_costs_no_known_name_its_endpoint() {
     let lab = lab("e2ekilled");
-    let binary = tools::gregor().unwrap();
     let foo = lab.pod("foo");
-    let mut gregor = lab
-        .spawn_successor("gregor-0", &binary, &config(&lab))
-        .unwrap();
+    let mut gregor = successor(&lab, 0);
     wait_for_log(&gregor, "gregor::app: ready");
-    let load = Load::start(foo);
+    let load = load(foo);
     // Every tenant is known.
     load.wait_for(2 * 3 * TENANTS as u64);
     for round in 1..=5 {
         gregor.signal(Signal::SIGKILL);
         until("it ends", || gregor.process().exited());
         load.wait_for(200);
-        let name = format!("gregor-{round}");
-        gregor = lab.spawn_successor(&name, &binary, &config(&lab)).unwrap();
+        gregor = successor(&lab, round);
         wait_for_log(&gregor, "gregor::app: ready");
         assert!(gregor.log().contains("took over from an earlier process"));
         assert_eq!(programs_on(&lab, &foo.host_interface), ["gregor"]);
@@ -228,15 +142,6 @@ fn killed_gregor_costs_no_known_name_its_endpoint() {
     assert!(lost <= 10, "{wrong:?}");
 }
 
-/// Another rule, which comes and goes.
-const MORE: &str = "
-[[rule]]
-name  = \"override\"
-match = \"db.internal.example\"
-cname = \"www.example.com\"
-ttl   = 60
-";
-
 /// What is known stays known: nothing that the kernel answered before a reload is asked of the responder after it.
 #[test]
 fn reloads_keep_the_answers_of_the_kernel() {
@@ -247,7 +152,7 @@ fn reloads_keep_the_answers_of_the_kernel() {
         .start_gregor(&tools::gregor().unwrap(), &config)
         .unwrap();
     let names: Vec<String> = (0..50).map(|number| qualified(&tenant(number))).collect();
-    let load = Load::of(foo, vec![(names.clone(), Expected::Endpoint)]);
+    let load = load_of(foo, names.clone());
     load.wait_for(2 * names.len() as u64);
     assert_eq!(load.finish(), Vec::<String>::new());
     let taken = || Metrics::of(&gregor).taken();
@@ -255,7 +160,7 @@ fn reloads_keep_the_answers_of_the_kernel() {
     let (taken_before, entries_before) = (taken(), entries());
     assert_eq!(entries_before, names.len());
 
-    let load = Load::of(foo, vec![(names, Expected::Endpoint)]);
+    let load = load_of(foo, names);
     for round in 1..=20 {
         let text = match round % 2 {
             0 => config.clone(),
@@ -277,16 +182,17 @@ fn reloads_keep_the_answers_of_the_kernel() {
 #[test]
 fn successor_of_one_that_takes_everything_away() {
     let lab = lab("e2eanew");
-    let binary = tools::gregor().unwrap();
     let foo = lab.pod("foo");
-    let gregor = lab.start_gregor(&binary, &config(&lab)).unwrap();
-    let next = lab.spawn_successor("next", &binary, &config(&lab)).unwrap();
+    let gregor = lab
+        .start_gregor(&tools::gregor().unwrap(), &config(&lab))
+        .unwrap();
+    let next = successor(&lab, 1);
     wait_for_log(&next, "ready to take over");
     gregor.signal(Signal::SIGTERM);
     wait_for_log(&next, "gregor::app: ready");
     assert!(!next.log().contains("took over from an earlier process"));
     assert_eq!(programs_on(&lab, &foo.host_interface), ["gregor"]);
-    let load = Load::of(foo, vec![(vec![qualified("foo")], Expected::Endpoint)]);
+    let load = load_of(foo, vec![qualified("foo")]);
     load.wait_for(20);
     assert_eq!(load.finish(), Vec::<String>::new());
 }

@@ -1,7 +1,13 @@
 //! An upstream that lies: what a pod gets while gregor's look-ups are answered with replies that are cut, forged or endless,
 //! and the right one comes after them or never. Wants root.
 
-#![allow(clippy::unwrap_used, reason = "a panic is the report")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_names,
+    reason = "a panic is the report, and foo is the tenant's name"
+)]
+
+mod e2e;
 
 use std::{
     collections::HashMap,
@@ -15,6 +21,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use e2e::Question;
 use gregor_tests::{
     lab::{Ask, Gregor, Lab, tools, world::NODE_LOCAL_V4},
     packets::build::{name, record},
@@ -41,25 +48,18 @@ struct Query {
     id: u16,
     /// As it was sent, in its random case.
     question: Vec<u8>,
+    /// The second label: `kafka-upstream.<namespace>.…`.
+    namespace: String,
 }
 
 impl Query {
     fn read(message: &[u8]) -> Self {
-        let mut at = 12;
-        while message[at] != 0 {
-            at += 1 + usize::from(message[at]);
-        }
+        let question = Question::read(message);
         Self {
             id: u16::from_be_bytes([message[0], message[1]]),
-            question: message[12..at + 5].to_vec(),
+            namespace: question.labels.get(1).cloned().unwrap_or_default(),
+            question: message[12..question.end].to_vec(),
         }
-    }
-
-    /// The second label: `kafka-upstream.<namespace>.…`.
-    fn namespace(&self) -> String {
-        let at = 1 + usize::from(self.question[0]);
-        let end = at + 1 + usize::from(self.question[at]);
-        String::from_utf8_lossy(&self.question[at + 1..end]).to_ascii_lowercase()
     }
 
     fn reply(&self, flags: u16, answers: &[Vec<u8>]) -> Vec<u8> {
@@ -370,7 +370,7 @@ impl Server {
                 socket.send_to(&query.good(), client).unwrap();
                 continue;
             }
-            let namespace = query.namespace();
+            let namespace = query.namespace.clone();
             let Some(treatment) = treatment_of(&namespace) else {
                 // An alias of the right reply, or a target that is none of ours.
                 continue;
@@ -415,7 +415,7 @@ impl Server {
         let mut message = vec![0; u16::from_be_bytes(length).into()];
         stream.read_exact(&mut message)?;
         let query = Query::read(&message);
-        let namespace = query.namespace();
+        let namespace = query.namespace.clone();
         let reply = if self.reformed.load(Ordering::Relaxed) {
             Some(query.good())
         } else {

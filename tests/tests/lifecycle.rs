@@ -25,8 +25,8 @@ use std::{
 };
 
 use e2e::{
-    HeldUpstream, Load, Metrics, PATIENCE, REPLY, Wire, addresses, alone, exchange, exchange_from,
-    exchange_within, loads, programs_on, qualified, sorted, until,
+    HeldUpstream, Load, MORE, Metrics, OVERRIDDEN, PATIENCE, REPLY, Wire, addresses, alone,
+    exchange, exchange_from, exchange_within, loads, programs_on, qualified, sorted, until,
 };
 use gregor::datapath::STATE;
 use gregor_tests::{
@@ -43,16 +43,6 @@ use hickory_proto::{
 use nix::sys::signal::Signal;
 
 const CACHE: IpAddr = IpAddr::V4(NODE_LOCAL_V4);
-
-/// A second rule, and the name that it overrides.
-const MORE: &str = "
-[[rule]]
-name  = \"override\"
-match = \"db.internal.example\"
-cname = \"www.example.com\"
-ttl   = 60
-";
-const OVERRIDDEN: &str = "db.internal.example";
 
 fn ask(pod: &Pod, name: &str) -> Message {
     let (query, _) = Wire::new(name, RecordType::A).bytes();

@@ -14,15 +14,11 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
     os::unix::fs::PermissionsExt as _,
     path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread::{self, JoinHandle},
+    thread,
     time::Duration,
 };
 
-use e2e::{Metrics, Wire, addresses, exchange_from, until};
+use e2e::{Metrics, Question, UdpServer, Wire, addresses, exchange_from, until};
 use gregor_tests::lab::{CacheKind, Lab, Pod, tools, world::NODE_LOCAL_V4};
 use hickory_proto::{
     op::{Message, ResponseCode},
@@ -39,48 +35,6 @@ const QUIET_NAMES: usize = 40;
 /// In the answers of the upstream and of the cache.
 const TARGET: [u8; 4] = [10, 10, 0, 1];
 
-/// A DNS server in the node that gives each query what `reply` makes of it.
-struct Server {
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Server {
-    fn start(lab: &Lab, address: SocketAddr, reply: fn(&[u8]) -> Option<Vec<u8>>) -> Self {
-        let bind = move || UdpSocket::bind(address).unwrap();
-        let socket = lab.node().enter(bind).unwrap();
-        socket
-            .set_read_timeout(Some(Duration::from_millis(100)))
-            .unwrap();
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let thread = thread::spawn(move || {
-            let mut buffer = [0; 4096];
-            while !stopped.load(Ordering::Relaxed) {
-                if let Ok((length, client)) = socket.recv_from(&mut buffer)
-                    && let Some(reply) = reply(&buffer[..length])
-                {
-                    // The client may be gone.
-                    let _ = socket.send_to(&reply, client);
-                }
-            }
-        });
-        Self {
-            stop,
-            thread: Some(thread),
-        }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            thread.join().unwrap();
-        }
-    }
-}
-
 /// Silent about the namespaces of the flood, quick about all others.
 fn upstream(query: &[u8]) -> Option<Vec<u8>> {
     let mut reply = query.to_vec();
@@ -92,8 +46,7 @@ fn upstream(query: &[u8]) -> Option<Vec<u8>> {
         return None;
     }
     // The question, without the OPT behind it.
-    let end = 12 + query[12..].iter().position(|byte| *byte == 0)? + 5;
-    reply.truncate(end);
+    reply.truncate(Question::read(query).end);
     reply[2..12].copy_from_slice(&[0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0]);
     reply.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 30, 0, 4]);
     reply.extend(TARGET);
@@ -154,8 +107,8 @@ fn five_flooding_pods_take_no_look_ups_from_a_sixth() {
         lab = lab.pod(pod);
     }
     let lab = lab.start().unwrap();
-    let _upstream = Server::start(&lab, UPSTREAM, upstream);
-    let _cache = Server::start(&lab, SocketAddr::new(CACHE, 53), nxdomain);
+    let _upstream = UdpServer::start(&lab, UPSTREAM, upstream);
+    let _cache = UdpServer::start(&lab, SocketAddr::new(CACHE, 53), nxdomain);
     // Time enough that no look-up of the flood ends before the quiet pod has asked.
     let config = format!(
         "{}[upstream]\nserver = \"{UPSTREAM}\"\ntimeout = \"30s\"\n[limits]\nqueries_per_second = 0\n",
@@ -215,8 +168,8 @@ fn without_a_route_to_the_upstream_a_known_name_keeps_its_answer() {
     lab.node()
         .ip("address add 198.51.100.53/32 dev lo\n")
         .unwrap();
-    let reachable = Server::start(&lab, upstream_at, upstream);
-    let _cache = Server::start(&lab, SocketAddr::new(CACHE, 53), nxdomain);
+    let reachable = UdpServer::start(&lab, upstream_at, upstream);
+    let _cache = UdpServer::start(&lab, SocketAddr::new(CACHE, 53), nxdomain);
     let config = format!(
         "{}[upstream]\nserver = \"{upstream_at}\"\n[answer]\nmax_ttl = \"1s\"\nkernel = false\n",
         lab.gregor_config()

@@ -10,17 +10,17 @@
 mod e2e;
 
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     process::Command,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
-    thread::{self, JoinHandle},
+    thread,
     time::Duration,
 };
 
-use e2e::{Metrics, addresses, chain, qualified};
+use e2e::{Metrics, Question, UdpServer, addresses, chain, qualified};
 use gregor_tests::{
     lab::{
         Ask, Gregor, Lab, tools,
@@ -51,23 +51,15 @@ const REFUSED: u8 = 5;
 /// A query of gregor's, as far as replies need it.
 struct Query {
     message: Vec<u8>,
-    end: usize,
+    question: Question,
 }
 
 impl Query {
     fn read(message: &[u8]) -> Self {
-        let mut at = 12;
-        while message[at] != 0 {
-            at += 1 + usize::from(message[at]);
-        }
         Self {
             message: message.to_vec(),
-            end: at + 5,
+            question: Question::read(message),
         }
-    }
-
-    fn qtype(&self) -> u16 {
-        u16::from_be_bytes([self.message[self.end - 4], self.message[self.end - 3]])
     }
 
     fn has_opt(&self) -> bool {
@@ -75,15 +67,14 @@ impl Query {
     }
 
     fn is_mixed(&self) -> bool {
-        self.message[12..self.end]
+        self.message[12..self.question.end]
             .iter()
             .any(u8::is_ascii_uppercase)
     }
 
     /// The first label of the name that is asked for, in lower case.
-    fn label(&self) -> String {
-        let end = 13 + usize::from(self.message[12]);
-        String::from_utf8_lossy(&self.message[13..end]).to_ascii_lowercase()
+    fn label(&self) -> &str {
+        &self.question.labels[0]
     }
 
     fn reply(&self, rcode: u8, answers: &[Vec<u8>], authorities: &[Vec<u8>]) -> Vec<u8> {
@@ -92,7 +83,7 @@ impl Query {
         bytes.extend((answers.len() as u16).to_be_bytes());
         bytes.extend((authorities.len() as u16).to_be_bytes());
         bytes.extend([0, 0]);
-        bytes.extend(&self.message[12..self.end]);
+        bytes.extend(&self.message[12..self.question.end]);
         bytes.extend(answers.iter().chain(authorities).flatten());
         bytes
     }
@@ -114,7 +105,7 @@ impl Query {
 
     /// A target with one IPv4 address.
     fn ordinary(&self) -> Vec<u8> {
-        match self.qtype() {
+        match self.question.qtype {
             A => self.address(),
             _ => self.nodata(),
         }
@@ -122,7 +113,7 @@ impl Query {
 
     fn lower_cased(&self) -> Vec<u8> {
         let mut reply = self.ordinary();
-        reply[12..self.end - 4].make_ascii_lowercase();
+        reply[12..self.question.end - 4].make_ascii_lowercase();
         reply
     }
 }
@@ -134,55 +125,24 @@ type Script = fn(&Query, bool) -> Option<Vec<u8>>;
 struct Upstream {
     asked: Arc<Mutex<Vec<Query>>>,
     switch: Arc<AtomicBool>,
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    _server: UdpServer,
 }
 
 impl Upstream {
     fn start(lab: &Lab, script: Script) -> Self {
-        let socket = lab
-            .node()
-            .enter(|| UdpSocket::bind(UPSTREAM).unwrap())
-            .unwrap();
-        socket
-            .set_read_timeout(Some(Duration::from_millis(50)))
-            .unwrap();
-        let mut upstream = Self {
-            asked: Arc::default(),
-            switch: Arc::default(),
-            stop: Arc::default(),
-            thread: None,
-        };
-        let (asked, switch, stop) = (
-            upstream.asked.clone(),
-            upstream.switch.clone(),
-            upstream.stop.clone(),
-        );
-        let thread = thread::spawn(move || {
-            let mut buffer = [0; 4096];
-            while !stop.load(Ordering::Relaxed) {
-                let Ok((length, client)) = socket.recv_from(&mut buffer) else {
-                    continue;
-                };
-                let query = Query::read(&buffer[..length]);
-                let reply = script(&query, switch.load(Ordering::Relaxed));
-                asked.lock().unwrap().push(query);
-                if let Some(reply) = reply {
-                    // The client may be gone.
-                    let _ = socket.send_to(&reply, client);
-                }
-            }
+        let asked: Arc<Mutex<Vec<Query>>> = Arc::default();
+        let switch: Arc<AtomicBool> = Arc::default();
+        let (log, is_on) = (asked.clone(), switch.clone());
+        let server = UdpServer::start(lab, UPSTREAM, move |query| {
+            let query = Query::read(query);
+            let reply = script(&query, is_on.load(Ordering::Relaxed));
+            log.lock().unwrap().push(query);
+            reply
         });
-        upstream.thread = Some(thread);
-        upstream
-    }
-}
-
-impl Drop for Upstream {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            thread.join().unwrap();
+        Self {
+            asked,
+            switch,
+            _server: server,
         }
     }
 }
@@ -234,7 +194,7 @@ fn servers_without_edns_and_servers_that_mind_the_case_answer_in_one_look_up() {
     // The target, its alias and the end, each asked for by itself.
     fn chained(query: &Query) -> Vec<u8> {
         let alias = |to: &str| query.reply(NOERROR, &[record(&QNAME, CNAME, 1, 5, &name(to))], &[]);
-        match query.label().as_str() {
+        match query.label() {
             "kafka-upstream" => alias("middle.example"),
             "middle" => alias("end.example"),
             _ => query.ordinary(),
@@ -243,7 +203,7 @@ fn servers_without_edns_and_servers_that_mind_the_case_answer_in_one_look_up() {
     let kinds: &[(&str, Script)] = &[
         ("lower-cased chain of three", |query, _| {
             let mut reply = chained(query);
-            reply[12..query.end - 4].make_ascii_lowercase();
+            reply[12..query.question.end - 4].make_ascii_lowercase();
             Some(reply)
         }),
         ("chain of three without EDNS", |query, _| {
@@ -445,7 +405,7 @@ fn sixty_queries_of_another_type_are_never_a_denial() {
 fn families_agree_while_a_service_goes() {
     let lab = Lab::builder("e2egoes").pod("foo").start().unwrap();
     let upstream = Upstream::start(&lab, |query, is_gone| {
-        Some(if is_gone && query.qtype() == AAAA {
+        Some(if is_gone && query.question.qtype == AAAA {
             query.reply(NXDOMAIN, &[], &[])
         } else {
             query.ordinary()

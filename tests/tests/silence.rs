@@ -10,16 +10,11 @@
 mod e2e;
 
 use std::{
-    net::{Ipv4Addr, SocketAddr, UdpSocket},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread::{self, JoinHandle},
+    net::{Ipv4Addr, SocketAddr},
     time::{Duration, Instant},
 };
 
-use e2e::{clients, qualified};
+use e2e::{Question, UdpServer, clients, qualified};
 use gregor_tests::lab::{
     CacheKind, Lab,
     world::{BROKER, NODE_LOCAL_V4},
@@ -38,62 +33,15 @@ enum First {
 }
 
 /// The pods' nameserver: for a second, as while a limit is exceeded, queries for the tenant's name get `first`, then the answer.
-struct Nameserver {
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Nameserver {
-    fn start(lab: &Lab, first: First) -> Self {
-        let address = SocketAddr::new(NODE_LOCAL_V4.into(), 53);
-        let socket = lab
-            .node()
-            .enter(move || UdpSocket::bind(address).unwrap())
-            .unwrap();
-        socket
-            .set_read_timeout(Some(Duration::from_millis(50)))
-            .unwrap();
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = stop.clone();
-        let thread = thread::spawn(move || {
-            let mut buffer = [0; 4096];
-            let mut since = None;
-            while !stopped.load(Ordering::Relaxed) {
-                let Ok((length, client)) = socket.recv_from(&mut buffer) else {
-                    continue;
-                };
-                if let Some(reply) = reply(&buffer[..length], first, &mut since) {
-                    let _ = socket.send_to(&reply, client);
-                }
-            }
-        });
-        Self {
-            stop,
-            thread: Some(thread),
-        }
-    }
-}
-
-impl Drop for Nameserver {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            thread.join().unwrap();
-        }
-    }
+fn nameserver(lab: &Lab, first: First) -> UdpServer {
+    let mut since = None;
+    let address = SocketAddr::new(NODE_LOCAL_V4.into(), 53);
+    UdpServer::start(lab, address, move |query| reply(query, first, &mut since))
 }
 
 fn reply(query: &[u8], first: First, since: &mut Option<Instant>) -> Option<Vec<u8>> {
-    let mut labels = Vec::new();
-    let mut at = 12;
-    while query[at] != 0 {
-        let end = at + 1 + usize::from(query[at]);
-        labels.push(String::from_utf8_lossy(&query[at + 1..end]).to_ascii_lowercase());
-        at = end;
-    }
+    let Question { labels, qtype, end } = Question::read(query);
     let name = labels.join(".");
-    let end = at + 5;
-    let qtype = u16::from_be_bytes([query[at + 1], query[at + 2]]);
     let (rcode, address) = if name == qualified("foo") {
         if since.get_or_insert_with(Instant::now).elapsed() < LIMIT {
             match first {
@@ -129,14 +77,14 @@ fn after_silence_a_resolver_asks_again_and_after_servfail_it_goes_elsewhere() {
         .unwrap();
     for client in clients() {
         let found = {
-            let _nameserver = Nameserver::start(&lab, First::Silence);
+            let _nameserver = nameserver(&lab, First::Silence);
             client.finds(lab.pod("foo"), BROKER)
         };
         assert_eq!(found, Ok(vec![TENANT.into()]), "{}", client.name);
     }
     for client in clients() {
         let found = {
-            let _nameserver = Nameserver::start(&lab, First::Servfail);
+            let _nameserver = nameserver(&lab, First::Servfail);
             client.finds(lab.pod("foo"), BROKER)
         };
         match client.name {

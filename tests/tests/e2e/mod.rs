@@ -277,6 +277,32 @@ fn after_name(message: &[u8], mut at: usize) -> usize {
     }
 }
 
+/// The one question of a query.
+pub struct Question {
+    /// Of the name, in lower case.
+    pub labels: Vec<String>,
+    pub qtype: u16,
+    /// Where it ends in the message.
+    pub end: usize,
+}
+
+impl Question {
+    pub fn read(query: &[u8]) -> Self {
+        let mut labels = Vec::new();
+        let mut at = 12;
+        while query[at] != 0 {
+            let end = at + 1 + usize::from(query[at]);
+            labels.push(String::from_utf8_lossy(&query[at + 1..end]).to_ascii_lowercase());
+            at = end;
+        }
+        Self {
+            labels,
+            qtype: u16::from_be_bytes([query[at + 1], query[at + 2]]),
+            end: at + 5,
+        }
+    }
+}
+
 /// The numbers of `/metrics`, by series as it is written there.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Metrics(pub BTreeMap<String, f64>);
@@ -474,45 +500,100 @@ pub fn programs_on(lab: &Lab, interface: &str) -> Vec<String> {
         .unwrap()
 }
 
+/// A second rule, and the name that it overrides.
+pub const MORE: &str = "
+[[rule]]
+name  = \"override\"
+match = \"db.internal.example\"
+cname = \"www.example.com\"
+ttl   = 60
+";
+pub const OVERRIDDEN: &str = "db.internal.example";
+
 /// How many configurations were loaded, or refused, since the start.
 pub fn loads(gregor: &Gregor, result: &str) -> f64 {
     Metrics::of(gregor).get(&format!("gregor_config_loads_total{{result=\"{result}\"}}"))
 }
 
-/// An upstream in the node that keeps each query until it is told to answer it.
+/// A DNS server in the node, over UDP alone: TCP is refused. It ends when this is dropped.
+pub struct UdpServer {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl UdpServer {
+    /// Each query gets what `reply` makes of it.
+    pub fn start(
+        lab: &Lab,
+        address: SocketAddr,
+        mut reply: impl FnMut(&[u8]) -> Option<Vec<u8>> + Send + 'static,
+    ) -> Self {
+        let bind = move || UdpSocket::bind(address).unwrap();
+        let socket = lab.node().enter(bind).unwrap();
+        socket
+            .set_read_timeout(Some(Duration::from_millis(50)))
+            .unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while !stopped.load(Ordering::Relaxed) {
+                if let Ok((length, client)) = socket.recv_from(&mut buffer)
+                    && let Some(reply) = reply(&buffer[..length])
+                {
+                    // The client may be gone.
+                    let _ = socket.send_to(&reply, client);
+                }
+            }
+        });
+        Self {
+            stop,
+            thread: Some(thread),
+        }
+    }
+}
+
+impl Drop for UdpServer {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
+    }
+}
+
+/// An upstream in the node that keeps each query until the test releases it.
 pub struct HeldUpstream {
     asked: mpsc::Receiver<()>,
+    // Before the server, which waits for it.
     release: mpsc::Sender<()>,
+    _server: UdpServer,
 }
 
 impl HeldUpstream {
-    pub const SERVER: &str = "127.0.0.1:5300";
+    pub const SERVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 5300);
     /// Of every name.
     pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 99);
 
     pub fn start(lab: &Lab) -> Self {
-        let bind = || UdpSocket::bind(Self::SERVER).unwrap();
-        let socket = lab.node().enter(bind).unwrap();
         let (tell_asked, asked) = mpsc::channel();
         let (release, released) = mpsc::channel();
-        thread::spawn(move || {
-            let mut buffer = [0; 4096];
-            while let Ok((length, client)) = socket.recv_from(&mut buffer) {
-                let query = Message::from_vec(&buffer[..length]).unwrap();
-                let _ = tell_asked.send(());
-                if released.recv().is_err() {
-                    return;
-                }
-                let mut reply = query.clone();
-                reply.metadata.message_type = MessageType::Response;
-                let name = query.queries[0].name().clone();
-                let record =
-                    hickory_proto::rr::Record::from_rdata(name, 60, RData::A(A(Self::ADDRESS)));
-                reply.answers = vec![record];
-                let _ = socket.send_to(&reply.to_vec().unwrap(), client);
-            }
+        let server = UdpServer::start(lab, Self::SERVER, move |query| {
+            let query = Message::from_vec(query).unwrap();
+            let _ = tell_asked.send(());
+            released.recv().ok()?;
+            let mut reply = query.clone();
+            reply.metadata.message_type = MessageType::Response;
+            let name = query.queries[0].name().clone();
+            let address = RData::A(A(Self::ADDRESS));
+            reply.answers = vec![hickory_proto::rr::Record::from_rdata(name, 60, address)];
+            Some(reply.to_vec().unwrap())
         });
-        Self { asked, release }
+        Self {
+            asked,
+            release,
+            _server: server,
+        }
     }
 
     /// Waits for a query.
@@ -526,7 +607,34 @@ impl HeldUpstream {
     }
 }
 
-/// Asks in a closed loop from a pod, one try per question, until told to stop.
+/// What one asker of a [`Load`] asks for, over and over.
+pub struct Asks {
+    pub questions: Vec<(String, RecordType)>,
+    pub is_right: fn(&Message) -> bool,
+}
+
+impl Asks {
+    /// A of each name.
+    pub fn addresses(names: Vec<String>, is_right: fn(&Message) -> bool) -> Self {
+        let question = |name| (name, RecordType::A);
+        Self {
+            questions: names.into_iter().map(question).collect(),
+            is_right,
+        }
+    }
+
+    /// A and AAAA of each name; any reply will do.
+    pub fn both_families(names: &[String]) -> Self {
+        let questions =
+            |name: &String| [RecordType::A, RecordType::AAAA].map(|qtype| (name.clone(), qtype));
+        Self {
+            questions: names.iter().flat_map(questions).collect(),
+            is_right: |_| true,
+        }
+    }
+}
+
+/// Asks in closed loops from a pod, one try per question, until it is stopped.
 pub struct Load {
     stop: Arc<AtomicBool>,
     answered: Arc<AtomicU64>,
@@ -534,31 +642,24 @@ pub struct Load {
 }
 
 impl Load {
+    /// An asker ends when it has so much to report.
+    const MOST_REPORTED: usize = 10;
+
     /// One asker per list of names, each going round in its list, for A and AAAA.
     pub fn start(pod: &Pod, server: IpAddr, lists: &[Vec<String>]) -> Self {
+        let asks = lists.iter().map(|names| Asks::both_families(names));
+        Self::of(pod, server, asks.collect())
+    }
+
+    /// One asker for each.
+    pub fn of(pod: &Pod, server: IpAddr, asks: Vec<Asks>) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let answered = Arc::new(AtomicU64::new(0));
-        let askers = lists
-            .iter()
-            .map(|names| {
-                let (names, stop, answered) = (names.clone(), stop.clone(), answered.clone());
-                let ask = move || {
-                    let mut lost = Vec::new();
-                    let questions = names.iter().flat_map(|name| {
-                        [RecordType::A, RecordType::AAAA].map(|qtype| (name.clone(), qtype))
-                    });
-                    for (name, qtype) in questions.cycle() {
-                        if stop.load(Ordering::Relaxed) {
-                            break;
-                        }
-                        let (query, _) = Wire::new(&name, qtype).bytes();
-                        match exchange(server, &query, REPLY) {
-                            Some(_) => drop(answered.fetch_add(1, Ordering::Relaxed)),
-                            None => lost.push(format!("{name} {qtype}")),
-                        }
-                    }
-                    lost
-                };
+        let askers = asks
+            .into_iter()
+            .map(|asks| {
+                let (stop, answered) = (stop.clone(), answered.clone());
+                let ask = move || Self::ask(&asks, server, &stop, &answered);
                 pod.netns().enter_detached(ask).unwrap()
             })
             .collect();
@@ -567,6 +668,26 @@ impl Load {
             answered,
             askers,
         }
+    }
+
+    fn ask(asks: &Asks, server: IpAddr, stop: &AtomicBool, answered: &AtomicU64) -> Vec<String> {
+        let mut wrong = Vec::new();
+        for (name, qtype) in asks.questions.iter().cycle() {
+            if stop.load(Ordering::Relaxed) || wrong.len() >= Self::MOST_REPORTED {
+                break;
+            }
+            let (query, _) = Wire::new(name, *qtype).bytes();
+            let Some(reply) = exchange(server, &query, REPLY) else {
+                wrong.push(format!("{name} {qtype}: no reply"));
+                continue;
+            };
+            answered.fetch_add(1, Ordering::Relaxed);
+            let reply = Message::from_vec(&reply).unwrap();
+            if !(asks.is_right)(&reply) {
+                wrong.push(format!("{name} {qtype}: {reply}"));
+            }
+        }
+        wrong
     }
 
     pub fn answered(&self) -> u64 {
@@ -581,7 +702,7 @@ impl Load {
         });
     }
 
-    /// Ends it; the questions that got no answer.
+    /// Ends it; the questions that got no reply or a wrong one.
     pub fn finish(mut self) -> Vec<String> {
         self.stop.store(true, Ordering::Relaxed);
         std::mem::take(&mut self.askers)

@@ -25,10 +25,7 @@ use std::{
 
 use dns_common::verdict::{Reason, TAKEN};
 use e2e::{Question, UdpServer};
-use gregor::{
-    datapath::Limit,
-    rules::{MatchSpec, RuleSet, RuleSpec},
-};
+use gregor::datapath::Limit;
 use gregor_tests::{
     lab::{
         Ask, CacheKind, Gregor, Lab, Pod, tools,
@@ -36,8 +33,8 @@ use gregor_tests::{
     },
     packets::{
         build::{name, question, record, udp_to},
-        loaded::{LOOPBACK, Loaded, options},
-        table::FIRST_V4,
+        loaded::{LOOPBACK, Loaded, compile, options},
+        table::{ALONE, FIRST_V4},
     },
 };
 use hickory_proto::{
@@ -611,16 +608,7 @@ fn an_upstream_that_is_silent_about_some() {
 #[test]
 fn the_second_half_of_the_ring_is_for_those_who_ask_little() {
     const RING_BYTES: u32 = 8192;
-    let rule = RuleSpec {
-        name: "kafka".to_owned(),
-        matches: MatchSpec::Pattern(
-            "*.aws.private.kafka.managed.{namespace}.svc.cluster.local".to_owned(),
-        ),
-        cname: "kafka-upstream.{namespace}.svc.cluster.local".to_owned(),
-        ttl_seconds: 60,
-        follow: true,
-    };
-    let mut options = options(Arc::new(RuleSet::compile(&[rule]).unwrap()));
+    let mut options = options(compile(ALONE));
     options.ring_bytes = RING_BYTES;
     // Slow enough to refill that no machine is too slow for what follows.
     options.limit = Limit {

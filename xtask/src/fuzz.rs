@@ -235,24 +235,23 @@ fn fuzz(target: Target, programs: &Path, until: Until, seeds: &[PathBuf]) -> Res
         let dictionary = machine::root()?.join(format!("tests/fuzz/dict/{}.dict", target.name()));
         program.arg(format!("-dict={}", dictionary.display()));
     }
-    match until {
+    let runs = match until {
         Until::Seconds(seconds) => {
             program.arg(format!("-max_total_time={seconds}"));
             program.arg(work(target, "found")?);
+            None
         }
-        Until::Runs(_) | Until::Short => {
-            let runs = match until {
-                Until::Runs(runs) => runs,
-                _ => target.short_runs(),
-            };
-            program.args([format!("-runs={runs}"), "-seed=1".to_owned()]);
-            // Nothing is written and nothing former is read: every run starts from the committed inputs.
-            let none = work(target, "none")?;
-            for entry in fs::read_dir(&none)? {
-                fs::remove_file(entry?.path())?;
-            }
-            program.arg(none);
+        Until::Runs(runs) => Some(runs),
+        Until::Short => Some(target.short_runs()),
+    };
+    if let Some(runs) = runs {
+        program.args([format!("-runs={runs}"), "-seed=1".to_owned()]);
+        // Nothing is written and nothing former is read: every run starts from the committed inputs.
+        let none = work(target, "none")?;
+        for entry in fs::read_dir(&none)? {
+            fs::remove_file(entry?.path())?;
         }
+        program.arg(none);
     }
     let log = work(target, "logs")?.join("log.txt");
     let status = program

@@ -213,6 +213,43 @@ fn found(count: u8, ttl_seconds: u32) -> Outcome {
     Outcome::Answer(addresses(&[TARGET], count, ttl_seconds))
 }
 
+/// The target exists and has nothing of the type.
+fn nodata(qtype: RecordType) -> Outcome {
+    Outcome::Answer(Answer {
+        qtype,
+        soa: Some(Box::new((name("cluster.local."), soa_data(30)))),
+        ..addresses(&[TARGET], 0, 30)
+    })
+}
+
+fn rules(specs: &[(&str, MatchSpec, &str, u32)]) -> Arc<RuleSet> {
+    let specs: Vec<RuleSpec> = specs
+        .iter()
+        .map(|(name, matches, cname, ttl_seconds)| RuleSpec {
+            name: (*name).to_owned(),
+            matches: matches.clone(),
+            cname: (*cname).to_owned(),
+            ttl_seconds: *ttl_seconds,
+            follow: true,
+        })
+        .collect();
+    Arc::new(RuleSet::compile(&specs).unwrap())
+}
+
+fn pattern(text: &str) -> MatchSpec {
+    MatchSpec::Pattern(text.to_owned())
+}
+
+/// The article's rule.
+fn kafka_rule(ttl_seconds: u32) -> Arc<RuleSet> {
+    rules(&[(
+        "kafka",
+        pattern("*.aws.private.kafka.managed.{namespace}.svc.cluster.local"),
+        "kafka-upstream.{namespace}.svc.cluster.local",
+        ttl_seconds,
+    )])
+}
+
 fn timeout() -> Outcome {
     Outcome::Failed(Failure::Timeout)
 }
@@ -610,16 +647,7 @@ async fn nodata_is_noerror_with_the_chain() {
 
 #[tokio::test]
 async fn rules_decide_about_the_target_and_their_ttl_is_a_cap() {
-    let spec = RuleSpec {
-        name: "kafka".to_owned(),
-        matches: MatchSpec::Pattern(
-            "*.aws.private.kafka.managed.{namespace}.svc.cluster.local".to_owned(),
-        ),
-        cname: "kafka-upstream.{namespace}.svc.cluster.local".to_owned(),
-        ttl_seconds: 7,
-        follow: true,
-    };
-    let rules = Arc::new(RuleSet::compile(&[spec]).unwrap());
+    let rules = kafka_rule(7);
     let lab = Lab::new(ResponderOptions::default());
     let published = Arc::new(Published::default());
     let ask = |rule, qname: &str| {

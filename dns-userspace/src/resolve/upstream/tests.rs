@@ -22,24 +22,30 @@ type Script = Box<dyn FnMut(&[u8]) -> Vec<Vec<u8>> + Send>;
 /// The reply to a query over TCP.
 type TcpScript = fn(&[u8]) -> Vec<u8>;
 
-/// Starts a server; `tcp` gives its reply to a query over TCP, or there is no TCP.
-async fn server(mut script: Script, tcp: Option<TcpScript>) -> SocketAddr {
-    // A port that is free for both.
-    let (udp, listener) = loop {
+/// A port that is free for both.
+async fn bind_both() -> (UdpSocket, TcpListener) {
+    loop {
         let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         if let Ok(listener) = TcpListener::bind(udp.local_addr().unwrap()).await {
-            break (udp, listener);
+            return (udp, listener);
         }
-    };
+    }
+}
+
+async fn serve_udp(socket: UdpSocket, mut script: Script) {
+    let mut buffer = [0; 2000];
+    while let Ok((length, from)) = socket.recv_from(&mut buffer).await {
+        for reply in script(&buffer[..length]) {
+            socket.send_to(&reply, from).await.unwrap();
+        }
+    }
+}
+
+/// Starts a server; `tcp` gives its reply to a query over TCP, or there is no TCP.
+async fn server(script: Script, tcp: Option<TcpScript>) -> SocketAddr {
+    let (udp, listener) = bind_both().await;
     let address = udp.local_addr().unwrap();
-    tokio::spawn(async move {
-        let mut buffer = [0; 2000];
-        while let Ok((length, from)) = udp.recv_from(&mut buffer).await {
-            for reply in script(&buffer[..length]) {
-                udp.send_to(&reply, from).await.unwrap();
-            }
-        }
-    });
+    tokio::spawn(serve_udp(udp, script));
     if let Some(tcp) = tcp {
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {

@@ -4,24 +4,6 @@ use super::*;
 
 const ZONAL: &str = "lkc-1-az1.kafka.foo.svc.cluster.local.";
 
-fn rules(specs: &[(&str, MatchSpec, &str, u32)]) -> Arc<RuleSet> {
-    let specs: Vec<RuleSpec> = specs
-        .iter()
-        .map(|(name, matches, cname, ttl_seconds)| RuleSpec {
-            name: (*name).to_owned(),
-            matches: matches.clone(),
-            cname: (*cname).to_owned(),
-            ttl_seconds: *ttl_seconds,
-            follow: true,
-        })
-        .collect();
-    Arc::new(RuleSet::compile(&specs).unwrap())
-}
-
-fn pattern(text: &str) -> MatchSpec {
-    MatchSpec::Pattern(text.to_owned())
-}
-
 /// A global name that points to a zonal one, which has a rule of its own.
 fn zonal() -> Arc<RuleSet> {
     rules(&[

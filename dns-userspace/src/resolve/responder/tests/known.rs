@@ -17,15 +17,6 @@ fn txt(ttl_seconds: u32) -> Outcome {
     })
 }
 
-/// NODATA of another type.
-fn nodata(qtype: RecordType) -> Outcome {
-    Outcome::Answer(Answer {
-        qtype,
-        soa: Some(Box::new((name("cluster.local."), soa_data(30)))),
-        ..addresses(&[TARGET], 0, 30)
-    })
-}
-
 #[tokio::test]
 async fn sixty_queries_of_another_type_in_a_row_are_one_look_up() {
     for (qtype, outcome) in [
@@ -179,18 +170,7 @@ async fn many_targets_of_other_types_stay_within_their_room() {
 /// A client that is over its rate over TCP.
 #[tokio::test]
 async fn over_the_rate_of_a_stream_what_is_known_is_answered_and_nothing_is_denied() {
-    let rules = Arc::new(
-        RuleSet::compile(&[RuleSpec {
-            name: "kafka".to_owned(),
-            matches: MatchSpec::Pattern(
-                "*.aws.private.kafka.managed.{namespace}.svc.cluster.local".to_owned(),
-            ),
-            cname: "kafka-upstream.{namespace}.svc.cluster.local".to_owned(),
-            ttl_seconds: 60,
-            follow: true,
-        }])
-        .unwrap(),
-    );
+    let rules = kafka_rule(60);
     let lab = Lab::new(ResponderOptions::default());
     let (sender, mut replies) = mpsc::channel(9);
     let ask = |qname: &str, qtype: RecordType, is_within_rate: bool| {

@@ -2,14 +2,6 @@
 
 use super::*;
 
-fn nodata(qtype: RecordType) -> Outcome {
-    Outcome::Answer(Answer {
-        qtype,
-        soa: Some(Box::new((name("cluster.local."), soa_data(30)))),
-        ..addresses(&[TARGET], 0, 30)
-    })
-}
-
 #[tokio::test]
 async fn a_target_without_any_address_is_servfail_for_both_families_and_says_why() {
     for asked in [RecordType::A, RecordType::AAAA] {

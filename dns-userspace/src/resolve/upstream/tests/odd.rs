@@ -285,21 +285,9 @@ async fn truncation_without_tcp_is_labelled_as_that() {
 
     // Accepted and closed, accepted and silent, and never accepted: the backlog takes the connection.
     for close in [Some(true), Some(false), None] {
-        let (udp, listener) = loop {
-            let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-            if let Ok(listener) = TcpListener::bind(udp.local_addr().unwrap()).await {
-                break (udp, listener);
-            }
-        };
+        let (udp, listener) = bind_both().await;
         let address = udp.local_addr().unwrap();
-        tokio::spawn(async move {
-            let mut buffer = [0; 2000];
-            while let Ok((length, from)) = udp.recv_from(&mut buffer).await {
-                for reply in truncated(&buffer[..length]) {
-                    udp.send_to(&reply, from).await.unwrap();
-                }
-            }
-        });
+        tokio::spawn(serve_udp(udp, Box::new(truncated)));
         let acceptor = tokio::spawn(async move {
             let mut open = Vec::new();
             loop {

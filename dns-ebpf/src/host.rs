@@ -247,7 +247,7 @@ impl<F: Frame> Host<F> for Kernel {
 
     #[inline(always)]
     fn claim(&self, scratch: &Scratch) {
-        answer::claim(&MapTables, &scratch.told);
+        answer::claim(&MapTables, &scratch.lookup);
         maps::count(REFRESHED);
         log::claimed();
     }

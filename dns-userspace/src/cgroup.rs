@@ -86,7 +86,7 @@ fn place(line: &str) -> Option<Place<'_>> {
         })
 }
 
-/// `max`, and what v1 says for it, are no limit.
+/// `None` for `max`, and for what v1 has in its place.
 fn limit(text: &str) -> Option<u64> {
     let bytes = text.trim().parse().ok()?;
     (bytes < 1 << 60).then_some(bytes)

@@ -82,7 +82,7 @@ impl<K: Clone + Eq + Hash, V> FairMap<K, V> {
         true
     }
 
-    /// Writes a new entry on the account of no interface; `false` when there is no room, or the key is there.
+    /// Writes a new entry that counts for no interface; `false` when it is full, or the key is there.
     pub fn adopt(&mut self, key: K, value: V) -> bool {
         if self.slots.len() >= self.limits.total || self.slots.contains_key(&key) {
             return false;

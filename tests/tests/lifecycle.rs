@@ -187,7 +187,7 @@ fn unknown_names_pass(lab: &Lab, pod: &Pod) {
     lab.cache().forget();
 }
 
-/// Asks for what the program knows, until it is told with the TTL of an answer past its time. The cache is never asked.
+/// Asks for what the program knows, until the reply has the TTL of a stale answer. The cache is never asked.
 fn known_names_are_served_past_their_time(lab: &Lab, pod: &Pod) {
     lab.cache().forget();
     until("an answer past its time", || {

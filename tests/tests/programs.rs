@@ -131,7 +131,7 @@ fn expired() -> answers::Entry {
     })
 }
 
-/// RFC 8767: known answers are given past their time while nobody can find newer ones, with a short TTL.
+/// RFC 8767: known answers are given past their time while no responder can find newer ones, with a short TTL.
 #[test]
 fn expired_answers_without_a_responder() {
     let mut loaded = Loaded::new(&answering()).unwrap();

@@ -10,8 +10,10 @@
 mod e2e;
 
 use std::{
+    fs,
     io::{BufRead as _, BufReader},
     net::IpAddr,
+    path::Path,
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
     thread,
@@ -364,4 +366,52 @@ fn behind_node_cache() {
     }
     every_resolver_gets_its_own_endpoint(CacheKind::NodeCache, ClusterKind::CoreDns);
     librdkafka_reaches_its_own_brokers(CacheKind::NodeCache, ClusterKind::CoreDns);
+}
+
+/// A search list of this many bytes, with the pod's own domains in front.
+fn search_of(bytes: usize) -> String {
+    let mut list = "foo.svc.cluster.local svc.cluster.local cluster.local".to_owned();
+    while list.len() + 2 < bytes {
+        let label = (bytes - list.len() - 1).min(40);
+        // Not one byte alone at the end, which could only be a blank.
+        let label = if bytes - list.len() - 1 - label == 1 {
+            label - 1
+        } else {
+            label
+        };
+        list.push(' ');
+        list.push_str(&"x".repeat(label));
+    }
+    assert_eq!(list.len(), bytes);
+    list
+}
+
+/// What docs/limits.md and `gregor explain` say of long lists.
+#[test]
+fn musl_leaves_out_a_search_list_that_is_too_long() {
+    let lab = Lab::builder("e2elist").pod("foo").start().unwrap();
+    let _gregor = lab
+        .start_gregor(&tools::gregor().unwrap(), &lab.gregor_config())
+        .unwrap();
+    let foo = lab.pod("foo");
+    for client in clients() {
+        if !["glibc, getaddrinfo", "musl"].contains(&client.name) {
+            continue;
+        }
+        for (bytes, is_long) in [(247, false), (248, true), (400, true)] {
+            let text = format!(
+                "nameserver {NODE_LOCAL_V4}\nsearch {}\noptions ndots:7\n",
+                search_of(bytes)
+            );
+            let path = Path::new("/etc/netns").join(foo.netns().name());
+            fs::write(path.join("resolv.conf"), text).unwrap();
+            let expected = if client.name == "musl" && is_long {
+                vec![PUBLIC_ADDRESS]
+            } else {
+                sorted(FOO_ADDRESSES)
+            };
+            let found = client.finds(foo, BROKER).unwrap();
+            assert_eq!(found, expected, "{}, {bytes} bytes", client.name);
+        }
+    }
 }

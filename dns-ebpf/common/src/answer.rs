@@ -367,7 +367,7 @@ pub struct Asked {
 /// What was found, beside the bytes in the scratch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
-pub struct Told {
+pub struct Lookup {
     /// Sequence number of the entry.
     pub sequence: u64,
     pub slot: u32,
@@ -573,9 +573,9 @@ pub fn locate<T: Tables + ?Sized>(tables: &T, scratch: &mut Scratch) -> Located 
         let mut entry = Reader::after(entry, sequence);
         // Whether it is too old is seen when it is read.
         if sequence & 1 == 0 && scratch.is_for(&mut entry, head) {
-            scratch.told.slot = slot;
-            scratch.told.sequence = entry.witnessed(sequence);
-            scratch.told.rule = scratch.asked.rule;
+            scratch.lookup.slot = slot;
+            scratch.lookup.sequence = entry.witnessed(sequence);
+            scratch.lookup.rule = scratch.asked.rule;
             return Located::Entry;
         }
     }
@@ -613,7 +613,7 @@ pub fn read_with<T: Tables + ?Sized, const CHECKED: bool>(
     tables: &T,
     scratch: &mut Scratch,
 ) -> Found {
-    let slot = scratch.told.slot;
+    let slot = scratch.lookup.slot;
     match tables.slot(slot) {
         Some(Slot { entry, .. }) => {
             copy_entry::<T, CHECKED>(tables, entry, slot, scratch).unwrap_or(Found::Nothing)
@@ -651,7 +651,7 @@ fn copy_entry<T: Tables + ?Sized, const CHECKED: bool>(
     scratch: &mut Scratch,
 ) -> Option<Found> {
     // What is read here is read after the number, and after what was compared when the entry was located.
-    let sequence = scratch.told.sequence;
+    let sequence = scratch.lookup.sequence;
     let mut entry = Reader::after(entry, sequence);
     let now = scratch.asked.now_ns;
     let fresh_until = entry.word(FRESH_UNTIL);
@@ -660,21 +660,21 @@ fn copy_entry<T: Tables + ?Sized, const CHECKED: bool>(
     let ttl;
     // Into the scratch: the stack has no room for it until the end.
     if now < fresh_until {
-        scratch.told.found = Found::Answer as u32;
+        scratch.lookup.found = Found::Answer as u32;
         ttl = if fixed_ttl != 0 {
             fixed_ttl
         } else {
             (fresh_until - now).div_ceil(NANOSECONDS) as u32
         };
     } else if now < entry.word(SERVE_UNTIL) {
-        scratch.told.found = if entry.word(CLAIMED) != sequence {
+        scratch.lookup.found = if entry.word(CLAIMED) != sequence {
             Found::Stale as u32
         } else {
             Found::Answer as u32
         };
         ttl = 1;
     } else {
-        scratch.told.found = Found::Expired as u32;
+        scratch.lookup.found = Found::Expired as u32;
         ttl = expired_ttl(tables, &mut entry, now, scratch.asked.takes_expired)?;
     }
 
@@ -739,14 +739,14 @@ fn copy_entry<T: Tables + ?Sized, const CHECKED: bool>(
     let mut sum = sums as u32 & 0xffff;
     sum += base * ((sums >> 16) as u32 & 0xff) + swap(base) * ((sums >> 24) as u32 & 0xff);
     sum += ttl_sum * ((sums >> 32) as u32 & 0xff) + swap(ttl_sum) * ((sums >> 40) as u32 & 0xff);
-    scratch.told.sum = sum;
-    scratch.told.len = len;
-    scratch.told.answers = answers;
-    scratch.told.authorities = authorities;
+    scratch.lookup.sum = sum;
+    scratch.lookup.len = len;
+    scratch.lookup.answers = answers;
+    scratch.lookup.authorities = authorities;
     if CHECKED && entry.last(SEQUENCE) != sequence {
         return None;
     }
-    Some(Found::from_code(scratch.told.found))
+    Some(Found::from_code(scratch.lookup.found))
 }
 
 /// The TTL of an answer past its time (RFC 8767 §4); `None` where the responder is to be asked, or it is too old for that
@@ -772,10 +772,10 @@ pub(crate) const fn swap(value: u32) -> u32 {
 /// Says that the refresh of an entry is under way. A later write of the entry has another sequence number, so a claim
 /// that comes late is one of the past.
 #[inline(always)]
-pub fn claim<T: Tables + ?Sized>(tables: &T, told: &Told) {
-    if let Some(Slot { entry, .. }) = tables.slot(told.slot) {
+pub fn claim<T: Tables + ?Sized>(tables: &T, lookup: &Lookup) {
+    if let Some(Slot { entry, .. }) = tables.slot(lookup.slot) {
         // SAFETY: CLAIMED < ENTRY_WORDS.
-        unsafe { (*entry.as_ptr().add(CLAIMED)).store(told.sequence) };
+        unsafe { (*entry.as_ptr().add(CLAIMED)).store(lookup.sequence) };
     }
 }
 

@@ -37,17 +37,17 @@ const _: () = assert!(MAX_WORDS as usize * 8 <= crate::answer::SECTION_LEN);
 pub fn is_own(scratch: &Scratch, key: u32) -> bool {
     let first = word(scratch, 0);
     let version = ((first >> 8) as u32 & 0xff).wrapping_sub(1);
-    if version >= VERSIONS as u32 || scratch.told.len != 8 * words(key, version) {
+    if version >= VERSIONS as u32 || scratch.lookup.len != 8 * words(key, version) {
         return false;
     }
     let mark = u64::from(u16::from_le_bytes(mark(key, version)));
     let expected = mark * 0x0001_0001_0001_0001;
-    if u64::from(scratch.told.answers) != mark || u64::from(scratch.told.authorities) != mark {
+    if u64::from(scratch.lookup.answers) != mark || u64::from(scratch.lookup.authorities) != mark {
         return false;
     }
     let mut at = 0u32;
     while at < MAX_WORDS {
-        if at * 8 >= scratch.told.len {
+        if at * 8 >= scratch.lookup.len {
             break;
         }
         if word(scratch, at) != expected {

@@ -12,7 +12,7 @@
 //! the 4 MiB that a map value may have, one load is one step, and there is nothing to switch while walking.
 
 use crate::{
-    answer::{Asked, Captures, Key, REPLY_LEN, REPLY_MASK, STRIDE, Told},
+    answer::{Asked, Captures, Key, Lookup, REPLY_LEN, REPLY_MASK, STRIDE},
     packet::HEADERS,
     pipeline::Frame,
     verifier,
@@ -51,7 +51,7 @@ pub struct Scratch {
     labels: [u8; 128],
     /// What is asked of the table of answers, and what it said.
     pub asked: Asked,
-    pub told: Told,
+    pub lookup: Lookup,
     pub(crate) key: Key,
     /// The headers of a frame that becomes a reply.
     pub headers: [u8; HEADERS],
@@ -82,7 +82,7 @@ impl Scratch {
                 takes_expired: 0,
                 padding: 0,
             },
-            told: Told {
+            lookup: Lookup {
                 sequence: 0,
                 slot: 0,
                 len: 0,

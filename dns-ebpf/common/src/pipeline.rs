@@ -275,7 +275,7 @@ fn answer_or_hand_over<P: Packet, H: Host<P>>(
         };
         let name_len = scratch.name_len & 0xff;
         let rule = host.rule(rule).ok_or(Reason::Internal)?;
-        scratch.told.rule = rule.id;
+        scratch.lookup.rule = rule.id;
         scratch.asked.rule = rule.id;
         scratch.asked.captures = rule.captures;
         scratch.ask()?;
@@ -299,7 +299,7 @@ fn answer_or_hand_over<P: Packet, H: Host<P>>(
 
     let now_ns = scratch.asked.now_ns;
     let mut matched = Matched {
-        rule: scratch.told.rule,
+        rule: scratch.lookup.rule,
         l3_offset,
         frame_len: packet.len(),
         is_answered: false,
@@ -835,7 +835,7 @@ impl<P: Packet, T: answer::Tables, S: FnMut(Matched)> Host<P> for MemoryHost<'_,
     }
 
     fn claim(&self, scratch: &Scratch) {
-        answer::claim(&self.answers, &scratch.told);
+        answer::claim(&self.answers, &scratch.lookup);
     }
 
     fn admit(&self, _packet: &P, _now_ns: u64) -> Result<(), Reason> {

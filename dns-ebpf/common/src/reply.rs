@@ -125,8 +125,8 @@ pub fn answer<P: Packet>(
     flags: u16,
 ) -> Result<(), Failed> {
     let edns = scratch.edns();
-    let told = scratch.told;
-    let len = told.len & 0x3ff;
+    let lookup = scratch.lookup;
+    let len = lookup.len & 0x3ff;
     if edns.is_present {
         // Root, type OPT, our size, extended rcode and version 0, DO, no options.
         let size = UDP_SIZE;
@@ -144,8 +144,8 @@ pub fn answer<P: Packet>(
     let old_len = place.end - place.udp_at;
     let new_len = reply_end - place.udp_at;
     let section_offset = place.question_end - place.udp_at;
-    let mut new = u32::from(new_flags) + told.answers + told.authorities + new_len;
-    new += aligned(told.sum, section_offset);
+    let mut new = u32::from(new_flags) + lookup.answers + lookup.authorities + new_len;
+    new += aligned(lookup.sum, section_offset);
     let mut old = u32::from(flags) + old_len;
     if edns.is_present {
         new += aligned(
@@ -183,7 +183,7 @@ fn headers<P: Packet>(
     len: u32,
     old_len: u32,
 ) -> bool {
-    let (answers, authorities) = (scratch.told.answers, scratch.told.authorities);
+    let (answers, authorities) = (scratch.lookup.answers, scratch.lookup.authorities);
     let Some(ethernet) = packet.window::<12>(0, scratch) else {
         return false;
     };

@@ -133,8 +133,8 @@ fn body(key: usize, version: usize) -> Body {
 
 /// What a look-up of a key showed that no writer has written.
 fn is_foreign(scratch: &Scratch, key: usize) -> bool {
-    let told = scratch.told;
-    let reply = &scratch.reply[..(told.len as usize).min(scratch.reply.len())];
+    let lookup = scratch.lookup;
+    let reply = &scratch.reply[..(lookup.len as usize).min(scratch.reply.len())];
     if reply.len() < 2 || usize::from(reply[0]) != 1 + key {
         return true;
     }
@@ -146,7 +146,7 @@ fn is_foreign(scratch: &Scratch, key: usize) -> bool {
     let expected = body_len(key, version);
     let counts = u32::from(u16::from_be_bytes(mark));
     if reply.len() != expected.0 + expected.1
-        || (told.answers, told.authorities) != (counts, counts)
+        || (lookup.answers, lookup.authorities) != (counts, counts)
     {
         return true;
     }

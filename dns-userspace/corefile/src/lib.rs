@@ -80,7 +80,7 @@ pub struct Note {
 pub enum NoteKind {
     /// The rule says nearly the same, or there is nothing to say; the text says what differs.
     Warning,
-    /// There is no rule for it; the text says why.
+    /// It has become no rule; the text has the reason.
     LeftOut,
 }
 

@@ -1,5 +1,5 @@
 //! The one thread that owns the programs: it attaches, replaces and detaches. A tcx attach waits for a grace period of the
-//! kernel, so nothing else waits for this thread but who asks it for something; what is told of it is on a [`Board`].
+//! kernel, so only those who request something wait for this thread; its state is published on a [`Board`].
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -55,7 +55,7 @@ impl Kernel {
     /// Starts the thread, in the network namespace of this one. It first takes over what a process has left, and steers TCP.
     ///
     /// # Errors
-    /// When there is no thread to be had.
+    /// When the thread cannot be started.
     pub fn start(datapath: Datapath) -> io::Result<(Self, oneshot::Receiver<Steers>)> {
         let board = Arc::new(Board::new(&datapath));
         let (requests, inbox) = mpsc::unbounded_channel();
@@ -137,7 +137,7 @@ impl Owner {
         let steers = self.datapath.attach_steering(None);
         let _ = started.send((steers, self.datapath.steered()));
         self.board.program(&mut self.datapath);
-        self.board.tell(&self.attachments, &self.datapath);
+        self.board.update(&self.attachments, &self.datapath);
         let mut listed = false;
         loop {
             // Requests first: a reload does not wait for three hundred interfaces.
@@ -175,13 +175,13 @@ impl Owner {
                         End::Detach => self.datapath.remove(),
                         End::Leave => self.datapath.leave(),
                     }
-                    self.board.tell(&self.attachments, &self.datapath);
+                    self.board.update(&self.attachments, &self.datapath);
                     let _ = reply.send(());
                     return;
                 }
                 None => return,
             }
-            self.board.tell(&self.attachments, &self.datapath);
+            self.board.update(&self.attachments, &self.datapath);
         }
     }
 
@@ -203,7 +203,7 @@ impl Owner {
     fn next_event(&mut self) {
         if let Some(event) = self.queue.pop_front() {
             self.attachments.apply(&mut self.datapath, event);
-            self.board.tell(&self.attachments, &self.datapath);
+            self.board.update(&self.attachments, &self.datapath);
         }
     }
 
@@ -213,7 +213,7 @@ impl Owner {
         let attachments = &self.attachments;
         self.datapath
             .remove_leftovers(|index| attachments.wants(index));
-        self.board.tell(&self.attachments, &self.datapath);
+        self.board.update(&self.attachments, &self.datapath);
         lock(&self.board.view).listed = true;
     }
 
@@ -235,7 +235,7 @@ impl Owner {
     }
 }
 
-/// What is told of the programs, without asking their thread.
+/// The published state of the programs, readable without their thread.
 pub struct Board {
     view: Mutex<View>,
     maps: Arc<Shared>,
@@ -260,7 +260,7 @@ impl Board {
         }
     }
 
-    fn tell(&self, attachments: &Attachments, datapath: &Datapath) {
+    fn update(&self, attachments: &Attachments, datapath: &Datapath) {
         let mut interfaces = attachments.status();
         for interface in &mut interfaces {
             let mode = datapath.mode(interface.index);
@@ -349,7 +349,7 @@ fn program(datapath: &mut Datapath) -> Option<ProgramStatus> {
     }
 }
 
-/// A panic while a lock was held leaves plain data behind, which is still right to tell.
+/// A panic while a lock was held leaves plain data behind, which is still consistent.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

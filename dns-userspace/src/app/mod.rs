@@ -1,7 +1,7 @@
 //! The life of `gregor run`: a configuration becomes programs in the kernel and a responder; shutdown drains them.
 //!
 //! A thread owns the programs and their places (`kernel`), another one drains the ring, a task follows the interfaces and
-//! does the reloads, one tells watchers what the programs decide by themselves, one serves each listener.
+//! does the reloads, one forwards the programs' own decisions to monitors, one serves each listener.
 
 mod attachments;
 mod follow;
@@ -363,19 +363,19 @@ impl Readers {
     }
 }
 
-/// The thread that drains the ring, and the task that tells what the programs do. A thread of its own: whatever keeps the others
+/// The thread that drains the ring, and the task that forwards the programs' decisions. A thread of its own: whatever keeps the others
 /// busy, the programs know that the ring is drained.
 struct RingTask {
     /// What came of it; an error means that it panicked.
     task: oneshot::Receiver<io::Result<()>>,
     finish: latest::Sender<Option<End>>,
-    /// Nothing is lost with it but what somebody would have looked at.
+    /// Without it only monitors miss something.
     following: JoinHandle<()>,
 }
 
 impl RingTask {
     /// # Errors
-    /// When there is no thread to be had.
+    /// When the thread cannot be started.
     fn spawn(readers: Readers, respond: &Arc<Respond>, state: &Arc<State>) -> io::Result<Self> {
         let Readers {
             runtime,

@@ -55,7 +55,7 @@ impl Pulse {
     }
 }
 
-/// Drains until told to finish. Then it sets the deadline to zero and drains what is left, or leaves both to a successor.
+/// Drains until it is asked to finish. Then it sets the deadline to zero and drains what is left, or leaves both to a successor.
 pub async fn drain(
     mut ring: Ring,
     heartbeat: Arc<Heartbeat>,

@@ -160,7 +160,7 @@ impl Settings {
         }
     }
 
-    /// TTL of what is told past its time (RFC 8767 §4).
+    /// TTL of stale answers (RFC 8767 §4).
     fn stale_ttl(&self) -> u32 {
         if self.serve_stale.is_zero() {
             return 0;

@@ -12,7 +12,7 @@ use crate::{
 /// How often the lock is tried.
 const POLL: Duration = Duration::from_millis(5);
 
-/// What is told while another gregor serves.
+/// Status and monitor while another gregor serves.
 struct Standby {
     config: ConfigStatus,
     hub: Arc<Hub>,

@@ -62,7 +62,7 @@ impl Tcp {
         Ok(datapath.configure_steering(settings.tcp, inner.listeners.as_ref())?)
     }
 
-    /// A program is about to be attached: it knows the node's addresses by then, and clients that are told TC=1 meanwhile.
+    /// A program is about to be attached: it knows the node's addresses by then, and clients that get TC=1 meanwhile.
     pub fn takes_over(&self, datapath: &Datapath) {
         if let Some(program) = datapath.steered() {
             self.steering.also(program);

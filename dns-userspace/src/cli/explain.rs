@@ -36,7 +36,7 @@ Examples:
 
 With --namespace the name goes through that namespace's search list as a pod's resolver takes it (ndots says when), with
 --search through that of the pod's resolv.conf; without, or with a dot at its end, it is asked as it is. Resolvers that never
-search (Node's dns.resolve, dnsjava, netty) ask as with --search ''. Look-ups are made now, from this network namespace; a running
+search ask as with --search ''. Look-ups are made now, from this network namespace; a running
 gregor is not asked and its kept answers are not looked at.")]
 pub struct Args {
     /// The name that the pod asks for.
@@ -248,7 +248,7 @@ impl Explainer<'_> {
             )
             .await;
             for step in &chase.steps {
-                text.push_str(&told(step));
+                text.push_str(&step_text(step));
             }
             if chase.outcome != Outcome::NoTarget {
                 return chase.outcome;
@@ -304,13 +304,13 @@ impl Explainer<'_> {
         let Some(step) = reply.steps.first() else {
             return (text, Next::Continue);
         };
-        text.push_str(&told(step));
+        text.push_str(&step_text(step));
         let stops = matches!(&step.reply, Ok(reply) if !reply.records.is_empty());
         (text, if stops { Next::Stop } else { Next::Continue })
     }
 }
 
-fn told(step: &Step) -> String {
+fn step_text(step: &Step) -> String {
     let mut text = String::new();
     let head = format!(
         "     {} asked for {} {}",

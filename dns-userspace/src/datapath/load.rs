@@ -368,7 +368,7 @@ fn halves(address: Ipv6Addr) -> [u64; 2] {
     [(bits >> 64) as u64, bits as u64].map(u64::to_be)
 }
 
-/// With ids that tell servers apart where answers depend on them.
+/// With distinct ids for the servers where answers depend on them.
 fn servers(addresses: &[IpAddr], per_server: bool) -> Result<Servers, DatapathError> {
     let mut servers = Servers::default();
     let mut ids = HashSet::new();

@@ -20,7 +20,7 @@ use nix::{
 
 use super::{error::one_line, link::BpfLink};
 
-/// Where gregor pins what it pins, unless it is told another place.
+/// The default directory for pins.
 pub const STATE: &str = "/sys/fs/bpf/gregor";
 
 /// A directory whose presence says that the programs are off their hooks because somebody wants so: bpffs takes no plain files.
@@ -147,7 +147,7 @@ impl State {
         self.version().join(name)
     }
 
-    /// Where a link is pinned; `place` tells it from all others.
+    /// Where a link is pinned; `place` is unique to it.
     pub(super) fn link(&self, place: &str) -> PathBuf {
         self.links().join(place)
     }

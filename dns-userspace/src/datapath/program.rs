@@ -195,7 +195,7 @@ impl Datapath {
         }
     }
 
-    /// Detaches from an interface; one that is gone already is no error.
+    /// Detaches from an interface; one that is gone already is not an error.
     pub fn detach(&mut self, index: u32) {
         if let Some(attached) = self.links.remove(&index) {
             attached.detach();
@@ -275,7 +275,7 @@ impl Datapath {
                 tracing::debug!(
                     interface = attached.interface.name,
                     error = one_line(&error),
-                    "way out not set"
+                    "egress interface not set"
                 );
             }
         }
@@ -341,7 +341,7 @@ impl Datapath {
         })
     }
 
-    /// Whether programs tell what they decide by themselves.
+    /// Whether programs report their own decisions.
     pub fn switch(&self) -> &Arc<Switch> {
         &self.shared.switch
     }

@@ -98,8 +98,8 @@ fn decode(record: &[u8], sets: &RuleSets, answers: &Arc<Answers>) -> Option<Inte
     })
 }
 
-/// A query that an earlier process was to answer, under rules that are no more: whatever rule matches it now, or none, whose
-/// index is that of no rule.
+/// A query that an earlier process was to answer, under rules that may be gone: the rule that matches it now, or an index out of
+/// range where none does.
 fn matched_anew(frame: &[u8], sets: &RuleSets) -> (Arc<RuleSet>, usize) {
     let rules = sets.current();
     let rule = Exchange::parse(frame).and_then(|exchange| rules.find(&exchange.qname));

@@ -264,7 +264,7 @@ impl Shared {
         &self.answers
     }
 
-    /// Whether the programs tell what they decide.
+    /// Whether the programs report their decisions.
     pub fn switch(&self) -> &Switch {
         &self.switch
     }

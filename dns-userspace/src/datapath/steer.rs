@@ -227,7 +227,7 @@ impl Steering {
     }
 
     /// Attaches to the calling thread's network namespace, or takes the place of an earlier program there in one step,
-    /// with the clients that it was told of. The link is pinned where that is wanted.
+    /// with that one's clients. The link is pinned where that is wanted.
     pub fn attach(
         &mut self,
         ebpf: &mut Ebpf,

@@ -162,7 +162,7 @@ impl Datapath {
         }
     }
 
-    /// Detaches what a process has left and nobody wants: once all wanted interfaces have this program.
+    /// Detaches what a process has left on interfaces that are not wanted, once all wanted ones have this program.
     pub fn remove_leftovers(&mut self, is_wanted: impl Fn(u32) -> bool) {
         for (path, link) in self.leftovers.drain(..) {
             let _ = link.detach();

@@ -15,7 +15,7 @@ pub struct Link {
     pub veth: bool,
     /// IFLA_LINK_NETNSID is there: the peer lives in another network namespace.
     pub peer_elsewhere: bool,
-    /// A default route leaves by it: it is the node's way out, also where the node itself is a container with a veth.
+    /// A default route leaves by it: it is the node's uplink, also where the node itself is a container with a veth.
     pub is_uplink: bool,
 }
 

@@ -28,7 +28,7 @@ use crate::monitor::{self, Filter, Subscription};
 /// Where the pages take their numbers from: one snapshot per request.
 pub trait Source: Send + Sync + 'static {
     fn status(&self) -> Status;
-    /// What must be told at once, whatever else goes on.
+    /// The state for probes, which must not wait for anything.
     fn vital(&self) -> Vital {
         self.status().vital()
     }

@@ -293,7 +293,7 @@ impl States {
         Ok(states)
     }
 
-    /// How many states can follow text that nobody asked for, in the first label that is read.
+    /// How many states can follow text of which no rule has any, in the first label that is read.
     fn behind_any_text(&self) -> usize {
         // No label ends with this byte that a rule has at its end.
         let foreign = self.class_of(b'~');

@@ -466,7 +466,7 @@ route add ::/0 via fd00:244:{index:x}::1
         self.spawn_gregor_named("gregor", command, binary, config)
     }
 
-    /// One that takes over from its predecessor and leaves to its successor; `name` tells its files from theirs.
+    /// One that takes over from its predecessor and leaves to its successor; `name` is that of its files.
     pub fn spawn_successor(&self, name: &str, binary: &Path, config: &str) -> Result<Gregor> {
         let mut command = Command::new(binary);
         command.args(["run", "--handover"]);

@@ -1,4 +1,4 @@
-//! CoreDNS on the loopback interface, and an upstream that tells which name it was asked.
+//! CoreDNS on the loopback interface, and an upstream that records the name that it was asked for.
 //!
 //! Questions are of type TXT: with addresses, CoreDNS looks a target up by itself, for ever where it leads back.
 

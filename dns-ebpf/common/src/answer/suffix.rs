@@ -233,14 +233,14 @@ pub fn locate_by_suffix<T: Tables + ?Sized>(tables: &T, scratch: &mut Scratch, a
     if len & 7 != 0 && !scratch.has_word(&mut suffix, from, last, first_bytes(len)) {
         return false;
     }
-    // Where there is no answer to be read after all, userspace is told of this rule.
+    // Where there is no answer to be read after all, userspace gets this rule.
     entry.join(&suffix);
     if entry.last(SEQUENCE) != sequence {
         return false;
     }
-    scratch.told.slot = slot;
-    scratch.told.sequence = entry.witnessed(sequence);
-    scratch.told.rule = rule;
+    scratch.lookup.slot = slot;
+    scratch.lookup.sequence = entry.witnessed(sequence);
+    scratch.lookup.rule = rule;
     true
 }
 

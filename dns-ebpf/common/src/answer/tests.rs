@@ -376,13 +376,13 @@ fn what_is_written_is_read() {
                     Found::Answer
                 }
             );
-            let told = scratch.told;
-            assert_eq!(told.len, len);
+            let lookup = scratch.lookup;
+            assert_eq!(lookup.len, len);
             assert_eq!(scratch.reply[..expected.len()], expected);
-            assert_eq!(told.answers, u32::from(body.answers));
-            assert_eq!(told.authorities, u32::from(body.authorities));
+            assert_eq!(lookup.answers, u32::from(body.answers));
+            assert_eq!(lookup.authorities, u32::from(body.authorities));
             assert_eq!(
-                write::fold(told.sum),
+                write::fold(lookup.sum),
                 write::fold(write::sum(&expected)),
                 "{body:?}"
             );
@@ -430,8 +430,8 @@ fn an_entry_is_stale_until_somebody_claims_its_refresh_and_again_when_it_was_wri
         Found::Stale,
         "nobody has claimed it"
     );
-    let earlier = scratch.told;
-    claim(&tables, &scratch.told);
+    let earlier = scratch.lookup;
+    claim(&tables, &scratch.lookup);
     assert_eq!(find(&tables, &mut scratch), Found::Answer);
     write(
         &tables.slot(0).unwrap().entry,
@@ -606,5 +606,5 @@ fn the_second_look_at_the_sequence_number_counts() {
         find_with::<_, false>(&overtaken, &mut scratch),
         Found::Answer
     );
-    assert!(scratch.reply[..scratch.told.len as usize].contains(&9));
+    assert!(scratch.reply[..scratch.lookup.len as usize].contains(&9));
 }

@@ -158,7 +158,7 @@ fn item(ast: &Ast, group: Option<&Group>) -> Option<Item> {
             }
             _ => None,
         },
-        // Of a lazy one, it is hard to tell how much it takes.
+        // How much a lazy one takes depends on what follows.
         Ast::Repetition(repetition) if repetition.greedy => {
             let plus = match repetition.op.kind {
                 RepetitionKind::OneOrMore => true,

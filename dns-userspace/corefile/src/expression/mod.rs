@@ -75,7 +75,7 @@ fn parse(text: &str) -> Result<ast::Ast, String> {
     }
     ast::parse::Parser::new()
         .parse(text)
-        .map_err(|error| format!("`{text}` is no regular expression: {}", error.kind()))
+        .map_err(|error| format!("`{text}` is not a regular expression: {}", error.kind()))
 }
 
 fn whole_zone(scope: &Scope<'_>, answer: &Answer) -> Result<Converted, String> {

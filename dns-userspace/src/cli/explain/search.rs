@@ -3,10 +3,10 @@
 use anyhow::Context as _;
 use hickory_proto::rr::Name;
 
-/// Domains that older resolvers take (MAXDNSRCH of glibc before 2.26).
+/// Domains that glibc takes up to 2.25 (resolv.conf(5)).
 const OLD_DOMAINS: usize = 6;
-/// The buffer of musl for the list.
-const MUSL_BYTES: usize = 255;
+/// What musl takes: with `search ` and the end of the line it fills a buffer of 256 bytes.
+const MUSL_BYTES: usize = 247;
 
 /// The search list that the kubelet writes for a namespace.
 pub(super) fn search_list(namespace: &str, domain: &str) -> Vec<String> {
@@ -33,17 +33,17 @@ pub(super) fn parse_list(lists: &[String]) -> Vec<String> {
 
 /// What resolvers make of a list of this length.
 pub(super) fn warning(search: &[String]) -> Option<String> {
-    let bytes: usize = search.iter().map(|domain| domain.len() + 1).sum();
+    let bytes = search.join(" ").len();
     let mut limits = Vec::new();
     if search.len() > OLD_DOMAINS {
         limits.push(format!(
-            "glibc before 2.26 and old c-ares take the first {OLD_DOMAINS} of {} domains",
+            "glibc before 2.26 takes the first {OLD_DOMAINS} of {} domains",
             search.len()
         ));
     }
     if bytes > MUSL_BYTES {
         limits.push(format!(
-            "musl takes no list of more than {MUSL_BYTES} bytes, and this one has {bytes}"
+            "musl leaves out a list of more than {MUSL_BYTES} bytes, and this one has {bytes}"
         ));
     }
     (!limits.is_empty()).then(|| limits.join("; "))
@@ -53,7 +53,7 @@ pub(super) fn warning(search: &[String]) -> Option<String> {
 pub(super) fn candidates(name: &str, search: &[String], ndots: usize) -> anyhow::Result<Vec<Name>> {
     let absolute = |text: &str| {
         let mut name = Name::from_ascii(text).with_context(|| {
-            format!("`{text}` is no domain name; labels have 1 to 63 bytes, names at most 255")
+            format!("`{text}` is not a domain name; labels have 1 to 63 bytes, names at most 255")
         })?;
         name.set_fqdn(true);
         Ok::<_, anyhow::Error>(name)
@@ -117,7 +117,10 @@ mod tests {
     #[test]
     fn a_name_that_is_none_is_refused_and_a_suffix_too_long_is_skipped() {
         let error = candidates(&"a".repeat(64), &[], 7).unwrap_err();
-        assert!(error.to_string().contains("is no domain name"), "{error}");
+        assert!(
+            error.to_string().contains("is not a domain name"),
+            "{error}"
+        );
         let long = vec!["x".repeat(60); 4].join(".");
         assert_eq!(
             names(&long, &search_list("foo", "cluster.local"), 7).len(),
@@ -157,5 +160,13 @@ mod tests {
         assert!(warning(&seven).unwrap().contains("first 6 of 7"));
         let long = vec!["x".repeat(60); 5];
         assert!(warning(&long).unwrap().contains("musl"));
+        let just = vec![
+            "x".repeat(61),
+            "x".repeat(61),
+            "x".repeat(61),
+            "x".repeat(61),
+        ];
+        assert_eq!(just.join(" ").len(), 247);
+        assert_eq!(warning(&just), None);
     }
 }

@@ -94,7 +94,7 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
         self.stats.noerror.add();
         self.stats.replied(waiting.namespace.as_deref(), replied);
         self.send(&waiting.origin, &reply);
-        self.tell_answer(&waiting.origin, "NOERROR", replied);
+        self.report_answer(&waiting.origin, "NOERROR", replied);
     }
 
     /// Not even a stream has room for the whole RRset.
@@ -179,7 +179,7 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
         {
             debug!(ifindex = origin.ifindex(), %error, "the connection is gone");
         }
-        self.tell(origin, |record, _| {
+        self.report(origin, |record, _| {
             record.verdict = Verdict::Unanswered;
             record.reason = Some(reason.label().to_owned());
         });
@@ -190,7 +190,7 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
         self.stats
             .replied(waiting.namespace.as_deref(), Replied::Servfail);
         self.send(&waiting.origin, &compose::servfail(&waiting.query, error));
-        self.tell_answer(&waiting.origin, "SERVFAIL", Replied::Servfail);
+        self.report_answer(&waiting.origin, "SERVFAIL", Replied::Servfail);
     }
 
     /// Whether a client that does not get its whole answer now gets it over TCP.
@@ -230,7 +230,7 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
             self.stats.send_errors.add();
             debug!(ifindex = origin.ifindex(), %error, "query not passed on");
         }
-        self.tell(origin, |record, _| {
+        self.report(origin, |record, _| {
             record.verdict = Verdict::PassedOn;
             record.reason = Some(reason.label().to_owned());
         });

@@ -862,8 +862,8 @@ async fn without_a_good_answer_the_program_has_none() {
         let for_all = matches!(outcome, Outcome::NoAddress(_));
         from_program(&lab, &published, RecordType::A, true);
         lab.resolve(outcome).await;
-        let told = published.take();
-        assert_eq!(told[0], Told::Nothing(kernel_key(RecordType::A)));
+        let published = published.take();
+        assert_eq!(published[0], Told::Nothing(kernel_key(RecordType::A)));
         // What is said of the target holds for both families.
         for (qtype, expected) in [
             (RecordType::AAAA, for_all),
@@ -871,8 +871,8 @@ async fn without_a_good_answer_the_program_has_none() {
             (RecordType::SVCB, false),
             (RecordType::CNAME, false),
         ] {
-            let is_told = told.contains(&Told::Nothing(kernel_key(qtype)));
-            assert_eq!(is_told, expected, "{qtype}");
+            let is_published = published.contains(&Told::Nothing(kernel_key(qtype)));
+            assert_eq!(is_published, expected, "{qtype}");
         }
         assert_eq!(lab.sent(), []);
         pass(6);

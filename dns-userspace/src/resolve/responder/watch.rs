@@ -34,8 +34,8 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
         }))
     }
 
-    pub(super) fn tell_answer(&self, origin: &Origin, rcode: &str, replied: Replied) {
-        self.tell(origin, |record, since| {
+    pub(super) fn report_answer(&self, origin: &Origin, rcode: &str, replied: Replied) {
+        self.report(origin, |record, since| {
             record.rcode = Some(rcode.to_owned());
             record.stale = replied == Replied::Stale;
             record.latency = Some((self.clock)().saturating_duration_since(since));
@@ -43,7 +43,7 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
     }
 
     /// Sends the record of a query to the monitors.
-    pub(super) fn tell(&self, origin: &Origin, outcome: impl FnOnce(&mut Record, Instant)) {
+    pub(super) fn report(&self, origin: &Origin, outcome: impl FnOnce(&mut Record, Instant)) {
         if let Some(watched) = &origin.watched {
             let mut record = watched.record.clone();
             record.time = SystemTime::now();

@@ -93,13 +93,13 @@ async fn an_address_of_the_other_family_is_not_looked_for_again_and_again() {
     lab.resolve(found(1, 5)).await;
     lab.asks(3, 2, QNAME, RecordType::AAAA);
     lab.resolve(nodata(RecordType::AAAA)).await;
-    // A NODATA is no address, and what was known long ago is not known.
+    // A NODATA is not an address, and what was known long ago is not known.
     pass(6);
     lab.asks(3, 3, QNAME, RecordType::A);
     lab.resolve(found(1, 5)).await;
     pass(60);
     lab.asks(3, 4, QNAME, RecordType::AAAA);
     lab.resolve(nodata(RecordType::AAAA)).await;
-    let told = std::mem::take(&mut *lab.source.has_address.lock().unwrap());
-    assert_eq!(told, [false, true, false, false]);
+    let asked = std::mem::take(&mut *lab.source.has_address.lock().unwrap());
+    assert_eq!(asked, [false, true, false, false]);
 }

@@ -470,7 +470,7 @@ fn explain_says_what_the_pod_will_get() {
     // A search list of the pod's own, and resolvers that have none.
     let list = "a.example,foo.svc.cluster.local,c.example,d.example,e.example,f.example,g.example";
     explain(&[BROKER, "--search", list, "--ndots", "7"]).has(&[
-        "take the first 6 of 7 domains",
+        "takes the first 6 of 7 domains",
         &format!("1. {BROKER}.a.example. A"),
         &format!("2. {BROKER}.foo.svc.cluster.local. A"),
         "10.10.1.11",

@@ -344,8 +344,8 @@ fn the_return_device_is_back_after(lab: &Lab, gregor: &Gregor, command: &str, na
     let (query, _) = Wire::new(&qname, RecordType::A).bytes();
     let before = Metrics::of(gregor);
     let _ = exchange_within(lab.pod("foo"), CACHE, &query, PATIENCE);
-    let asked = lab.cache().asked();
-    assert!(asked.iter().any(|asked| asked.qname == format!("{qname}.")));
+    let qname = format!("{qname}.");
+    assert!(lab.cache().saw(|asked| asked.qname == qname));
     let after = Metrics::of(gregor);
     assert_eq!(
         after.taken() - before.taken(),

@@ -112,9 +112,7 @@ fn has_no_target(lab: &Lab, pod: &Pod, server: IpAddr) {
     let qname = format!("{}.", qualified(&pod.namespace));
     assert!(
         lab.cache()
-            .asked()
-            .iter()
-            .any(|asked| asked.qname == qname && is_of(pod, asked.client)),
+            .saw(|asked| asked.qname == qname && is_of(pod, asked.client)),
         "{:?}",
         lab.cache().asked()
     );

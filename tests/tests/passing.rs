@@ -301,13 +301,11 @@ fn is_the_same(
                 "{}.",
                 case.query.qname.to_ascii_lowercase().trim_matches('.')
             );
-            until(&format!("{what}: the cache sees {client}"), || {
+            assert!(
                 lab.cache()
-                    .asked()
-                    .iter()
-                    .any(|asked| asked.client == client && asked.qname == qname)
-                    .then_some(())
-            });
+                    .saw(|asked| asked.client == client && asked.qname == qname),
+                "{what}: the cache sees {client}"
+            );
         }
         if own == first || own == ask("ref") {
             return;
@@ -617,9 +615,7 @@ fn a_target_that_changes_is_followed() {
     let client = IpAddr::V4(lab.pod("foo").v4);
     assert!(
         lab.cluster()
-            .asked()
-            .iter()
-            .any(|asked| asked.qname == qname && asked.client == client),
+            .saw(|asked| asked.qname == qname && asked.client == client),
         "passed on as the pod's own"
     );
     let metrics = Metrics::of(&gregor);

@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
 use gregor_lab::{
-    CacheKind, ClusterKind, Gregor, Lab, exit_code_on_interrupt, gregor_toml,
+    Asked, CacheKind, ClusterKind, Gregor, Lab, exit_code_on_interrupt, gregor_toml,
     tools::{self, say},
     world::{
         BAR_ADDRESSES, BROKER, FOO_ADDRESSES, FOREIGN, FOREIGN_ADDRESSES, NODE_LOCAL_V4,
@@ -233,9 +233,14 @@ fn demonstrate(lab: &Lab, cache: Cache, with_gregor: bool) -> Result<bool> {
         let found = pod.getent(question.name)?;
         // Whoever was asked for the name that the search list makes first, from the pod's own address.
         let first = format!("{}.{}.svc.cluster.local.", question.name, question.pod);
-        let cache_was_asked = lab.cache().asked().iter().any(|asked| {
+        let of_pod = |asked: &Asked| {
             asked.qname == first && [IpAddr::V4(pod.v4), pod.v6.into()].contains(&asked.client)
-        });
+        };
+        let cache_was_asked = if question.ours {
+            lab.cache().asked().iter().any(of_pod)
+        } else {
+            lab.cache().saw(of_pod)
+        };
 
         let right = same(&found, &question.addresses) && cache_was_asked != question.ours;
         as_expected &= right;

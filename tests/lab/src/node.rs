@@ -38,6 +38,9 @@ const UPLINK_NODE_V6: &str = "fd00:250::1";
 const UPLINK_DNS_V6: &str = "fd00:250::2";
 
 const SERVER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long after its reply a server may take to write the query into its log.
+const LOG_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest interface name, IFNAMSIZ without its NUL.
 const INTERFACE_NAME_MAX: usize = 15;
 
@@ -185,6 +188,20 @@ impl Server {
                     .collect()
             }
             Running::Nothing => Vec::new(),
+        }
+    }
+
+    /// Waits until it has seen a query that `wanted` accepts, and says whether it did: CoreDNS writes its log after the reply.
+    pub fn saw(&self, wanted: impl Fn(&Asked) -> bool) -> bool {
+        let deadline = Instant::now() + patience(LOG_TIMEOUT);
+        loop {
+            if self.asked().iter().any(&wanted) {
+                return true;
+            }
+            if !matches!(self.running, Running::Process(_)) || Instant::now() >= deadline {
+                return false;
+            }
+            thread::sleep(Duration::from_millis(10));
         }
     }
 

@@ -29,13 +29,12 @@ fn behaves_as_a_node(lab: &Lab) {
     expected.sort();
     assert_eq!(foreign, expected);
 
-    let asked = lab.cache().asked();
     let qualified = format!("{BROKER}.foo.svc.cluster.local.");
     assert!(
-        asked
-            .iter()
-            .any(|a| a.qname == qualified && a.client == IpAddr::V4(foo.v4)),
-        "ndots 7 appends the pod's namespace first, and the cache sees the pod: {asked:?}"
+        lab.cache()
+            .saw(|asked| asked.qname == qualified && asked.client == IpAddr::V4(foo.v4)),
+        "ndots 7 appends the pod's namespace first, and the cache sees the pod: {:?}",
+        lab.cache().asked()
     );
 
     let target = "kafka-upstream.foo.svc.cluster.local";
@@ -68,10 +67,7 @@ fn behaves_as_a_node(lab: &Lab) {
     let over_v6 = foo.ask(Ask::new(NODE_LOCAL_V6.into(), FOREIGN, RecordType::AAAA));
     assert_eq!(over_v6.unwrap().answers.len(), 1);
     assert!(
-        lab.cache()
-            .asked()
-            .iter()
-            .any(|asked| asked.client == IpAddr::V6(foo.v6)),
+        lab.cache().saw(|asked| asked.client == IpAddr::V6(foo.v6)),
         "the cache sees the pod's IPv6 address too"
     );
 }

@@ -1,7 +1,7 @@
 //! Look-ups of answers and nothing else, each judged on the spot, for a test that changes the tables meanwhile. Not part
 //! of the product.
 //!
-//! The frame of a test run, which nobody restores between its runs, holds the questions and what the look-ups showed.
+//! The frame of a test run, which is not restored between its runs, holds the questions and what the look-ups showed.
 
 use aya_ebpf::{helpers::generated::bpf_ktime_get_ns, macros::classifier, programs::TcContext};
 use dns_common::{

@@ -11,6 +11,7 @@ use dns_common::{
     dfa::{NAME_AT, NAME_COPY, Scratch, Tail, Tails},
     packet::{MAX_OPTIONS, Packet, VlanTag},
     pipeline::{self, Address, Host, Matched, Recognised},
+    reply::Replied,
     verdict::{EXPIRED, REFRESHED, Reason, Verdict},
     verifier,
 };
@@ -39,6 +40,9 @@ pub trait Frame: Packet {
 
     /// [`finish`] as a stage.
     fn finish(context: *mut Self::Context) -> u32;
+
+    /// [`reply`] as a stage.
+    fn reply(context: *mut Self::Context) -> u32;
 
     /// The interface that it came in on.
     fn ifindex(&self) -> u32;
@@ -279,6 +283,12 @@ impl<F: Frame> Host<F> for Kernel {
     }
 
     #[inline(always)]
+    fn reply(&self, packet: &mut F, scratch: &mut Scratch) -> Replied {
+        verifier::share(scratch);
+        Replied::from_code(F::reply(packet.as_ptr()))
+    }
+
+    #[inline(always)]
     fn hand_over(&self, packet: &F, matched: &Matched) -> Result<(), Reason> {
         let mut header = matched.event(packet.ifindex());
         if let Some(tag) = packet.vlan() {
@@ -309,6 +319,16 @@ pub fn finish<F: Frame>(context: *mut F::Context) -> u32 {
         None => Verdict::Pass(Reason::Internal),
     };
     verdict.counter() as u32
+}
+
+/// [`pipeline::reply`], for a stage of its own. Returns a [`Replied`].
+#[inline(always)]
+pub fn reply<F: Frame>(context: *mut F::Context) -> u32 {
+    let replied = match maps::scratch() {
+        Some(scratch) => pipeline::reply(&mut F::from_raw(context), scratch),
+        None => Replied::Untouched,
+    };
+    replied as u32
 }
 
 /// Runs a stage, which finds the scratch by itself.

@@ -31,6 +31,9 @@ mod lines {
             Verdict::Spoiled => {
                 gregor_log_spoiled(ifindex);
             }
+            Verdict::Unanswered => {
+                gregor_log_unanswered(ifindex);
+            }
         }
     }
 
@@ -56,6 +59,13 @@ mod lines {
     #[unsafe(no_mangle)]
     extern "C" fn gregor_log_answered(ifindex: u32) -> u32 {
         debug!((), "interface {}: answered", ifindex);
+        0
+    }
+
+    #[inline(never)]
+    #[unsafe(no_mangle)]
+    extern "C" fn gregor_log_unanswered(ifindex: u32) -> u32 {
+        debug!((), "interface {}: left unanswered", ifindex);
         0
     }
 
@@ -164,7 +174,7 @@ mod lines {
     #[inline(never)]
     #[unsafe(no_mangle)]
     extern "C" fn gregor_log_nothing() -> u32 {
-        debug!((), "tables: nothing that may be told");
+        debug!((), "tables: no entry that may be used");
         0
     }
 

@@ -31,7 +31,7 @@ use crate::{
     xdp::Buffer,
 };
 
-/// TCX_NEXT and TC_ACT_UNSPEC: whatever else is on the hook goes on. TC_ACT_OK would end the chain.
+/// TCX_NEXT and TC_ACT_UNSPEC: the hook's next program runs. TC_ACT_OK would end the chain.
 const NEXT: i32 = -1;
 
 /// Ingress of the host end of a pod's veth.
@@ -50,10 +50,10 @@ fn run(context: &TcContext) -> i32 {
     let action = match verdict {
         Verdict::Pass(_) => NEXT,
         // On tcx, TC_ACT_STOLEN counts as next: the pod would get two answers.
-        Verdict::Taken | Verdict::Spoiled => TC_ACT_SHOT,
+        Verdict::Taken | Verdict::Spoiled | Verdict::Unanswered => TC_ACT_SHOT,
         Verdict::Answered => send_back(&packet),
     };
-    monitor::tell(context, verdict);
+    monitor::report(context, verdict);
     action
 }
 
@@ -68,7 +68,7 @@ pub fn gregor_xdp(context: XdpContext) -> u32 {
 fn run_xdp(context: &XdpContext) -> u32 {
     match decide(&mut Buffer::new(context)) {
         Verdict::Pass(_) => xdp_action::XDP_PASS,
-        Verdict::Taken | Verdict::Spoiled => xdp_action::XDP_DROP,
+        Verdict::Taken | Verdict::Spoiled | Verdict::Unanswered => xdp_action::XDP_DROP,
         Verdict::Answered => xdp_action::XDP_TX,
     }
 }

@@ -1,4 +1,4 @@
-//! Tells userspace what the program decided by itself about matched queries, while somebody watches.
+//! Reports to userspace what the program decides by itself about matched queries, while a reader is connected.
 
 use aya_ebpf::{
     EbpfContext as _,
@@ -17,22 +17,23 @@ use dns_common::{
 #[map]
 static MONITOR: Array<Monitor> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
-/// Apart from the one to the responder: what is told here must never take room from there.
+/// Not the ring to the responder: reports must never take room there.
 #[map]
 static MONITOR_RING: RingBuf = RingBuf::with_byte_size(1 << 17, 0);
 
-/// One load and one comparison while nobody watches, and only for what a rule matches. To be called last: whatever led
-/// here is the same to the verifier then.
+/// One load and one comparison without a reader, and only for matched queries. To be called last: then the verifier walks
+/// it once, whatever came before.
 #[inline(always)]
-pub fn tell(context: &TcContext, verdict: Verdict) {
-    let is_told = matches!(
+pub fn report(context: &TcContext, verdict: Verdict) {
+    let is_reported = matches!(
         verdict,
         Verdict::Answered
+            | Verdict::Unanswered
             | Verdict::Pass(
                 Reason::NoTarget | Reason::NoResponder | Reason::RateLimited | Reason::RingFull
             )
     );
-    if is_told
+    if is_reported
         && let Some(monitor) = MONITOR.get(0)
         && monitor.until_ns.load() != 0
     {
@@ -40,7 +41,7 @@ pub fn tell(context: &TcContext, verdict: Verdict) {
     }
 }
 
-/// A function of its own, so that the program keeps its registers when nobody watches.
+/// A function of its own, so that the program keeps its registers when there is no reader.
 #[inline(never)]
 fn record(context: *mut __sk_buff, verdict: u32, monitor: &Monitor) {
     // SAFETY: takes no argument.

@@ -131,6 +131,11 @@ impl Frame for Skb {
     }
 
     #[inline(always)]
+    fn reply(context: *mut __sk_buff) -> u32 {
+        gregor_reply_skb(context)
+    }
+
+    #[inline(always)]
     fn ifindex(&self) -> u32 {
         self.raw().ifindex
     }
@@ -156,6 +161,13 @@ impl Frame for Skb {
 #[unsafe(no_mangle)]
 extern "C" fn gregor_finish_skb(context: *mut __sk_buff) -> u32 {
     host::finish::<Skb>(context)
+}
+
+/// See [`host::reply`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn gregor_reply_skb(context: *mut __sk_buff) -> u32 {
+    host::reply::<Skb>(context)
 }
 
 impl Packet for Skb {
@@ -243,7 +255,7 @@ impl Packet for Skb {
         scratch: &mut Scratch,
     ) -> bool {
         // What is not the pseudo-header is only in a whole checksum, and which frames have begun theirs is known to the
-        // helper alone. It is called once, for the length: what that does to the field tells them apart.
+        // helper alone. It is called once, for the length: what that does to the field shows which it is.
         let Some(window) = self.window_at::<2, HEADERS_MASK>(offset, scratch) else {
             return false;
         };
@@ -251,7 +263,7 @@ impl Packet for Skb {
         let (from, to, delta) = (old_len.to_be(), new_len.to_be(), delta.to_be());
         let mangled = u64::from(BPF_F_MARK_MANGLED_0);
         let pseudo = mangled | u64::from(BPF_F_PSEUDO_HDR) | 2;
-        // A length that stays tells nothing; then all has changed but the pseudo-header.
+        // An unchanged length shows nothing; then all has changed but the pseudo-header.
         let stays = from == to;
         let (was, is, flags) = if stays {
             (0, delta, mangled)

@@ -1,7 +1,7 @@
 //! The sk_lookup program: which TCP connections to a server go to the responder's listener instead of the existing cache.
 //!
 //! It runs where a SYN finds the socket that it is for, so only for addresses of this network namespace, and never for
-//! packets of a connection that stands. Whatever it does not understand goes the way it would go without it.
+//! packets of an established connection. What it does not understand is delivered as without it.
 
 use aya_ebpf::{
     bindings::{bpf_sk_lookup, sk_action::SK_PASS},
@@ -21,7 +21,7 @@ use crate::maps::{HEARTBEAT, SERVERS};
 #[map]
 static STEERING: Array<u32> = Array::with_max_entries(1, 0);
 
-/// Clients that were told TC=1, IPv4-mapped, with the time until when they are steered, `bpf_ktime_get_ns`.
+/// Clients that got TC=1, IPv4-mapped, with the time until when they are steered, `bpf_ktime_get_ns`.
 #[map]
 static STEERED: LruHashMap<[u64; 2], u64> = LruHashMap::with_max_entries(abi::MAX_STEERED, 0);
 

@@ -1,7 +1,7 @@
 //! A `Packet` over an XDP buffer: bytes are read in place, runs of variable length through the helpers of Linux 5.18.
 //!
-//! Checksums are taken to cover everything, as they do on a wire: nothing in the buffer tells those apart that a local
-//! sender has only begun.
+//! Checksums are taken to cover everything, as they do on a wire: nothing in the buffer marks one that a local
+//! sender has left partial.
 
 use aya_ebpf::{
     EbpfContext as _,
@@ -42,8 +42,7 @@ impl Buffer {
     /// Finds the frame again after a helper may have moved it.
     #[inline(always)]
     fn locate(&mut self) {
-        let buffer = self.raw();
-        (self.data, self.data_end) = (buffer.data as usize, buffer.data_end as usize);
+        *self = Self::from_raw(self.context);
     }
 
     #[inline(always)]
@@ -95,8 +94,8 @@ impl Frame for Buffer {
         let buffer = unsafe { &*context };
         Self {
             context,
-            data: buffer.data as usize,
-            data_end: buffer.data_end as usize,
+            data: verifier::context_pointer(buffer.data),
+            data_end: verifier::context_pointer(buffer.data_end),
         }
     }
 
@@ -108,6 +107,11 @@ impl Frame for Buffer {
     #[inline(always)]
     fn finish(context: *mut xdp_md) -> u32 {
         gregor_finish_xdp(context)
+    }
+
+    #[inline(always)]
+    fn reply(context: *mut xdp_md) -> u32 {
+        gregor_reply_xdp(context)
     }
 
     #[inline(always)]
@@ -133,6 +137,13 @@ impl Frame for Buffer {
 #[unsafe(no_mangle)]
 extern "C" fn gregor_finish_xdp(context: *mut xdp_md) -> u32 {
     host::finish::<Buffer>(context)
+}
+
+/// See [`host::reply`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn gregor_reply_xdp(context: *mut xdp_md) -> u32 {
+    host::reply::<Buffer>(context)
 }
 
 impl Packet for Buffer {

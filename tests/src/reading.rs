@@ -29,7 +29,7 @@ pub struct Reading {
     pub tc: bool,
     pub rd: bool,
     pub ra: bool,
-    /// The header's reserved bit; hickory does not tell, so [`hickory`] looks for itself.
+    /// The header's reserved bit; hickory does not expose it, so [`hickory`] looks for itself.
     pub z: bool,
     pub ad: bool,
     pub cd: bool,
@@ -98,7 +98,7 @@ pub fn both<M: AsRef<[u8]>>(messages: &[M]) -> Result<Vec<Reading>> {
             let first = hickory(message).context("hickory").with_context(what)?;
             let mut alike = second.clone();
             if let Some(opt) = &mut alike.opt {
-                // As hickory tells it: less than 512 means 512 (RFC 6891 §6.2.3).
+                // As hickory reads it: less than 512 means 512 (RFC 6891 §6.2.3).
                 opt.size = opt.size.max(512);
             }
             ensure!(

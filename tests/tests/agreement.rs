@@ -108,7 +108,9 @@ fn ten_thousand_names_through_the_program() {
                     assert_eq!(*reason, Reason::NoRule, "{}", wire.escape_ascii());
                     None
                 }
-                Outcome::Answered { .. } => panic!("answered, and nobody knows an answer"),
+                Outcome::Answered { .. } | Outcome::Unanswered => {
+                    panic!("{outcome:?}, and nothing is known")
+                }
             };
             let context = || format!("{} under {specs:#?}", wire.escape_ascii());
             assert_eq!(found, oracle.by_regex(&wire), "regex: {}", context());

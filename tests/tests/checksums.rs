@@ -37,8 +37,8 @@ fn seeded() -> StdRng {
 const QTYPES: [u16; 3] = [1, 28, 65];
 
 /// Addresses of both families, and a NODATA of the third type.
-fn told() -> Vec<Entry> {
-    let mut told = Vec::new();
+fn cached() -> Vec<Entry> {
+    let mut entries = Vec::new();
     for server in [FIRST_V4, FIRST_V6, LAST_V6] {
         let ends: [(Vec<Vec<u8>>, Option<String>); 3] = [
             (answers::addresses(3), None),
@@ -59,10 +59,10 @@ fn told() -> Vec<Entry> {
                 fixed_ttl: None,
                 ..Term::default()
             };
-            told.push(answers::told("foo", answer).at(server).for_term(term));
+            entries.push(answers::cached("foo", answer).at(server).for_term(term));
         }
     }
-    told
+    entries
 }
 
 /// A query, the length of its IP header, where its UDP header begins, and its ID.
@@ -150,7 +150,7 @@ fn verify(frame: &[u8], is_begun: bool) -> u16 {
 /// Asks in batches; the replies of each must be to its IDs, each with right sums.
 fn run(wire: &Wire, send: impl Fn(&Wire, &Asked), is_partial: bool, count: usize) {
     let mut veth = Veth::with_options(wire, &answering()).expect("a program on a veth");
-    veth.loaded.tell(&told()).expect("answers");
+    veth.loaded.fill(&cached()).expect("answers");
     let mut receiver = wire.receiver().expect("a socket in the pod");
     receiver.set_buffer(16 << 20).expect("room for a batch");
     let mut rng = seeded();

@@ -687,7 +687,7 @@ const DEVIATIONS: &[Deviation] = &[
     Deviation {
         rule: 8,
         name: "own UDP size",
-        reason: "the template echoes the client's size; gregor tells its own",
+        reason: "the template echoes the client's size; gregor sends its own",
         parts: &[Part::OptSize],
         applies: |case| {
             case.tenant().is_some()
@@ -735,7 +735,7 @@ const DEVIATIONS: &[Deviation] = &[
     Deviation {
         rule: 10,
         name: "AA=0",
-        reason: "the template calls itself authoritative; gregor tells what it looked up",
+        reason: "the template calls itself authoritative; gregor answers what it looked up",
         parts: &[Part::Authoritative],
         applies: |case| {
             case.tenant().is_some() && !case.ours.authoritative && case.theirs.authoritative

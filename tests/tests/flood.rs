@@ -326,7 +326,7 @@ fn sum(metrics: &BTreeMap<String, u64>, family: &str) -> u64 {
 }
 
 /// Everything that is not 0.
-fn told(metrics: &BTreeMap<String, u64>) -> String {
+fn counters_text(metrics: &BTreeMap<String, u64>) -> String {
     let lines: Vec<String> = metrics
         .iter()
         .filter(|(_, value)| **value > 0)
@@ -391,7 +391,7 @@ fn run(lab: &Lab, gregor: &Gregor, what: Flood, asks: impl Fn(u64, &Pod) + Sync)
                 let asking = AssertUnwindSafe(|| asks(asked, lab.pod("quiet")));
                 if let Err(panic) = catch_unwind(asking) {
                     // What the numbers say is most of the report.
-                    println!("{}", told(&metrics(gregor)));
+                    println!("{}", counters_text(&metrics(gregor)));
                     resume_unwind(panic);
                 }
                 asked += 1;
@@ -470,7 +470,7 @@ fn run(lab: &Lab, gregor: &Gregor, what: Flood, asks: impl Fn(u64, &Pod) + Sync)
         kernel(&metrics, "rate_limited"),
         before >> 10,
     );
-    println!("{}", told(&metrics));
+    println!("{}", counters_text(&metrics));
 
     // The token bucket held, and all else of that pod passed.
     let taken = kernel(&metrics, "matched");
@@ -599,7 +599,7 @@ fn an_upstream_that_is_silent_about_some() {
         "{metrics:#?}"
     );
     assert!(outcome.peak.in_flight >= CHASES / 2, "{:?}", outcome.peak);
-    // Who asks for what nobody answers is told so, flood or not.
+    // A question that no upstream answers gets its SERVFAIL, flood or not.
     let reply = ask(lab.pod("quiet"), &broker("b", "dead"), RecordType::A).unwrap();
     assert_eq!(reply.metadata.response_code, ResponseCode::ServFail);
 }

@@ -1,5 +1,5 @@
 //! No answer for one namespace is ever given to a question for another, nor one of another rule, type, server or rule
-//! set: a loaded program is told, overtaken, made to forget and replaced at random, and asked all along. Wants root.
+//! set: entries of a loaded program are written, overwritten, evicted and replaced at random, and queries asked all along. Wants root.
 
 use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 
@@ -157,7 +157,7 @@ fn answer(question: Question, version: u8, generation: u8) -> Answer {
     }
 }
 
-/// What the program has been told, as far as it may still know it.
+/// The entries written to the program, as far as it may still have them.
 #[derive(Clone, Debug)]
 enum Known {
     Answer(Answer),
@@ -185,7 +185,7 @@ impl World {
         let mut order: Vec<usize> = (0..KINDS.len()).collect();
         order.rotate_left(usize::from(generation) % KINDS.len());
         let rules: Vec<Rule> = order.iter().map(|kind| KINDS[*kind].rule).collect();
-        // So few that most of what is told pushes something out.
+        // So few that most entries evict another one.
         let options = LoadOptions {
             answers: AnswerOptions {
                 total: 24,
@@ -236,8 +236,8 @@ impl World {
                     fixed_ttl: None,
                     unattended: Duration::ZERO,
                 };
-                let told = answer(question, version, self.generation);
-                let body = told.body().expect("a small answer");
+                let expected = answer(question, version, self.generation);
+                let body = expected.body().expect("a small answer");
                 answers.publish(interface, &key(question), &body, &term);
                 // What one type has to say speaks against no target at all.
                 for qtype in 0..QTYPES.len() {
@@ -248,7 +248,7 @@ impl World {
                 }
                 match age {
                     Age::Past => self.known.remove(&question),
-                    _ => self.known.insert(question, Known::Answer(told)),
+                    _ => self.known.insert(question, Known::Answer(expected)),
                 };
             }
             Step::NoTarget {
@@ -277,7 +277,7 @@ impl World {
         }
     }
 
-    /// The program may have had to forget; what it says must be what it was told last.
+    /// An entry may have been evicted; an answer must be the last one written.
     fn ask(&mut self, question: Question, seen: &mut Seen) {
         let kind = &KINDS[question.kind];
         let namespace = &namespaces()[question.namespace];
@@ -289,19 +289,19 @@ impl World {
         match self.loaded.test_run(&frame).expect("a test run") {
             Outcome::Answered { reply, .. } => {
                 seen.answered += 1;
-                let Some(Known::Answer(told)) = known else {
+                let Some(Known::Answer(expected)) = known else {
                     panic!("{question:?} was answered, but {known:?}: {reply:02x?}");
                 };
                 let headers = if server.is_ipv4() { 42 } else { 62 };
                 let got = &reply[headers..];
                 let reading = reading::hickory(got).expect("a message");
                 let ttl = reading.answer[0].ttl;
-                let rotations = 0..told.rdata.len();
+                let rotations = 0..expected.rdata.len();
                 assert!(
                     rotations
-                        .map(|rotation| told.message(&message, ttl, rotation))
+                        .map(|rotation| expected.message(&message, ttl, rotation))
                         .any(|expected| expected == got),
-                    "{question:?} was told {told:?} and got {reading:#?}"
+                    "{question:?} has the answer {expected:?} and got {reading:#?}"
                 );
             }
             Outcome::Taken(_) => seen.taken += 1,
@@ -333,7 +333,7 @@ fn no_answer_is_given_to_another_question() {
             let mut world = World::new(0);
             for step in steps {
                 world.step(step, &mut seen);
-                // Whoever was told of is asked for: what was pushed out has to be somebody.
+                // All that were written are asked for: an evicted entry has to be one of them.
                 if let Step::Tell { question, .. } = step {
                     for namespace in 0..namespaces().len() {
                         world.ask(

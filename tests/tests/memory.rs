@@ -229,14 +229,14 @@ fn maps_and_process_take_what_is_documented() {
             "{what}: {maps} + {process}"
         );
 
-        // What `gregor check` tells beforehand.
+        // What `gregor check` says beforehand.
         let options = Settings::load(gregor.config_path(), &[])
             .unwrap()
             .load_options();
-        let told = wanted(&options).bytes;
+        let announced = wanted(&options).bytes;
         assert!(
-            told.abs_diff(maps) < maps / 20,
-            "{what}: {told} told, {maps} charged"
+            announced.abs_diff(maps) < maps / 20,
+            "{what}: {announced} announced, {maps} charged"
         );
         gregor.stop();
     }

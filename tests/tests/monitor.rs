@@ -115,7 +115,7 @@ impl Drop for Monitor {
     }
 }
 
-/// The words of the map by which userspace tells the program whether anybody watches.
+/// The words of the map in which userspace says whether the program is to report.
 fn monitor_words(gregor: &Gregor) -> Option<[u64; 4]> {
     let status = gregor.status().unwrap();
     let id = status["kernel"]["program"]["id"].as_u64().unwrap() as u32;
@@ -317,7 +317,7 @@ fn a_burst_is_cut_and_counted() {
     let slow = Monitor::start(&lab, &gregor, &["--json", "--rate", "5"]);
     let all = Monitor::start(&lab, &gregor, &["--json", "--rate", "0"]);
 
-    // Far past the 1,000 per second that the program tells.
+    // Far past the 1,000 per second that the program reports.
     let answered = burst(&gregor, foo, 20_000);
     assert!(answered > 5_000, "{answered}");
     // Each answer is shown or counted; two processors that count at once may count one.
@@ -340,7 +340,7 @@ fn a_burst_is_cut_and_counted() {
         .iter()
         .filter_map(|line| line["left_out"]["kernel"].as_u64())
         .sum();
-    assert!(kernel > 0, "the program tells of a part only");
+    assert!(kernel > 0, "the program reports a part only");
 }
 
 /// A reader that stops reading loses lines, and nobody else loses anything.
@@ -360,7 +360,7 @@ fn a_reader_that_stalls_holds_up_nobody() {
     });
     ask_until_kernel(&gregor, foo, "f-");
 
-    // More than sockets and backlog take; a reader beside it tells when that is so.
+    // More than sockets and backlog take; a reader beside it shows when that is so.
     let beside = Monitor::start(&lab, &gregor, &["--json", "--rate", "0"]);
     let before = e2e::Metrics::of(&gregor);
     until("far more lines than fit anywhere", || {
@@ -415,7 +415,7 @@ fn the_program_tells_nothing_once_nobody_watches() {
     thread::sleep(Duration::from_secs(3));
     assert_ne!(monitor_words(&gregor).unwrap()[0], 0, "one still watches");
 
-    // A new program tells too.
+    // A new program reports too.
     gregor.signal(Signal::SIGHUP);
     until("the configuration is loaded again", || {
         (gregor.status().unwrap()["config"]["loads"] == 2).then_some(())
@@ -437,7 +437,7 @@ fn the_program_tells_nothing_once_nobody_watches() {
     assert_eq!(
         monitor_words(&gregor).unwrap(),
         words,
-        "nothing was told or counted"
+        "nothing was reported or counted"
     );
 }
 
@@ -512,17 +512,17 @@ fn the_program_tells_while_it_is_told_that_somebody_listens() {
     // Nobody renews the deadline, so a match passes, and the program decides that alone.
     loaded.heartbeat.stop();
     let frame = broker_query().build();
-    let mut told = Vec::new();
+    let mut decided = Vec::new();
 
     loaded.test_run(&frame.bytes).unwrap();
-    assert_eq!(decisions.drain(&mut told), 0);
+    assert_eq!(decisions.drain(&mut decided), 0);
 
     switch.listen_for(Duration::from_secs(60));
     loaded.test_run(&frame.bytes).unwrap();
-    assert_eq!(decisions.drain(&mut told), 1);
-    assert_eq!(told[0].ifindex, LOOPBACK);
-    assert_eq!(told[0].decision, Decision::Passed(Reason::NoResponder));
-    assert_eq!(told[0].frame, frame.bytes);
+    assert_eq!(decisions.drain(&mut decided), 1);
+    assert_eq!(decided[0].ifindex, LOOPBACK);
+    assert_eq!(decided[0].decision, Decision::Passed(Reason::NoResponder));
+    assert_eq!(decided[0].frame, frame.bytes);
 
     // What no rule matches is nobody's business.
     let cases = cases();
@@ -531,12 +531,12 @@ fn the_program_tells_while_it_is_told_that_somebody_listens() {
         .find(|case| case.name == "foreign name")
         .unwrap();
     loaded.test_run(&foreign.frame.bytes).unwrap();
-    assert_eq!(decisions.drain(&mut told), 0);
+    assert_eq!(decisions.drain(&mut decided), 0);
 
     // A second at most, whatever comes; the rest is counted.
     loaded.datapath.test_run(&frame.bytes, 100_000).unwrap();
     let mut drained = 0;
-    while let records @ 1.. = decisions.drain(&mut told) {
+    while let records @ 1.. = decisions.drain(&mut decided) {
         drained += records as u64;
     }
     assert!(drained >= 100, "{drained}");
@@ -544,11 +544,11 @@ fn the_program_tells_while_it_is_told_that_somebody_listens() {
 
     switch.stop();
     loaded.test_run(&frame.bytes).unwrap();
-    assert_eq!(decisions.drain(&mut told), 0);
+    assert_eq!(decisions.drain(&mut decided), 0);
 
     // A process that dies while somebody watches leaves a deadline behind.
     switch.listen_for(Duration::from_millis(1));
     thread::sleep(Duration::from_millis(50));
     loaded.test_run(&frame.bytes).unwrap();
-    assert_eq!(decisions.drain(&mut told), 0);
+    assert_eq!(decisions.drain(&mut decided), 0);
 }

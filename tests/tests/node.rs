@@ -230,7 +230,7 @@ fn vlan() {
     if !made(lab.node(), &tagged) {
         return skip("vlan", "no 8021q");
     }
-    // The tag alone tells the networks apart: the pod's addresses move.
+    // The networks differ in their tag alone: the pod's addresses move.
     lab.node()
         .ip(&format!(
             "addr flush dev {veth}
@@ -389,12 +389,12 @@ fn xdp_on_virtio_net() {
     is_served(&lab, &gregor, foo, CACHE_V6);
 }
 
-/// A client that was told TC=1 gets the whole answer over TCP, from gregor.
+/// A client that got TC=1 gets the whole answer over TCP, from gregor.
 fn steers(gregor: &Gregor, pod: &Pod, server: IpAddr) {
     let steered = |gregor: &Gregor| Metrics::of(gregor).get("gregor_tcp_connections_total");
     let before = steered(gregor);
     let cut = ask(pod, server, &qualified("foo"), RecordType::A);
-    assert!(cut.metadata.truncation, "not told TC=1: {cut}");
+    assert!(cut.metadata.truncation, "no TC=1: {cut}");
     let mut whole = Ask::new(server, &qualified("foo"), RecordType::A);
     whole.transport = Transport::Tcp;
     whole.timeout = patience(REPLY);
@@ -420,7 +420,7 @@ fn tcp_steering() {
     for server in [CACHE, CACHE_V6] {
         steers(&gregor, lab.pod("foo"), server);
     }
-    // Who was not told TC=1 speaks with the cache.
+    // A client that got no TC=1 speaks with the cache.
     let mut ask = Ask::new(CACHE, FOREIGN, RecordType::A);
     ask.transport = Transport::Tcp;
     ask.timeout = patience(REPLY);

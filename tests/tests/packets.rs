@@ -204,9 +204,22 @@ fn the_table_with_answers_that_nobody_has() {
     let cases = cases();
     let mut slice = Slice::new(SEVERAL);
     slice
-        .tell(&[answers::told("nobody", answers::endpoint())])
+        .fill(&[answers::cached("nobody", answers::endpoint())])
         .unwrap();
     agree(&mut slice, cases.iter());
+}
+
+/// A program that interrupts another one on its processor leaves the other's working memory alone; its frame passes.
+#[test]
+fn nested_runs_pass() {
+    let mut slice = Slice::new(SEVERAL);
+    let frame = broker_query().build();
+    assert!(slice.scratch.enter());
+    let nested = slice.run(&frame).unwrap();
+    assert_eq!(nested, Outcome::Passed(Reason::Internal));
+    slice.scratch.leave();
+    let outcome = slice.run(&frame).unwrap();
+    assert_eq!(outcome.verdict(), Verdict::Taken);
 }
 
 /// The reply of a slice, its TTL and the addresses in their order.
@@ -231,13 +244,13 @@ fn an_answer_ages_by_the_second() {
     const SECOND: u64 = 1_000_000_000;
     let mut slice = Slice::with_rules(answers::rules());
     let begin = slice.now_ns;
-    let entry = answers::told("foo", answers::endpoint()).for_term(Term {
+    let entry = answers::cached("foo", answers::endpoint()).for_term(Term {
         fresh: Duration::from_secs(30),
         grace: Duration::from_secs(3),
         fixed_ttl: None,
         ..Term::default()
     });
-    slice.tell(&[entry]).unwrap();
+    slice.fill(&[entry]).unwrap();
     let query = broker_query().build();
     for (after, ttl) in [
         (0, 30),
@@ -286,7 +299,7 @@ fn addresses_take_turns() {
         if answer.body().is_none() {
             continue;
         }
-        slice.tell(&[answers::told("foo", answer)]).unwrap();
+        slice.fill(&[answers::cached("foo", answer)]).unwrap();
         for turn in 0..3 * usize::from(count) {
             let mut expected = addresses(count);
             expected.rotate_left(turn % usize::from(count));
@@ -301,7 +314,7 @@ fn addresses_take_turns() {
 fn no_room_in_the_buffer() {
     let mut slice = Slice::with_rules(answers::rules());
     slice
-        .tell(&[answers::told("foo", answers::endpoint())])
+        .fill(&[answers::cached("foo", answers::endpoint())])
         .unwrap();
     let query = broker_query().build();
     let mut verdicts = BTreeSet::new();

@@ -501,13 +501,13 @@ fn a_resolver_behind_a_dead_cluster_dns_stays_on_its_endpoint() {
     let cluster = lab.cluster().process().unwrap();
     cluster.signal(Signal::SIGSTOP);
     let stale = || Metrics::of(&gregor).get("gregor_stale_answers_total");
-    // The program tells it on, and it is counted when a look-up fails: not at each question.
+    // The program goes on answering it, and it is counted when a look-up fails: not at each question.
     until("an A of the past, once the cache has none either", || {
         let reply = ask(foo, CACHE, &qualified("foo"), RecordType::A);
         assert_eq!(addresses(&reply), sorted(FOO_ADDRESSES));
         (stale() > 0.0).then_some(())
     });
-    // From here on the program has it, and goes on to tell it.
+    // From here on the program has it, and goes on to answer it.
     let before = Metrics::of(&gregor).intercepted();
     assert_eq!(foo.getent(BROKER).unwrap(), sorted(FOO_ADDRESSES));
     assert!(Metrics::of(&gregor).intercepted() > before);

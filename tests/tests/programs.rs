@@ -11,7 +11,7 @@ use gregor_tests::{
         engine::{Engine as _, Outcome, TestRun, Veth, agree, agree_on_answers},
         loaded::{LOOPBACK, Loaded, answering, compile, options, wait_until},
         observer::{Observer, Place},
-        table::{ALONE, SEVERAL, broker_query, cases},
+        table::{ALONE, SEVERAL, broker_query, broker_query_of, cases},
         wire::on_a_wire,
     },
     reading,
@@ -79,12 +79,12 @@ fn the_table_with_answers_that_nobody_has() {
     })
     .unwrap();
     program
-        .tell(&[answers::told("nobody", answers::endpoint())])
+        .fill(&[answers::cached("nobody", answers::endpoint())])
         .unwrap();
     agree(&mut program, cases().iter());
 }
 
-/// A program that is to answer nothing hands over what another one would answer, whatever it is told.
+/// A program that is to answer nothing hands over what another one would answer, whatever is in its tables.
 #[test]
 fn no_answers() {
     let mut program = TestRun::with_options(&options(answers::rules())).unwrap();
@@ -92,7 +92,7 @@ fn no_answers() {
         if !program.takes(&case.engines()) {
             continue;
         }
-        program.tell(&case.told).unwrap();
+        program.fill(&case.cached).unwrap();
         let outcome = program.run(&case.frame()).unwrap();
         assert_eq!(outcome.verdict(), Verdict::Taken, "{}", case.name);
     }
@@ -123,7 +123,7 @@ fn answers_on_clsact() {
 
 /// What was known and is past its time, and has no lifetime left while a responder is there.
 fn expired() -> answers::Entry {
-    answers::told("foo", answers::endpoint()).for_term(Term {
+    answers::cached("foo", answers::endpoint()).for_term(Term {
         unattended: Duration::from_secs(3600),
         fresh: Duration::ZERO,
         grace: Duration::ZERO,
@@ -136,7 +136,7 @@ fn expired() -> answers::Entry {
 fn expired_answers_without_a_responder() {
     let mut loaded = Loaded::new(&answering()).unwrap();
     loaded.datapath.allow_interface(LOOPBACK).unwrap();
-    loaded.tell(&[expired()]).unwrap();
+    loaded.fill(&[expired()]).unwrap();
     let outcome = loaded.test_run(&matched()).unwrap();
     assert_eq!(outcome.verdict(), Verdict::Taken, "a responder is there");
     loaded.heartbeat.stop();
@@ -146,7 +146,7 @@ fn expired_answers_without_a_responder() {
         "{outcome:?}"
     );
     assert_eq!(loaded.counters().unwrap()[EXPIRED], 1);
-    loaded.tell(&[]).unwrap();
+    loaded.fill(&[]).unwrap();
     let outcome = loaded.test_run(&matched()).unwrap();
     assert_eq!(outcome, Outcome::Passed(Reason::NoResponder));
 }
@@ -163,7 +163,7 @@ fn expired_answers_past_the_rate() {
     })
     .unwrap();
     loaded.datapath.allow_interface(LOOPBACK).unwrap();
-    loaded.tell(&[expired()]).unwrap();
+    loaded.fill(&[expired()]).unwrap();
     let first = loaded.test_run(&matched()).unwrap();
     assert_eq!(first.verdict(), Verdict::Taken);
     let second = loaded.test_run(&matched()).unwrap();
@@ -171,9 +171,63 @@ fn expired_answers_past_the_rate() {
         matches!(second, Outcome::Answered { refresh: None, .. }),
         "{second:?}"
     );
-    loaded.tell(&[]).unwrap();
+    loaded.fill(&[]).unwrap();
     let unknown = loaded.test_run(&matched()).unwrap();
     assert_eq!(unknown, Outcome::Passed(Reason::RateLimited));
+}
+
+/// A pass would be a denial of a name that has a target: what cannot be said of it is not said.
+#[test]
+fn known_names_past_the_rate_get_no_reply() {
+    const TXT: u16 = 16;
+    const AAAA: u16 = 28;
+    let mut loaded = Loaded::new(&LoadOptions {
+        limit: Limit {
+            queries_per_second: 1,
+            burst: 1,
+        },
+        ..answering()
+    })
+    .unwrap();
+    loaded.datapath.allow_interface(LOOPBACK).unwrap();
+    let of = |loaded: &mut Loaded, entry: &[answers::Entry], qtype| {
+        loaded.fill(entry).unwrap();
+        let query = broker_query_of(qtype).build().bytes;
+        loaded.test_run(&query).unwrap()
+    };
+    let known = [answers::cached("foo", answers::endpoint())];
+    let first = of(&mut loaded, &known, TXT);
+    assert_eq!(first.verdict(), Verdict::Taken, "within the rate");
+    for qtype in [TXT, AAAA] {
+        assert_eq!(of(&mut loaded, &known, qtype), Outcome::Unanswered);
+    }
+    // What is known, but does not fit into 512 bytes.
+    let large = answers::cases()
+        .into_iter()
+        .find(|case| case.name == "513 bytes without OPT")
+        .unwrap();
+    loaded.fill(&large.cached).unwrap();
+    let outcome = loaded.test_run(&large.frame().bytes).unwrap();
+    assert_eq!(outcome, Outcome::Unanswered);
+    // Past its time it is still known to exist, past its end it is not.
+    assert_eq!(of(&mut loaded, &[expired()], TXT), Outcome::Unanswered);
+    let ended = answers::cached("foo", answers::endpoint()).for_term(Term {
+        fresh: Duration::ZERO,
+        grace: Duration::ZERO,
+        unattended: Duration::ZERO,
+        ..Term::default()
+    });
+    for entries in [&[ended][..], &[]] {
+        let outcome = of(&mut loaded, entries, TXT);
+        assert_eq!(outcome, Outcome::Passed(Reason::RateLimited));
+    }
+    // The same where there is no responder.
+    loaded.heartbeat.stop();
+    assert_eq!(of(&mut loaded, &known, TXT), Outcome::Unanswered);
+    assert_eq!(
+        of(&mut loaded, &[], TXT),
+        Outcome::Passed(Reason::NoResponder)
+    );
 }
 
 /// Without a responder the program answers from what it has, asks nobody for more, and passes the rest.
@@ -181,13 +235,13 @@ fn expired_answers_past_the_rate() {
 fn answers_without_a_responder() {
     let mut loaded = Loaded::new(&answering()).unwrap();
     loaded.datapath.allow_interface(LOOPBACK).unwrap();
-    let in_grace = answers::told("foo", answers::endpoint()).for_term(Term {
+    let in_grace = answers::cached("foo", answers::endpoint()).for_term(Term {
         fresh: Duration::ZERO,
         grace: Duration::from_secs(3600),
         fixed_ttl: None,
         ..Term::default()
     });
-    loaded.tell(&[in_grace]).unwrap();
+    loaded.fill(&[in_grace]).unwrap();
     loaded.heartbeat.stop();
     for _ in 0..3 {
         let outcome = loaded.test_run(&matched()).unwrap();
@@ -208,7 +262,7 @@ fn answers_without_a_responder() {
             "once, and only where somebody listens"
         );
     }
-    loaded.tell(&[]).unwrap();
+    loaded.fill(&[]).unwrap();
     loaded.heartbeat.stop();
     assert_eq!(
         loaded.test_run(&matched()).unwrap(),
@@ -227,7 +281,7 @@ fn addresses_take_turns() {
             chain: vec!["kafka-upstream.foo.svc.cluster.local".to_owned()],
             ..answers::endpoint()
         };
-        program.tell(&[answers::told("foo", answer)]).unwrap();
+        program.fill(&[answers::cached("foo", answer)]).unwrap();
         let mut first = None;
         for turn in 0..3 * usize::from(count) {
             let outcome = program.run(&broker_query().build()).unwrap();
@@ -566,7 +620,7 @@ fn hits_are_counted_where_processors_share_the_words() {
             .into_iter()
             .find(|case| matches!(case.expect, Expect::Answered) && !case.paged)
             .unwrap();
-        loaded.tell(&case.told).unwrap();
+        loaded.fill(&case.cached).unwrap();
         let mut runs = 0;
         for processor in &processors {
             let mut only = nix::sched::CpuSet::new();

@@ -1,5 +1,5 @@
-//! TCP: a client that is told TC=1 gets the whole answer, everything else over TCP reaches the existing cache, and with
-//! the responder dead, hung or told not to, all of it does.
+//! TCP: a client that gets TC=1 gets the whole answer, everything else over TCP reaches the existing cache, and with
+//! the responder dead, hung or switched off, all of it does.
 
 #![allow(
     clippy::unwrap_used,
@@ -114,7 +114,7 @@ impl Stream {
         Self(stream)
     }
 
-    /// A connection of a client that was told TC=1, steered.
+    /// A connection of a client that got TC=1, steered.
     fn open_told(pod: &Pod, server: IpAddr, gregor: &Gregor) -> Self {
         until("a connection is steered", || {
             let before = connections(gregor);
@@ -425,7 +425,7 @@ fn a_rate_over_tcp_is_no_denial() {
     assert_eq!(queries(&gregor, "relayed"), 0.0);
 }
 
-/// Only who was told is steered, and only for a while; a connection that stands is not torn down by that.
+/// Only a client that got TC=1 is steered, and only for a while; an open connection is not torn down by that.
 #[test]
 fn steering_is_for_one_client_and_a_few_seconds() {
     let lab = lab(CacheKind::Embedded);
@@ -434,7 +434,7 @@ fn steering_is_for_one_client_and_a_few_seconds() {
     let (query, _) = Wire::new(&name, RecordType::A).bytes();
     for server in [CACHE, CACHE_V6] {
         let ask = |pod: &str| over_tcp(lab.pod(pod), server, &name, RecordType::A);
-        // Its answer is known by now, but nobody was told anything.
+        // Its answer is known by now, but no client got TC=1.
         assert!(is_the_caches(&ask("bar")));
         let mut stream = Stream::open_told(lab.pod("foo"), server, &gregor);
         assert!(is_the_caches(&ask("bar")), "another client");
@@ -753,7 +753,7 @@ fn a_relay_without_a_server_closes() {
     assert_eq!(queries(&gregor, "lost"), 2.0);
 }
 
-/// A reload leaves connections and told clients alone, and changes what is answered and whether anybody is steered.
+/// A reload leaves connections and recorded clients alone, and changes what is answered and whether anybody is steered.
 #[test]
 fn reloads() {
     let lab = lab(CacheKind::Embedded);
@@ -774,11 +774,11 @@ fn reloads() {
         "five reloads within the time that a client is steered",
         || {
             truncate(foo, CACHE, RecordType::A);
-            let told = Instant::now();
-            reload(&format!("{config}\n# {steered} {told:?}\n"));
+            let recorded = Instant::now();
+            reload(&format!("{config}\n# {steered} {recorded:?}\n"));
             let reply = over_tcp(foo, CACHE, &name, RecordType::A);
-            if told.elapsed() < Duration::from_secs(4) {
-                assert_eq!(addresses(&reply).len(), 60, "told before the reload");
+            if recorded.elapsed() < Duration::from_secs(4) {
+                assert_eq!(addresses(&reply).len(), 60, "recorded before the reload");
                 steered += 1;
             }
             stream.send(std::slice::from_ref(&query));

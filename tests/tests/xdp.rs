@@ -168,8 +168,8 @@ fn mode_of(gregor: &Gregor) -> String {
 fn check(gregor: &Gregor) -> (bool, String) {
     let path = gregor.config_path().display().to_string();
     let output = gregor.command(&["check", "--config", &path]).unwrap();
-    let told = String::from_utf8_lossy(&output.stdout).into_owned();
-    (output.status.success(), told)
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    (output.status.success(), text)
 }
 
 /// What `ip` says of an interface: `prog/xdp` or `xdpgeneric` where there is a program.
@@ -383,12 +383,12 @@ fn answers_on_a_wire(mode: &str) {
         .start_gregor(&tools::gregor().unwrap(), &config(&lab, foo))
         .unwrap();
     assert_eq!(mode_of(&gregor), mode);
-    let (ok, told) = check(&gregor);
-    assert!(ok && told.contains(&format!("{mode} XDP:")), "{told}");
-    let told = gregor.status_text(&[]).unwrap();
+    let (ok, text) = check(&gregor);
+    assert!(ok && text.contains(&format!("{mode} XDP:")), "{text}");
+    let text = gregor.status_text(&[]).unwrap();
     assert!(
-        told.contains(&format!("veth-foo ({}) {mode}", if_index(&lab, foo))),
-        "{told}"
+        text.contains(&format!("veth-foo ({}) {mode}", if_index(&lab, foo))),
+        "{text}"
     );
 
     let macs = (
@@ -569,7 +569,7 @@ fn reload_and_detach() {
     );
 }
 
-/// The interface is not attached to until its tags stay in its frames; both ends of that are told.
+/// The interface is not attached to until its tags stay in its frames; both are logged.
 #[test]
 fn an_interface_that_takes_tags_out_is_refused() {
     let lab = Lab::builder("xdptags").pod("foo").start().unwrap();
@@ -580,21 +580,21 @@ fn an_interface_that_takes_tags_out_is_refused() {
         .spawn_gregor(&tools::gregor().unwrap(), &config(&lab, foo))
         .unwrap();
     let remedy = "ethtool -K veth-foo rxvlan off";
-    until("the refusal is told", || {
+    until("the refusal is logged", || {
         gregor
             .status_text(&[])
             .ok()
-            .filter(|told| told.contains(remedy))
+            .filter(|text| text.contains(remedy))
     });
     assert_eq!(gregor.get("/readyz").unwrap().0, 503);
     assert!(!shows_xdp(&lab, foo));
-    let (ok, told) = check(&gregor);
-    assert!(!ok && told.contains(remedy), "{told}");
+    let (ok, text) = check(&gregor);
+    assert!(!ok && text.contains(remedy), "{text}");
 
     ethtool(lab.node(), &keep_tags("veth-foo"));
     until("it is attached", || {
         (mode_of(&gregor) == "native").then_some(())
     });
-    let (ok, told) = check(&gregor);
-    assert!(ok && told.contains("native XDP"), "{told}");
+    let (ok, text) = check(&gregor);
+    assert!(ok && text.contains("native XDP"), "{text}");
 }

@@ -141,6 +141,11 @@ fn checks() -> Vec<Check> {
             found: program("unbound", &["-V"], "apt-get install unbound"),
         },
         Check {
+            what: "BIND",
+            needed_for: "tests",
+            found: program("named", &["-v"], "apt-get install bind9"),
+        },
+        Check {
             what: "dnsmasq",
             needed_for: "tests",
             found: program("dnsmasq", &["--version"], "apt-get install dnsmasq-base"),
@@ -149,6 +154,11 @@ fn checks() -> Vec<Check> {
             what: "musl-gcc",
             needed_for: "tests",
             found: program("musl-gcc", &["--version"], "apt-get install musl-tools"),
+        },
+        Check {
+            what: "cmake",
+            needed_for: "tests",
+            found: program("cmake", &["--version"], "apt-get install cmake"),
         },
         Check {
             what: "c-ares",

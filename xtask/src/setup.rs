@@ -13,7 +13,7 @@ use crate::{
 
 #[derive(Debug, Args)]
 pub struct Options {
-    /// Also what the end-to-end tests need: CoreDNS, unbound, musl, c-ares, Go, a JDK, kcat
+    /// Also what the end-to-end tests need: CoreDNS, unbound, BIND, musl, c-ares, Go, a JDK, kcat
     #[arg(long)]
     pub tests: bool,
 }
@@ -67,8 +67,10 @@ pub fn ensure_tests() -> Result<()> {
     // One call for all packages: each would read the package lists again.
     let packages: Vec<&str> = [
         ("unbound", tools::find("unbound").is_some()),
+        ("bind9", tools::find("named").is_some()),
         ("dnsmasq-base", tools::find("dnsmasq").is_some()),
         ("musl-tools", tools::find("musl-gcc").is_some()),
+        ("cmake", tools::find("cmake").is_some()),
         ("libc-ares-dev", Path::new("/usr/include/ares.h").exists()),
         ("golang-go", tools::has_go()),
         ("default-jdk-headless", tools::find("javac").is_some()),
@@ -85,6 +87,7 @@ pub fn ensure_tests() -> Result<()> {
     tools::musl_client()?;
     tools::glibc_client()?;
     tools::cares_client()?;
+    tools::cookie_client()?;
     tools::go_client()?;
     tools::java_client()?;
     tools::kafka_broker()?;

@@ -44,11 +44,11 @@ pub const RETURNED: u32 = 0x6772;
 /// Most networks of `allow_sources`.
 pub const MAX_SOURCES: u32 = 256;
 
-/// What the sk_lookup program is told, and where it finds the listeners.
+/// Settings of the sk_lookup program, and where it finds the listeners.
 pub mod steer {
     /// No connection is steered.
     pub const NEVER: u32 = 0;
-    /// Those of clients that were just told TC=1.
+    /// Those of clients that just got TC=1.
     pub const AFTER_TRUNCATION: u32 = 1;
     /// All but the node's own.
     pub const ALWAYS: u32 = 2;
@@ -57,13 +57,13 @@ pub mod steer {
     pub const LISTENER_V6: u32 = 1;
 }
 
-/// Most clients that are steered at a time; the least recently told go first.
+/// Most clients that are steered at a time; the least recently added go first.
 pub const MAX_STEERED: u32 = 8192;
 /// Most addresses of the node that the sk_lookup program knows. Connections from one that it does not know are served like
 /// a pod's.
 pub const MAX_OWN: u32 = 4096;
 
-/// An IPv4 address as it stands in a packet, mapped (RFC 4291 §2.5.5.2), each half as `u64::from_ne_bytes`.
+/// An IPv4 address in network byte order, mapped (RFC 4291 §2.5.5.2), each half as `u64::from_ne_bytes`.
 #[inline(always)]
 pub const fn mapped(address: u32) -> [u64; 2] {
     [0, 0xffff_u32.to_be() as u64 | (address as u64) << 32]
@@ -72,7 +72,7 @@ pub const fn mapped(address: u32) -> [u64; 2] {
 /// Most servers of one address family.
 pub const MAX_SERVERS: usize = 16;
 
-/// The server addresses whose queries are looked at, in network byte order as they stand in a packet.
+/// The server addresses whose queries are looked at, in network byte order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Servers {
@@ -82,12 +82,12 @@ pub struct Servers {
     pub v4: [u32; MAX_SERVERS],
     /// Each half `u64::from_ne_bytes(octets)`.
     pub v6: [[u64; 2]; MAX_SERVERS],
-    /// What stands for each server in the key of an answer, first those of IPv4, then those of IPv6: see
+    /// The id of each server in the key of an answer, first those of IPv4, then those of IPv6: see
     /// [`server_id`], or 0 for all of them where answers do not depend on the server.
     pub ids: [u32; 2 * MAX_SERVERS],
 }
 
-/// What stands for a server in the key of an answer: a hash of its address as IPv6 (RFC 4291 §2.5.5.2), never 0. The same in
+/// The id of a server in the key of an answer: a hash of its address as IPv6 (RFC 4291 §2.5.5.2), never 0. The same in
 /// every process; that no two servers of a configuration have one is checked when it is loaded.
 pub const fn server_id(address: [u64; 2]) -> u32 {
     const fn mix(hash: u64, word: u64) -> u64 {
@@ -207,19 +207,19 @@ pub const SUSPECT_NS: u64 = 500_000_000;
 /// How long a renewed deadline holds. It is renewed every 250 ms or sooner.
 pub const HEARTBEAT_VALID_NS: u64 = 1_000_000_000;
 
-/// Whether somebody watches what the program decides by itself. Read and written by both sides, hence words.
+/// Whether the program is to report what it decides by itself. Read and written by both sides, hence words.
 #[repr(C)]
 pub struct Monitor {
-    /// Until when, `bpf_ktime_get_ns`; 0 for nobody. Written by userspace.
+    /// Until when, `bpf_ktime_get_ns`; 0 for never. Written by userspace.
     pub until_ns: Word,
-    /// What was not told because there was too much of it.
+    /// Reports left out because there were too many.
     pub left_out: Word,
     /// [`Bucket::arrival_ns`] of [`MONITOR_LIMIT`].
     pub arrival_ns: Word,
     pub padding: Word,
 }
 
-/// What is told at most, so that watching a flood costs little.
+/// Most reports, so that watching a flood costs little.
 pub const MONITOR_LIMIT: Bucket = Bucket::new(1000, 200);
 
 /// Most bytes of a frame in such a record: two tags, IPv6 and the longest question fit. A power of two, so that the

@@ -48,7 +48,7 @@ const SECTION: usize = PATCHES + (MAX_POINTERS + MAX_TTLS) / 4;
 pub const MAX_POINTERS: usize = 16;
 /// Most TTLs in front of the RRset.
 pub const MAX_TTLS: usize = 12;
-/// Behind the section: what is found by its suffix is told without a look at them.
+/// Behind the section: an answer found by its suffix needs none of them.
 const CAPTURES: usize = 1024 / 8 - MAX_CAPTURES * CAPTURE_WORDS;
 /// Where an entry without a section has its captures.
 const ABSENT_CAPTURES: usize = LENGTHS + 1;
@@ -188,7 +188,7 @@ impl Key {
         captures: [0; MAX_CAPTURES * CAPTURE_WORDS],
     };
 
-    /// `None` for more or longer captures than a key has room for. A `qtype` of 0 stands for all of them.
+    /// `None` for more or longer captures than a key has room for. A `qtype` of 0 means all of them.
     pub fn new(rule: u64, qtype: u16, server: u32, captures: &[&[u8]]) -> Option<Key> {
         if captures.len() > MAX_CAPTURES {
             return None;
@@ -263,7 +263,7 @@ const fn head(qtype: u16, server: u32) -> u64 {
     qtype as u64 | (server as u64) << 32
 }
 
-/// Spreads keys that nobody chose against a seed that nobody knows; a collision costs its key the place, never an answer
+/// Hashes a key with a random seed per program; a collision costs its key the place, never an answer
 /// its right one, since entries carry their whole key.
 #[inline(always)]
 const fn mix(hash: u64, word: u64) -> u64 {
@@ -341,7 +341,7 @@ pub trait Tables {
     fn count(&self, slot: u32) -> u32;
 }
 
-/// What is asked for, and where the answer would stand.
+/// The parameters of a look-up.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct Asked {
@@ -395,7 +395,7 @@ pub enum Found {
     Answer = 1,
     /// The same, and userspace should be asked for a newer one.
     Stale = 2,
-    /// There is no target: nobody here answers.
+    /// There is no target: the query passes.
     NoTarget = 3,
     /// An answer past its time, in the scratch: no responder is there to find a newer one.
     Expired = 4,

@@ -9,14 +9,14 @@ pub const VERSIONS: usize = 6;
 
 // The frame that such a program runs over: an Ethernet header and padding, counts, names in wire format.
 
-/// Where the counts stand: look-ups, answers that were the key's own, answers that were not.
+/// Offset of the counts: look-ups, answers that were the key's own, answers that were not.
 pub const SEEN: usize = 16;
 pub const SEEN_WORDS: usize = 3;
-/// Where the names stand.
+/// Offset of the names.
 pub const NAMES: usize = SEEN + SEEN_WORDS * 8;
 /// Words of a name, zero behind its end but for the last byte.
 pub const NAME_WORDS: usize = 8;
-/// Where the length of a name stands, counted from its start.
+/// Offset of a name's length from its start.
 pub const NAME_LEN: usize = NAME_WORDS * 8 - 1;
 
 /// What an answer consists of.

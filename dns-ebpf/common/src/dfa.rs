@@ -12,11 +12,11 @@
 //! the 4 MiB that a map value may have, one load is one step, and there is nothing to switch while walking.
 
 use crate::{
-    answer::{Asked, Captures, Key, Lookup, REPLY_LEN, REPLY_MASK, STRIDE},
+    answer::{Asked, Captures, Key, Lookup, REPLY_LEN, REPLY_MASK, SECTION_LEN, STRIDE},
     packet::HEADERS,
     pipeline::Frame,
     verifier,
-    wire::{MAX_NAME, QUESTION_TAIL},
+    wire::{FULL_COOKIE_LEN, MAX_NAME, OPT_LEN, QUESTION_TAIL},
 };
 
 /// Stands for a label boundary. A byte of this value inside a label never matches.
@@ -26,6 +26,11 @@ pub const SEPARATOR: u8 = 0xff;
 pub const NAME_AT: u32 = 64;
 /// Most bytes copied there: the longest name, qtype and qclass.
 pub const NAME_COPY: u32 = MAX_NAME + QUESTION_TAIL;
+
+/// Words of a COOKIE option with the longest cookie.
+const COOKIE_WORDS: usize = (4 + *FULL_COOKIE_LEN.end() as usize).div_ceil(8);
+// Behind the longest section and an OPT.
+const _: () = assert!(SECTION_LEN + OPT_LEN as usize + COOKIE_WORDS * 8 <= REPLY_LEN);
 
 const SCRATCH_MASK: u32 = 511;
 /// A word may start at the last masked index.
@@ -40,6 +45,8 @@ pub struct Scratch {
     pub label_count: u32,
     /// Bytes of the name on the wire, the root label included.
     pub name_len: u32,
+    /// See [`Scratch::enter`].
+    in_use: u32,
     /// See [`Scratch::forget`].
     forgotten: u32,
     /// See [`Scratch::set_rounds`].
@@ -47,6 +54,8 @@ pub struct Scratch {
     /// See [`Scratch::edns`].
     pub(crate) edns: [u32; 4],
     pub(crate) frame: Frame,
+    /// See [`Scratch::echoed`].
+    pub(crate) echoed: [u32; 2],
     /// Where each label begins, its length byte included, counted from the start of the name; then the root label.
     labels: [u8; 128],
     /// What is asked of the table of answers, and what it said.
@@ -55,6 +64,8 @@ pub struct Scratch {
     pub(crate) key: Key,
     /// The headers of a frame that becomes a reply.
     pub headers: [u8; HEADERS],
+    /// A COOKIE option that the reply repeats, and what follows it.
+    cookie: [u64; COOKIE_WORDS],
     /// A reply's sections, from the answer section on. A stride may start at the last masked index.
     pub reply: [u8; REPLY_LEN + STRIDE],
 }
@@ -65,10 +76,12 @@ impl Scratch {
             bytes: [0; SCRATCH_LEN],
             label_count: 0,
             name_len: 0,
+            in_use: 0,
             forgotten: 0,
             rounds: 0,
             edns: [0; 4],
             frame: Frame::NONE,
+            echoed: [0; 2],
             labels: [0; 128],
             asked: Asked {
                 now_ns: 0,
@@ -94,8 +107,37 @@ impl Scratch {
             },
             key: Key::EMPTY,
             headers: [0; HEADERS],
+            cookie: [0; COOKIE_WORDS],
             reply: [0; REPLY_LEN + STRIDE],
         }
+    }
+
+    /// Takes the scratch for one frame, unless a program has it that this one interrupts: programs of one processor may nest
+    /// where softirqs can be preempted (PREEMPT_RT). The one that interrupts ends first, so no atomic operation is needed.
+    #[inline(always)]
+    #[must_use]
+    pub fn enter(&mut self) -> bool {
+        let in_use = &raw mut self.in_use;
+        // SAFETY: a field of ours.
+        unsafe {
+            let is_free = in_use.read_volatile() == 0;
+            if is_free {
+                in_use.write_volatile(1);
+            }
+            is_free
+        }
+    }
+
+    /// Whether a program has it.
+    pub fn is_in_use(&self) -> bool {
+        self.in_use != 0
+    }
+
+    /// Gives it back.
+    #[inline(always)]
+    pub fn leave(&mut self) {
+        // SAFETY: a field of ours.
+        unsafe { (&raw mut self.in_use).write_volatile(0) };
     }
 
     /// Where a label begins; the index is masked.
@@ -154,12 +196,32 @@ impl Scratch {
         }
     }
 
-    /// Eight bytes as they stand in memory on a little-endian machine.
+    /// Eight bytes, little-endian.
     #[inline(always)]
     pub(crate) fn set_reply_word(&mut self, position: u32, value: u64) {
         let at = verifier::index::<REPLY_MASK>(position);
         // SAFETY: eight bytes from a masked index are within the array.
         unsafe { put(self.reply.as_mut_ptr().add(at), value.to_le()) }
+    }
+
+    /// Keeps the option at the start of the reply's place.
+    #[inline(always)]
+    pub(crate) fn take_cookie(&mut self) {
+        let mut index = 0;
+        while index < COOKIE_WORDS {
+            self.cookie[index] = self.reply_word(index as u32 * 8);
+            index += 1;
+        }
+    }
+
+    /// Puts the option that was kept, and bytes without a meaning behind it, at a position of the reply.
+    #[inline(always)]
+    pub(crate) fn put_cookie(&mut self, position: u32) {
+        let mut index = 0;
+        while index < COOKIE_WORDS {
+            self.set_reply_word(position + index as u32 * 8, self.cookie[index]);
+            index += 1;
+        }
     }
 
     /// A byte of the scratch; the index is masked, never out of bounds.
@@ -301,11 +363,11 @@ impl LiteralWord {
 pub struct Head {
     /// Last word first; unused ones have `care` 0.
     pub words: [LiteralWord; HEAD_WORDS],
-    /// The end as it stands on the wire: seven bytes, with length bytes for separators, and the root label.
+    /// The end on the wire: seven bytes, with length bytes for separators, and the root label.
     pub wire: LiteralWord,
     /// Words in use.
     pub word_count: u32,
-    /// Bytes that they stand for.
+    /// Bytes that they hold.
     pub len: u32,
     /// State in front of them.
     pub start: u32,
@@ -333,11 +395,11 @@ pub struct Tail {
     pub words: [LiteralWord; TAIL_WORDS],
     /// Words in use.
     pub word_count: u32,
-    /// Bytes that they stand for.
+    /// Bytes that they hold.
     pub len: u32,
     /// Rule, plus one, that is accepted when the name ends in front of them; 0 for none.
     pub at_end: u32,
-    /// Rule, plus one, that is accepted when at least one more label stands in front of them; 0 for none.
+    /// Rule, plus one, that is accepted when at least one more label precedes them; 0 for none.
     pub any_labels: u32,
 }
 
@@ -378,7 +440,7 @@ impl Header {
         entries: 0,
     };
 
-    /// Whether a name can match whose last seven bytes and root label, as they stand on the wire, are this word: the first
+    /// Whether a name can match whose last seven bytes and root label on the wire are this word: the first
     /// byte is the lowest.
     #[inline(always)]
     pub fn may_match(&self, end_of_name: u64) -> bool {
@@ -439,7 +501,7 @@ fn step(table: &Table, state: u32, class: u32) -> Option<u32> {
     Some(entry >> 8)
 }
 
-/// What stands wrong with a name.
+/// What is wrong with a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NameError {
     /// A label type other than 00, or more than 255 bytes.
@@ -584,7 +646,7 @@ fn accepted<T: Tails + ?Sized>(
 }
 
 impl Scratch {
-    /// Whether these literals, last word first, stand in front of `end`.
+    /// Whether these literals, last word first, precede `end`.
     #[inline(always)]
     fn ends_with<const N: usize>(&self, end: u32, words: &[LiteralWord; N], count: &u32) -> bool {
         let mut index = 0usize;
@@ -602,7 +664,7 @@ impl Scratch {
 
 impl Scratch {
     /// Whether the name up to `end` has a separator at each label boundary and nowhere else, and no '.' in a label: the
-    /// walk ends before it has read what stands for a leading `*`.
+    /// walk ends before it has read the labels of a leading `*`.
     ///
     /// Words are read from the end, so that what does not belong to the name is the room in front of it, which is zero.
     #[inline(always)]

@@ -15,7 +15,7 @@ pub mod churn;
 pub mod dfa;
 pub mod packet;
 pub mod pipeline;
-mod reply;
+pub mod reply;
 pub mod verdict;
 pub mod verifier;
 pub mod wire;

@@ -42,7 +42,7 @@ pub trait Packet {
         self.len() == 0
     }
 
-    /// Reads an integer in native byte order, as it stands in memory; `None` past the end.
+    /// Reads an integer in native byte order; `None` past the end.
     fn load<T: Scalar>(&self, offset: u32) -> Option<T>;
 
     /// Copies `len` bytes (1 to [`crate::dfa::NAME_COPY`]) from `offset` to [`crate::dfa::NAME_AT`] of the scratch.
@@ -51,7 +51,7 @@ pub trait Packet {
     /// Copies `len` bytes (1 to [`MAX_OPTIONS`]) from `offset` to the start of the scratch's reply.
     fn copy_options(&self, offset: u32, len: u32, scratch: &mut Scratch) -> bool;
 
-    /// Whether the buffer stands for several datagrams (generic segmentation offload), or for one that goes on in other
+    /// Whether the buffer holds several datagrams (generic segmentation offload), or for one that goes on in other
     /// buffers (XDP).
     fn is_gso(&self) -> bool;
 
@@ -160,7 +160,7 @@ pub fn changed_checksum(checksum: u16, delta: u16, old_len: u16, new_len: u16) -
     with_delta(checksum, delta)
 }
 
-/// The same where the sum has grown by `delta`, in the byte order of the checksum. 0 stands for no checksum.
+/// The same where the sum has grown by `delta`, in the byte order of the checksum. 0 means no checksum.
 #[inline(always)]
 pub fn with_delta(checksum: u16, delta: u32) -> u16 {
     if checksum == 0 {
@@ -174,7 +174,7 @@ pub fn with_delta(checksum: u16, delta: u32) -> u16 {
 
 /// Whether a field that was `before` and is `after` has had a part of its pseudo-header, `from`, replaced by `to` as in a
 /// checksum that is only begun: by adding to the field, where a whole one, which is the complement of its sum, is taken
-/// from. A length that stays tells nothing.
+/// from. An unchanged length shows nothing.
 #[inline(always)]
 pub fn is_begun(before: u16, after: u16, from: u16, to: u16) -> bool {
     let begun = fold(u32::from(before) + u32::from(!from) + u32::from(to));

@@ -2,10 +2,10 @@
 
 use crate::{
     abi::{EventHeader, IS_ANSWERED, MAX_FRAME, MAX_SERVERS, Servers},
-    answer::{self, Found, Located, RuleEntry},
+    answer::{self, Found, Located, RuleEntry, SECTION_LEN},
     dfa::{self, NAME_AT, NAME_COPY, NameError, Scratch},
     packet::{MAX_OPTIONS, Packet},
-    reply::{self, Edns, Failed, Place, fold},
+    reply::{self, Edns, Place, Replied, fold},
     verdict::{Reason, Verdict},
     verifier,
     wire::*,
@@ -27,7 +27,7 @@ pub trait Host<P> {
     /// Called for each query to port 53 of an address that is not a server.
     fn saw_other_server(&self, address: Address);
 
-    /// Whether a name can match whose last seven bytes and root label, as they stand on the wire, are this word; the
+    /// Whether a name can match whose last seven bytes and root label on the wire are this word; the
     /// first byte is the lowest.
     fn may_match(&self, end_of_name: u64) -> bool;
 
@@ -69,6 +69,15 @@ pub trait Host<P> {
         Self: Sized,
     {
         finish(packet, self, scratch)
+    }
+
+    /// [`reply`]; a host may put it into a function of its own.
+    #[inline(always)]
+    fn reply(&self, packet: &mut P, scratch: &mut Scratch) -> Replied
+    where
+        P: Packet,
+    {
+        reply(packet, scratch)
     }
 }
 
@@ -133,7 +142,7 @@ pub fn intercept<'s, P: Packet, H: Host<P>>(
     }
 }
 
-/// Where the parts of a query to port 53 stand.
+/// Offsets of the parts of a query to port 53.
 struct Datagram {
     l3_offset: u32,
     is_v6: bool,
@@ -158,9 +167,8 @@ fn decide<'s, P: Packet, H: Host<P>>(
         return Err(Reason::Oversize);
     }
     let (flags, additional) = parse_dns_header(packet, &datagram)?;
-    // Without additional records, or with nothing but a plain OPT, the root label stands in front of qtype and qclass
-    // and these in front of what is known: most foreign names need no copy, then. Where it does not stand there, the
-    // long way says what is wrong.
+    // Without additional records, or with nothing but a plain OPT, the message ends in root label, qtype, qclass and that
+    // OPT: most foreign names need no copy, then. Where there is no root label, the slow path says what is wrong.
     let plain = if additional == 0 {
         Edns::NONE
     } else {
@@ -180,6 +188,9 @@ fn decide<'s, P: Packet, H: Host<P>>(
         return Err(Reason::Source);
     }
     let scratch = scratch().ok_or(Reason::Internal)?;
+    if !scratch.enter() {
+        return Err(Reason::Internal);
+    }
 
     scratch.set_frame(&Frame {
         l3_offset: datagram.l3_offset,
@@ -190,10 +201,13 @@ fn decide<'s, P: Packet, H: Host<P>>(
         additional: u32::from(additional),
     });
     scratch.set_edns(&plain);
+    scratch.set_echoed(0, 0);
     scratch.asked.server = datagram.server;
     scratch.asked.client = 0;
     scratch.asked.takes_expired = 0;
-    Ok(host.finish(packet, scratch))
+    let verdict = host.finish(packet, scratch);
+    scratch.leave();
+    Ok(verdict)
 }
 
 #[inline(always)]
@@ -297,6 +311,9 @@ fn answer_or_hand_over<P: Packet, H: Host<P>>(
         scratch.asked.now_ns = host.now_ns();
     }
 
+    if !may_be_replied_to(packet, l3_offset, frame.is_v6 != 0) {
+        return Err(Reason::Source);
+    }
     let now_ns = scratch.asked.now_ns;
     let mut matched = Matched {
         rule: scratch.lookup.rule,
@@ -322,39 +339,100 @@ fn answer_or_hand_over<P: Packet, H: Host<P>>(
             Err(_) if found == Found::Stale => {}
             // A pass would be a denial of a name that has a target: better what was known.
             Err(reason) => {
-                if !located {
-                    return Err(reason);
-                }
                 scratch.asked.takes_expired = 1;
-                found = host.read_answer(scratch);
+                if located {
+                    found = host.read_answer(scratch);
+                }
                 if found == Found::Nothing {
-                    return Err(reason);
+                    return unless_known(host, scratch, located, reason);
                 }
             }
         }
     }
-    let place = Place {
-        l3_offset,
-        udp_at: question_at - DNS_HEADER_LEN - UDP_LEN,
-        question_end: question_at + (scratch.name_len & 0xff) + QUESTION_TAIL,
-        end,
-        is_v6: frame.is_v6 != 0,
-    };
-    match reply::answer(packet, scratch, &place, frame.flags as u16) {
-        Ok(()) => {
+    match host.reply(packet, scratch) {
+        Replied::Answered => {
             if found == Found::Expired {
                 host.served_expired();
             }
             Ok(Verdict::Answered)
         }
-        Err(Failed::Spoiled) => Ok(Verdict::Spoiled),
-        Err(Failed::Untouched) => {
+        Replied::Spoiled => Ok(Verdict::Spoiled),
+        Replied::Untouched => {
             matched.is_answered = false;
-            host.admit(packet, now_ns)?;
-            host.hand_over(packet, &matched)?;
-            Ok(Verdict::Taken)
+            let handed_over = host
+                .admit(packet, now_ns)
+                .and_then(|()| host.hand_over(packet, &matched));
+            match handed_over {
+                Ok(()) => Ok(Verdict::Taken),
+                Err(_) => Ok(Verdict::Unanswered),
+            }
         }
     }
+}
+
+/// What becomes of a query that has no answer here and that the responder cannot be asked: no reply where the name is known
+/// to exist, else it passes.
+#[inline(always)]
+fn unless_known<P: Packet, H: Host<P>>(
+    host: &H,
+    scratch: &mut Scratch,
+    located: bool,
+    reason: Reason,
+) -> Result<Verdict, Reason> {
+    // Whatever its size.
+    scratch.set_edns(&Edns::NONE);
+    // Another type is enough: a name exists for all types or for none.
+    let is_located =
+        located || is_located_as(host, scratch, TYPE_A) || is_located_as(host, scratch, TYPE_AAAA);
+    scratch.asked.room = SECTION_LEN as u32;
+    if !is_located || host.read_answer(scratch) == Found::Nothing {
+        Err(reason)
+    } else {
+        Ok(Verdict::Unanswered)
+    }
+}
+
+#[inline(always)]
+fn is_located_as<P: Packet, H: Host<P>>(host: &H, scratch: &mut Scratch, qtype: u16) -> bool {
+    scratch.asked.qtype = u32::from(qtype);
+    host.locate(scratch) == Located::Entry
+}
+
+/// Whether the source is an address that one host can have: not multicast, broadcast, reserved or zero (RFC 1122 §3.2.1.3,
+/// RFC 4291 §2.5.2 and §2.7).
+#[inline(always)]
+fn may_be_replied_to<P: Packet>(packet: &P, l3: u32, is_v6: bool) -> bool {
+    if is_v6 {
+        let source = (
+            packet.load::<u64>(frame_offset(l3 + 8)),
+            packet.load::<u64>(frame_offset(l3 + 16)),
+        );
+        let (Some(high), Some(low)) = source else {
+            return false;
+        };
+        u64::from_be(high) >> 56 != 0xff && high | low != 0
+    } else {
+        let first = packet
+            .load::<u32>(frame_offset(l3 + 12))
+            .map_or(0, u32::from_be)
+            >> 24;
+        (1..224).contains(&first)
+    }
+}
+
+/// Makes the frame the answer that is in the scratch.
+#[inline(always)]
+pub fn reply<P: Packet>(packet: &mut P, scratch: &mut Scratch) -> Replied {
+    let frame = scratch.frame();
+    let question_at = frame.question_at & 127;
+    let place = Place {
+        l3_offset: frame.l3_offset,
+        udp_at: question_at - DNS_HEADER_LEN - UDP_LEN,
+        question_end: question_at + (scratch.name_len & 0xff) + QUESTION_TAIL,
+        end: frame.end & 0x1_ffff,
+        is_v6: frame.is_v6 != 0,
+    };
+    reply::answer(packet, scratch, &place, frame.flags as u16)
 }
 
 /// What the name in the scratch is.
@@ -417,7 +495,7 @@ pub fn recognise<T: dfa::Tails + ?Sized>(
     }
 }
 
-/// Tries the short way to an answer, for a message that seems to end behind its question or a plain OPT.
+/// Tries the fast path to an answer, for a message that seems to end behind its question or a plain OPT.
 #[inline(always)]
 pub fn locate_by_suffix<T: answer::Tables + ?Sized>(tables: &T, scratch: &mut Scratch) -> bool {
     let (edns, frame) = (scratch.edns(), scratch.frame());
@@ -476,9 +554,10 @@ impl Scratch {
     #[inline(always)]
     fn make_room(&mut self) {
         let (edns, name_len) = (self.edns(), self.name_len & 0xff);
+        let [echoed, _] = self.echoed();
         self.asked.room = edns
             .limit()
-            .saturating_sub(DNS_HEADER_LEN + name_len + QUESTION_TAIL + edns.reply_len());
+            .saturating_sub(DNS_HEADER_LEN + name_len + QUESTION_TAIL + edns.reply_len() + echoed);
     }
 }
 
@@ -486,7 +565,7 @@ impl Scratch {
 /// query into one that is answered: the name in front has to end where this begins.
 #[inline(always)]
 fn plain_opt<P: Packet>(packet: &P, end: u32) -> Edns {
-    // Not an `Option`: what stands in one that is none may not be read, and LLVM would have it read.
+    // Not an `Option`: the payload of a `None` must not be read, and LLVM would read it.
     let other = Edns {
         is_simple: false,
         ..Edns::NONE
@@ -585,7 +664,7 @@ fn options_or_other<P: Packet>(packet: &P, l3: u32, version_ihl: u8) -> Reason {
 
 #[inline(always)]
 fn parse_ipv6<P: Packet, H: Host<P>>(packet: &P, host: &H, l3: u32) -> Result<Datagram, Reason> {
-    // Extension headers pass with everything else that is not UDP: what stands behind them is not looked for.
+    // Extension headers pass with everything else that is not UDP: what follows them is not parsed.
     if (be16(packet, l3 + 6).ok_or(Reason::NotDns)? >> 8) as u8 != IPPROTO_UDP {
         return Err(Reason::NotDns);
     }
@@ -714,12 +793,17 @@ fn parse_additional<P: Packet>(
     let mut edns = Edns::new(udp_size, (extended >> 8) as u8, flags, rdata_len as u16);
     if rdata_len != 0 {
         let options = rdata_len;
-        match options <= MAX_OPTIONS
-            && packet.copy_options(at + OPT_LEN, options, scratch)
-            && scratch.options_may_be_ignored(options)
-        {
-            true => edns.sum += u32::from(scratch.options_sum(options).swap_bytes()),
-            false => edns.is_simple = false,
+        if options > MAX_OPTIONS || !packet.copy_options(at + OPT_LEN, options, scratch) {
+            edns.is_simple = false;
+        } else if scratch.options_are_a_full_cookie(options) {
+            scratch.take_cookie();
+            let sum = u32::from(scratch.options_sum(options).swap_bytes());
+            edns.sum += sum;
+            scratch.set_echoed(options, sum);
+        } else if scratch.options_may_be_ignored(options) {
+            edns.sum += u32::from(scratch.options_sum(options).swap_bytes());
+        } else {
+            edns.is_simple = false;
         }
     }
     Ok(edns)
@@ -729,6 +813,13 @@ fn parse_additional<P: Packet>(
 const OPTIONS: u32 = 16;
 
 impl Scratch {
+    /// Whether the options in the reply's place are one cookie with a server part and nothing else.
+    #[inline(always)]
+    fn options_are_a_full_cookie(&self, len: u32) -> bool {
+        let length = u32::from(self.reply16(2));
+        self.reply16(0) == OPTION_COOKIE && len == 4 + length && FULL_COOKIE_LEN.contains(&length)
+    }
+
     /// Whether the options in the reply's place are a list that ends where it should, and none of them is to be echoed.
     #[inline(always)]
     fn options_may_be_ignored(&mut self, len: u32) -> bool {
@@ -740,8 +831,8 @@ impl Scratch {
                 break;
             }
             let length = u32::from(self.reply16(position + 2));
-            // A cookie with a server part: userspace echoes it (RFC 7873 §5.3). Without branches: the verifier would go on
-            // from each.
+            // A cookie with a server part among other options: userspace echoes it (RFC 7873 §5.3). Without branches: the
+            // verifier would go on from each.
             let other = u64::from(self.reply16(position) ^ OPTION_COOKIE);
             let spare = u64::from(CLIENT_COOKIE_LEN).wrapping_sub(length.into());
             echoed |= verifier::spread_sign(other.wrapping_sub(1)) & verifier::spread_sign(spare);

@@ -6,7 +6,7 @@
 
 use crate::{answer::swap, dfa::Scratch, packet::Packet, wire::*};
 
-/// Where the parts of a matched query stand, counted from the start of the frame.
+/// Offsets of the parts of a matched query from the start of the frame.
 #[derive(Clone, Copy)]
 pub struct Place {
     pub l3_offset: u32,
@@ -41,7 +41,7 @@ impl Edns {
         sum: 0,
     };
 
-    /// Of the fields of an OPT record; its options are added to the sum by whoever reads them.
+    /// Of the fields of an OPT record; its options are added to the sum by their reader.
     #[inline(always)]
     pub fn new(udp_size: u16, extended_rcode: u8, flags: u16, rdata_len: u16) -> Edns {
         Edns {
@@ -71,7 +71,7 @@ impl Edns {
         }
     }
 
-    /// Bytes of the OPT record in reply.
+    /// Bytes of the OPT record in reply, without options.
     #[inline(always)]
     pub fn reply_len(&self) -> u32 {
         if self.is_present { OPT_LEN } else { 0 }
@@ -106,14 +106,45 @@ impl Scratch {
             sum: words[3],
         }
     }
+
+    /// Says that the reply repeats the option that was kept, of so many bytes and with this sum as a part of that of the
+    /// OPT record; 0 for none.
+    #[inline(always)]
+    pub(crate) fn set_echoed(&mut self, len: u32, sum: u32) {
+        // SAFETY: a field of ours.
+        unsafe { (&raw mut self.echoed).write_volatile([len, sum]) };
+    }
+
+    /// What was said last.
+    #[inline(always)]
+    pub(crate) fn echoed(&self) -> [u32; 2] {
+        // SAFETY: a field of ours.
+        unsafe { (&raw const self.echoed).read_volatile() }
+    }
 }
 
-/// Why no answer was sent.
-pub enum Failed {
-    /// The frame is as it was.
-    Untouched,
-    /// It is not, and must not go on.
-    Spoiled,
+/// What became of a frame that was to be answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Replied {
+    /// It is the answer.
+    Answered = 0,
+    /// It is as it was.
+    Untouched = 1,
+    /// It is neither, and must not go on.
+    Spoiled = 2,
+}
+
+impl Replied {
+    /// The inverse of `as u32`.
+    #[inline(always)]
+    pub const fn from_code(code: u32) -> Replied {
+        match code {
+            0 => Replied::Answered,
+            1 => Replied::Untouched,
+            _ => Replied::Spoiled,
+        }
+    }
 }
 
 /// Makes the frame the answer. `flags` are those of the query.
@@ -123,21 +154,25 @@ pub fn answer<P: Packet>(
     scratch: &mut Scratch,
     place: &Place,
     flags: u16,
-) -> Result<(), Failed> {
+) -> Replied {
     let edns = scratch.edns();
+    let [echoed, echoed_sum] = scratch.echoed();
     let lookup = scratch.lookup;
     let len = lookup.len & 0x3ff;
     if edns.is_present {
-        // Root, type OPT, our size, extended rcode and version 0, DO, no options.
+        // Root, type OPT, our size, extended rcode and version 0, DO; then the length of the options.
         let size = UDP_SIZE;
         let word = 0x29 << 16
             | u64::from(size >> 8) << 24
             | u64::from(size & 0xff) << 32
             | u64::from(edns.dnssec_ok >> 8) << 56;
         scratch.set_reply_word(len, word);
-        scratch.set_reply32(len + 8, 0);
+        scratch.set_reply32(len + 8, echoed << 8);
+        if echoed != 0 {
+            scratch.put_cookie(len + OPT_LEN);
+        }
     }
-    let added = len + edns.reply_len();
+    let added = len + edns.reply_len() + echoed;
     let reply_end = place.question_end + added;
     let new_flags = FLAG_QR | FLAG_RA | flags & (FLAG_RD | FLAG_CD);
 
@@ -149,7 +184,12 @@ pub fn answer<P: Packet>(
     let mut old = u32::from(flags) + old_len;
     if edns.is_present {
         new += aligned(
-            0x2900 + (UDP_SIZE >> 8) + ((UDP_SIZE & 0xff) << 8) + u32::from(edns.dnssec_ok >> 8),
+            0x2900
+                + (UDP_SIZE >> 8)
+                + ((UDP_SIZE & 0xff) << 8)
+                + u32::from(edns.dnssec_ok >> 8)
+                + (echoed << 8)
+                + echoed_sum,
             section_offset + len,
         );
         old += aligned(edns.sum, section_offset);
@@ -157,7 +197,7 @@ pub fn answer<P: Packet>(
     let delta = fold(new + 0xffff - u32::from(fold(old)));
 
     if !packet.resize(reply_end) {
-        return Err(Failed::Untouched);
+        return Replied::Untouched;
     }
     let headers_len = place.udp_at + UDP_LEN + DNS_HEADER_LEN;
     let (udp_sum, lens) = (place.udp_at + 6, [old_len as u16, new_len as u16]);
@@ -167,9 +207,9 @@ pub fn answer<P: Packet>(
         && headers(packet, scratch, place, new_flags, new_len, old_len)
         && packet.put_headers(headers_len, scratch);
     if written {
-        Ok(())
+        Replied::Answered
     } else {
-        Err(Failed::Spoiled)
+        Replied::Spoiled
     }
 }
 

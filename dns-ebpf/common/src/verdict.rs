@@ -3,14 +3,17 @@
 /// The decision about one frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// The frame goes on, untouched, to whatever stands behind gregor.
+    /// The frame goes on untouched.
     Pass(Reason),
     /// The frame was handed to the responder and is taken off the stack.
     Taken,
     /// The frame is its own answer now and goes back to where it came from.
     Answered,
-    /// The frame was to become an answer and is neither one nor the query any more: it goes nowhere.
+    /// Rewriting the frame into its answer failed halfway: it is dropped.
     Spoiled,
+    /// The name is known to exist, but not what is asked of it, and the responder cannot be asked: the frame goes nowhere.
+    /// The existing cache would deny the whole name (RFC 8020).
+    Unanswered,
 }
 
 macro_rules! reasons {
@@ -37,9 +40,9 @@ reasons! {
     NotDns => "not_dns",
     /// To port 53 of an address that is not among `servers`.
     OtherServer => "other_server",
-    /// To a server and perhaps a match, but from an address outside `allow_sources`.
+    /// To a server and perhaps a match, but from an address outside `allow_sources`, or from none that a host can have.
     Source => "source",
-    /// IPv4 options. IPv6 extension headers are `NotDns`: what stands behind them is not looked for.
+    /// IPv4 options. IPv6 extension headers are `NotDns`: what follows them is not parsed.
     IpOptions => "ip_options",
     /// A fragment.
     Fragment => "fragment",
@@ -85,10 +88,12 @@ pub const SPOILED: usize = TAKEN + 2;
 pub const REFRESHED: usize = TAKEN + 3;
 /// Index of the counter of answers that were given past their time; they count as answered too.
 pub const EXPIRED: usize = TAKEN + 4;
+/// Index of the counter of queries that get no reply.
+pub const UNANSWERED: usize = TAKEN + 5;
 /// Number of counters.
 pub const COUNTERS: usize = 32;
 
-const _: () = assert!(EXPIRED < COUNTERS);
+const _: () = assert!(UNANSWERED < COUNTERS);
 const _: () = assert!(Reason::Internal as usize + 1 == TAKEN);
 
 impl Verdict {
@@ -100,6 +105,7 @@ impl Verdict {
             TAKEN => Verdict::Taken,
             ANSWERED => Verdict::Answered,
             SPOILED => Verdict::Spoiled,
+            UNANSWERED => Verdict::Unanswered,
             _ if counter <= LAST => {
                 // SAFETY: reasons are numbered from 0 without gaps, and `Internal` is the last one.
                 Verdict::Pass(unsafe { core::mem::transmute::<u32, Reason>(counter) })
@@ -115,6 +121,7 @@ impl Verdict {
             Verdict::Taken => TAKEN,
             Verdict::Answered => ANSWERED,
             Verdict::Spoiled => SPOILED,
+            Verdict::Unanswered => UNANSWERED,
         }
     }
 }
@@ -129,7 +136,12 @@ mod tests {
             let verdict = Verdict::Pass(*reason);
             assert_eq!(Verdict::from_counter(verdict.counter() as u32), verdict);
         }
-        for verdict in [Verdict::Taken, Verdict::Answered, Verdict::Spoiled] {
+        for verdict in [
+            Verdict::Taken,
+            Verdict::Answered,
+            Verdict::Spoiled,
+            Verdict::Unanswered,
+        ] {
             assert_eq!(Verdict::from_counter(verdict.counter() as u32), verdict);
         }
         assert_eq!(

@@ -68,6 +68,19 @@ pub fn pointer(base: usize, offset: usize) -> usize {
     at
 }
 
+/// A pointer that the kernel's context has in a field of 32 bits. LLVM would keep it on the stack in as many, which the
+/// verifier refuses.
+#[cfg(target_arch = "bpf")]
+#[inline(always)]
+pub fn context_pointer(field: u32) -> usize {
+    let mut pointer = field as usize;
+    // SAFETY: one instruction that changes nothing; LLVM does not know that.
+    unsafe {
+        core::arch::asm!("{0} = {0}", inout(reg) pointer, options(pure, nomem, nostack, preserves_flags));
+    }
+    pointer
+}
+
 /// A number of rounds that is read again in each of them. Where LLVM knows that it stays, it merges it with the constant
 /// bound of the loop, and the verifier sees neither.
 #[inline(always)]

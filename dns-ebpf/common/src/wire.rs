@@ -33,6 +33,8 @@ pub const FLAG_DO: u16 = 0x8000;
 pub const OPTION_COOKIE: u16 = 10;
 /// Bytes of a cookie without a server part.
 pub const CLIENT_COOKIE_LEN: u32 = 8;
+/// Fewest and most bytes of a cookie with one.
+pub const FULL_COOKIE_LEN: core::ops::RangeInclusive<u32> = 16..=40;
 
 pub const FLAG_QR: u16 = 0x8000;
 pub const FLAG_OPCODE: u16 = 0x7800;

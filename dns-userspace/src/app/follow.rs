@@ -57,6 +57,7 @@ fn record(decided: &Decided, rules: &RuleSet) -> Option<Record> {
     let mut record = Record::new(&exchange, SystemTime::now(), decided.ifindex);
     match decided.decision {
         Decision::Answered => record.verdict = Verdict::Kernel,
+        Decision::Unanswered => record.verdict = Verdict::Unanswered,
         Decision::Passed(reason) => {
             record.verdict = Verdict::PassedOn;
             record.reason = Some(reason.label().to_owned());

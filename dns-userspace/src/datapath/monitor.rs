@@ -8,7 +8,7 @@ use aya::{
 };
 use dns_common::{
     abi::{self, Monitor, SEEN_FRAME, maps},
-    verdict::{ANSWERED, Reason},
+    verdict::{ANSWERED, Reason, UNANSWERED},
 };
 use tokio::io::unix::AsyncFd;
 
@@ -22,6 +22,8 @@ const BATCH: usize = 64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
     Answered,
+    /// No reply at all: see [`dns_common::verdict::Verdict::Unanswered`].
+    Unanswered,
     Passed(Reason),
 }
 
@@ -140,6 +142,7 @@ fn decode(record: &[u8]) -> Option<Decided> {
     }
     let decision = match seen.verdict as usize {
         ANSWERED => Decision::Answered,
+        UNANSWERED => Decision::Unanswered,
         reason => Decision::Passed(*Reason::ALL.get(reason)?),
     };
     Some(Decided {

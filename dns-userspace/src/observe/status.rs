@@ -129,7 +129,7 @@ pub struct AnswersStatus {
 /// How many requests met one verdict for one reason.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Counter {
-    /// `answered`, `taken`, `pass` or `spoiled`.
+    /// `answered`, `taken`, `pass`, `spoiled` or `unanswered`.
     pub verdict: String,
     /// Why it passes; `matched` otherwise.
     pub reason: String,
@@ -212,6 +212,7 @@ impl KernelStatus {
             (Verdict::Answered, "answered", "matched"),
             (Verdict::Taken, "taken", "matched"),
             (Verdict::Spoiled, "spoiled", "matched"),
+            (Verdict::Unanswered, "unanswered", "matched"),
         ]
         .into_iter()
         .chain(passes)

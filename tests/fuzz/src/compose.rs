@@ -88,9 +88,9 @@ fn judge_envelope<'a>(query: &Query, reply: &'a [u8], rcode: u16) -> Message<'a>
 
 fn judge_records(input: &Input, message: &Message) {
     let Input { query, found, .. } = input;
-    let told = input.ttl_seconds.max(1);
+    let expected = input.ttl_seconds.max(1);
     for record in message.answers.iter().chain(&message.authorities) {
-        assert_eq!((record.class, record.ttl), (1, told));
+        assert_eq!((record.class, record.ttl), (1, expected));
     }
 
     let only_cname = found.qtype == RecordType::CNAME;

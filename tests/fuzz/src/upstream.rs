@@ -148,7 +148,7 @@ fn judge(found: &Answer, qtype: RecordType, accepted: &[Vec<u8>]) {
     judge_reply(found);
 }
 
-/// What was found can be told to a pod, within its limit.
+/// What was found can be answered to a pod, within its limit.
 fn judge_reply(found: &Answer) {
     let Some(section) = Section::new(found) else {
         return;

@@ -1,6 +1,6 @@
 //! Configuration files of what runs in the lab: the existing caches, the cluster DNS, the pods' resolver, gregor.
 
-use std::{fmt::Write as _, net::IpAddr};
+use std::{fmt::Write as _, net::IpAddr, path::Path};
 
 use crate::world::{CLUSTER_TTL, Data, World, Zone};
 
@@ -90,6 +90,40 @@ forward-zone:
 "
     );
     text
+}
+
+/// BIND as a forwarding cache, with the cookies that it gives out by default.
+pub fn named_conf(directory: &Path, binds: &[IpAddr], upstream: IpAddr) -> String {
+    let of = |is_v6: bool| -> String {
+        let list = binds.iter().filter(|bind| bind.is_ipv6() == is_v6);
+        list.map(|bind| format!("{bind}; ")).collect()
+    };
+    format!(
+        "options {{
+    directory \"{directory}\";
+    pid-file none;
+    session-keyfile none;
+    listen-on {{ {v4}}};
+    listen-on-v6 {{ {v6}}};
+    allow-query {{ any; }};
+    allow-recursion {{ any; }};
+    forwarders {{ {upstream}; }};
+    forward only;
+    dnssec-validation no;
+    empty-zones-enable no;
+    querylog yes;
+}};
+controls {{ }};
+logging {{
+    channel out {{ stderr; severity info; print-category yes; }};
+    category default {{ out; }};
+    category queries {{ out; }};
+}};
+",
+        directory = directory.display(),
+        v4 = of(false),
+        v6 = of(true),
+    )
 }
 
 /// The cluster DNS: ExternalName Services as the kubernetes plugin answers them, and the zones from files beside it.

@@ -518,7 +518,7 @@ impl Cache {
     }
 }
 
-/// How long an answer is kept and told: 30 s for a positive one, 5 s for a negative one, never longer than it says.
+/// The TTL of an answer in the cache: 30 s for a positive one, 5 s for a negative one, never longer than it says.
 fn lifetime(found: &Found) -> u32 {
     let ttls = |records: &[Record]| records.iter().map(|record| record.ttl).min();
     match ttls(&found.answers) {

@@ -58,6 +58,8 @@ pub enum CacheKind {
     /// The node-cache binary, from PATH.
     NodeCache,
     Unbound,
+    /// BIND, which gives out server cookies (RFC 7873).
+    Bind,
     /// Nothing listens: what passes goes unanswered.
     None,
 }
@@ -223,9 +225,19 @@ impl Server {
     }
 }
 
-/// A query line of CoreDNS (`… query 10.1.2.3 A name.`) or of unbound (`… info: 10.1.2.3 name. A IN`).
+/// A query line of CoreDNS (`… query 10.1.2.3 A name.`), of unbound (`… info: 10.1.2.3 name. A IN`) or of BIND
+/// (`… client @0x7f 10.1.2.3#4567 (name): query: name IN A …`).
 fn parse_log_line(line: &str) -> Option<Asked> {
-    let (client, qname, qtype) = if let Some((_, rest)) = line.split_once(" query ") {
+    let (client, qname, qtype) = if let Some((head, rest)) = line.split_once("): query: ") {
+        let (client, _) = head.split_once('#')?;
+        let mut words = rest.split_whitespace();
+        let (qname, _class, qtype) = (words.next()?, words.next()?, words.next()?);
+        return Some(Asked {
+            client: client.rsplit(' ').next()?.parse().ok()?,
+            qname: qname.to_ascii_lowercase() + ".",
+            qtype: qtype.to_owned(),
+        });
+    } else if let Some((_, rest)) = line.split_once(" query ") {
         let mut words = rest.split_whitespace();
         let (client, qtype, qname) = (words.next()?, words.next()?, words.next()?);
         (client, qname, qtype)
@@ -715,6 +727,13 @@ fn start_cache(
             command.arg("-d").arg("-c").arg(&path);
             Running::Process(start(made, netns, command, &directory.join("log"))?)
         }
+        CacheKind::Bind => {
+            let path = directory.join("named.conf");
+            fs::write(&path, config::named_conf(&directory, &addresses, upstream))?;
+            let mut command = Command::new(tools::named()?);
+            command.args(["-g", "-n", "1", "-c"]).arg(&path);
+            Running::Process(start(made, netns, command, &directory.join("log"))?)
+        }
         CacheKind::None => Running::Nothing,
     };
     Ok(server(addresses, running))
@@ -746,7 +765,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn query_lines_of_coredns_and_unbound_are_read() {
+    fn query_lines_of_coredns_unbound_and_bind_are_read() {
         let expected = Asked {
             client: IpAddr::from([10, 244, 1, 10]),
             qname: "www.example.com.".to_owned(),
@@ -755,6 +774,7 @@ mod tests {
         for line in [
             "[INFO] query 10.244.1.10 AAAA WWW.example.com.",
             "[1700000000] unbound[7:0] info: 10.244.1.10 www.example.com. AAAA IN",
+            "26-Nov-2026 13:00:00.000 client @0x7f0011223344 10.244.1.10#41234 (WWW.example.com): query: WWW.example.com IN AAAA +E(0)K (169.254.20.10)",
         ] {
             assert_eq!(parse_log_line(line), Some(expected.clone()), "{line}");
         }

@@ -1,4 +1,4 @@
-//! Histograms of waiting times, and what is told of them.
+//! Histograms of waiting times, and their quantiles.
 
 use std::time::Duration;
 

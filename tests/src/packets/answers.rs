@@ -1,4 +1,4 @@
-//! The table of answers: what a program has been told, what it is asked, and what must come of it, byte for byte.
+//! The table of answers: what a program has in its tables, what it is asked, and what must come of it, byte for byte.
 //!
 //! An answer is described by its names and records, and encoded here a second time, without the product's encoder, so
 //! that a mistake of that one cannot hide.
@@ -170,9 +170,10 @@ impl Answer {
         if let [record] = &query.additional[..] {
             // Its flags are the last two bytes of what other records have their TTL in.
             let dnssec_ok = u32::from(record[7] & 0x80) << 8;
+            let options = echoed(record);
             writer
                 .message
-                .extend(super::build::record(&[0], 41, 1232, dnssec_ok, &[]));
+                .extend(super::build::record(&[0], 41, 1232, dnssec_ok, options));
         }
         writer.message
     }
@@ -230,9 +231,27 @@ impl Answer {
                 Some(opt) => {
                     query.additional.len() == 1
                         && (opt.size, opt.version, opt.z) == (1232, 0, 0)
-                        && opt.options.is_empty()
+                        && opt
+                            .options
+                            .iter()
+                            .map(|option| (option.code, option.data.clone()))
+                            .eq(echoed(&query.additional[0])
+                                .get(4..)
+                                .map(|cookie| (10, hex(cookie))))
                 }
             }
+    }
+}
+
+/// The options of an OPT record where they are one cookie with a server part (RFC 7873 §4, §5.3).
+fn echoed(record: &[u8]) -> &[u8] {
+    match &record[11..] {
+        options @ [0, 10, 0, length @ 16..=40, cookie @ ..]
+            if cookie.len() == usize::from(*length) =>
+        {
+            options
+        }
+        _ => &[],
     }
 }
 
@@ -279,7 +298,7 @@ impl Writer {
     }
 }
 
-/// Something that a program is told before it is asked.
+/// An entry of a program's tables.
 #[derive(Clone, Debug)]
 pub struct Entry {
     pub rule: usize,
@@ -296,7 +315,7 @@ pub enum What {
     NoTarget,
     /// No longer.
     NoTargetBefore,
-    /// Told, and taken away again.
+    /// Written, and removed again.
     TakenAway(Answer, Term),
 }
 
@@ -313,12 +332,12 @@ pub enum Expect {
     NoTarget,
 }
 
-/// What was told, what is asked, and what must come of it.
+/// What is in the tables, what is asked, and what must come of it.
 #[derive(Clone, Debug)]
 pub struct Case {
     pub name: String,
     pub why: &'static str,
-    pub told: Vec<Entry>,
+    pub cached: Vec<Entry>,
     pub rule: usize,
     pub query: Packet,
     pub message: Message,
@@ -343,9 +362,9 @@ impl Case {
         14 + 4 * self.query.tags.len() as u16
     }
 
-    /// Every frame that is right, when the program was told at most `elapsed` before it answered.
+    /// Every frame that is right, when the entry was written at most `elapsed` before the answer.
     pub fn replies(&self, elapsed: Duration) -> Vec<Vec<u8>> {
-        let What::Answer(answer, term) = &self.told[0].what else {
+        let What::Answer(answer, term) = &self.cached[0].what else {
             panic!("{}: no answer to be given", self.name);
         };
         let ceil = |left: Duration| left.as_nanos().div_ceil(1_000_000_000) as u32;
@@ -381,9 +400,9 @@ impl Case {
         &frame[usize::from(self.l3_offset()) + ip + 8..]
     }
 
-    /// Whether parsers read in a reply what was told.
+    /// Whether parsers read the entry in a reply.
     pub fn is_read_in(&self, reading: &Reading) -> bool {
-        match &self.told[0].what {
+        match &self.cached[0].what {
             What::Answer(answer, _) => answer.is_read_in(&self.message, reading),
             _ => false,
         }
@@ -431,7 +450,7 @@ pub const HALF_MINUTE: Term = Term {
 };
 
 /// A namespace's answer under the article's rule, to queries of the first IPv4 server.
-pub fn told(namespace: &str, answer: Answer) -> Entry {
+pub fn cached(namespace: &str, answer: Answer) -> Entry {
     Entry {
         rule: KAFKA,
         qtype: answer.qtype,
@@ -473,7 +492,7 @@ impl Table {
         &mut self,
         expect: Expect,
         name: impl Into<String>,
-        told: Vec<Entry>,
+        cached: Vec<Entry>,
         rule: usize,
         (query, message): (Packet, Message),
         why: &'static str,
@@ -481,7 +500,7 @@ impl Table {
         self.0.push(Case {
             name: name.into(),
             why,
-            told,
+            cached,
             rule,
             query,
             message,
@@ -495,24 +514,24 @@ impl Table {
     fn answered(
         &mut self,
         name: impl Into<String>,
-        told: Entry,
+        cached: Entry,
         query: (Packet, Message),
         why: &'static str,
     ) -> &mut Case {
-        let rule = told.rule;
-        self.add(Expect::Answered, name, vec![told], rule, query, why)
+        let rule = cached.rule;
+        self.add(Expect::Answered, name, vec![cached], rule, query, why)
     }
 
     /// Handed over in spite of the entry.
     fn taken(
         &mut self,
         name: impl Into<String>,
-        told: Entry,
+        cached: Entry,
         query: (Packet, Message),
         why: &'static str,
     ) -> &mut Case {
-        let rule = told.rule;
-        self.add(Expect::Taken, name, vec![told], rule, query, why)
+        let rule = cached.rule;
+        self.add(Expect::Taken, name, vec![cached], rule, query, why)
     }
 }
 
@@ -592,11 +611,16 @@ pub fn cases() -> Vec<Case> {
 }
 
 fn types(t: &mut Table) {
-    t.answered("A", told("foo", endpoint()), ask(broker()), "the main case");
+    t.answered(
+        "A",
+        cached("foo", endpoint()),
+        ask(broker()),
+        "the main case",
+    );
     for count in [1, 2, 3, 5, 16, 20] {
         t.answered(
             format!("{count} addresses"),
-            told("foo", plain(count)),
+            cached("foo", plain(count)),
             ask(broker().additional(opt(1232, 0, &[]))),
             "any rotation of them is one piece of the entry",
         );
@@ -609,7 +633,7 @@ fn types(t: &mut Table) {
     let asks = |qtype| ask(question(name(BROKER), qtype));
     t.answered(
         "AAAA",
-        told("foo", of(AAAA, addresses_v6(3))),
+        cached("foo", of(AAAA, addresses_v6(3))),
         asks(AAAA),
         "the other half of every getaddrinfo",
     );
@@ -620,13 +644,13 @@ fn types(t: &mut Table) {
         assert_eq!((even.len() % 2, other.len() % 2), (0, 0));
         t.answered(
             format!("{label} of one record"),
-            told("foo", of(qtype, vec![even.clone()])),
+            cached("foo", of(qtype, vec![even.clone()])),
             asks(qtype),
             "rdata of any kind is bytes",
         );
         t.taken(
             format!("{label} with rdata of an odd length"),
-            told(
+            cached(
                 "foo",
                 of(qtype, vec![[&even[..], &[0xff, 0, 0, 1, 9]].concat()]),
             ),
@@ -635,7 +659,7 @@ fn types(t: &mut Table) {
         );
         t.taken(
             format!("{label} of two lengths"),
-            told("foo", of(qtype, vec![even, other])),
+            cached("foo", of(qtype, vec![even, other])),
             asks(qtype),
             "they cannot be rotated by moving one piece",
         );
@@ -648,7 +672,7 @@ fn types(t: &mut Table) {
             };
             t.answered(
                 format!("NODATA of type {qtype} with the SOA of {zone:?}"),
-                told("foo", answer),
+                cached("foo", answer),
                 ask(question(name(BROKER), qtype).additional(opt(1232, 0, &[]))),
                 "the chain, and how long there is nothing at its end (RFC 2308 §3)",
             );
@@ -660,18 +684,23 @@ fn types(t: &mut Table) {
         rdata: Vec::new(),
         zone: None,
     };
-    t.answered("CNAME", told("foo", alias), asks(CNAME), "the CNAME alone");
+    t.answered(
+        "CNAME",
+        cached("foo", alias),
+        asks(CNAME),
+        "the CNAME alone",
+    );
     for qtype in [MX, TXT, 2, 33, 65_280] {
         t.taken(
             format!("type {qtype}"),
-            told("foo", endpoint()),
+            cached("foo", endpoint()),
             asks(qtype),
             "types beside the five are never kept",
         );
     }
     t.taken(
         "another qtype",
-        told("foo", of(AAAA, addresses_v6(2))),
+        cached("foo", of(AAAA, addresses_v6(2))),
         asks(A),
         "addresses of one family are no answer for the other",
     );
@@ -686,7 +715,7 @@ fn families_and_tags(t: &mut Table) {
     ] {
         t.answered(
             format!("{label} server"),
-            told("foo", endpoint()).at(server),
+            cached("foo", endpoint()).at(server),
             ask_at(server, broker()),
             "source and destination change places",
         );
@@ -701,7 +730,7 @@ fn families_and_tags(t: &mut Table) {
                 let edns = message.additional.len();
                 t.answered(
                     format!("{tags} to the {label} server with {edns} OPT"),
-                    told("foo", endpoint()).at(server),
+                    cached("foo", endpoint()).at(server),
                     map(ask_at(server, message), |packet| {
                         (list.iter()).fold(packet, |packet, (tpid, tci)| packet.tag(*tpid, *tci))
                     }),
@@ -711,7 +740,7 @@ fn families_and_tags(t: &mut Table) {
         }
         t.answered(
             format!("padding behind a query to the {label} server"),
-            told("foo", endpoint()).at(server),
+            cached("foo", endpoint()).at(server),
             map(ask_at(server, broker()), |packet| {
                 packet.with(|p| p.trailer = vec![0x5a; 11])
             }),
@@ -719,7 +748,7 @@ fn families_and_tags(t: &mut Table) {
         );
         t.answered(
             format!("traffic class, flow label and TTL to the {label} server"),
-            told("foo", endpoint()).at(server),
+            cached("foo", endpoint()).at(server),
             map(ask_at(server, broker()), |packet| {
                 packet.with(|p| {
                     p.traffic_class = 0xb8;
@@ -731,7 +760,7 @@ fn families_and_tags(t: &mut Table) {
         );
         t.answered(
             format!("non-linear buffer to the {label} server"),
-            told("foo", endpoint()).at(server),
+            cached("foo", endpoint()).at(server),
             ask_at(server, broker().additional(opt(1232, 0, &[(10, &[7; 8])]))),
             "only the Ethernet header is in the linear part",
         )
@@ -739,7 +768,7 @@ fn families_and_tags(t: &mut Table) {
     }
     t.answered(
         "no UDP checksum",
-        told("foo", endpoint()),
+        cached("foo", endpoint()),
         map(ask(broker()), |packet| {
             packet.with_udp(|udp| udp.checksum = Checksum::Zero)
         }),
@@ -748,7 +777,7 @@ fn families_and_tags(t: &mut Table) {
     for port in [1, 53, 5353, 65_535] {
         t.answered(
             format!("source port {port}"),
-            told("foo", endpoint()),
+            cached("foo", endpoint()),
             map(ask(broker()), |packet| {
                 packet.with_udp(|udp| udp.source_port = port)
             }),
@@ -761,7 +790,7 @@ fn headers(t: &mut Table) {
     for flags in [0, RD, CD, RD | CD, RD | AD, RD | AD | CD] {
         t.answered(
             format!("flags {flags:#06x}"),
-            told("foo", endpoint()),
+            cached("foo", endpoint()),
             ask(broker().flags(flags)),
             "RD and CD are copied; RA is set; AA, AD and Z never are",
         );
@@ -769,7 +798,7 @@ fn headers(t: &mut Table) {
     for id in [0, 1, 0x00ff, 0xff00, 0xfffe, 0xffff] {
         t.answered(
             format!("ID {id:#06x}"),
-            told("foo", endpoint()),
+            cached("foo", endpoint()),
             ask(broker().with(|m| m.id = id)),
             "the ID is the query's",
         );
@@ -777,7 +806,7 @@ fn headers(t: &mut Table) {
     for id in 0..64u16 {
         t.answered(
             format!("ID {} of a series", id * 1021),
-            told("foo", plain(1)),
+            cached("foo", plain(1)),
             ask(broker().with(|m| m.id = id * 1021)),
             "any sum is right",
         );
@@ -793,7 +822,7 @@ fn udp_checksum(frame: &[u8]) -> u16 {
 /// A sum of 0 is sent as ones: 0 means that there is none (RFC 768), and IPv6 has no such thing (RFC 8200 §8.1).
 fn sums_of_zero(t: &mut Table) {
     for server in [FIRST_V4, FIRST_V6] {
-        let entry = told("foo", plain(1)).at(server).for_term(Term {
+        let entry = cached("foo", plain(1)).at(server).for_term(Term {
             fixed_ttl: Some(9),
             ..HALF_MINUTE
         });
@@ -831,7 +860,7 @@ fn names(t: &mut Table) {
             let edns = message.additional.len();
             t.answered(
                 format!("name of {len} bytes with {edns} OPT"),
-                told("foo", endpoint()),
+                cached("foo", endpoint()),
                 ask(message),
                 "pointers count from where the question ends, and so does the parity of the sum",
             );
@@ -839,19 +868,19 @@ fn names(t: &mut Table) {
     }
     t.answered(
         "one label",
-        told("", plain(2)).by(ONE_LABEL, &[]),
+        cached("", plain(2)).by(ONE_LABEL, &[]),
         ask(question(name("localkafka"), A)),
         "a name may be one label",
     );
     t.answered(
         "the shortest name of a rule",
-        told("", plain(2)).by(TINY_LABELS, &[]),
+        cached("", plain(2)).by(TINY_LABELS, &[]),
         ask(question(name("a.x.y"), A)),
         "seven bytes",
     );
     t.answered(
         "127 labels",
-        told("", plain(2)).by(TINY_LABELS, &[]),
+        cached("", plain(2)).by(TINY_LABELS, &[]),
         ask(question(
             [&[1, b'a'].repeat(125)[..], b"\x01x\x01y\0"].concat(),
             A,
@@ -860,13 +889,13 @@ fn names(t: &mut Table) {
     );
     t.answered(
         "exact override",
-        told("", plain(2)).by(EXACT, &[]),
+        cached("", plain(2)).by(EXACT, &[]),
         ask(question(name("BROKER-1.example.TEST"), A)),
         "a rule without captures has one entry",
     );
     t.answered(
         "any bytes under a star",
-        told("", plain(2)).by(WIDE, &[]),
+        cached("", plain(2)).by(WIDE, &[]),
         ask(question(labels_of(&[b"a\0b\x01", b"wide", b"test"]), A)),
         "the question is echoed, whatever it is",
     );
@@ -878,7 +907,7 @@ fn names(t: &mut Table) {
     ] {
         t.answered(
             format!("case of {text}"),
-            told("foo", endpoint()),
+            cached("foo", endpoint()),
             ask(question(name(&text), A)),
             "echoed byte for byte (0x20), and looked up in lower case",
         );
@@ -903,7 +932,7 @@ fn captures(t: &mut Table) {
         let asked = |label: &str| ask(question(in_namespace(label), A));
         t.answered(
             format!("capture of {len} bytes"),
-            told(&namespace, plain(2)),
+            cached(&namespace, plain(2)),
             asked(&namespace.to_uppercase()),
             "the whole label is the key, in words",
         );
@@ -911,14 +940,14 @@ fn captures(t: &mut Table) {
         other.replace_range(len - 1.., if namespace.ends_with('z') { "y" } else { "z" });
         t.taken(
             format!("capture of {len} bytes, the last of them another"),
-            told(&namespace, plain(2)),
+            cached(&namespace, plain(2)),
             asked(&other),
             "one tenant's answer is never another's",
         );
         if len < 63 {
             t.taken(
                 format!("capture of {len} bytes and one more"),
-                told(&namespace, plain(2)),
+                cached(&namespace, plain(2)),
                 asked(&format!("{namespace}0")),
                 "nor is that of a namespace whose name begins alike",
             );
@@ -943,14 +972,14 @@ fn captures(t: &mut Table) {
         let (first, second) = (label(first, 3), label(second, 11));
         t.answered(
             format!("captures {first} and {second}"),
-            told("", plain(2)).by(TWO, &[&first, &second]),
+            cached("", plain(2)).by(TWO, &[&first, &second]),
             two(&first, &second),
             "two are the most that a key has room for",
         );
         if first != second {
             t.taken(
                 format!("captures {first} and {second} the other way round"),
-                told("", plain(2)).by(TWO, &[&second, &first]),
+                cached("", plain(2)).by(TWO, &[&second, &first]),
                 two(&first, &second),
                 "each is in its own place",
             );
@@ -958,19 +987,19 @@ fn captures(t: &mut Table) {
     }
     t.taken(
         "captures of the same letters",
-        told("", plain(2)).by(TWO, &["ab", "c"]),
+        cached("", plain(2)).by(TWO, &["ab", "c"]),
         two("a", "bc"),
         "lengths are part of the key",
     );
     t.answered(
         "capture in front",
-        told("", plain(2)).by(CAPTURE_FIRST, &["tenant-7"]),
+        cached("", plain(2)).by(CAPTURE_FIRST, &["tenant-7"]),
         ask(question(name("tenant-7.db.test"), A)),
         "nothing stands before it",
     );
     t.taken(
         "rule by regex",
-        told("", plain(2)).by(REGEX, &["foo"]),
+        cached("", plain(2)).by(REGEX, &["foo"]),
         ask(question(name("broker-1.foo.regex.test"), A)),
         "what it captures is not known to the program",
     );
@@ -981,7 +1010,7 @@ fn edns(t: &mut Table) {
     for size in [0, 100, 511, 512, 513, 1231, 1232, 1233, 4096, 65_535] {
         t.answered(
             format!("OPT of {size}"),
-            told("foo", endpoint()),
+            cached("foo", endpoint()),
             ask(with(opt(size, 0, &[]))),
             "an OPT for an OPT, with our own size",
         );
@@ -994,7 +1023,7 @@ fn edns(t: &mut Table) {
         for options in [&[][..], &[0, 10, 0, 8, 1, 2, 3, 4, 5, 6, 7, 8][..]] {
             t.answered(
                 format!("{label} with {} bytes of options", options.len()),
-                told("foo", endpoint()),
+                cached("foo", endpoint()),
                 ask(with(record(&[0], 41, 1232, flags, options))),
                 "DO is copied, and no other flag (RFC 6891 §6.1.4)",
             );
@@ -1002,16 +1031,53 @@ fn edns(t: &mut Table) {
     }
     t.answered(
         "an extended rcode in a query",
-        told("foo", endpoint()),
+        cached("foo", endpoint()),
         ask(with(record(&[0], 41, 1232, 0xab00_0000, &[]))),
         "it means nothing there, and the reply's is 0",
     );
-    for len in [9, 16, 24, 40] {
+    for len in 16..=40usize {
+        let cookie: Vec<u8> = (0..len).map(|at| (at * 29 + 167) as u8).collect();
+        let record = opt(1232, 0, &[(10, &cookie)]);
+        for message in [
+            with(record.clone()),
+            question(name_of(61), A).additional(record),
+        ] {
+            t.answered(
+                format!(
+                    "a cookie of {len} bytes behind a question of {}",
+                    message.questions[0].len()
+                ),
+                cached("foo", endpoint()),
+                ask(message),
+                "a server part is echoed (RFC 7873 §5.3), at any parity",
+            );
+        }
+    }
+    for len in [9, 15, 41, 100] {
         t.taken(
             format!("a cookie of {len} bytes"),
-            told("foo", endpoint()),
+            cached("foo", endpoint()),
             ask(with(opt(1232, 0, &[(10, &vec![0xa5; len])]))),
-            "userspace echoes its server part (RFC 7873 §5.3)",
+            "no length that a cookie may have (RFC 7873 §4): userspace decides",
+        );
+    }
+    let full = [0xa5; 24];
+    for (label, options) in [
+        (
+            "a cookie with a server part behind padding",
+            [(12, &[0; 7][..]), (10, &full)],
+        ),
+        (
+            "a cookie with a server part before padding",
+            [(10, &full), (12, &[0; 7])],
+        ),
+        ("two cookies with a server part", [(10, &full), (10, &full)]),
+    ] {
+        t.taken(
+            label,
+            cached("foo", endpoint()),
+            ask(with(opt(1232, 0, &options))),
+            "userspace echoes a cookie that is not alone",
         );
     }
     let full: [(&str, u16, &[u8]); 7] = [
@@ -1026,7 +1092,7 @@ fn edns(t: &mut Table) {
     for (label, code, data) in full {
         t.answered(
             label,
-            told("foo", endpoint()),
+            cached("foo", endpoint()),
             ask(with(opt(1232, 0, &[(code, data)]))),
             "ignored and not echoed (SEMANTICS rule 8)",
         );
@@ -1042,7 +1108,7 @@ fn edns(t: &mut Table) {
                     "option of {len} bytes behind a question of {}",
                     message.questions[0].len()
                 ),
-                told("foo", endpoint()),
+                cached("foo", endpoint()),
                 ask(message),
                 "what is taken out leaves the sum, at any parity",
             );
@@ -1052,7 +1118,7 @@ fn edns(t: &mut Table) {
     for count in [2, 15, 16] {
         t.answered(
             format!("{count} options"),
-            told("foo", endpoint()),
+            cached("foo", endpoint()),
             ask(with(opt(1232, 0, &options(count)))),
             "as many as are walked",
         );
@@ -1060,7 +1126,7 @@ fn edns(t: &mut Table) {
     for count in [17, 40] {
         t.taken(
             format!("{count} options"),
-            told("foo", endpoint()),
+            cached("foo", endpoint()),
             ask(with(opt(1232, 0, &options(count)))),
             "a longer list is userspace's to read",
         );
@@ -1075,7 +1141,7 @@ fn edns(t: &mut Table) {
         t.add(
             expect,
             format!("{len} bytes of options"),
-            vec![told("foo", endpoint())],
+            vec![cached("foo", endpoint())],
             KAFKA,
             ask(with(opt(1232, 0, &[(12, &data)]))),
             "what is not looked at has no sum that could be taken out",
@@ -1097,7 +1163,7 @@ fn edns(t: &mut Table) {
     ] {
         t.taken(
             label,
-            told("foo", endpoint()),
+            cached("foo", endpoint()),
             ask(with(record(&[0], 41, 1232, 0, options))),
             "a list that does not end where it should is userspace's to judge",
         );
@@ -1113,6 +1179,11 @@ fn sizes(t: &mut Table) {
         ("with an OPT of 100", 11, Some(opt(100, 0, &[]))),
         ("with an OPT of 0", 11, Some(opt(0, 0, &[]))),
         ("with a cookie", 11, Some(opt(512, 0, &[(10, &[9; 8])]))),
+        (
+            "with a cookie to be echoed",
+            11 + 4 + 40,
+            Some(opt(512, 0, &[(10, &[9; 40])])),
+        ),
     ] {
         for (message_len, expect) in [
             (511, Expect::Answered),
@@ -1125,7 +1196,7 @@ fn sizes(t: &mut Table) {
             t.add(
                 expect,
                 format!("{message_len} bytes {label}"),
-                vec![told("foo", plain(20))],
+                vec![cached("foo", plain(20))],
                 KAFKA,
                 ask(message),
                 "512 is the least that everybody takes, and the most without OPT (RFC 1035 §4.2.1)",
@@ -1143,7 +1214,7 @@ fn sizes(t: &mut Table) {
         t.add(
             expect,
             format!("{message_len} bytes where {advertised} are taken"),
-            vec![told("foo", plain(20))],
+            vec![cached("foo", plain(20))],
             KAFKA,
             ask(question(name, A).additional(opt(advertised, 0, &[]))),
             "never more than the client has said",
@@ -1164,7 +1235,7 @@ fn sizes(t: &mut Table) {
         t.add(
             expect,
             format!("a chain of {} bytes and 20 addresses", 12 + len),
-            vec![told("foo", answer)],
+            vec![cached("foo", answer)],
             KAFKA,
             ask(broker().additional(opt(1232, 0, &[]))),
             "an entry is as large as it is; what does not fit is userspace's",
@@ -1179,7 +1250,7 @@ fn sizes(t: &mut Table) {
         t.add(
             expect,
             format!("{count} addresses behind a short target"),
-            vec![told("foo", answer)],
+            vec![cached("foo", answer)],
             KAFKA,
             ask(broker().additional(opt(1232, 0, &[]))),
             "as many as a program counts",
@@ -1200,7 +1271,7 @@ fn sizes(t: &mut Table) {
         t.add(
             expect,
             label,
-            vec![told("foo", answer)],
+            vec![cached("foo", answer)],
             KAFKA,
             ask(question(name_of(255), A).additional(opt(1232, 0, &[]))),
             "no entry makes a reply of 1,232 bytes",
@@ -1218,7 +1289,7 @@ fn sizes(t: &mut Table) {
         t.add(
             expect,
             format!("{aliases} aliases"),
-            vec![told("foo", answer)],
+            vec![cached("foo", answer)],
             KAFKA,
             ask(broker().additional(opt(1232, 0, &[]))),
             "as many pointers as an entry has places for",
@@ -1246,7 +1317,7 @@ fn text_of(len: usize) -> String {
 
 fn ages(t: &mut Table) {
     let told_for = |fresh_ms, grace, fixed_ttl| {
-        told("foo", endpoint()).for_term(Term {
+        cached("foo", endpoint()).for_term(Term {
             fresh: Duration::from_millis(fresh_ms),
             grace: Duration::from_secs(grace),
             fixed_ttl,
@@ -1258,7 +1329,7 @@ fn ages(t: &mut Table) {
             format!("{seconds} s left"),
             told_for(seconds * 1000, 5, None),
             ask(broker()),
-            "what is left is told",
+            "the TTL counts down",
         );
     }
     for (label, answer) in [
@@ -1278,7 +1349,7 @@ fn ages(t: &mut Table) {
         };
         t.answered(
             format!("a TTL of both halves on {label}"),
-            told("foo", answer).for_term(term),
+            cached("foo", answer).for_term(term),
             ask(broker().additional(opt(1232, 0, &[]))),
             "a TTL over 65,535 s has an upper half",
         );
@@ -1289,7 +1360,7 @@ fn ages(t: &mut Table) {
         vec![told_for(0, 60, None)],
         KAFKA,
         ask(broker()),
-        "told with a TTL of 1 while userspace asks again",
+        "answered with a TTL of 1 while userspace asks again",
     );
     t.add(
         Expect::Refreshed,
@@ -1311,7 +1382,7 @@ fn ages(t: &mut Table) {
         vec![told_for(0, 60, Some(30))],
         KAFKA,
         ask(broker()),
-        "in its grace everything is told with a TTL of 1",
+        "in its grace everything is answered with a TTL of 1",
     );
     t.taken(
         "past its grace",
@@ -1323,7 +1394,7 @@ fn ages(t: &mut Table) {
         "fixed TTL",
         told_for(600_000, 5, Some(17)),
         ask(broker()),
-        "what outlived its TTL is told with one that does not count down (RFC 8767 §4)",
+        "what outlived its TTL is answered with one that does not count down (RFC 8767 §4)",
     );
 }
 
@@ -1333,7 +1404,7 @@ fn keys(t: &mut Table) {
         t.add(
             Expect::NoTarget,
             format!("no target, type {qtype}"),
-            vec![absent(told("foo", endpoint()))],
+            vec![absent(cached("foo", endpoint()))],
             KAFKA,
             ask(question(name(BROKER), qtype)),
             "a name that does not exist has no type",
@@ -1342,7 +1413,7 @@ fn keys(t: &mut Table) {
     t.add(
         Expect::NoTarget,
         "no target, IPv6 and QinQ",
-        vec![absent(told("foo", endpoint())).at(FIRST_V6)],
+        vec![absent(cached("foo", endpoint())).at(FIRST_V6)],
         KAFKA,
         map(ask_at(FIRST_V6, broker()), |packet| {
             packet.tag(0x88a8, 100).tag(0x8100, 200)
@@ -1351,32 +1422,32 @@ fn keys(t: &mut Table) {
     );
     t.taken(
         "no target, type MX",
-        absent(told("foo", endpoint())),
+        absent(cached("foo", endpoint())),
         ask(question(name(BROKER), MX)),
         "of types that are not kept, userspace knows",
     );
     t.taken(
         "no target for another namespace",
-        absent(told("fop", endpoint())),
+        absent(cached("fop", endpoint())),
         ask(broker()),
         "one tenant's lack is never another's",
     );
     t.taken(
         "no target at another server",
-        absent(told("foo", endpoint())).at(LAST_V4),
+        absent(cached("foo", endpoint())).at(LAST_V4),
         ask(broker()),
         "servers may know different things",
     );
     t.taken(
         "no target until just now",
-        told("foo", endpoint()).is(What::NoTargetBefore),
+        cached("foo", endpoint()).is(What::NoTargetBefore),
         ask(broker()),
         "a target may appear",
     );
     t.add(
         Expect::NoTarget,
         "no target any more",
-        vec![told("foo", endpoint()), absent(told("foo", endpoint()))],
+        vec![cached("foo", endpoint()), absent(cached("foo", endpoint()))],
         KAFKA,
         ask(broker()),
         "an answer goes with its target",
@@ -1384,16 +1455,16 @@ fn keys(t: &mut Table) {
     t.add(
         Expect::Answered,
         "a target after all",
-        vec![told("foo", endpoint())],
+        vec![cached("foo", endpoint())],
         KAFKA,
         ask(broker()),
-        "what is told last holds",
+        "the last entry holds",
     )
-    .told
-    .insert(1, absent(told("bar", endpoint())));
+    .cached
+    .insert(1, absent(cached("bar", endpoint())));
     t.taken(
         "taken away",
-        told("foo", endpoint()).is(What::TakenAway(endpoint(), HALF_MINUTE)),
+        cached("foo", endpoint()).is(What::TakenAway(endpoint(), HALF_MINUTE)),
         ask(broker()),
         "an answer that is no longer right is gone at once",
     );
@@ -1402,15 +1473,15 @@ fn keys(t: &mut Table) {
         ("a server of the other family", FIRST_V6),
     ] {
         t.taken(
-            format!("told of {label}"),
-            told("foo", endpoint()).at(server),
+            format!("an entry for {label}"),
+            cached("foo", endpoint()).at(server),
             ask(broker()),
             "answers of one server are not another's",
         );
     }
     t.taken(
-        "told of another rule",
-        told("foo", endpoint()).by(CAPTURE_FIRST, &["foo"]),
+        "an entry of another rule",
+        cached("foo", endpoint()).by(CAPTURE_FIRST, &["foo"]),
         ask(broker()),
         "rules may have different targets for one namespace",
     )
@@ -1418,16 +1489,16 @@ fn keys(t: &mut Table) {
     t.add(
         Expect::Answered,
         "a thousand namespaces",
-        std::iter::once(told("foo", endpoint()))
-            .chain((0..999).map(|i| told(&format!("team-{i}"), plain((i % 20) as u8 + 1))))
+        std::iter::once(cached("foo", endpoint()))
+            .chain((0..999).map(|i| cached(&format!("team-{i}"), plain((i % 20) as u8 + 1))))
             .collect(),
         KAFKA,
         ask(broker()),
         "each has its own",
     );
     t.taken(
-        "nothing told",
-        told("bar", endpoint()),
+        "empty tables",
+        cached("bar", endpoint()),
         ask(broker()),
         "what is not known is asked for",
     );

@@ -39,6 +39,8 @@ pub enum Outcome {
         reply: Vec<u8>,
         refresh: Option<Event>,
     },
+    /// It went nowhere.
+    Unanswered,
 }
 
 /// What userspace gets.
@@ -76,6 +78,7 @@ impl Outcome {
             Self::Passed(reason) => Verdict::Pass(*reason),
             Self::Taken(_) => Verdict::Taken,
             Self::Answered { .. } => Verdict::Answered,
+            Self::Unanswered => Verdict::Unanswered,
         }
     }
 }
@@ -97,8 +100,8 @@ pub trait Engine {
         true
     }
 
-    /// Makes this all that the program has been told of answers.
-    fn tell(&mut self, entries: &[Entry]) -> anyhow::Result<()>;
+    /// Makes these all entries of the program's tables.
+    fn fill(&mut self, entries: &[Entry]) -> anyhow::Result<()>;
 
     fn run(&mut self, frame: &Frame) -> anyhow::Result<Outcome>;
 }
@@ -181,7 +184,7 @@ pub fn agree_on_answers<'a>(
         ran += 1;
         let started = Instant::now();
         engine
-            .tell(&case.told)
+            .fill(&case.cached)
             .unwrap_or_else(|error| panic!("{}: {}: {error:#}", engine.name(), case.name));
         let outcome = engine
             .run(&case.frame())

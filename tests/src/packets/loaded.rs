@@ -8,7 +8,7 @@ use std::{
 use anyhow::Context as _;
 use dns_common::{
     answer::Key,
-    verdict::{ANSWERED, EXPIRED, REFRESHED, Reason, TAKEN},
+    verdict::{ANSWERED, EXPIRED, REFRESHED, Reason, TAKEN, UNANSWERED},
 };
 use gregor::{
     datapath::{
@@ -83,8 +83,8 @@ pub struct Loaded {
     pub heartbeat: Arc<Heartbeat>,
     ring: Ring,
     actions: Actions,
-    /// What it has been told of.
-    told: Vec<Key>,
+    /// The entries of its tables.
+    cached: Vec<Key>,
     // The ring is registered with it.
     _runtime: tokio::runtime::Runtime,
 }
@@ -173,7 +173,7 @@ impl Loaded {
                 Hook::Xdp => XDP,
                 Hook::Tcx | Hook::Clsact => TC,
             },
-            told: Vec::new(),
+            cached: Vec::new(),
             _runtime: runtime,
         })
     }
@@ -196,7 +196,7 @@ impl Loaded {
         let outcome = self.outcome(&before, || Ok(run.data.clone()))?;
         let action = match outcome {
             Outcome::Passed(_) => self.actions.pass,
-            Outcome::Taken(_) => self.actions.taken,
+            Outcome::Taken(_) | Outcome::Unanswered => self.actions.taken,
             Outcome::Answered { .. } => self.actions.answered,
         };
         anyhow::ensure!(
@@ -211,10 +211,10 @@ impl Loaded {
         Ok(outcome)
     }
 
-    /// Makes this all that the program has been told of answers.
-    pub fn tell(&mut self, entries: &[Entry]) -> anyhow::Result<()> {
+    /// Makes these all entries of the program's tables.
+    pub fn fill(&mut self, entries: &[Entry]) -> anyhow::Result<()> {
         let answers = Arc::clone(self.datapath.answers());
-        for key in self.told.drain(..) {
+        for key in self.cached.drain(..) {
             answers.remove(&key);
             answers.publish_absent(LOOPBACK, &key, Duration::ZERO);
         }
@@ -223,7 +223,7 @@ impl Loaded {
             let key = answers
                 .key(rule, entry.qtype, entry.server, &entry.captures)
                 .context("a key with room for these captures")?;
-            self.told.push(key);
+            self.cached.push(key);
             match &entry.what {
                 What::Answer(answer, term) | What::TakenAway(answer, term) => {
                     if let Some(body) = answer.body() {
@@ -272,6 +272,10 @@ impl Loaded {
             }
             counter => {
                 anyhow::ensure!(queries.is_empty(), "handed over, and yet {counter:?}");
+                if counter == Some(UNANSWERED) {
+                    anyhow::ensure!(after[UNANSWERED] == before[UNANSWERED] + 1);
+                    return Ok(Outcome::Unanswered);
+                }
                 let Some(counter) = counter else {
                     // The one verdict that is not counted.
                     return Ok(Outcome::Passed(Reason::NotDns));

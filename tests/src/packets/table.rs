@@ -133,7 +133,6 @@ pub const LAST_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 
 
 /// Reasons that no frame can bring about by itself, and where they are tested.
 pub const NOT_FROM_A_FRAME: &[(Reason, &str)] = &[
-    (Reason::Source, "xdp.rs: `allow_sources`"),
     (Reason::NoResponder, "programs.rs: the heartbeat's deadline"),
     (
         Reason::RateLimited,
@@ -155,7 +154,11 @@ pub const BROKER: &str = "lkc-1.eu-west-1.aws.private.kafka.managed.foo.svc.clus
 
 /// A query for [`BROKER`] as musl sends it.
 pub fn broker_query() -> Packet {
-    v4(question(name(BROKER), A))
+    broker_query_of(A)
+}
+
+pub fn broker_query_of(qtype: u16) -> Packet {
+    v4(question(name(BROKER), qtype))
 }
 
 fn v4(message: Message) -> Packet {
@@ -164,6 +167,15 @@ fn v4(message: Message) -> Packet {
 
 fn v6(message: Message) -> Packet {
     udp_to(FIRST_V6, message.build())
+}
+
+/// From this address to the first server of its family.
+fn from(source: &str, message: Message) -> Packet {
+    let source: IpAddr = source.parse().unwrap();
+    let server = if source.is_ipv4() { FIRST_V4 } else { FIRST_V6 };
+    let mut packet = udp_to(server, message.build());
+    packet.source = source;
+    packet
 }
 
 fn broker() -> Message {
@@ -353,6 +365,38 @@ fn queries_that_are_taken(t: &mut Table) {
         v4(broker()).with_udp(|udp| udp.source_port = 65_535),
         "ports are unsigned",
     );
+    for (name, source) in [
+        ("source 0.0.0.0", "0.0.0.0"),
+        ("source 0.255.255.255", "0.255.255.255"),
+        ("source 224.0.0.1", "224.0.0.1"),
+        ("source 239.255.255.255", "239.255.255.255"),
+        ("source 240.0.0.1", "240.0.0.1"),
+        ("source 255.255.255.255", "255.255.255.255"),
+        ("source ::", "::"),
+        ("source ff00::1", "ff00::1"),
+        ("source ff02::fb", "ff02::fb"),
+    ] {
+        t.pass(
+            name,
+            from(source, broker()),
+            Reason::Source,
+            "no host has this address (RFC 1122 §3.2.1.3, RFC 4291 §2.5.2 and §2.7)",
+        );
+    }
+    for (name, source) in [
+        ("source 1.0.0.0", "1.0.0.0"),
+        ("source 223.255.255.255", "223.255.255.255"),
+        ("source ::1:0", "::1:0"),
+        ("source 1::", "1::"),
+        ("source fe80::1", "fe80::1"),
+        ("source feff::1", "feff::1"),
+    ] {
+        t.taken(
+            name,
+            from(source, broker()),
+            "any other address may be a pod's",
+        );
+    }
 }
 
 fn names(t: &mut Table) {

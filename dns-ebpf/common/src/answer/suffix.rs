@@ -1,7 +1,7 @@
-//! The short way to an answer: by the end of the name as it stands on the wire, without the matcher.
+//! The fast path to an answer: by the end of the name on the wire, without the matcher.
 //!
 //! Where a rule begins with `*` and no earlier rule can match a name that it matches, the labels behind those that `*`
-//! takes in settle rule and captures. An answer that came to be on the long way is therefore also found by these labels:
+//! takes in settle rule and captures. An answer found by the matcher is therefore stored under these labels too:
 //! the walk goes over the labels of `*` only, up to one that begins like the first label of such a rule, and the rest of
 //! the name is hashed and compared in words.
 

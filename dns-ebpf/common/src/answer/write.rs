@@ -8,14 +8,14 @@ use super::*;
 /// An answer as an entry keeps it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Body {
-    /// What stands in front of the RRset, or all there is: CNAMEs, or CNAMEs and an SOA. Relative pointers have 0xc000
+    /// The records before the RRset, or all there are: CNAMEs, or CNAMEs and an SOA. Relative pointers have 0xc000
     /// added and count from the start of the section.
     pub chain: Vec<u8>,
     /// Records of one size, each with a relative pointer first, a TTL at byte 6.
     pub records: Vec<Vec<u8>>,
-    /// Where relative pointers stand in `chain`.
+    /// Offsets of relative pointers in `chain`.
     pub pointers: Vec<u16>,
-    /// Where TTLs stand in `chain`.
+    /// Offsets of TTLs in `chain`.
     pub ttls: Vec<u16>,
     /// ANCOUNT.
     pub answers: u16,
@@ -26,13 +26,13 @@ pub struct Body {
 /// How long an entry is used, `CLOCK_MONOTONIC`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Lifetime {
-    /// Until then the TTL told is what is left.
+    /// Until then the TTL is what is left.
     pub fresh_until_ns: u64,
-    /// Until then it is told with a TTL of 1, and asked for again.
+    /// Until then the TTL is 1, and a refresh is asked for.
     pub serve_until_ns: u64,
     /// Until then it is given while no responder is there.
     pub stale_until_ns: u64,
-    /// TTL in seconds that is told while it is fresh; 0 for what is left.
+    /// TTL in seconds while it is fresh; 0 for what is left.
     pub fixed_ttl: u32,
 }
 
@@ -124,7 +124,7 @@ pub fn write(entry: &Entry, key: &Key, body: &Body, lifetime: &Lifetime) {
     write_with(entry, key, body, lifetime, || {});
 }
 
-/// [`write`], with more that belongs to the entry and is written while nobody takes it for whole.
+/// [`write`], with more that belongs to the entry and is written while readers see an odd sequence number.
 pub fn write_with(entry: &Entry, key: &Key, body: &Body, lifetime: &Lifetime, more: impl FnOnce()) {
     debug_assert!(body.fits());
     let mut words = body.words();
@@ -196,7 +196,7 @@ pub fn copy_from(entry: &[Word], from: &[Word], more: impl FnOnce()) {
     });
 }
 
-/// Makes an entry nobody's.
+/// Marks an entry as free.
 pub fn release(entry: &[Word]) {
     change(entry, || {
         entry[SERVE_UNTIL].store(0);

@@ -68,6 +68,10 @@ fn network_layer(frame: &[u8]) -> Option<(usize, u16)> {
 fn ipv4(frame: &[u8], at: usize) -> Option<(Range<usize>, IpAddr)> {
     let header = frame.get(at..at + 20)?;
     let plain = header[0] == 0x45 && header[9] == 17 && word(header, 6)? & 0x3fff == 0;
+    let source: [u8; 4] = *header[12..].first_chunk()?;
+    if !(1..224).contains(&source[0]) {
+        return None;
+    }
     let destination: [u8; 4] = *header[16..].first_chunk()?;
     let end = at + usize::from(word(header, 2)?);
     (plain && end >= at + 20).then_some((at + 20..end, destination.into()))
@@ -76,6 +80,10 @@ fn ipv4(frame: &[u8], at: usize) -> Option<(Range<usize>, IpAddr)> {
 fn ipv6(frame: &[u8], at: usize) -> Option<(Range<usize>, IpAddr)> {
     let header = frame.get(at..at + 40)?;
     let plain = header[0] >> 4 == 6 && header[6] == 17;
+    let source: [u8; 16] = *header[8..].first_chunk()?;
+    if source[0] == 0xff || source == [0; 16] {
+        return None;
+    }
     let destination: [u8; 16] = *header[24..].first_chunk()?;
     let end = at + 40 + usize::from(word(header, 4)?);
     plain.then_some((at + 40..end, destination.into()))
@@ -108,8 +116,8 @@ fn question(fixture: &Fixture, message: &[u8]) -> Option<(usize, bool)> {
         if message[at] != 0 || opt.rtype != 41 || opt.ttl >> 16 & 0xff != 0 {
             return None;
         }
-        has_short_options =
-            opt.rdata.len() <= 256 && options(opt.rdata) <= 16 && !has_server_cookie(opt.rdata);
+        has_short_options = is_full_cookie(opt.rdata)
+            || opt.rdata.len() <= 256 && options(opt.rdata) <= 16 && !has_server_cookie(opt.rdata);
     }
     Some((fixture.oracle.by_labels(&name)?, has_short_options))
 }
@@ -122,6 +130,11 @@ fn ends_like_another(additional: &[u8]) -> bool {
     };
     let (question, opt) = additional[start..].split_at(5);
     start > 0 && question[0] == 0 && opt[..3] == [0, 0, 41] && opt[6] == 0 && opt[9..] == [0, 0]
+}
+
+/// Whether the options are one cookie with both parts, which the programs echo.
+fn is_full_cookie(rdata: &[u8]) -> bool {
+    matches!(rdata, [0, 10, 0, length @ 16..=40, cookie @ ..] if cookie.len() == usize::from(*length))
 }
 
 /// Whether one of the options is a cookie with more than the client's part.

@@ -35,7 +35,7 @@ pub struct Known {
 
 /// What the tables must say.
 pub enum Says<'a> {
-    /// Nothing that could be told.
+    /// No entry.
     Nothing,
     /// There is no target.
     NoTarget,

@@ -8,11 +8,11 @@ use super::{expected::Expected, known::Known};
 /// When `reply` is not the answer to `frame` that the compose step would have given.
 pub fn judge(frame: &[u8], reply: &[u8], expected: &Expected, query: &Query, known: &Known) {
     let message = expected.message.start;
-    let told = &reply[message..];
+    let answered = &reply[message..];
     let mut possible = known.replies(query);
     assert!(
-        possible.any(|reply| reply == told),
-        "no answer of the responder's: {told:02x?}"
+        possible.any(|reply| reply == answered),
+        "no answer of the responder's: {answered:02x?}"
     );
 
     assert_eq!((&reply[..6], &reply[6..12]), (&frame[6..12], &frame[..6]));

@@ -40,6 +40,22 @@ const GO_VERSION: &str = "1.26.0";
 const GO_FETCHES_GO: (u32, u32) = (1, 21);
 
 const GETADDRINFO_C: &str = include_str!("../../../clients/getaddrinfo.c");
+const COOKIES_RS: &str = include_str!("../../../clients/cookies.rs");
+const COOKIES_TOML: &str = r#"
+[workspace]
+
+[package]
+name = "cookies"
+edition = "2024"
+
+[[bin]]
+name = "cookies"
+path = "main.rs"
+
+[dependencies]
+c-ares = { version = "=13.1.0", features = ["vendored", "build-cmake"] }
+c-ares-sys = "=13.0.0"
+"#;
 const CARES_C: &str = include_str!("../../../clients/cares.c");
 const LOOKUP_GO: &str = include_str!("../../../clients/lookup.go");
 const LOOKUP_JAVA: &str = include_str!("../../../clients/Lookup.java");
@@ -187,6 +203,11 @@ pub fn unbound() -> Result<PathBuf> {
     packaged("unbound", "unbound")
 }
 
+/// BIND 9.
+pub fn named() -> Result<PathBuf> {
+    packaged("named", "bind9")
+}
+
 pub fn dnsmasq() -> Result<PathBuf> {
     packaged("dnsmasq", "dnsmasq-base")
 }
@@ -286,6 +307,28 @@ pub fn cares_client() -> Result<PathBuf> {
                 .arg(source)
                 .arg("-lcares"),
         )
+    })
+}
+
+/// A resolver of a c-ares that minds DNS cookies, which Debian 12 does not have: built from the sources that its crate brings.
+pub fn cookie_client() -> Result<PathBuf> {
+    let sources = digest(&[COOKIES_TOML, COOKIES_RS].concat());
+    build_once("cookies", &sources, &|directory| {
+        packaged("cmake", "cmake")?;
+        fs::write(directory.join("Cargo.toml"), COOKIES_TOML)?;
+        fs::write(directory.join("main.rs"), COOKIES_RS)?;
+        run_quietly(
+            "building c-ares and the client with cookies",
+            Command::new(env!("CARGO"))
+                .args(["build", "--quiet", "--target-dir", "target"])
+                .current_dir(directory),
+        )?;
+        fs::rename(
+            directory.join("target/debug/cookies"),
+            directory.join("cookies"),
+        )?;
+        fs::remove_dir_all(directory.join("target"))?;
+        Ok(())
     })
 }
 

@@ -25,7 +25,7 @@ use crate::packets::{
 pub struct Slice {
     rules: Arc<RuleSet>,
     servers: Servers,
-    scratch: Scratch,
+    pub scratch: Scratch,
     answers: MemoryTables,
     /// The time at which frames come in.
     pub now_ns: u64,
@@ -108,7 +108,7 @@ impl Engine for Slice {
         false
     }
 
-    fn tell(&mut self, entries: &[Entry]) -> anyhow::Result<()> {
+    fn fill(&mut self, entries: &[Entry]) -> anyhow::Result<()> {
         let captures = (self.rules.rules().iter())
             .map(|rule| rule.entry().captures)
             .collect();
@@ -174,8 +174,13 @@ impl Engine for Slice {
             admission: Ok(()),
             sink: RefCell::new(|query| matched.borrow_mut().push(query)),
         };
+        let in_use = self.scratch.is_in_use();
         let verdict = intercept(&mut packet, &host, || Some(&mut self.scratch));
         let result = packet.bytes().to_vec();
+        anyhow::ensure!(
+            self.scratch.is_in_use() == in_use,
+            "the scratch was not given back, or taken away"
+        );
         anyhow::ensure!(
             verdict == Verdict::Answered || result == frame.bytes,
             "the pipeline wrote to the frame"
@@ -183,6 +188,7 @@ impl Engine for Slice {
         let event = |query: &Matched| Event::new(&query.event(1), &frame.bytes);
         match (verdict, matched.into_inner().as_slice()) {
             (Verdict::Pass(reason), []) => Ok(Outcome::Passed(reason)),
+            (Verdict::Unanswered, []) => Ok(Outcome::Unanswered),
             (Verdict::Taken, [query]) => Ok(Outcome::Taken(event(query))),
             (Verdict::Answered, queries @ ([] | [_])) => Ok(Outcome::Answered {
                 reply: result,

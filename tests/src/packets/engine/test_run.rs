@@ -35,8 +35,8 @@ impl Engine for TestRun {
         engines.test_run
     }
 
-    fn tell(&mut self, entries: &[Entry]) -> anyhow::Result<()> {
-        self.0.tell(entries)
+    fn fill(&mut self, entries: &[Entry]) -> anyhow::Result<()> {
+        self.0.fill(entries)
     }
 
     fn run(&mut self, frame: &Frame) -> anyhow::Result<Outcome> {

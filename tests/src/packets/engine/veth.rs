@@ -1,7 +1,7 @@
 //! The program attached to the host end of a veth, with an observer behind it.
 
 use anyhow::Context as _;
-use dns_common::verdict::{ANSWERED, SPOILED, TAKEN};
+use dns_common::verdict::{ANSWERED, SPOILED, TAKEN, UNANSWERED};
 use gregor::datapath::{Hook, LoadOptions};
 
 use super::{Engine, Outcome};
@@ -74,8 +74,8 @@ impl Engine for Veth<'_> {
         true
     }
 
-    fn tell(&mut self, entries: &[Entry]) -> anyhow::Result<()> {
-        self.loaded.tell(entries)
+    fn fill(&mut self, entries: &[Entry]) -> anyhow::Result<()> {
+        self.loaded.fill(entries)
     }
 
     fn run(&mut self, frame: &Frame) -> anyhow::Result<Outcome> {
@@ -87,7 +87,7 @@ impl Engine for Veth<'_> {
             let last = self.observers.last().expect("at least one");
             last.seen().expect("the observer's map").frames > seen[seen.len() - 1].frames || {
                 let now = self.loaded.counters().expect("counters");
-                [TAKEN, ANSWERED, SPOILED]
+                [TAKEN, ANSWERED, SPOILED, UNANSWERED]
                     .iter()
                     .any(|&counter| now[counter] > counters[counter])
             }

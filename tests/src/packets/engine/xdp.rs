@@ -34,8 +34,8 @@ impl Engine for Xdp {
         engines.xdp
     }
 
-    fn tell(&mut self, entries: &[Entry]) -> anyhow::Result<()> {
-        self.0.tell(entries)
+    fn fill(&mut self, entries: &[Entry]) -> anyhow::Result<()> {
+        self.0.fill(entries)
     }
 
     fn run(&mut self, frame: &Frame) -> anyhow::Result<Outcome> {

@@ -10,13 +10,8 @@
 mod e2e;
 
 use std::{
-    ffi::CString,
-    fs, io,
+    fs,
     net::IpAddr,
-    os::{
-        fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
-        unix::ffi::OsStrExt as _,
-    },
     path::Path,
     process::Command,
     sync::atomic::{AtomicBool, Ordering},
@@ -30,6 +25,7 @@ use e2e::{
 };
 use gregor::datapath::STATE;
 use gregor_tests::{
+    agent::{self, detach_by_force},
     lab::{
         CacheKind, ClusterKind, Gregor, Lab, Pod,
         world::{BROKER, ExternalName, FOO_ADDRESSES, FOO_ENDPOINT, FOREIGN, NODE_LOCAL_V4},
@@ -246,10 +242,10 @@ fn killed_gregor_leaves_known_names_to_the_kernel() {
 
 /// Names of the links that are pinned in this mount namespace, without that for TCP.
 fn pinned_links() -> Vec<String> {
-    fs::read_dir(STATE)
+    agent::pinned_links(Path::new(STATE))
         .unwrap()
-        .flat_map(|version| fs::read_dir(version.unwrap().path().join("links")).unwrap())
-        .map(|link| link.unwrap().file_name().into_string().unwrap())
+        .iter()
+        .map(|link| link.file_name().unwrap().to_str().unwrap().to_owned())
         .filter(|name| name != "tcp")
         .collect()
 }
@@ -258,25 +254,6 @@ fn pinned_links() -> Vec<String> {
 fn index_of(lab: &Lab, interface: &'static str) -> String {
     let index = move || nix::net::if_::if_nametoindex(interface).unwrap();
     format!("-{}", lab.node().enter(index).unwrap())
-}
-
-/// What an agent does that detaches links whoever holds them: BPF_LINK_DETACH.
-fn detach_by_force(pin: &Path) -> io::Result<()> {
-    const OBJ_GET: libc::c_long = 7;
-    const LINK_DETACH: libc::c_long = 34;
-    let bpf = |command: libc::c_long, attributes: &[u64; 2]| {
-        // SAFETY: both commands read no more than these bytes; a path in them is live.
-        let result = unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_ptr(), 16) };
-        match result {
-            0.. => Ok(result as u64),
-            _ => Err(io::Error::last_os_error()),
-        }
-    };
-    let path = CString::new(pin.as_os_str().as_bytes())?;
-    let link = bpf(OBJ_GET, &[path.as_ptr() as u64, 0])?;
-    // SAFETY: the kernel has just made the descriptor.
-    let link = unsafe { OwnedFd::from_raw_fd(link as i32) };
-    bpf(LINK_DETACH, &[link.as_raw_fd() as u64, 0]).map(|_| ())
 }
 
 /// Whether gregor is ready, and what it says of programs that others took off.
@@ -294,15 +271,12 @@ fn programs_that_others_detach_are_put_back() {
     assert_eq!(removals(&gregor), (200, 0));
     let index = index_of(&lab, "veth-foo");
     let force = move || {
-        let links = fs::read_dir(STATE)
-            .unwrap()
-            .flat_map(|version| fs::read_dir(version.unwrap().path().join("links")).unwrap())
-            .map(|link| link.unwrap().path());
-        let link = links.filter(|link| {
+        let links = agent::pinned_links(Path::new(STATE)).unwrap();
+        let link = links.iter().filter(|link| {
             let name = link.file_name().unwrap().to_str().unwrap();
             name == "tcp" || name.ends_with(&index)
         });
-        link.map(|link| detach_by_force(&link).unwrap()).count()
+        link.map(|link| detach_by_force(link).unwrap()).count()
     };
     assert_eq!(lab.node().enter(force).unwrap(), 2);
     assert!(programs_on(&lab, "veth-foo").is_empty());

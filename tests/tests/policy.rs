@@ -86,6 +86,16 @@ struct Policy {
 impl Policy {
     /// Attaches each program; on tcx, `order` says at which end.
     fn put(lab: &Lab, hook: Hook, order: Order, programs: &[(&'static str, TcAttachType)]) -> Self {
+        Self::put_at(lab, hook, order, PRIORITY, programs)
+    }
+
+    fn put_at(
+        lab: &Lab,
+        hook: Hook,
+        order: Order,
+        priority: u16,
+        programs: &[(&'static str, TcAttachType)],
+    ) -> Self {
         let programs = programs.to_vec();
         let attach = move || {
             let mut ebpf = Ebpf::load(OBJECT).unwrap();
@@ -105,7 +115,7 @@ impl Policy {
                     (Hook::Tcx, Order::First) => TcAttachOptions::TcxOrder(LinkOrder::first()),
                     (Hook::Tcx, Order::Last) => TcAttachOptions::TcxOrder(LinkOrder::last()),
                     (Hook::Clsact, _) => TcAttachOptions::Netlink(NlOptions {
-                        priority: PRIORITY,
+                        priority,
                         handle: TcHandle::default(),
                         classid: None,
                     }),
@@ -135,6 +145,12 @@ impl Policy {
 
     fn deny(lab: &Lab, hook: Hook, order: Order) -> Self {
         Self::put(lab, hook, order, &[("policy_deny", TcAttachType::Ingress)])
+    }
+
+    /// In front of what is there, and nothing behind it sees a frame. On clsact the newest of one priority comes first.
+    fn silence(lab: &Lab, hook: Hook, priority: u16) -> Self {
+        let programs = [("policy_end", TcAttachType::Ingress)];
+        Self::put_at(lab, hook, Order::First, priority, &programs)
     }
 
     fn count(&self, counter: &str) -> u64 {
@@ -388,6 +404,133 @@ fn a_deny_program_that_comes_later_in_front_denies_what_is_known_already() {
         all_are_answered(&lab, &gregor, "after the policy");
         gregor.stop();
     }
+}
+
+/// What gregor says is in front of its program, and how often it has moved.
+fn in_front(gregor: &Gregor) -> (Vec<(String, String)>, u64) {
+    let status = gregor.status().unwrap();
+    let interfaces = status["interfaces"].as_array().unwrap();
+    let interface = interfaces.iter().find(|one| one["name"] == INTERFACE);
+    let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+    let found = interface.unwrap()["in_front"].as_array().unwrap().iter();
+    let found = found.map(|one| (text(&one["hook"]), text(&one["program"])));
+    (found.collect(), status["kernel"]["moved"].as_u64().unwrap())
+}
+
+fn silencer(hook: Hook) -> Vec<(String, String)> {
+    let hook = match hook {
+        Hook::Tcx => "tcx",
+        Hook::Clsact => "clsact",
+    };
+    vec![(hook.to_owned(), "policy_end".to_owned())]
+}
+
+/// What `gregor check` says of the tenant's interface, and whether all is well.
+fn checked(gregor: &Gregor) -> (String, String, bool) {
+    let config = gregor.config_path().to_str().unwrap();
+    let output = gregor.command(&["check", "--json", "--config", config]);
+    let report: serde_json::Value = serde_json::from_slice(&output.unwrap().stdout).unwrap();
+    let findings = report["findings"].as_array().unwrap();
+    let what = format!("interface {INTERFACE}");
+    let finding = findings.iter().find(|one| one["what"] == what).unwrap();
+    let text = |key: &str| finding[key].as_str().unwrap().to_owned();
+    (text("level"), text("detail"), report["ok"] == true)
+}
+
+/// The program is on its hook and is not reached: that is said, and undone by whoever did it.
+fn a_silencer_is_told(hook: Hook, order: Order, priority: u16) {
+    let lab = lab();
+    let gregor = start(&lab, hook, order);
+    let what = format!("a silencer in front on {hook:?}, {order:?}");
+    all_are_answered(&lab, &gregor, &what);
+    assert_eq!(in_front(&gregor), (Vec::new(), 0), "{what}");
+    let policy = Policy::silence(&lab, hook, priority);
+    until(&what, || {
+        (in_front(&gregor) == (silencer(hook), 0)).then_some(())
+    });
+    let before = Metrics::of(&gregor);
+    let (query, _) = Wire::new(&qualified(TENANT), RecordType::A).bytes();
+    let reply = exchange_from(lab.pod(TENANT), SERVERS[0], &query).unwrap();
+    assert!(addresses(&Message::from_vec(&reply).unwrap()).is_empty());
+    let metrics = Metrics::of(&gregor);
+    assert_eq!(metrics.intercepted(), before.intercepted(), "{what}");
+    let (hook_name, _) = &silencer(hook)[0];
+    let series = format!("gregor_programs_in_front{{hook=\"{hook_name}\"}}");
+    assert_eq!(metrics.get(&series), 1.0, "{what}");
+    let text = gregor.status_text(&[]).unwrap();
+    let line = format!("IN FRONT OF GREGOR: policy_end ({hook_name})");
+    assert!(text.contains(&line), "{text}");
+    let (level, detail, is_well) = checked(&gregor);
+    let part = format!("in front of gregor: policy_end ({hook_name})");
+    assert!(detail.contains(&part), "{detail}");
+    match order {
+        Order::First => assert_eq!((&*level, is_well), ("error", false), "{what}"),
+        Order::Last => assert_eq!(level, "warning", "{what}"),
+    }
+    drop(policy);
+    until("nothing is in front", || {
+        (in_front(&gregor) == (Vec::new(), 0)).then_some(())
+    });
+    all_are_answered(&lab, &gregor, &what);
+    // Once for each change, however often it looked.
+    let log = gregor.log();
+    assert_eq!(log.matches("in front of gregor's program").count(), 1);
+    assert_eq!(log.matches("no program is in front").count(), 1);
+    gregor.stop();
+}
+
+#[test]
+fn a_program_that_comes_in_front_on_tcx_is_told() {
+    a_silencer_is_told(Hook::Tcx, Order::First, PRIORITY);
+}
+
+#[test]
+fn a_filter_in_front_is_told_where_gregor_is_to_be_last() {
+    a_silencer_is_told(Hook::Clsact, Order::Last, u16::MAX);
+}
+
+/// The kernel puts the newest filter of one priority first: an agent that comes later does not mean to be in front.
+#[test]
+fn a_filter_that_comes_in_front_by_chance_is_passed() {
+    let lab = lab();
+    let gregor = start(&lab, Hook::Clsact, Order::First);
+    let filters = || {
+        let mut command = Command::new("tc");
+        command.args(["filter", "show", "dev", INTERFACE, "ingress"]);
+        let output = lab.node().output(command).unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let name = |line: &str| Some(line.split_once(" handle ")?.1.split(' ').nth(1)?.to_owned());
+        text.lines().filter_map(name).collect::<Vec<_>>()
+    };
+    all_are_answered(&lab, &gregor, "before the filter");
+    let policy = Policy::silence(&lab, Hook::Clsact, 1);
+    until("it moves in front", || {
+        (in_front(&gregor) == (Vec::new(), 1)).then_some(())
+    });
+    assert_eq!(filters(), ["gregor", "policy_end"]);
+    all_are_answered(&lab, &gregor, "in front again");
+    assert_eq!(Metrics::of(&gregor).get("gregor_programs_moved_total"), 1.0);
+    let (level, detail, _) = checked(&gregor);
+    assert_eq!(level, "warning", "{detail}");
+    assert!(detail.contains("gregor is on it, with policy_end"));
+
+    // One that is killed leaves it there, and the next one takes it over.
+    gregor.signal(nix::sys::signal::Signal::SIGKILL);
+    until("it ends", || gregor.process().exited());
+    assert_eq!(filters(), ["gregor", "policy_end"]);
+    let gregor = start(&lab, Hook::Clsact, Order::First);
+    assert_eq!(filters(), ["gregor", "policy_end"]);
+    all_are_answered(&lab, &gregor, "taken over");
+    // Again, and back to the first handle.
+    drop(policy);
+    let _policy = Policy::silence(&lab, Hook::Clsact, 1);
+    until("it moves in front", || {
+        (in_front(&gregor) == (Vec::new(), 1)).then_some(())
+    });
+    assert_eq!(filters(), ["gregor", "policy_end"]);
+    all_are_answered(&lab, &gregor, "in front once more");
+    gregor.stop();
+    assert_eq!(filters(), ["policy_end"]);
 }
 
 /// A drop of everything that the tenant's pod asks, in netfilter; returns how to read how often it has dropped.

@@ -7,6 +7,7 @@ use gregor_lab::tools::say;
 
 mod bench;
 mod build;
+mod chaos;
 mod cross;
 mod doctor;
 mod elf;
@@ -41,6 +42,8 @@ enum Task {
     Test(test::Options),
     /// Measure
     Bench(bench::Options),
+    /// Replace, kill, stop and disturb gregor while pods go on asking
+    Chaos(chaos::Options),
     /// Prove the order of loads and stores around an answer on arm64, with herd7
     Litmus(litmus::Options),
     /// Fuzz what reads packets, replies and files
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
         Task::Run(options) => run::run(&options),
         Task::Test(options) => test::run(&options),
         Task::Bench(options) => bench::run(&options),
+        Task::Chaos(options) => chaos::run(&options),
         Task::Litmus(options) => litmus::run(&options),
         Task::Fuzz(options) => fuzz::run(&options),
         Task::Kernels(options) => kernels::run(&options),

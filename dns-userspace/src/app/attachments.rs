@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    datapath::{Datapath, Interface, one_line},
+    datapath::{Datapath, InFront, Interface, one_line},
     discover::Event,
-    observe::InterfaceStatus,
+    observe::{InFrontStatus, InterfaceStatus},
 };
 
 /// What can be attached and detached.
@@ -31,17 +31,22 @@ impl Programs for Datapath {
 pub struct Attachments {
     wanted: BTreeMap<u32, Wanted>,
     removals: u64,
+    moves: u64,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Wanted {
     name: String,
     error: Option<String>,
     backoff: Backoff,
+    /// What gets the frames before the program.
+    in_front: Vec<InFront>,
+    /// Of moves in front.
+    moves: Backoff,
 }
 
-/// How soon a program that another process took off is put back: at once, then after ever more retries, so that two agents do
-/// not fight for ever.
+/// How soon a program is put back that another process took off, or that it came in front of: at once, then after ever more
+/// retries, so that two agents do not fight for ever.
 #[derive(Clone, Copy, Debug, Default)]
 struct Backoff {
     removals: u32,
@@ -105,11 +110,17 @@ impl Attachments {
     pub fn retry(&mut self, programs: &mut impl Programs) -> bool {
         for wanted in self.wanted.values_mut() {
             wanted.backoff.tick(wanted.error.is_none());
+            wanted.moves.tick(!is_by_chance(&wanted.in_front));
         }
+        self.attach_due(programs);
+        self.complete()
+    }
+
+    /// Attaches what failed and need not wait for a retry.
+    pub fn attach_due(&mut self, programs: &mut impl Programs) {
         for interface in self.failed() {
             self.attach(programs, interface);
         }
-        self.complete()
     }
 
     /// A program was lost while it was being replaced.
@@ -138,6 +149,40 @@ impl Attachments {
         self.removals
     }
 
+    /// What gets the frames of an interface before the program now. `true` when the program is to be moved in front of it.
+    pub fn stands_in_front(&mut self, interface: &Interface, found: Vec<InFront>) -> bool {
+        let Some(wanted) = self.wanted.get_mut(&interface.index) else {
+            return false;
+        };
+        if wanted.in_front != found {
+            say_what_is_in_front(&interface.name, &found);
+        }
+        let (was, is) = (is_by_chance(&wanted.in_front), is_by_chance(&found));
+        wanted.in_front = found;
+        if is && !was {
+            wanted.moves.removed();
+        }
+        is && wanted.moves.wait == 0
+    }
+
+    /// The program was moved in front of what was there by chance.
+    pub fn moved(&mut self, interface: &Interface) {
+        self.moves += 1;
+        if let Some(wanted) = self.wanted.get_mut(&interface.index) {
+            tracing::info!(
+                interface = interface.name,
+                times = wanted.moves.removals,
+                "moved the program in front"
+            );
+            wanted.in_front.retain(|one| !one.is_by_chance);
+        }
+    }
+
+    /// How often a program was moved in front.
+    pub fn moves(&self) -> u64 {
+        self.moves
+    }
+
     /// Whether an interface is wanted.
     pub fn wants(&self, index: u32) -> bool {
         self.wanted.contains_key(&index)
@@ -157,6 +202,7 @@ impl Attachments {
                 name: wanted.name.clone(),
                 mode: None,
                 error: wanted.error.clone(),
+                in_front: wanted.in_front.iter().map(described).collect(),
             })
             .collect()
     }
@@ -174,16 +220,10 @@ impl Attachments {
 
     fn attach(&mut self, programs: &mut impl Programs, interface: Interface) {
         let error = programs.attach(&interface).err();
-        let before = self
-            .wanted
-            .get(&interface.index)
-            .map(|wanted| (wanted.error.clone(), wanted.backoff));
-        let (before, backoff) = before.map_or((None, Backoff::default()), |(error, backoff)| {
-            (Some(error), backoff)
-        });
+        let wanted = self.wanted.entry(interface.index).or_default();
         match &error {
             // Said once, not at every retry.
-            Some(error) if before != Some(Some(error.clone())) => {
+            Some(error) if wanted.error.as_ref() != Some(error) => {
                 tracing::warn!(
                     interface = interface.name,
                     error,
@@ -197,15 +237,36 @@ impl Attachments {
                 "attached"
             ),
         }
-        self.wanted.insert(
-            interface.index,
-            Wanted {
-                name: interface.name,
-                error,
-                backoff,
-            },
-        );
+        wanted.name = interface.name;
+        wanted.error = error;
     }
+}
+
+fn is_by_chance(found: &[InFront]) -> bool {
+    found.iter().any(|one| one.is_by_chance)
+}
+
+fn described(found: &InFront) -> InFrontStatus {
+    InFrontStatus {
+        hook: found.hook.to_owned(),
+        program: found.name.clone(),
+    }
+}
+
+fn say_what_is_in_front(interface: &str, found: &[InFront]) {
+    if found.is_empty() {
+        tracing::info!(interface, "no program is in front of gregor's any more");
+        return;
+    }
+    let programs: Vec<String> = found
+        .iter()
+        .map(|one| format!("{} ({})", one.name, one.hook))
+        .collect();
+    tracing::warn!(
+        interface,
+        programs = programs.join(", "),
+        "in front of gregor's program, which sees only what these let go on"
+    );
 }
 
 #[cfg(test)]
@@ -298,6 +359,47 @@ mod tests {
         }
         attachments.removed(&veth);
         assert!(attachments.retry(&mut kernel));
+    }
+
+    #[test]
+    fn what_is_in_front_is_told_and_passed_ever_later() {
+        let mut kernel = Fake::default();
+        let mut attachments = Attachments::default();
+        let veth = interface(1, "veth");
+        attachments.apply(&mut kernel, Event::Appeared(veth.clone()));
+        let front = |is_by_chance| InFront {
+            hook: "clsact",
+            name: "policy".to_owned(),
+            is_by_chance,
+        };
+        // Placed there by somebody: it stays.
+        for _ in 0..10 {
+            assert!(!attachments.stands_in_front(&veth, vec![front(false)]));
+        }
+        assert_eq!(attachments.status()[0].in_front[0].program, "policy");
+        assert!(attachments.complete());
+        assert!(!attachments.stands_in_front(&veth, Vec::new()));
+        assert!(attachments.status()[0].in_front.is_empty());
+
+        let mut looks = Vec::new();
+        for _ in 0..8 {
+            looks.push(1);
+            while !attachments.stands_in_front(&veth, vec![front(true)]) {
+                attachments.retry(&mut kernel);
+                *looks.last_mut().unwrap() += 1;
+            }
+            attachments.moved(&veth);
+            assert!(attachments.status()[0].in_front.is_empty());
+        }
+        assert_eq!(looks, [1, 3, 5, 9, 17, 33, 65, 65]);
+        assert_eq!(attachments.moves(), 8);
+        // Long enough in peace.
+        for _ in 0..64 {
+            attachments.retry(&mut kernel);
+        }
+        assert!(attachments.stands_in_front(&veth, vec![front(true)]));
+        // Not wanted: nothing to move.
+        assert!(!attachments.stands_in_front(&interface(2, "other"), vec![front(true)]));
     }
 
     #[test]

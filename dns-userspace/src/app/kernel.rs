@@ -32,6 +32,8 @@ enum Request {
     Links(Vec<Event>),
     /// Puts back what another process took off, and tries again what failed.
     Retry,
+    /// Filters have changed: the same for clsact, for what need not wait for a retry.
+    Filters,
     Replace(Box<Datapath>, Selection, oneshot::Sender<Replaced>),
     /// Leaves the hooks, or leaves them to a successor.
     End(End, oneshot::Sender<()>),
@@ -90,6 +92,11 @@ impl Kernel {
     /// Puts back what another process took off, and tries again what failed.
     pub fn retry(&self) {
         self.send(Request::Retry);
+    }
+
+    /// Filters of interfaces have changed.
+    pub fn filters(&self) {
+        self.send(Request::Filters);
     }
 
     /// Puts another program in force, on each interface in one step.
@@ -164,8 +171,15 @@ impl Owner {
                 Some(Request::Retry) => {
                     self.put_back();
                     self.attachments.retry(&mut self.datapath);
+                    self.look_in_front();
                     self.datapath.find_ways_out();
                 }
+                Some(Request::Filters) if self.datapath.is_on_clsact() => {
+                    self.put_back();
+                    self.attachments.attach_due(&mut self.datapath);
+                    self.look_in_front();
+                }
+                Some(Request::Filters) => {}
                 Some(Request::Replace(next, selection, reply)) => {
                     let replaced = self.replace(*next, &selection);
                     let _ = reply.send(replaced);
@@ -197,6 +211,27 @@ impl Owner {
                 error = one_line(&error),
                 "another process detached the link for TCP; TCP goes to the existing cache"
             ),
+        }
+    }
+
+    /// Notices programs that get the frames of an interface first, and moves in front of those that are there by chance.
+    fn look_in_front(&mut self) {
+        for (interface, found) in self.datapath.in_front() {
+            if !self.attachments.stands_in_front(&interface, found) {
+                continue;
+            }
+            match self.datapath.move_in_front(interface.index) {
+                Ok(()) => self.attachments.moved(&interface),
+                Err(error) => {
+                    let error = one_line(&error);
+                    tracing::warn!(
+                        interface = interface.name,
+                        error,
+                        "lost the program while it was moved in front; will try again"
+                    );
+                    self.attachments.lost(&interface, error);
+                }
+            }
         }
     }
 
@@ -247,6 +282,8 @@ struct View {
     complete: bool,
     /// Programs that another process took off.
     removed: u64,
+    /// Programs that were moved in front of others.
+    moved: u64,
     /// The first list of interfaces was gone through.
     listed: bool,
     program: Option<ProgramStatus>,
@@ -269,7 +306,7 @@ impl Board {
         let complete = attachments.complete();
         let mut view = lock(&self.view);
         (view.interfaces, view.complete) = (interfaces, complete);
-        view.removed = attachments.removals();
+        (view.removed, view.moved) = (attachments.removals(), attachments.moves());
     }
 
     fn program(&self, datapath: &mut Datapath) {
@@ -306,9 +343,9 @@ impl Board {
         if other_namespaces > 0 {
             *namespaces.entry(OTHER_NAMESPACES.to_owned()).or_default() += other_namespaces;
         }
-        let (removed, program) = {
+        let (removed, moved, program) = {
             let view = lock(&self.view);
-            (view.removed, view.program.clone())
+            (view.removed, view.moved, view.program.clone())
         };
         KernelStatus {
             requests: KernelStatus::requests(&verdicts),
@@ -328,6 +365,7 @@ impl Board {
                 .map(|(server, count)| (server.to_string(), count))
                 .collect::<BTreeMap<_, _>>(),
             removed,
+            moved,
             program,
         }
     }

@@ -28,6 +28,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{oneshot, watch as latest},
     task::{JoinHandle, JoinSet},
+    time::Instant,
 };
 
 use self::{
@@ -42,8 +43,8 @@ use self::{
 };
 use crate::{
     datapath::{
-        Attempt, Base, Claim, Datapath, Decisions, HEARTBEAT_VALID, Heartbeat, ProgramLog, Ring,
-        State as Pins, trim_heap,
+        Attempt, Base, Claim, Datapath, Decisions, FilterChanges, HEARTBEAT_VALID, Heartbeat,
+        ProgramLog, Ring, State as Pins, trim_heap,
     },
     discover::{Event, Links},
     monitor::Hub,
@@ -53,6 +54,8 @@ use crate::{
 
 /// How often interfaces that could not be attached are tried again.
 const RETRY: Duration = Duration::from_secs(5);
+/// An agent that changes filters makes several changes in a row.
+const FILTERS_SETTLE: Duration = Duration::from_millis(20);
 /// How long pods that already asked are waited for at shutdown.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -109,6 +112,8 @@ struct App {
     tcp: Arc<Tcp>,
     ring: RingTask,
     links: Links,
+    /// `None` where the kernel does not announce them: then the retry finds out.
+    filters: Option<FilterChanges>,
     reloads: Reloads,
     shutdown: Shutdown,
     /// The maps, for programs to come.
@@ -234,6 +239,7 @@ impl App {
             tcp,
             ring,
             links,
+            filters: FilterChanges::open().ok(),
             reloads,
             shutdown,
             base,
@@ -255,6 +261,8 @@ impl App {
         let mut retry = tokio::time::interval(RETRY);
         retry.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut told_ready = false;
+        // When filters changed that were not looked at since.
+        let mut noticed = None;
         loop {
             if !told_ready && self.state.is_ready() {
                 told_ready = true;
@@ -270,6 +278,19 @@ impl App {
                         }
                     }
                     self.kernel.links(batch);
+                }
+                changed = filters_changed(&self.filters) => match changed {
+                    Ok(()) => {
+                        noticed.get_or_insert_with(Instant::now);
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "cannot follow the changes of filters; looks every 5 s");
+                        self.filters = None;
+                    }
+                },
+                () = settled(noticed), if noticed.is_some() => {
+                    noticed = None;
+                    self.kernel.filters();
                 }
                 _ = retry.tick() => {
                     self.kernel.retry();
@@ -495,6 +516,20 @@ async fn finished<T>(pending: &mut Option<JoinHandle<T>>) -> Result<T, tokio::ta
     match pending {
         Some(handle) => handle.await,
         None => std::future::pending().await,
+    }
+}
+
+async fn filters_changed(changes: &Option<FilterChanges>) -> io::Result<()> {
+    match changes {
+        Some(changes) => changes.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Ready some time after a change, so that those that come in a row are one.
+async fn settled(noticed: Option<Instant>) {
+    if let Some(noticed) = noticed {
+        tokio::time::sleep_until(noticed + FILTERS_SETTLE).await;
     }
 }
 

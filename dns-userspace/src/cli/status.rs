@@ -123,6 +123,13 @@ fn render(status: &Status) -> String {
             status.kernel.removed
         );
     }
+    if status.kernel.moved > 0 {
+        let _ = writeln!(
+            text,
+            "  other programs came in front {} times; gregor's moved in front of them",
+            status.kernel.moved
+        );
+    }
     for interface in &status.interfaces {
         let _ = match &interface.error {
             None => {
@@ -141,6 +148,13 @@ fn render(status: &Status) -> String {
                 interface.name, interface.index
             ),
         };
+        for found in &interface.in_front {
+            let _ = writeln!(
+                text,
+                "    IN FRONT OF GREGOR: {} ({}); queries that it does not let go on are not answered by gregor",
+                found.program, found.hook
+            );
+        }
     }
 
     let _ = writeln!(text, "\nrequests in the kernel");
@@ -256,7 +270,7 @@ fn map(text: &mut String, prefix: &str, values: &BTreeMap<String, u64>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::{Counter, InterfaceStatus, Readiness, RuleStatus};
+    use crate::observe::{Counter, InFrontStatus, InterfaceStatus, Readiness, RuleStatus};
 
     fn example() -> Status {
         let mut status = Status {
@@ -286,6 +300,7 @@ mod tests {
                 name: "veth7".to_owned(),
                 mode: None,
                 error: None,
+                in_front: Vec::new(),
             }],
             ..Default::default()
         };
@@ -365,6 +380,10 @@ tcp (after-truncation)
         status.config.error = Some("line 3: no".to_owned());
         status.config.warnings = vec!["rule `kafka` is shadowed".to_owned()];
         status.kernel.other_servers.insert("8.8.8.8".to_owned(), 4);
+        status.interfaces[0].in_front.push(InFrontStatus {
+            hook: "tcx".to_owned(),
+            program: "policy".to_owned(),
+        });
         let text = render(&status);
         for part in [
             "ready        no: not every interface that is present is attached",
@@ -372,6 +391,7 @@ tcp (after-truncation)
             "warning: rule `kafka` is shadowed",
             "interfaces (0 of 1 attached)",
             "veth7 (7) NOT ATTACHED: it is busy",
+            "IN FRONT OF GREGOR: policy (tcx);",
             "WARNING: pods also ask servers",
             "8.8.8.8                4",
         ] {

@@ -69,6 +69,17 @@ pub enum Order {
     Last,
 }
 
+/// A program that gets the frames of an interface before gregor's, which sees only what that one lets go on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct InFront {
+    /// `tcx` or `clsact`.
+    pub hook: &'static str,
+    /// As whoever attached it calls it; `program ID` where the kernel does not tell, which takes CAP_SYS_ADMIN on tcx.
+    pub name: String,
+    /// A filter of gregor's own priority: it is in front because it came later, not because somebody placed it there.
+    pub is_by_chance: bool,
+}
+
 /// Why a program cannot be attached.
 #[derive(Debug, thiserror::Error)]
 pub enum AttachError {
@@ -126,6 +137,8 @@ impl Link {
 
 /// Our filter's handle on clsact; a fixed one, so that a filter left by a crash is replaced rather than joined.
 const HANDLE: TcHandle = TcHandle::new(0, 0x6772);
+/// That of a filter that was moved to the front, and back to [`HANDLE`] the next time.
+const OTHER_HANDLE: TcHandle = TcHandle::new(0, 0x6773);
 const FIRST_PRIORITY: u16 = 1;
 const LAST_PRIORITY: u16 = 0xffff;
 
@@ -154,11 +167,77 @@ pub fn detect_hook() -> Hook {
 /// look at, which takes CAP_SYS_ADMIN.
 pub fn programs_on(interface: &str) -> io::Result<Vec<String>> {
     let programs = link::tcx_programs(if_nametoindex(interface)?)?;
-    let name = |id| link::program_name(link::open_program(id)?);
-    Ok(programs
-        .into_iter()
-        .map(|id| name(id).unwrap_or_else(|_| format!("program {id}")))
-        .collect())
+    Ok(programs.into_iter().map(name_of).collect())
+}
+
+fn name_of(id: u32) -> String {
+    link::open_program(id)
+        .and_then(link::program_name)
+        .unwrap_or_else(|_| format!("program {id}"))
+}
+
+/// What gets the frames of an interface before the program of this link; on XDP there is nothing in front.
+pub(super) fn in_front(
+    link: &Link,
+    interface: &Interface,
+    order: Order,
+) -> io::Result<Vec<InFront>> {
+    let on_tcx = |ids: &[u32]| -> Vec<InFront> {
+        let program = |id: &u32| InFront {
+            hook: "tcx",
+            name: name_of(*id),
+            is_by_chance: false,
+        };
+        ids.iter().map(program).collect()
+    };
+    match link {
+        Link::Bpf(_, Some(_)) => Ok(Vec::new()),
+        Link::Bpf(link, None) => {
+            let own = link.info()?.program_id;
+            let programs = link::tcx_programs(interface.index)?;
+            let place = programs.iter().position(|id| *id == own);
+            // Not on the hook: that is noticed elsewhere.
+            Ok(on_tcx(&programs[..place.unwrap_or(0)]))
+        }
+        Link::Filter(_) => {
+            // Before Linux 6.6 there is no tcx.
+            let programs = link::tcx_programs(interface.index).unwrap_or_default();
+            let mut found = on_tcx(&programs);
+            let own = priority(order);
+            let filters = clsact::filters(interface.index)?;
+            let is_ours = |filter: &Filter| has_our_place(filter) && filter.priority() == own;
+            if let Some(place) = filters.iter().position(is_ours) {
+                found.extend(filters[..place].iter().map(|filter| InFront {
+                    hook: "clsact",
+                    name: filter.name.clone(),
+                    is_by_chance: order == Order::First && filter.priority() == own,
+                }));
+            }
+            Ok(found)
+        }
+    }
+}
+
+/// Moves our filter in front of those of its priority: it is attached a second time, as the newest one, before the first one goes.
+pub(super) fn move_in_front(
+    program: &mut Program,
+    link: Link,
+    interface: &Interface,
+    order: Order,
+) -> Result<Link, AttachError> {
+    let link = match link {
+        Link::Filter(link) => link,
+        // Whoever is in front on tcx was placed there.
+        link @ Link::Bpf(..) => return Ok(link),
+    };
+    let handle = if link.handle()? == HANDLE {
+        OTHER_HANDLE
+    } else {
+        HANDLE
+    };
+    let moved = add_filter(program.try_into()?, interface, order, handle)?;
+    aya::programs::links::Link::detach(link)?;
+    Ok(Link::Filter(moved))
 }
 
 pub(super) fn attach(
@@ -194,14 +273,24 @@ fn attach_clsact(
     order: Order,
 ) -> Result<Link, AttachError> {
     prepare_clsact(interface)?;
+    add_filter(program, interface, order, HANDLE).map(Link::Filter)
+}
+
+/// Where another filter has the handle, that is an error.
+fn add_filter(
+    program: &mut SchedClassifier,
+    interface: &Interface,
+    order: Order,
+    handle: TcHandle,
+) -> Result<SchedClassifierLink, AttachError> {
     let options = NlOptions {
         priority: priority(order),
-        handle: HANDLE,
+        handle,
         classid: None,
     };
     let options = TcAttachOptions::Netlink(options);
     let id = program.attach_with_options(&interface.name, TcAttachType::Ingress, options)?;
-    Ok(Link::Filter(program.take_link(id)?))
+    Ok(program.take_link(id)?)
 }
 
 /// Native where the driver can, else generic.
@@ -241,25 +330,33 @@ pub(super) fn replace(program: &mut Program, link: Link) -> Result<Link, AttachE
 
 /// The filter that an earlier process has left in the place of ours; `None` where there is none.
 pub(super) fn left_filter(interface: &Interface, order: Order) -> Option<Link> {
-    if !has_our_filter(interface, order).unwrap_or(false) {
-        return None;
+    let filters = our_filters(interface, order).ok()?;
+    let (first, others) = filters.split_first()?;
+    // It was moving.
+    for other in others {
+        let _ = clsact::remove(other);
     }
+    let handle = if first.handle == u32::from(OTHER_HANDLE) {
+        OTHER_HANDLE
+    } else {
+        HANDLE
+    };
     SchedClassifierLink::attached(
         &interface.name,
         TcAttachType::Ingress,
         priority(order),
-        HANDLE,
+        handle,
         None,
     )
     .ok()
     .map(Link::Filter)
 }
 
-/// Whether there is a filter in the place of ours.
-fn has_our_filter(interface: &Interface, order: Order) -> io::Result<bool> {
-    Ok(clsact::filters(interface.index)?
-        .iter()
-        .any(|filter| has_our_place(filter) && filter.priority() == priority(order)))
+/// The filters in the place of ours: one, or two for the moment at which it moves.
+fn our_filters(interface: &Interface, order: Order) -> io::Result<Vec<Filter>> {
+    let mut filters = clsact::filters(interface.index)?;
+    filters.retain(|filter| has_our_place(filter) && filter.priority() == priority(order));
+    Ok(filters)
 }
 
 fn priority(order: Order) -> u16 {
@@ -282,7 +379,7 @@ pub(super) fn leave(link: Link) {
 pub(super) fn is_removed(link: &Link, interface: &Interface, order: Order) -> bool {
     let is_on_hook = match link {
         Link::Bpf(link, _) => link.is_attached(),
-        Link::Filter(_) => has_our_filter(interface, order).unwrap_or(true),
+        Link::Filter(_) => our_filters(interface, order).map_or(true, |ours| !ours.is_empty()),
     };
     !is_on_hook && if_indextoname(interface.index).is_ok()
 }
@@ -331,7 +428,8 @@ pub(super) fn remove_left_filters() {
     }
 }
 
-/// Whether a filter is called like ours and has our handle.
+/// Whether a filter is called like ours and has a handle of ours.
 pub(super) fn has_our_place(filter: &Filter) -> bool {
-    filter.name == PROGRAM && filter.handle == u32::from(HANDLE)
+    let handles = [HANDLE, OTHER_HANDLE].map(u32::from);
+    filter.name == PROGRAM && handles.contains(&filter.handle)
 }

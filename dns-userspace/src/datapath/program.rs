@@ -6,8 +6,9 @@ use aya::{Ebpf, TestRun as _, TestRunOptions, programs::Program};
 use dns_common::abi::{Bucket, maps};
 
 use super::{
-    Answers, Base, DatapathError, Decisions, Heartbeat, Hook, Interface, Listeners, LoadOptions,
-    Order, ProgramLog, Ring, State, SteerMode, Steered, SteeringSummary, Switch, XdpMode,
+    Answers, Base, DatapathError, Decisions, Heartbeat, Hook, InFront, Interface, Listeners,
+    LoadOptions, Order, ProgramLog, Ring, State, SteerMode, Steered, SteeringSummary, Switch,
+    XdpMode,
     answers::{Tables, View},
     attach::{self, Link},
     egress::PeersElsewhere,
@@ -164,6 +165,44 @@ impl Datapath {
                 Some(interface)
             })
             .collect()
+    }
+
+    /// Whether its place is a filter, whose changes the kernel [announces](super::FilterChanges).
+    pub fn is_on_clsact(&self) -> bool {
+        self.options.hook == Hook::Clsact
+    }
+
+    /// What gets the frames of each interface before this program. One that the kernel tells nothing of is left out.
+    pub fn in_front(&self) -> Vec<(Interface, Vec<InFront>)> {
+        let order = self.options.order;
+        self.links
+            .values()
+            .filter_map(|held| {
+                let found = attach::in_front(&held.link, &held.interface, order).ok()?;
+                Some((held.interface.clone(), found))
+            })
+            .collect()
+    }
+
+    /// Moves this program in front of those that are there [by chance](InFront::is_by_chance). On an error it is off the
+    /// interface.
+    pub fn move_in_front(&mut self, index: u32) -> Result<(), DatapathError> {
+        let Some(mut held) = self.links.remove(&index) else {
+            return Ok(());
+        };
+        let program = program_of(&mut self.ebpf, self.program)?;
+        let order = self.options.order;
+        match attach::move_in_front(program, held.link, &held.interface, order) {
+            Ok(link) => {
+                held.link = link;
+                self.links.insert(index, held);
+                Ok(())
+            }
+            Err(error) => Err(DatapathError::Attach {
+                interface: held.interface.name,
+                error,
+            }),
+        }
     }
 
     /// Pins a link. One that cannot be is there all the same, as long as this process is.

@@ -275,6 +275,16 @@ impl Collector for Page {
             "Programs that another process took off an interface; they are put back",
             status.kernel.removed,
         )?;
+        page.gauges(
+            "programs_in_front",
+            "Programs that get the frames of an interface before gregor's, by hook",
+            ["tcx", "clsact"].map(|hook| ([("hook", hook)], status.in_front(hook) as f64)),
+        )?;
+        page.counter(
+            "programs_moved",
+            "Programs moved in front of one that had come later",
+            status.kernel.moved,
+        )?;
         page.counter("panics", "Tasks that panicked", status.panics)
     }
 }
@@ -360,8 +370,8 @@ pub(super) mod tests {
 
     use super::*;
     use crate::observe::{
-        AnswersStatus, ConfigStatus, InterfaceStatus, KernelStatus, ProgramStatus, Readiness,
-        ResponderStatus, RuleStatus, TcpStatus,
+        AnswersStatus, ConfigStatus, InFrontStatus, InterfaceStatus, KernelStatus, ProgramStatus,
+        Readiness, ResponderStatus, RuleStatus, TcpStatus,
     };
 
     /// Something in every field.
@@ -403,12 +413,17 @@ pub(super) mod tests {
                     name: "veth4".to_owned(),
                     mode: Some("native".to_owned()),
                     error: None,
+                    in_front: vec![InFrontStatus {
+                        hook: "clsact".to_owned(),
+                        program: "policy".to_owned(),
+                    }],
                 },
                 InterfaceStatus {
                     index: 5,
                     name: "veth5".to_owned(),
                     mode: None,
                     error: Some("no".to_owned()),
+                    in_front: Vec::new(),
                 },
             ],
             heartbeat_age_seconds: Some(0.1),
@@ -425,6 +440,7 @@ pub(super) mod tests {
                     namespaces: map(&[("foo", 30), ("bar", 10)]),
                 },
                 removed: 3,
+                moved: 4,
                 program: Some(ProgramStatus {
                     id: 9,
                     verified_instructions: 12_345,
@@ -549,6 +565,9 @@ pub(super) mod tests {
             "gregor_config_last_load_successful 0.0",
             "gregor_interface_resyncs_total 2",
             "gregor_programs_removed_total 3",
+            "gregor_programs_in_front{hook=\"tcx\"} 0.0",
+            "gregor_programs_in_front{hook=\"clsact\"} 1.0",
+            "gregor_programs_moved_total 4",
             "gregor_panics_total 0",
             "gregor_responder_unanswered_total 5",
             "gregor_truncated_responses_total 4",
@@ -574,6 +593,7 @@ pub(super) mod tests {
         assert_eq!(
             found,
             BTreeSet::from([
+                "hook",
                 "namespace",
                 "rcode",
                 "reason",

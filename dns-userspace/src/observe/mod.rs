@@ -9,7 +9,7 @@ pub use client::{ClientError, Monitor, Page, fetch_page, fetch_status};
 pub use metrics::{CONTENT_TYPE, render};
 pub use serve::{ServeError, Source, bind_control, bind_pages, control, pages, serve};
 pub use status::{
-    AnswersStatus, ConfigStatus, Counter, InterfaceStatus, KernelStatus, MAX_NAMESPACES,
-    OTHER_NAMESPACES, ProgramStatus, Readiness, ResponderStatus, RuleStatus, Status, TcpStatus,
-    Vital,
+    AnswersStatus, ConfigStatus, Counter, InFrontStatus, InterfaceStatus, KernelStatus,
+    MAX_NAMESPACES, OTHER_NAMESPACES, ProgramStatus, Readiness, ResponderStatus, RuleStatus,
+    Status, TcpStatus, Vital,
 };

@@ -91,6 +91,16 @@ pub struct InterfaceStatus {
     pub mode: Option<String>,
     /// Why it is not attached, if it is not.
     pub error: Option<String>,
+    /// Programs that get its frames before gregor's, which sees only what they let go on.
+    pub in_front: Vec<InFrontStatus>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct InFrontStatus {
+    /// `tcx` or `clsact`.
+    pub hook: String,
+    pub program: String,
 }
 
 /// What the programs tell.
@@ -103,6 +113,8 @@ pub struct KernelStatus {
     pub answers: AnswersStatus,
     /// Programs that another process took off an interface.
     pub removed: u64,
+    /// How often gregor moved its program in front of one that had come later.
+    pub moved: u64,
     pub program: Option<ProgramStatus>,
 }
 
@@ -273,6 +285,15 @@ impl Status {
             readiness: self.readiness.clone(),
             heartbeat_age_seconds: self.heartbeat_age_seconds,
         }
+    }
+
+    /// Programs on a hook that get the frames of an interface before gregor's.
+    pub fn in_front(&self, hook: &str) -> usize {
+        self.interfaces
+            .iter()
+            .flat_map(|interface| &interface.in_front)
+            .filter(|found| found.hook == hook)
+            .count()
     }
 
     /// Interfaces with a program on them.

@@ -1,8 +1,9 @@
 //! Policies that a node may have beside gregor, reduced to what they do to DNS: one that lets only replies through to
-//! questions that it saw, one that lets no reply through, one that lets no question through.
+//! questions that it saw, one that lets no reply through, one that lets no question through, one that lets everything
+//! through and nobody else see it.
 
 use aya_ebpf::{
-    bindings::TC_ACT_SHOT,
+    bindings::{TC_ACT_OK, TC_ACT_SHOT},
     macros::{classifier, map},
     maps::{LruHashMap, PerCpuArray},
     programs::TcContext,
@@ -97,6 +98,12 @@ pub fn policy_deny(context: TcContext) -> i32 {
         }
         _ => NEXT,
     }
+}
+
+/// Ingress: lets everything through, and ends the chain.
+#[classifier]
+pub fn policy_end(_context: TcContext) -> i32 {
+    TC_ACT_OK
 }
 
 #[inline(always)]

@@ -263,7 +263,7 @@ pub struct Lab {
     name: String,
     directory: PathBuf,
     pods: BTreeMap<String, Pod>,
-    pods_made: usize,
+    cache_kind: CacheKind,
     world: Arc<RwLock<World>>,
     // Dropped in this order: servers live in threads inside the namespaces.
     cache: Server,
@@ -327,7 +327,7 @@ impl Lab {
             name: name.to_owned(),
             directory,
             pods: BTreeMap::new(),
-            pods_made: 0,
+            cache_kind: builder.cache,
             world,
             cache,
             cluster,
@@ -372,9 +372,28 @@ impl Lab {
         &self.cache
     }
 
+    /// Ends the existing cache, with what it has cached.
+    pub fn stop_cache(&mut self) {
+        if let Running::Process(process) = &self.cache.running {
+            process.stop();
+        }
+        self.cache.running = Running::Nothing;
+    }
+
+    /// Starts another one of the same kind in its place, and waits until it answers.
+    pub fn start_cache(&mut self) -> Result<()> {
+        self.cache = start_cache(self.cache_kind, &self.directory, &self.node, &self.made)?;
+        self.wait_for_servers()
+    }
+
     /// The cluster DNS behind the node.
     pub fn cluster(&self) -> &Server {
         &self.cluster
+    }
+
+    /// Where the cluster DNS runs, for a server of the caller's own ([`ClusterKind::None`]).
+    pub fn cluster_netns(&self) -> &Arc<Netns> {
+        &self.dns
     }
 
     /// Changes the data of an embedded cluster DNS; CoreDNS keeps what it was started with.
@@ -396,8 +415,10 @@ impl Lab {
         if self.pods.contains_key(kubernetes_namespace) {
             bail!("there is a pod in namespace {kubernetes_namespace} already");
         }
-        self.pods_made += 1;
-        let index = u8::try_from(self.pods_made).context("a lab has at most 255 pods")?;
+        let is_free = |index: &u8| self.pods.values().all(|pod| pod.v4.octets()[2] != *index);
+        let index = (1..=u8::MAX)
+            .find(is_free)
+            .context("a lab has at most 255 pods at a time")?;
         let files = [
             (
                 "resolv.conf",
@@ -497,8 +518,19 @@ route add ::/0 via fd00:244:{index:x}::1
 
     /// One that takes over from its predecessor and leaves to its successor; `name` is that of its files.
     pub fn spawn_successor(&self, name: &str, binary: &Path, config: &str) -> Result<Gregor> {
+        self.spawn_successor_with(name, binary, config, &[])
+    }
+
+    /// The same with more options.
+    pub fn spawn_successor_with(
+        &self,
+        name: &str,
+        binary: &Path,
+        config: &str,
+        options: &[&str],
+    ) -> Result<Gregor> {
         let mut command = Command::new(binary);
-        command.args(["run", "--handover"]);
+        command.args(["run", "--handover"]).args(options);
         self.spawn_gregor_named(name, command, binary, config)
     }
 

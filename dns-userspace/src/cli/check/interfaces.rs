@@ -7,7 +7,8 @@ use super::finding::Finding;
 use crate::{
     app::settings::{Settings, hook_name},
     datapath::{
-        Hook, Interface, PROGRAM, XdpMode, has_tcx, programs_on, vlan_offload_remedy, xdp_modes,
+        Hook, Interface, Order, PROGRAM, XdpMode, has_tcx, programs_on, vlan_offload_remedy,
+        xdp_modes,
     },
     discover,
 };
@@ -74,7 +75,8 @@ pub async fn look(settings: Option<&Settings>) -> Vec<Finding> {
     for interface in present {
         let tcx = programs_on(&interface.name).unwrap_or_default();
         let clsact = clsact_filters(&interface).await.unwrap_or_default();
-        findings.push(judge_interface(&interface, &tcx, &clsact));
+        let order = settings.map_or(Order::First, |settings| settings.order);
+        findings.push(judge_interface(&interface, &tcx, &clsact, order));
     }
     findings
 }
@@ -159,8 +161,52 @@ async fn clsact_filters(interface: &Interface) -> anyhow::Result<Vec<String>> {
         .collect())
 }
 
-fn judge_interface(interface: &Interface, tcx: &[String], clsact: &[String]) -> Finding {
+/// The programs that run before gregor's, and whether that is against `order`; `None` where gregor's is not there.
+fn in_front(tcx: &[String], clsact: &[String], order: Order) -> Option<(Vec<String>, bool)> {
+    let named = |names: &[String], hook: &str| -> Vec<String> {
+        let name = |name: &String| format!("{name} ({hook})");
+        names.iter().map(name).collect()
+    };
+    let place = |names: &[String]| names.iter().position(|name| name == PROGRAM);
+    if let Some(place) = place(tcx) {
+        return Some((
+            named(&tcx[..place], "tcx"),
+            order == Order::First && place > 0,
+        ));
+    }
+    let place = place(clsact)?;
+    let mut found = named(tcx, "tcx");
+    found.extend(named(&clsact[..place], "clsact"));
+    Some((found, order == Order::First && place > 0))
+}
+
+fn judge_interface(
+    interface: &Interface,
+    tcx: &[String],
+    clsact: &[String],
+    order: Order,
+) -> Finding {
     let what = format!("interface {}", interface.name);
+    if let Some((found, is_against_order)) = in_front(tcx, clsact, order)
+        && !found.is_empty()
+    {
+        let found = found.join(", ");
+        let detail = format!("in front of gregor: {found}; it sees only what these let go on");
+        return if is_against_order {
+            Finding::error(
+                what,
+                detail,
+                "order = \"first\" is not in force: restart gregor to have it in front, or have the other program come \
+                 later; a program that denies on purpose wants order = \"last\"",
+            )
+        } else {
+            Finding::warning(
+                what,
+                detail,
+                "they have to return TCX_NEXT or TC_ACT_UNSPEC for what they let through: TC_ACT_OK ends the chain",
+            )
+        };
+    }
     let others: Vec<String> = tcx
         .iter()
         .map(|name| format!("{name} (tcx)"))
@@ -217,6 +263,9 @@ mod tests {
             index: 7,
             name: "veth7".to_owned(),
         };
+        let judge_interface = |interface: &Interface, tcx: &[String], clsact: &[String]| {
+            judge_interface(interface, tcx, clsact, Order::First)
+        };
         let free = judge_interface(&interface, &[], &[]);
         assert_eq!((free.level, free.detail.as_str()), (Level::Ok, "free"));
         let own = judge_interface(&interface, &[PROGRAM.to_owned()], &[]);
@@ -227,6 +276,33 @@ mod tests {
             shared.detail,
             "other programs on its ingress: cil_from_cont (tcx), x (clsact)"
         );
+    }
+
+    #[test]
+    fn what_is_in_front_is_against_the_order_or_not() {
+        let interface = Interface {
+            index: 7,
+            name: "veth7".to_owned(),
+        };
+        let list =
+            |names: &str| -> Vec<String> { names.split_whitespace().map(str::to_owned).collect() };
+        for (tcx, clsact, order, level) in [
+            ("x gregor", "", Order::First, Level::Error),
+            ("x gregor", "", Order::Last, Level::Warning),
+            ("", "x gregor", Order::First, Level::Error),
+            ("", "x gregor", Order::Last, Level::Warning),
+            // Whatever the order, tcx comes first.
+            ("x", "gregor", Order::First, Level::Warning),
+        ] {
+            let finding = judge_interface(&interface, &list(tcx), &list(clsact), order);
+            assert_eq!(finding.level, level, "{finding:?}");
+            assert!(finding.detail.starts_with("in front of gregor: x ("));
+        }
+        for (tcx, clsact) in [("gregor x", ""), ("", "gregor x"), ("gregor", "x")] {
+            let finding = judge_interface(&interface, &list(tcx), &list(clsact), Order::First);
+            assert_eq!(finding.level, Level::Warning);
+            assert!(finding.detail.starts_with("gregor is on it, with x"));
+        }
     }
 
     #[test]

@@ -1,0 +1,32 @@
+//! Fault injection, as `cargo xtask chaos` starts it.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use gregor_tests::chaos::{self, Run};
+
+/// Replaces, kills, stops, reloads and disturbs gregor while pods go on asking; exit code 1 when a promise is broken
+#[derive(Debug, Parser)]
+#[command(bin_name = "cargo xtask chaos")]
+struct Cli {
+    #[command(flatten)]
+    options: chaos::Options,
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    let run = Run::of(&Cli::parse().options);
+    let outcome = chaos::run("chaos", &run)?;
+    print!("\n{}", chaos::render(&outcome.verdict));
+    for skipped in &outcome.skipped {
+        println!("skipped: {skipped}");
+    }
+    for broken in &outcome.verdict.broken {
+        println!("BROKEN: {broken}");
+    }
+    Ok(if outcome.verdict.broken.is_empty() {
+        println!("every promise was kept");
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}

@@ -1,0 +1,408 @@
+//! Which promises a chaos run has broken: a pure function of what was done and what the pods saw.
+//!
+//! A query that is lost is excused only where the documents say so: the responder had it when it was killed, it was
+//! handed over before the programs noticed that nobody was there, the existing cache lost it, or another agent had just
+//! changed what is on the pod's interface.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::load::{Counts, Incident, Kind, Seen, What};
+
+/// What is done to gregor, or around it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    /// Nothing.
+    Quiet,
+    /// A successor takes over, the predecessor is told to end.
+    Upgrade,
+    /// SIGKILL, and a start at once.
+    Kill,
+    /// SIGKILL, and a start after a while.
+    Absence,
+    /// SIGSTOP for a while.
+    Stop,
+    /// Killed by the kernel, because its cgroup is out of memory.
+    OutOfMemory,
+    /// Another configuration.
+    Reload,
+    /// Pods come and go.
+    Churn,
+    /// Another agent takes the program off the hook.
+    Purge,
+    /// The existing cache is restarted.
+    Cache,
+}
+
+impl Fault {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Quiet => "quiet",
+            Self::Upgrade => "upgrade",
+            Self::Kill => "kill -9",
+            Self::Absence => "kill -9, absent",
+            Self::Stop => "SIGSTOP",
+            Self::OutOfMemory => "out of memory",
+            Self::Reload => "reload",
+            Self::Churn => "pods come and go",
+            Self::Purge => "foreign agent",
+            Self::Cache => "cache restarted",
+        }
+    }
+
+    /// Whether a gregor serves new names all the time.
+    fn is_served_throughout(self) -> bool {
+        matches!(
+            self,
+            Self::Quiet | Self::Upgrade | Self::Reload | Self::Churn
+        )
+    }
+}
+
+/// One fault, with what follows until the next one. Times are since the start of the run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Round {
+    pub fault: Fault,
+    pub events: Vec<Event>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// gregor died at `at`, and the next one was ready at `served`.
+    Died { at: Duration, served: Duration },
+    /// The existing cache was away.
+    CacheAway { from: Duration, until: Duration },
+    /// Another agent took the program off this pod's interface.
+    Purged { pod: String, at: Duration },
+}
+
+/// A successor that comes within this time serves whoever still waits.
+const IN_TIME: Duration = Duration::from_secs(4);
+/// The programs hand queries over until this has passed without a sign of the responder.
+const DEADLINE: Duration = Duration::from_secs(1);
+/// A program that another agent removed is put back within this time.
+const PUT_BACK: Duration = Duration::from_secs(5);
+/// Between an event and the moment at which the harness noted it, on a busy machine.
+const SLACK: Duration = Duration::from_millis(300);
+/// Of new names, how many of a thousand the cache may answer while a gregor serves: a machine that stalls for a second
+/// looks like a responder that does.
+const PASSED_PER_MILLE: u64 = 50;
+
+/// What became of the rounds with one fault.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Row {
+    pub rounds: u64,
+    pub counts: Counts,
+    /// Lost without an excuse.
+    pub lost: u64,
+    /// The responder had them when it died.
+    pub outstanding: u64,
+    /// Handed over after the death, and nobody came in time.
+    pub unnoticed: u64,
+    /// Lost by the existing cache.
+    pub lost_by_cache: u64,
+    pub wrong: u64,
+    /// Known names without their endpoint.
+    pub leaked: u64,
+    /// The same, or lost, while another agent had removed the program: an interface stops for a moment when its queueing
+    /// discipline goes or comes.
+    pub exposed: u64,
+}
+
+/// The verdict.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verdict {
+    pub rows: BTreeMap<Fault, Row>,
+    /// One line for each kind of broken promise and fault, with an example.
+    pub broken: Vec<String>,
+}
+
+/// Why a query may be lost.
+enum Excuse {
+    Outstanding,
+    Unnoticed,
+    Cache,
+}
+
+/// Judges what pods have seen in these rounds.
+pub fn judge(rounds: &[Round], seen: &Seen) -> Verdict {
+    let mut verdict = Verdict::default();
+    for round in rounds {
+        verdict.rows.entry(round.fault).or_default().rounds += 1;
+    }
+    let fault_of = |number: usize| rounds.get(number).map(|round| round.fault);
+    for (number, counts) in &seen.counts {
+        if let Some(fault) = fault_of(*number) {
+            let row = verdict.rows.entry(fault).or_default();
+            row.counts.add(counts);
+        }
+    }
+    let events: Vec<&Event> = rounds.iter().flat_map(|round| &round.events).collect();
+    let mut examples: BTreeMap<(Fault, &str), (u64, String)> = BTreeMap::new();
+    for incident in &seen.incidents {
+        let Some(fault) = fault_of(incident.round) else {
+            continue;
+        };
+        let row = verdict.rows.entry(fault).or_default();
+        let promise = match &incident.what {
+            What::Wrong(_) => {
+                row.wrong += 1;
+                "wrong answers"
+            }
+            What::Leaked(_) | What::Lost if is_exposed(&events, incident) => {
+                row.exposed += 1;
+                continue;
+            }
+            What::Leaked(_) => {
+                row.leaked += 1;
+                "known names without their endpoint"
+            }
+            What::Lost => match excuse(&events, incident) {
+                Some(Excuse::Outstanding) => {
+                    row.outstanding += 1;
+                    continue;
+                }
+                Some(Excuse::Unnoticed) => {
+                    row.unnoticed += 1;
+                    continue;
+                }
+                Some(Excuse::Cache) => {
+                    row.lost_by_cache += 1;
+                    continue;
+                }
+                None => {
+                    row.lost += 1;
+                    "lost queries"
+                }
+            },
+        };
+        let example = examples
+            .entry((fault, promise))
+            .or_insert_with(|| (0, describe(incident)));
+        example.0 += 1;
+    }
+    for ((fault, promise), (count, example)) in examples {
+        let name = fault.name();
+        verdict
+            .broken
+            .push(format!("{name}: {count} {promise}, the first: {example}"));
+    }
+    for (fault, row) in &verdict.rows {
+        let name = fault.name();
+        let new = row.counts.sent[Kind::New as usize];
+        if fault.is_served_throughout() && row.counts.passed * 1000 > new * PASSED_PER_MILLE {
+            verdict.broken.push(format!(
+                "{name}: {} of {new} new names were left to the cache while a gregor was to serve them",
+                row.counts.passed
+            ));
+        }
+        if row.counts.twice > 0 {
+            let twice = row.counts.twice;
+            verdict
+                .broken
+                .push(format!("{name}: {twice} queries got two replies"));
+        }
+    }
+    verdict
+}
+
+fn describe(incident: &Incident) -> String {
+    let what = match &incident.what {
+        What::Lost => "no reply",
+        What::Wrong(text) | What::Leaked(text) => text,
+    };
+    format!(
+        "{} ({}) from pod {} at {:.3} s: {what}",
+        incident.qname,
+        incident.kind.name(),
+        incident.pod,
+        incident.sent.as_secs_f64()
+    )
+}
+
+fn is_exposed(events: &[&Event], incident: &Incident) -> bool {
+    events.iter().any(|event| match event {
+        Event::Purged { pod, at } => {
+            *pod == incident.pod
+                && incident.sent + SLACK >= *at
+                && incident.sent <= *at + PUT_BACK + SLACK
+        }
+        _ => false,
+    })
+}
+
+fn excuse(events: &[&Event], incident: &Incident) -> Option<Excuse> {
+    let sent = incident.sent;
+    events.iter().find_map(|event| match event {
+        // What is known the program answers, and foreign names pass: no death reaches them.
+        Event::Died { at, served } if incident.kind == Kind::New => {
+            if sent <= *at && sent + super::load::TIMEOUT >= *at {
+                Some(Excuse::Outstanding)
+            } else if sent > *at
+                && sent <= *at + DEADLINE + SLACK
+                && served.saturating_sub(*at) > IN_TIME
+            {
+                Some(Excuse::Unnoticed)
+            } else {
+                None
+            }
+        }
+        Event::CacheAway { from, until } if incident.kind != Kind::Known => {
+            (sent + DEADLINE >= *from && sent <= *until + SLACK).then_some(Excuse::Cache)
+        }
+        _ => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: f64) -> Duration {
+        Duration::from_secs_f64(seconds)
+    }
+
+    fn round(fault: Fault, events: &[Event]) -> Round {
+        Round {
+            fault,
+            events: events.to_vec(),
+        }
+    }
+
+    fn incident(sent: f64, kind: Kind, what: What) -> Incident {
+        Incident {
+            sent: at(sent),
+            round: 0,
+            pod: "foo".to_owned(),
+            kind,
+            qname: "name".to_owned(),
+            what,
+        }
+    }
+
+    fn seen(incidents: &[Incident]) -> Seen {
+        let counts = Counts {
+            sent: [600, 100, 300],
+            ..Counts::default()
+        };
+        Seen {
+            counts: BTreeMap::from([(0, counts)]),
+            incidents: incidents.to_vec(),
+        }
+    }
+
+    fn broken(round: Round, incidents: &[Incident]) -> Vec<String> {
+        judge(&[round], &seen(incidents)).broken
+    }
+
+    #[test]
+    fn a_run_without_incidents_breaks_nothing() {
+        let verdict = judge(&[round(Fault::Upgrade, &[])], &seen(&[]));
+        assert_eq!(verdict.broken, Vec::<String>::new());
+        assert_eq!(verdict.rows[&Fault::Upgrade].counts.sent[0], 600);
+    }
+
+    #[test]
+    fn nothing_may_be_lost_in_an_upgrade() {
+        for kind in Kind::ALL {
+            let lost = incident(7.0, kind, What::Lost);
+            let broken = broken(round(Fault::Upgrade, &[]), &[lost]);
+            assert!(broken[0].contains("1 lost queries"), "{broken:?}");
+        }
+    }
+
+    #[test]
+    fn a_death_costs_what_the_responder_had_and_nothing_else() {
+        let died = |served| Event::Died {
+            at: at(10.0),
+            served: at(served),
+        };
+        let row = |served, kind, sent| {
+            let lost = incident(sent, kind, What::Lost);
+            let verdict = judge(&[round(Fault::Kill, &[died(served)])], &seen(&[lost]));
+            let row = verdict.rows[&Fault::Kill].clone();
+            (row.lost, row.outstanding, row.unnoticed)
+        };
+        assert_eq!(row(11.0, Kind::New, 9.9), (0, 1, 0));
+        assert_eq!(row(11.0, Kind::Known, 9.9), (1, 0, 0));
+        assert_eq!(row(11.0, Kind::Foreign, 9.9), (1, 0, 0));
+        // The next one serves it.
+        assert_eq!(row(11.0, Kind::New, 10.5), (1, 0, 0));
+        // Nobody does.
+        assert_eq!(row(70.0, Kind::New, 10.5), (0, 0, 1));
+        assert_eq!(row(70.0, Kind::New, 11.5), (1, 0, 0));
+        assert_eq!(row(70.0, Kind::New, 4.0), (1, 0, 0));
+    }
+
+    #[test]
+    fn a_wrong_answer_is_never_excused() {
+        let events = [
+            Event::Died {
+                at: at(10.0),
+                served: at(70.0),
+            },
+            Event::Purged {
+                pod: "foo".to_owned(),
+                at: at(10.0),
+            },
+        ];
+        let wrong = incident(10.0, Kind::New, What::Wrong("10.0.0.9".to_owned()));
+        let broken = broken(round(Fault::Absence, &events), &[wrong]);
+        assert!(broken[0].contains("1 wrong answers"), "{broken:?}");
+    }
+
+    #[test]
+    fn known_names_keep_their_endpoint_but_for_a_purged_interface() {
+        let leaked = |sent| incident(sent, Kind::Known, What::Leaked("NXDOMAIN".to_owned()));
+        let found = broken(round(Fault::Absence, &[]), &[leaked(10.0)]);
+        assert!(found[0].contains("without their endpoint"), "{found:?}");
+        let purged = |pod: &str| {
+            let event = Event::Purged {
+                pod: pod.to_owned(),
+                at: at(10.0),
+            };
+            round(Fault::Purge, &[event])
+        };
+        assert!(broken(purged("foo"), &[leaked(14.0)]).is_empty());
+        assert_eq!(broken(purged("foo"), &[leaked(16.0)]).len(), 1);
+        assert_eq!(broken(purged("bar"), &[leaked(14.0)]).len(), 1);
+        let lost = incident(10.0, Kind::Known, What::Lost);
+        assert!(broken(purged("foo"), std::slice::from_ref(&lost)).is_empty());
+        assert_eq!(broken(purged("bar"), &[lost]).len(), 1);
+    }
+
+    #[test]
+    fn the_cache_may_lose_what_it_is_asked() {
+        let away = Event::CacheAway {
+            from: at(10.0),
+            until: at(12.0),
+        };
+        let lost = |kind, sent| {
+            let lost = incident(sent, kind, What::Lost);
+            broken(round(Fault::Cache, std::slice::from_ref(&away)), &[lost]).len()
+        };
+        assert_eq!(lost(Kind::Foreign, 11.0), 0);
+        assert_eq!(lost(Kind::New, 11.0), 0);
+        assert_eq!(lost(Kind::Known, 11.0), 1);
+        assert_eq!(lost(Kind::Foreign, 14.0), 1);
+    }
+
+    #[test]
+    fn new_names_are_served_where_a_gregor_is() {
+        let mut seen = seen(&[]);
+        let counts = seen.counts.get_mut(&0).unwrap();
+        counts.passed = 50;
+        let quiet = round(Fault::Quiet, &[]);
+        assert_eq!(judge(std::slice::from_ref(&quiet), &seen).broken.len(), 1);
+        assert_eq!(judge(&[round(Fault::Absence, &[])], &seen).broken.len(), 0);
+        seen.counts.get_mut(&0).unwrap().passed = 5;
+        assert_eq!(judge(&[quiet], &seen).broken.len(), 0);
+    }
+
+    #[test]
+    fn two_replies_to_one_query_are_one_too_many() {
+        let mut seen = seen(&[]);
+        seen.counts.get_mut(&0).unwrap().twice = 1;
+        let broken = judge(&[round(Fault::Upgrade, &[])], &seen).broken;
+        assert_eq!(broken, ["upgrade: 1 queries got two replies"]);
+    }
+}

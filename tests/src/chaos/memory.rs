@@ -1,0 +1,95 @@
+//! A memory cgroup in which the kernel kills a process for want of memory.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::lab::{Process, patience};
+
+/// What the group may have. The process that takes it all needs more.
+const LIMIT: &str = "33554432";
+
+/// Whether this machine's cgroups can do that, and where.
+#[derive(Debug)]
+pub struct Group(PathBuf);
+
+impl Group {
+    /// Makes a group, in cgroup v1 or v2.
+    ///
+    /// # Errors
+    /// Why there is none to be had.
+    pub fn make(name: &str) -> Result<Self> {
+        let v1 = Path::new("/sys/fs/cgroup/memory");
+        let v2 = Path::new("/sys/fs/cgroup");
+        let (root, limit) = if v1.join("memory.limit_in_bytes").exists() {
+            (v1, "memory.limit_in_bytes")
+        } else {
+            let delegated = fs::read_to_string(v2.join("cgroup.subtree_control"))
+                .context("no memory cgroup, neither of v1 nor of v2")?;
+            if !delegated.split_whitespace().any(|name| name == "memory") {
+                bail!("the memory controller is not delegated at {}", v2.display());
+            }
+            (v2, "memory.max")
+        };
+        let group = Self(root.join(name));
+        fs::create_dir(&group.0).with_context(|| format!("making {}", group.0.display()))?;
+        let limit = group.0.join(limit);
+        fs::write(&limit, LIMIT).with_context(|| format!("writing {}", limit.display()))?;
+        Ok(group)
+    }
+
+    /// Moves a process into the group and takes all memory of it, until the kernel has killed the process.
+    pub fn kill(&self, process: &Process) -> Result<()> {
+        fs::write(self.0.join("cgroup.procs"), process.pid().to_string())
+            .context("moving a process into a cgroup")?;
+        // Of the two, the kernel takes the other one for the one that needs more.
+        let badness = format!("/proc/{}/oom_score_adj", process.pid());
+        fs::write(&badness, "1000").with_context(|| format!("writing {badness}"))?;
+        let mut eater = Command::new("sh")
+            .args([
+                "-c",
+                "echo $$ >\"$1/cgroup.procs\" && exec tail /dev/zero",
+                "sh",
+            ])
+            .arg(&self.0)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
+        let limit = patience(Duration::from_secs(30));
+        let mut waited = Duration::ZERO;
+        let outcome = loop {
+            if process.exited().is_some() {
+                break Ok(());
+            }
+            if waited > limit {
+                break Err(anyhow::anyhow!(
+                    "the kernel killed nothing within {limit:?}"
+                ));
+            }
+            thread::sleep(Duration::from_millis(2));
+            waited += Duration::from_millis(2);
+        };
+        let _ = eater.kill();
+        eater.wait()?;
+        outcome
+    }
+}
+
+impl Drop for Group {
+    /// Also where the kernel has not finished with its last process.
+    fn drop(&mut self) {
+        for _ in 0..50 {
+            if fs::remove_dir(&self.0).is_ok() {
+                return;
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! Fault injection: gregor is replaced, killed, stopped, reloaded and disturbed while pods go on asking, and the pods judge
+//! whether it kept its promises.
+
+mod faults;
+mod judge;
+mod load;
+mod memory;
+mod report;
+mod run;
+mod upstream;
+
+pub use faults::Plant;
+pub use judge::{Fault, Verdict};
+pub use report::render;
+pub use run::{Options, Outcome, Place, Plan, QUICK, Run, run};

@@ -1,0 +1,89 @@
+//! Fault injection in its short form, on both hooks; and it finds what is broken on purpose. Wants root.
+
+#![allow(clippy::unwrap_used, reason = "a panic is the report")]
+
+use std::time::Duration;
+
+use gregor::datapath::has_tcx;
+use gregor_tests::{
+    chaos::{self, Fault, Place, Plan, Plant, QUICK, Run, Verdict},
+    lab::skip,
+};
+
+/// Three pods; the order of the faults is another one each time, and printed.
+fn run(plan: Plan, place: Place, plant: Option<Plant>) -> Verdict {
+    let run = Run {
+        plan,
+        place,
+        pods: 3,
+        seed: rand::random(),
+        plant,
+        time: None,
+    };
+    let outcome = chaos::run("e2echaos", &run).unwrap();
+    println!("{}", chaos::render(&outcome.verdict));
+    for skipped in &outcome.skipped {
+        println!("skipped: {skipped}");
+    }
+    outcome.verdict
+}
+
+fn can_use_tcx(test: &str) -> bool {
+    let can = has_tcx().unwrap();
+    if !can {
+        skip(test, "this kernel has no tcx");
+    }
+    can
+}
+
+fn promises_are_kept(place: Place) {
+    let verdict = run(QUICK, place, None);
+    assert_eq!(verdict.broken, Vec::<String>::new());
+    let sent: u64 = verdict.rows.values().flat_map(|row| row.counts.sent).sum();
+    assert!(sent > 10_000, "{sent} queries: too few to tell");
+}
+
+#[test]
+fn promises_are_kept_on_tcx() {
+    if can_use_tcx("promises_are_kept_on_tcx") {
+        promises_are_kept(Place::Tcx);
+    }
+}
+
+#[test]
+fn promises_are_kept_on_clsact() {
+    promises_are_kept(Place::Clsact);
+}
+
+/// A plan of one fault, twice.
+fn twice(fault: &'static [(Fault, usize)]) -> Plan {
+    Plan {
+        faults: fault,
+        absence: Duration::from_secs(2),
+        ..QUICK
+    }
+}
+
+#[test]
+fn pins_that_are_left_out_are_found() {
+    if !can_use_tcx("pins_that_are_left_out_are_found") {
+        return;
+    }
+    let plan = twice(&[(Fault::Absence, 2)]);
+    let broken = run(plan, Place::Tcx, Some(Plant::Pins)).broken;
+    let is_found = |line: &String| line.contains("known names without their endpoint");
+    assert!(broken.iter().any(is_found), "{broken:?}");
+    // The same without the fault.
+    let broken = run(plan, Place::Tcx, None).broken;
+    assert_eq!(broken, Vec::<String>::new());
+}
+
+#[test]
+fn a_heartbeat_that_is_never_renewed_is_found() {
+    let plan = twice(&[(Fault::Quiet, 2)]);
+    let broken = run(plan, Place::Clsact, Some(Plant::Heartbeat)).broken;
+    let is_found = |line: &String| line.contains("new names were left to the cache");
+    assert!(broken.iter().any(is_found), "{broken:?}");
+    let broken = run(plan, Place::Clsact, None).broken;
+    assert_eq!(broken, Vec::<String>::new());
+}

@@ -164,7 +164,7 @@ impl Owner {
                 Some(Request::Retry) => {
                     self.put_back();
                     self.attachments.retry(&mut self.datapath);
-                    self.datapath.find_ways_out();
+                    self.datapath.find_reply_paths();
                 }
                 Some(Request::Replace(next, selection, reply)) => {
                     let replaced = self.replace(*next, &selection);

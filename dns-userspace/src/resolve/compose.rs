@@ -19,6 +19,7 @@ use super::{
     chain::Answer,
     query::{MAX_COOKIE, Query},
 };
+use crate::model::wire_name;
 
 /// As a field of a message.
 pub const UDP_SIZE: u16 = wire::UDP_SIZE as u16;
@@ -404,17 +405,6 @@ impl Writer {
         }
         self.bytes.extend_from_slice(&soa.minimum.to_be_bytes());
     }
-}
-
-/// A name in wire format, root label included.
-pub fn wire_name(name: &Name) -> Vec<u8> {
-    let mut wire = Vec::with_capacity(255);
-    for label in name.iter() {
-        wire.push(label.len() as u8);
-        wire.extend_from_slice(label);
-    }
-    wire.push(0);
-    wire
 }
 
 #[cfg(test)]

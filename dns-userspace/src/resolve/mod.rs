@@ -15,7 +15,7 @@ mod upstream;
 
 pub use chain::{Answer, Failure, Outcome};
 pub use chase::looks_like_address;
-pub use compose::{ExtendedError, Section, wire_name};
+pub use compose::{ExtendedError, Section};
 pub use limiter::Limiter;
 pub use query::{Edns, Query};
 pub use responder::{Responder, ResponderOptions, Upstream};
@@ -23,7 +23,9 @@ pub use source::{DnsSource, Explanation, Step, StepReply, TargetSource, explain}
 pub use stats::{NamespaceCounts, PassReason, Snapshot, Stats};
 pub use store::Sizes;
 pub use stream::{MAX_QUEUED, ReplyTo, Steer, StreamQuery, StreamReply};
-pub use upstream::{RetryReason, Transport};
+pub use upstream::RetryReason;
+
+pub use crate::model::{Transport, wire_name};
 
 /// The steps of a chase and of a reply one by one, for the fuzz targets.
 #[doc(hidden)]

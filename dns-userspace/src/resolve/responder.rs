@@ -39,9 +39,9 @@ use super::{
     stream::{Steer, StreamQuery},
 };
 use crate::{
-    datapath::Intercepted,
     inject::{Inject, QueryFrame},
-    monitor::{Exchange, Hub, Transport},
+    model::{Intercepted, Transport},
+    monitor::{Exchange, Hub},
 };
 
 /// Look-ups of one interface for types that programs do not keep.

@@ -11,8 +11,9 @@ use tokio::time::Instant;
 use super::{
     chain::{Failure, Outcome},
     chase::Chase,
-    upstream::{self, Patience, Pool, RetryReason, Transport, UpstreamReply},
+    upstream::{self, Patience, Pool, RetryReason, UpstreamReply},
 };
+use crate::model::Transport;
 
 /// Tries within the time of one chase.
 const TRIES: u32 = 4;

@@ -29,18 +29,12 @@ use self::{
     question::{Check, Question},
 };
 use super::chain::Failure;
+use crate::model::Transport;
 
 /// Replies that do not match before TCP is tried.
 const MAX_MISMATCHES: u32 = 4;
 /// Tries that go unanswered before an OPT is left out: on some ways only that gets through.
 const TRIES_WITH_EDNS: u32 = 2;
-
-/// How the reply came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Transport {
-    Udp,
-    Tcp,
-}
 
 /// When to give up, and how often to ask again until then.
 #[derive(Clone, Copy, Debug)]

@@ -1,4 +1,4 @@
-//! Decides which clients of UDP are told TC=1, and tells the program of them.
+//! Decides which UDP clients get TC=1, and has their TCP connections steered.
 
 use std::{
     collections::HashSet,
@@ -10,13 +10,13 @@ use std::{
 use arc_swap::ArcSwap;
 
 use crate::{
-    datapath::{SteerMode, Steered},
     discover::{Routes, own_addresses},
+    model::{SteerMode, SteeredClients},
     resolve::Steer,
 };
 
-/// How long the connections of a client are steered after it was told TC=1. It comes back at once; a second connection of
-/// the same client within that time is answered as well by the responder as by the server.
+/// How long the connections of a client are steered after it got TC=1. It retries at once; a second connection of the same
+/// client within that time is answered as well by the responder as by the server.
 const WINDOW: Duration = Duration::from_secs(5);
 /// How often the kernel is asked for the node's addresses.
 const REFRESH: Duration = Duration::from_secs(2);
@@ -35,12 +35,12 @@ pub struct Steering {
 #[derive(Debug)]
 struct Inner {
     mode: SteerMode,
-    /// One program; two while one takes the place of the other.
-    programs: Vec<Steered>,
+    /// One program; two while one replaces the other.
+    programs: Vec<Arc<dyn SteeredClients>>,
 }
 
 impl Steering {
-    /// Nothing is steered yet, and no server known to be local.
+    /// Steers nothing yet, and takes no server for local.
     pub fn new(servers: Vec<IpAddr>) -> Self {
         Self {
             inner: Mutex::new(Inner {
@@ -53,14 +53,19 @@ impl Steering {
         }
     }
 
-    /// Another program is about to be attached, perhaps in the place of one: it is told as well.
-    pub fn also(&self, program: Steered) {
-        tell_own(&program, &self.own.load());
+    /// Another program is about to be attached, perhaps in place of one: clients are inserted into both.
+    pub fn also(&self, program: Arc<dyn SteeredClients>) {
+        set_own(&*program, &self.own.load());
         self.lock().programs.push(program);
     }
 
     /// This program steers and no other; with [`SteerMode::Never`], none does.
-    pub fn only(&self, mode: SteerMode, program: Option<Steered>, servers: Vec<IpAddr>) {
+    pub fn only(
+        &self,
+        mode: SteerMode,
+        program: Option<Arc<dyn SteeredClients>>,
+        servers: Vec<IpAddr>,
+    ) {
         self.servers.store(Arc::new(servers));
         *self.lock() = Inner {
             mode,
@@ -76,7 +81,7 @@ impl Steering {
         self.lock().mode
     }
 
-    /// The servers that are local, as they stand in the configuration.
+    /// The servers that are local, spelled and ordered as in the configuration.
     pub fn local(&self) -> Vec<IpAddr> {
         let local = self.local.load();
         let servers = self.servers.load();
@@ -94,14 +99,14 @@ impl Steering {
             match routes.is_local(server).await {
                 Ok(true) => drop(local.insert(server)),
                 Ok(false) => {}
-                Err(error) => tracing::debug!(%error, "cannot tell whether a server is local"),
+                Err(error) => tracing::debug!(%error, "cannot find out whether a server is local"),
             }
         }
         if **self.local.load() != local {
             tracing::info!(?local, "servers whose TCP can be steered");
             self.local.store(Arc::new(local));
         }
-        // A dump of what may be thousands of Service addresses, so not on a thread that serves.
+        // A dump of possibly thousands of Service addresses, so not on a worker thread.
         match tokio::task::spawn_blocking(own_addresses).await {
             Ok(Ok(own)) => self.own.store(Arc::new(own)),
             Ok(Err(error)) => tracing::debug!(%error, "cannot list the node's addresses"),
@@ -109,11 +114,11 @@ impl Steering {
         }
         let own = self.own.load();
         for program in &self.lock().programs {
-            tell_own(program, &own);
+            set_own(&**program, &own);
         }
     }
 
-    /// Keeps what is known of the servers fresh, for ever.
+    /// Refreshes the addresses periodically; never returns.
     pub async fn watch(self: Arc<Self>, routes: Routes) {
         let mut again = tokio::time::interval(REFRESH);
         again.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -128,7 +133,7 @@ impl Steering {
     }
 }
 
-fn tell_own(program: &Steered, own: &HashSet<IpAddr>) {
+fn set_own(program: &dyn SteeredClients, own: &HashSet<IpAddr>) {
     if let Err(error) = program.set_own(own) {
         tracing::debug!(%error, "some of the node's addresses are not known to the program");
     }
@@ -144,14 +149,14 @@ impl Steer for Steering {
             SteerMode::Never => false,
             SteerMode::Always => true,
             SteerMode::AfterTruncation => {
-                let mut told = !inner.programs.is_empty();
+                let mut is_steered = !inner.programs.is_empty();
                 for program in &inner.programs {
                     if let Err(error) = program.insert(client, WINDOW) {
                         tracing::debug!(%error, "a client cannot be steered");
-                        told = false;
+                        is_steered = false;
                     }
                 }
-                told
+                is_steered
             }
         }
     }

@@ -12,8 +12,8 @@ use super::{
     waiting::{Origin, Waiting, Way},
 };
 use crate::{
-    datapath::Term,
     inject::{Datagram, Inject},
+    model::Term,
     monitor::Verdict,
     resolve::{
         chain::Failure,
@@ -57,7 +57,7 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
                     };
                     answers.answer(waiting.origin.ifindex(), key, body, &term);
                 }
-                None => answers.nothing(key),
+                None => answers.withdraw(key),
             }
         }
         if waiting.is_answered {
@@ -133,11 +133,11 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
             Some(kept) => self.stale(waiting, &kept),
             None => {
                 if let Some((answers, key)) = waiting.entry() {
-                    answers.nothing(key);
+                    answers.withdraw(key);
                     if trouble == Trouble::NoAddress {
                         // For neither family.
                         for qtype in [TYPE_A, TYPE_AAAA] {
-                            answers.nothing(&key.with_qtype(qtype));
+                            answers.withdraw(&key.with_qtype(qtype));
                         }
                     }
                 }

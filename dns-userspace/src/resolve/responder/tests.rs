@@ -25,7 +25,7 @@ use super::{
     *,
 };
 use crate::{
-    datapath::{Publish, Term},
+    model::{Publish, Term},
     resolve::{chain::Answer, testing::*},
     rules::{MatchSpec, RuleSet, RuleSpec},
 };
@@ -722,7 +722,7 @@ impl Publish for Published {
         self.0.lock().unwrap().push(Told::NoTarget(*key, left));
     }
 
-    fn nothing(&self, key: &answer::Key) {
+    fn withdraw(&self, key: &answer::Key) {
         self.0.lock().unwrap().push(Told::Nothing(*key));
     }
 }

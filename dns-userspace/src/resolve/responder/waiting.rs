@@ -8,8 +8,8 @@ use std::{
 use dns_common::{answer, wire::qtype_is_kept};
 
 use crate::{
-    datapath::Publish,
     inject::QueryFrame,
+    model::Publish,
     monitor::Record,
     resolve::{compose::Carrier, query::Query, stream::ReplyTo},
 };

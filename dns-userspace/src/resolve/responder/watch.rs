@@ -8,7 +8,8 @@ use super::{
 };
 use crate::{
     inject::Inject,
-    monitor::{Exchange, Record, Transport},
+    model::Transport,
+    monitor::{Exchange, Record},
     resolve::{source::TargetSource, stats::Replied},
     rules::RuleSet,
 };

@@ -8,8 +8,11 @@ use hickory_proto::{
     rr::{Name, RecordType},
 };
 
-use super::{Transport, infra::Style};
-use crate::resolve::compose::{UDP_SIZE, wire_name};
+use super::infra::Style;
+use crate::{
+    model::{Transport, wire_name},
+    resolve::compose::UDP_SIZE,
+};
 
 pub const HEADER: usize = DNS_HEADER_LEN as usize;
 /// Replies with more records are not looked at: no message of 64 KiB holds as many addresses.

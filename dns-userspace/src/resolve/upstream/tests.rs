@@ -6,9 +6,9 @@ use hickory_proto::op::ResponseCode;
 use tokio::net::TcpListener;
 
 use super::{infra::Style, *};
-use crate::resolve::{
-    compose::wire_name,
-    testing::{a, name},
+use crate::{
+    model::wire_name,
+    resolve::testing::{a, name},
 };
 use tokio::net::UdpSocket;
 

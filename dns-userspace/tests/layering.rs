@@ -102,6 +102,53 @@ fn deciding_modules_reach_neither_the_datapath_nor_aya() {
     }
 }
 
+/// Files and folders whose code takes the time, random numbers and input as arguments.
+const SANS_IO: [&str; 16] = [
+    "discover/track",
+    "inject/frame",
+    "resolve/cache",
+    "resolve/chain",
+    "resolve/chase",
+    "resolve/compose",
+    "resolve/engine",
+    "resolve/in_flight",
+    "resolve/limiter",
+    "resolve/query",
+    "resolve/upstream/exchange",
+    "resolve/upstream/infra",
+    "resolve/upstream/question",
+    "resolve/upstream/retry",
+    "tcp/framing",
+    "tcp/relay",
+];
+
+#[test]
+fn sans_io_files_use_no_sockets_no_clock_and_no_source_of_randomness() {
+    let imports = userspace();
+    for module in SANS_IO {
+        let files = imports.below(module);
+        assert!(!files.is_empty(), "{module} is gone");
+        let mut wrong = users_of(&imports, files.iter().copied(), &["tokio", "aya", "libc"]);
+        for file in files {
+            for path in &imports.external[file] {
+                let is_io = path.ends_with("::now")
+                    || path.starts_with("rand::random")
+                    || path.starts_with("rand::rng::")
+                    || ["Socket", "Listener", "Stream", "File"]
+                        .iter()
+                        .any(|end| path.ends_with(end))
+                    || ["std::fs", "std::io", "std::thread", "std::env"]
+                        .iter()
+                        .any(|start| path.starts_with(start));
+                if is_io {
+                    wrong.push(format!("{file}: {path}"));
+                }
+            }
+        }
+        assert!(wrong.is_empty(), "{wrong:#?}");
+    }
+}
+
 /// A crate of these files, gone with the value.
 struct Sample(PathBuf);
 

@@ -269,7 +269,7 @@ impl Connection<'_> {
                 self.push(&answer, now);
             }
             StreamReply::PassOn => self.pass_on(message),
-            StreamReply::Nothing => self.dispatch.counters.lost(1),
+            StreamReply::NoReply => self.dispatch.counters.lost(1),
         }
     }
 

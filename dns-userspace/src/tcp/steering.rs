@@ -140,7 +140,7 @@ fn set_own(program: &dyn SteeredClients, own: &HashSet<IpAddr>) {
 }
 
 impl Steer for Steering {
-    fn tell(&self, server: IpAddr, client: IpAddr) -> bool {
+    fn steer(&self, server: IpAddr, client: IpAddr) -> bool {
         if !self.local.load().contains(&server) {
             return false;
         }

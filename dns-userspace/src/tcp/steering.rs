@@ -161,3 +161,70 @@ impl Steer for Steering {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    /// The table of a program, which may be full.
+    #[derive(Debug, Default)]
+    struct Table {
+        clients: Mutex<Vec<(IpAddr, Duration)>>,
+        is_full: bool,
+    }
+
+    impl SteeredClients for Table {
+        fn insert(&self, client: IpAddr, valid: Duration) -> io::Result<()> {
+            if self.is_full {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            self.clients.lock().unwrap().push((client, valid));
+            Ok(())
+        }
+
+        fn set_own(&self, _addresses: &HashSet<IpAddr>) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 7));
+    const LOCAL: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(169, 254, 20, 10));
+    const ELSEWHERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(172, 20, 0, 10));
+
+    fn steering(mode: SteerMode, table: Option<Arc<Table>>) -> Steering {
+        let steering = Steering::new(vec![LOCAL, ELSEWHERE]);
+        steering.local.store(Arc::new(HashSet::from([LOCAL])));
+        let program = table.map(|table| -> Arc<dyn SteeredClients> { table });
+        steering.only(mode, program, vec![LOCAL, ELSEWHERE]);
+        steering
+    }
+
+    #[test]
+    fn clients_of_a_local_server_are_inserted_into_every_program() {
+        let [first, second] = [(); 2].map(|()| Arc::new(Table::default()));
+        let steering = steering(SteerMode::AfterTruncation, Some(first.clone()));
+        steering.also(second.clone());
+        assert!(!steering.steer(ELSEWHERE, CLIENT));
+        assert!(first.clients.lock().unwrap().is_empty());
+        assert!(steering.steer(LOCAL, CLIENT));
+        for table in [first, second] {
+            assert_eq!(*table.clients.lock().unwrap(), [(CLIENT, WINDOW)]);
+        }
+    }
+
+    #[test]
+    fn a_client_gets_no_tc_where_its_connection_would_not_be_steered() {
+        let full = Arc::new(Table {
+            is_full: true,
+            ..Table::default()
+        });
+        assert!(!steering(SteerMode::AfterTruncation, Some(full)).steer(LOCAL, CLIENT));
+        assert!(!steering(SteerMode::AfterTruncation, None).steer(LOCAL, CLIENT));
+        let table = Arc::new(Table::default());
+        assert!(!steering(SteerMode::Never, Some(table.clone())).steer(LOCAL, CLIENT));
+        assert!(steering(SteerMode::Always, Some(table.clone())).steer(LOCAL, CLIENT));
+        assert!(table.clients.lock().unwrap().is_empty());
+    }
+}

@@ -5,10 +5,10 @@ use std::{
     hash::Hash,
 };
 
-/// The interface of entries whose own is gone: anybody may push them out.
-const NOBODY: u32 = 0;
+/// The owner of entries whose interface is gone: any interface may push them out.
+const OWNERLESS: u32 = 0;
 
-/// How much is kept.
+/// The size of the map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     pub total: usize,
@@ -57,11 +57,11 @@ impl<K: Clone + Eq + Hash, V> FairMap<K, V> {
         self.slots.get(key).map(|slot| &slot.value)
     }
 
-    /// Writes an entry. One that is there stays on the account of who asked first; a new one may find no room, when
-    /// others fill the map within their share and this interface has nothing to give up.
+    /// Writes an entry. An existing one stays on the account of its first interface; a new one finds no room when others fill
+    /// the map within their share and this interface has no entry to replace.
     pub fn insert(&mut self, ifindex: u32, key: K, value: V) -> bool {
         let ifindex = match self.take(&key) {
-            Some(slot) if slot.ifindex != NOBODY => slot.ifindex,
+            Some(slot) if slot.ifindex != OWNERLESS => slot.ifindex,
             _ => ifindex,
         };
         if self.make_room(ifindex).is_err() {
@@ -89,18 +89,18 @@ impl<K: Clone + Eq + Hash, V> FairMap<K, V> {
         }
         self.writes += 1;
         let write = self.writes;
-        let queue = self.queues.entry(NOBODY).or_default();
+        let queue = self.queues.entry(OWNERLESS).or_default();
         queue.insert(write, key.clone());
         let slot = Slot {
             value,
-            ifindex: NOBODY,
+            ifindex: OWNERLESS,
             write,
         };
         self.slots.insert(key, slot);
         true
     }
 
-    /// Makes an entry the newest of whoever has it.
+    /// Makes an entry the newest of its interface.
     pub fn touch(&mut self, key: &K) {
         let Some(slot) = self.slots.get_mut(key) else {
             return;
@@ -120,7 +120,7 @@ impl<K: Clone + Eq + Hash, V> FairMap<K, V> {
         if self.slots.len() < self.limits.total {
             return Ok(None);
         }
-        self.pop_oldest(NOBODY)
+        self.pop_oldest(OWNERLESS)
             .or_else(|| self.pop_oldest(ifindex))
             .map(Some)
             .ok_or(Full)
@@ -160,17 +160,17 @@ impl<K: Clone + Eq + Hash, V> FairMap<K, V> {
         Some((key, slot.value))
     }
 
-    /// Gives the entries of an interface that is gone to nobody.
+    /// Marks the entries of an interface that is gone as ownerless.
     pub fn release(&mut self, ifindex: u32) {
         let Some(queue) = self.queues.remove(&ifindex) else {
             return;
         };
         for key in queue.values() {
             if let Some(slot) = self.slots.get_mut(key) {
-                slot.ifindex = NOBODY;
+                slot.ifindex = OWNERLESS;
             }
         }
-        self.queues.entry(NOBODY).or_default().extend(queue);
+        self.queues.entry(OWNERLESS).or_default().extend(queue);
     }
 }
 
@@ -181,7 +181,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_gone_interface_kept_makes_room_for_others() {
+    fn entries_of_a_gone_interface_make_room_for_others() {
         let mut map = FairMap::new(Limits {
             total: 4,
             per_interface: 4,
@@ -194,7 +194,7 @@ mod tests {
         for key in 10..14 {
             assert!(map.insert(2, key, ()));
         }
-        assert_eq!((map.len(), map.count(2), map.count(NOBODY)), (4, 4, 0));
+        assert_eq!((map.len(), map.count(2), map.count(OWNERLESS)), (4, 4, 0));
     }
 
     #[derive(Clone, Debug)]
@@ -253,7 +253,7 @@ mod tests {
                 prop_assert_eq!(map.queues.values().map(BTreeMap::len).sum::<usize>(), map.len());
                 for (ifindex, queue) in &map.queues {
                     prop_assert!(!queue.is_empty());
-                    prop_assert!(*ifindex == NOBODY || queue.len() <= 8);
+                    prop_assert!(*ifindex == OWNERLESS || queue.len() <= 8);
                 }
                 for (key, slot) in &map.slots {
                     prop_assert_eq!(Some(&slot.value), written.get(key));

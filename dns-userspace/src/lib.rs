@@ -2,7 +2,8 @@
 //!
 //! Data flows one way: [`config`] → [`rules`] → [`datapath`]; packets → [`resolve`] → [`inject`]; connections →
 //! [`tcp`] → [`resolve`]. Modules that decide do
-//! no I/O; modules that touch the kernel or the network are thin. [`app`] puts them together.
+//! no I/O; modules that touch the kernel or the network are thin. [`model`] has the types between them. [`app`] puts them
+//! together.
 
 pub mod app;
 mod cgroup;
@@ -12,6 +13,7 @@ pub mod datapath;
 pub mod discover;
 mod fair;
 pub mod inject;
+pub mod model;
 pub mod monitor;
 pub mod observe;
 pub mod resolve;

@@ -15,8 +15,8 @@ use std::{
 
 use dns_common::answer;
 use gregor::{
-    datapath::{Intercepted, Publish, Term},
     inject::{Inject, Injector, InjectorOptions, QueryFrame},
+    model::{Intercepted, Publish, Term},
     resolve::{DnsSource, Responder, ResponderOptions},
     rules::{MatchSpec, RuleSet, RuleSpec},
 };
@@ -393,5 +393,5 @@ impl Publish for NoProgram {
 
     fn no_target(&self, _: u32, _: &answer::Key, _: Duration) {}
 
-    fn nothing(&self, _: &answer::Key) {}
+    fn withdraw(&self, _: &answer::Key) {}
 }

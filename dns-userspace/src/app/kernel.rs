@@ -172,7 +172,7 @@ impl Owner {
                     self.put_back();
                     self.attachments.retry(&mut self.datapath);
                     self.look_in_front();
-                    self.datapath.find_ways_out();
+                    self.datapath.find_reply_paths();
                 }
                 Some(Request::Filters) if self.datapath.is_on_clsact() => {
                     self.put_back();

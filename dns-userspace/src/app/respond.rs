@@ -203,7 +203,7 @@ fn open(
         })?,
     );
     let responder = responder.with_steering(Arc::clone(steer));
-    Ok(responder.told_to(Arc::clone(hub)))
+    Ok(responder.with_monitor(Arc::clone(hub)))
 }
 
 fn told(snapshot: &Snapshot) -> ResponderStatus {
@@ -231,7 +231,7 @@ fn told(snapshot: &Snapshot) -> ResponderStatus {
             ("answers", snapshot.store.answers),
             ("other_types", snapshot.store.other_types),
             ("no_target", snapshot.store.no_target),
-            ("trouble", snapshot.store.trouble),
+            ("trouble", snapshot.store.failures),
         ]
         .map(|(store, entries)| (store.to_owned(), entries as u64))
         .into(),

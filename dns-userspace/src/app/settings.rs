@@ -9,7 +9,6 @@ use std::{
 
 use ipnet::IpNet;
 
-use super::state::Told;
 use crate::{
     config::{self, Config, Diagnostic},
     datapath::{AnswerOptions, HIT_LANES, Hook, Limit, LoadOptions, Order, SteerMode, detect_hook},
@@ -227,6 +226,15 @@ impl Settings {
                 .collect(),
         }
     }
+}
+
+/// What `gregor status` shows of a configuration.
+#[derive(Clone, Debug, Default)]
+pub struct Told {
+    pub hook: String,
+    pub order: String,
+    pub servers: Vec<IpAddr>,
+    pub rules: Vec<RuleStatus>,
 }
 
 /// As the configuration spells it.

@@ -1,7 +1,6 @@
 //! What the pages read while everything else goes on.
 
 use std::{
-    net::IpAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -9,20 +8,11 @@ use std::{
     time::Instant,
 };
 
-use super::{kernel::Board, panics, ring::Pulse, tcp::Tcp};
+use super::{kernel::Board, panics, ring::Pulse, settings::Told, tcp::Tcp};
 use crate::{
     monitor::{Hub, Subscription},
-    observe::{ConfigStatus, Readiness, ResponderStatus, RuleStatus, Source, Status, Vital},
+    observe::{ConfigStatus, Readiness, ResponderStatus, Source, Status, Vital},
 };
-
-/// What of a configuration is told.
-#[derive(Clone, Debug, Default)]
-pub struct Told {
-    pub hook: String,
-    pub order: String,
-    pub servers: Vec<IpAddr>,
-    pub rules: Vec<RuleStatus>,
-}
 
 /// The responder as the pages see it.
 pub trait Responding: Send + Sync + 'static {

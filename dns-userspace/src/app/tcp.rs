@@ -13,10 +13,11 @@ use super::{
     settings::{Settings, tcp_name},
 };
 use crate::{
-    datapath::{Datapath, DatapathError, Listeners, SteerMode, Steered, open_listeners},
+    datapath::{Datapath, DatapathError, Steered},
     discover::Routes,
+    model::{Listeners, SteerMode, SteeredClients},
     observe::TcpStatus,
-    tcp::{Answer, Service, Steering},
+    tcp::{Answer, Service, Steering, open_listeners},
 };
 
 /// See the module.
@@ -65,7 +66,7 @@ impl Tcp {
     /// A program is about to be attached: it knows the node's addresses by then, and clients that get TC=1 meanwhile.
     pub fn takes_over(&self, datapath: &Datapath) {
         if let Some(program) = datapath.steered() {
-            self.steering.also(program);
+            self.steering.also(Arc::new(program));
         }
     }
 
@@ -88,6 +89,7 @@ impl Tcp {
             Some(_) => SteerMode::Never,
         };
         self.service.reconfigure(settings.served());
+        let steered = steered.map(|steered| -> Arc<dyn SteeredClients> { Arc::new(steered) });
         self.steering.only(mode, steered, settings.servers.clone());
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         inner.mode = tcp_name(settings.tcp);

@@ -900,7 +900,7 @@ ttl   = 60
                         cname = \"end.{namespace}.svc.cluster.local\"\n";
             let (_, rules, _) =
                 compile(Path::new("gregor.toml"), &text(&format!("{more}\n{next}")))?;
-            let name = crate::resolve::wire_name(
+            let name = crate::model::wire_name(
                 &"a.aws.private.kafka.managed.foo.svc.cluster.local."
                     .parse()
                     .unwrap(),

@@ -22,12 +22,13 @@ use dns_common::{
 
 use self::table::Table;
 use super::{
-    DatapathError,
-    heartbeat::monotonic_ns,
-    load::{mapping, server_id},
-    mapping::Mapping,
+    DatapathError, heartbeat::monotonic_ns, mapping::Mapping, object::mapping, server_id::server_id,
 };
-use crate::{fair::Limits, rules::RuleSet};
+use crate::{
+    fair::Limits,
+    model::{Publish, Term},
+    rules::RuleSet,
+};
 
 /// What the programs may answer by themselves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,31 +63,6 @@ impl AnswerOptions {
             per_interface: self.per_interface,
         }
     }
-}
-
-/// How long an answer is given, and with what TTL.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Term {
-    /// With the TTL that is left until then.
-    pub fresh: Duration,
-    /// Then with a TTL of 1, while it is asked for again.
-    pub grace: Duration,
-    /// In the place of the TTL that is left, in seconds.
-    pub fixed_ttl: Option<u32>,
-    /// From now on, as long as no responder is there to ask (RFC 8767).
-    pub unattended: Duration,
-}
-
-/// Where answers go that a program is to give by itself.
-pub trait Publish: std::fmt::Debug + Send + Sync + 'static {
-    /// The key of a question under the rule with this id; `None` where its answer must not be kept by the program.
-    fn key(&self, rule: u64, qtype: u16, server: IpAddr, captures: &[String]) -> Option<Key>;
-    /// The program answers with this from now on.
-    fn answer(&self, ifindex: u32, key: &Key, body: &Body, term: &Term);
-    /// The program passes these queries for this much longer.
-    fn no_target(&self, ifindex: u32, key: &Key, left: Duration);
-    /// The program hands these queries over.
-    fn nothing(&self, key: &Key);
 }
 
 /// Answers that the programs gave.
@@ -579,7 +555,7 @@ impl Publish for Answers {
         self.publish_absent(ifindex, key, left);
     }
 
-    fn nothing(&self, key: &Key) {
+    fn withdraw(&self, key: &Key) {
         self.remove(key);
     }
 }

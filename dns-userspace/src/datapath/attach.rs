@@ -9,18 +9,11 @@ use aya::programs::{
 use nix::net::if_::{if_indextoname, if_nametoindex};
 
 use super::{
-    PROGRAM, XDP_PROGRAM,
+    Interface, PROGRAM, XDP_PROGRAM,
     clsact::{self, Filter},
     link::{self, BpfLink, Place},
     offload,
 };
-
-/// A network interface of this namespace.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Interface {
-    pub index: u32,
-    pub name: String,
-}
 
 /// The kernel's places for programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -11,8 +11,9 @@ use aya::VerifierLogLevel;
 use super::{
     Base, Datapath, DatapathError, LoadOptions, Refused,
     bounded::{Failure, bounded},
-    load::{How, LOGGING_OBJECT, OBJECT, REASON, TRACE},
-    options::Stage,
+    load::{How, REASON, TRACE},
+    object::{LOGGING_OBJECT, OBJECT},
+    stage::Stage,
 };
 
 /// A refusal that came as fast as this is asked for a second time, with a trace of what the verifier walked.

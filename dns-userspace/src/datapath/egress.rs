@@ -35,7 +35,7 @@ impl PeersElsewhere {
     }
 
     /// One of [`abi::BY_EGRESS`] and [`abi::TO_PEER`].
-    pub(super) fn way_out(&self, ifindex: u32) -> u64 {
+    pub(super) fn reply_path(&self, ifindex: u32) -> u64 {
         if self.0.contains(&ifindex) {
             abi::TO_PEER
         } else {
@@ -78,7 +78,7 @@ mod tests {
     #[test]
     fn the_loopback_interface_has_no_peer() {
         for peers in [PeersElsewhere::of(1), PeersElsewhere::of_all()] {
-            assert_eq!(peers.way_out(1), abi::BY_EGRESS);
+            assert_eq!(peers.reply_path(1), abi::BY_EGRESS);
         }
         assert!(found(Some(1)).unwrap().is_empty());
         assert!(found(None).is_ok());

@@ -6,7 +6,7 @@ use aya::{
 };
 use dns_common::abi::{self, Bucket, Interface, interface_slot, maps};
 
-use super::{DatapathError, load::take, pod::Plain};
+use super::{DatapathError, object::take, pod::Plain};
 
 pub struct Interfaces {
     slots: Array<MapData, Plain<Interface>>,
@@ -57,7 +57,7 @@ impl Interfaces {
     }
 
     /// Says how answers leave an interface that has a bucket.
-    pub fn set_way_out(&mut self, index: u32, egress: u64) -> Result<(), DatapathError> {
+    pub fn set_reply_path(&mut self, index: u32, egress: u64) -> Result<(), DatapathError> {
         let slot = interface_slot(index);
         let Plain(mut interface) = self.slots.get(&slot, 0).map_err(failed)?;
         if interface.ifindex == u64::from(index) {

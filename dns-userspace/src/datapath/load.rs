@@ -2,87 +2,40 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    net::{IpAddr, Ipv6Addr},
+    net::IpAddr,
     sync::Arc,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use aya::{
-    Ebpf, EbpfLoader, VerifierLogLevel,
+    EbpfLoader, VerifierLogLevel,
     maps::{
-        Array, MapData, MapError,
+        Array, MapData,
         lpm_trie::{Key as Prefix, LpmTrie},
     },
-    programs::{Program, ProgramError},
 };
 use dns_common::{
-    abi::{self, MAX_SERVERS, MAX_SOURCES, Servers, maps},
+    abi::{MAX_SERVERS, MAX_SOURCES, Servers, maps},
     answer::{RuleEntry, Settings},
     dfa,
 };
 use ipnet::IpNet;
 
 use super::{
-    Datapath, DatapathError, Hook, LoadOptions, Refused, Stage, State,
+    Base, Datapath, DatapathError, Hook, LoadOptions, Stage,
     answers::{Tables, View},
+    base::Origin,
     mapping::Mapping,
+    object::{LOGGING_OBJECT, OBJECT, mapping, program_of, set, take, verify},
     options::{processors, sizes},
     pins::unpin,
     pod::Plain,
     probe,
     program::Pending,
+    server_id::{halves, server_id},
     shared::{Pinned, Shared},
     steer::{self, Steering},
 };
-
-pub(super) static OBJECT: &[u8] =
-    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/gregor-ebpf"));
-/// The same with a line about every decision.
-pub(super) static LOGGING_OBJECT: &[u8] =
-    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/gregor-ebpf-log"));
-
-/// Where the maps come from that a program shares with others.
-#[derive(Clone, Default)]
-pub struct Base(Origin);
-
-#[derive(Clone, Default)]
-enum Origin {
-    /// They are made for this program, and go with it.
-    #[default]
-    Private,
-    /// They are pinned there, or are made and pinned.
-    Pinned(State),
-    /// They are those of a program of this process, which are pinned there.
-    Shared(State, Arc<Shared>),
-}
-
-impl Base {
-    /// Maps that outlive the process. The caller has the lock on the directory.
-    pub fn pinned(state: &State) -> Self {
-        Self(Origin::Pinned(state.clone()))
-    }
-
-    /// Maps of this process; private ones where they are not pinned.
-    pub(super) fn shared(state: Option<&State>, maps: &Arc<Shared>) -> Self {
-        Self(match state {
-            Some(state) => Origin::Shared(state.clone(), Arc::clone(maps)),
-            None => Origin::Private,
-        })
-    }
-
-    fn state(&self) -> Option<&State> {
-        match &self.0 {
-            Origin::Private => None,
-            Origin::Pinned(state) | Origin::Shared(state, _) => Some(state),
-        }
-    }
-}
-
-impl std::fmt::Debug for Base {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Base").field(&self.state()).finish()
-    }
-}
 
 /// How a load is done.
 pub(super) struct How<'a> {
@@ -186,7 +139,7 @@ impl Datapath {
         // First of all: the instructions name the maps by descriptors, which are closed with the maps taken below.
         (how.stage)(Stage::Program(program));
         let verify_time = verify(program, program_of(&mut ebpf, program)?)?;
-        let steering = steer::load_program(&mut ebpf, how)?;
+        let steering = steer::load_program(&mut ebpf, how.stage)?;
         (how.stage)(Stage::Tables);
 
         let mut map: Array<_, Plain<Servers>> = take(&mut ebpf, maps::SERVERS)?;
@@ -271,63 +224,6 @@ impl Datapath {
     }
 }
 
-/// Loads one program; how long the kernel took for it.
-pub(super) fn verify(name: &'static str, program: &mut Program) -> Result<Duration, DatapathError> {
-    let started = Instant::now();
-    let result = match program {
-        Program::Xdp(program) => program.load(),
-        Program::SchedClassifier(program) => program.load(),
-        Program::SkLookup(program) => program.load(),
-        _ => return Err(DatapathError::Missing(name)),
-    };
-    match result {
-        Ok(()) => Ok(started.elapsed()),
-        Err(ProgramError::LoadError {
-            io_error,
-            verifier_log,
-        }) => Err(Refused {
-            program: name,
-            errno: io_error.raw_os_error().unwrap_or(0),
-            log: verifier_log.to_string(),
-            took: started.elapsed(),
-        }
-        .into()),
-        Err(error) => Err(error.into()),
-    }
-}
-
-pub(super) fn program_of<'e>(
-    ebpf: &'e mut Ebpf,
-    name: &str,
-) -> Result<&'e mut Program, DatapathError> {
-    ebpf.program_mut(name)
-        .ok_or(DatapathError::Missing("program"))
-}
-
-pub(super) fn take<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, DatapathError>
-where
-    M: TryFrom<aya::maps::Map, Error = MapError>,
-{
-    M::try_from(ebpf.take_map(name).ok_or(DatapathError::Missing(name))?)
-        .map_err(|error| DatapathError::Map { name, error })
-}
-
-/// Maps an array that both sides write.
-pub(super) fn mapping<T>(ebpf: &mut Ebpf, name: &'static str) -> Result<Mapping<T>, DatapathError> {
-    let map = ebpf.take_map(name).ok_or(DatapathError::Missing(name))?;
-    Mapping::new(map).map_err(|error| DatapathError::Mapping { name, error })
-}
-
-fn set<V: aya::Pod>(
-    map: &mut Array<MapData, V>,
-    name: &'static str,
-    index: u32,
-    value: &V,
-) -> Result<(), DatapathError> {
-    map.set(index, value, 0)
-        .map_err(|error| DatapathError::Map { name, error })
-}
-
 /// IPv4 networks as IPv6 (RFC 4291 §2.5.5.2), as the programs look sources up.
 fn fill_sources(
     map: &mut LpmTrie<MapData, [u64; 2], u8>,
@@ -351,21 +247,6 @@ fn fill_sources(
             })?;
     }
     Ok(())
-}
-
-/// What stands for a server in the keys of answers.
-pub(super) fn server_id(address: IpAddr) -> u32 {
-    let mapped = match address {
-        IpAddr::V4(address) => address.to_ipv6_mapped(),
-        IpAddr::V6(address) => address,
-    };
-    abi::server_id(halves(mapped))
-}
-
-/// An address as it stands in a packet.
-fn halves(address: Ipv6Addr) -> [u64; 2] {
-    let bits = address.to_bits();
-    [(bits >> 64) as u64, bits as u64].map(u64::to_be)
 }
 
 /// With distinct ids for the servers where answers depend on them.

@@ -8,13 +8,14 @@
 mod answers;
 mod attach;
 mod attempt;
+mod base;
 mod bounded;
 mod breakglass;
+mod causes;
 mod clsact;
 mod diagnosis;
 mod egress;
 mod error;
-mod event;
 mod filter_changes;
 mod footprint;
 mod heap;
@@ -29,6 +30,7 @@ mod monitor;
 mod netdev;
 mod netlink;
 mod node;
+mod object;
 mod offload;
 mod options;
 mod pins;
@@ -37,36 +39,44 @@ mod probe;
 mod program;
 mod return_path;
 mod ring;
+mod rule_sets;
+mod server_id;
 mod shared;
+mod stage;
 mod steer;
 mod succession;
 mod sys;
 mod verifier;
 
-pub use answers::{AnswerOptions, AnswerSizes, Answers, Given, Publish, Term};
-pub use attach::{Hook, InFront, Interface, Order, XdpMode, detect_hook, has_tcx, programs_on};
+pub use answers::{AnswerOptions, AnswerSizes, Answers, Given};
+pub use attach::{Hook, InFront, Order, XdpMode, detect_hook, has_tcx, programs_on};
 pub use attempt::{Attempt, verifier_log};
+pub use base::Base;
 pub use breakglass::{DetachReport, detach_all};
 pub use diagnosis::{Diagnosis, Wanted, size};
 pub use error::{DatapathError, Refused, one_line};
-pub use event::{Intercepted, VlanTag};
 pub use filter_changes::FilterChanges;
 pub use heap::trim_heap;
 pub use heartbeat::{HEARTBEAT_VALID, Heartbeat};
-pub use load::Base;
 pub use log::{LOG_TARGET, ProgramLog};
 pub use memlock::{Memlock, raise_memlock};
 pub use monitor::{Decided, Decision, Decisions, Switch};
 pub use netdev::xdp_modes;
 pub use node::{Node, missing_capabilities};
 pub use offload::vlan_offload_remedy;
-pub use options::{HIT_LANES, Limit, LoadOptions, Stage, wanted};
+pub use options::{HIT_LANES, LoadOptions, wanted};
 pub use pins::{Claim, STATE, State, StateError};
 pub use program::{Datapath, ProgramSummary, TestOutcome};
-pub use return_path::{RETURN_DEVICES, ReturnPath};
+pub use return_path::ReturnPath;
 pub use ring::Ring;
 pub use shared::Shared;
-pub use steer::{Listeners, SteerMode, Steered, SteeringSummary, open_listeners};
+pub use stage::Stage;
+pub use steer::{Steered, SteeringSummary};
+
+// What callers pass in and get out.
+pub use crate::model::{
+    Intercepted, Interface, Limit, Listeners, Publish, RETURN_DEVICES, SteerMode, Term, VlanTag,
+};
 
 /// Name of the TC program in the kernel's listings.
 pub const PROGRAM: &str = "gregor";

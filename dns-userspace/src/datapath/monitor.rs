@@ -12,7 +12,7 @@ use dns_common::{
 };
 use tokio::io::unix::AsyncFd;
 
-use super::{DatapathError, heartbeat::monotonic_ns, mapping::Mapping, shared::RuleSets};
+use super::{DatapathError, heartbeat::monotonic_ns, mapping::Mapping, rule_sets::RuleSets};
 use crate::rules::RuleSet;
 
 /// Most events taken in one turn.

@@ -7,21 +7,13 @@ use dns_common::abi::maps;
 use ipnet::IpNet;
 
 use super::{
-    AnswerOptions, DatapathError, Hook, Order, Wanted, answers, footprint::Footprint, load::OBJECT,
+    AnswerOptions, DatapathError, Hook, Limit, Order, Wanted, answers, footprint::Footprint,
+    object::OBJECT,
 };
 use crate::rules::RuleSet;
 
 /// Words that count how often an answer is given, at most: machines may have 256 processors, or say that they could.
 pub const HIT_LANES: usize = 16;
-
-/// What an interface may ask of the responder.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limit {
-    /// Matched queries per second and interface; 0 means no limit.
-    pub queries_per_second: u32,
-    /// How many may come at once.
-    pub burst: u32,
-}
 
 /// Everything that a program is loaded with.
 #[derive(Clone, Debug)]
@@ -40,33 +32,6 @@ pub struct LoadOptions {
     /// Most words that count how often an answer is given, a power of two: one for each processor, which share them where
     /// there are more. [`HIT_LANES`] unless a test has another.
     pub hit_lanes: usize,
-}
-
-/// What loading is busy with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
-    Maps,
-    Program(&'static str),
-    Tables,
-}
-
-impl Stage {
-    pub fn program(self) -> Option<&'static str> {
-        match self {
-            Stage::Program(name) => Some(name),
-            Stage::Maps | Stage::Tables => None,
-        }
-    }
-}
-
-impl std::fmt::Display for Stage {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Stage::Maps => f.write_str("creating maps"),
-            Stage::Program(name) => write!(f, "verifying program {name}"),
-            Stage::Tables => f.write_str("filling tables"),
-        }
-    }
 }
 
 /// Interfaces whose slot in the array is taken by another one. Indexes are given out one after the other, so of a few hundred

@@ -18,7 +18,7 @@ use nix::{
     sys::statfs::{BPF_FS_MAGIC, statfs},
 };
 
-use super::{error::one_line, link::BpfLink};
+use super::{causes::one_line, link::BpfLink};
 
 /// The default directory for pins.
 pub const STATE: &str = "/sys/fs/bpf/gregor";

@@ -14,7 +14,7 @@ use super::{
     egress::PeersElsewhere,
     error::one_line,
     link::BpfLink,
-    load::program_of,
+    object::program_of,
     pins::{pin_link, unpin},
     shared::Shared,
     steer::{self, Steering},
@@ -132,8 +132,10 @@ impl Datapath {
                     pin,
                 };
                 self.links.insert(interface.index, attached);
-                let way = PeersElsewhere::of(interface.index).way_out(interface.index);
-                self.shared.interfaces().set_way_out(interface.index, way)
+                let path = PeersElsewhere::of(interface.index).reply_path(interface.index);
+                self.shared
+                    .interfaces()
+                    .set_reply_path(interface.index, path)
             }
             Err(error) => {
                 if !has_bucket {
@@ -306,11 +308,11 @@ impl Datapath {
 
     /// Looks again where the other ends of the interfaces are. Must run in the network namespace of the interfaces, and
     /// now and then: an end may be moved after its interface was found.
-    pub fn find_ways_out(&mut self) {
+    pub fn find_reply_paths(&mut self) {
         let peers = PeersElsewhere::of_all();
         for (index, attached) in &self.links {
-            let way = peers.way_out(*index);
-            if let Err(error) = self.shared.interfaces().set_way_out(*index, way) {
+            let path = peers.reply_path(*index);
+            if let Err(error) = self.shared.interfaces().set_reply_path(*index, path) {
                 tracing::debug!(
                     interface = attached.interface.name,
                     error = one_line(&error),

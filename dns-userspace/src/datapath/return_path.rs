@@ -26,20 +26,17 @@ use nix::net::if_::if_nametoindex;
 use rtnetlink::{Handle, LinkUnspec, LinkVeth};
 
 use super::{
-    DatapathError, Hook, attach,
+    DatapathError, Hook, RETURN_DEVICES, attach,
     clsact::{self, Filter},
     heap,
     link::{self, BpfLink, Place},
-    load::{program_of, verify},
+    object::{program_of, verify},
 };
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/gregor-return"));
 
 /// Name of the program in the kernel's listings.
 pub(super) const PROGRAM: &str = "gregor_return";
-
-/// The device and its peer, which is never up: what the program does not redirect goes nowhere.
-pub const RETURN_DEVICES: [&str; 2] = ["gregor0", "gregor0-peer"];
 
 /// The largest frame that a veth takes: that of the interface that the query came in on decides.
 const MTU: u32 = 65_535;

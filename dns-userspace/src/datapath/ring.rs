@@ -9,7 +9,7 @@ use dns_common::{
 };
 use tokio::io::unix::AsyncFd;
 
-use super::{Answers, Intercepted, shared::RuleSets};
+use super::{Answers, Intercepted, rule_sets::RuleSets};
 use crate::{monitor::Exchange, rules::RuleSet};
 
 /// How long [`Ring::next`] waits before it returns empty-handed, so that its caller can renew the heartbeat.

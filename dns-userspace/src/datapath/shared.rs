@@ -17,10 +17,11 @@ use super::{
     Answers, DatapathError, Heartbeat, Switch,
     answers::{Tables, View},
     interfaces::Interfaces,
-    load::{mapping, take},
     mapping::Mapping,
+    object::{mapping, take},
     pins::{Shape, State, StateError, unpin},
     pod::Plain,
+    rule_sets::RuleSets,
     steer::SteeringMaps,
 };
 use crate::rules::RuleSet;
@@ -299,34 +300,6 @@ impl Shared {
                 (Ipv6Addr::from(octets).to_canonical(), count)
             })
             .collect()
-    }
-}
-
-/// The rule sets that queries in the ring may be of: that of the programs, and the one before.
-pub(super) struct RuleSets(Mutex<[Arc<RuleSet>; 2]>);
-
-impl RuleSets {
-    fn new(rules: &Arc<RuleSet>) -> Self {
-        Self(Mutex::new([Arc::clone(rules), Arc::clone(rules)]))
-    }
-
-    pub fn put_in_force(&self, rules: &Arc<RuleSet>) {
-        let mut sets = lock(&self.0);
-        if !Arc::ptr_eq(&sets[0], rules) {
-            sets.swap(0, 1);
-            sets[0] = Arc::clone(rules);
-        }
-    }
-
-    pub fn current(&self) -> Arc<RuleSet> {
-        Arc::clone(&lock(&self.0)[0])
-    }
-
-    /// The rule with this id, in the newest set that has it.
-    pub fn find(&self, id: u64) -> Option<(Arc<RuleSet>, usize)> {
-        lock(&self.0)
-            .iter()
-            .find_map(|rules| Some((Arc::clone(rules), rules.index_of(id)?)))
     }
 }
 

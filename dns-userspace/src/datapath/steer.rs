@@ -4,7 +4,7 @@ use std::{
     collections::HashSet,
     fs::File,
     io,
-    net::{IpAddr, SocketAddr, TcpListener},
+    net::IpAddr,
     os::fd::AsFd as _,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
@@ -17,37 +17,19 @@ use aya::{
     programs::Program,
 };
 use dns_common::abi::{mapped, maps, steer};
-use socket2::{Domain, Socket, Type};
 
 use super::{
     DatapathError, Refused,
     heartbeat::monotonic_ns,
     link::{BpfLink, Place},
-    load::{How, take, verify},
-    options::Stage,
+    object::{take, verify},
     pins::{pin_link, unpin},
+    stage::Stage,
 };
+use crate::model::{Listeners, SteerMode, SteeredClients};
 
 /// Name of the program in the kernel's listings.
 pub(super) const PROGRAM: &str = "gregor_tcp";
-
-/// Which TCP connections to a server come to the responder.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SteerMode {
-    Never,
-    /// Those of a client that was just told TC=1.
-    AfterTruncation,
-    /// All but the node's own.
-    Always,
-}
-
-/// Where steered connections are accepted, one socket for each family that the node has.
-#[derive(Clone, Debug)]
-pub struct Listeners {
-    pub v4: Arc<TcpListener>,
-    /// Missing where the kernel runs without IPv6.
-    pub v6: Option<Arc<TcpListener>>,
-}
 
 /// The clients of one loaded program: those that were told TC=1, and those that are the node itself.
 #[derive(Clone, Debug)]
@@ -82,6 +64,16 @@ impl Steered {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Clients> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl SteeredClients for Steered {
+    fn insert(&self, client: IpAddr, valid: Duration) -> io::Result<()> {
+        Steered::insert(self, client, valid).map_err(io::Error::other)
+    }
+
+    fn set_own(&self, addresses: &HashSet<IpAddr>) -> io::Result<()> {
+        Steered::set_own(self, addresses).map_err(io::Error::other)
     }
 }
 
@@ -183,12 +175,12 @@ pub(super) struct Steering {
 /// A gregor whose program the kernel refuses does without: TCP then reaches the existing cache.
 pub(super) fn load_program(
     ebpf: &mut Ebpf,
-    how: &How<'_>,
+    stage: &dyn Fn(Stage),
 ) -> Result<Option<Result<Duration, Refused>>, DatapathError> {
     let Some(program) = ebpf.program_mut(PROGRAM) else {
         return Ok(None);
     };
-    (how.stage)(Stage::Program(PROGRAM));
+    stage(Stage::Program(PROGRAM));
     match verify(PROGRAM, program) {
         Ok(took) => Ok(Some(Ok(took))),
         Err(DatapathError::Refused(refused)) => Ok(Some(Err(refused))),
@@ -352,36 +344,6 @@ fn key(client: IpAddr) -> [u64; 2] {
             ]
         }
     }
-}
-
-/// Connections that wait to be accepted.
-const BACKLOG: i32 = 1024;
-
-/// Opens the listeners, on loopback addresses with ports of the kernel's choice: nobody reaches them but by steering, and
-/// who asks them directly is not served. A listener each, since one bound to `::1` takes no IPv4.
-pub fn open_listeners() -> io::Result<Listeners> {
-    let open = |address: IpAddr| -> io::Result<Arc<TcpListener>> {
-        let address = SocketAddr::new(address, 0);
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
-        // Connections that are steered have the cache's address and port, and inherit this: a cache that binds these with
-        // either option must not find them in use.
-        socket.set_reuse_address(true)?;
-        socket.set_reuse_port(true)?;
-        socket.set_nonblocking(true)?;
-        socket.bind(&address.into())?;
-        socket.listen(BACKLOG)?;
-        Ok(Arc::new(socket.into()))
-    };
-    Ok(Listeners {
-        v4: open(std::net::Ipv4Addr::LOCALHOST.into())?,
-        v6: match open(std::net::Ipv6Addr::LOCALHOST.into()) {
-            Ok(listener) => Some(listener),
-            Err(error) => {
-                tracing::debug!(%error, "no IPv6 on the loopback interface");
-                None
-            }
-        },
-    })
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use super::{
     attach::{self, Link},
     egress::PeersElsewhere,
     error::one_line,
-    load::program_of,
+    object::program_of,
     pins::unpin,
     program::{Attached, Pending},
     steer,
@@ -149,7 +149,7 @@ impl Datapath {
                 let _ = self
                     .shared
                     .interfaces()
-                    .set_way_out(index, peers.way_out(index));
+                    .set_reply_path(index, peers.reply_path(index));
                 Ok(())
             }
             Err(error) => {

@@ -1,8 +1,8 @@
-//! rtnetlink: a dump of the links, then RTM_NEWLINK and RTM_DELLINK as they come.
+//! Feeds the tracker from rtnetlink: a dump of the links, then RTM_NEWLINK and RTM_DELLINK.
 //!
-//! The multicast socket is read directly, so that what waits to be read is bounded by its receive buffer: when that
-//! overflows, the kernel says so (ENOBUFS), and a dump finds what was missed. Any other error does the same with new sockets:
-//! programs that are attached go on whatever becomes of rtnetlink.
+//! The multicast socket is read directly, so that its receive buffer bounds the backlog: when that overflows, the kernel
+//! reports it (ENOBUFS), and a dump finds what was missed. Any other error leads to new sockets and a dump: attached programs
+//! go on without rtnetlink.
 
 use std::{
     collections::HashSet,
@@ -29,10 +29,10 @@ use rtnetlink::{
 use tokio::{task::JoinHandle, time::Instant};
 
 use super::{
-    Event, Link, Selection, Tracker,
+    DiscoverError, Event, Link, Selection, Tracker,
     route::{is_default, uplinks},
 };
-use crate::datapath::Interface;
+use crate::model::Interface;
 
 /// RTMGRP_LINK, RTMGRP_IPV4_ROUTE and RTMGRP_IPV6_ROUTE.
 const GROUPS: u32 = 1 | 0x40 | 0x400;
@@ -42,21 +42,6 @@ const RECEIVE_BUFFER: usize = 4 << 20;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// rtnetlink does not do what it should.
-#[derive(Debug, thiserror::Error)]
-pub enum DiscoverError {
-    #[error(
-        "cannot listen for interfaces over rtnetlink: {0}; is the process confined by seccomp?"
-    )]
-    Open(#[source] io::Error),
-    #[error("cannot read interface changes from rtnetlink: {0}")]
-    Read(#[source] io::Error),
-    #[error("cannot list interfaces over rtnetlink: {0}")]
-    Dump(#[source] rtnetlink::Error),
-    #[error("cannot look a route up over rtnetlink: {0}")]
-    Route(#[source] rtnetlink::Error),
-}
-
 /// The interfaces to attach to, as they come and go in the network namespace where this was opened.
 pub struct Links {
     socket: TokioSocket,
@@ -65,7 +50,7 @@ pub struct Links {
     /// As of the last list.
     uplinks: HashSet<u32>,
     needs_dump: bool,
-    /// A dump on its way, in a task of its own: a caller who gives up waiting finds it here again.
+    /// A dump in progress, in a task of its own: it is still here after a caller was cancelled.
     dump: Option<Dump>,
     overruns: u64,
     errors: Arc<AtomicU64>,
@@ -91,7 +76,7 @@ impl Links {
         })
     }
 
-    /// Other interfaces are wanted from now on; the difference is the next batch.
+    /// Other interfaces are wanted from now on; the next batch has the difference.
     pub fn select(&mut self, selection: Selection) {
         self.tracker.select(selection);
         self.needs_dump = true;
@@ -107,8 +92,8 @@ impl Links {
         Arc::clone(&self.errors)
     }
 
-    /// The next changes: first all interfaces that are there (perhaps none), then whatever happens. After an error it starts
-    /// anew; what changed meanwhile comes out as events. Cancel-safe.
+    /// The next changes: first all present interfaces (perhaps none), then each change. After an error it starts anew, and
+    /// what changed meanwhile comes as events. Cancel-safe.
     pub async fn next(&mut self) -> Vec<Event> {
         loop {
             match self.advance().await {
@@ -169,7 +154,7 @@ impl Links {
                 }
                 Err(error) => return Err(DiscoverError::Read(error)),
             };
-            // Anything but the kernel has a port.
+            // The kernel's port is 0.
             if sender.port_number() != 0 {
                 continue;
             }
@@ -217,7 +202,7 @@ fn listen() -> io::Result<TokioSocket> {
     Ok(socket)
 }
 
-/// The interfaces that a selection wants and that are there now.
+/// The present interfaces that a selection wants.
 pub async fn present(selection: &Selection) -> Result<Vec<Interface>, DiscoverError> {
     let requests = Requests::open().map_err(DiscoverError::Open)?;
     Ok(dump(requests.handle.clone())
@@ -263,7 +248,7 @@ async fn dump(handle: Handle) -> Result<Vec<Link>, DiscoverError> {
         .map_err(DiscoverError::Dump)
 }
 
-/// The uplinks that would be taken for pods' if no default route left by them.
+/// The uplinks that would count as pod veths if no default route left by them.
 pub async fn uplink_veths() -> Result<Vec<String>, DiscoverError> {
     let requests = Requests::open().map_err(DiscoverError::Open)?;
     Ok(dump(requests.handle.clone())
@@ -306,9 +291,9 @@ fn next_message(
     Some(NetlinkMessage::deserialize(message).map(|message| message.payload))
 }
 
-/// What matters of a link message, or `None` when it is not about the link as such.
+/// The relevant fields of a link message; `None` when it is not about the link itself.
 fn link(message: &LinkMessage) -> Option<Link> {
-    // AF_BRIDGE messages tell of bridge ports: an RTM_DELLINK there means only that a port left its bridge.
+    // AF_BRIDGE messages are about bridge ports: an RTM_DELLINK there means only that a port left its bridge.
     if message.header.interface_family != AddressFamily::Unspec {
         return None;
     }
@@ -376,7 +361,7 @@ mod tests {
         };
         assert_eq!(links.next().await, [Event::Appeared(loopback.clone())]);
 
-        // Nobody answers requests any more, so the next dump fails.
+        // Requests get no replies any more, so the next dump fails.
         links.requests.driver.abort();
         let _ = (&mut links.requests.driver).await;
         links.select(Selection::new(&["nothing"]).unwrap());
@@ -415,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn bridge_port_messages_say_nothing_about_the_link() {
+    fn bridge_port_messages_are_ignored() {
         let bytes = new_link(
             AddressFamily::Bridge,
             vec![LinkAttribute::IfName("veth5".to_owned())],

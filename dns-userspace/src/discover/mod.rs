@@ -2,10 +2,12 @@
 //!
 //! [`Selection`] and [`Tracker`] decide and do no I/O; [`Links`] feeds them from rtnetlink.
 
+mod error;
 mod links;
 mod route;
 mod track;
 
-pub use links::{DiscoverError, Links, present, uplink_veths};
+pub use error::DiscoverError;
+pub use links::{Links, present, uplink_veths};
 pub use route::{Routes, own_addresses};
 pub use track::{Event, Link, Selection, SelectionError, Tracker};

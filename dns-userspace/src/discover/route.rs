@@ -1,4 +1,4 @@
-//! Asks the kernel where it would send a packet, to itself or out of which interface, and from which addresses.
+//! Route look-ups: whether an address is local, which interface packets to it leave by, and the node's own addresses.
 
 use std::{collections::HashSet, net::IpAddr};
 
@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 
 use super::DiscoverError;
 
-/// Where kube-proxy's IPVS mode puts the Service addresses. They are the node's own, and yet what is sent to them goes on
+/// The interface that kube-proxy's IPVS mode puts the Service addresses on. They are local addresses, but packets to them go
 /// to another machine.
 const VIRTUAL: &str = "kube-ipvs0";
 
@@ -38,7 +38,7 @@ impl Routes {
 
     /// Whether packets to an address are delivered to a socket of this network namespace. `false` where there is no route.
     pub async fn is_local(&self, address: IpAddr) -> Result<bool, DiscoverError> {
-        // The entry itself: the answer to an ordinary look-up names `lo` for every local address.
+        // FIB_MATCH returns the entry itself: an ordinary look-up gives `lo` for every local address.
         let found = self.look_up(address, RouteFlags::FibMatch).await?;
         Ok(found.is_some_and(|route| {
             route.header.kind == RouteType::Local
@@ -73,7 +73,7 @@ impl Routes {
         let mut replies = std::pin::pin!(self.handle.route().get(message).execute());
         match replies.try_next().await {
             Ok(route) => Ok(route),
-            // No route, in the kernel's many words for it.
+            // No route: the kernel has several error codes for that.
             Err(rtnetlink::Error::NetlinkError(error)) if error.code.is_some() => Ok(None),
             Err(error) => Err(DiscoverError::Route(error)),
         }
@@ -89,7 +89,9 @@ pub(super) async fn uplinks(handle: &Handle) -> Result<HashSet<u32>, DiscoverErr
         let mut routes = std::pin::pin!(handle.route().get(message).execute());
         loop {
             match routes.try_next().await {
-                Ok(Some(route)) if is_default(&route) => uplinks.extend(ways_out(&route)),
+                Ok(Some(route)) if is_default(&route) => {
+                    uplinks.extend(next_hop_interfaces(&route))
+                }
                 Ok(Some(_)) => {}
                 Ok(None) => break,
                 // A kernel without IPv6 has no such routes.
@@ -106,8 +108,8 @@ pub(super) fn is_default(route: &RouteMessage) -> bool {
     route.header.destination_prefix_length == 0 && route.header.kind == RouteType::Unicast
 }
 
-/// Of a route, or of each of its next hops.
-fn ways_out(route: &RouteMessage) -> Vec<u32> {
+/// The interface of a route, or of each of its next hops.
+fn next_hop_interfaces(route: &RouteMessage) -> Vec<u32> {
     let mut indexes: Vec<u32> = interface_of(route).into_iter().collect();
     for attribute in &route.attributes {
         if let RouteAttribute::MultiPath(hops) = attribute {

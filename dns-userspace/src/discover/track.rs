@@ -1,12 +1,12 @@
-//! The decision: which links are wanted, and what changed since they were last looked at.
+//! Decides which links are wanted, and what changed since the last look; no I/O.
 
 use std::collections::BTreeMap;
 
 use globset::{Glob, GlobSet, GlobSetBuilder};
 
-use crate::datapath::{Interface, RETURN_DEVICES};
+use crate::model::{Interface, RETURN_DEVICES};
 
-/// A network interface as rtnetlink tells it.
+/// A network interface as rtnetlink reports it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {
     pub index: u32,
@@ -28,7 +28,7 @@ pub enum Selection {
     Globs(GlobSet),
 }
 
-/// A glob that cannot be one.
+/// An invalid glob.
 #[derive(Debug, thiserror::Error)]
 #[error("`{glob}` is not a glob: {reason}; write for example \"cali*\" or \"eni*\"")]
 pub struct SelectionError {
@@ -57,7 +57,7 @@ impl Selection {
         Ok(Self::Globs(set))
     }
 
-    /// Whether an interface of this name may be wanted; its kind is another question.
+    /// Whether an interface of this name may be wanted, if its kind fits.
     pub fn may_want(&self, name: &str) -> bool {
         match self {
             Self::PodVeths => true,
@@ -133,7 +133,7 @@ impl Tracker {
     /// A dump: everything that is there now. Whatever was missed in between comes out as events.
     ///
     /// An index under another name may be a rename or another interface altogether, because the messages between were
-    /// lost: it is let go and attached to anew.
+    /// lost: it vanishes and appears again.
     pub fn resync(&mut self, links: Vec<Link>) -> Vec<Event> {
         let before = std::mem::take(&mut self.known);
         let mut appeared = Vec::new();
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn the_peer_coming_back_lets_the_link_go() {
+    fn a_link_vanishes_when_its_peer_comes_back() {
         let mut tracker = Tracker::new(Selection::PodVeths);
         tracker.seen(link(7, "veth7", "veth elsewhere"));
         assert_eq!(
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rename_keeps_moves_into_or_leaves_the_globs() {
+    fn a_renamed_link_is_matched_against_the_globs_again() {
         let mut tracker = Tracker::new(Selection::new(&["cali*"]).unwrap());
         assert_eq!(tracker.seen(link(7, "tmp7", "veth")), None);
         assert_eq!(

@@ -8,7 +8,7 @@ use std::{
 use dns_common::wire::{ETH_LEN, ETHERTYPE_OFFSET, IPPROTO_UDP, IPV4_LEN, IPV6_LEN, UDP_LEN};
 
 use super::QueryFrame;
-use crate::datapath::VlanTag;
+use crate::model::VlanTag;
 
 const IPV4: usize = IPV4_LEN as usize;
 const IPV6: usize = IPV6_LEN as usize;
@@ -16,7 +16,7 @@ const UDP: usize = UDP_LEN as usize;
 const TTL: u8 = 64;
 const DONT_FRAGMENT: u16 = 0x4000;
 
-/// Where things stand in an intercepted frame.
+/// Addresses and offsets of an intercepted frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Datagram {
     /// The pod.
@@ -113,7 +113,7 @@ pub fn reply(query: &QueryFrame, message: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// The IP packet of the query as the pod sent it, but for its UDP checksum, which is complete: that of a local pod is
-/// only begun (CHECKSUM_PARTIAL), and the network card that would have finished it never saw the frame.
+/// partial (CHECKSUM_PARTIAL), and the network card that would have completed it never saw the frame.
 pub fn original_packet(query: &QueryFrame) -> Option<(Vec<u8>, SocketAddr)> {
     let datagram = Datagram::parse(&query.frame, query.l3_offset)?;
     let mut packet = query.frame.get(datagram.packet.clone())?.to_vec();
@@ -129,15 +129,14 @@ pub fn original_packet(query: &QueryFrame) -> Option<(Vec<u8>, SocketAddr)> {
 }
 
 /// The frame of the query as the pod sent it, with the tag that the kernel keeps outside the frame, and with a complete
-/// UDP checksum in the place of one that a local pod has only begun. A checksum that is wrong stays wrong, and one that is
-/// left out stays left out.
+/// UDP checksum in place of a partial one of a local pod. A wrong checksum stays wrong, and a missing one stays missing.
 pub fn original_frame(query: &QueryFrame) -> Option<Vec<u8>> {
     let datagram = Datagram::parse(&query.frame, query.l3_offset)?;
     let mut whole = query.frame.clone();
     let (source, destination) = (datagram.source.ip(), datagram.destination.ip());
     let field = datagram.udp.start + 6..datagram.udp.start + 8;
     let sum = u16::from_be_bytes([whole[field.start], whole[field.start + 1]]);
-    if sum == begun_checksum(source, destination, datagram.udp.len()) {
+    if sum == partial_checksum(source, destination, datagram.udp.len()) {
         whole[field.clone()].fill(0);
         let sum = udp_checksum(source, destination, &whole[datagram.udp.clone()]);
         whole[field].copy_from_slice(&sum.to_be_bytes());
@@ -150,7 +149,7 @@ pub fn original_frame(query: &QueryFrame) -> Option<Vec<u8>> {
     Some(whole)
 }
 
-/// Ethernet addresses swapped, the tag that was kept outside first, then whatever stood between the addresses and IP.
+/// Ethernet addresses swapped, the tag that was kept outside first, then all bytes between the addresses and IP.
 fn push_l2(frame: &mut Vec<u8>, l2: &[u8], vlan: Option<VlanTag>) -> Option<()> {
     if l2.len() < ETH_LEN as usize {
         return None;
@@ -195,8 +194,8 @@ fn push_ip(frame: &mut Vec<u8>, source: IpAddr, destination: IpAddr, udp_len: u1
     }
 }
 
-/// What stands in the place of a checksum that the network card is to complete: the sum of the pseudo-header.
-fn begun_checksum(source: IpAddr, destination: IpAddr, udp_len: usize) -> u16 {
+/// The value of a checksum that the network card is to complete (CHECKSUM_PARTIAL): the sum of the pseudo-header.
+fn partial_checksum(source: IpAddr, destination: IpAddr, udp_len: usize) -> u16 {
     fold(pseudo_header(source, destination, udp_len))
 }
 

@@ -8,9 +8,9 @@ use std::io;
 pub use frame::Datagram;
 pub use socket::{Injector, InjectorOptions};
 
-use crate::datapath::{Intercepted, VlanTag};
+use crate::model::{Intercepted, VlanTag};
 
-/// An intercepted query without the rules that took it: all that is needed to answer it or to pass it on.
+/// An intercepted query without the rules that matched it: all that is needed to answer it or to pass it on.
 #[derive(Clone, Debug)]
 pub struct QueryFrame {
     /// Interface that it came in on.
@@ -42,7 +42,7 @@ pub trait Inject: Send + Sync + 'static {
     /// When the frame is not what [`QueryFrame`] promises, or the interface is gone or full.
     fn reply(&self, query: &QueryFrame, message: &[u8]) -> io::Result<()>;
 
-    /// Sends the query to the server that the pod asked, source address included, as if it had never been taken.
+    /// Sends the query to the server that the pod asked, source address included, as if gregor were not there.
     ///
     /// # Errors
     /// When the frame is not what [`QueryFrame`] promises, or there is no route.

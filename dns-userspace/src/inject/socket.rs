@@ -3,7 +3,7 @@
 //! A query that passes goes to the return device, whose program brings it back to the ingress that it was taken from
 //! (`datapath/return_path.rs`): reverse path filter, input rules and policies see it as they would without gregor.
 //!
-//! With `hook = "xdp"` it would meet the XDP program again where the kernel runs that, and is sent by a raw IP socket with
+//! With `hook = "xdp"` it would enter the XDP program again where the kernel runs that, and is sent by a raw IP socket with
 //! the client's address as its source. Where the asked address is local to the node, the kernel routes such a packet over
 //! `lo` with the route already attached; where it is not, it leaves by the ordinary output path, so that a Service address
 //! is translated there, and the reply translated back. Which sources may come is what `allow_sources` says.
@@ -50,7 +50,7 @@ impl Injector {
     pub fn open(options: InjectorOptions) -> io::Result<Injector> {
         // Protocol 0: this socket sends and never receives.
         let packet = Socket::new(Domain::PACKET, Type::RAW.nonblocking(), None)?;
-        // The reply goes round the egress hook, where policy that never saw the query may drop it.
+        // The reply bypasses the egress hook, where a policy that never saw the query may drop it.
         bypass_qdisc(packet.as_raw_fd())?;
         let raw_v4 = open_raw(Domain::IPV4, options.mark)?;
         let raw_v6 = match open_raw(Domain::IPV6, options.mark) {
@@ -77,7 +77,7 @@ struct Returning {
 
 impl Returning {
     fn open(device: Arc<AtomicU32>) -> io::Result<Self> {
-        // Not past the egress hook: the program is there.
+        // Without PACKET_QDISC_BYPASS: the program is on the egress hook.
         let socket = Socket::new(Domain::PACKET, Type::RAW.nonblocking(), None)?;
         Ok(Self {
             device,
@@ -181,7 +181,7 @@ fn link_address(ifindex: u32, frame: &[u8]) -> io::Result<SockAddr> {
         .ok_or_else(not_a_query)?;
     let ifindex = i32::try_from(ifindex).map_err(|_| io::ErrorKind::InvalidInput)?;
     // SAFETY: the storage is large enough for a sockaddr_ll and aligned for it, every bit pattern of which is valid;
-    // the length told is that of what was written.
+    // the length is that of what was written.
     let ((), address) = unsafe {
         SockAddr::try_init(|storage, length| {
             storage

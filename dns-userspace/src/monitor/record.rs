@@ -8,6 +8,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::Exchange;
+use crate::model::Transport;
 
 /// What decided about a query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,14 +22,6 @@ pub enum Verdict {
     PassedOn,
     /// The query was given up: the name exists, and what it has is not known now.
     Unanswered,
-}
-
-/// What carried a query.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Transport {
-    Udp,
-    Tcp,
 }
 
 /// One intercepted query and what became of it.

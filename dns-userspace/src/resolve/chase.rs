@@ -1,5 +1,5 @@
-//! What to ask an upstream about a target, and when enough is known: the chain, and behind a chain without the record
-//! asked for, whether it has any address at all; no I/O.
+//! Decides what to ask an upstream about a target, and when the answer is complete: the chain, and behind a chain without the
+//! record asked for, whether it has any address at all; no I/O.
 //!
 //! A CNAME without an address of either family stops glibc, so that such a target is as broken as one whose end does not
 //! exist; one that only lacks the type asked for is a NODATA.
@@ -19,9 +19,9 @@ const FAMILIES: [RecordType; 2] = [RecordType::A, RecordType::AAAA];
 #[derive(Debug)]
 pub struct Chase {
     walk: Walk,
-    /// An address of the other family is known.
+    /// An address of the other family is cached.
     has_address: bool,
-    /// What the walk came to, while addresses are looked for.
+    /// The NODATA that the walk ended in, while addresses are looked for.
     nodata: Option<Nodata>,
 }
 
@@ -35,7 +35,7 @@ struct Nodata {
     qtype: RecordType,
     /// Families to look for after this one.
     left: Vec<RecordType>,
-    /// A family was not learned about.
+    /// The look-up for a family failed.
     failure: Option<Failure>,
 }
 

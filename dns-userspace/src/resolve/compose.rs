@@ -19,6 +19,7 @@ use super::{
     chain::Answer,
     query::{MAX_COOKIE, Query},
 };
+use crate::model::{Transport, wire_name};
 
 /// As a field of a message.
 pub const UDP_SIZE: u16 = wire::UDP_SIZE as u16;
@@ -40,9 +41,9 @@ const OPTION_EDE: u16 = 15;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Section {
     bytes: Vec<u8>,
-    /// Where pointers stand that count from the start of `bytes`.
+    /// Positions of the pointers that count from the start of `bytes`.
     pointers: Vec<u16>,
-    /// Where TTLs stand.
+    /// Positions of the TTLs.
     ttls: Vec<u16>,
     /// End of the CNAMEs.
     chain_end: usize,
@@ -126,7 +127,7 @@ impl Section {
         self.bytes.is_empty()
     }
 
-    /// The form in which a program keeps it; `None` for what no program can answer with, by its size or because its
+    /// The form in which the kernel program keeps it; `None` for what it cannot serve, by its size or because its
     /// records are not of one size and so cannot be rotated by moving one piece.
     pub fn body(&self) -> Option<Body> {
         let absolute = |range: Range<usize>| {
@@ -139,7 +140,7 @@ impl Section {
         if self.bytes.len() > SECTION_LEN || self.rrset.len() > MAX_RECORDS {
             return None;
         }
-        // An SOA stands in one piece with the chain.
+        // An SOA is in one piece with the chain.
         let fixed = if self.rrset.is_empty() {
             0..self.bytes.len()
         } else {
@@ -189,22 +190,14 @@ fn within<'a>(positions: &'a [u16], range: &Range<usize>) -> &'a [u16] {
     &positions[start..end]
 }
 
-/// What carries a reply, and so bounds it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Carrier {
-    Datagram,
-    /// [`Section::new`] has left out what a message has no room for.
-    Stream,
-}
-
 /// The most bytes that a reply may have (SEMANTICS rule 9).
-fn limit(query: &Query, carrier: Carrier) -> usize {
-    let limit = match carrier {
-        Carrier::Datagram => {
+fn limit(query: &Query, transport: Transport) -> usize {
+    let limit = match transport {
+        Transport::Udp => {
             let advertised = query.edns.map_or(PLAIN_SIZE, |edns| edns.udp_size);
             advertised.clamp(PLAIN_SIZE, UDP_SIZE)
         }
-        Carrier::Stream => u16::MAX,
+        Transport::Tcp => u16::MAX,
     };
     usize::from(limit)
 }
@@ -225,9 +218,9 @@ pub fn answer(
     section: &Section,
     ttl_seconds: u32,
     rotation: usize,
-    carrier: Carrier,
+    transport: Transport,
 ) -> Option<Reply> {
-    let limit = limit(query, carrier) - opt_len(query);
+    let limit = limit(query, transport) - opt_len(query);
     let ttl_seconds = ttl_seconds.max(1);
     let mut message = header(query, 0);
     let base = message.len();
@@ -236,7 +229,7 @@ pub fn answer(
     let mut answers = section.chain_count;
     let mut authority = false;
     if section.has_soa {
-        // The SOA only tells how long the NODATA holds; without room for it the answer stands without.
+        // The SOA only says how long the NODATA holds; without room for it the answer goes without.
         if base + section.len() <= limit {
             let soa = section.chain_end..section.len();
             section.copy(soa, base, ttl_seconds, &mut message);
@@ -274,7 +267,7 @@ pub fn empty(query: &Query) -> Vec<u8> {
     message
 }
 
-/// Sends the client to TCP: what the reply lacks is there.
+/// Sets TC=1: the client gets the rest over TCP.
 pub fn truncate(message: &mut [u8]) {
     if let Some(flags) = message.get_mut(2) {
         *flags |= (FLAG_TC >> 8) as u8;
@@ -298,7 +291,7 @@ pub fn servfail(query: &Query, error: ExtendedError) -> Vec<u8> {
 
 /// Header without counts of answers, and the question as it was sent.
 fn header(query: &Query, rcode: u16) -> Vec<u8> {
-    let mut message = Vec::with_capacity(limit(query, Carrier::Datagram));
+    let mut message = Vec::with_capacity(limit(query, Transport::Udp));
     message.extend_from_slice(&query.id.to_be_bytes());
     message.extend_from_slice(&(FLAG_QR | FLAG_RA | query.flags | rcode).to_be_bytes());
     message.extend_from_slice(&[0, 1, 0, 0, 0, 0, 0, 0]);
@@ -404,17 +397,6 @@ impl Writer {
         }
         self.bytes.extend_from_slice(&soa.minimum.to_be_bytes());
     }
-}
-
-/// A name in wire format, root label included.
-pub fn wire_name(name: &Name) -> Vec<u8> {
-    let mut wire = Vec::with_capacity(255);
-    for label in name.iter() {
-        wire.push(label.len() as u8);
-        wire.extend_from_slice(label);
-    }
-    wire.push(0);
-    wire
 }
 
 #[cfg(test)]

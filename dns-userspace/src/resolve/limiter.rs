@@ -11,7 +11,7 @@ const MAX_BUCKETS: usize = 4096;
 #[derive(Debug)]
 pub struct Limiter {
     started: Instant,
-    /// What an interface begins with.
+    /// The initial bucket of an interface.
     full: Bucket,
     buckets: HashMap<u32, Bucket>,
 }
@@ -21,13 +21,13 @@ impl Limiter {
     pub fn new(now: Instant, per_second: u32, burst: u32) -> Limiter {
         Limiter {
             started: now,
-            // Here 0 is no word for "no limit".
+            // Here 0 does not mean unlimited.
             full: Bucket::new(per_second.max(1), burst),
             buckets: HashMap::new(),
         }
     }
 
-    /// Takes one token of an interface, or says that there is none.
+    /// Takes one token of an interface; `false` when it has none left.
     pub fn admit(&mut self, ifindex: u32, now: Instant) -> bool {
         let key = if self.buckets.len() < MAX_BUCKETS || self.buckets.contains_key(&ifindex) {
             ifindex

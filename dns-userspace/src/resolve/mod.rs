@@ -1,29 +1,34 @@
 //! From an intercepted query to an answer: look the target up, follow its chain, compose the reply.
 
+mod cache;
 mod chain;
 mod chase;
 mod compose;
-mod flight;
+mod engine;
+mod in_flight;
 mod limiter;
+mod options;
 mod query;
 mod responder;
 mod source;
 mod stats;
-mod store;
 mod stream;
 mod upstream;
 
+pub use cache::Sizes;
 pub use chain::{Answer, Failure, Outcome};
 pub use chase::looks_like_address;
-pub use compose::{ExtendedError, Section, wire_name};
+pub use compose::{ExtendedError, Section};
 pub use limiter::Limiter;
+pub use options::{ResponderOptions, Upstream};
 pub use query::{Edns, Query};
-pub use responder::{Responder, ResponderOptions, Upstream};
+pub use responder::Responder;
 pub use source::{DnsSource, Explanation, Step, StepReply, TargetSource, explain};
 pub use stats::{NamespaceCounts, PassReason, Snapshot, Stats};
-pub use store::Sizes;
 pub use stream::{MAX_QUEUED, ReplyTo, Steer, StreamQuery, StreamReply};
-pub use upstream::{RetryReason, Transport};
+pub use upstream::RetryReason;
+
+pub use crate::model::{Transport, wire_name};
 
 /// The steps of a chase and of a reply one by one, for the fuzz targets.
 #[doc(hidden)]
@@ -32,8 +37,7 @@ pub mod fuzzing {
     pub use super::compose::{ExtendedError, UDP_SIZE, servfail};
     pub use super::upstream::fuzzing::{accept, question};
 
-    use super::compose::{self, Carrier};
-    use super::{Query, Section};
+    use super::{Query, Section, Transport, compose};
 
     /// A reply over UDP.
     pub fn answer(
@@ -42,7 +46,7 @@ pub mod fuzzing {
         ttl_seconds: u32,
         rotation: usize,
     ) -> Option<Vec<u8>> {
-        compose::answer(query, section, ttl_seconds, rotation, Carrier::Datagram)
+        compose::answer(query, section, ttl_seconds, rotation, Transport::Udp)
             .map(|reply| reply.message)
     }
 }

@@ -37,8 +37,8 @@ pub struct Edns {
     pub cookie: Option<Cookie>,
 }
 
-/// A COOKIE option with a server part (RFC 7873 §4): another server behind this address has given it out, and its client takes
-/// no reply without one from then on. What it says is that server's; it is echoed as it is.
+/// A COOKIE option with a server part (RFC 7873 §4): another server behind this address has issued it, and its client takes
+/// no reply without one from then on. It is opaque here, and echoed unchanged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cookie {
     bytes: [u8; MAX_COOKIE],

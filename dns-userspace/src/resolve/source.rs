@@ -1,18 +1,23 @@
 //! Where the answer for a target comes from: a trait, and the chase through the existing cache as its one implementation.
 
-use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use hickory_proto::{
     op::ResponseCode,
     rr::{Name, RecordType},
 };
-use tokio::time::Instant;
 
 use super::{
     chain::{Failure, Outcome},
     chase::Chase,
-    upstream::{self, Patience, Pool, RetryReason, Transport, UpstreamReply},
+    upstream::{self, Pool, RetryPolicy, RetryReason, UpstreamReply},
 };
+use crate::model::Transport;
 
 /// Tries within the time of one chase.
 const TRIES: u32 = 4;
@@ -54,7 +59,7 @@ impl DnsSource {
         has_address: bool,
         mut steps: Option<&mut Vec<Step>>,
     ) -> Outcome {
-        let patience = Patience {
+        let policy = RetryPolicy {
             deadline: Instant::now() + self.timeout,
             retry_after: self.timeout / TRIES,
         };
@@ -63,7 +68,7 @@ impl DnsSource {
             let asked_at = Instant::now();
             let (name, qtype) = chase.asks();
             let name = name.clone();
-            let result = upstream::ask(&self.pool, server, &name, qtype, patience).await;
+            let result = upstream::ask(&self.pool, server, &name, qtype, policy).await;
             if let Some(steps) = &mut steps {
                 let elapsed = asked_at.elapsed();
                 steps.push(Step::new(server, name, qtype, &result, elapsed));

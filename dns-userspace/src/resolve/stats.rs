@@ -1,4 +1,4 @@
-//! What the responder did, counted: plain numbers that the metrics are made of.
+//! Counters of the responder, from which the metrics are made.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -8,11 +8,11 @@ use std::{
     },
 };
 
-use super::{chain::Failure, store::Sizes};
+use super::{cache::Sizes, chain::Failure};
 
 /// Most namespaces with counts of their own.
 pub const MAX_NAMESPACES: usize = 1000;
-/// Where the others are counted. Not a namespace name that Kubernetes allows.
+/// The label of all others. Not a namespace name that Kubernetes allows.
 pub const OTHER: &str = "_other";
 
 macro_rules! reasons {
@@ -36,18 +36,18 @@ macro_rules! reasons {
 reasons! {
     /// The DNS message is not one that gregor answers.
     Query => "query",
-    /// The rule does not match the name after all.
+    /// No rule matches the name any more.
     NoRule => "no_rule",
     /// The tenant has no target.
     NoTarget => "no_target",
     /// The interface has enough look-ups under way.
     Busy => "busy",
-    /// Too many look-ups of types that programs do not keep, or too many queries over TCP, of a name of which nothing is
-    /// known.
+    /// Too many look-ups of types that the program does not keep, or too many queries over TCP, for a name without a cached
+    /// answer.
     RateLimited => "rate_limited",
     /// A look-up ended without an outcome (shutdown).
     Abandoned => "abandoned",
-    /// No socket, no memory, no route, or a filter of the node: nothing was learned of a name that is not known.
+    /// No socket, no memory, no route, or a filter of the node, for a name without a cached answer.
     LocalFailure => "local_failure",
 }
 
@@ -85,7 +85,7 @@ impl Counter {
     }
 }
 
-/// What the pods asking for one namespace's target got.
+/// Replies to queries for one namespace's target.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NamespaceCounts {
     pub answers: u64,
@@ -121,7 +121,7 @@ pub struct Snapshot {
     pub truncated: u64,
     /// Replies and passed queries that could not be sent.
     pub send_errors: u64,
-    /// Look-ups for answers that a program has and is about to lose.
+    /// Look-ups for published answers that are about to expire.
     pub refreshes: u64,
     /// The same, refused because there were too many.
     pub refreshes_refused: u64,

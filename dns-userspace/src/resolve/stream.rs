@@ -1,4 +1,4 @@
-//! What the responder and TCP know of each other: queries that did not come as a frame, and clients to be sent there.
+//! What the responder and TCP exchange: queries from connections with their replies, and clients to be steered to TCP.
 
 use std::{
     io,
@@ -52,18 +52,18 @@ pub enum StreamReply {
     /// The server itself is to answer.
     PassOn,
     /// No reply, as over UDP; the client asks again.
-    Nothing,
+    NoReply,
 }
 
 impl ReplyTo {
     /// Fails when the connection is gone, or has less room than queries on their way. An answer that is too much for what
-    /// waits already becomes [`StreamReply::Nothing`].
+    /// waits already becomes [`StreamReply::NoReply`].
     pub(crate) fn send(&self, mut reply: StreamReply) -> io::Result<()> {
         if let StreamReply::Answer(message) = &reply {
             let before = self.queued.fetch_add(message.len(), Ordering::Relaxed);
             if before + message.len() > MAX_QUEUED {
                 self.queued.fetch_sub(message.len(), Ordering::Relaxed);
-                reply = StreamReply::Nothing;
+                reply = StreamReply::NoReply;
             }
         }
         self.replies
@@ -75,5 +75,5 @@ impl ReplyTo {
 /// Decides whether a client of UDP may be sent to TCP.
 pub trait Steer: Send + Sync + 'static {
     /// `true` when TCP connections of `client` to `server` reach the responder from now on, so that TC=1 helps it.
-    fn tell(&self, server: IpAddr, client: IpAddr) -> bool;
+    fn steer(&self, server: IpAddr, client: IpAddr) -> bool;
 }

@@ -8,7 +8,8 @@ use hickory_proto::{
     },
 };
 
-use super::{chain::Answer, compose::wire_name, query::Query};
+use super::{chain::Answer, query::Query};
+use crate::model::wire_name;
 
 pub fn name(text: &str) -> Name {
     let mut name = Name::from_ascii(text).unwrap();

@@ -29,7 +29,7 @@ pub use budget::Budget;
 pub use pattern::{MAX_LABEL, MAX_NAME, NAMESPACE};
 pub use table::Table;
 
-use crate::resolve::wire_name;
+use crate::model::wire_name;
 use budget::Spent;
 use pattern::{Pattern, PatternLabel, Problem, Template};
 use regex::RegexMatcher;

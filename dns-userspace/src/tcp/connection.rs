@@ -1,7 +1,7 @@
-//! Serves one steered connection: messages that a rule matches to the responder, every other one to the server itself.
+//! Serves one steered connection: messages that a rule matches go to the responder, all others to the server itself.
 //!
-//! One task and no queue without a bound: as long as a client does not read its replies, it is not read from, nor is the
-//! server on its behalf.
+//! One task, and every queue is bounded: while a client does not read its replies, nothing is read from it, nor from the server
+//! on its behalf.
 
 use std::{
     collections::HashMap,
@@ -15,7 +15,6 @@ use std::{
     time::Duration,
 };
 
-use dns_common::abi::MAX_FRAME;
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::{
     net::{TcpSocket, TcpStream},
@@ -24,31 +23,31 @@ use tokio::{
 };
 
 use super::{
+    dispatch::Dispatch,
     framing::{Inbox, Malformed, Outbox},
     relay::Relay,
-    service::Service,
 };
-use crate::resolve::{Query, ReplyTo, StreamQuery, StreamReply};
+use crate::resolve::{ReplyTo, StreamQuery, StreamReply};
 
 /// Messages of one connection that have no reply yet.
 const IN_FLIGHT: usize = 32;
-/// Bytes that wait to be written, from which on no more are taken.
+/// No more is read once so many bytes wait to be written.
 const HIGH_WATER: usize = 1 << 16;
-/// How long a connection may stand without anything on its way (RFC 7766 §6.2.3).
+/// How long a connection may be idle (RFC 7766 §6.2.3).
 const IDLE: Duration = Duration::from_secs(10);
 /// How long a message may take from its first byte to its last.
 const MESSAGE: Duration = Duration::from_secs(5);
 /// How long a client may leave its replies unread.
 const UNREAD: Duration = Duration::from_secs(5);
-/// How long the server may be silent with replies owed; resolvers have given up by then.
+/// How long the server may send nothing while replies are due; resolvers have given up by then.
 const SERVER: Duration = Duration::from_secs(10);
 /// The responder ends every look-up well before.
 const RESPONDER: Duration = Duration::from_secs(60);
 const CONNECT: Duration = Duration::from_secs(2);
 
-/// One client and the server that it thinks it talks to.
+/// One client, and the server whose address it connected to.
 pub(super) struct Connection<'a> {
-    service: &'a Service,
+    dispatch: &'a Dispatch,
     /// The client.
     peer: SocketAddr,
     server: SocketAddr,
@@ -59,15 +58,15 @@ pub(super) struct Connection<'a> {
     waiting: HashMap<u32, Vec<u8>>,
     next_slot: u32,
     reply_to: mpsc::Sender<(u32, StreamReply)>,
-    /// Bytes of answers on their way from the responder.
+    /// Bytes of answers that the responder has sent and the connection has not taken.
     queued: Arc<AtomicUsize>,
     relay: Relay,
     upstream: Upstream,
-    /// No more is read from the client: it said so, or it is going to be left.
+    /// No more is read from the client: it has closed its side, or the connection is about to be closed.
     closing: bool,
     /// The last time that a message came or a reply went.
     active: Instant,
-    /// When the message that is half here began.
+    /// When the first byte of an incomplete message arrived.
     partial_since: Option<Instant>,
     /// When bytes were last written to the client, or began to wait.
     wrote: Instant,
@@ -91,13 +90,14 @@ enum Event {
     Connected(io::Result<TcpStream>),
     ServerReadable,
     ServerWritable,
-    Late,
+    Timeout,
     Stop,
 }
 
-/// Serves until client, server or `stop` ends it. `server` is whom the client asked, `ifindex` what it is behind.
+/// Serves until client, server or `stop` ends it. `server` is the address that the client asked, `ifindex` the interface that
+/// it is behind.
 pub(super) async fn serve(
-    service: &Service,
+    dispatch: &Dispatch,
     client: TcpStream,
     server: SocketAddr,
     ifindex: u32,
@@ -105,12 +105,11 @@ pub(super) async fn serve(
 ) {
     let (reply_to, mut replies) = mpsc::channel(IN_FLIGHT);
     let now = Instant::now();
-    // One that is gone already asks nothing any more.
     let Ok(peer) = client.peer_addr() else {
         return;
     };
     let mut connection = Connection {
-        service,
+        dispatch,
         peer,
         server,
         ifindex,
@@ -142,14 +141,14 @@ pub(super) async fn serve(
             () = writable(upstream.stream.as_ref()), if !upstream.outbox.is_empty() => {
                 Event::ServerWritable
             }
-            () = sleep_until(deadline) => Event::Late,
+            () = sleep_until(deadline) => Event::Timeout,
             _ = stop.wait_for(|stop| *stop), if !connection.closing => Event::Stop,
         };
         if connection.on(event, &client).is_err() {
             break;
         }
     }
-    service.counters.lost(connection.owed());
+    dispatch.counters.lost(connection.due());
 }
 
 /// The connection is over.
@@ -193,7 +192,7 @@ impl Connection<'_> {
                     }
                 }
             }
-            Event::Late => return Err(Over),
+            Event::Timeout => return Err(Over),
             Event::Stop => self.closing = true,
         }
         Ok(())
@@ -213,7 +212,7 @@ impl Connection<'_> {
         if took {
             self.active = now;
         }
-        // What waits for room is not late, and what has just begun is not late yet.
+        // A message that waits for room is not late, and its time starts with its first byte.
         self.partial_since = match self.partial_since {
             _ if !self.inbox.is_partial() || !self.has_room() => None,
             Some(since) if !took => Some(since),
@@ -223,13 +222,13 @@ impl Connection<'_> {
     }
 
     fn take(&mut self, message: Vec<u8>) {
-        let Some(matched) = self.service.matches(&message, self.ifindex) else {
+        let Some(matched) = self.dispatch.matches(&message, self.ifindex) else {
             return self.pass_on(message);
         };
         let slot = self.next_slot;
         self.next_slot = slot.wrapping_add(1);
         self.waiting.insert(slot, message);
-        self.service.answer(StreamQuery {
+        self.dispatch.answer(StreamQuery {
             query: matched.query,
             client: self.peer,
             server: self.server,
@@ -247,7 +246,7 @@ impl Connection<'_> {
 
     /// Sends a message to the server.
     fn pass_on(&mut self, mut message: Vec<u8>) {
-        self.service.counters.relayed();
+        self.dispatch.counters.relayed();
         self.relay.send(&mut message, rand::random);
         let upstream = &mut self.upstream;
         upstream.outbox.push(&message);
@@ -266,11 +265,11 @@ impl Connection<'_> {
         self.active = now;
         match reply {
             StreamReply::Answer(answer) => {
-                self.service.counters.answered();
+                self.dispatch.counters.answered();
                 self.push(&answer, now);
             }
             StreamReply::PassOn => self.pass_on(message),
-            StreamReply::Nothing => self.service.counters.lost(1),
+            StreamReply::NoReply => self.dispatch.counters.lost(1),
         }
     }
 
@@ -303,12 +302,12 @@ impl Connection<'_> {
         self.outbox.push(message);
     }
 
-    /// The server closes idle connections, and the next message opens another. One that breaks with replies owed breaks
-    /// the client's too, once it has what is on its way: that is what it would see without gregor, and resolvers go on to
-    /// their next server then, which they would not after SERVFAIL.
+    /// The server closes idle connections, and the next message opens another. If it closes while replies are due, the client's
+    /// connection is closed too, after the replies that have arrived: the client would see that without gregor, and resolvers go
+    /// on to their next server then, which they would not after SERVFAIL.
     fn server_gone(&mut self) {
         if self.relay.len() > 0 {
-            self.service.counters.lost(self.relay.awaited());
+            self.dispatch.counters.lost(self.relay.awaited());
             self.closing = true;
             self.inbox = Inbox::default();
         }
@@ -323,24 +322,24 @@ impl Connection<'_> {
     }
 
     /// Replies that the client waits for.
-    fn owed(&self) -> usize {
+    fn due(&self) -> usize {
         self.waiting.len() + self.relay.awaited()
     }
 
-    /// Nothing more is to come, either way.
+    /// Nothing more is to be sent or received.
     fn is_done(&self) -> bool {
         self.closing && self.waiting.is_empty() && self.relay.len() == 0 && self.outbox.is_empty()
     }
 
     fn deadline(&self) -> Instant {
-        let patience = if !self.waiting.is_empty() {
+        let limit = if !self.waiting.is_empty() {
             RESPONDER
         } else if self.relay.awaited() > 0 {
             SERVER
         } else {
             IDLE
         };
-        let mut deadline = self.active + patience;
+        let mut deadline = self.active + limit;
         if let Some(since) = self.partial_since {
             deadline = deadline.min(since + MESSAGE);
         }
@@ -349,13 +348,6 @@ impl Connection<'_> {
         }
         deadline
     }
-}
-
-/// The query of a message, if it is small enough to have been intercepted as a datagram, too.
-pub(super) fn parse(message: &[u8]) -> Option<Query> {
-    (message.len() <= MAX_FRAME)
-        .then(|| Query::parse(message))
-        .flatten()
 }
 
 /// Connects to a server from its own address: the program knows the node's own connections by that.

@@ -1,7 +1,7 @@
-//! Which messages were sent on to the server, and which of its replies belongs to which; no I/O.
+//! Matches the replies of the server to the messages that were relayed to it; no I/O.
 //!
-//! Nothing of a message is changed but its ID, and that only while another one with the same is on its way: a server may
-//! reply out of order (RFC 7766 §7), and then only ID and question tell.
+//! Only the ID of a message is changed, and only while another one with the same ID is outstanding: a server may reply out of
+//! order (RFC 7766 §7), and only ID and question say which reply it is.
 
 use std::collections::HashMap;
 
@@ -15,9 +15,9 @@ const TYPE_AXFR: u16 = 252;
 /// Messages that the server has not answered.
 #[derive(Debug, Default)]
 pub struct Relay {
-    /// By the ID that they were sent on with.
+    /// By the ID that they were relayed with.
     outstanding: HashMap<u16, Outstanding>,
-    /// Those that a single reply answers.
+    /// Those that take a single reply.
     awaited: usize,
 }
 
@@ -53,7 +53,7 @@ impl Relay {
         self.outstanding.insert(own, outstanding);
     }
 
-    /// Gives a reply the ID of the message that it answers. `false` when it answers none.
+    /// Gives a reply the ID of its message. `false` when no message is outstanding for it.
     pub fn receive(&mut self, reply: &mut [u8]) -> bool {
         let Some(header) = reply.first_chunk::<HEADER>() else {
             return false;
@@ -80,7 +80,7 @@ impl Relay {
         belongs
     }
 
-    /// Replies that are owed.
+    /// Replies that are due.
     pub fn awaited(&self) -> usize {
         self.awaited
     }
@@ -90,7 +90,7 @@ impl Relay {
         self.outstanding.len()
     }
 
-    /// The server is gone.
+    /// Forgets all messages: the connection to the server is closed.
     pub fn clear(&mut self) {
         self.outstanding.clear();
         self.awaited = 0;
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_that_meet_are_told_apart_and_given_back() {
+    fn equal_ids_are_replaced_and_restored() {
         let mut relay = Relay::default();
         let mut proposals = [7, 8, 7, 8, 9].into_iter();
         let sent: Vec<Vec<u8>> = [b"a", b"b", b"c"]

@@ -1,4 +1,4 @@
-//! Accepts steered connections, as many as there may be, and says which of their messages a rule matches.
+//! Accepts steered connections within limits per client and interface, and serves each in a task of its own.
 
 use std::{
     collections::HashMap,
@@ -8,23 +8,20 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use arc_swap::ArcSwap;
 use dns_common::wire::DNS_PORT;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
 };
 
-use super::connection;
-use crate::{
-    datapath::{Limit, Listeners},
-    discover::Routes,
-    resolve::{Limiter, Query, StreamQuery},
-    rules::RuleSet,
+use super::{
+    connection,
+    dispatch::{Answer, Dispatch, Served},
 };
+use crate::{discover::Routes, model::Listeners};
 
 /// Connections in all.
 const MAX_CONNECTIONS: usize = 1024;
@@ -35,53 +32,25 @@ const MAX_PER_INTERFACE: usize = 256;
 /// Pause after an error of accept(2), which is most often a lack of descriptors.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
-/// Answers queries of connections; every one gets one reply.
-pub trait Answer: Send + Sync + 'static {
-    fn answer(&self, query: StreamQuery);
-}
-
-/// What is served, replaced as a whole by a reload.
-#[derive(Clone, Debug)]
-pub struct Served {
-    pub servers: Vec<IpAddr>,
-    pub rules: Arc<RuleSet>,
-    /// What the clients behind one interface may ask of the responder.
-    pub limit: Limit,
-}
-
-/// A message that a rule matches.
-pub(super) struct Matched {
-    pub query: Query,
-    pub rules: Arc<RuleSet>,
-    pub rule: usize,
-    /// Whether its client is within its rate.
-    pub is_within_rate: bool,
-}
-
 /// See the module.
 pub struct Service {
-    answer: Arc<dyn Answer>,
-    served: ArcSwap<Served>,
-    rate: Mutex<Option<Limiter>>,
+    pub(super) dispatch: Dispatch,
     routes: Routes,
-    room: Mutex<Room>,
-    /// Connections there are; whoever ends tells.
+    admitted: Mutex<Admitted>,
+    /// Open connections; decremented when one is dropped.
     open: watch::Sender<usize>,
     stop: watch::Sender<bool>,
-    pub(super) counters: Counters,
+    counters: Counters,
 }
 
-/// Numbers that only grow.
+/// Connections by what became of them.
 #[derive(Debug, Default)]
-pub struct Counters {
+struct Counters {
     connections: AtomicU64,
     refused: AtomicU64,
-    answered: AtomicU64,
-    relayed: AtomicU64,
-    lost: AtomicU64,
 }
 
-/// What the service tells of itself.
+/// Counters for `status` and the metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Numbers {
     /// Connections accepted.
@@ -97,29 +66,13 @@ pub struct Numbers {
     pub lost: u64,
 }
 
-impl Counters {
-    pub(super) fn answered(&self) {
-        self.answered.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(super) fn relayed(&self) {
-        self.relayed.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(super) fn lost(&self, messages: usize) {
-        self.lost.fetch_add(messages as u64, Ordering::Relaxed);
-    }
-}
-
 impl Service {
     /// Needs a tokio runtime, in the network namespace of the clients.
     pub fn new(answer: Arc<dyn Answer>, served: Served) -> anyhow::Result<Arc<Self>> {
         let service = Service {
-            answer,
-            rate: Mutex::new(limiter(served.limit)),
-            served: ArcSwap::from_pointee(served),
+            dispatch: Dispatch::new(answer, served),
             routes: Routes::open()?,
-            room: Mutex::default(),
+            admitted: Mutex::default(),
             open: watch::Sender::new(0),
             stop: watch::Sender::new(false),
             counters: Counters::default(),
@@ -127,12 +80,9 @@ impl Service {
         Ok(Arc::new(service))
     }
 
-    /// Connections that stand go on with the new rules.
+    /// Open connections go on with the new rules.
     pub fn reconfigure(&self, served: Served) {
-        if served.limit != self.served.load().limit {
-            *lock(&self.rate) = limiter(served.limit);
-        }
-        self.served.store(Arc::new(served));
+        self.dispatch.reconfigure(served);
     }
 
     /// Accepts from listeners until [`Service::stop`].
@@ -144,7 +94,7 @@ impl Service {
         Ok(())
     }
 
-    /// Takes no more connections; those that stand get the replies that are on their way. Returns once they are gone.
+    /// Accepts no more connections; open ones get the replies that are due. Returns once all are closed.
     pub async fn stop(&self) {
         self.stop.send_replace(true);
         // An error means that the sender is gone, and it is ours.
@@ -153,34 +103,15 @@ impl Service {
 
     pub fn numbers(&self) -> Numbers {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let messages = self.dispatch.counters.get();
         Numbers {
             connections: get(&self.counters.connections),
             refused: get(&self.counters.refused),
             open: *self.open.borrow(),
-            answered: get(&self.counters.answered),
-            relayed: get(&self.counters.relayed),
-            lost: get(&self.counters.lost),
+            answered: messages.answered,
+            relayed: messages.relayed,
+            lost: messages.lost,
         }
-    }
-
-    /// The query of a message and the rule that it is answered by.
-    pub(super) fn matches(&self, message: &[u8], ifindex: u32) -> Option<Matched> {
-        let query = connection::parse(message)?;
-        let served = self.served.load();
-        let rule = served.rules.find(query.qname())?;
-        let is_within_rate = lock(&self.rate)
-            .as_mut()
-            .is_none_or(|rate| rate.admit(ifindex, Instant::now()));
-        Some(Matched {
-            query,
-            rules: Arc::clone(&served.rules),
-            rule,
-            is_within_rate,
-        })
-    }
-
-    pub(super) fn answer(&self, query: StreamQuery) {
-        self.answer.answer(query);
     }
 
     async fn accept(self: Arc<Self>, listener: TcpListener) {
@@ -203,36 +134,36 @@ impl Service {
     fn take(self: &Arc<Self>, stream: TcpStream, client: SocketAddr) {
         self.counters.connections.fetch_add(1, Ordering::Relaxed);
         let server = stream.local_addr().ok().filter(|server| {
-            // Everything else is somebody who found the listener's port.
-            server.port() == DNS_PORT && self.served.load().servers.contains(&server.ip())
+            // Other addresses mean that the client connected to the listener's own port.
+            server.port() == DNS_PORT && self.dispatch.serves(server.ip())
         });
-        let seat = server.and_then(|server| Some((server, self.seat(client.ip())?)));
-        let Some((server, mut seat)) = seat else {
+        let permit = server.and_then(|server| Some((server, self.admit(client.ip())?)));
+        let Some((server, mut permit)) = permit else {
             self.counters.refused.fetch_add(1, Ordering::Relaxed);
             return;
         };
         tokio::spawn(async move {
-            let service = seat.service.clone();
+            let service = permit.service.clone();
             let interface = service.routes.interface(client.ip()).await;
             let ifindex = interface.ok().flatten().unwrap_or(0);
-            if !seat.charge(ifindex) || stream.set_nodelay(true).is_err() {
+            if !permit.charge(ifindex) || stream.set_nodelay(true).is_err() {
                 service.counters.refused.fetch_add(1, Ordering::Relaxed);
                 return;
             }
             let stop = service.stop.subscribe();
-            connection::serve(&service, stream, server, ifindex, stop).await;
+            connection::serve(&service.dispatch, stream, server, ifindex, stop).await;
         });
     }
 
-    /// Room for a connection of a client, if there is.
-    fn seat(self: &Arc<Self>, client: IpAddr) -> Option<Seat> {
-        let mut room = lock(&self.room);
+    /// Counts a connection of a client, or refuses it over the limits.
+    fn admit(self: &Arc<Self>, client: IpAddr) -> Option<Permit> {
+        let mut admitted = lock(&self.admitted);
         let open = *self.open.borrow();
-        if open >= MAX_CONNECTIONS || !enter(&mut room.clients, client, MAX_PER_CLIENT) {
+        if open >= MAX_CONNECTIONS || !enter(&mut admitted.clients, client, MAX_PER_CLIENT) {
             return None;
         }
         self.open.send_replace(open + 1);
-        Some(Seat {
+        Some(Permit {
             service: self.clone(),
             client,
             ifindex: None,
@@ -240,36 +171,36 @@ impl Service {
     }
 }
 
-/// How many connections each has; as many entries as there are connections.
+/// Open connections per client address and per interface.
 #[derive(Debug, Default)]
-struct Room {
+struct Admitted {
     clients: HashMap<IpAddr, usize>,
     interfaces: HashMap<u32, usize>,
 }
 
-/// One connection's place among them.
-struct Seat {
+/// One admitted connection; dropping it makes room for another.
+struct Permit {
     service: Arc<Service>,
     client: IpAddr,
     ifindex: Option<u32>,
 }
 
-impl Seat {
-    /// Counts it for an interface as well, or says that this one has enough.
+impl Permit {
+    /// Counts the connection for its interface as well; `false` when that is at its limit.
     fn charge(&mut self, ifindex: u32) -> bool {
-        let mut room = lock(&self.service.room);
-        let admitted = enter(&mut room.interfaces, ifindex, MAX_PER_INTERFACE);
-        self.ifindex = admitted.then_some(ifindex);
-        admitted
+        let mut admitted = lock(&self.service.admitted);
+        let has_room = enter(&mut admitted.interfaces, ifindex, MAX_PER_INTERFACE);
+        self.ifindex = has_room.then_some(ifindex);
+        has_room
     }
 }
 
-impl Drop for Seat {
+impl Drop for Permit {
     fn drop(&mut self) {
-        let mut room = lock(&self.service.room);
-        leave(&mut room.clients, &self.client);
+        let mut admitted = lock(&self.service.admitted);
+        leave(&mut admitted.clients, &self.client);
         if let Some(ifindex) = self.ifindex {
-            leave(&mut room.interfaces, &ifindex);
+            leave(&mut admitted.interfaces, &ifindex);
         }
         self.service.open.send_modify(|open| *open -= 1);
     }
@@ -289,11 +220,6 @@ fn leave<K: std::hash::Hash + Eq>(counts: &mut HashMap<K, usize>, key: &K) {
             counts.remove(key);
         }
     }
-}
-
-fn limiter(limit: Limit) -> Option<Limiter> {
-    (limit.queries_per_second > 0)
-        .then(|| Limiter::new(Instant::now(), limit.queries_per_second, limit.burst))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

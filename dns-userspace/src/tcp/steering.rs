@@ -1,4 +1,4 @@
-//! Decides which clients of UDP are told TC=1, and tells the program of them.
+//! Decides which UDP clients get TC=1, and has their TCP connections steered.
 
 use std::{
     collections::HashSet,
@@ -10,13 +10,13 @@ use std::{
 use arc_swap::ArcSwap;
 
 use crate::{
-    datapath::{SteerMode, Steered},
     discover::{Routes, own_addresses},
+    model::{SteerMode, SteeredClients},
     resolve::Steer,
 };
 
-/// How long the connections of a client are steered after it was told TC=1. It comes back at once; a second connection of
-/// the same client within that time is answered as well by the responder as by the server.
+/// How long the connections of a client are steered after it got TC=1. It retries at once; a second connection of the same
+/// client within that time is answered as well by the responder as by the server.
 const WINDOW: Duration = Duration::from_secs(5);
 /// How often the kernel is asked for the node's addresses.
 const REFRESH: Duration = Duration::from_secs(2);
@@ -35,12 +35,12 @@ pub struct Steering {
 #[derive(Debug)]
 struct Inner {
     mode: SteerMode,
-    /// One program; two while one takes the place of the other.
-    programs: Vec<Steered>,
+    /// One program; two while one replaces the other.
+    programs: Vec<Arc<dyn SteeredClients>>,
 }
 
 impl Steering {
-    /// Nothing is steered yet, and no server known to be local.
+    /// Steers nothing yet, and takes no server for local.
     pub fn new(servers: Vec<IpAddr>) -> Self {
         Self {
             inner: Mutex::new(Inner {
@@ -53,14 +53,19 @@ impl Steering {
         }
     }
 
-    /// Another program is about to be attached, perhaps in the place of one: it is told as well.
-    pub fn also(&self, program: Steered) {
-        tell_own(&program, &self.own.load());
+    /// Another program is about to be attached, perhaps in place of one: clients are inserted into both.
+    pub fn also(&self, program: Arc<dyn SteeredClients>) {
+        set_own(&*program, &self.own.load());
         self.lock().programs.push(program);
     }
 
     /// This program steers and no other; with [`SteerMode::Never`], none does.
-    pub fn only(&self, mode: SteerMode, program: Option<Steered>, servers: Vec<IpAddr>) {
+    pub fn only(
+        &self,
+        mode: SteerMode,
+        program: Option<Arc<dyn SteeredClients>>,
+        servers: Vec<IpAddr>,
+    ) {
         self.servers.store(Arc::new(servers));
         *self.lock() = Inner {
             mode,
@@ -76,7 +81,7 @@ impl Steering {
         self.lock().mode
     }
 
-    /// The servers that are local, as they stand in the configuration.
+    /// The servers that are local, spelled and ordered as in the configuration.
     pub fn local(&self) -> Vec<IpAddr> {
         let local = self.local.load();
         let servers = self.servers.load();
@@ -94,14 +99,14 @@ impl Steering {
             match routes.is_local(server).await {
                 Ok(true) => drop(local.insert(server)),
                 Ok(false) => {}
-                Err(error) => tracing::debug!(%error, "cannot tell whether a server is local"),
+                Err(error) => tracing::debug!(%error, "cannot find out whether a server is local"),
             }
         }
         if **self.local.load() != local {
             tracing::info!(?local, "servers whose TCP can be steered");
             self.local.store(Arc::new(local));
         }
-        // A dump of what may be thousands of Service addresses, so not on a thread that serves.
+        // A dump of possibly thousands of Service addresses, so not on a worker thread.
         match tokio::task::spawn_blocking(own_addresses).await {
             Ok(Ok(own)) => self.own.store(Arc::new(own)),
             Ok(Err(error)) => tracing::debug!(%error, "cannot list the node's addresses"),
@@ -109,11 +114,11 @@ impl Steering {
         }
         let own = self.own.load();
         for program in &self.lock().programs {
-            tell_own(program, &own);
+            set_own(&**program, &own);
         }
     }
 
-    /// Keeps what is known of the servers fresh, for ever.
+    /// Refreshes the addresses periodically; never returns.
     pub async fn watch(self: Arc<Self>, routes: Routes) {
         let mut again = tokio::time::interval(REFRESH);
         again.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -128,14 +133,14 @@ impl Steering {
     }
 }
 
-fn tell_own(program: &Steered, own: &HashSet<IpAddr>) {
+fn set_own(program: &dyn SteeredClients, own: &HashSet<IpAddr>) {
     if let Err(error) = program.set_own(own) {
         tracing::debug!(%error, "some of the node's addresses are not known to the program");
     }
 }
 
 impl Steer for Steering {
-    fn tell(&self, server: IpAddr, client: IpAddr) -> bool {
+    fn steer(&self, server: IpAddr, client: IpAddr) -> bool {
         if !self.local.load().contains(&server) {
             return false;
         }
@@ -144,15 +149,82 @@ impl Steer for Steering {
             SteerMode::Never => false,
             SteerMode::Always => true,
             SteerMode::AfterTruncation => {
-                let mut told = !inner.programs.is_empty();
+                let mut is_steered = !inner.programs.is_empty();
                 for program in &inner.programs {
                     if let Err(error) = program.insert(client, WINDOW) {
                         tracing::debug!(%error, "a client cannot be steered");
-                        told = false;
+                        is_steered = false;
                     }
                 }
-                told
+                is_steered
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    /// The table of a program, which may be full.
+    #[derive(Debug, Default)]
+    struct Table {
+        clients: Mutex<Vec<(IpAddr, Duration)>>,
+        is_full: bool,
+    }
+
+    impl SteeredClients for Table {
+        fn insert(&self, client: IpAddr, valid: Duration) -> io::Result<()> {
+            if self.is_full {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            self.clients.lock().unwrap().push((client, valid));
+            Ok(())
+        }
+
+        fn set_own(&self, _addresses: &HashSet<IpAddr>) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 7));
+    const LOCAL: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(169, 254, 20, 10));
+    const ELSEWHERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(172, 20, 0, 10));
+
+    fn steering(mode: SteerMode, table: Option<Arc<Table>>) -> Steering {
+        let steering = Steering::new(vec![LOCAL, ELSEWHERE]);
+        steering.local.store(Arc::new(HashSet::from([LOCAL])));
+        let program = table.map(|table| -> Arc<dyn SteeredClients> { table });
+        steering.only(mode, program, vec![LOCAL, ELSEWHERE]);
+        steering
+    }
+
+    #[test]
+    fn clients_of_a_local_server_are_inserted_into_every_program() {
+        let [first, second] = [(); 2].map(|()| Arc::new(Table::default()));
+        let steering = steering(SteerMode::AfterTruncation, Some(first.clone()));
+        steering.also(second.clone());
+        assert!(!steering.steer(ELSEWHERE, CLIENT));
+        assert!(first.clients.lock().unwrap().is_empty());
+        assert!(steering.steer(LOCAL, CLIENT));
+        for table in [first, second] {
+            assert_eq!(*table.clients.lock().unwrap(), [(CLIENT, WINDOW)]);
+        }
+    }
+
+    #[test]
+    fn a_client_gets_no_tc_where_its_connection_would_not_be_steered() {
+        let full = Arc::new(Table {
+            is_full: true,
+            ..Table::default()
+        });
+        assert!(!steering(SteerMode::AfterTruncation, Some(full)).steer(LOCAL, CLIENT));
+        assert!(!steering(SteerMode::AfterTruncation, None).steer(LOCAL, CLIENT));
+        let table = Arc::new(Table::default());
+        assert!(!steering(SteerMode::Never, Some(table.clone())).steer(LOCAL, CLIENT));
+        assert!(steering(SteerMode::Always, Some(table.clone())).steer(LOCAL, CLIENT));
+        assert!(table.clients.lock().unwrap().is_empty());
     }
 }

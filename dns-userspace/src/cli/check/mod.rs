@@ -10,11 +10,15 @@ mod metrics;
 mod nameservers;
 mod node;
 mod programs;
+mod report;
 mod servers;
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
-use self::finding::{Finding, Level, Report};
+use self::{
+    finding::{Finding, Level},
+    report::Report,
+};
 use crate::{app::settings::Settings, datapath::Node};
 
 /// Where kubeadm and most distributions keep it.

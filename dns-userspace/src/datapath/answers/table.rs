@@ -4,7 +4,7 @@ use dns_common::answer::{self, Key, WAYS, Ways, Word};
 
 use aya::Ebpf;
 
-use super::super::{DatapathError, load::mapping, mapping::Mapping};
+use super::super::{DatapathError, mapping::Mapping, object::mapping};
 use crate::fair::{FairMap, Limits};
 
 /// An index, its entries, and who has which.

@@ -35,7 +35,7 @@ fn query(source: &str, destination: &str, tags: &[u8], message: &[u8]) -> QueryF
     }
 }
 
-/// Sums an IPv4 header, or UDP with its pseudo-header, from what stands in the frame: right when it gives 0xffff.
+/// Sums an IPv4 header, or UDP with its pseudo-header, from the bytes of the frame: correct when it gives 0xffff.
 fn sums(frame: &[u8], l3: usize) -> (u16, u16) {
     let ip = &frame[l3..];
     let (header, addresses) = match ip[0] >> 4 {

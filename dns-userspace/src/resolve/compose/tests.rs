@@ -13,7 +13,7 @@ const TARGET: &str = "kafka-upstream.foo.svc.cluster.local.";
 const END: &str = "vpce-1.vpce.svc.cluster.local.";
 
 fn datagram(query: &Query, section: &Section, ttl: u32, rotation: usize) -> Option<Vec<u8>> {
-    answer(query, section, ttl, rotation, Carrier::Datagram).map(|reply| reply.message)
+    answer(query, section, ttl, rotation, Transport::Udp).map(|reply| reply.message)
 }
 
 fn compose(opt: Option<(u16, bool)>, answer_of: &Answer, ttl: u32, rotation: usize) -> Vec<u8> {
@@ -279,7 +279,7 @@ proptest! {
             prop_assert!(section.len() + 12 + query.question().len() + 11 > 512);
             return Ok(());
         };
-        prop_assert!(bytes.len() <= limit(&query, Carrier::Datagram));
+        prop_assert!(bytes.len() <= limit(&query, Transport::Udp));
         let message = parse(&bytes);
         let mut owner = qname.as_str();
         for (record, target) in message.answers.iter().zip(&names) {
@@ -309,13 +309,13 @@ proptest! {
 fn what_a_datagram_leaves_out_a_stream_has() {
     let section = Section::new(&addresses(&[TARGET, END], 60, 9)).unwrap();
     let query = query(QNAME, RecordType::A, None);
-    let cut = answer(&query, &section, 9, 7, Carrier::Datagram).unwrap();
+    let cut = answer(&query, &section, 9, 7, Transport::Udp).unwrap();
     assert!(cut.message.len() <= 512);
-    let told = rrset(&parse(&cut.message)).len();
-    assert!(told > 0);
-    assert_eq!(cut.left_out, 60 - told);
+    let sent = rrset(&parse(&cut.message)).len();
+    assert!(sent > 0);
+    assert_eq!(cut.left_out, 60 - sent);
 
-    let whole = answer(&query, &section, 9, 7, Carrier::Stream).unwrap();
+    let whole = answer(&query, &section, 9, 7, Transport::Tcp).unwrap();
     assert_eq!(whole.left_out, 0);
     assert_eq!(rrset(&parse(&whole.message)).len(), 60);
     assert_eq!(whole.message[..12][..6], cut.message[..6]);
@@ -326,14 +326,14 @@ fn a_stream_carries_as_many_addresses_as_fit_into_64_kib() {
     let count = |message: &[u8]| parse(message).answers.len() - 2;
     let query = query(QNAME, RecordType::A, Some((1232, false)));
     let section = Section::new(&many_addresses(&[TARGET, END], 4000)).unwrap();
-    let whole = answer(&query, &section, 9, 3999, Carrier::Stream).unwrap();
+    let whole = answer(&query, &section, 9, 3999, Transport::Tcp).unwrap();
     assert_eq!((whole.left_out, count(&whole.message)), (0, 4000));
-    let cut = answer(&query, &section, 9, 3999, Carrier::Datagram).unwrap();
+    let cut = answer(&query, &section, 9, 3999, Transport::Udp).unwrap();
     assert_eq!(cut.left_out, 4000 - count(&cut.message));
 
     // More than any message holds: the reply says how many it lacks.
     let section = Section::new(&many_addresses(&[TARGET, END], 5000)).unwrap();
-    let cut = answer(&query, &section, 9, 0, Carrier::Stream).unwrap();
+    let cut = answer(&query, &section, 9, 0, Transport::Tcp).unwrap();
     assert!(cut.message.len() <= 65_535 && cut.message.len() > 65_000);
     assert_eq!(cut.left_out, 5000 - count(&cut.message));
     assert!(cut.left_out > 0);
@@ -510,11 +510,11 @@ proptest! {
         let whole = 12 + query.question().len() + section.len() + opt_len;
         prop_assert_eq!(
             replies.len(),
-            if whole <= limit(&query, Carrier::Datagram) { rounds } else { 0 },
-            "{} bytes where {} are taken", whole, limit(&query, Carrier::Datagram)
+            if whole <= limit(&query, Transport::Udp) { rounds } else { 0 },
+            "{} bytes where {} are taken", whole, limit(&query, Transport::Udp)
         );
         for (rotation, reply) in replies.iter().enumerate() {
-            let expected = answer(&query, &section, ttl, rotation, Carrier::Datagram);
+            let expected = answer(&query, &section, ttl, rotation, Transport::Udp);
             let expected = expected.map(|expected| expected.message);
             prop_assert_eq!(Some(reply), expected.as_ref());
         }

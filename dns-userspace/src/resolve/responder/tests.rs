@@ -1,4 +1,4 @@
-//! The responder against a source that answers when told to and an injector that remembers.
+//! The responder against a source whose outcomes the test gives, and an injector that records what is sent.
 
 mod families;
 mod follow;
@@ -9,9 +9,9 @@ use std::{
     cell::Cell,
     collections::{HashMap, VecDeque},
     io,
+    net::IpAddr,
+    time::Duration,
 };
-
-use std::{net::IpAddr, sync::Mutex};
 
 use dns_common::answer;
 use hickory_proto::{
@@ -20,13 +20,15 @@ use hickory_proto::{
 };
 use tokio::sync::oneshot;
 
-use super::{
-    reply::{GRACE, extended_error},
-    *,
-};
+use super::*;
 use crate::{
-    datapath::{Publish, Term},
-    resolve::{chain::Answer, testing::*},
+    model::Term,
+    resolve::{
+        cache::NEGATIVE_LIFETIME,
+        chain::{Answer, Failure, Outcome},
+        engine::{GRACE, OTHER_TYPES_PER_SECOND},
+        testing::*,
+    },
     rules::{MatchSpec, RuleSet, RuleSpec},
 };
 
@@ -126,7 +128,7 @@ impl Lab {
 
     fn asks_with(&self, ifindex: u32, message: &[u8]) {
         let frame = frame(ifindex, message);
-        self.responder.handle_frame(frame, None, None, |qname| {
+        self.takes(frame, None, |qname| {
             let labels: Vec<&[u8]> = labels(qname);
             let at = labels.iter().position(|label| *label == b"svc")?;
             let namespace = std::str::from_utf8(labels[at - 1]).ok()?;
@@ -134,10 +136,22 @@ impl Lab {
                 via: vec![],
                 target: name(&format!("kafka-upstream.{namespace}.svc.cluster.local.")),
                 namespace: Some(namespace.to_owned()),
-                kept_by: None,
+                published_by: None,
                 rule_ttl: Duration::from_secs(60),
             })
         });
+    }
+
+    fn takes(
+        &self,
+        frame: QueryFrame,
+        program: Option<Program>,
+        plan: impl FnOnce(&[u8]) -> Option<Plan>,
+    ) {
+        let query = self.responder.accept_frame(frame, program, None, plan);
+        if let Some(query) = query {
+            self.responder.apply(Event::Query(query));
+        }
     }
 
     /// Lets the spawned look-ups run as far as they can.
@@ -258,12 +272,25 @@ fn ttl(message: &Message) -> u32 {
     message.answers[0].ttl
 }
 
+/// Of a reply without records whose OPT has nothing but an extended error (RFC 8914 §2).
+fn extended_error_code(reply: &[u8]) -> u16 {
+    let query = query_bytes(
+        0,
+        &QNAME.replace("foo", "bar"),
+        RecordType::A,
+        Some((0, false)),
+    );
+    let option = &reply[query.len()..];
+    assert_eq!(option[..2], [0, 15]);
+    u16::from_be_bytes([option[4], option[5]])
+}
+
 fn is_servfail(message: &Message) -> bool {
     message.metadata.response_code == ResponseCode::ServFail
 }
 
 #[tokio::test]
-async fn the_first_query_waits_and_the_next_is_answered_at_once() {
+async fn the_first_query_is_looked_up_and_the_next_is_answered_from_the_cache() {
     let lab = Lab::new(ResponderOptions::default());
     lab.asks(3, 1, QNAME, RecordType::A);
     assert_eq!(lab.sent(), []);
@@ -306,7 +333,7 @@ async fn ttls_are_capped_by_max_ttl_and_age() {
 }
 
 #[tokio::test]
-async fn one_look_up_answers_all_who_wait_retries_included() {
+async fn one_look_up_answers_all_waiting_queries_retries_included() {
     let lab = Lab::new(ResponderOptions::default());
     for (ifindex, id) in [(3, 1), (3, 1), (3, 2), (4, 1)] {
         lab.asks(ifindex, id, QNAME, RecordType::A);
@@ -400,7 +427,7 @@ async fn a_failing_upstream_gets_the_last_good_answer_until_serve_stale() {
     lab.resolve(timeout()).await;
     let stale = lab.reply();
     assert_eq!((ttl(&stale), stale.answers.len()), (30, 2));
-    // The failure is remembered: nobody waits for the next one.
+    // The failure is cached: the next query does not wait.
     pass(4);
     lab.asks(3, 3, QNAME, RecordType::A);
     assert_eq!(lab.reply().answers.len(), 2);
@@ -417,7 +444,7 @@ async fn a_failing_upstream_gets_the_last_good_answer_until_serve_stale() {
 }
 
 #[tokio::test]
-async fn whatever_the_upstream_lacks_the_last_good_answer_comes_first_and_the_error_says_what() {
+async fn a_failing_upstream_gives_the_last_good_answer_else_servfail_with_its_extended_error() {
     for (failure, code) in [
         (Failure::Timeout, 22),
         (Failure::Network, 23),
@@ -436,9 +463,12 @@ async fn whatever_the_upstream_lacks_the_last_good_answer_comes_first_and_the_er
 
         lab.asks(3, 3, &QNAME.replace("foo", "bar"), RecordType::A);
         lab.resolve(Outcome::Failed(failure)).await;
-        let reply = lab.reply();
+        let [Sent::Reply(_, bytes)] = &lab.sent()[..] else {
+            panic!("not one reply to {failure:?}");
+        };
+        let reply = Message::from_vec(bytes).unwrap();
         assert!(is_servfail(&reply), "{failure:?}");
-        assert_eq!(extended_error(Trouble::Failed(failure)).code, code);
+        assert_eq!(extended_error_code(bytes), code, "{failure:?}");
         let counted = lab.responder.snapshot().chase_failures;
         assert_eq!(counted[failure.label()], 2, "{failure:?}");
     }
@@ -471,7 +501,7 @@ async fn a_local_failure_is_never_servfail() {
         serve_stale: Duration::from_secs(100),
         ..ResponderOptions::default()
     });
-    // Unknown: the existing cache's.
+    // Unknown: the existing cache answers.
     lab.asks(3, 1, QNAME, RecordType::A);
     lab.resolve(local_failure()).await;
     assert_eq!(lab.sent(), [Sent::PassedOn(3)]);
@@ -534,7 +564,7 @@ async fn a_local_failure_takes_nothing_from_the_program() {
         unattended: SERVE_STALE - Duration::from_secs(1),
     };
     let key = kernel_key(RecordType::A);
-    assert_eq!(published.take(), [Told::Answer(3, key, stale)]);
+    assert_eq!(published.take(), [Publication::Answer(3, key, stale)]);
 }
 
 #[tokio::test]
@@ -595,7 +625,7 @@ async fn over_its_cap_an_interface_gets_what_is_known() {
 }
 
 #[tokio::test]
-async fn what_no_rule_matches_or_does_not_parse_goes_on() {
+async fn queries_that_no_rule_matches_or_that_do_not_parse_are_passed_on() {
     let lab = Lab::new(ResponderOptions::default());
     lab.asks(3, 1, "lkc-1.example.", RecordType::A);
     lab.asks_with(3, &query_bytes(1, QNAME, RecordType::A, None)[..30]);
@@ -605,7 +635,7 @@ async fn what_no_rule_matches_or_does_not_parse_goes_on() {
 }
 
 #[tokio::test]
-async fn a_look_up_that_dies_leaves_nobody_waiting() {
+async fn a_look_up_that_panics_passes_its_waiting_queries_on() {
     let lab = Lab::new(ResponderOptions::default());
     lab.asks(3, 1, QNAME, RecordType::A);
     lab.settle().await;
@@ -681,19 +711,19 @@ async fn rules_decide_about_the_target_and_their_ttl_is_a_cap() {
 /// Of the default options.
 const SERVE_STALE: Duration = Duration::from_secs(3600);
 
-/// What the program was told, in order.
+/// What was published, in order.
 #[derive(Debug, Default)]
-struct Published(Mutex<Vec<Told>>);
+struct Published(Mutex<Vec<Publication>>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Told {
+enum Publication {
     Answer(u32, answer::Key, Term),
     NoTarget(answer::Key, Duration),
-    Nothing(answer::Key),
+    Withdrawn(answer::Key),
 }
 
 impl Published {
-    fn take(&self) -> Vec<Told> {
+    fn take(&self) -> Vec<Publication> {
         std::mem::take(&mut self.0.lock().unwrap())
     }
 }
@@ -715,15 +745,18 @@ impl Publish for Published {
         self.0
             .lock()
             .unwrap()
-            .push(Told::Answer(ifindex, *key, *term));
+            .push(Publication::Answer(ifindex, *key, *term));
     }
 
     fn no_target(&self, _ifindex: u32, key: &answer::Key, left: Duration) {
-        self.0.lock().unwrap().push(Told::NoTarget(*key, left));
+        self.0
+            .lock()
+            .unwrap()
+            .push(Publication::NoTarget(*key, left));
     }
 
-    fn nothing(&self, key: &answer::Key) {
-        self.0.lock().unwrap().push(Told::Nothing(*key));
+    fn withdraw(&self, key: &answer::Key) {
+        self.0.lock().unwrap().push(Publication::Withdrawn(*key));
     }
 }
 
@@ -734,12 +767,12 @@ fn from_program(lab: &Lab, published: &Arc<Published>, qtype: RecordType, is_ans
         is_answered,
     };
     let query = frame(3, &query_bytes(1, QNAME, qtype, None));
-    lab.responder.handle_frame(query, Some(program), None, |_| {
+    lab.takes(query, Some(program), |_| {
         Some(Plan {
             via: vec![],
             target: name(TARGET),
             namespace: Some("foo".to_owned()),
-            kept_by: Some((4, vec!["foo".to_owned()])),
+            published_by: Some((4, vec!["foo".to_owned()])),
             rule_ttl: Duration::from_secs(60),
         })
     });
@@ -750,8 +783,7 @@ fn kernel_key(qtype: RecordType) -> answer::Key {
 }
 
 #[tokio::test]
-async fn what_is_found_out_goes_to_the_program_and_a_query_that_it_answered_gets_no_second_answer()
-{
+async fn outcomes_are_published_and_a_query_that_the_program_answered_gets_no_second_reply() {
     let lab = Lab::new(ResponderOptions::default());
     let published = Arc::new(Published::default());
     from_program(&lab, &published, RecordType::A, false);
@@ -764,13 +796,13 @@ async fn what_is_found_out_goes_to_the_program_and_a_query_that_it_answered_gets
         fixed_ttl: None,
         unattended: SERVE_STALE + Duration::from_secs(20),
     };
-    assert_eq!(published.take(), [Told::Answer(3, key, term)]);
+    assert_eq!(published.take(), [Publication::Answer(3, key, term)]);
 
     // Its time is over, and the program asks for a newer one.
     pass(21);
     from_program(&lab, &published, RecordType::A, true);
     lab.resolve(found(2, 20)).await;
-    assert_eq!(published.take(), [Told::Answer(3, key, term)]);
+    assert_eq!(published.take(), [Publication::Answer(3, key, term)]);
     assert_eq!(lab.sent(), []);
     assert_eq!(lab.responder.snapshot().queries, 1);
 
@@ -784,20 +816,23 @@ async fn what_is_found_out_goes_to_the_program_and_a_query_that_it_answered_gets
         fixed_ttl: Some(30),
         unattended: SERVE_STALE - Duration::from_secs(1),
     };
-    assert_eq!(published.take(), [Told::Answer(3, key, stale)]);
+    assert_eq!(published.take(), [Publication::Answer(3, key, stale)]);
 
     // The target is gone.
     pass(6);
     from_program(&lab, &published, RecordType::A, true);
     lab.resolve(Outcome::NoTarget).await;
-    assert_eq!(published.take(), [Told::NoTarget(key, NEGATIVE_LIFETIME)]);
+    assert_eq!(
+        published.take(),
+        [Publication::NoTarget(key, NEGATIVE_LIFETIME)]
+    );
     assert_eq!(lab.sent(), [], "the program answered all of these itself");
     // Known now, to whoever asks next; for what is left.
     pass(2);
     from_program(&lab, &published, RecordType::AAAA, false);
     assert_eq!(
         published.take(),
-        [Told::NoTarget(
+        [Publication::NoTarget(
             kernel_key(RecordType::AAAA),
             NEGATIVE_LIFETIME - Duration::from_secs(2)
         )]
@@ -806,7 +841,7 @@ async fn what_is_found_out_goes_to_the_program_and_a_query_that_it_answered_gets
 }
 
 #[tokio::test]
-async fn one_look_up_writes_one_entry_however_many_wait() {
+async fn one_look_up_publishes_one_entry_per_table_however_many_queries_wait() {
     let lab = Lab::new(ResponderOptions::default());
     let [first, second] = [(); 2].map(|()| Arc::new(Published::default()));
     for _ in 0..5 {
@@ -831,7 +866,7 @@ async fn one_look_up_writes_one_entry_however_many_wait() {
 }
 
 #[tokio::test]
-async fn nxdomain_for_a_type_that_is_not_kept_reaches_the_program_too() {
+async fn nxdomain_for_a_type_that_the_program_does_not_keep_is_published_too() {
     let lab = Lab::new(ResponderOptions::default());
     let published = Arc::new(Published::default());
     from_program(&lab, &published, RecordType::A, false);
@@ -842,7 +877,7 @@ async fn nxdomain_for_a_type_that_is_not_kept_reaches_the_program_too() {
     from_program(&lab, &published, RecordType::TXT, false);
     lab.resolve(Outcome::NoTarget).await;
     assert_eq!(lab.sent(), [Sent::PassedOn(3)]);
-    let [Told::NoTarget(key, _)] = published.take()[..] else {
+    let [Publication::NoTarget(key, _)] = published.take()[..] else {
         panic!("the program still answers for A");
     };
     assert_eq!(key.with_qtype(0), kernel_key(RecordType::A).with_qtype(0));
@@ -851,7 +886,7 @@ async fn nxdomain_for_a_type_that_is_not_kept_reaches_the_program_too() {
 }
 
 #[tokio::test]
-async fn without_a_good_answer_the_program_has_none() {
+async fn without_a_good_answer_the_published_one_is_withdrawn() {
     let lab = Lab::new(ResponderOptions::default());
     let published = Arc::new(Published::default());
     for outcome in [
@@ -863,7 +898,10 @@ async fn without_a_good_answer_the_program_has_none() {
         from_program(&lab, &published, RecordType::A, true);
         lab.resolve(outcome).await;
         let published = published.take();
-        assert_eq!(published[0], Told::Nothing(kernel_key(RecordType::A)));
+        assert_eq!(
+            published[0],
+            Publication::Withdrawn(kernel_key(RecordType::A))
+        );
         // What is said of the target holds for both families.
         for (qtype, expected) in [
             (RecordType::AAAA, for_all),
@@ -871,7 +909,7 @@ async fn without_a_good_answer_the_program_has_none() {
             (RecordType::SVCB, false),
             (RecordType::CNAME, false),
         ] {
-            let is_published = published.contains(&Told::Nothing(kernel_key(qtype)));
+            let is_published = published.contains(&Publication::Withdrawn(kernel_key(qtype)));
             assert_eq!(is_published, expected, "{qtype}");
         }
         assert_eq!(lab.sent(), []);

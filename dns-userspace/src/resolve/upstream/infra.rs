@@ -1,24 +1,24 @@
-//! The infra cache: how a server has to be asked, remembered per server: some do not know EDNS (RFC 6891 §6.2.2), some do not keep
-//! the case of a question, some know names in lower case only. No I/O, no clock.
+//! The infra cache: the form in which each server has to be asked; no I/O, no clock.
+//!
+//! Some servers do not support EDNS (RFC 6891 §6.2.2), some do not keep the case of a question, some have names in lower case only.
 
 use std::{
     collections::HashMap,
     fmt,
     net::SocketAddr,
     sync::{Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use hickory_proto::{
     op::{Message, ResponseCode},
     rr::RecordType,
 };
-use tokio::time::Instant;
 use tracing::info;
 
-/// How long a server is asked as it was found to want. Then one question shows whether it still does.
+/// How long a server is asked in the form that it was found to need. Then one question finds out whether it still does.
 pub const REMEMBERED_FOR: Duration = Duration::from_secs(600);
-/// Servers that are remembered. Few are ever asked; link-local ones count once per interface.
+/// Most servers in the cache. Few are ever asked; link-local ones count once per interface.
 const MAX_SERVERS: usize = 256;
 
 /// What a question is made of.
@@ -32,7 +32,7 @@ pub struct Style {
 
 #[cfg(test)]
 impl Style {
-    /// How a server is asked that nothing is known of.
+    /// The form for a server that is not in the cache.
     pub const FULL: Style = Style {
         edns: true,
         mixed_case: true,
@@ -62,12 +62,12 @@ impl fmt::Display for RetryReason {
     }
 }
 
-/// What a reply to a question in mixed case is worth.
+/// Why a reply to a question in mixed case has to be confirmed in lower case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CaseDoubt {
-    /// The same in lower case decides: the name may be known in that form only.
+    /// A denial: the server may have the name in lower case only.
     Denied,
-    /// Likewise, but nothing is lost when the second reply does not come.
+    /// An error: it is the reply if none comes to the question in lower case.
     Failed,
 }
 
@@ -96,14 +96,14 @@ pub fn case_matters(first: &Message, second: &Message) -> bool {
     positive && first.metadata.response_code != ResponseCode::ServFail
 }
 
-/// What is remembered of servers.
+/// See the module.
 #[derive(Debug, Default)]
 pub struct InfraCache {
-    servers: Mutex<HashMap<SocketAddr, Known>>,
+    servers: Mutex<HashMap<SocketAddr, Entry>>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Known {
+struct Entry {
     /// Until when it is asked without an OPT, and in lower case.
     without_edns: Option<Instant>,
     lower_case: Option<Instant>,
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_holds_for_one_server_and_for_a_while() {
+    fn an_entry_holds_for_one_server_and_expires() {
         let (infra, now) = (InfraCache::default(), Instant::now());
         infra.learn(server(1), RetryReason::WithoutEdns, now);
         infra.learn(server(2), RetryReason::CaseNotKept, now);

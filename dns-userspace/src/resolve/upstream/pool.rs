@@ -24,7 +24,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::infra::InfraCache;
+use super::{exchange::Received, infra::InfraCache};
 
 /// Most sockets of a pool. Beyond 192 look-ups in flight they are shared.
 const MAX_SOCKETS: usize = 256;
@@ -36,9 +36,9 @@ const FILES_PER_SOCKET: usize = 4;
 const SHARED_FOR: Duration = Duration::from_secs(5);
 /// IDs used on a socket before it takes no new look-ups.
 const MAX_IDS: usize = 4096;
-/// Replies that a look-up has not looked at yet. What comes beyond is dropped, as from a full socket buffer.
+/// Replies in the inbox of a look-up. More are dropped, as from a full socket buffer.
 const MAX_REPLIES: usize = 8;
-/// More than was advertised, so that a server which overdoes it a little is still understood.
+/// More than was advertised, for servers that send a little more.
 const BUFFER: usize = 4096;
 
 /// See the module.
@@ -59,17 +59,6 @@ pub struct Lease {
     socket: Arc<Connected>,
     id: u16,
     inbox: Arc<Inbox>,
-}
-
-/// What came for a look-up.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Event {
-    /// A datagram from the server with the ID of the lease.
-    Reply(Vec<u8>),
-    /// Datagrams from the server's address with an ID that no look-up of the socket has had.
-    Mismatches(u32),
-    /// An ICMP error.
-    Unreachable,
 }
 
 #[derive(Debug)]
@@ -268,18 +257,18 @@ impl Inbox {
         self.notify.notify_one();
     }
 
-    fn take(&self) -> Option<Event> {
+    fn take(&self) -> Option<Received> {
         let mut arrived = lock(&self.arrived);
         // The right reply may be among the guesses.
         if let Some(reply) = arrived.replies.pop_front() {
-            return Some(Event::Reply(reply));
+            return Some(Received::Reply(reply));
         }
         if std::mem::take(&mut arrived.unreachable) {
-            return Some(Event::Unreachable);
+            return Some(Received::Unreachable);
         }
         match std::mem::take(&mut arrived.mismatches) {
             0 => None,
-            count => Some(Event::Mismatches(count)),
+            count => Some(Received::Mismatches(count)),
         }
     }
 }
@@ -295,7 +284,7 @@ impl Lease {
     }
 
     /// The next thing that came. Can be dropped and called again without losing any.
-    pub async fn next(&self) -> Event {
+    pub async fn next(&self) -> Received {
         loop {
             if let Some(event) = self.inbox.take() {
                 return event;
@@ -307,7 +296,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        // First, so that nobody shares the socket that closes here.
+        // First, so that no look-up takes a place on the socket that closes here.
         let mut sockets = lock(&self.pool.sockets);
         let mut state = lock(&self.socket.state);
         state.inboxes.insert(self.id, None);

@@ -8,8 +8,11 @@ use hickory_proto::{
     rr::{Name, RecordType},
 };
 
-use super::{Transport, infra::Style};
-use crate::resolve::compose::{UDP_SIZE, wire_name};
+use super::infra::Style;
+use crate::{
+    model::{Transport, wire_name},
+    resolve::compose::UDP_SIZE,
+};
 
 pub const HEADER: usize = DNS_HEADER_LEN as usize;
 /// Replies with more records are not looked at: no message of 64 KiB holds as many addresses.
@@ -24,6 +27,7 @@ const REFUSED: u16 = 5;
 const BADVERS: u16 = 16;
 
 /// A query, and what its reply must repeat.
+#[derive(Debug)]
 pub struct Question {
     message: Vec<u8>,
     /// End of the question section; what follows is the OPT, if there is one.
@@ -46,12 +50,16 @@ pub enum Check {
 }
 
 impl Question {
-    /// RD set; letters in random case (0x20) and an OPT with [`UDP_SIZE`] if `style` says so.
-    pub fn new(qname: &Name, qtype: RecordType, id: u16, style: Style) -> Question {
+    /// RD set; letters in the case that `random` decides (0x20) and an OPT with [`UDP_SIZE`] if `style` says so.
+    pub fn new(
+        qname: &Name,
+        qtype: RecordType,
+        id: u16,
+        style: Style,
+        mut random: impl FnMut() -> bool,
+    ) -> Question {
         let lower = qname.to_lowercase();
-        let mut question = Question::with(&lower, qtype, id, || {
-            style.mixed_case && rand::random::<bool>()
-        });
+        let mut question = Question::with(&lower, qtype, id, || style.mixed_case && random());
         if !style.edns {
             question.message.truncate(question.end);
             question.message[11] = 0;

@@ -2,15 +2,16 @@
 
 mod odd;
 
-use hickory_proto::op::ResponseCode;
-use tokio::net::TcpListener;
+use std::time::Duration;
 
-use super::{infra::Style, *};
-use crate::resolve::{
-    compose::wire_name,
-    testing::{a, name},
+use hickory_proto::op::ResponseCode;
+use tokio::net::{TcpListener, UdpSocket};
+
+use super::{exchange::MAX_MISMATCHES, infra::Style, *};
+use crate::{
+    model::wire_name,
+    resolve::testing::{a, name},
 };
-use tokio::net::UdpSocket;
 
 const QNAME: &str = "kafka-upstream.foo.svc.cluster.local.";
 /// Longer than any of these tests takes.
@@ -70,12 +71,12 @@ async fn ask_within(
     timeout: Duration,
     retry_after: Duration,
 ) -> Result<(Message, Transport), Failure> {
-    let patience = Patience {
+    let policy = RetryPolicy {
         deadline: Instant::now() + timeout,
         retry_after,
     };
     let pool = Arc::new(Pool::new(16));
-    let asked = ask(&pool, server, &name(QNAME), RecordType::A, patience).await?;
+    let asked = ask(&pool, server, &name(QNAME), RecordType::A, policy).await?;
     Ok((asked.message, asked.transport))
 }
 
@@ -194,7 +195,7 @@ async fn a_query_for_a_reply_another_opcode_or_count_is_ignored() {
 #[tokio::test]
 async fn every_truncation_is_ignored() {
     let length = {
-        let question = Question::new(&name(QNAME), RecordType::A, 7, Style::FULL);
+        let question = Question::new(&name(QNAME), RecordType::A, 7, Style::FULL, rand::random);
         good(question.message()).len()
     };
     // One server for all lengths, each sent once per question.

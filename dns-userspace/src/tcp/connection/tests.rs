@@ -1,4 +1,4 @@
-//! Connections over real sockets on the loopback interface, against a responder and a server that do as they are told.
+//! Connections over real sockets on the loopback interface, against a responder and a server that the test controls.
 
 use std::{
     net::IpAddr,
@@ -16,10 +16,10 @@ use tokio::{
 
 use super::*;
 use crate::{
-    datapath::Limit,
+    model::Limit,
     resolve::MAX_QUEUED,
     rules::{MatchSpec, RuleSet, RuleSpec},
-    tcp::{Answer, Served},
+    tcp::{Answer, Served, Service},
 };
 
 /// Longer than anything here takes.
@@ -90,7 +90,7 @@ impl Lab {
         let stop = tokio::sync::watch::channel(false);
         tokio::spawn(async move {
             let (sender, stop) = stop;
-            serve(&lab_service, accepted.unwrap().0, address, 1, stop).await;
+            serve(&lab_service.dispatch, accepted.unwrap().0, address, 1, stop).await;
             drop(sender);
         });
         Lab {
@@ -154,7 +154,7 @@ fn reply_to(query: &[u8]) -> Vec<u8> {
 const MATCHING: &str = "b.kafka.foo.svc";
 
 #[tokio::test]
-async fn whoever_is_ready_first_is_told_first() {
+async fn replies_are_sent_in_the_order_in_which_they_come() {
     let mut lab = Lab::start().await;
     let (mine, theirs) = (query(1, MATCHING), query(2, "www.example"));
     lab.send(&[&mine, &theirs]).await;
@@ -174,7 +174,7 @@ async fn whoever_is_ready_first_is_told_first() {
 }
 
 #[tokio::test]
-async fn what_the_responder_passes_on_goes_to_the_server_as_it_came() {
+async fn a_query_that_the_responder_passes_on_reaches_the_server_unchanged() {
     let mut lab = Lab::start().await;
     let mine = query(7, "B.Kafka.foo.SVC");
     lab.send(&[&mine]).await;
@@ -186,9 +186,9 @@ async fn what_the_responder_passes_on_goes_to_the_server_as_it_came() {
     assert_eq!(lab.receive().await.unwrap(), reply_to(&mine));
 }
 
-/// What is on its way is told; then the connection ends as the server ended its own.
+/// Replies that have arrived are sent; then the connection ends as the server ended its own.
 #[tokio::test]
-async fn a_server_that_leaves_replies_owing_ends_the_connection() {
+async fn a_server_that_closes_with_replies_due_ends_the_connection() {
     let mut lab = Lab::start().await;
     let (mine, theirs) = (query(1, MATCHING), query(2, "www.example"));
     lab.send(&[&mine, &theirs]).await;
@@ -202,9 +202,9 @@ async fn a_server_that_leaves_replies_owing_ends_the_connection() {
     assert_eq!(lab.service.numbers().lost, 1);
 }
 
-/// A server may close what is idle; that is nobody's loss.
+/// A server may close idle connections.
 #[tokio::test]
-async fn a_server_that_owes_nothing_may_leave() {
+async fn a_server_that_closes_an_idle_connection_loses_nothing() {
     let mut lab = Lab::start().await;
     for id in 0..3 {
         let theirs = query(id, "www.example");
@@ -224,21 +224,21 @@ async fn a_server_that_owes_nothing_may_leave() {
 }
 
 #[tokio::test]
-async fn no_more_is_taken_than_may_be_on_its_way() {
+async fn queries_in_flight_are_bounded() {
     const ALL: usize = 100;
     let mut lab = Lab::start().await;
     let all: Vec<Vec<u8>> = (0..ALL as u8).map(|id| query(id, MATCHING)).collect();
     let all: Vec<&[u8]> = all.iter().map(Vec::as_slice).collect();
     lab.send(&all).await;
     let mut waiting = std::collections::VecDeque::from(lab.asked.wait_for(IN_FLIGHT).await);
-    for told in 1..=ALL {
+    for replied in 1..=ALL {
         assert!(waiting.len() <= IN_FLIGHT);
         let next = waiting.pop_front().unwrap();
         let answer = vec![next.query.id as u8; 12];
         reply(&next, StreamReply::Answer(answer.clone()));
         assert_eq!(lab.receive().await.unwrap(), answer);
         // Each reply makes room for one.
-        if told + IN_FLIGHT <= ALL {
+        if replied + IN_FLIGHT <= ALL {
             waiting.extend(lab.asked.wait_for(1).await);
         }
     }
@@ -275,7 +275,7 @@ async fn answers_that_wait_for_a_client_are_bounded_in_bytes() {
 }
 
 #[tokio::test]
-async fn a_client_that_is_done_asking_gets_its_replies() {
+async fn a_client_that_has_closed_its_side_gets_its_replies() {
     let mut lab = Lab::start().await;
     lab.send(&[&query(1, MATCHING)]).await;
     lab.client.shutdown().await.unwrap();
@@ -286,7 +286,7 @@ async fn a_client_that_is_done_asking_gets_its_replies() {
 }
 
 #[tokio::test]
-async fn what_is_no_message_ends_the_connection() {
+async fn a_malformed_message_ends_the_connection() {
     let mut lab = Lab::start().await;
     lab.client.write_all(&[0, 11, 1]).await.unwrap();
     assert_eq!(lab.receive().await, None);

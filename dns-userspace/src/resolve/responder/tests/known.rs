@@ -201,6 +201,6 @@ async fn over_the_rate_of_a_stream_what_is_known_is_answered_and_nothing_is_deni
         assert!(matches!(reply, StreamReply::Answer(_)), "{reply:?}");
     }
     ask(QNAME, RecordType::AAAA, false);
-    assert_eq!(replies.recv().await, Some((0, StreamReply::Nothing)));
+    assert_eq!(replies.recv().await, Some((0, StreamReply::NoReply)));
     assert_eq!(lab.pending().await, 0);
 }

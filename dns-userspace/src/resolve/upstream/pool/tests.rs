@@ -25,7 +25,7 @@ fn message(id: u16, byte: u8) -> Vec<u8> {
     [&id.to_be_bytes()[..], &[byte]].concat()
 }
 
-/// Waits until the sockets that nobody uses are closed.
+/// Waits until the unused sockets are closed.
 async fn closed(pool: &Pool, open: usize) {
     while pool.open.load(Ordering::Relaxed) != open {
         tokio::task::yield_now().await;
@@ -91,7 +91,7 @@ async fn replies_reach_the_look_up_of_their_id_only() {
             .unwrap();
     }
     for (lease, byte) in leases.iter().zip(0..) {
-        let reply = Event::Reply(message(lease.id(), byte));
+        let reply = Received::Reply(message(lease.id(), byte));
         assert_eq!(lease.next().await, reply);
     }
 }
@@ -110,12 +110,15 @@ async fn guesses_count_for_all_and_late_replies_for_none() {
     send(late).await;
     send(guess.unwrap()).await;
     send(second.id()).await;
-    assert_eq!(first.next().await, Event::Mismatches(1));
+    assert_eq!(first.next().await, Received::Mismatches(1));
     while lock(&second.inbox.arrived).replies.is_empty() {
         tokio::task::yield_now().await;
     }
-    assert_eq!(second.next().await, Event::Reply(message(second.id(), 0)));
-    assert_eq!(second.next().await, Event::Mismatches(1));
+    assert_eq!(
+        second.next().await,
+        Received::Reply(message(second.id(), 0))
+    );
+    assert_eq!(second.next().await, Received::Mismatches(1));
 }
 
 #[tokio::test]
@@ -133,7 +136,7 @@ async fn what_comes_from_elsewhere_is_not_received() {
         .send_to(&message(lease.id(), 1), client)
         .await
         .unwrap();
-    assert_eq!(lease.next().await, Event::Reply(message(lease.id(), 1)));
+    assert_eq!(lease.next().await, Received::Reply(message(lease.id(), 1)));
 }
 
 #[tokio::test]
@@ -143,8 +146,8 @@ async fn a_closed_port_is_unreachable_for_all_who_ask_it() {
     drop(socket);
     let [first, second] = [(); 2].map(|()| lease(&pool, server));
     first.send(b"a question").await.unwrap();
-    assert_eq!(first.next().await, Event::Unreachable);
-    assert_eq!(second.next().await, Event::Unreachable);
+    assert_eq!(first.next().await, Received::Unreachable);
+    assert_eq!(second.next().await, Received::Unreachable);
 }
 
 #[tokio::test]

@@ -43,11 +43,11 @@ fn respelled(query: &[u8], spell: fn(&u8) -> u8) -> Vec<u8> {
 }
 
 async fn ask_by(pool: &Arc<Pool>, server: SocketAddr) -> Result<UpstreamReply, Failure> {
-    let patience = Patience {
+    let policy = RetryPolicy {
         deadline: Instant::now() + LONG,
         retry_after: LONG,
     };
-    ask(pool, server, &name(QNAME), RecordType::A, patience).await
+    ask(pool, server, &name(QNAME), RecordType::A, policy).await
 }
 
 /// RFC 6891 §6.2.2 and what is seen beside it: with the question, header only with counts that lie or not, BADVERS.
@@ -147,11 +147,11 @@ async fn where_queries_with_an_opt_get_lost_the_later_tries_do_without() {
     };
     let (server, seen) = noting(script, None).await;
     let pool = Arc::new(Pool::new(16));
-    let patience = Patience {
+    let policy = RetryPolicy {
         deadline: Instant::now() + LONG,
         retry_after: Duration::from_millis(10),
     };
-    let asked = ask(&pool, server, &name(QNAME), RecordType::A, patience).await;
+    let asked = ask(&pool, server, &name(QNAME), RecordType::A, policy).await;
     assert_eq!(asked.unwrap().retries, [RetryReason::WithoutEdns]);
     seen.lock().unwrap().clear();
     assert!(ask_by(&pool, server).await.unwrap().retries.is_empty());

@@ -1,4 +1,4 @@
-//! One kept answer: how long it holds, and the room that large ones may take.
+//! One cached answer: how long it is fresh and stale, and the room that large answers may take.
 
 use std::{
     sync::{
@@ -14,14 +14,14 @@ use crate::resolve::compose::Section;
 
 /// Sections longer than this share [`LARGE_TOTAL`]; no datagram carries one.
 pub(super) const LARGE: usize = 4096;
-/// Bytes of all large sections that are kept. An answer that finds no room is looked up each time.
+/// Bytes of all large sections in the cache. An answer that finds no room is looked up each time.
 pub(super) const LARGE_TOTAL: usize = 8 << 20;
 
-/// A kept answer.
+/// A cached answer.
 #[derive(Debug)]
-pub struct Kept {
+pub struct CacheEntry {
     pub section: Section,
-    /// What a program can answer with.
+    /// The form in which the kernel program serves it.
     pub body: Option<Body>,
     ttl: Duration,
     at: Instant,
@@ -54,21 +54,20 @@ impl Drop for Large {
     }
 }
 
-impl Kept {
-    pub fn new(section: Section, ttl_seconds: u32, at: Instant) -> Kept {
-        Kept {
+impl CacheEntry {
+    pub fn new(section: Section, ttl_seconds: u32, rotation: u8, at: Instant) -> CacheEntry {
+        CacheEntry {
             body: section.body(),
             section,
             // A TTL of 0 would make every query a chase of its own.
             ttl: Duration::from_secs(ttl_seconds.max(1).into()),
             at,
-            // Else the first answer of every refresh would lead with the same address.
-            rotation: AtomicUsize::new(usize::from(rand::random::<u8>())),
+            rotation: AtomicUsize::new(rotation.into()),
             large: None,
         }
     }
 
-    /// How often it was given, from a random start.
+    /// The number of replies so far, from where [`CacheEntry::new`] began.
     pub fn next_rotation(&self) -> usize {
         self.rotation.fetch_add(1, Ordering::Relaxed)
     }
@@ -82,7 +81,7 @@ impl Kept {
         (!left.is_zero()).then_some(left)
     }
 
-    /// How long it may still be given while the upstream fails.
+    /// How long it may still be served while the upstream fails.
     pub fn stale_for(&self, limit: Duration, now: Instant) -> Duration {
         (self.ttl + limit).saturating_sub(now.saturating_duration_since(self.at))
     }

@@ -4,9 +4,10 @@ use std::{net::SocketAddr, time::Duration};
 
 use crate::config::{Config, UpstreamServer};
 
-/// Interfaces that may fill their share of the kept answers before there is no room for others.
+/// Interfaces that may fill their share of the cache before there is no room for others.
 const FULL_SHARES: usize = 64;
-/// Whom to ask for targets.
+
+/// The server that is asked for targets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Upstream {
     /// The server that the pod asked.
@@ -24,9 +25,9 @@ pub struct ResponderOptions {
     pub serve_stale: Duration,
     /// Look-ups that one interface may have in flight.
     pub chases_per_interface: usize,
-    /// Answers kept in all.
+    /// Answers in the cache.
     pub max_answers: usize,
-    /// Answers kept on the account of one interface.
+    /// Answers in the cache on the account of one interface.
     pub answers_per_interface: usize,
 }
 

@@ -1,10 +1,10 @@
-//! A query as the kernel handed it over.
+//! An intercepted query as the kernel program handed it to userspace.
 
 use std::sync::Arc;
 
 pub use dns_common::packet::VlanTag;
 
-use super::Publish;
+use super::publish::Publish;
 use crate::rules::RuleSet;
 
 /// A query that a rule matched, with everything needed to answer it or to pass it on.
@@ -16,9 +16,9 @@ pub struct Intercepted {
     pub rule: usize,
     /// The rule set that has the rule.
     pub rules: Arc<RuleSet>,
-    /// What that program answers by itself.
+    /// The answers that the program serves by itself.
     pub answers: Arc<dyn Publish>,
-    /// It has answered this query too, with an answer that is to be replaced.
+    /// The program has answered this query too, with an answer that is to be refreshed.
     pub is_answered: bool,
     /// Tag that the kernel keeps outside the frame; a reply carries it inside.
     pub vlan: Option<VlanTag>,

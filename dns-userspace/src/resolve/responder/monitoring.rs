@@ -4,12 +4,13 @@ use std::time::{Instant, SystemTime};
 
 use super::{
     Responder,
-    waiting::{Origin, Watched},
+    client::{Client, Watched},
 };
 use crate::{
     inject::Inject,
-    monitor::{Exchange, Record, Transport},
-    resolve::{source::TargetSource, stats::Replied},
+    model::Transport,
+    monitor::{Exchange, Record},
+    resolve::source::TargetSource,
     rules::RuleSet,
 };
 
@@ -34,17 +35,17 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
         }))
     }
 
-    pub(super) fn report_answer(&self, origin: &Origin, rcode: &str, replied: Replied) {
-        self.report(origin, |record, since| {
+    pub(super) fn report_answer(&self, client: &Client, rcode: &str, is_stale: bool) {
+        self.report(client, |record, since| {
             record.rcode = Some(rcode.to_owned());
-            record.stale = replied == Replied::Stale;
+            record.stale = is_stale;
             record.latency = Some((self.clock)().saturating_duration_since(since));
         });
     }
 
     /// Sends the record of a query to the monitors.
-    pub(super) fn report(&self, origin: &Origin, outcome: impl FnOnce(&mut Record, Instant)) {
-        if let Some(watched) = &origin.watched {
+    pub(super) fn report(&self, client: &Client, outcome: impl FnOnce(&mut Record, Instant)) {
+        if let Some(watched) = &client.watched {
             let mut record = watched.record.clone();
             record.time = SystemTime::now();
             outcome(&mut record, watched.since);

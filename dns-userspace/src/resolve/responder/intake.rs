@@ -23,8 +23,8 @@ pub(super) struct Plan {
     pub(super) namespace: Option<String>,
     /// The least of the rules that take part.
     pub(super) rule_ttl: Duration,
-    /// Id of the rule and captures, where its answers may be kept by the program.
-    pub(super) kept_by: Option<(u64, Vec<String>)>,
+    /// Id of the rule and captures, where the program may keep its answers.
+    pub(super) published_by: Option<(u64, Vec<String>)>,
 }
 
 /// What a rule, and the rules that its target leads to, make of a name; `None` when it does not match after all.
@@ -39,7 +39,7 @@ pub(super) fn plan(rules: &RuleSet, index: usize, qname: &[u8]) -> Option<Plan> 
         .find_map(|(_, matched)| matched.namespace.clone());
     let mut targets = chain.into_iter();
     let (rule, first) = targets.next()?;
-    let kept_by = (!rule.is_regex()).then_some((rule.id(), first.captures));
+    let published_by = (!rule.is_regex()).then_some((rule.id(), first.captures));
     let mut via = vec![first.target];
     via.extend(targets.map(|(_, matched)| matched.target));
     let target = via.pop()?;
@@ -48,7 +48,7 @@ pub(super) fn plan(rules: &RuleSet, index: usize, qname: &[u8]) -> Option<Plan> 
         target,
         namespace,
         rule_ttl: Duration::from_secs(ttl_seconds.into()),
-        kept_by,
+        published_by,
     })
 }
 

@@ -1,0 +1,20 @@
+//! The number that stands for a server address in the keys of answers.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use dns_common::abi;
+
+/// What stands for a server in the keys of answers.
+pub(super) fn server_id(address: IpAddr) -> u32 {
+    let mapped = match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped(),
+        IpAddr::V6(address) => address,
+    };
+    abi::server_id(halves(mapped))
+}
+
+/// An address as it stands in a packet.
+pub(super) fn halves(address: Ipv6Addr) -> [u64; 2] {
+    let bits = address.to_bits();
+    [(bits >> 64) as u64, bits as u64].map(u64::to_be)
+}

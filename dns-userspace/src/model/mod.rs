@@ -1,0 +1,20 @@
+//! Types that the deciding modules share with the datapath: interfaces, queries, limits, publication of answers.
+//!
+//! Nothing here uses aya or tokio, so that whatever decides builds and is tested without a kernel. The datapath converts
+//! from the kernel's ABI where it reads and writes maps.
+
+mod interface;
+mod limit;
+mod name;
+mod publish;
+mod query;
+mod steering;
+mod transport;
+
+pub use interface::{Interface, RETURN_DEVICES};
+pub use limit::Limit;
+pub use name::wire_name;
+pub use publish::{Publish, Term};
+pub use query::{Intercepted, VlanTag};
+pub use steering::{Listeners, SteerMode, SteeredClients};
+pub use transport::Transport;

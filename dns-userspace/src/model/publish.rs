@@ -1,0 +1,30 @@
+//! The interface through which the responder publishes answers to the kernel's tables.
+
+use std::{fmt::Debug, net::IpAddr, time::Duration};
+
+use dns_common::answer::{Body, Key};
+
+/// How long a published answer is served, and with what TTL.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Term {
+    /// Served with the TTL that is left of this.
+    pub fresh: Duration,
+    /// Served after that with a TTL of 1, while the responder refreshes it.
+    pub grace: Duration,
+    /// Served with this TTL, in seconds, in place of the one that is left.
+    pub fixed_ttl: Option<u32>,
+    /// From now on, how long it is served while no responder runs (RFC 8767).
+    pub unattended: Duration,
+}
+
+/// A table of answers that the kernel program serves by itself.
+pub trait Publish: Debug + Send + Sync + 'static {
+    /// The key of a question under the rule with this id; `None` where the program must not keep its answer.
+    fn key(&self, rule: u64, qtype: u16, server: IpAddr, captures: &[String]) -> Option<Key>;
+    /// The program serves this answer from now on.
+    fn answer(&self, ifindex: u32, key: &Key, body: &Body, term: &Term);
+    /// The program passes queries of this key, whatever their qtype, for this much longer.
+    fn no_target(&self, ifindex: u32, key: &Key, left: Duration);
+    /// The program sends queries of this key to the responder from now on.
+    fn withdraw(&self, key: &Key);
+}

@@ -1,0 +1,147 @@
+//! Decides which messages of a connection a rule matches, hands those to the responder, and counts what becomes of them.
+
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
+};
+
+use arc_swap::ArcSwap;
+use dns_common::abi::MAX_FRAME;
+
+use crate::{
+    model::Limit,
+    resolve::{Limiter, Query, StreamQuery},
+    rules::RuleSet,
+};
+
+/// Answers queries of connections; every one gets one reply.
+pub trait Answer: Send + Sync + 'static {
+    fn answer(&self, query: StreamQuery);
+}
+
+/// What is served, replaced as a whole by a reload.
+#[derive(Clone, Debug)]
+pub struct Served {
+    pub servers: Vec<IpAddr>,
+    pub rules: Arc<RuleSet>,
+    /// What the clients behind one interface may ask of the responder.
+    pub limit: Limit,
+}
+
+/// A message that a rule matches.
+pub(super) struct Matched {
+    pub query: Query,
+    pub rules: Arc<RuleSet>,
+    pub rule: usize,
+    /// Whether its client is within its rate.
+    pub is_within_rate: bool,
+}
+
+/// The responder, the rules in force and the rate limits, shared by all connections.
+pub(super) struct Dispatch {
+    answer: Arc<dyn Answer>,
+    served: ArcSwap<Served>,
+    rate: Mutex<Option<Limiter>>,
+    pub counters: Counters,
+}
+
+/// Messages by what became of them.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    answered: AtomicU64,
+    relayed: AtomicU64,
+    lost: AtomicU64,
+}
+
+/// [`Counters`] at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Messages {
+    pub answered: u64,
+    pub relayed: u64,
+    pub lost: u64,
+}
+
+impl Counters {
+    pub fn answered(&self) {
+        self.answered.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn relayed(&self) {
+        self.relayed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn lost(&self, messages: usize) {
+        self.lost.fetch_add(messages as u64, Ordering::Relaxed);
+    }
+
+    pub fn get(&self) -> Messages {
+        Messages {
+            answered: self.answered.load(Ordering::Relaxed),
+            relayed: self.relayed.load(Ordering::Relaxed),
+            lost: self.lost.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl Dispatch {
+    pub fn new(answer: Arc<dyn Answer>, served: Served) -> Dispatch {
+        Dispatch {
+            answer,
+            rate: Mutex::new(limiter(served.limit)),
+            served: ArcSwap::from_pointee(served),
+            counters: Counters::default(),
+        }
+    }
+
+    /// Takes effect with the next message, also of open connections.
+    pub fn reconfigure(&self, served: Served) {
+        if served.limit != self.served.load().limit {
+            *self.rate.lock().unwrap_or_else(PoisonError::into_inner) = limiter(served.limit);
+        }
+        self.served.store(Arc::new(served));
+    }
+
+    /// Whether an address is one of the servers whose queries are answered.
+    pub fn serves(&self, server: IpAddr) -> bool {
+        self.served.load().servers.contains(&server)
+    }
+
+    /// The query of a message and the rule that it is answered by.
+    pub fn matches(&self, message: &[u8], ifindex: u32) -> Option<Matched> {
+        let query = parse(message)?;
+        let served = self.served.load();
+        let rule = served.rules.find(query.qname())?;
+        let is_within_rate = self
+            .rate
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .as_mut()
+            .is_none_or(|rate| rate.admit(ifindex, Instant::now()));
+        Some(Matched {
+            query,
+            rules: Arc::clone(&served.rules),
+            rule,
+            is_within_rate,
+        })
+    }
+
+    pub fn answer(&self, query: StreamQuery) {
+        self.answer.answer(query);
+    }
+}
+
+/// The query of a message, if it is small enough to have been intercepted as a datagram, too.
+fn parse(message: &[u8]) -> Option<Query> {
+    (message.len() <= MAX_FRAME)
+        .then(|| Query::parse(message))
+        .flatten()
+}
+
+fn limiter(limit: Limit) -> Option<Limiter> {
+    (limit.queries_per_second > 0)
+        .then(|| Limiter::new(Instant::now(), limit.queries_per_second, limit.burst))
+}

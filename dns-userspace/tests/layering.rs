@@ -1,0 +1,231 @@
+//! The layering of the crates, read from their sources: who may import whom, and that no files import in a circle.
+
+#![allow(clippy::unwrap_used)] // clippy.toml allows it in test functions only, not in what they call.
+
+mod layering {
+    pub mod imports;
+}
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use layering::imports::Imports;
+
+/// Modules that decide: they build and are tested without a kernel.
+const DECIDING: [&str; 4] = ["resolve", "inject", "discover", "tcp"];
+
+fn read(src: &str) -> Imports {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(src);
+    Imports::read(&src.canonicalize().unwrap())
+}
+
+fn userspace() -> Imports {
+    read("dns-userspace/src")
+}
+
+/// The files among these that name one of the crates, each with the path.
+fn users_of<'a>(
+    imports: &'a Imports,
+    files: impl IntoIterator<Item = &'a str>,
+    crates: &[&str],
+) -> Vec<String> {
+    let mut users = Vec::new();
+    for file in files {
+        for path in &imports.external[file] {
+            if crates.contains(&path.split("::").next().unwrap()) {
+                users.push(format!("{file}: {path}"));
+            }
+        }
+    }
+    users
+}
+
+#[test]
+fn files_of_dns_userspace_do_not_import_in_a_circle() {
+    let circles = userspace().circles();
+    assert!(circles.is_empty(), "{circles:#?}");
+}
+
+/// Files of dns-common that import each other in one circle, because all of them use `Scratch` in `dfa.rs`, which has their
+/// state. No other file may join them.
+const SCRATCH_USERS: [&str; 6] = [
+    "abi.rs",
+    "answer.rs",
+    "dfa.rs",
+    "packet.rs",
+    "pipeline.rs",
+    "reply.rs",
+];
+
+#[test]
+fn files_of_dns_common_import_in_no_circle_but_that_of_scratch() {
+    for tie in read("dns-ebpf/common/src").circles().concat() {
+        let (from, to) = tie.split_once(" -> ").unwrap();
+        let is_known = |file: &str| {
+            let module = format!("{}.rs", file.split('/').next().unwrap());
+            SCRATCH_USERS.contains(&file) || SCRATCH_USERS.contains(&module.as_str())
+        };
+        let to = to.split(' ').next().unwrap();
+        assert!(is_known(from) && is_known(to), "{tie}");
+    }
+}
+
+#[test]
+fn model_and_what_it_imports_use_neither_aya_nor_tokio() {
+    let imports = userspace();
+    let model = imports.below("model");
+    assert!(model.len() > 3, "{model:?}");
+    let all = imports.reachable(model.clone()).into_iter().chain(model);
+    let users = users_of(&imports, all, &["aya", "aya_obj", "aya_log", "tokio"]);
+    assert!(users.is_empty(), "{users:#?}");
+}
+
+#[test]
+fn deciding_modules_reach_neither_the_datapath_nor_aya() {
+    let imports = userspace();
+    let datapath = imports.below("datapath");
+    assert!(datapath.len() > 20, "{datapath:?}");
+    for module in DECIDING {
+        let files = imports.below(module);
+        assert!(files.len() > 2, "{module}: {files:?}");
+        let reached = imports.reachable(files.clone());
+        let wrong: Vec<_> = datapath
+            .iter()
+            .filter(|file| reached.contains(*file))
+            .collect();
+        assert!(wrong.is_empty(), "{module} reaches {wrong:#?}");
+        let all = reached.into_iter().chain(files);
+        let users = users_of(&imports, all, &["aya", "aya_obj", "aya_log"]);
+        assert!(users.is_empty(), "{module}: {users:#?}");
+    }
+}
+
+/// Files and folders whose code takes the time, random numbers and input as arguments.
+const SANS_IO: [&str; 16] = [
+    "discover/track",
+    "inject/frame",
+    "resolve/cache",
+    "resolve/chain",
+    "resolve/chase",
+    "resolve/compose",
+    "resolve/engine",
+    "resolve/in_flight",
+    "resolve/limiter",
+    "resolve/query",
+    "resolve/upstream/exchange",
+    "resolve/upstream/infra",
+    "resolve/upstream/question",
+    "resolve/upstream/retry",
+    "tcp/framing",
+    "tcp/relay",
+];
+
+#[test]
+fn sans_io_files_use_no_sockets_no_clock_and_no_source_of_randomness() {
+    let imports = userspace();
+    for module in SANS_IO {
+        let files = imports.below(module);
+        assert!(!files.is_empty(), "{module} is gone");
+        let mut wrong = users_of(&imports, files.iter().copied(), &["tokio", "aya", "libc"]);
+        for file in files {
+            for path in &imports.external[file] {
+                let is_io = path.ends_with("::now")
+                    || path.starts_with("rand::random")
+                    || path.starts_with("rand::rng::")
+                    || ["Socket", "Listener", "Stream", "File"]
+                        .iter()
+                        .any(|end| path.ends_with(end))
+                    || ["std::fs", "std::io", "std::thread", "std::env"]
+                        .iter()
+                        .any(|start| path.starts_with(start));
+                if is_io {
+                    wrong.push(format!("{file}: {path}"));
+                }
+            }
+        }
+        assert!(wrong.is_empty(), "{wrong:#?}");
+    }
+}
+
+/// A crate of these files, gone with the value.
+struct Sample(PathBuf);
+
+impl Sample {
+    fn new(name: &str, files: &[(&str, &str)]) -> Sample {
+        let root = std::env::temp_dir().join(format!("layering-{name}-{}", std::process::id()));
+        for (path, text) in files {
+            let path = root.join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        Sample(root)
+    }
+}
+
+impl Drop for Sample {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn a_circle_is_found_through_re_exports_inline_paths_and_macros() {
+    for (name, back) in [
+        ("use", "use crate::a::A; pub struct C(A);"),
+        ("renamed", "use crate::a::{self as x}; pub struct C(x::A);"),
+        ("inline", "pub struct C(super::super::a::A);"),
+        (
+            "macro",
+            "pub struct C; pub fn f() { println!(\"{:?}\", crate::a::A); }",
+        ),
+        ("glob", "use crate::a::*; pub struct C(A);"),
+    ] {
+        let sample = Sample::new(
+            name,
+            &[
+                ("lib.rs", "pub mod a; pub mod b;"),
+                (
+                    "a.rs",
+                    "use crate::b::C; #[derive(Debug)] pub struct A; fn f(_: C) {}",
+                ),
+                ("b/mod.rs", "mod c; pub use c::C;"),
+                ("b/c.rs", back),
+            ],
+        );
+        let circles = Imports::read(&sample.0).circles();
+        assert_eq!(circles.len(), 1, "{name}: {circles:?}");
+        assert_eq!(circles[0].len(), 2, "{name}: {circles:?}");
+        assert!(circles[0][0].starts_with("a.rs -> b/c.rs"), "{circles:?}");
+        assert!(circles[0][1].starts_with("b/c.rs -> a.rs"), "{circles:?}");
+    }
+}
+
+#[test]
+fn tests_re_exports_and_a_parents_declarations_are_no_imports() {
+    let sample = Sample::new(
+        "none",
+        &[
+            ("lib.rs", "pub mod a; pub mod b;"),
+            (
+                "a.rs",
+                "pub struct A; #[cfg(test)] mod tests { use crate::b::B; fn f(_: B) {} }",
+            ),
+            (
+                "b/mod.rs",
+                "mod c; pub use c::C; pub struct B; fn f(_: c::C) {} #[cfg(test)] mod tests;",
+            ),
+            (
+                "b/c.rs",
+                "use super::B; use crate::a::A; pub struct C(A, B);",
+            ),
+            ("b/tests.rs", "use super::*;"),
+        ],
+    );
+    let imports = Imports::read(&sample.0);
+    assert_eq!(imports.circles(), Vec::<Vec<String>>::new());
+    let imported: Vec<&str> = imports.files["b/c.rs"].keys().map(String::as_str).collect();
+    assert_eq!(imported, ["a.rs", "b/mod.rs"]);
+    assert!(!imports.files.contains_key("b/tests.rs"));
+}

@@ -10,6 +10,7 @@ mod e2e;
 
 use std::{
     io::{BufRead as _, BufReader},
+    path::Path,
     process::{Command, Stdio},
 };
 
@@ -21,6 +22,7 @@ use aya::{
     },
 };
 use e2e::{alone, programs_on, until};
+use gregor::datapath::STATE;
 use gregor_tests::{lab::Lab, tools};
 use nix::{
     sys::signal::{Signal, kill},
@@ -109,9 +111,13 @@ fn a_program_of_the_same_name_stays() {
 #[test]
 fn with_stay_the_node_is_clean_and_the_process_waits_for_sigterm() {
     let lab = Lab::builder("e2edetstay").pod("foo").start().unwrap();
+    // It leaves its programs to a successor, as a pod of the DaemonSet does.
     let gregor = lab
-        .start_gregor(&tools::gregor().unwrap(), &lab.gregor_config())
+        .spawn_successor("gregor-0", &tools::gregor().unwrap(), &lab.gregor_config())
         .unwrap();
+    until("it is attached", || {
+        (!programs_on(&lab, INTERFACE).is_empty()).then_some(())
+    });
     if !alone(
         "with_stay_the_node_is_clean_and_the_process_waits_for_sigterm",
         &gregor,
@@ -129,7 +135,14 @@ fn with_stay_the_node_is_clean_and_the_process_waits_for_sigterm() {
         programs_on(&lab, INTERFACE).is_empty().then_some(())
     });
     assert_eq!(detach.try_wait().unwrap(), None);
+    // The one that it took off goes first, as in a rollout; the sign for it does not outlive them.
+    let state = || {
+        let exists = || Path::new(STATE).exists();
+        lab.node().enter(exists).unwrap()
+    };
+    gregor.stop();
+    assert!(state());
     kill(Pid::from_raw(detach.id() as i32), Signal::SIGTERM).unwrap();
     assert_eq!(detach.wait().unwrap().code(), Some(0));
-    gregor.stop();
+    assert!(!state());
 }

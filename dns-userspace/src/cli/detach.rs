@@ -5,7 +5,7 @@ use std::{fmt::Write as _, path::PathBuf, process::ExitCode};
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::datapath::{DetachReport, STATE, detach_all};
+use crate::datapath::{DetachReport, STATE, detach_all, forget};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -36,6 +36,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     if args.stay {
         super::block_on(told_to_end())?;
+        // A gregor that ran meanwhile has gone since: the sign for it has no use any more.
+        forget(&args.state);
     }
     Ok(ExitCode::SUCCESS)
 }

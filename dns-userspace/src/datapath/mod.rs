@@ -59,7 +59,7 @@ pub use netdev::xdp_modes;
 pub use node::{Node, missing_capabilities};
 pub use offload::vlan_offload_remedy;
 pub use options::{HIT_LANES, Limit, LoadOptions, Stage, wanted};
-pub use pins::{Claim, STATE, State, StateError};
+pub use pins::{Claim, STATE, State, StateError, forget};
 pub use program::{Datapath, ProgramSummary, TestOutcome};
 pub use return_path::{RETURN_DEVICES, ReturnPath};
 pub use ring::Ring;

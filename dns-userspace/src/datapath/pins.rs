@@ -208,12 +208,17 @@ pub(super) fn clear(root: &Path, removed: &mut impl FnMut(&Path)) -> Vec<String>
     let failures = versions(root)
         .flat_map(|version| remove_tree(&version, removed))
         .collect();
+    forget(root);
+    failures
+}
+
+/// Removes a directory in which nothing is left but the sign of [`dismiss`], unless a process owns it.
+pub fn forget(root: &Path) {
     let owner = File::open(root).map(|root| Flock::lock(root, FlockArg::LockExclusiveNonblock));
     if matches!(owner, Ok(Ok(_))) {
         let _ = fs::remove_dir(root.join(DISMISSED));
         let _ = fs::remove_dir(root);
     }
-    failures
 }
 
 /// Says that the programs are to stay off their hooks as long as the process lives that owns the directory now.

@@ -52,13 +52,14 @@ pub struct Line {
 #[derive(Debug)]
 pub struct Results {
     pub lines: Vec<Line>,
-    pub image: Written,
+    /// None without gregor.
+    pub image: Option<Written>,
     pub ready: Duration,
     pub took: Duration,
 }
 
 impl Results {
-    pub fn new(image: Written, ready: Duration) -> Self {
+    pub fn new(image: Option<Written>, ready: Duration) -> Self {
         Self {
             lines: Vec::new(),
             image,
@@ -236,7 +237,7 @@ pub fn all(cluster: &Cluster, components: &Components, results: &mut Results) ->
             || {
                 under_load(cluster, || {
                     helm(cluster, "upgrade", &["--set", &format!("image.tag={tag}")])?;
-                    rolled_out(cluster, "kube-system", DAEMON_SET)?;
+                    settled(cluster)?;
                     for pod in gregors(cluster)? {
                         let image = pod["spec"]["containers"][0]["image"].as_str().unwrap_or("");
                         ensure!(image.ends_with(tag), "a pod has {image}");
@@ -247,6 +248,45 @@ pub fn all(cluster: &Cluster, components: &Components, results: &mut Results) ->
             },
         );
     }
+    results.check(
+        "a rollout to a missing image leaves the pods before at work, and is rolled back",
+        || {
+            under_load(cluster, || {
+                helm(cluster, "upgrade", &["--set", "image.tag=missing"])?;
+                cluster.wait_until("a pod lacks its image", MINUTE, || {
+                    Ok(gregors(cluster)?.iter().any(|pod| {
+                        let waiting = &pod["status"]["containerStatuses"][0]["state"]["waiting"];
+                        waiting["reason"] == "ErrImageNeverPull"
+                    }))
+                })?;
+                cluster.helm(&["rollback", "gregor", NAMESPACE])?;
+                settled(cluster)
+            })
+        },
+    );
+    results.check(
+        "a configuration that is wrong is refused, and the last good one goes on",
+        || refused_config(cluster),
+    );
+    results.check("`gregor check` in the pod finds the node fit", || {
+        let said = cluster.kubectl(&[
+            "exec",
+            NAMESPACE,
+            DAEMON_SET,
+            "--",
+            "gregor",
+            "check",
+            "--config",
+            "/etc/gregor/gregor.toml",
+        ])?;
+        let warnings = said.lines().filter(|line| line.starts_with("WARNING"));
+        let warnings: Vec<&str> = warnings.map(|line| line[7..].trim()).collect();
+        Ok(format!(
+            "{} warnings: {}",
+            warnings.len(),
+            warnings.join("; ")
+        ))
+    });
     results.check("the memory limit holds through the rollouts", || {
         memory(cluster)
     });
@@ -317,10 +357,10 @@ pub fn all(cluster: &Cluster, components: &Components, results: &mut Results) ->
         "privileged, in place of single capabilities, it works as well",
         || {
             helm(cluster, "upgrade", &["--set", "privileged=true"])?;
-            rolled_out(cluster, "kube-system", DAEMON_SET)?;
+            settled(cluster)?;
             own_endpoints(cluster)?;
             helm(cluster, "upgrade", &[])?;
-            rolled_out(cluster, "kube-system", DAEMON_SET)?;
+            settled(cluster)?;
             Ok(String::new())
         },
     );
@@ -440,6 +480,15 @@ fn rolled_out(cluster: &Cluster, namespace: &str, what: &str) -> Result<()> {
         say(&format!("{pods}\n{logs}"));
         return Err(error);
     }
+    Ok(())
+}
+
+/// The DaemonSet is rolled out, and the pods that it replaced are gone.
+fn settled(cluster: &Cluster) -> Result<()> {
+    rolled_out(cluster, "kube-system", DAEMON_SET)?;
+    cluster.wait_until("the pods before are gone", MINUTE, || {
+        Ok(gregors(cluster)?.len() == NODES.len())
+    })?;
     Ok(())
 }
 
@@ -758,6 +807,28 @@ fn config_change(cluster: &Cluster) -> Result<Duration> {
         })?;
     }
     Ok(took)
+}
+
+/// The ConfigMap is spoiled and put right again.
+fn refused_config(cluster: &Cluster) -> Result<String> {
+    let error = |node| -> Result<Value> { Ok(status(cluster, node)?["config"]["error"].clone()) };
+    let spoiled = "[intercept]\nservers = [\"nowhere\"]";
+    helm(cluster, "upgrade", &["--set", &format!("config={spoiled}")])?;
+    for node in NODES {
+        cluster.wait_until("the configuration is refused", 3 * MINUTE, || {
+            Ok(!error(node)?.is_null())
+        })?;
+    }
+    own_endpoints(cluster)?;
+    let said = error(NODES[0])?;
+    helm(cluster, "upgrade", &[])?;
+    for node in NODES {
+        cluster.wait_until("the configuration is right", 3 * MINUTE, || {
+            Ok(error(node)?.is_null())
+        })?;
+    }
+    let first = said.as_str().unwrap_or_default().lines().next();
+    Ok(first.unwrap_or_default().to_owned())
 }
 
 /// The most that each pod has taken is within its limit, and none was ended for it.

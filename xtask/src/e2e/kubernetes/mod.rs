@@ -58,7 +58,11 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let images = directory.join("images");
     fs::create_dir_all(&images)?;
     images::write(&images, &components)?;
-    let image = image(&images)?;
+    let image = if options.bare {
+        None
+    } else {
+        Some(image(&images)?)
+    };
     watch_signals()?;
     let started = Instant::now();
     if !options.keep && !options.bare {

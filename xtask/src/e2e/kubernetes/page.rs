@@ -23,7 +23,10 @@ fn section(results: &Results) -> String {
     let mut text = format!(
         "Kubernetes {KUBERNETES_VERSION}, kernel {}, two nodes on one machine, image of {:.1} MiB: {} passed, {} failed; the nodes were ready after {:.0} s, all took {} s.\n\n| | check | figures |\n|---|---|---|\n",
         machine::kernel_release(),
-        results.image.bytes as f64 / f64::from(1 << 20),
+        results
+            .image
+            .as_ref()
+            .map_or(0.0, |image| image.bytes as f64 / f64::from(1 << 20)),
         results.lines.len() - results.failed(),
         results.failed(),
         results.ready.as_secs_f64(),

@@ -4,6 +4,7 @@
 //! however it ends.
 
 use std::{
+    collections::HashSet,
     fs::{self, File},
     io,
     os::unix::fs::MetadataExt as _,
@@ -25,6 +26,9 @@ pub const STATE: &str = "/sys/fs/bpf/gregor";
 
 /// A directory whose presence says that the programs are off their hooks because somebody wants so: bpffs takes no plain files.
 const DISMISSED: &str = "detached";
+
+/// The folder of links in that of a version.
+const LINKS: &str = "links";
 
 /// Why the directory cannot be used. Each says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -139,7 +143,7 @@ impl State {
     }
 
     fn links(&self) -> PathBuf {
-        self.version().join("links")
+        self.version().join(LINKS)
     }
 
     /// Where a map is pinned.
@@ -200,6 +204,15 @@ fn versions(root: &Path) -> impl Iterator<Item = PathBuf> {
         let number = name.and_then(|name| name.strip_prefix('v'));
         number.is_some_and(|number| number.parse::<u32>().is_ok()) && path.is_dir()
     })
+}
+
+/// Ids of the programs whose links are pinned in a directory. Opening a pin takes no capability that opening by an id takes.
+pub(super) fn linked_programs(root: &Path) -> HashSet<u32> {
+    versions(root)
+        .flat_map(|version| files(&version.join(LINKS)))
+        .filter_map(|pin| BpfLink::from_pin(&pin).ok()?.info().ok())
+        .map(|link| link.program_id)
+        .collect()
 }
 
 /// Removes what is pinned in a directory. The sign of [`dismiss`] stays while a process owns the directory. `removed` is called

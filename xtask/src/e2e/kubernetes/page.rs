@@ -20,9 +20,10 @@ pub fn write(results: &Results) -> Result<()> {
 }
 
 fn section(results: &Results) -> String {
+    let release = machine::kernel_release();
     let mut text = format!(
         "Kubernetes {KUBERNETES_VERSION}, kernel {}, two nodes on one machine, image of {:.1} MiB: {} passed, {} failed; the nodes were ready after {:.0} s, all took {} s.\n\n| | check | figures |\n|---|---|---|\n",
-        machine::kernel_release(),
+        release.split('-').next().unwrap_or_default(),
         results
             .image
             .as_ref()

@@ -274,6 +274,29 @@ fn a_refusal_is_one_line_with_its_remedy() {
     }
 }
 
+/// As in a pod, where no program can be looked at by its id.
+#[test]
+fn check_with_the_documented_capabilities_knows_gregors_own_program() {
+    let lab = Lab::builder("clicheckown").pod("foo").start().unwrap();
+    let gregor = lab
+        .start_gregor(&tools::gregor().unwrap(), &lab.gregor_config())
+        .unwrap();
+    let script = e2e::gregor_with(&lab, e2e::DOCUMENTED_CAPABILITIES);
+    let mut command = Command::new(script);
+    command
+        .args(["check", "--config"])
+        .arg(gregor.config_path());
+    let output = lab.node().output(command).unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let line = text
+        .lines()
+        .find(|line| line.contains("interface veth-foo"));
+    let line = line.unwrap_or_else(|| panic!("{text}"));
+    assert!(line.starts_with("ok"), "{line}");
+    assert!(line.contains("gregor is on it"), "{line}");
+    gregor.stop();
+}
+
 #[test]
 fn loading_ends_in_time() {
     let lab = lab(CacheKind::None);

@@ -8,7 +8,11 @@
 
 mod e2e;
 
-use std::process::Command;
+use std::{
+    io::{BufRead as _, BufReader},
+    path::Path,
+    process::{Command, Stdio},
+};
 
 use aya::{
     Ebpf,
@@ -17,8 +21,13 @@ use aya::{
         tc::{NlOptions, TcAttachOptions, TcHandle, qdisc_add_clsact},
     },
 };
-use e2e::{alone, programs_on};
+use e2e::{alone, programs_on, until};
+use gregor::datapath::STATE;
 use gregor_tests::{lab::Lab, tools};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bench-ebpf"));
 
@@ -96,4 +105,44 @@ fn a_program_of_the_same_name_stays() {
         lab.node().enter(move || drop(stranger)).unwrap();
         both(0, 0);
     }
+}
+
+/// As a DaemonSet runs it: the node is clean, and the process is there until it is told to end.
+#[test]
+fn with_stay_the_node_is_clean_and_the_process_waits_for_sigterm() {
+    let lab = Lab::builder("e2edetstay").pod("foo").start().unwrap();
+    // It leaves its programs to a successor, as a pod of the DaemonSet does.
+    let gregor = lab
+        .spawn_successor("gregor-0", &tools::gregor().unwrap(), &lab.gregor_config())
+        .unwrap();
+    until("it is attached", || {
+        (!programs_on(&lab, INTERFACE).is_empty()).then_some(())
+    });
+    if !alone(
+        "with_stay_the_node_is_clean_and_the_process_waits_for_sigterm",
+        &gregor,
+    ) {
+        return;
+    }
+    let mut command = Command::new(tools::gregor().unwrap());
+    command
+        .args(["detach", "--all", "--stay"])
+        .stdout(Stdio::piped());
+    let mut detach = lab.node().spawn(command).unwrap();
+    let mut lines = BufReader::new(detach.stdout.take().unwrap()).lines();
+    assert!(lines.next().unwrap().unwrap().starts_with("detached link"));
+    until("the program is off", || {
+        programs_on(&lab, INTERFACE).is_empty().then_some(())
+    });
+    assert_eq!(detach.try_wait().unwrap(), None);
+    // The one that it took off goes first, as in a rollout; the sign for it does not outlive them.
+    let state = || {
+        let exists = || Path::new(STATE).exists();
+        lab.node().enter(exists).unwrap()
+    };
+    gregor.stop();
+    assert!(state());
+    kill(Pid::from_raw(detach.id() as i32), Signal::SIGTERM).unwrap();
+    assert_eq!(detach.wait().unwrap().code(), Some(0));
+    assert!(!state());
 }

@@ -117,9 +117,9 @@ impl Drop for MemoryGroup {
     }
 }
 
-/// `resources.limits.memory` of deploy/gregor.yaml.
+/// `resources.limits.memory` of deploy/manifests/gregor.yaml.
 fn limit_of_the_manifest() -> u64 {
-    let manifest = include_str!("../../deploy/gregor.yaml");
+    let manifest = include_str!("../../deploy/manifests/gregor.yaml");
     let (_, limits) = manifest.split_once("limits:").unwrap();
     let (_, memory) = limits.split_once("memory:").unwrap();
     let value = memory.split_whitespace().next().unwrap();

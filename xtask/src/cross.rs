@@ -42,6 +42,22 @@ impl Arch {
         tools::find(program).with_context(|| format!("no {program} on PATH (package binutils)"))
     }
 
+    /// Its name in directories.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::X86_64 => "x86_64",
+            Self::Aarch64 => "aarch64",
+        }
+    }
+
+    /// Its name in container images.
+    pub fn of_images(self) -> &'static str {
+        match self {
+            Self::X86_64 => "amd64",
+            Self::Aarch64 => "arm64",
+        }
+    }
+
     /// The name of the Rust target.
     pub fn triple(self) -> &'static str {
         match self {

@@ -218,6 +218,18 @@ fn checks() -> Vec<Check> {
             },
         },
         Check {
+            what: "Helm",
+            needed_for: "tests",
+            found: if tools::helm_is_built() {
+                Found::Yes("built".to_owned())
+            } else {
+                Found::No {
+                    said: "not built yet; some 3 minutes".to_owned(),
+                    remedy: "cargo xtask setup --tests".to_owned(),
+                }
+            },
+        },
+        Check {
             what: "node-cache",
             needed_for: "--cache node-cache",
             found: match tools::find("node-cache") {

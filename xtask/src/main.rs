@@ -10,11 +10,14 @@ mod build;
 mod chaos;
 mod cross;
 mod doctor;
+mod e2e;
 mod elf;
 mod fuzz;
+mod image;
 mod kernels;
 mod litmus;
 mod machine;
+mod manifests;
 mod run;
 mod setup;
 mod table;
@@ -36,6 +39,10 @@ enum Task {
     Setup(setup::Options),
     /// Build target/debug/gregor, or target/release/gregor
     Build(build::Options),
+    /// Write a container image around the static binary
+    Image(image::Options),
+    /// Render the chart as plain manifests
+    Manifests(manifests::Options),
     /// Show gregor at work in a lab of network namespaces, or run it on this node
     Run(run::Options),
     /// Formatting, lints, unit tests and end-to-end tests
@@ -50,6 +57,8 @@ enum Task {
     Fuzz(fuzz::Options),
     /// Load the programs and run a lab on other kernels, under qemu
     Kernels(kernels::Options),
+    /// End-to-end runs that take more than a lab of network namespaces
+    E2e(e2e::Options),
 }
 
 fn main() -> ExitCode {
@@ -57,6 +66,8 @@ fn main() -> ExitCode {
         Task::Doctor(options) => doctor::run(&options),
         Task::Setup(options) => setup::run(&options).map(|()| ExitCode::SUCCESS),
         Task::Build(options) => build::run(&options).map(|_| ExitCode::SUCCESS),
+        Task::Image(options) => image::run(&options),
+        Task::Manifests(options) => manifests::run(&options),
         Task::Run(options) => run::run(&options),
         Task::Test(options) => test::run(&options),
         Task::Bench(options) => bench::run(&options),
@@ -64,6 +75,7 @@ fn main() -> ExitCode {
         Task::Litmus(options) => litmus::run(&options),
         Task::Fuzz(options) => fuzz::run(&options),
         Task::Kernels(options) => kernels::run(&options),
+        Task::E2e(options) => e2e::run(&options),
     };
     outcome.unwrap_or_else(|error| {
         // What to do about it, without a backtrace of this program.

@@ -13,7 +13,7 @@ use crate::{
 
 #[derive(Debug, Args)]
 pub struct Options {
-    /// Also what the end-to-end tests need: CoreDNS, unbound, BIND, musl, c-ares, Go, a JDK, kcat
+    /// Also what the end-to-end tests need: CoreDNS, Helm, unbound, BIND, musl, c-ares, Go, a JDK, kcat
     #[arg(long)]
     pub tests: bool,
 }
@@ -93,6 +93,7 @@ pub fn ensure_tests() -> Result<()> {
     tools::kafka_broker()?;
     tools::unpack()?;
     tools::coredns()?;
+    tools::helm()?;
     Ok(())
 }
 

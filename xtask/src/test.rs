@@ -15,7 +15,7 @@ use crate::{
     build, fuzz,
     litmus::{self, Herd},
     machine::{self, Toolchain},
-    setup,
+    manifests, setup,
     table::{Colour, colours, paint},
 };
 
@@ -86,6 +86,7 @@ fn steps(options: &Options, tally: &mut Tally) -> Result<()> {
     setup::ensure_run()?;
     setup::ensure_tests()?;
     if options.filter.is_none() {
+        chart(tally);
         litmus(tally)?;
     }
     let binary = build::run(&build::Options {
@@ -168,6 +169,21 @@ fn fuzz(tally: &mut Tally) -> Result<()> {
     tally.passed += passed;
     tally.failed += failed;
     Ok(())
+}
+
+/// The chart, and the manifests made of it.
+fn chart(tally: &mut Tally) {
+    headline("chart");
+    match manifests::check() {
+        Ok(renderings) => {
+            say(&format!("chart: {renderings} renderings passed"));
+            tally.passed += 1;
+        }
+        Err(error) => {
+            say(&format!("chart: {error:#}"));
+            tally.failed += 1;
+        }
+    }
 }
 
 /// The order of loads and stores around an answer, where herd7 can be had.

@@ -2,12 +2,16 @@
 
 use std::{fmt::Write as _, path::PathBuf, process::ExitCode};
 
-use crate::datapath::{DetachReport, STATE, detach_all};
+use anyhow::Context as _;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::datapath::{DetachReport, STATE, detach_all, forget};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Example:
+Examples:
   gregor detach --all
+  gregor detach --all --stay
 
 Pods then ask the existing cache as if gregor were not there. A gregor that still runs does not attach again by itself;
 restart it for that. clsact filters (Linux before 6.6) are found in this network namespace only. Links of other processes (tcx, XDP, TCP) are
@@ -19,16 +23,33 @@ pub struct Args {
     /// The directory of bpffs that gregor was given.
     #[arg(long, value_name = "DIR", default_value = STATE)]
     state: PathBuf,
+    /// When everything is off, wait for SIGTERM: what a DaemonSet runs must not end by itself.
+    #[arg(long)]
+    stay: bool,
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let report = detach_all(&args.state)?;
     print!("{}", render(&report));
-    Ok(if report.failures.is_empty() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    if !report.failures.is_empty() {
+        return Ok(ExitCode::FAILURE);
+    }
+    if args.stay {
+        super::block_on(told_to_end())?;
+        // A gregor that ran meanwhile has gone since: the sign for it has no use any more.
+        forget(&args.state);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn told_to_end() -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("handling SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("handling SIGINT")?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
 }
 
 fn render(report: &DetachReport) -> String {

@@ -19,7 +19,7 @@ const CONTROL: &str = "/run/gregor/gregor.sock";
 /// Where the configuration is looked for.
 const CONFIG: &str = "/etc/gregor/gregor.toml";
 /// How long the kernel may take to load the programs: a hundred times what it takes where they load, and less than the
-/// startup probe of deploy/gregor.yaml waits.
+/// startup probe of deploy/helm waits.
 const LOAD_TIMEOUT: &str = "45s";
 
 const AFTER_HELP: &str = "\

@@ -1,6 +1,6 @@
 //! Where a program sits: tcx or clsact, first or last, or XDP, on the ingress of one interface.
 
-use std::{io, os::fd::AsFd as _};
+use std::{io, os::fd::AsFd as _, path::Path};
 
 use aya::programs::{
     Program, ProgramError, SchedClassifier, TcAttachType,
@@ -13,6 +13,7 @@ use super::{
     clsact::{self, Filter},
     link::{self, BpfLink, Place},
     offload,
+    pins::{STATE, linked_programs},
 };
 
 /// The kernel's places for programs.
@@ -156,11 +157,20 @@ pub fn detect_hook() -> Hook {
     }
 }
 
-/// Names of the tcx programs on the ingress of an interface, in their order; `program ID` for one that this process may not
-/// look at, which takes CAP_SYS_ADMIN.
+/// Names of the tcx programs on the ingress of an interface, in their order. Looking at a program takes CAP_SYS_ADMIN; without
+/// it, those whose links are pinned in the usual directory are gregor's, and another one is `program ID`.
 pub fn programs_on(interface: &str) -> io::Result<Vec<String>> {
     let programs = link::tcx_programs(if_nametoindex(interface)?)?;
-    Ok(programs.into_iter().map(name_of).collect())
+    let ours = linked_programs(Path::new(STATE));
+    let name = |id| link::program_name(link::open_program(id)?);
+    Ok(programs
+        .into_iter()
+        .map(|id| match name(id) {
+            Ok(name) => name,
+            Err(_) if ours.contains(&id) => PROGRAM.to_owned(),
+            Err(_) => format!("program {id}"),
+        })
+        .collect())
 }
 
 fn name_of(id: u32) -> String {

@@ -65,7 +65,7 @@ pub use netdev::xdp_modes;
 pub use node::{Node, missing_capabilities};
 pub use offload::vlan_offload_remedy;
 pub use options::{HIT_LANES, LoadOptions, wanted};
-pub use pins::{Claim, STATE, State, StateError};
+pub use pins::{Claim, STATE, State, StateError, forget};
 pub use program::{Datapath, ProgramSummary, TestOutcome};
 pub use return_path::ReturnPath;
 pub use ring::Ring;

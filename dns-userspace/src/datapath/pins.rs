@@ -4,6 +4,7 @@
 //! however it ends.
 
 use std::{
+    collections::HashSet,
     fs::{self, File},
     io,
     os::unix::fs::MetadataExt as _,
@@ -25,6 +26,9 @@ pub const STATE: &str = "/sys/fs/bpf/gregor";
 
 /// A directory whose presence says that the programs are off their hooks because somebody wants so: bpffs takes no plain files.
 const DISMISSED: &str = "detached";
+
+/// The folder of links in that of a version.
+const LINKS: &str = "links";
 
 /// Why the directory cannot be used. Each says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -139,7 +143,7 @@ impl State {
     }
 
     fn links(&self) -> PathBuf {
-        self.version().join("links")
+        self.version().join(LINKS)
     }
 
     /// Where a map is pinned.
@@ -202,18 +206,32 @@ fn versions(root: &Path) -> impl Iterator<Item = PathBuf> {
     })
 }
 
+/// Ids of the programs whose links are pinned in a directory. Opening a pin takes no capability that opening by an id takes.
+pub(super) fn linked_programs(root: &Path) -> HashSet<u32> {
+    versions(root)
+        .flat_map(|version| files(&version.join(LINKS)))
+        .filter_map(|pin| BpfLink::from_pin(&pin).ok()?.info().ok())
+        .map(|link| link.program_id)
+        .collect()
+}
+
 /// Removes what is pinned in a directory. The sign of [`dismiss`] stays while a process owns the directory. `removed` is called
 /// with each path. Returns what failed.
 pub(super) fn clear(root: &Path, removed: &mut impl FnMut(&Path)) -> Vec<String> {
     let failures = versions(root)
         .flat_map(|version| remove_tree(&version, removed))
         .collect();
+    forget(root);
+    failures
+}
+
+/// Removes a directory in which nothing is left but the sign of [`dismiss`], unless a process owns it.
+pub fn forget(root: &Path) {
     let owner = File::open(root).map(|root| Flock::lock(root, FlockArg::LockExclusiveNonblock));
     if matches!(owner, Ok(Ok(_))) {
         let _ = fs::remove_dir(root.join(DISMISSED));
         let _ = fs::remove_dir(root);
     }
-    failures
 }
 
 /// Says that the programs are to stay off their hooks as long as the process lives that owns the directory now.

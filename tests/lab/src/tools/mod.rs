@@ -34,6 +34,7 @@ macro_rules! go_module {
     };
 }
 const COREDNS_VERSION: &str = "v1.14.7";
+const HELM_VERSION: &str = "v3.22.0";
 /// The newest that anything built here asks for in its go.mod.
 const GO_VERSION: &str = "1.26.0";
 /// The first Go that fetches a newer one by itself.
@@ -417,6 +418,34 @@ fn build_go_module(name: &str, module: &GoModule) -> Result<PathBuf> {
     })
 }
 
+/// Whether [`helm`] would return at once.
+pub fn helm_is_built() -> bool {
+    cache_dir().is_ok_and(|cache| cache.join(format!("helm-{HELM_VERSION}/helm")).exists())
+}
+
+/// The package manager of Kubernetes, which renders charts.
+pub fn helm() -> Result<PathBuf> {
+    build_once("helm", HELM_VERSION, &|directory| {
+        let mut command = go_command()?;
+        command
+            .args([
+                "install",
+                &format!("helm.sh/helm/v3/cmd/helm@{HELM_VERSION}"),
+            ])
+            .env("GOBIN", directory)
+            .env("CGO_ENABLED", "0");
+        run_quietly(
+            &format!("building Helm {HELM_VERSION} (some minutes the first time)"),
+            &mut command,
+        )
+    })
+}
+
+/// `go`, installed if need be.
+pub fn go_command() -> Result<Command> {
+    Ok(go()?.command())
+}
+
 /// A usable Go.
 #[derive(Debug)]
 struct Go {
@@ -522,7 +551,8 @@ fn build_once(name: &str, version: &str, build: &dyn Fn(&Path) -> Result<()>) ->
 }
 
 /// The same for a program at another place below the directory.
-fn build_once_as(
+/// A program that is built once and kept. `build` is given an empty directory to leave it in.
+pub fn build_once_as(
     name: &str,
     version: &str,
     program: &str,

@@ -1,0 +1,100 @@
+{{- define "gregor.labels" -}}
+app.kubernetes.io/name: gregor
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- end }}
+
+{{- define "gregor.selector" -}}
+app.kubernetes.io/name: gregor
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "gregor.name" -}}
+{{- $name := .Release.Name -}}
+{{- if not (contains "gregor" $name) }}{{ $name = printf "%s-gregor" $name }}{{ end -}}
+{{ $name | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "gregor.image" -}}
+{{- with .Values.image -}}
+{{- if .digest }}{{ .repository }}@{{ .digest }}{{ else }}{{ .repository }}:{{ .tag | default $.Chart.AppVersion }}{{ end }}
+{{- end -}}
+{{- end }}
+
+{{/* Addresses of caches on the node, by preset. */}}
+{{- define "gregor.nodeServers" -}}
+{{- $table := dict
+  "nodelocal" (list "169.254.20.10")
+  "aks" (list "169.254.10.11" "169.254.10.10")
+  "gke" (list "169.254.20.10" "169.254.169.254")
+  "eks" (list "169.254.20.10")
+  "eks-auto" (list "169.254.20.10")
+  "service" (list) -}}
+{{- get $table .Values.preset | toJson -}}
+{{- end }}
+
+{{/* The Service's addresses where nobody says them and nothing can be looked up: the provider's defaults, if it has any. */}}
+{{- define "gregor.serviceServers" -}}
+{{- $table := dict "aks" (list "10.0.0.10") "eks" (list "172.20.0.10" "10.100.0.10") "eks-auto" (list "172.20.0.10" "10.100.0.10") -}}
+{{- $found := list -}}
+{{- with lookup "v1" "Service" "kube-system" "kube-dns" -}}
+{{- $found = .spec.clusterIPs | default (list .spec.clusterIP) -}}
+{{- end -}}
+{{- .Values.clusterDNS | default $found | default (get $table .Values.preset) | default list | toJson -}}
+{{- end }}
+
+{{- define "gregor.servers" -}}
+{{- $servers := .Values.servers -}}
+{{- if not $servers -}}
+{{- $servers = concat (include "gregor.nodeServers" . | fromJsonArray) (include "gregor.serviceServers" . | fromJsonArray) | uniq -}}
+{{- end -}}
+{{- if not $servers -}}
+{{- fail "no address to intercept: set clusterDNS to that of `kubectl -n kube-system get service kube-dns`" -}}
+{{- end -}}
+{{- $servers | toJson -}}
+{{- end }}
+
+{{- define "gregor.listen" -}}
+{{- $address := .Values.metrics.address -}}
+{{- if contains ":" $address }}{{ $address = printf "[%s]" $address }}{{ end -}}
+{{ $address }}:{{ int .Values.metrics.port }}
+{{- end }}
+
+{{/* What each container has. */}}
+{{- define "gregor.container" -}}
+image: {{ include "gregor.image" . }}
+imagePullPolicy: {{ .Values.image.pullPolicy }}
+securityContext:
+  readOnlyRootFilesystem: true
+  {{- if .Values.privileged }}
+  privileged: true
+  {{- else }}
+  privileged: false
+  allowPrivilegeEscalation: false
+  capabilities:
+    drop: ["ALL"]
+    add:
+      {{- range .Values.capabilities }}
+      - {{ . }}
+      {{- end }}
+      {{- if .Values.detach }}
+      - SYS_ADMIN # open links by their ids
+      {{- end }}
+  {{- end }}
+{{- with .Values.resources }}
+resources:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+volumeMounts:
+  # The whole directory, never a subPath: a subPath mount does not see changes.
+  - name: config
+    mountPath: /etc/gregor
+    readOnly: true
+  - name: run
+    mountPath: /run/gregor
+  # Programs, links and answers outlive the pod here.
+  - name: bpffs
+    mountPath: /sys/fs/bpf
+    mountPropagation: HostToContainer
+{{- end }}

@@ -1,0 +1,986 @@
+//! What is checked in the cluster, in the order in which an installation lives: before it, with it, through rollouts and deaths, after it.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    net::IpAddr,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use gregor_lab::tools::say;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::Value;
+
+use super::{
+    NEXT, chart,
+    cluster::{Cluster, NODES, condition},
+    components::Components,
+    config::{CLUSTER_DNS, NODE_LOCAL, NodeName},
+    load::{Load, Outcome, Question, fetch},
+    manifests::{self, BROKER, FOREIGN, FOREIGN_ADDRESS, PUBLIC, STRANGER, TENANTS},
+};
+use crate::{
+    image::Written,
+    machine,
+    manifests::KUBE_VERSION,
+    table::{self, Cell, Colour},
+};
+
+const NAMESPACE: &str = "--namespace=kube-system";
+const DAEMON_SET: &str = "daemonset/gregor";
+const MINUTE: Duration = Duration::from_secs(60);
+/// Pods of a crowd: well below the 110 of a node.
+const CROWD: usize = 50;
+const MIB: u64 = 1 << 20;
+/// What a namespace without a Service gets.
+const NOBODYS: &[&str] = &[PUBLIC];
+
+/// One line of the result.
+#[derive(Debug)]
+pub struct Line {
+    pub what: String,
+    pub passed: bool,
+    pub said: String,
+}
+
+/// Everything that was found out.
+#[derive(Debug)]
+pub struct Results {
+    pub lines: Vec<Line>,
+    /// None without gregor.
+    pub image: Option<Written>,
+    pub ready: Duration,
+    pub took: Duration,
+}
+
+impl Results {
+    pub fn new(image: Option<Written>, ready: Duration) -> Self {
+        Self {
+            lines: Vec::new(),
+            image,
+            ready,
+            took: ready,
+        }
+    }
+
+    /// Makes a check; the next one is made whatever comes of it.
+    pub fn check(&mut self, what: &str, check: impl FnOnce() -> Result<String>) {
+        match check() {
+            Ok(said) => {
+                say(&format!(
+                    "ok      {what}{}",
+                    if said.is_empty() {
+                        String::new()
+                    } else {
+                        format!(": {said}")
+                    }
+                ));
+                self.lines.push(Line {
+                    what: what.to_owned(),
+                    passed: true,
+                    said,
+                });
+            }
+            Err(error) => self.fail(what, &error),
+        }
+    }
+
+    pub fn fail(&mut self, what: &str, error: &anyhow::Error) {
+        say(&format!("FAILED  {what}: {error:#}"));
+        self.lines.push(Line {
+            what: what.to_owned(),
+            passed: false,
+            said: format!("{error:#}"),
+        });
+    }
+
+    pub fn took(&mut self, took: Duration) {
+        self.took = took;
+    }
+
+    pub fn failed(&self) -> usize {
+        self.lines.iter().filter(|line| !line.passed).count()
+    }
+
+    pub fn print(&self) {
+        let rows: Vec<Vec<Cell>> = self
+            .lines
+            .iter()
+            .map(|line| {
+                let (mark, colour) = match line.passed {
+                    true => ("ok", Colour::Green),
+                    false => ("FAILED", Colour::Red),
+                };
+                vec![
+                    Cell::new(mark, colour),
+                    line.what.as_str().into(),
+                    line.said.as_str().into(),
+                ]
+            })
+            .collect();
+        println!();
+        table::print(&["", "check", ""], &rows);
+        println!(
+            "\n{} passed, {} failed; the cluster was ready after {:.1} s, all took {} s",
+            self.lines.len() - self.failed(),
+            self.failed(),
+            self.ready.as_secs_f64(),
+            self.took.as_secs()
+        );
+    }
+}
+
+/// The cluster's DNS and the tenants, without gregor.
+pub fn prepare(cluster: &Cluster, results: &mut Results) -> Result<()> {
+    results.check(
+        "both nodes are ready, with pods of two tenants and a stranger",
+        || {
+            cluster.apply(&manifests::dns(), &[])?;
+            cluster.apply(&manifests::tenants(), &[])?;
+            rolled_out(cluster, "kube-system", "deployment/coredns")?;
+            rolled_out(cluster, "kube-system", "daemonset/node-local-dns")?;
+            for namespace in namespaces() {
+                for kind in ["glibc", "musl"] {
+                    rolled_out(cluster, namespace, &format!("daemonset/{kind}"))?;
+                }
+            }
+            Ok(String::new())
+        },
+    );
+    results.check(
+        "without gregor every namespace gets the public address",
+        || all_public(cluster),
+    );
+    Ok(())
+}
+
+pub fn all(cluster: &Cluster, components: &Components, results: &mut Results) -> Result<()> {
+    prepare(cluster, results)?;
+    accepted(cluster, components, results)?;
+    let before = NODES.map(|node| Footprint::of(cluster, node));
+
+    results.check(
+        "the chart is installed and finds the cluster DNS's address",
+        || {
+            let started = Instant::now();
+            helm(cluster, "install", &[])?;
+            rolled_out(cluster, "kube-system", DAEMON_SET)?;
+            let took = started.elapsed();
+            let status = status(cluster, NODES[0])?;
+            let servers: Vec<&str> = status["servers"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(Value::as_str)
+                .collect();
+            let (cache, service) = (NODE_LOCAL.to_string(), CLUSTER_DNS.to_string());
+            ensure!(servers == [cache, service], "{servers:?}");
+            Ok(format!(
+                "ready on both nodes after {:.1} s",
+                took.as_secs_f64()
+            ))
+        },
+    );
+    results.check(
+        "foo and bar get their own endpoint, baz what it got before (glibc, musl, both nodes)",
+        || own_endpoints(cluster),
+    );
+    results.check("so they do where pods ask the Service's address", || {
+        let mut load = Load::new();
+        let mut pods = 0;
+        for node in NODES {
+            for (tenant, _) in TENANTS {
+                let pod = tenant_pod(cluster, tenant, "glibc", node)?;
+                load.add(
+                    tenant,
+                    process(cluster, &pod)?,
+                    CLUSTER_DNS.into(),
+                    questions(tenant),
+                )?;
+                pods += 1;
+            }
+        }
+        cluster.wait_until("queries", MINUTE, || Ok(load.sent() >= 200))?;
+        flawless(load.finish(), &format!("{pods} pods"))
+    });
+    results.check("a new pod's first query is answered", || {
+        first_query(cluster)
+    });
+    results.check(
+        "every metric of the alerts and of the dashboard is on the page",
+        || metrics(cluster),
+    );
+
+    let restarts = || -> Result<String> {
+        let pods = gregors(cluster)?;
+        let restarts: Vec<u64> = pods.iter().map(restarts_of).collect();
+        ensure!(
+            restarts.iter().all(|count| *count == 0),
+            "restarts: {restarts:?}"
+        );
+        Ok(String::new())
+    };
+    results.check("a changed ConfigMap is in force without a restart", || {
+        let took = config_change(cluster)?;
+        restarts()?;
+        Ok(format!("after {:.0} s", took.as_secs_f64()))
+    });
+    results.check("the memory limit holds through reloads", || memory(cluster));
+    for (round, tag) in [(1, NEXT), (2, env!("CARGO_PKG_VERSION"))] {
+        results.check(
+            &format!("rollout {round} to another image loses no query and no endpoint"),
+            || {
+                under_load(cluster, || {
+                    helm(cluster, "upgrade", &["--set", &format!("image.tag={tag}")])?;
+                    settled(cluster)?;
+                    for pod in gregors(cluster)? {
+                        let image = pod["spec"]["containers"][0]["image"].as_str().unwrap_or("");
+                        ensure!(image.ends_with(tag), "a pod has {image}");
+                    }
+                    restarts()?;
+                    Ok(())
+                })
+            },
+        );
+    }
+    results.check(
+        "a rollout to a missing image leaves the pods before at work, and is rolled back",
+        || {
+            under_load(cluster, || {
+                helm(cluster, "upgrade", &["--set", "image.tag=missing"])?;
+                cluster.wait_until("a pod lacks its image", MINUTE, || {
+                    Ok(gregors(cluster)?.iter().any(|pod| {
+                        let waiting = &pod["status"]["containerStatuses"][0]["state"]["waiting"];
+                        waiting["reason"] == "ErrImageNeverPull"
+                    }))
+                })?;
+                cluster.helm(&["rollback", "gregor", NAMESPACE])?;
+                settled(cluster)
+            })
+        },
+    );
+    results.check(
+        "a configuration that is wrong is refused, and the last good one goes on",
+        || refused_config(cluster),
+    );
+    results.check("`gregor check` in the pod finds the node fit", || {
+        let said = cluster.kubectl(&[
+            "exec",
+            NAMESPACE,
+            DAEMON_SET,
+            "--",
+            "gregor",
+            "check",
+            "--config",
+            "/etc/gregor/gregor.toml",
+        ])?;
+        let warnings = said.lines().filter(|line| line.starts_with("WARNING"));
+        let warnings: Vec<&str> = warnings.map(|line| line[7..].trim()).collect();
+        Ok(format!(
+            "{} warnings: {}",
+            warnings.len(),
+            warnings.join("; ")
+        ))
+    });
+    results.check("the memory limit holds through the rollouts", || {
+        memory(cluster)
+    });
+    results.check(
+        "`kubectl delete pod --grace-period=0 --force` on each node loses nothing",
+        || {
+            under_load(cluster, || {
+                for node in NODES {
+                    let pod = gregor_on(cluster, node)?;
+                    let name = name_of(&pod);
+                    cluster.kubectl(&[
+                        "delete",
+                        "pod",
+                        NAMESPACE,
+                        name,
+                        "--grace-period=0",
+                        "--force",
+                    ])?;
+                    another_is_ready(cluster, node, &pod)?;
+                }
+                Ok(())
+            })
+        },
+    );
+    results.check("kill -9 on each node, twice, loses nothing", || {
+        under_load(cluster, || {
+            for _ in 0..2 {
+                for node in NODES {
+                    let pod = gregor_on(cluster, node)?;
+                    let before = restarts_of(&pod);
+                    kill(
+                        Pid::from_raw(process(cluster, &pod)? as i32),
+                        Signal::SIGKILL,
+                    )?;
+                    cluster.wait_until("the container is ready again", 2 * MINUTE, || {
+                        let pod = gregor_on(cluster, node)?;
+                        Ok(restarts_of(&pod) > before && condition(&pod, "Ready"))
+                    })?;
+                }
+            }
+            Ok(())
+        })
+    });
+    results.check(
+        "a hung process is ended by its probe, and loses nothing that is known",
+        || {
+            under_load(cluster, || {
+                let node = NODES[0];
+                let pod = gregor_on(cluster, node)?;
+                let before = restarts_of(&pod);
+                kill(
+                    Pid::from_raw(process(cluster, &pod)? as i32),
+                    Signal::SIGSTOP,
+                )?;
+                cluster.wait_until("the container is ready again", 2 * MINUTE, || {
+                    let pod = gregor_on(cluster, node)?;
+                    Ok(restarts_of(&pod) > before && condition(&pod, "Ready"))
+                })?;
+                Ok(())
+            })
+        },
+    );
+    results.check(
+        &format!("{CROWD} pods come and go and leave nothing behind"),
+        || crowd(cluster),
+    );
+    results.check(
+        "privileged, in place of single capabilities, it works as well",
+        || {
+            helm(cluster, "upgrade", &["--set", "privileged=true"])?;
+            settled(cluster)?;
+            own_endpoints(cluster)?;
+            helm(cluster, "upgrade", &[])?;
+            settled(cluster)?;
+            Ok(String::new())
+        },
+    );
+    results.check(
+        "taken off and uninstalled, no program, pin or interface of it is left",
+        || {
+            let started = Instant::now();
+            helm(cluster, "upgrade", &["--set", "detach=true"])?;
+            rolled_out(cluster, "kube-system", DAEMON_SET)?;
+            cluster.helm(&["uninstall", "gregor", NAMESPACE, "--wait"])?;
+            let took = started.elapsed();
+            cluster.wait_until("its pods are gone", MINUTE, || {
+                Ok(gregors(cluster)?.is_empty())
+            })?;
+            for (node, before) in NODES.into_iter().zip(before) {
+                let (before, after) = (before?, Footprint::of(cluster, node)?);
+                ensure!(
+                    before == after,
+                    "{node}: {before:?} before, {after:?} after"
+                );
+            }
+            Ok(format!("after {:.0} s", took.as_secs_f64()))
+        },
+    );
+    results.check("every namespace gets the public address again", || {
+        all_public(cluster)
+    });
+    Ok(())
+}
+
+/// Each manifest, as the API server sees it.
+fn accepted(cluster: &Cluster, components: &Components, results: &mut Results) -> Result<()> {
+    results.check(
+        "the API server accepts every manifest, with all values on",
+        || {
+            let resources: Vec<String> = components
+                .custom_resources
+                .iter()
+                .map(|path| format!("--filename={}", path.display()))
+                .collect();
+            let mut arguments = vec!["apply", "--server-side"];
+            arguments.extend(resources.iter().map(String::as_str));
+            cluster.kubectl(&arguments)?;
+            cluster.kubectl(&[
+                "wait",
+                "--for=condition=Established",
+                "--timeout=60s",
+                "crd/podmonitors.monitoring.coreos.com",
+                "crd/prometheusrules.monitoring.coreos.com",
+            ])?;
+            let mut accepted = 0;
+            let directory = machine::root()?.join("deploy/manifests");
+            for entry in fs::read_dir(&directory)? {
+                let path = entry?.path();
+                let text = fs::read_to_string(&path)?;
+                accepted += dry_run(cluster, &text).with_context(|| path.display().to_string())?;
+            }
+            let chart = chart()?.display().to_string();
+            for values in [
+                &[
+                    "--set",
+                    "podMonitor.enabled=true,prometheusRule.enabled=true,dashboard.enabled=true",
+                ][..],
+                &["--set", "privileged=true,handover=false"],
+                &["--set", "detach=true,preset=service"],
+                &["--set", "appArmorProfile.type=Unconfined,preset=gke"],
+            ] {
+                let mut arguments = vec![
+                    "template",
+                    "gregor",
+                    &chart,
+                    NAMESPACE,
+                    "--set",
+                    "clusterDNS={10.96.0.10}",
+                    "--kube-version",
+                    KUBE_VERSION,
+                ];
+                arguments.extend(values);
+                let text = cluster.helm(&arguments)?;
+                accepted += dry_run(cluster, &text).with_context(|| format!("{values:?}"))?;
+            }
+            Ok(format!("{accepted} objects"))
+        },
+    );
+    Ok(())
+}
+
+fn dry_run(cluster: &Cluster, manifests: &str) -> Result<usize> {
+    let said = cluster.apply(manifests, &["--dry-run=server"])?;
+    Ok(said
+        .lines()
+        .filter(|line| line.ends_with("(server dry run)"))
+        .count())
+}
+
+/// `helm install` or `helm upgrade` with what the cluster needs.
+fn helm(cluster: &Cluster, command: &str, values: &[&str]) -> Result<()> {
+    let chart = chart()?.display().to_string();
+    let mut arguments = vec![command, "gregor", &chart, NAMESPACE];
+    arguments.extend(["--set", "image.pullPolicy=Never"]);
+    arguments.extend(values);
+    cluster.helm(&arguments)?;
+    Ok(())
+}
+
+fn rolled_out(cluster: &Cluster, namespace: &str, what: &str) -> Result<()> {
+    let namespace = format!("--namespace={namespace}");
+    let rollout = cluster.kubectl(&["rollout", "status", &namespace, what, "--timeout=120s"]);
+    if let Err(error) = rollout {
+        // What the pods say is what a person would look at next.
+        let pods = cluster
+            .kubectl(&["describe", "pods", &namespace])
+            .unwrap_or_default();
+        let logs = cluster
+            .kubectl(&["logs", &namespace, what, "--all-containers", "--tail=30"])
+            .unwrap_or_default();
+        say(&format!("{pods}\n{logs}"));
+        return Err(error);
+    }
+    Ok(())
+}
+
+/// The DaemonSet is rolled out, and the pods that it replaced are gone.
+fn settled(cluster: &Cluster) -> Result<()> {
+    rolled_out(cluster, "kube-system", DAEMON_SET)?;
+    cluster.wait_until("the pods before are gone", MINUTE, || {
+        Ok(gregors(cluster)?.len() == NODES.len())
+    })?;
+    Ok(())
+}
+
+fn namespaces() -> impl Iterator<Item = &'static str> {
+    TENANTS
+        .into_iter()
+        .map(|(tenant, _)| tenant)
+        .chain([STRANGER])
+}
+
+/// Pods by a label.
+fn pods(cluster: &Cluster, namespace: &str, label: &str) -> Result<Vec<Value>> {
+    let namespace = format!("--namespace={namespace}");
+    let list = cluster.json(&["get", "pods", &namespace, &format!("--selector={label}")])?;
+    Ok(list["items"].as_array().cloned().unwrap_or_default())
+}
+
+fn gregors(cluster: &Cluster) -> Result<Vec<Value>> {
+    pods(cluster, "kube-system", "app.kubernetes.io/name=gregor")
+}
+
+fn on(pods: Vec<Value>, node: NodeName) -> Result<Value> {
+    pods.into_iter()
+        .find(|pod| {
+            pod["spec"]["nodeName"] == node.to_string()
+                && pod["metadata"]["deletionTimestamp"].is_null()
+        })
+        .with_context(|| format!("no such pod on {node}"))
+}
+
+fn gregor_on(cluster: &Cluster, node: NodeName) -> Result<Value> {
+    on(gregors(cluster)?, node)
+}
+
+fn tenant_pod(cluster: &Cluster, namespace: &str, kind: &str, node: NodeName) -> Result<Value> {
+    on(pods(cluster, namespace, &format!("app={kind}"))?, node)
+}
+
+fn name_of(pod: &Value) -> &str {
+    pod["metadata"]["name"].as_str().unwrap_or_default()
+}
+
+fn restarts_of(pod: &Value) -> u64 {
+    pod["status"]["containerStatuses"][0]["restartCount"]
+        .as_u64()
+        .unwrap_or(0)
+}
+
+/// The one process of a pod.
+fn process(cluster: &Cluster, pod: &Value) -> Result<u32> {
+    let processes = cluster.processes(pod)?;
+    processes
+        .first()
+        .copied()
+        .with_context(|| format!("{} has no process", name_of(pod)))
+}
+
+/// Another pod than this one is ready on a node.
+fn another_is_ready(cluster: &Cluster, node: NodeName, old: &Value) -> Result<()> {
+    cluster.wait_until(
+        &format!("another gregor is ready on {node}"),
+        2 * MINUTE,
+        || {
+            let pod = gregor_on(cluster, node)?;
+            Ok(pod["metadata"]["uid"] != old["metadata"]["uid"] && condition(&pod, "Ready"))
+        },
+    )?;
+    Ok(())
+}
+
+/// What `gregor status --json` says on a node.
+fn status(cluster: &Cluster, node: NodeName) -> Result<Value> {
+    let pod = gregor_on(cluster, node)?;
+    let said = cluster.kubectl(&[
+        "exec",
+        NAMESPACE,
+        name_of(&pod),
+        "--",
+        "gregor",
+        "status",
+        "--json",
+    ])?;
+    Ok(serde_json::from_str(&said)?)
+}
+
+/// What a pod's own resolver finds.
+fn lookup(cluster: &Cluster, namespace: &str, pod: &Value, name: &str) -> Result<BTreeSet<IpAddr>> {
+    let namespace = format!("--namespace={namespace}");
+    let said = cluster.kubectl(&["exec", &namespace, name_of(pod), "--", "lookup", name])?;
+    said.lines().map(|line| Ok(line.trim().parse()?)).collect()
+}
+
+fn addresses(texts: &[&str]) -> BTreeSet<IpAddr> {
+    texts.iter().filter_map(|text| text.parse().ok()).collect()
+}
+
+/// Each pod finds these addresses, by its namespace.
+fn each_pod_finds(
+    cluster: &Cluster,
+    expected: impl Fn(&str) -> BTreeSet<IpAddr>,
+) -> Result<String> {
+    let mut asked = 0;
+    for namespace in namespaces() {
+        for kind in ["glibc", "musl"] {
+            for node in NODES {
+                let pod = tenant_pod(cluster, namespace, kind, node)?;
+                let expected = expected(namespace);
+                let mut found = Ok(BTreeSet::new());
+                // kube-proxy refuses for a moment after the cluster DNS is ready, and the cache keeps that.
+                let so = cluster.wait_until("the expected addresses", MINUTE / 3, || {
+                    found = lookup(cluster, namespace, &pod, BROKER);
+                    Ok(found.as_ref().is_ok_and(|found| *found == expected))
+                });
+                if so.is_err() {
+                    bail!("{namespace}, {kind}, {node}: {found:?}, not {expected:?}");
+                }
+                ensure!(
+                    lookup(cluster, namespace, &pod, FOREIGN)? == addresses(&[FOREIGN_ADDRESS]),
+                    "{namespace}, {kind}, {node}: {FOREIGN}"
+                );
+                asked += 1;
+            }
+        }
+    }
+    Ok(format!("{asked} pods"))
+}
+
+fn all_public(cluster: &Cluster) -> Result<String> {
+    each_pod_finds(cluster, |_| addresses(&[PUBLIC]))
+}
+
+fn own_endpoints(cluster: &Cluster) -> Result<String> {
+    each_pod_finds(cluster, |namespace| addresses(endpoint(namespace)))
+}
+
+fn endpoint(namespace: &str) -> &'static [&'static str] {
+    TENANTS
+        .iter()
+        .find(|(tenant, _)| *tenant == namespace)
+        .map_or(NOBODYS, |(_, addresses)| *addresses)
+}
+
+/// What a pod's resolver asks first, some brokers, and a name that no rule knows.
+fn questions(namespace: &str) -> Vec<Question> {
+    let mut questions: Vec<Question> = (1..=5)
+        .map(|number| {
+            let broker = BROKER.replacen('1', &number.to_string(), 1);
+            Question::new(
+                &format!("{broker}.{namespace}.svc.cluster.local"),
+                match TENANTS.iter().find(|(tenant, _)| *tenant == namespace) {
+                    Some((_, addresses)) => addresses,
+                    None => &[],
+                },
+            )
+        })
+        .collect();
+    questions.push(Question::new(FOREIGN, &[FOREIGN_ADDRESS]));
+    questions
+}
+
+/// Something happens while a pod of each tenant on each node goes on asking.
+fn under_load(cluster: &Cluster, what: impl FnOnce() -> Result<()>) -> Result<String> {
+    let mut load = Load::new();
+    for node in NODES {
+        for (tenant, _) in TENANTS {
+            let pod = tenant_pod(cluster, tenant, "glibc", node)?;
+            let name = format!("{tenant} on {node}");
+            load.add(
+                &name,
+                process(cluster, &pod)?,
+                NODE_LOCAL.into(),
+                questions(tenant),
+            )?;
+        }
+    }
+    cluster.wait_until("the load runs", MINUTE, || Ok(load.sent() > 100))?;
+    let happened = what();
+    let sent = load.sent();
+    cluster.wait_until("the load goes on", MINUTE, || Ok(load.sent() > sent + 200))?;
+    let outcome = load.finish();
+    happened.with_context(|| {
+        format!(
+            "{} of {} wrong meanwhile",
+            outcome.wrong.len(),
+            outcome.queries
+        )
+    })?;
+    flawless(outcome, "2 pods on each node")
+}
+
+fn flawless(outcome: Outcome, who: &str) -> Result<String> {
+    let Outcome {
+        queries,
+        wrong,
+        time,
+    } = outcome;
+    if !wrong.is_empty() {
+        let first = &wrong[..wrong.len().min(5)];
+        bail!("{} of {queries} queries: {}", wrong.len(), first.join("; "));
+    }
+    Ok(format!(
+        "{queries} queries of {who} in {:.0} s",
+        time.as_secs_f64()
+    ))
+}
+
+/// Pods of a Job-like kind ask as soon as they run, and see their endpoint at once.
+fn first_query(cluster: &Cluster) -> Result<String> {
+    const PODS: usize = 5;
+    for number in 0..PODS {
+        let name = format!("first-{number}");
+        let (tenant, expected) = TENANTS[number % TENANTS.len()];
+        let namespace = format!("--namespace={tenant}");
+        let pod = serde_json::json!({
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": { "name": name, "namespace": tenant },
+            "spec": {
+                "restartPolicy": "Never",
+                "dnsConfig": { "options": [{ "name": "ndots", "value": "7" }] },
+                "containers": [{
+                    "name": "pod",
+                    "image": super::images::GLIBC,
+                    "imagePullPolicy": "Never",
+                    "command": ["/usr/bin/lookup", BROKER],
+                }],
+            },
+        });
+        cluster.apply(&pod.to_string(), &[])?;
+        cluster.wait_until("the pod has ended", MINUTE, || {
+            let pod = cluster.json(&["get", "pod", &namespace, &name])?;
+            Ok(matches!(
+                pod["status"]["phase"].as_str(),
+                Some("Succeeded" | "Failed")
+            ))
+        })?;
+        let said = cluster.kubectl(&["logs", &namespace, &name])?;
+        let found: BTreeSet<IpAddr> = said.lines().filter_map(|line| line.parse().ok()).collect();
+        ensure!(found == addresses(expected), "{name} in {tenant}: {said}");
+        cluster.kubectl(&["delete", "pod", &namespace, &name, "--now"])?;
+    }
+    Ok(format!("{PODS} pods that ask as soon as they start"))
+}
+
+/// The names of metrics in a text.
+fn metrics_in(text: &str) -> BTreeSet<&str> {
+    text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
+        .filter(|word| word.starts_with("gregor_"))
+        .collect()
+}
+
+fn metrics(cluster: &Cluster) -> Result<String> {
+    let chart = chart()?;
+    let pod = gregor_on(cluster, NODES[0])?;
+    let page = fetch(process(cluster, &pod)?, "127.0.0.1:9753", "/metrics")?;
+    let there = metrics_in(&page);
+    let mut used = 0;
+    for file in ["templates/prometheusrule.yaml", "dashboards/gregor.json"] {
+        let text = fs::read_to_string(chart.join(file))?;
+        for name in metrics_in(&text) {
+            // Families without a sample have a line with their type, without the suffix of counters.
+            let family = name.strip_suffix("_total").unwrap_or(name);
+            let is_there = there.contains(name) || there.contains(family);
+            ensure!(is_there, "{file} uses {name}, which is not there");
+            used += 1;
+        }
+    }
+    Ok(format!("{used} uses"))
+}
+
+/// A second rule comes by the ConfigMap and is in force.
+fn config_change(cluster: &Cluster) -> Result<Duration> {
+    let values = serde_json::json!([
+        {
+            "name": "kafka",
+            "match": "*.aws.private.kafka.managed.{namespace}.svc.cluster.local",
+            "cname": "kafka-upstream.{namespace}.svc.cluster.local",
+            "ttl": 60,
+        },
+        {
+            "name": "added",
+            "match": "*.added.example.{namespace}.svc.cluster.local",
+            "cname": "kafka-upstream.{namespace}.svc.cluster.local",
+        },
+    ]);
+    let started = Instant::now();
+    helm(
+        cluster,
+        "upgrade",
+        &["--set-json", &format!("rules={values}")],
+    )?;
+    for node in NODES {
+        cluster.wait_until(
+            &format!("the second rule is in force on {node}"),
+            3 * MINUTE,
+            || {
+                let status = status(cluster, node)?;
+                Ok(status["rules"]
+                    .as_array()
+                    .is_some_and(|rules| rules.len() == 2))
+            },
+        )?;
+    }
+    let took = started.elapsed();
+    let (tenant, expected) = TENANTS[0];
+    let pod = tenant_pod(cluster, tenant, "glibc", NODES[0])?;
+    let found = lookup(cluster, tenant, &pod, "a.b.c.added.example")?;
+    ensure!(found == addresses(expected), "{found:?}");
+    helm(cluster, "upgrade", &[])?;
+    for node in NODES {
+        cluster.wait_until("one rule is in force", 3 * MINUTE, || {
+            let status = status(cluster, node)?;
+            Ok(status["rules"]
+                .as_array()
+                .is_some_and(|rules| rules.len() == 1))
+        })?;
+    }
+    Ok(took)
+}
+
+/// The ConfigMap is spoiled and put right again.
+fn refused_config(cluster: &Cluster) -> Result<String> {
+    let error = |node| -> Result<Value> { Ok(status(cluster, node)?["config"]["error"].clone()) };
+    let spoiled = "[intercept]\nservers = [\"nowhere\"]";
+    helm(cluster, "upgrade", &["--set", &format!("config={spoiled}")])?;
+    for node in NODES {
+        cluster.wait_until("the configuration is refused", 3 * MINUTE, || {
+            Ok(!error(node)?.is_null())
+        })?;
+    }
+    own_endpoints(cluster)?;
+    let said = error(NODES[0])?;
+    helm(cluster, "upgrade", &[])?;
+    for node in NODES {
+        cluster.wait_until("the configuration is right", 3 * MINUTE, || {
+            Ok(error(node)?.is_null())
+        })?;
+    }
+    let first = said.as_str().unwrap_or_default().lines().next();
+    Ok(first.unwrap_or_default().to_owned())
+}
+
+/// The most that each pod has taken is within its limit, and none was ended for it.
+fn memory(cluster: &Cluster) -> Result<String> {
+    let mut said = Vec::new();
+    for pod in gregors(cluster)? {
+        let last = &pod["status"]["containerStatuses"][0]["lastState"]["terminated"]["reason"];
+        ensure!(last != "OOMKilled", "{} was out of memory", name_of(&pod));
+        for group in cluster.cgroups(&pod)? {
+            let read = |names: [&str; 2]| -> Result<u64> {
+                let text = names
+                    .iter()
+                    .find_map(|name| fs::read_to_string(group.join(name)).ok())
+                    .context("no such file of the memory controller")?;
+                Ok(text.trim().parse()?)
+            };
+            let peak = read(["memory.max_usage_in_bytes", "memory.peak"])?;
+            let limit = read(["memory.limit_in_bytes", "memory.max"])?;
+            ensure!(peak < limit, "{}: {peak} of {limit}", name_of(&pod));
+            said.push(format!("{} MiB of {} MiB", peak / MIB, limit / MIB));
+        }
+    }
+    ensure!(!said.is_empty(), "no pod");
+    Ok(format!("at most {}", said.join(", ")))
+}
+
+fn crowd(cluster: &Cluster) -> Result<String> {
+    let (tenant, _) = TENANTS[0];
+    let attached = || -> Result<Vec<usize>> {
+        NODES
+            .into_iter()
+            .map(|node| {
+                let status = status(cluster, node)?;
+                Ok(status["interfaces"].as_array().map_or(0, Vec::len))
+            })
+            .collect()
+    };
+    let before = attached()?;
+    let pins = |node| cluster.on_node_pins(node);
+    let pins_before = NODES.map(pins);
+    let started = Instant::now();
+    cluster.apply(&manifests::crowd(tenant, CROWD), &[])?;
+    rolled_out(cluster, tenant, "deployment/crowd")?;
+    cluster.wait_until("all interfaces are attached", MINUTE, || {
+        let more: usize = attached()?.iter().sum();
+        Ok(more == before.iter().sum::<usize>() + CROWD)
+    })?;
+    let up = started.elapsed();
+    let mut load = Load::new();
+    let pods_of_crowd = pods(cluster, tenant, "app=crowd")?;
+    for pod in &pods_of_crowd {
+        load.add(
+            "crowd",
+            process(cluster, pod)?,
+            NODE_LOCAL.into(),
+            questions(tenant),
+        )?;
+    }
+    cluster.wait_until("queries", MINUTE, || Ok(load.sent() >= 2_000))?;
+    flawless(load.finish(), "the crowd")?;
+    cluster.kubectl(&[
+        "delete",
+        "deployment",
+        &format!("--namespace={tenant}"),
+        "crowd",
+    ])?;
+    cluster.wait_until("all interfaces are gone", 2 * MINUTE, || {
+        Ok(attached()? == before)
+    })?;
+    for (node, before) in NODES.into_iter().zip(pins_before) {
+        let (before, after) = (before?, pins(node)?);
+        ensure!(
+            before == after,
+            "{node}: pins {before:?} before, {after:?} after"
+        );
+    }
+    Ok(format!("up and attached after {:.0} s", up.as_secs_f64()))
+}
+
+/// What gregor could leave on a node.
+#[derive(Debug, PartialEq, Eq)]
+struct Footprint {
+    interfaces: Vec<String>,
+    pins: Vec<String>,
+    programs: Vec<String>,
+}
+
+impl Footprint {
+    fn of(cluster: &Cluster, node: NodeName) -> Result<Self> {
+        let links = cluster.on_node(node, "ip", &["-json", "link"])?;
+        let links: Value = serde_json::from_str(&links)?;
+        let mut interfaces: Vec<String> = links
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|link| Some(link["ifname"].as_str()?.to_owned()))
+            // Those of pods have random names.
+            .filter(|name| !name.starts_with("veth"))
+            .collect();
+        interfaces.sort();
+        // Of the whole kernel: both nodes are one machine.
+        let programs = cluster.on_node(node, "bpftool", &["--json", "prog", "list"])?;
+        let programs: Value = serde_json::from_str(&programs)?;
+        let mut programs: Vec<String> = programs
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|program| Some(program["name"].as_str()?.to_owned()))
+            .filter(|name| name.starts_with("gregor"))
+            .collect();
+        programs.sort();
+        Ok(Self {
+            interfaces,
+            pins: cluster.on_node_pins(node)?,
+            programs,
+        })
+    }
+}
+
+impl Cluster {
+    /// Everything that is pinned on a node's bpffs.
+    fn on_node_pins(&self, node: NodeName) -> Result<Vec<String>> {
+        let mut found = Vec::new();
+        let mut directories = vec!["/sys/fs/bpf".to_owned()];
+        while let Some(directory) = directories.pop() {
+            for name in self.files_on_node(node, &directory)? {
+                let path = Path::new(&directory).join(name).display().to_string();
+                found.push(path.clone());
+                directories.push(path);
+            }
+        }
+        found.sort();
+        Ok(found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_are_found_in_expressions() {
+        let text = r#"expr: 'sum(rate(gregor_a_total{node="x"}[5m])) > gregor_b'"#;
+        assert_eq!(
+            metrics_in(text).into_iter().collect::<Vec<_>>(),
+            ["gregor_a_total", "gregor_b"]
+        );
+    }
+
+    #[test]
+    fn tenants_have_endpoints_and_the_stranger_the_public_address() {
+        assert_eq!(endpoint("foo"), ["10.10.1.11", "10.10.2.11"]);
+        assert_eq!(endpoint(STRANGER), [PUBLIC]);
+    }
+}

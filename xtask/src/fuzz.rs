@@ -7,11 +7,12 @@ mod report;
 use std::{
     fs,
     fs::File,
+    iter,
     path::{Path, PathBuf},
     process::{Command, ExitCode, Stdio},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use gregor_lab::tools::say;
 
@@ -67,17 +68,6 @@ impl Target {
             Self::Upstream => "upstream",
             Self::Config => "config",
             Self::Corefile => "corefile",
-        }
-    }
-
-    /// Directories of inputs below tests/; what is found goes into the first.
-    fn corpora(self) -> &'static [&'static str] {
-        match self {
-            Self::Pipeline => &["fuzz/corpus/pipeline"],
-            Self::Compose => &["fuzz/corpus/compose"],
-            Self::Upstream => &["fuzz/corpus/upstream"],
-            Self::Config => &["fuzz/corpus/config", "corpus/config"],
-            Self::Corefile => &["fuzz/corpus/corefile", "corpus/corefile"],
         }
     }
 
@@ -198,14 +188,29 @@ fn run_all(targets: &[Target], programs: &Path, until: Until) -> Result<u64> {
     Ok(found)
 }
 
-/// The committed inputs.
+/// Directories with the committed inputs: a new one with those of the archive, then those of the inputs that have names.
 fn seeds(target: Target) -> Result<Vec<PathBuf>> {
+    let unpacked = empty(target, "corpus")?;
+    let mut tar = Command::new("tar");
+    tar.arg("-xzf").arg(archive(target)?);
+    done(tar.arg("-C").arg(&unpacked))?;
     let tests = machine::root()?.join("tests");
-    Ok(target
-        .corpora()
-        .iter()
-        .map(|directory| tests.join(directory))
-        .collect())
+    let named = ["fuzz/corpus", "corpus"].map(|below| tests.join(below).join(target.name()));
+    let named = named.into_iter().filter(|directory| directory.is_dir());
+    Ok(iter::once(unpacked).chain(named).collect())
+}
+
+fn done(command: &mut Command) -> Result<()> {
+    let status = command
+        .status()
+        .with_context(|| format!("running {command:?}"))?;
+    ensure!(status.success(), "{command:?}: {status}");
+    Ok(())
+}
+
+fn archive(target: Target) -> Result<PathBuf> {
+    let corpus = machine::root()?.join("tests/fuzz/corpus");
+    Ok(corpus.join(target.name()).with_extension("tar.gz"))
 }
 
 /// Where libFuzzer may write: inputs that reached something new, inputs that crashed, logs.
@@ -215,6 +220,15 @@ fn work(target: Target, what: &str) -> Result<PathBuf> {
         .join(what)
         .join(target.name());
     fs::create_dir_all(&directory).with_context(|| format!("making {}", directory.display()))?;
+    Ok(directory)
+}
+
+/// The same without what former runs have left in it.
+fn empty(target: Target, what: &str) -> Result<PathBuf> {
+    let directory = work(target, what)?;
+    for entry in fs::read_dir(&directory)? {
+        fs::remove_file(entry?.path())?;
+    }
     Ok(directory)
 }
 
@@ -247,11 +261,7 @@ fn fuzz(target: Target, programs: &Path, until: Until, seeds: &[PathBuf]) -> Res
     if let Some(runs) = runs {
         program.args([format!("-runs={runs}"), "-seed=1".to_owned()]);
         // Nothing is written and nothing former is read: every run starts from the committed inputs.
-        let none = work(target, "none")?;
-        for entry in fs::read_dir(&none)? {
-            fs::remove_file(entry?.path())?;
-        }
-        program.arg(none);
+        program.arg(empty(target, "none")?);
     }
     let log = work(target, "logs")?.join("log.txt");
     let status = program
@@ -294,6 +304,22 @@ fn keep(target: Target, programs: &Path) -> Result<()> {
         bail!("{}: merging: {status}", target.name());
     }
     let added = fs::read_dir(first)?.count() - before;
-    say(&format!("{added} inputs added to {}", first.display()));
+    let archive = archive(target)?;
+    if added > 0 {
+        let names = fs::read_dir(first)?.map(|entry| Ok(entry?.file_name()));
+        let mut names = names.collect::<Result<Vec<_>>>()?;
+        names.sort();
+        let mut tar = Command::new("tar");
+        // The same inputs make the same archive.
+        tar.args(["--mtime=@0", "--owner=0", "--group=0"])
+            .args(["--numeric-owner", "--mode=644"])
+            .args(["--use-compress-program", "gzip -9n", "-C"])
+            .arg(first)
+            .arg("-cf")
+            .arg(&archive)
+            .args(names);
+        done(&mut tar)?;
+    }
+    say(&format!("{added} inputs added to {}", archive.display()));
     Ok(())
 }

@@ -5,6 +5,7 @@
 pub mod compose;
 pub mod config;
 pub mod corefile;
+pub mod corpus;
 pub mod pipeline;
 pub mod upstream;
 pub mod wire;

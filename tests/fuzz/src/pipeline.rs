@@ -218,16 +218,15 @@ fn decide(fixture: &Fixture, frame: &[u8], choice: u8, mut scratch: Scratch) -> 
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeMap, fs, path::Path};
+    use std::collections::BTreeMap;
 
     use super::*;
+    use crate::corpus::inputs;
 
     #[test]
     fn the_corpus_leads_to_every_verdict_that_a_frame_can_bring_about() {
-        let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus/pipeline");
         let mut counts: BTreeMap<String, usize> = BTreeMap::new();
-        for entry in fs::read_dir(corpus).expect("the corpus is in the repository") {
-            let data = fs::read(entry.expect("a readable directory").path()).expect("readable");
+        for (_, data) in inputs("pipeline").expect("the corpus is in the repository") {
             let (choice, frame) = data.split_first().expect("no input is empty");
             let fixture = &fixtures()[usize::from(choice & RULES)];
             let outcome = decide(fixture, frame, *choice, Scratch::new());

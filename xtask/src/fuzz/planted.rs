@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::{Target, Until, build::Build, fuzz, seeds, work};
+use super::{Target, Until, build::Build, empty, fuzz, seeds};
 use crate::{
     machine,
     table::{self, Cell, Colour},
@@ -137,10 +137,7 @@ impl Planted {
 
 /// A directory with the inputs of the corpus that do not show the planted bug, and how many do.
 fn harmless(target: Target, programs: &Path) -> Result<(PathBuf, usize)> {
-    let kept = work(target, "harmless")?;
-    for entry in fs::read_dir(&kept)? {
-        fs::remove_file(entry?.path())?;
-    }
+    let kept = empty(target, "harmless")?;
     let mut left = Vec::new();
     for directory in seeds(target)? {
         for entry in fs::read_dir(directory)? {

@@ -1,11 +1,13 @@
-//! What the end-to-end tests, `cargo xtask run` and the benchmarks share: the lab and its parts.
+//! What the end-to-end tests and the benchmarks share: the lab, packets, and the programs of `tests/ebpf`.
 
 pub use gregor_lab as lab;
 pub use gregor_lab::tools;
 
 pub mod agent;
 pub mod arm64;
-pub mod bench;
 pub mod chaos;
 pub mod packets;
 pub mod reading;
+
+/// The object with the programs of `tests/ebpf`.
+pub static PROGRAMS: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bench-ebpf"));

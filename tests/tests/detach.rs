@@ -29,8 +29,6 @@ use nix::{
     unistd::Pid,
 };
 
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bench-ebpf"));
-
 const INTERFACE: &str = "veth-foo";
 /// Behind gregor's own filter.
 const PRIORITY: u16 = 100;
@@ -38,7 +36,7 @@ const PRIORITY: u16 = 100;
 /// A program called `gregor` that is not gregor's, on tcx and on clsact behind everything else.
 fn attach_stranger(lab: &Lab) -> Ebpf {
     let attach = || {
-        let mut ebpf = Ebpf::load(OBJECT).unwrap();
+        let mut ebpf = Ebpf::load(gregor_tests::PROGRAMS).unwrap();
         let program: &mut SchedClassifier = ebpf.program_mut("gregor").unwrap().try_into().unwrap();
         program.load().unwrap();
         let _ = qdisc_add_clsact(INTERFACE);

@@ -202,8 +202,7 @@ impl Watched {
 
 /// A filter on clsact, which comes after all of tcx and after gregor's filter there.
 fn count_behind() -> Ebpf {
-    static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bench-ebpf"));
-    let mut ebpf = Ebpf::load(OBJECT).unwrap();
+    let mut ebpf = Ebpf::load(gregor_tests::PROGRAMS).unwrap();
     qdisc_add_clsact(INTERFACE).unwrap();
     let program: &mut SchedClassifier = ebpf
         .program_mut("policy_track")

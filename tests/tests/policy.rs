@@ -39,8 +39,6 @@ use gregor_tests::{
 };
 use hickory_proto::{op::Message, rr::RecordType};
 
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bench-ebpf"));
-
 const TENANT: &str = "bar";
 const INTERFACE: &str = "veth-bar";
 const SERVERS: [IpAddr; 4] = [
@@ -98,7 +96,7 @@ impl Policy {
     ) -> Self {
         let programs = programs.to_vec();
         let attach = move || {
-            let mut ebpf = Ebpf::load(OBJECT).unwrap();
+            let mut ebpf = Ebpf::load(gregor_tests::PROGRAMS).unwrap();
             if hook == Hook::Clsact {
                 match qdisc_add_clsact(INTERFACE) {
                     Ok(()) | Err(TcError::AlreadyAttached) => {}

@@ -23,20 +23,15 @@ pub struct Options {
 
 /// Criterion's benches of what gregor does in userspace.
 fn host(cargo: &mut Command) -> &mut Command {
-    cargo.args([
-        "bench",
-        "--package",
-        "gregor-tests",
-        "--bench",
-        "host",
-        "--",
-    ])
+    cargo
+        .args(["bench", "--package", "gregor-bench", "--bench", "host"])
+        .arg("--")
 }
 
 fn harness(cargo: &mut Command) -> &mut Command {
     cargo
-        .args(["run", "--quiet", "--release", "--package", "gregor-tests"])
-        .args(["--bin", "bench", "--"])
+        .args(["run", "--quiet", "--release", "--package", "gregor-bench"])
+        .arg("--")
 }
 
 pub fn run(options: &Options) -> Result<ExitCode> {

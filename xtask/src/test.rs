@@ -33,7 +33,7 @@ pub struct Options {
 const BPF: [&str; 2] = ["dns-ebpf", "bench-ebpf"];
 
 /// Crates whose tests make network namespaces or load programs.
-const PRIVILEGED: [&str; 2] = ["gregor-lab", "gregor-tests"];
+const PRIVILEGED: [&str; 3] = ["gregor-lab", "gregor-tests", "gregor-bench"];
 
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Tally {

@@ -383,7 +383,7 @@ impl Receiver {
 }
 
 /// A packet socket that receives nothing, bound to an interface.
-pub(crate) fn packet_socket(interface: &str) -> anyhow::Result<OwnedFd> {
+pub fn packet_socket(interface: &str) -> anyhow::Result<OwnedFd> {
     packet_socket_for(interface, 0)
 }
 
@@ -416,7 +416,7 @@ fn packet_socket_for(interface: &str, protocol: u16) -> anyhow::Result<OwnedFd> 
     Ok(socket)
 }
 
-pub(crate) fn set_option<T>(socket: &OwnedFd, option: i32, value: &T) -> io::Result<()> {
+pub fn set_option<T>(socket: &OwnedFd, option: i32, value: &T) -> io::Result<()> {
     // SAFETY: the pointer and the size are those of `value`.
     let result = unsafe {
         libc::setsockopt(

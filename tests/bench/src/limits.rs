@@ -14,8 +14,6 @@ use aya::{
 
 use super::load::replies::Counter;
 
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bench-ebpf"));
-
 /// A program on a hook, for as long as this lives.
 pub struct Attached {
     _link: SchedClassifierLink,
@@ -29,7 +27,7 @@ pub struct Limits {
 
 impl Limits {
     pub fn load() -> Result<Self> {
-        let mut ebpf = Ebpf::load(OBJECT)?;
+        let mut ebpf = Ebpf::load(gregor_tests::PROGRAMS)?;
         for name in [
             "empty",
             "discard",

@@ -22,7 +22,7 @@ use gregor::{
 use hickory_proto::rr::{Name, RecordType};
 
 use super::{limits::Limits, metric, stats};
-use crate::packets::{
+use gregor_tests::packets::{
     build::{name, question, udp_to},
     loaded::{LOOPBACK, Loaded, everybody},
 };

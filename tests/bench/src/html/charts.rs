@@ -3,7 +3,7 @@
 use hdrhistogram::Histogram;
 
 use super::svg::{Anchor, Scale, Svg};
-use crate::bench::{
+use crate::{
     contenders::{DISCARD, REFLECTOR, REFLECTOR_LONG},
     say,
     stats::Interval,

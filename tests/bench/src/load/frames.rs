@@ -4,7 +4,7 @@ use std::{net::IpAddr, ops::Range};
 
 use anyhow::{Result, ensure};
 
-use crate::packets::build::{name, question, udp_to};
+use gregor_tests::packets::build::{name, question, udp_to};
 
 /// Source ports of the generator, outside the ephemeral range. As in `tests/ebpf/src/receive.rs`.
 pub const PORTS: Range<u16> = 20_000..24_096;
@@ -60,7 +60,7 @@ mod tests {
     use hickory_proto::op::Message;
 
     use super::*;
-    use crate::packets::build::internet_checksum;
+    use gregor_tests::packets::build::internet_checksum;
 
     fn path() -> Path {
         Path {

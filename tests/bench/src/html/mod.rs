@@ -487,7 +487,7 @@ fn method(body: &mut String, report: &Report) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::schema::sample_report;
+    use crate::schema::sample_report;
 
     #[test]
     fn the_page_needs_nothing_else() {

@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, ensure};
 use hdrhistogram::Histogram;
 
 use super::super::latency;
-use crate::packets::build::{name, question};
+use gregor_tests::packets::build::{name, question};
 
 const TYPE_A: u16 = 1;
 /// Queries that can be told apart by their ID.

@@ -1,9 +1,31 @@
-//! The benchmarks, as `cargo xtask bench` starts them.
+//! The benchmarks, as `cargo xtask bench` starts them: what is measured, and beside what.
+
+mod analyse;
+mod claims;
+mod compare;
+mod contenders;
+mod external;
+mod gate;
+mod html;
+mod journal;
+mod latency;
+mod limits;
+mod load;
+mod machine;
+mod measure;
+mod metric;
+mod pair;
+mod plan;
+mod program;
+mod run;
+mod say;
+mod schema;
+mod stats;
+mod terminal;
 
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
-use gregor_tests::bench;
 
 /// Puts gregor beside what people run today, in one run, and writes target/bench/report.html and report.json
 #[derive(Debug, Parser)]
@@ -12,17 +34,17 @@ struct Cli {
     #[command(subcommand)]
     task: Option<Task>,
     #[command(flatten)]
-    run: bench::run::Options,
+    run: run::Options,
 }
 
 #[derive(Debug, Subcommand)]
 enum Task {
     /// Times of the kernel program by BPF_PROG_TEST_RUN, as ratios to a reflector of a fixed answer
-    Program(bench::program::Options),
+    Program(program::Options),
     /// Two reports beside each other; exit code 1 when something is worse
-    Compare(bench::compare::Options),
+    Compare(compare::Options),
     /// Judges the ratios between Criterion's benches; exit code 1 when one is over its limit
-    Gate(bench::gate::Options),
+    Gate(gate::Options),
     /// Writes the page of a report.json anew
     Render(Render),
 }
@@ -36,12 +58,12 @@ struct Render {
 fn main() -> anyhow::Result<ExitCode> {
     let cli = Cli::parse();
     let within = match cli.task {
-        None => bench::run::run(&cli.run)?,
-        Some(Task::Program(options)) => bench::program::run(&options)?,
-        Some(Task::Compare(options)) => bench::compare::run(&options)?,
-        Some(Task::Gate(options)) => bench::gate::run(&options)?,
+        None => run::run(&cli.run)?,
+        Some(Task::Program(options)) => program::run(&options)?,
+        Some(Task::Compare(options)) => compare::run(&options)?,
+        Some(Task::Gate(options)) => gate::run(&options)?,
         Some(Task::Render(render)) => {
-            println!("{}", bench::run::render(&render.report)?.display());
+            println!("{}", run::render(&render.report)?.display());
             true
         }
     };

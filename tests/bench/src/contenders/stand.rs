@@ -16,7 +16,7 @@ use gregor_lab::{
 };
 use nix::sched::{CloneFlags, setns};
 
-use crate::bench::{
+use crate::{
     limits::{Attached, Limits},
     load::{
         flow::{self, Flow, Pace, Span},
@@ -347,7 +347,7 @@ pub fn takes(config: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::{
+    use crate::{
         contenders::{NODELOCAL, REFLECTOR, by_id},
         load::{closed, open},
     };

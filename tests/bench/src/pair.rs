@@ -20,7 +20,7 @@ use super::{
     plan::{LABELS, Mode, Pair, WINDOW},
     stats::median,
 };
-use crate::packets::wire::set_segmentation;
+use gregor_tests::packets::wire::set_segmentation;
 
 const PODS: usize = 2;
 

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use crate::packets::wire::{packet_socket, set_option};
+use gregor_tests::packets::wire::{packet_socket, set_option};
 
 /// Most frames of one call.
 pub const BATCH: usize = 64;

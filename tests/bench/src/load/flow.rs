@@ -15,7 +15,7 @@ use super::{
     replies::{Counter, Replies},
     socket::{BATCH, Frames},
 };
-use crate::bench::machine::{self, Idle, busy};
+use crate::machine::{self, Idle, busy};
 
 /// How fast queries are sent.
 #[derive(Clone, Copy, Debug, PartialEq)]

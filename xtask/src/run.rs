@@ -38,9 +38,9 @@ pub struct Options {
     /// The lab alone: what the pods get without gregor
     #[arg(long)]
     without_gregor: bool,
-    /// A debug build instead of a release build
+    /// The build that nodes get, which takes minutes, for the lab too
     #[arg(long)]
-    dev: bool,
+    release: bool,
     /// No lab: run gregor on this node with this configuration
     #[arg(long, value_name = "FILE", conflicts_with_all = ["once", "cache", "without_gregor"])]
     config: Option<PathBuf>,
@@ -87,15 +87,15 @@ impl Cache {
 
 pub fn run(options: &Options) -> Result<ExitCode> {
     setup::ensure_run()?;
-    let release = !options.dev;
     if options.config.is_some() || !options.interface.is_empty() {
-        let binary = gregor(release)?;
+        let binary = gregor(true)?;
         return Err(run_on_node(options, &binary));
     }
     let binary = if options.without_gregor {
         None
     } else {
-        Some(gregor(release)?)
+        // Compiled with little optimisation, and in part already: for this command.
+        Some(gregor(options.release)?)
     };
     in_lab(options, binary.as_deref())
 }

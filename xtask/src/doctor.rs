@@ -11,7 +11,7 @@ use gregor_lab::tools;
 
 use crate::{
     machine::{self, Toolchain, first_line, version},
-    table::{self, Cell, Colour},
+    table::{self, Cell, Colour, cell},
 };
 
 #[derive(Debug, Args)]
@@ -56,14 +56,14 @@ pub fn run(_options: &Options) -> Result<ExitCode> {
                 }
             };
             vec![
-                Cell::new(mark, colour),
+                cell(mark, colour),
                 check.what.into(),
                 check.needed_for.into(),
                 said.into(),
             ]
         })
         .collect();
-    table::print(&["", "what", "for", "found, or how to get it"], &rows);
+    table::print(&["", "what", "for", "found, or how to get it"], rows);
     if lacks == 0 {
         println!("\nNothing is missing.");
         return Ok(ExitCode::SUCCESS);

@@ -18,7 +18,7 @@ use gregor_lab::tools::say;
 
 use crate::{
     machine,
-    table::{self, Cell, Colour},
+    table::{self, Cell, Colour, cell},
 };
 
 pub use build::Build;
@@ -171,7 +171,7 @@ fn run_all(targets: &[Target], programs: &Path, until: Until) -> Result<u64> {
             run.report.edges().into(),
             run.report.features.to_string().into(),
             run.report.corpus.to_string().into(),
-            Cell::new(outcome, colour),
+            cell(outcome, colour),
         ]);
     }
     table::print(
@@ -183,7 +183,7 @@ fn run_all(targets: &[Target], programs: &Path, until: Until) -> Result<u64> {
             "corpus",
             "findings",
         ],
-        &rows,
+        rows,
     );
     Ok(found)
 }

@@ -24,7 +24,7 @@ use gregor_lab::{
 
 use crate::{
     build, machine, setup,
-    table::{self, Cell, Colour},
+    table::{self, Cell, Colour, bold, cell},
 };
 
 #[derive(Debug, Args)]
@@ -253,20 +253,20 @@ fn demonstrate(lab: &Lab, cache: Cache, with_gregor: bool) -> Result<bool> {
         let colour = match (right, question.ours) {
             (false, _) => Colour::Red,
             (true, true) => Colour::Green,
-            (true, false) => Colour::Plain,
+            (true, false) => Colour::Reset,
         };
         rows.push(vec![
-            Cell::new(question.pod, Colour::Bold),
+            bold(question.pod),
             Cell::from(question.name),
-            Cell::new(addresses.join("\n"), colour),
-            Cell::new(who, colour),
-            Cell::new(if right { "" } else { "not expected" }, Colour::Red),
+            cell(addresses.join("\n"), colour),
+            cell(who, colour),
+            cell(if right { "" } else { "not expected" }, Colour::Red),
         ]);
     }
     println!(
         "\nAsked with getent in each pod (search <namespace>.svc.cluster.local svc.cluster.local cluster.local, ndots 7):\n"
     );
-    table::print(&["pod", "question", "answer", "from", ""], &rows);
+    table::print(&["pod", "question", "answer", "from", ""], rows);
     println!("\nfoo and bar own a Service `kafka-upstream` of type ExternalName; baz does not.",);
     Ok(as_expected)
 }

@@ -16,7 +16,7 @@ use crate::{
     litmus::{self, Herd},
     machine::{self, Toolchain},
     manifests, setup,
-    table::{Colour, colours, paint},
+    table::{bold, line},
 };
 
 #[derive(Debug, Args)]
@@ -216,10 +216,7 @@ fn filter<'a>(command: &'a mut Command, options: &Options, one_by_one: bool) -> 
 }
 
 fn headline(text: &str) {
-    println!(
-        "\n{}",
-        paint(&format!("== {text}"), Colour::Bold, colours())
-    );
+    println!("\n{}", line(bold(format!("== {text}"))));
 }
 
 /// A step that passes or fails as a whole.

@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, ensure};
 use super::{Target, Until, build::Build, empty, fuzz, seeds};
 use crate::{
     machine,
-    table::{self, Cell, Colour},
+    table::{self, Cell, Colour, cell},
 };
 
 /// A text of one source file and the wrong one that takes its place.
@@ -103,7 +103,7 @@ pub fn run(targets: &[Target]) -> Result<ExitCode> {
             Cell::from(planted.target.name()),
             planted.what.into(),
             shown.to_string().into(),
-            Cell::new(outcome, colour),
+            cell(outcome, colour),
         ]);
     }
     table::print(
@@ -113,7 +113,7 @@ pub fn run(targets: &[Target]) -> Result<ExitCode> {
             "shown by inputs set aside",
             "by fuzzing",
         ],
-        &rows,
+        rows,
     );
     Ok(if missed {
         ExitCode::FAILURE

@@ -20,7 +20,7 @@ use gregor_lab::{
 use crate::{
     cross::Arch,
     machine,
-    table::{self, Colour, colours, paint},
+    table::{self, Colour, cell},
 };
 
 pub mod apt;
@@ -367,7 +367,7 @@ fn finish(report: &Report, directory: &Path) -> Result<ExitCode> {
     let (head, rows) = report.rows();
     let head: Vec<&str> = head.iter().map(String::as_str).collect();
     println!();
-    table::print(&head, &rows);
+    table::print(&head, rows);
     println!();
     for note in report.notes() {
         println!("{note}");
@@ -379,7 +379,7 @@ fn finish(report: &Report, directory: &Path) -> Result<ExitCode> {
     } else {
         ("not every cell is green", Colour::Red)
     };
-    println!("{}", paint(text, colour, colours()));
+    println!("{}", table::line(cell(text, colour)));
     Ok(if right {
         ExitCode::SUCCESS
     } else {

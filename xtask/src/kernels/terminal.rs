@@ -3,7 +3,7 @@
 use gregor_lab::guest::Load;
 
 use super::report::{Column, Mark, Report, thousands};
-use crate::table::{Cell, Colour};
+use crate::table::{Cell, Colour, cell};
 
 impl Report {
     /// The terminal's table: a row per kernel, and below it why something is red or not applicable.
@@ -23,7 +23,7 @@ impl Report {
                 } else {
                     Colour::Red
                 };
-                let mut row = vec![Cell::new(kernel.title(), colour)];
+                let mut row = vec![cell(kernel.title(), colour)];
                 row.extend(columns.iter().map(|column| load_cell(kernel.load(column))));
                 row.extend(items.iter().map(|item| mark_cell(&kernel.mark(item))));
                 row.push(kernel.seconds.to_string().into());
@@ -58,7 +58,7 @@ fn load_cell(load: Option<&Load>) -> Cell {
     match load {
         None => Cell::from("-"),
         Some(load) => match (&load.refused, &load.lacks) {
-            (None, _) => Cell::new(
+            (None, _) => cell(
                 format!(
                     "{} insns\n{} states\n{:.1} s",
                     thousands(load.walk.instructions),
@@ -67,8 +67,8 @@ fn load_cell(load: Option<&Load>) -> Cell {
                 ),
                 Colour::Green,
             ),
-            (Some(_), Some(_)) => Cell::new("n/a", Colour::Yellow),
-            (Some(_), None) => Cell::new(
+            (Some(_), Some(_)) => cell("n/a", Colour::Yellow),
+            (Some(_), None) => cell(
                 format!("✗\n{} insns", thousands(load.walk.instructions)),
                 Colour::Red,
             ),
@@ -78,9 +78,9 @@ fn load_cell(load: Option<&Load>) -> Cell {
 
 fn mark_cell(mark: &Mark) -> Cell {
     match mark {
-        Mark::Right => Cell::new("✓", Colour::Green),
-        Mark::Wrong => Cell::new("✗", Colour::Red),
-        Mark::NotApplicable(_) => Cell::new("n/a", Colour::Yellow),
+        Mark::Right => cell("✓", Colour::Green),
+        Mark::Wrong => cell("✗", Colour::Red),
+        Mark::NotApplicable(_) => cell("n/a", Colour::Yellow),
         Mark::Absent => Cell::from("-"),
     }
 }

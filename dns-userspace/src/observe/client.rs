@@ -1,23 +1,31 @@
 //! The other end of the control socket: asks a running gregor for its status, or what becomes of queries.
 
 use std::{
-    io,
+    fmt, io,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use tokio::{
-    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, Lines},
-    net::UnixStream,
-    time::timeout,
+use futures::{
+    AsyncBufReadExt as _, TryStreamExt as _,
+    stream::{BoxStream, StreamExt as _},
 };
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::{
+    Request, Response, StatusCode, Version,
+    body::{Bytes, Incoming},
+    client::conn::http1,
+    header::HOST,
+};
+use hyper_util::rt::TokioIo;
+use tokio::{net::UnixStream, time::timeout};
 
 use super::status::Status;
 use crate::monitor::{Filter, Line};
 
 const PATIENCE: Duration = Duration::from_secs(5);
 /// A node with thousands of interfaces and rules stays far below.
-const MAX_REPLY: u64 = 64 << 20;
+const MAX_REPLY: usize = 64 << 20;
 
 /// No status.
 #[derive(Debug, thiserror::Error)]
@@ -46,75 +54,38 @@ pub struct Page {
 
 /// Asks the gregor whose control socket is at `path`.
 pub async fn fetch_status(path: &Path) -> Result<Status, ClientError> {
-    let (line, body) = fetch(path, "/status").await?;
-    let strange = |what: String| ClientError::Strange(path.to_owned(), what);
-    expect_ok(line.as_bytes()).map_err(strange)?;
-    serde_json::from_slice(&body).map_err(|error| strange(error.to_string()))
+    let reply = get(path, "/status").await?;
+    expect_ok(path, &reply)?;
+    let body = whole(path, reply).await?;
+    serde_json::from_slice(&body).map_err(|error| strange(path, error))
 }
 
 /// Asks it for a page of text: `/healthz` or `/readyz`.
 pub async fn fetch_page(path: &Path, page: &str) -> Result<Page, ClientError> {
-    let (line, body) = fetch(path, page).await?;
+    let reply = get(path, page).await?;
     Ok(Page {
-        is_ok: expect_ok(line.as_bytes()).is_ok(),
-        text: String::from_utf8_lossy(&body).into_owned(),
+        is_ok: reply.status() == StatusCode::OK,
+        text: String::from_utf8_lossy(&whole(path, reply).await?).into_owned(),
     })
-}
-
-/// The status line and the body.
-async fn fetch(path: &Path, page: &str) -> Result<(String, Vec<u8>), ClientError> {
-    let mut stream = connect(path).await?;
-    let mut reply = Vec::new();
-    timeout(PATIENCE, async {
-        request(&mut stream, page).await?;
-        stream.take(MAX_REPLY).read_to_end(&mut reply).await
-    })
-    .await
-    .map_err(|_| ClientError::Hangs(path.to_owned()))?
-    .map_err(|error| ClientError::Strange(path.to_owned(), error.to_string()))?;
-
-    let head = reply
-        .windows(4)
-        .position(|window| window == b"\r\n\r\n")
-        .ok_or_else(|| ClientError::Strange(path.to_owned(), "no HTTP".to_owned()))?;
-    let line = reply.split(|byte| *byte == b'\r').next().unwrap_or(&[]);
-    let line = String::from_utf8_lossy(line).into_owned();
-    Ok((line, reply.split_off(head + 4)))
 }
 
 /// What becomes of queries, line by line as it happens.
 pub struct Monitor {
-    lines: Lines<BufReader<UnixStream>>,
+    lines: BoxStream<'static, io::Result<String>>,
     path: PathBuf,
 }
 
 impl Monitor {
-    /// Begins to watch; whatever happens after this has returned is told.
+    /// Begins to watch; whatever happens after this has returned is reported.
     pub async fn open(path: &Path, filter: &Filter) -> Result<Monitor, ClientError> {
-        let strange = |what: String| ClientError::Strange(path.to_owned(), what);
-        let filter =
-            serde_urlencoded::to_string(filter).map_err(|error| strange(error.to_string()))?;
-        let mut stream = connect(path).await?;
-        let opened = timeout(PATIENCE, async {
-            request(&mut stream, &format!("/monitor?{filter}")).await?;
-            let mut lines = BufReader::new(stream).lines();
-            let status = lines.next_line().await?.unwrap_or_default();
-            while lines
-                .next_line()
-                .await?
-                .is_some_and(|line| !line.is_empty())
-            {}
-            // The first line says that watching has begun.
-            if expect_ok(status.as_bytes()).is_ok() {
-                lines.next_line().await?;
-            }
-            io::Result::Ok((status, lines))
-        });
-        let (status, lines) = opened
-            .await
-            .map_err(|_| ClientError::Hangs(path.to_owned()))?
-            .map_err(|error| strange(error.to_string()))?;
-        expect_ok(status.as_bytes()).map_err(strange)?;
+        let filter = serde_urlencoded::to_string(filter).map_err(|error| strange(path, error))?;
+        let reply = get(path, &format!("/monitor?{filter}")).await?;
+        expect_ok(path, &reply)?;
+        let bytes = reply.into_body().into_data_stream();
+        let bytes = bytes.map_err(io::Error::other).into_async_read();
+        let mut lines = bytes.lines().boxed();
+        // The first line says that watching has begun.
+        within(path, lines.try_next()).await?;
         Ok(Monitor {
             lines,
             path: path.to_owned(),
@@ -123,24 +94,37 @@ impl Monitor {
 
     /// The next line, as sent and as read; `None` when gregor has ended.
     pub async fn next(&mut self) -> Result<Option<(String, Line)>, ClientError> {
-        let strange = |what: String| ClientError::Strange(self.path.clone(), what);
-        loop {
-            // Nothing for long is no gregor that runs: it says something every second.
-            let Ok(line) = timeout(PATIENCE, self.lines.next_line()).await else {
-                return Err(ClientError::Hangs(self.path.clone()));
-            };
-            let Some(text) = line.map_err(|error| strange(error.to_string()))? else {
-                return Ok(None);
-            };
+        // The server sends an empty line every second; silence means that it hangs.
+        while let Some(text) = within(&self.path, self.lines.try_next()).await? {
             if !text.is_empty() {
                 let line = serde_json::from_str(&text);
-                return Ok(Some((
-                    text,
-                    line.map_err(|error| strange(error.to_string()))?,
-                )));
+                let line = line.map_err(|error| strange(&self.path, error))?;
+                return Ok(Some((text, line)));
             }
         }
+        Ok(None)
     }
+}
+
+/// The head of a reply. With HTTP/1.0 the end of the connection is the end of the body, also when gregor is killed.
+async fn get(path: &Path, page: &str) -> Result<Response<Incoming>, ClientError> {
+    let stream = connect(path).await?;
+    let request = Request::get(page)
+        .version(Version::HTTP_10)
+        .header(HOST, "gregor")
+        .body(Empty::<Bytes>::new())
+        .map_err(|error| strange(path, error))?;
+    within(path, async {
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(connection);
+        sender.send_request(request).await
+    })
+    .await
+}
+
+async fn whole(path: &Path, reply: Response<Incoming>) -> Result<Bytes, ClientError> {
+    let body = Limited::new(reply.into_body(), MAX_REPLY).collect();
+    Ok(within(path, body).await?.to_bytes())
 }
 
 async fn connect(path: &Path) -> Result<UnixStream, ClientError> {
@@ -156,16 +140,23 @@ async fn connect(path: &Path) -> Result<UnixStream, ClientError> {
     })
 }
 
-/// HTTP/1.0: no chunks, and the end of the stream is the end of the reply.
-async fn request(stream: &mut UnixStream, page: &str) -> io::Result<()> {
-    let request = format!("GET {page} HTTP/1.0\r\nhost: gregor\r\n\r\n");
-    stream.write_all(request.as_bytes()).await
+async fn within<T, E: fmt::Display>(
+    path: &Path,
+    answer: impl Future<Output = Result<T, E>>,
+) -> Result<T, ClientError> {
+    let answer = timeout(PATIENCE, answer).await;
+    answer
+        .map_err(|_| ClientError::Hangs(path.to_owned()))?
+        .map_err(|error| strange(path, error))
 }
 
-fn expect_ok(line: &[u8]) -> Result<(), String> {
-    if line.split(|byte| *byte == b' ').nth(1) == Some(b"200") {
-        Ok(())
-    } else {
-        Err(String::from_utf8_lossy(line).into_owned())
+fn expect_ok(path: &Path, reply: &Response<Incoming>) -> Result<(), ClientError> {
+    match reply.status() {
+        StatusCode::OK => Ok(()),
+        status => Err(strange(path, status)),
     }
+}
+
+fn strange(path: &Path, what: impl fmt::Display) -> ClientError {
+    ClientError::Strange(path.to_owned(), what.to_string())
 }

@@ -28,7 +28,7 @@ use crate::{
     image::Written,
     machine,
     manifests::KUBE_VERSION,
-    table::{self, Cell, Colour},
+    table::{self, Cell, Colour, cell},
 };
 
 const NAMESPACE: &str = "--namespace=kube-system";
@@ -117,14 +117,14 @@ impl Results {
                     false => ("FAILED", Colour::Red),
                 };
                 vec![
-                    Cell::new(mark, colour),
+                    cell(mark, colour),
                     line.what.as_str().into(),
                     line.said.as_str().into(),
                 ]
             })
             .collect();
         println!();
-        table::print(&["", "check", ""], &rows);
+        table::print(&["", "check", ""], rows);
         println!(
             "\n{} passed, {} failed; the cluster was ready after {:.1} s, all took {} s",
             self.lines.len() - self.failed(),

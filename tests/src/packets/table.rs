@@ -171,7 +171,7 @@ fn v6(message: Message) -> Packet {
 
 /// From this address to the first server of its family.
 fn from(source: &str, message: Message) -> Packet {
-    let source: IpAddr = source.parse().unwrap();
+    let source: IpAddr = source.parse().expect("an address");
     let server = if source.is_ipv4() { FIRST_V4 } else { FIRST_V6 };
     let mut packet = udp_to(server, message.build());
     packet.source = source;

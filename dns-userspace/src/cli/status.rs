@@ -1,10 +1,8 @@
 //! `gregor status`: what the running gregor tells over its control socket.
 
-use std::{
-    collections::BTreeMap, fmt::Write as _, path::PathBuf, process::ExitCode, time::Duration,
-};
+use std::{fmt::Write as _, path::PathBuf, process::ExitCode, time::Duration};
 
-use crate::observe::{Status, fetch_status};
+use crate::observe::{self, Section, Status, fetch_status};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -158,19 +156,7 @@ fn render(status: &Status) -> String {
     }
 
     let _ = writeln!(text, "\nrequests in the kernel");
-    let mut any = false;
-    for counter in &status.kernel.requests {
-        if counter.count > 0 {
-            any = true;
-            let _ = writeln!(
-                text,
-                "  {:<22} {}",
-                format!("{} {}", counter.verdict, counter.reason),
-                counter.count
-            );
-        }
-    }
-    if !any {
+    if !counts(&mut text, status, Section::Requests) {
         let _ = writeln!(text, "  none yet");
     }
     if !status.kernel.other_servers.is_empty() {
@@ -179,7 +165,7 @@ fn render(status: &Status) -> String {
             "\nWARNING: pods also ask servers that are not in [intercept] servers, past gregor; musl asks all of a pod's at once \
              and takes the first NXDOMAIN"
         );
-        map(&mut text, "", &status.kernel.other_servers);
+        counts(&mut text, status, Section::OtherServers);
     }
 
     let answers = &status.kernel.answers;
@@ -189,44 +175,13 @@ fn render(status: &Status) -> String {
             "\nanswers in the kernel ({} entries, {} without target)",
             answers.entries, answers.no_target
         );
-        map(&mut text, "rule ", &answers.rules);
-        for (name, count) in [
-            ("refreshes", answers.refreshes),
-            ("given past their time", answers.expired),
-            ("unplaced", answers.unplaced),
-        ] {
-            if count > 0 {
-                let _ = writeln!(text, "  {name:<22} {count}");
-            }
-        }
+        counts(&mut text, status, Section::Answers);
     }
 
-    let responder = &status.responder;
     let _ = writeln!(text, "\nresponder");
-    let _ = writeln!(text, "  {:<22} {}", "queries", responder.queries);
-    map(&mut text, "reply ", &responder.replies);
-    map(&mut text, "passed on ", &responder.passed_on);
-    let _ = writeln!(
-        text,
-        "  {:<22} {} ({} in flight)",
-        "chases", responder.chases, responder.chases_in_flight
-    );
-    map(&mut text, "chase failed ", &responder.chase_failures);
-    for (name, count) in [
-        ("broken chains", responder.broken_chains),
-        ("no address", responder.targets_without_address),
-        ("stale answers", responder.stale_answers),
-        ("unanswered", responder.unanswered),
-        ("refreshes", responder.refreshes),
-        ("refreshes refused", responder.refreshes_refused),
-        ("interface resyncs", status.interface_resyncs),
-        ("panics", status.panics),
-    ] {
-        if count > 0 {
-            let _ = writeln!(text, "  {name:<22} {count}");
-        }
+    if !counts(&mut text, status, Section::Responder) {
+        let _ = writeln!(text, "  nothing yet");
     }
-    map(&mut text, "entries: ", &responder.stores);
 
     let tcp = &status.tcp;
     let _ = writeln!(text, "\ntcp ({})", tcp.mode);
@@ -244,27 +199,17 @@ fn render(status: &Status) -> String {
         ),
         _ => writeln!(text, "  {:<22} {}", "local servers", local.join(" ")),
     };
-    for (name, count) in [
-        ("replies with TC", responder.truncated),
-        ("connections", tcp.connections),
-        ("refused", tcp.refused),
-        ("answered", tcp.answered),
-        ("relayed", tcp.relayed),
-        ("lost", tcp.lost),
-    ] {
-        if count > 0 {
-            let _ = writeln!(text, "  {name:<22} {count}");
-        }
-    }
+    counts(&mut text, status, Section::Tcp);
     text
 }
 
-fn map(text: &mut String, prefix: &str, values: &BTreeMap<String, u64>) {
-    for (name, count) in values {
-        if *count > 0 {
-            let _ = writeln!(text, "  {:<22} {count}", format!("{prefix}{name}"));
-        }
+/// What was counted, if anything was.
+fn counts(text: &mut String, status: &Status, section: Section) -> bool {
+    let before = text.len();
+    for (name, count) in observe::lines(status, section) {
+        let _ = writeln!(text, "  {name:<22} {count}");
     }
+    text.len() > before
 }
 
 #[cfg(test)]
@@ -354,7 +299,7 @@ responder
   queries                12
   reply NOERROR          11
   passed on no_target    1
-  chases                 2 (0 in flight)
+  chases                 2
 
 tcp (after-truncation)
   local servers          169.254.20.10

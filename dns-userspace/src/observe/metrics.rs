@@ -1,22 +1,478 @@
-//! `/metrics`: a [`Status`] in the OpenMetrics text format, in names that a CoreDNS dashboard's reader knows.
+//! The one definition of every metric: `/metrics`, the counts of `gregor status` and docs/metrics.md come from it.
 
 use std::collections::BTreeMap;
 
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeLabelSet, NoLabelSet, text::encode},
+    encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text::encode},
     metrics::MetricType,
     registry::Registry,
 };
 
-use super::status::Status;
+use super::status::{ProgramStatus, Status};
 
 /// What a scraper is told to expect.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const PREFIX: &str = "gregor";
+
+/// A family of series, read from a [`Status`].
+pub struct Metric {
+    /// Without the prefix, and without the suffix that OpenMetrics gives to counters.
+    name: &'static str,
+    kind: MetricType,
+    labels: &'static [&'static str],
+    help: &'static str,
+    /// What an operator does about it.
+    #[cfg_attr(not(test), expect(dead_code, reason = "a test writes docs/metrics.md"))]
+    advice: &'static str,
+    /// The part of `gregor status` that shows it, and what its lines begin with.
+    shown: Option<(Section, &'static str)>,
+    read: fn(&Status) -> Vec<Sample<'_>>,
+}
+
+/// Values of the labels, and the value: as large as counts get, an `f64` is exact.
+type Sample<'a> = (Vec<&'a str>, f64);
+
+/// The parts of `gregor status` that are counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Section {
+    Requests,
+    OtherServers,
+    Answers,
+    Responder,
+    Tcp,
+}
+
+impl Metric {
+    const fn counter(
+        name: &'static str,
+        help: &'static str,
+        read: fn(&Status) -> Vec<Sample<'_>>,
+    ) -> Metric {
+        Metric {
+            name,
+            kind: MetricType::Counter,
+            labels: &[],
+            help,
+            advice: "",
+            shown: None,
+            read,
+        }
+    }
+
+    const fn gauge(
+        name: &'static str,
+        help: &'static str,
+        read: fn(&Status) -> Vec<Sample<'_>>,
+    ) -> Metric {
+        Metric {
+            kind: MetricType::Gauge,
+            ..Metric::counter(name, help, read)
+        }
+    }
+
+    const fn by(self, labels: &'static [&'static str]) -> Metric {
+        Metric { labels, ..self }
+    }
+
+    const fn advice(self, advice: &'static str) -> Metric {
+        Metric { advice, ..self }
+    }
+
+    const fn shown(self, section: Section, line: &'static str) -> Metric {
+        Metric {
+            shown: Some((section, line)),
+            ..self
+        }
+    }
+
+    /// In seconds and bytes, as the name says.
+    #[cfg(test)]
+    fn unit(&self) -> &'static str {
+        match self.name.rsplit('_').next() {
+            Some("seconds") => "seconds",
+            Some("bytes") => "bytes",
+            _ => "",
+        }
+    }
+}
+
+/// A metric without labels.
+fn one(value: f64) -> Vec<Sample<'static>> {
+    vec![(Vec::new(), value)]
+}
+
+fn count(value: u64) -> Vec<Sample<'static>> {
+    one(value as f64)
+}
+
+fn yes(value: bool) -> Vec<Sample<'static>> {
+    one(f64::from(u8::from(value)))
+}
+
+/// A metric with one label.
+fn each(counts: &BTreeMap<String, u64>) -> Vec<Sample<'_>> {
+    let counts = counts.iter();
+    counts
+        .map(|(label, count)| (vec![label.as_str()], *count as f64))
+        .collect()
+}
+
+fn fixed<const N: usize>(counts: [(&'static str, u64); N]) -> Vec<Sample<'static>> {
+    counts
+        .map(|(label, count)| (vec![label], count as f64))
+        .into()
+}
+
+/// All of them.
+pub const METRICS: &[Metric] = &[
+    Metric {
+        kind: MetricType::Info,
+        ..Metric::gauge("build", "What is running", |status| {
+            vec![(vec![status.version.as_str()], 1.0)]
+        })
+        .by(&["version"])
+        .advice("several versions on one cluster for long: a rollout is stuck")
+    },
+    Metric::gauge("uptime_seconds", "Time since the start", |status| {
+        one(status.uptime_seconds)
+    })
+    .advice("falls back again and again: the agent is restarted; its log says why"),
+    Metric::counter(
+        "dns_requests",
+        "Requests seen by the programs, by verdict and reason",
+        |status| {
+            let requests = status.kernel.requests.iter();
+            requests
+                .map(|counter| {
+                    let labels = vec![counter.verdict.as_str(), counter.reason.as_str()];
+                    (labels, counter.count as f64)
+                })
+                .collect()
+        },
+    )
+    .by(&["verdict", "reason"])
+    .shown(Section::Requests, "")
+    .advice(
+        "`answered` and `taken` are gregor's share. `pass` with `no_responder`, `ring_full` or `rate_limited`: the cache decided \
+         about a name that a rule matches; see CPU limits and `[limits]`",
+    ),
+    Metric::counter(
+        "dns_other_server_requests",
+        "Requests to port 53 of addresses that are not among the configured servers",
+        |status| each(&status.kernel.other_servers),
+    )
+    .by(&["server"])
+    .shown(Section::OtherServers, "")
+    .advice("add the address to `[intercept] servers` if pods have it in their resolv.conf"),
+    Metric::counter("kernel_answers", "Answers given by the programs, by rule", |status| {
+        each(&status.kernel.answers.rules)
+    })
+    .by(&["rule"])
+    .shown(Section::Answers, "rule")
+    .advice("none for a rule that is in use: its answers do not stay, see `gregor_kernel_unplaced_total`"),
+    Metric::counter(
+        "kernel_namespace_answers",
+        "Answers given by the programs, by the namespace that a rule captured",
+        |status| each(&status.kernel.answers.namespaces),
+    )
+    .by(&["namespace"])
+    .advice("who asks most; namespaces past the first 1,024 are `_other`"),
+    Metric::gauge(
+        "kernel_entries",
+        "Entries that the program has, by table",
+        |status| {
+            let answers = &status.kernel.answers;
+            fixed([
+                ("answers", answers.entries),
+                ("no_target", answers.no_target),
+            ])
+        },
+    )
+    .by(&["table"])
+    .advice("near the room that `gregor check` states: raise `[limits] answers`"),
+    Metric::counter(
+        "kernel_refreshes",
+        "Newer answers that the programs asked for",
+        |status| count(status.kernel.answers.refreshes),
+    )
+    .shown(Section::Answers, "refreshes")
+    .advice("about one for each entry in use and its TTL"),
+    Metric::counter(
+        "kernel_expired",
+        "Answers that the programs gave past their time, while no responder was there",
+        |status| count(status.kernel.answers.expired),
+    )
+    .shown(Section::Answers, "given past their time")
+    .advice("grows outside of upgrades: the responder hangs or is down"),
+    Metric::counter(
+        "kernel_unplaced",
+        "Answers that found no place among those of the program",
+        |status| count(status.kernel.answers.unplaced),
+    )
+    .shown(Section::Answers, "unplaced")
+    .advice("grows: raise `[limits] answers`"),
+    Metric::counter(
+        "responder_queries",
+        "Queries that reached the responder",
+        |status| count(status.responder.queries),
+    )
+    .shown(Section::Responder, "queries")
+    .advice("should be a small part of the matched ones: the programs answer the rest"),
+    Metric::counter(
+        "dns_responses",
+        "Replies sent to pods by the responder, by rcode",
+        |status| each(&status.responder.replies),
+    )
+    .by(&["rcode"])
+    .shown(Section::Responder, "reply")
+    .advice("SERVFAIL: see `gregor_chase_failures_total` and `gregor_broken_chains_total`"),
+    Metric::counter(
+        "responder_passed_on",
+        "Queries that the responder passed on to the existing cache, by reason",
+        |status| each(&status.responder.passed_on),
+    )
+    .by(&["reason"])
+    .shown(Section::Responder, "passed on")
+    .advice("`no_target` is normal. `busy`, `rate_limited`: see `[limits]`. `local_failure`: descriptors, memory or routes of the node"),
+    Metric::counter("chases", "Look-ups of a target at the upstream", |status| {
+        count(status.responder.chases)
+    })
+    .shown(Section::Responder, "chases")
+    .advice("many times the targets in use within a TTL: short TTLs at the upstream"),
+    Metric::gauge("chases_in_flight", "Look-ups in flight", |status| {
+        count(status.responder.chases_in_flight)
+    })
+    .shown(Section::Responder, "chases in flight")
+    .advice("stays high: the upstream is slow"),
+    Metric::counter("chase_failures", "Look-ups that failed, by reason", |status| {
+        each(&status.responder.chase_failures)
+    })
+    .by(&["reason"])
+    .shown(Section::Responder, "chase failed")
+    .advice("`gregor explain NAME` repeats a look-up step by step. `timeout`, `network`: the upstream or the way to it"),
+    Metric::counter(
+        "broken_chains",
+        "Targets that exist while the end of their chain does not",
+        |status| count(status.responder.broken_chains),
+    )
+    .shown(Section::Responder, "broken chains")
+    .advice("the log names the namespace: its Service points to a name that does not exist"),
+    Metric::counter(
+        "targets_without_address",
+        "Targets that exist without an address of either family, such as an ExternalName that is an IP address",
+        |status| count(status.responder.targets_without_address),
+    )
+    .shown(Section::Responder, "no address")
+    .advice("the log names the namespace: an `externalName` must be a name"),
+    Metric::counter(
+        "stale_answers",
+        "Last good answers given, to a pod or to its program, because the upstream failed",
+        |status| count(status.responder.stale_answers),
+    )
+    .shown(Section::Responder, "stale answers")
+    .advice("tenants notice nothing yet: repair the upstream within `[answer] serve_stale`"),
+    Metric::counter(
+        "responder_unanswered",
+        "Queries for names that exist, left without a reply because the node could not look them up",
+        |status| count(status.responder.unanswered),
+    )
+    .shown(Section::Responder, "unanswered")
+    .advice("descriptors, memory or routes of the node, or `[limits]`"),
+    Metric::counter(
+        "responder_refreshes",
+        "Look-ups for newer answers than a program has",
+        |status| count(status.responder.refreshes),
+    )
+    .shown(Section::Responder, "refreshes"),
+    Metric::counter(
+        "responder_refreshes_refused",
+        "The same, refused because too many were under way",
+        |status| count(status.responder.refreshes_refused),
+    )
+    .shown(Section::Responder, "refreshes refused")
+    .advice("the answers run out and are looked up when they are asked for: a slower first answer, nothing else"),
+    Metric::counter(
+        "send_errors",
+        "Replies and queries passed on that could not be sent",
+        |status| count(status.responder.send_errors),
+    )
+    .shown(Section::Responder, "send errors")
+    .advice("a few when pods end; many: the log at `debug` has the error"),
+    Metric::counter(
+        "interface_resyncs",
+        "Errors of rtnetlink, after each of which all interfaces were listed anew",
+        |status| count(status.interface_resyncs),
+    )
+    .shown(Section::Responder, "interface resyncs")
+    .advice("now and then on a node with many pods that come and go; steadily: too little CPU"),
+    Metric::counter("panics", "Tasks that panicked", |status| count(status.panics))
+        .shown(Section::Responder, "panics")
+        .advice("0 always; report the line of the log"),
+    Metric::gauge("store_entries", "Entries kept, by store", |status| {
+        each(&status.responder.stores)
+    })
+    .by(&["store"])
+    .shown(Section::Responder, "entries:")
+    .advice("memory of the responder; bounded by `[limits]`"),
+    Metric::counter(
+        "namespace_responses",
+        "Replies by the namespace that a rule captured, by result",
+        |status| {
+            let namespaces = status.responder.namespaces.iter();
+            namespaces
+                .flat_map(|(namespace, results)| {
+                    results
+                        .iter()
+                        .map(move |(result, count)| (vec![&**namespace, &**result], *count as f64))
+                })
+                .collect()
+        },
+    )
+    .by(&["namespace", "result"])
+    .advice("whose target fails; namespaces past the first 1,000, and names without a target, are `_other`"),
+    Metric::counter(
+        "truncated_responses",
+        "Replies with TC=1, to clients whose TCP is steered then",
+        |status| count(status.responder.truncated),
+    )
+    .shown(Section::Tcp, "replies with TC"),
+    Metric::counter(
+        "tcp_connections",
+        "TCP connections steered to the responder",
+        |status| count(status.tcp.connections),
+    )
+    .shown(Section::Tcp, "connections"),
+    Metric::counter(
+        "tcp_connections_refused",
+        "Steered connections that were closed at once because there were too many",
+        |status| count(status.tcp.refused),
+    )
+    .shown(Section::Tcp, "refused")
+    .advice("one client opens too many (32 at a time; 256 per pod interface, 1,024 in all)"),
+    Metric::gauge("tcp_connections_open", "Open steered TCP connections", |status| {
+        count(status.tcp.open)
+    })
+    .shown(Section::Tcp, "open"),
+    Metric::counter(
+        "tcp_queries",
+        "Messages over steered connections, by what became of them",
+        |status| {
+            let tcp = &status.tcp;
+            fixed([
+                ("answered", tcp.answered),
+                ("relayed", tcp.relayed),
+                ("lost", tcp.lost),
+            ])
+        },
+    )
+    .by(&["result"])
+    .shown(Section::Tcp, "")
+    .advice("`lost` with a client that stays: the server that it asked is slow over TCP"),
+    Metric::gauge(
+        "attached_interfaces",
+        "Interfaces with a program on them",
+        |status| one(status.attached() as f64),
+    )
+    .advice("0 on a node with pods: see `[intercept] interfaces`"),
+    Metric::gauge(
+        "unattached_interfaces",
+        "Interfaces that are wanted and could not be attached to",
+        |status| one((status.interfaces.len() - status.attached()) as f64),
+    )
+    .advice("not 0: their pods are not served; `gregor status` says why"),
+    Metric::gauge("rules", "Rules in force", |status| {
+        one(status.rules.len() as f64)
+    }),
+    Metric::gauge(
+        "heartbeat_age_seconds",
+        "Time since the ring loop last renewed the programs' deadline",
+        |status| status.heartbeat_age_seconds.map_or_else(Vec::new, one),
+    )
+    .advice("over 1: unknown names pass to the cache; over 10: `/healthz` fails"),
+    Metric::gauge("ready", "1 when /readyz says so", |status| {
+        yes(status.vital().not_ready().is_empty())
+    })
+    .advice("0 for long: `/readyz` and `gregor status` say what is missing"),
+    Metric::counter("config_loads", "Configurations loaded, by result", |status| {
+        fixed([
+            ("success", status.config.loads),
+            ("failure", status.config.failures),
+        ])
+    })
+    .by(&["result"]),
+    Metric::gauge(
+        "config_last_load_successful",
+        "0 when the last configuration was refused and the one before goes on",
+        |status| yes(status.config.error.is_none()),
+    )
+    .advice("0: `gregor check --config FILE` lists every error"),
+    Metric::gauge(
+        "program_verified_instructions",
+        "Instructions that the verifier walked",
+        |status| program(status, |program| program.verified_instructions as f64),
+    )
+    .advice("the kernel refuses more than 1,000,000"),
+    Metric::gauge(
+        "program_load_seconds",
+        "Time that loading the program took",
+        |status| program(status, |program| program.load_seconds),
+    ),
+    Metric::gauge("table_bytes", "Memory of the matcher", |status| {
+        program(status, |program| program.table_bytes as f64)
+    })
+    .advice("grows with the rules; `gregor check` says what a configuration takes"),
+    Metric::counter(
+        "programs_removed",
+        "Programs that another process took off an interface; they are put back",
+        |status| count(status.kernel.removed),
+    )
+    .advice("grows: another agent and gregor fight for the hook, see [life.md](life.md)"),
+    Metric::gauge(
+        "programs_in_front",
+        "Programs that get the frames of an interface before gregor's, by hook",
+        |status| {
+            ["tcx", "clsact"]
+                .map(|hook| (vec![hook], status.in_front(hook) as f64))
+                .into()
+        },
+    )
+    .by(&["hook"])
+    .advice("not 0: what such a program drops or redirects gregor never sees, see [policy.md](policy.md)"),
+    Metric::counter(
+        "programs_moved",
+        "Programs moved in front of one that had come later",
+        |status| count(status.kernel.moved),
+    )
+    .advice("grows: another agent and gregor fight for the front of the hook, see [policy.md](policy.md)"),
+];
+
+fn program(status: &Status, value: fn(&ProgramStatus) -> f64) -> Vec<Sample<'_>> {
+    let program = status.kernel.program.as_ref();
+    program.map_or_else(Vec::new, |program| one(value(program)))
+}
+
+/// The lines of a part of `gregor status`: what is not zero.
+pub fn lines(status: &Status, section: Section) -> impl Iterator<Item = (String, f64)> {
+    METRICS.iter().flat_map(move |metric| {
+        let prefix = metric
+            .shown
+            .and_then(|(its, prefix)| (its == section).then_some(prefix));
+        prefix.into_iter().flat_map(move |prefix| {
+            let samples = (metric.read)(status).into_iter();
+            samples
+                .filter(|(_, value)| *value != 0.0)
+                .map(move |(labels, value)| {
+                    let line = format!("{prefix} {}", labels.join(" "));
+                    (line.trim().to_owned(), value)
+                })
+        })
+    })
+}
 
 /// The page.
 pub fn render(status: Status) -> Result<String, std::fmt::Error> {
-    let mut registry = Registry::with_prefix("gregor");
+    let mut registry = Registry::with_prefix(PREFIX);
     registry.register_collector(Box::new(Page(status)));
     let mut text = String::new();
     encode(&mut text, &registry)?;
@@ -27,340 +483,38 @@ pub fn render(status: Status) -> Result<String, std::fmt::Error> {
 struct Page(Status);
 
 impl Collector for Page {
-    fn encode(&self, encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
-        let mut page = Writer(encoder);
-        let status = &self.0;
-
-        page.info("build", "What is running", &[("version", &*status.version)])?;
-        page.gauge(
-            "uptime_seconds",
-            "Time since the start",
-            status.uptime_seconds,
-        )?;
-
-        page.counters(
-            "dns_requests",
-            "Requests seen by the programs, by verdict and reason",
-            status.kernel.requests.iter().map(|counter| {
-                (
-                    [("verdict", &*counter.verdict), ("reason", &*counter.reason)],
-                    counter.count,
-                )
-            }),
-        )?;
-        page.by_label(
-            "dns_other_server_requests",
-            "Requests to port 53 of addresses that are not among the configured servers",
-            "server",
-            &status.kernel.other_servers,
-        )?;
-
-        let answers = &status.kernel.answers;
-        page.by_label(
-            "kernel_answers",
-            "Answers given by the programs, by rule",
-            "rule",
-            &answers.rules,
-        )?;
-        page.by_label(
-            "kernel_namespace_answers",
-            "Answers given by the programs, by the namespace that a rule captured",
-            "namespace",
-            &answers.namespaces,
-        )?;
-        page.gauges(
-            "kernel_entries",
-            "Entries that the program has, by table",
-            [
-                ([("table", "answers")], answers.entries as f64),
-                ([("table", "no_target")], answers.no_target as f64),
-            ],
-        )?;
-        page.counter(
-            "kernel_unplaced",
-            "Answers that found no place among those of the program",
-            answers.unplaced,
-        )?;
-        page.counter(
-            "kernel_refreshes",
-            "Newer answers that the programs asked for",
-            answers.refreshes,
-        )?;
-        page.counter(
-            "kernel_expired",
-            "Answers that the programs gave past their time, while no responder was there",
-            answers.expired,
-        )?;
-
-        let responder = &status.responder;
-        page.counter(
-            "responder_refreshes",
-            "Look-ups for newer answers than a program has",
-            responder.refreshes,
-        )?;
-        page.counter(
-            "responder_refreshes_refused",
-            "The same, refused because too many were under way",
-            responder.refreshes_refused,
-        )?;
-        page.counter(
-            "responder_queries",
-            "Queries that reached the responder",
-            responder.queries,
-        )?;
-        page.by_label(
-            "dns_responses",
-            "Replies sent to pods by the responder, by rcode",
-            "rcode",
-            &responder.replies,
-        )?;
-        page.by_label(
-            "responder_passed_on",
-            "Queries that the responder passed on to the existing cache, by reason",
-            "reason",
-            &responder.passed_on,
-        )?;
-        page.counter(
-            "chases",
-            "Look-ups of a target at the upstream",
-            responder.chases,
-        )?;
-        page.by_label(
-            "chase_failures",
-            "Look-ups that failed, by reason",
-            "reason",
-            &responder.chase_failures,
-        )?;
-        page.counter(
-            "broken_chains",
-            "Targets that exist while the end of their chain does not",
-            responder.broken_chains,
-        )?;
-        page.counter(
-            "targets_without_address",
-            "Targets that exist without an address of either family, such as an ExternalName that is an IP address",
-            responder.targets_without_address,
-        )?;
-        page.counter(
-            "stale_answers",
-            "Last good answers given, to a pod or to its program, because the upstream failed",
-            responder.stale_answers,
-        )?;
-        page.counter(
-            "responder_unanswered",
-            "Queries for names that exist, left without a reply because the node could not look them up",
-            responder.unanswered,
-        )?;
-        page.counter(
-            "truncated_responses",
-            "Replies with TC=1, to clients whose TCP is steered then",
-            responder.truncated,
-        )?;
-        let tcp = &status.tcp;
-        page.counter(
-            "tcp_connections",
-            "TCP connections steered to the responder",
-            tcp.connections,
-        )?;
-        page.counter(
-            "tcp_connections_refused",
-            "Steered connections that were closed at once because there were too many",
-            tcp.refused,
-        )?;
-        page.gauge(
-            "tcp_connections_open",
-            "Steered connections that stand",
-            tcp.open as f64,
-        )?;
-        page.counters(
-            "tcp_queries",
-            "Messages over steered connections, by what became of them",
-            [
-                ([("result", "answered")], tcp.answered),
-                ([("result", "relayed")], tcp.relayed),
-                ([("result", "lost")], tcp.lost),
-            ],
-        )?;
-        page.gauge(
-            "chases_in_flight",
-            "Look-ups in flight",
-            responder.chases_in_flight as f64,
-        )?;
-        page.gauges(
-            "store_entries",
-            "Entries kept, by store",
-            responder
-                .stores
-                .iter()
-                .map(|(store, entries)| ([("store", &**store)], *entries as f64)),
-        )?;
-        page.counter(
-            "send_errors",
-            "Replies and queries passed on that could not be sent",
-            responder.send_errors,
-        )?;
-        page.counters(
-            "namespace_responses",
-            "Replies by the namespace that a rule captured, by result",
-            responder
-                .namespaces
-                .iter()
-                .flat_map(|(namespace, results)| {
-                    results.iter().map(move |(result, count)| {
-                        ([("namespace", &**namespace), ("result", &**result)], *count)
-                    })
-                }),
-        )?;
-
-        page.gauge(
-            "attached_interfaces",
-            "Interfaces with a program on them",
-            status.attached() as f64,
-        )?;
-        page.gauge(
-            "unattached_interfaces",
-            "Interfaces that are wanted and could not be attached to",
-            (status.interfaces.len() - status.attached()) as f64,
-        )?;
-        page.gauge("rules", "Rules in force", status.rules.len() as f64)?;
-        if let Some(age) = status.heartbeat_age_seconds {
-            page.gauge(
-                "heartbeat_age_seconds",
-                "Time since the ring loop last renewed the programs' deadline",
-                age,
-            )?;
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
+        for metric in METRICS {
+            let samples = (metric.read)(&self.0);
+            if samples.is_empty() && metric.labels.is_empty() {
+                continue;
+            }
+            let mut family =
+                encoder.encode_descriptor(metric.name, metric.help, None, metric.kind)?;
+            for (values, value) in samples {
+                let labels: Vec<_> = metric.labels.iter().copied().zip(values).collect();
+                if let MetricType::Info = metric.kind {
+                    family.encode_info(&labels)?;
+                } else if labels.is_empty() {
+                    encode_value(family, metric.kind, value)?;
+                    break;
+                } else {
+                    encode_value(family.encode_family(&labels)?, metric.kind, value)?;
+                }
+            }
         }
-        page.gauge(
-            "ready",
-            "1 when /readyz says so",
-            f64::from(u8::from(status.vital().not_ready().is_empty())),
-        )?;
-        page.counters(
-            "config_loads",
-            "Configurations loaded, by result",
-            [
-                ([("result", "success")], status.config.loads),
-                ([("result", "failure")], status.config.failures),
-            ],
-        )?;
-        page.gauge(
-            "config_last_load_successful",
-            "0 when the last configuration was refused and the one before goes on",
-            f64::from(u8::from(status.config.error.is_none())),
-        )?;
-        if let Some(program) = &status.kernel.program {
-            page.gauge(
-                "program_verified_instructions",
-                "Instructions that the verifier walked",
-                program.verified_instructions as f64,
-            )?;
-            page.gauge(
-                "program_load_seconds",
-                "Time that loading the program took",
-                program.load_seconds,
-            )?;
-            page.gauge(
-                "table_bytes",
-                "Memory of the matcher",
-                program.table_bytes as f64,
-            )?;
-        }
-        page.counter(
-            "interface_resyncs",
-            "Errors of rtnetlink, after each of which all interfaces were listed anew",
-            status.interface_resyncs,
-        )?;
-        page.counter(
-            "programs_removed",
-            "Programs that another process took off an interface; they are put back",
-            status.kernel.removed,
-        )?;
-        page.gauges(
-            "programs_in_front",
-            "Programs that get the frames of an interface before gregor's, by hook",
-            ["tcx", "clsact"].map(|hook| ([("hook", hook)], status.in_front(hook) as f64)),
-        )?;
-        page.counter(
-            "programs_moved",
-            "Programs moved in front of one that had come later",
-            status.kernel.moved,
-        )?;
-        page.counter("panics", "Tasks that panicked", status.panics)
+        Ok(())
     }
 }
 
-struct Writer<'a>(DescriptorEncoder<'a>);
-
-impl Writer<'_> {
-    fn info(
-        &mut self,
-        name: &str,
-        help: &str,
-        labels: &impl EncodeLabelSet,
-    ) -> Result<(), std::fmt::Error> {
-        self.0
-            .encode_descriptor(name, help, None, MetricType::Info)?
-            .encode_info(labels)
-    }
-
-    fn gauge(&mut self, name: &str, help: &str, value: f64) -> Result<(), std::fmt::Error> {
-        self.0
-            .encode_descriptor(name, help, None, MetricType::Gauge)?
-            .encode_gauge(&value)
-    }
-
-    fn counter(&mut self, name: &str, help: &str, value: u64) -> Result<(), std::fmt::Error> {
-        self.0
-            .encode_descriptor(name, help, None, MetricType::Counter)?
-            .encode_counter::<NoLabelSet, _, u64>(&value, None)
-    }
-
-    fn gauges<L: EncodeLabelSet>(
-        &mut self,
-        name: &str,
-        help: &str,
-        samples: impl IntoIterator<Item = (L, f64)>,
-    ) -> Result<(), std::fmt::Error> {
-        let mut family = self
-            .0
-            .encode_descriptor(name, help, None, MetricType::Gauge)?;
-        for (labels, value) in samples {
-            family.encode_family(&labels)?.encode_gauge(&value)?;
-        }
-        Ok(())
-    }
-
-    fn counters<L: EncodeLabelSet>(
-        &mut self,
-        name: &str,
-        help: &str,
-        samples: impl IntoIterator<Item = (L, u64)>,
-    ) -> Result<(), std::fmt::Error> {
-        let mut family = self
-            .0
-            .encode_descriptor(name, help, None, MetricType::Counter)?;
-        for (labels, value) in samples {
-            family
-                .encode_family(&labels)?
-                .encode_counter::<NoLabelSet, _, u64>(&value, None)?;
-        }
-        Ok(())
-    }
-
-    fn by_label(
-        &mut self,
-        name: &str,
-        help: &str,
-        label: &str,
-        samples: &BTreeMap<String, u64>,
-    ) -> Result<(), std::fmt::Error> {
-        self.counters(
-            name,
-            help,
-            samples
-                .iter()
-                .map(|(value, count)| ([(label, &**value)], *count)),
-        )
+fn encode_value(
+    mut encoder: MetricEncoder<'_>,
+    kind: MetricType,
+    value: f64,
+) -> Result<(), std::fmt::Error> {
+    match kind {
+        MetricType::Counter => encoder.encode_counter::<NoLabelSet, _, u64>(&(value as u64), None),
+        _ => encoder.encode_gauge(&value),
     }
 }
 
@@ -381,6 +535,10 @@ pub(super) mod tests {
                 .iter()
                 .map(|(name, value)| ((*name).to_owned(), *value))
                 .collect::<BTreeMap<_, _>>()
+        };
+        let namespace = |answers, stale| {
+            let results = [("answer", answers), ("stale", stale), ("servfail", 0)];
+            map(&results)
         };
         Status {
             version: "0.1.0".to_owned(),
@@ -466,8 +624,8 @@ pub(super) mod tests {
                 stores: map(&[("answers", 3), ("no_target", 1)]),
                 send_errors: 1,
                 namespaces: BTreeMap::from([
-                    ("foo".to_owned(), map(&[("answer", 6), ("stale", 1)])),
-                    ("bar".to_owned(), map(&[("answer", 4)])),
+                    ("foo".to_owned(), namespace(6, 1)),
+                    ("bar".to_owned(), namespace(4, 0)),
                 ]),
             },
             tcp: TcpStatus {
@@ -606,5 +764,67 @@ pub(super) mod tests {
                 "version"
             ])
         );
+    }
+
+    /// docs/metrics.md.
+    fn documentation() -> String {
+        let mut text = "\
+# Metrics
+
+`[metrics] listen` (127.0.0.1:9753 by default) serves `/metrics` in the OpenMetrics format, over HTTP without authentication. `gregor status` shows most of
+the same numbers. Counters count from the start of the process, those of the programs from the first time that they were pinned. No name that a pod asks
+for is a label; namespaces are bounded.
+
+| metric | type | labels | unit | meaning | what to do |
+|---|---|---|---|---|---|
+"
+        .to_owned();
+        for metric in METRICS {
+            let (kind, suffix) = match metric.kind {
+                MetricType::Counter => ("counter", "_total"),
+                MetricType::Info => ("info", "_info"),
+                _ => ("gauge", ""),
+            };
+            let labels: Vec<String> = metric.labels.iter().map(|l| format!("`{l}`")).collect();
+            let name = format!("`{PREFIX}_{}{suffix}`", metric.name);
+            let cells = [
+                name.as_str(),
+                kind,
+                &labels.join(", "),
+                metric.unit(),
+                metric.help,
+                metric.advice,
+            ];
+            text += &format!("| {} |\n", cells.join(" | "));
+        }
+        text
+    }
+
+    /// With `WRITE_DOCS=1` the page is written.
+    #[test]
+    fn documentation_lists_every_metric() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/metrics.md");
+        let text = documentation();
+        if std::env::var_os("WRITE_DOCS").is_some() {
+            std::fs::write(path, &text).unwrap();
+        }
+        assert!(
+            std::fs::read_to_string(path).unwrap_or_default() == text,
+            "docs/metrics.md is not what the metrics are; WRITE_DOCS=1 cargo test -p dns-userspace documentation"
+        );
+    }
+
+    #[test]
+    fn samples_have_a_value_for_each_label() {
+        let status = full();
+        let mut names = BTreeSet::new();
+        for metric in METRICS {
+            assert!(names.insert(metric.name), "{} twice", metric.name);
+            let samples = (metric.read)(&status);
+            assert!(!samples.is_empty(), "{}", metric.name);
+            for (values, _) in samples {
+                assert_eq!(values.len(), metric.labels.len(), "{}", metric.name);
+            }
+        }
     }
 }

@@ -6,7 +6,7 @@ mod serve;
 mod status;
 
 pub use client::{ClientError, Monitor, Page, fetch_page, fetch_status};
-pub use metrics::{CONTENT_TYPE, render};
+pub use metrics::{CONTENT_TYPE, Section, lines, render};
 pub use serve::{ServeError, Source, bind_control, bind_pages, control, pages, serve};
 pub use status::{
     AnswersStatus, ConfigStatus, Counter, InFrontStatus, InterfaceStatus, KernelStatus,

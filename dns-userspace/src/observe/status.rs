@@ -313,7 +313,7 @@ mod tests {
     fn every_counted_verdict_is_told_once() {
         let counters: Vec<u64> = (0..32).collect();
         let requests = KernelStatus::requests(&counters);
-        assert_eq!(requests.len(), Reason::ALL.len() + 2);
+        assert_eq!(requests.len(), Reason::ALL.len() + 3);
         let find = |reason: &str| {
             requests
                 .iter()

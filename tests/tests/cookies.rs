@@ -85,12 +85,21 @@ fn cookie(pod: &Pod, server: IpAddr, name: &str, cookie: &[u8]) -> Option<Vec<u8
     }
 }
 
-/// A pod asks a foreign name first, through a cache that gives out cookies, and then its broker's.
 #[test]
-fn clients_that_insist_on_cookies_find_their_brokers() {
-    let lab = Lab::builder("e2ecookie")
+fn clients_that_insist_on_cookies_find_their_brokers_behind_bind() {
+    clients_that_insist_on_cookies_find_their_brokers("e2ebind", CacheKind::Bind);
+}
+
+#[test]
+fn clients_that_insist_on_cookies_find_their_brokers_behind_unbound() {
+    clients_that_insist_on_cookies_find_their_brokers("e2eunbound", CacheKind::UnboundWithCookies);
+}
+
+/// A pod asks a foreign name first, through a cache that gives out cookies, and then its broker's.
+fn clients_that_insist_on_cookies_find_their_brokers(prefix: &str, cache: CacheKind) {
+    let lab = Lab::builder(prefix)
         .pod("foo")
-        .cache(CacheKind::Bind)
+        .cache(cache)
         .start()
         .unwrap();
     let gregor = lab

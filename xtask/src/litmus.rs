@@ -11,15 +11,9 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
-use gregor_lab::tools::{self, apt_install, say};
+use gregor_lab::tools::{self, apt, apt_install, say};
 
-use crate::{
-    kernels::{
-        self,
-        apt::{self, Apt},
-    },
-    machine,
-};
+use crate::{kernels::packages, machine};
 
 #[derive(Debug, Args)]
 pub struct Options {}
@@ -177,15 +171,11 @@ impl Herd {
         let half = directory.with_extension("half");
         let _ = fs::remove_dir_all(&half);
         say("herd7 comes from one of Debian's newer suites, into the cache");
-        let packages = half.join("packages");
+        let archives = half.join("packages");
         let names = ["herdtools7", "libc6", "libgmp10"].map(str::to_owned);
-        Apt::open(&kernels::cache()?, "amd64", false)?.download(
-            "fetching herd7",
-            &names,
-            &packages,
-        )?;
-        apt::unpack(&packages, &half)?;
-        fs::remove_dir_all(&packages)?;
+        packages::open("amd64", false)?.download("fetching herd7", &names, &archives)?;
+        apt::unpack(&archives, &half)?;
+        fs::remove_dir_all(&archives)?;
         fs::rename(&half, &directory)?;
         Ok(())
     }

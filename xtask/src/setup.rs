@@ -88,6 +88,7 @@ pub fn ensure_tests() -> Result<()> {
     tools::glibc_client()?;
     tools::cares_client()?;
     tools::cookie_client()?;
+    tools::unbound_with_cookies()?;
     tools::go_client()?;
     tools::java_client()?;
     tools::kafka_broker()?;

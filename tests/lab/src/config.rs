@@ -92,6 +92,11 @@ forward-zone:
     text
 }
 
+/// The same with cookies, which unbound 1.18 and later can give out.
+pub fn with_cookies(unbound_conf: &str) -> String {
+    unbound_conf.replacen("server:\n", "server:\n    answer-cookie: yes\n", 1)
+}
+
 /// BIND as a forwarding cache, with the cookies that it gives out by default.
 pub fn named_conf(directory: &Path, binds: &[IpAddr], upstream: IpAddr) -> String {
     let of = |is_v6: bool| -> String {

@@ -58,6 +58,8 @@ pub enum CacheKind {
     /// The node-cache binary, from PATH.
     NodeCache,
     Unbound,
+    /// unbound with `answer-cookie: yes` (RFC 7873).
+    UnboundWithCookies,
     /// BIND, which gives out server cookies (RFC 7873).
     Bind,
     /// Nothing listens: what passes goes unanswered.
@@ -752,10 +754,17 @@ fn start_cache(
                 .args(["-setupinterface=false", "-setupiptables=false"]);
             Running::Process(start(made, netns, command, &directory.join("log"))?)
         }
-        CacheKind::Unbound => {
+        CacheKind::Unbound | CacheKind::UnboundWithCookies => {
             let path = directory.join("unbound.conf");
-            fs::write(&path, config::unbound_conf(&addresses, upstream))?;
-            let mut command = Command::new(tools::unbound()?);
+            let text = config::unbound_conf(&addresses, upstream);
+            let program = if kind == CacheKind::Unbound {
+                fs::write(&path, text)?;
+                tools::unbound()?
+            } else {
+                fs::write(&path, config::with_cookies(&text))?;
+                tools::unbound_with_cookies()?
+            };
+            let mut command = Command::new(program);
             command.arg("-d").arg("-c").arg(&path);
             Running::Process(start(made, netns, command, &directory.join("log"))?)
         }

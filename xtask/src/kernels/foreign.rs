@@ -7,14 +7,12 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use gregor_lab::{guest::Step, tools};
-
-use super::{
-    Architecture,
-    apt::{self, Apt},
-    image::Programs,
-    kernel, programs,
+use gregor_lab::{
+    guest::Step,
+    tools::{self, apt},
 };
+
+use super::{Architecture, image::Programs, kernel, packages, programs};
 use crate::{cross, elf, setup};
 
 /// What has the programs that tests call.
@@ -74,14 +72,14 @@ fn packaged(architecture: Architecture) -> Result<PathBuf> {
     }
     let aside = root.with_extension("partial");
     let _ = fs::remove_dir_all(&aside);
-    let packages = aside.join("packages");
-    Apt::open(&kernel::cache()?, debian, false)?.download_with_dependencies(
+    let archives = aside.join("packages");
+    packages::open(debian, false)?.download_with_dependencies(
         &format!("fetching {} for {debian}", PACKAGES.join(" and ")),
         &PACKAGES,
-        &packages,
+        &archives,
     )?;
     let tree = aside.join("tree");
-    apt::unpack(&packages, &tree)?;
+    apt::unpack(&archives, &tree)?;
     fs::rename(&tree, &root)?;
     fs::remove_dir_all(&aside)?;
     Ok(root)

@@ -6,12 +6,15 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use gregor_lab::tools;
+use gregor_lab::tools::{
+    self,
+    apt::{self, Apt},
+};
 
 use super::{
-    apt::{self, Apt},
     catalogue::{Release, Wanted},
     modules::{self, Module},
+    packages,
 };
 
 /// What a guest boots.
@@ -48,7 +51,7 @@ pub fn find(wanted: &Wanted, apt: &Apt, releases: &[Release]) -> Result<Option<(
         {
             return Ok(Some((release.text.clone(), kernel)));
         }
-        match apt.packages_of(release)? {
+        match packages::packages_of(apt, release)? {
             Some((packages, true)) => return get(release, &packages, apt).map(Some),
             Some((packages, false)) if without_modules.is_none() => {
                 without_modules = Some((release, packages));

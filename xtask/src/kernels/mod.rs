@@ -23,7 +23,6 @@ use crate::{
     table::{self, Colour, cell},
 };
 
-pub mod apt;
 mod catalogue;
 mod cpio;
 mod foreign;
@@ -31,17 +30,16 @@ mod guest;
 mod image;
 mod kernel;
 mod modules;
+pub mod packages;
 mod page;
 mod plan;
 mod programs;
 mod report;
 mod terminal;
 
-use apt::Apt;
 use catalogue::{Release, Wanted};
 use guest::Machine;
 use kernel::Kernel;
-pub use kernel::cache;
 use page::Records;
 use plan::Part;
 use report::{KernelReport, Report};
@@ -201,8 +199,8 @@ fn jobs(options: &Options) -> Result<Vec<Job>> {
             .map(|name| Wanted::parse(name))
             .collect::<Result<_>>()?
     };
-    let apt = Apt::open(&kernel::cache()?, options.arch.debian(), options.update)?;
-    let releases = apt.releases()?;
+    let apt = packages::open(options.arch.debian(), options.update)?;
+    let releases = packages::releases(&apt)?;
     let mut jobs: Vec<(String, Job)> = Vec::new();
     for wanted in wanted {
         let found = kernel::find(&wanted, &apt, &releases)?;

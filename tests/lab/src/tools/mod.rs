@@ -1,5 +1,6 @@
 //! Programs that the lab and the tests need: found, installed, or built once into a cache outside the source tree.
 
+pub mod apt;
 mod progress;
 
 use std::{
@@ -202,6 +203,35 @@ pub fn iproute2() -> Result<PathBuf> {
 
 pub fn unbound() -> Result<PathBuf> {
     packaged("unbound", "unbound")
+}
+
+/// unbound of Debian 13, which can give out DNS cookies; run from its own tree with the libraries there.
+pub fn unbound_with_cookies() -> Result<PathBuf> {
+    build_once_as(
+        "unbound-with-cookies",
+        "trixie-1",
+        "unbound",
+        &|directory| {
+            let apt = apt::Apt::open(directory, "amd64", &["trixie", "trixie-security"], true)?;
+            let archives = directory.join("packages");
+            apt.download_with_dependencies(
+                "fetching unbound of Debian 13",
+                &["unbound"],
+                &archives,
+            )?;
+            apt::unpack(&archives, &directory.join("tree"))?;
+            fs::remove_dir_all(&archives)?;
+            let launcher = directory.join("unbound");
+            fs::write(
+                &launcher,
+                "#!/bin/sh\ntree=\"$(dirname \"$0\")/tree\"\n\
+             exec \"$tree/usr/lib64/ld-linux-x86-64.so.2\" --library-path \"$tree/usr/lib/x86_64-linux-gnu\" \
+             \"$tree/usr/sbin/unbound\" \"$@\"\n",
+            )?;
+            fs::set_permissions(&launcher, fs::Permissions::from_mode(0o755))?;
+            Ok(())
+        },
+    )
 }
 
 /// BIND 9.

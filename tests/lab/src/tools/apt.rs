@@ -1,4 +1,4 @@
-//! Debian's kernel packages, by an apt with lists and a state of its own: the machine's packages are never touched.
+//! Packages of other releases of Debian, by an apt with lists and a state of its own: the machine's packages are never touched.
 
 use std::{
     fs,
@@ -7,24 +7,21 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use super::{find, run_quietly, say};
 use anyhow::{Context as _, Result, bail};
-use gregor_lab::tools::{self, run_quietly, say};
 
-use super::catalogue::Release;
-
-/// Where the archive's kernels come from; those of `-security` have a mirror of their own.
-const SUITES: &[&str] = &[
+/// Names by which the lines of sources.list(5) that are Debian's are known.
+const CODENAMES: &[&str] = &[
     "bullseye",
-    "bullseye-security",
     "bookworm",
-    "bookworm-backports",
-    "bookworm-security",
     "trixie",
-    "trixie-backports",
-    "trixie-security",
     "forky",
     "sid",
     "experimental",
+    "stable",
+    "oldstable",
+    "testing",
+    "unstable",
 ];
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// How old lists may be before they are fetched again.
@@ -36,14 +33,22 @@ pub struct Apt {
     directory: PathBuf,
     /// `amd64` or `arm64`.
     architecture: &'static str,
+    suites: &'static [&'static str],
 }
 
 impl Apt {
-    /// Fetches the lists if there are none of this week, or if `update` asks for it.
-    pub fn open(directory: &Path, architecture: &'static str, update: bool) -> Result<Self> {
+    /// Fetches the lists of these suites if there are none of this week, or if `update` asks for it; those of `-security`
+    /// have a mirror of their own.
+    pub fn open(
+        directory: &Path,
+        architecture: &'static str,
+        suites: &'static [&'static str],
+        update: bool,
+    ) -> Result<Self> {
         let apt = Self {
             directory: directory.join(format!("apt-{architecture}")),
             architecture,
+            suites,
         };
         let fetched = apt.directory.join("fetched");
         let age = fs::metadata(&fetched)
@@ -62,6 +67,10 @@ impl Apt {
         Ok(apt)
     }
 
+    pub fn architecture(&self) -> &'static str {
+        self.architecture
+    }
+
     fn update(&self) -> Result<()> {
         for directory in [
             "state/lists/partial",
@@ -72,14 +81,17 @@ impl Apt {
         }
         fs::write(self.directory.join("state/status"), "")?;
         let mirrors = Mirrors::of_this_machine()?;
-        fs::write(self.directory.join("etc/sources.list"), mirrors.sources())?;
+        fs::write(
+            self.directory.join("etc/sources.list"),
+            mirrors.sources(self.suites),
+        )?;
         // A suite that a mirror no longer has is an error of apt's, and the others are there all the same.
         let updated = run_quietly(
             &format!("fetching Debian's package lists ({})", self.architecture),
             self.command("apt-get").arg("update"),
         );
         match updated {
-            Err(error) if self.releases().is_ok_and(|releases| releases.is_empty()) => Err(error),
+            Err(error) if self.output("apt-cache", &["pkgnames"])?.is_empty() => Err(error),
             _ => Ok(()),
         }
     }
@@ -114,7 +126,8 @@ impl Apt {
         command
     }
 
-    fn output(&self, program: &str, arguments: &[&str]) -> Result<String> {
+    /// What a program of apt prints.
+    pub fn output(&self, program: &str, arguments: &[&str]) -> Result<String> {
         let output = self
             .command(program)
             .args(arguments)
@@ -128,45 +141,6 @@ impl Apt {
             );
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-    }
-
-    /// Every kernel of the archive.
-    pub fn releases(&self) -> Result<Vec<Release>> {
-        let found = self.output("apt-cache", &["pkgnames", "linux-image-"])?;
-        Ok(found
-            .lines()
-            .filter_map(|package| Release::of_package(package.trim(), self.architecture))
-            .collect())
-    }
-
-    /// The packages that make up a kernel, and whether its modules are among them; `None` when the archive no longer has
-    /// its image. From 7.0 on there are several packages, and some stay in the archive longer than the rest.
-    pub fn packages_of(&self, release: &Release) -> Result<Option<(Vec<String>, bool)>> {
-        let image = format!("linux-image-{}", release.text);
-        let mut packages = vec![image.clone()];
-        let mut has_modules = true;
-        for line in self.output("apt-cache", &["depends", &image])?.lines() {
-            let Some(dependency) = line.trim().strip_prefix("Depends: ") else {
-                continue;
-            };
-            // In angle brackets stand packages that do not exist.
-            let name = dependency.trim_matches(['<', '>']);
-            let exists = name == dependency;
-            if !name.ends_with(&release.text) {
-                continue;
-            }
-            if name.starts_with("linux-binary-") && !exists {
-                return Ok(None);
-            }
-            if name.starts_with("linux-modules-") {
-                has_modules = exists;
-            }
-            // linux-base-… is for the hooks of an installation.
-            if exists && !name.starts_with("linux-base-") {
-                packages.push(name.to_owned());
-            }
-        }
-        Ok(Some((packages, has_modules)))
     }
 
     /// Downloads packages into a directory.
@@ -207,18 +181,23 @@ impl Apt {
 
 /// Unpacks the packages of a directory into another, without installing anything.
 pub fn unpack(packages: &Path, into: &Path) -> Result<()> {
-    if tools::find("dpkg-deb").is_none() {
+    if find("dpkg-deb").is_none() {
         bail!("this machine has no dpkg-deb (package dpkg)");
     }
     fs::create_dir_all(into)?;
     for entry in fs::read_dir(packages)? {
         let path = entry?.path();
         if path.extension().is_some_and(|extension| extension == "deb") {
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            run_quietly(
-                &format!("unpacking {name}"),
-                Command::new("dpkg-deb").arg("-x").arg(&path).arg(into),
-            )?;
+            let output = Command::new("dpkg-deb")
+                .arg("-x")
+                .arg(&path)
+                .arg(into)
+                .output()
+                .context("running dpkg-deb")?;
+            if !output.status.success() {
+                let error = String::from_utf8_lossy(&output.stderr);
+                bail!("unpacking {}: {}", path.display(), error.trim());
+            }
         }
     }
     Ok(())
@@ -247,9 +226,7 @@ impl Mirrors {
                 texts.push(text);
             }
         }
-        Self::in_texts(&texts).context(
-            "no mirror of Debian in /etc/apt: the kernels come from there; `--image FILE --modules DIR` takes one of your own",
-        )
+        Self::in_texts(&texts).context("no mirror of Debian in /etc/apt")
     }
 
     /// Reads both formats of sources.list(5).
@@ -290,16 +267,17 @@ impl Mirrors {
                 .find(|(_, suite)| suites(suite))
                 .map(|(uri, _)| (*uri).to_owned())
         };
-        let names = ["stable", "oldstable", "testing", "unstable"];
-        let is_ours = |suite: &str| SUITES.contains(&suite) || names.contains(&suite);
         Some(Self {
-            archive: mirror(&|suite| is_ours(suite) && !suite.ends_with("-security"))?,
+            archive: mirror(&|suite| {
+                let name = suite.strip_suffix("-backports").unwrap_or(suite);
+                CODENAMES.contains(&name)
+            })?,
             security: mirror(&|suite| suite.ends_with("-security")),
         })
     }
 
-    fn sources(&self) -> String {
-        SUITES
+    fn sources(&self, suites: &[&str]) -> String {
+        suites
             .iter()
             .filter_map(|suite| {
                 let mirror = if suite.ends_with("-security") {
@@ -331,11 +309,9 @@ mod tests {
                 Some(&expected)
             );
         }
-        assert!(
-            expected
-                .sources()
-                .contains("/security bookworm-security main")
-        );
+        let sources = expected.sources(&["trixie", "bookworm-security"]);
+        assert!(sources.contains("/debian trixie main"));
+        assert!(sources.contains("/security bookworm-security main"));
         assert_eq!(Mirrors::in_texts(&["deb http://x y main".to_owned()]), None);
     }
 }

@@ -151,9 +151,8 @@ fn expired_answers_without_a_responder() {
     assert_eq!(outcome, Outcome::Passed(Reason::NoResponder));
 }
 
-/// A pass would be a denial of a name that has a target: past its rate, a pod gets what was known.
-#[test]
-fn expired_answers_past_the_rate() {
+/// A program that hands over one query a second of the interface.
+fn one_query_a_second() -> Loaded {
     let mut loaded = Loaded::new(&LoadOptions {
         limit: Limit {
             queries_per_second: 1,
@@ -163,6 +162,13 @@ fn expired_answers_past_the_rate() {
     })
     .unwrap();
     loaded.datapath.allow_interface(LOOPBACK).unwrap();
+    loaded
+}
+
+/// A pass would be a denial of a name that has a target: past its rate, a pod gets what was known.
+#[test]
+fn expired_answers_past_the_rate() {
+    let mut loaded = one_query_a_second();
     loaded.fill(&[expired()]).unwrap();
     let first = loaded.test_run(&matched()).unwrap();
     assert_eq!(first.verdict(), Verdict::Taken);
@@ -181,15 +187,7 @@ fn expired_answers_past_the_rate() {
 fn known_names_past_the_rate_get_no_reply() {
     const TXT: u16 = 16;
     const AAAA: u16 = 28;
-    let mut loaded = Loaded::new(&LoadOptions {
-        limit: Limit {
-            queries_per_second: 1,
-            burst: 1,
-        },
-        ..answering()
-    })
-    .unwrap();
-    loaded.datapath.allow_interface(LOOPBACK).unwrap();
+    let mut loaded = one_query_a_second();
     let of = |loaded: &mut Loaded, entry: &[answers::Entry], qtype| {
         loaded.fill(entry).unwrap();
         let query = broker_query_of(qtype).build().bytes;

@@ -16,10 +16,12 @@ use dns_common::{
     packet::SlicePacket,
     pipeline::{Matched, MemoryHost, intercept},
     verdict::{Reason, Verdict},
+    wire::{TYPE_A, TYPE_AAAA},
 };
 use gregor::resolve::Query;
 use hickory_proto::op::Message;
 
+use crate::wire;
 use expected::{Expected, expected};
 use known::{NOW_NS, Says, Shared, says};
 use rules::{Fixture, fixtures, servers};
@@ -127,12 +129,36 @@ fn judge_matched(
     }
     assert_eq!(outcome.frame, frame, "written to");
     if choice & REFUSED != 0 {
-        assert_eq!(outcome.verdict, Verdict::Pass(Reason::RateLimited));
+        let verdict = if exists(message, fixture, expected) {
+            Verdict::Unanswered
+        } else {
+            Verdict::Pass(Reason::RateLimited)
+        };
+        assert_eq!(outcome.verdict, verdict);
         return assert_eq!(outcome.handed_over, None);
     }
     assert_eq!(outcome.verdict, Verdict::Taken);
     let matched = outcome.handed_over.expect("taken by nobody");
     judge_handed_over(&matched, frame, expected, false);
+}
+
+/// Whether an address of the name is known: then it exists, whatever is asked of it.
+fn exists(message: &[u8], fixture: &Fixture, expected: &Expected) -> bool {
+    let parsed = wire::Message::parse(message).expect("a message that matches");
+    let name = wire::to_wire(&parsed.questions[0].name);
+    let rule = &fixture.rules.rules()[expected.rule];
+    rule.apply(&name).is_some_and(|matched| {
+        [TYPE_A, TYPE_AAAA].into_iter().any(|qtype| {
+            let says = says(
+                &fixture.known,
+                expected.rule,
+                qtype,
+                &matched.captures,
+                expected.server,
+            );
+            matches!(says, Says::Answer(..))
+        })
+    })
 }
 
 fn judge_handed_over(matched: &Matched, frame: &[u8], expected: &Expected, is_answered: bool) {

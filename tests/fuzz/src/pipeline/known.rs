@@ -64,7 +64,10 @@ impl Known {
         let limit = query
             .edns
             .map_or(512, |edns| usize::from(edns.udp_size).clamp(512, 1232));
-        let opt = if query.edns.is_some() { 11 } else { 0 };
+        // A cookie with a server part is repeated.
+        let opt = query.edns.map_or(0, |edns| {
+            11 + edns.cookie.map_or(0, |cookie| 4 + cookie.as_bytes().len())
+        });
         12 + query.question().len() + self.section.len() + opt <= limit
     }
 }

@@ -339,6 +339,7 @@ fn answer_or_hand_over<P: Packet, H: Host<P>>(
             Err(_) if found == Found::Stale => {}
             // A pass would be a denial of a name that has a target: better what was known.
             Err(reason) => {
+                let reason = scratch.forget(reason as u32);
                 scratch.asked.takes_expired = 1;
                 if located {
                     found = host.read_answer(scratch);
@@ -364,21 +365,27 @@ fn answer_or_hand_over<P: Packet, H: Host<P>>(
                 .and_then(|()| host.hand_over(packet, &matched));
             match handed_over {
                 Ok(()) => Ok(Verdict::Taken),
+                Err(Reason::NoResponder) => Err(Reason::NoResponder),
                 Err(_) => Ok(Verdict::Unanswered),
             }
         }
     }
 }
 
-/// What becomes of a query that has no answer here and that the responder cannot be asked: no reply where the name is known
-/// to exist, else it passes.
+/// What becomes of a query that has no answer here and that the responder cannot be asked: where the name is known to exist
+/// and a limit is all that is in the way, no reply; else it passes. Without a responder that would be for as long as there
+/// is none.
 #[inline(always)]
 fn unless_known<P: Packet, H: Host<P>>(
     host: &H,
     scratch: &mut Scratch,
     located: bool,
-    reason: Reason,
+    reason: u32,
 ) -> Result<Verdict, Reason> {
+    let passes = Ok(Verdict::from_counter(reason));
+    if reason == Reason::NoResponder as u32 {
+        return passes;
+    }
     // Whatever its size.
     scratch.set_edns(&Edns::NONE);
     // Another type is enough: a name exists for all types or for none.
@@ -386,10 +393,9 @@ fn unless_known<P: Packet, H: Host<P>>(
         located || is_located_as(host, scratch, TYPE_A) || is_located_as(host, scratch, TYPE_AAAA);
     scratch.asked.room = SECTION_LEN as u32;
     if !is_located || host.read_answer(scratch) == Found::Nothing {
-        Err(reason)
-    } else {
-        Ok(Verdict::Unanswered)
+        return passes;
     }
+    Ok(Verdict::Unanswered)
 }
 
 #[inline(always)]

@@ -11,7 +11,7 @@ pub enum Verdict {
     Answered,
     /// Rewriting the frame into its answer failed halfway: it is dropped.
     Spoiled,
-    /// The name is known to exist, but not what is asked of it, and the responder cannot be asked: the frame goes nowhere.
+    /// The name is known to exist, but not what is asked of it, and a limit forbids to ask the responder: the frame goes nowhere.
     /// The existing cache would deny the whole name (RFC 8020).
     Unanswered,
 }

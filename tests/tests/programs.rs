@@ -160,8 +160,11 @@ fn one_query_a_second() -> Loaded {
         },
         ..answering()
     })
-    .unwrap();
-    loaded.datapath.allow_interface(LOOPBACK).unwrap();
+    .expect("the program loads");
+    loaded
+        .datapath
+        .allow_interface(LOOPBACK)
+        .expect("an interface more");
     loaded
 }
 

@@ -6,6 +6,8 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use dns_common::abi::SUSPECT_NS;
+
 use super::load::{Counts, Incident, Kind, Seen, What};
 
 /// What is done to gregor, or around it.
@@ -75,6 +77,8 @@ pub enum Event {
     Purged { pod: String, at: Duration },
 }
 
+/// How long after its last sign of life a responder is still asked for an answer past its time.
+const SUSPECT: Duration = Duration::from_nanos(SUSPECT_NS);
 /// A successor that comes within this time serves whoever still waits.
 const IN_TIME: Duration = Duration::from_secs(4);
 /// The programs hand queries over until this has passed without a sign of the responder.
@@ -233,7 +237,12 @@ fn is_exposed(events: &[&Event], incident: &Incident) -> bool {
 fn excuse(events: &[&Event], incident: &Incident) -> Option<Excuse> {
     let sent = incident.sent;
     events.iter().find_map(|event| match event {
-        // What is known the program answers, and foreign names pass: no death reaches them.
+        // What is known the program answers, and foreign names pass: no death reaches them. But a known name whose answer runs
+        // out before the silence of the responder is noticed is handed over like a new one.
+        Event::Died { at, served } if incident.kind == Kind::Known => (sent + SLACK >= *at
+            && sent <= *at + SUSPECT + SLACK
+            && served.saturating_sub(*at) > IN_TIME)
+            .then_some(Excuse::Unnoticed),
         Event::Died { at, served } if incident.kind == Kind::New => {
             if sent <= *at && sent + super::load::TIMEOUT >= *at {
                 Some(Excuse::Outstanding)
@@ -330,6 +339,9 @@ mod tests {
         // Nobody does.
         assert_eq!(row(70.0, Kind::New, 10.5), (0, 0, 1));
         assert_eq!(row(70.0, Kind::New, 11.5), (1, 0, 0));
+        assert_eq!(row(70.0, Kind::Known, 10.4), (0, 0, 1));
+        assert_eq!(row(70.0, Kind::Known, 11.0), (1, 0, 0));
+        assert_eq!(row(11.0, Kind::Known, 10.4), (1, 0, 0));
         assert_eq!(row(70.0, Kind::New, 4.0), (1, 0, 0));
     }
 

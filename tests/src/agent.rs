@@ -1,4 +1,4 @@
-//! What other agents on a node do to the programs of whoever else is there.
+//! What other agents on a node do to programs that are not theirs.
 
 use std::{
     ffi::CString,
@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// What an agent does that detaches links whoever holds them: BPF_LINK_DETACH.
+/// Detaches a link by force, as an agent can that does not hold it: BPF_LINK_DETACH.
 pub fn detach_by_force(pin: &Path) -> io::Result<()> {
     const OBJ_GET: libc::c_long = 7;
     const LINK_DETACH: libc::c_long = 34;

@@ -435,7 +435,7 @@ fn checked(gregor: &Gregor) -> (String, String, bool) {
     (text("level"), text("detail"), report["ok"] == true)
 }
 
-/// The program is on its hook and is not reached: that is said, and undone by whoever did it.
+/// The program is on its hook and is not reached: that is reported, and undone by its agent.
 fn a_silencer_is_told(hook: Hook, order: Order, priority: u16) {
     let lab = lab();
     let gregor = start(&lab, hook, order);

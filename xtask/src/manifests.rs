@@ -172,7 +172,7 @@ fn render(values: &[&str]) -> Result<String> {
 
 fn helm(command: &str) -> Result<Command> {
     let mut helm = Command::new(tools::helm()?);
-    // Without a cluster it goes by what its build was told, which was nothing.
+    // Without a cluster it goes by what it was built with, which was nothing.
     helm.args([command, "--kube-version", KUBE_VERSION]);
     Ok(helm)
 }

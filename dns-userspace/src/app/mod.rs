@@ -199,7 +199,7 @@ impl App {
                 error: None,
                 warnings: settings.warnings.clone(),
             },
-            settings.told(),
+            settings.view(),
             respond.clone(),
             tcp.clone(),
             hub,

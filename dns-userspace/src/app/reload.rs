@@ -104,7 +104,7 @@ impl App {
         }
         self.links.select(settings.selection.clone());
         self.state
-            .loaded(settings.told(), settings.warnings.clone());
+            .loaded(settings.view(), settings.warnings.clone());
         tracing::info!(
             rules = settings.rules.rules().len(),
             "the new configuration is in force"

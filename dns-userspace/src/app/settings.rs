@@ -205,8 +205,8 @@ impl Settings {
     }
 
     /// What `gregor status` shows of it.
-    pub(super) fn told(&self) -> Told {
-        Told {
+    pub(super) fn view(&self) -> ConfigView {
+        ConfigView {
             hook: hook_name(self.hook.unwrap_or_else(detect_hook)).to_owned(),
             order: match self.order {
                 Order::First => "first",
@@ -230,7 +230,7 @@ impl Settings {
 
 /// What `gregor status` shows of a configuration.
 #[derive(Clone, Debug, Default)]
-pub struct Told {
+pub struct ConfigView {
     pub hook: String,
     pub order: String,
     pub servers: Vec<IpAddr>,

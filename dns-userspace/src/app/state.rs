@@ -8,7 +8,7 @@ use std::{
     time::Instant,
 };
 
-use super::{kernel::Board, panics, ring::Pulse, settings::Told, tcp::Tcp};
+use super::{kernel::Board, panics, ring::Pulse, settings::ConfigView, tcp::Tcp};
 use crate::{
     monitor::{Hub, Subscription},
     observe::{ConfigStatus, Readiness, ResponderStatus, Source, Status, Vital},
@@ -24,7 +24,7 @@ pub struct State {
     started: Instant,
     kernel: Arc<Board>,
     config: Mutex<ConfigStatus>,
-    told: Mutex<Told>,
+    config_view: Mutex<ConfigView>,
     responder: Arc<dyn Responding>,
     tcp: Arc<Tcp>,
     /// What becomes of queries.
@@ -39,7 +39,7 @@ impl State {
     pub fn new(
         kernel: Arc<Board>,
         config: ConfigStatus,
-        told: Told,
+        config_view: ConfigView,
         responder: Arc<dyn Responding>,
         tcp: Arc<Tcp>,
         hub: Arc<Hub>,
@@ -49,7 +49,7 @@ impl State {
             started: Instant::now(),
             kernel,
             config: Mutex::new(config),
-            told: Mutex::new(told),
+            config_view: Mutex::new(config_view),
             responder,
             tcp,
             hub,
@@ -68,12 +68,12 @@ impl State {
     }
 
     /// Another configuration is in force.
-    pub fn loaded(&self, told: Told, warnings: Vec<String>) {
+    pub fn loaded(&self, config_view: ConfigView, warnings: Vec<String>) {
         let mut config = lock(&self.config);
         config.loads += 1;
         config.error = None;
         config.warnings = warnings;
-        *lock(&self.told) = told;
+        *lock(&self.config_view) = config_view;
     }
 
     /// A configuration was refused; the one before goes on.
@@ -116,16 +116,16 @@ impl Source for State {
     }
 
     fn status(&self) -> Status {
-        let told = lock(&self.told).clone();
+        let view = lock(&self.config_view).clone();
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_seconds: self.started.elapsed().as_secs_f64(),
             readiness: self.readiness(),
             config: lock(&self.config).clone(),
-            hook: told.hook,
-            order: told.order,
-            servers: told.servers,
-            rules: told.rules,
+            hook: view.hook,
+            order: view.order,
+            servers: view.servers,
+            rules: view.rules,
             interfaces: self.kernel.interfaces(),
             heartbeat_age_seconds: self.pulse.age().map(|age| age.as_secs_f64()),
             kernel: self.kernel.status(),

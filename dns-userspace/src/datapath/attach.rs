@@ -68,7 +68,7 @@ pub enum Order {
 pub struct InFront {
     /// `tcx` or `clsact`.
     pub hook: &'static str,
-    /// As whoever attached it calls it; `program ID` where the kernel does not tell, which takes CAP_SYS_ADMIN on tcx.
+    /// Name of the program or filter; `program ID` where the name cannot be read, which takes CAP_SYS_ADMIN on tcx.
     pub name: String,
     /// A filter of gregor's own priority: it is in front because it came later, not because somebody placed it there.
     pub is_by_chance: bool,
@@ -230,7 +230,7 @@ pub(super) fn move_in_front(
 ) -> Result<Link, AttachError> {
     let link = match link {
         Link::Filter(link) => link,
-        // Whoever is in front on tcx was placed there.
+        // A program in front on tcx was placed there on purpose.
         link @ Link::Bpf(..) => return Ok(link),
     };
     let handle = if link.handle()? == HANDLE {

@@ -1,4 +1,4 @@
-//! Says when queueing disciplines and their filters change: the kernel announces that, so nobody has to look again and again.
+//! Reports changes of queueing disciplines and their filters as the kernel announces them, so that they need no polling.
 
 use std::{
     io,

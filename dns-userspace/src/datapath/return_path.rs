@@ -47,7 +47,7 @@ const HANDLE: TcHandle = TcHandle::new(0, 0x6772);
 #[derive(Debug)]
 pub struct ReturnPath {
     hook: Hook,
-    /// Of the device; for whoever sends to it.
+    /// Index of the device, shared with its senders.
     index: Arc<AtomicU32>,
     // Before the device goes.
     link: Link,

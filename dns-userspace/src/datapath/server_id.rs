@@ -13,7 +13,7 @@ pub(super) fn server_id(address: IpAddr) -> u32 {
     abi::server_id(halves(mapped))
 }
 
-/// An address as it stands in a packet.
+/// An address in network byte order.
 pub(super) fn halves(address: Ipv6Addr) -> [u64; 2] {
     let bits = address.to_bits();
     [(bits >> 64) as u64, bits as u64].map(u64::to_be)

@@ -4,8 +4,8 @@
 //! and whatever does not parse goes on to the existing cache, which may have a better answer than an error.
 
 use dns_common::wire::{
-    CLASS_IN, DNS_HEADER_LEN, FLAG_CD, FLAG_OPCODE, FLAG_QR, FLAG_RD, MAX_NAME, OPT_LEN,
-    OPTION_COOKIE, QUESTION_TAIL, TYPE_ANY, TYPE_OPT, qtype_passes,
+    CLASS_IN, DNS_HEADER_LEN, FLAG_CD, FLAG_OPCODE, FLAG_QR, FLAG_RD, FULL_COOKIE_LEN, MAX_NAME,
+    OPT_LEN, OPTION_COOKIE, QUESTION_TAIL, TYPE_ANY, TYPE_OPT, qtype_passes,
 };
 use hickory_proto::rr::RecordType;
 
@@ -46,8 +46,8 @@ pub struct Cookie {
 }
 
 /// Client part of 8 bytes, server part of 8 to 32.
-pub const MAX_COOKIE: usize = 40;
-const MIN_COOKIE: usize = 16;
+pub const MAX_COOKIE: usize = *FULL_COOKIE_LEN.end() as usize;
+const MIN_COOKIE: usize = *FULL_COOKIE_LEN.start() as usize;
 
 impl Cookie {
     fn of(option: &[u8]) -> Option<Self> {

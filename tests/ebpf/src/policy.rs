@@ -1,6 +1,6 @@
 //! Policies that a node may have beside gregor, reduced to what they do to DNS: one that lets only replies through to
 //! questions that it saw, one that lets no reply through, one that lets no question through, one that lets everything
-//! through and nobody else see it.
+//! through and no other program see it.
 
 use aya_ebpf::{
     bindings::{TC_ACT_OK, TC_ACT_SHOT},

@@ -44,7 +44,7 @@ const STANDBY: &str = "ready to take over";
 pub enum Plant {
     /// Nothing outlives the process: each has a state directory of its own, which goes with it
     Pins,
-    /// The responder is stopped from the start: nobody renews the deadline of the programs
+    /// The responder is stopped from the start: the deadline of the programs is not renewed
     Heartbeat,
 }
 
@@ -54,7 +54,7 @@ pub struct Settings {
     pub hook: Hook,
     /// Queries per second of each pod.
     pub rate: u32,
-    /// How long nobody is there after a kill.
+    /// How long no process runs after a kill.
     pub absence: Duration,
     pub plant: Option<Plant>,
 }

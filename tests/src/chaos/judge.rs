@@ -1,7 +1,7 @@
 //! Which promises a chaos run has broken: a pure function of what was done and what the pods saw.
 //!
 //! A query that is lost is excused only where the documents say so: the responder had it when it was killed, it was
-//! handed over before the programs noticed that nobody was there, the existing cache lost it, or another agent had just
+//! handed over before the programs noticed that there was no process, the existing cache lost it, or another agent had just
 //! changed what is on the pod's interface.
 
 use std::{collections::BTreeMap, time::Duration};
@@ -79,7 +79,7 @@ pub enum Event {
 
 /// How long after its last sign of life a responder is still asked for an answer past its time.
 const SUSPECT: Duration = Duration::from_nanos(SUSPECT_NS);
-/// A successor that comes within this time serves whoever still waits.
+/// A successor that comes within this time serves the queries that still wait.
 const IN_TIME: Duration = Duration::from_secs(4);
 /// The programs hand queries over until this has passed without a sign of the responder.
 const DEADLINE: Duration = Duration::from_secs(1);
@@ -100,7 +100,7 @@ pub struct Row {
     pub lost: u64,
     /// The responder had them when it died.
     pub outstanding: u64,
-    /// Handed over after the death, and nobody came in time.
+    /// Handed over after the death, and no successor came in time.
     pub unnoticed: u64,
     /// Lost by the existing cache.
     pub lost_by_cache: u64,
@@ -336,7 +336,7 @@ mod tests {
         assert_eq!(row(11.0, Kind::Foreign, 9.9), (1, 0, 0));
         // The next one serves it.
         assert_eq!(row(11.0, Kind::New, 10.5), (1, 0, 0));
-        // Nobody does.
+        // No successor does.
         assert_eq!(row(70.0, Kind::New, 10.5), (0, 0, 1));
         assert_eq!(row(70.0, Kind::New, 11.5), (1, 0, 0));
         assert_eq!(row(70.0, Kind::Known, 10.4), (0, 0, 1));

@@ -35,7 +35,7 @@ const MOST_INCIDENTS: usize = 100_000;
 pub enum Kind {
     /// Matched by a rule, and answered before.
     Known,
-    /// Matched by a rule, of a tenant that nobody asked for before.
+    /// Matched by a rule, of a tenant that was not asked for before.
     New,
     /// Matched by no rule.
     Foreign,
@@ -156,7 +156,7 @@ impl Shared {
         })
     }
 
-    /// One that nobody has asked for.
+    /// One that was not asked for yet.
     fn new_tenant(&self) -> u32 {
         self.next_tenant.fetch_add(1, Ordering::Relaxed)
     }
@@ -236,7 +236,7 @@ pub fn make_known(pod: &Pod, shared: &Shared, tenant: u32) -> Result<()> {
     }
 }
 
-/// Asks for a tenant that nobody asked for before until its endpoint answers.
+/// Asks for a tenant that was not asked for before until its endpoint answers.
 pub fn served(pod: &Pod, shared: &Shared) -> Result<()> {
     make_known(pod, shared, shared.new_tenant())
 }

@@ -31,7 +31,7 @@ pub enum Place {
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
     pub faults: &'static [(Fault, usize)],
-    /// How long nobody is there after a kill.
+    /// How long no process runs after a kill.
     pub absence: Duration,
     /// Queries per second of each pod.
     pub rate: u32,
@@ -95,7 +95,7 @@ const LONG: Plan = Plan {
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// Every fault some hundred times, nobody there for 60 s after a kill, and at least 10,000,000 queries
+    /// Every fault some hundred times, no process for 60 s after a kill, and at least 10,000,000 queries
     #[arg(long, conflicts_with = "quick")]
     long: bool,
     /// About a minute, as in `cargo xtask test`

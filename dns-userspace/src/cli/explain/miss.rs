@@ -16,7 +16,7 @@ pub(super) fn nearest(rules: &[Rule], name: &Name) -> Option<String> {
         .filter(|rule| !rule.is_regex())
         .filter_map(|rule| Some((rule, miss(rule.pattern(), &labels)?)))
         .max_by_key(|(_, miss)| miss.matched)
-        // A shared `local` or `com` is no indication.
+        // A shared `local` or `com` does not count.
         .filter(|(_, miss)| miss.matched >= 2)
         .map(|(rule, miss)| format!("rule `{}` ({}): {}", rule.name(), rule.pattern(), miss.why))
 }

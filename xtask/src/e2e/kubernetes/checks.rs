@@ -315,16 +315,7 @@ pub fn all(cluster: &Cluster, components: &Components, results: &mut Results) ->
         under_load(cluster, || {
             for _ in 0..2 {
                 for node in NODES {
-                    let pod = gregor_on(cluster, node)?;
-                    let before = restarts_of(&pod);
-                    kill(
-                        Pid::from_raw(process(cluster, &pod)? as i32),
-                        Signal::SIGKILL,
-                    )?;
-                    cluster.wait_until("the container is ready again", 2 * MINUTE, || {
-                        let pod = gregor_on(cluster, node)?;
-                        Ok(restarts_of(&pod) > before && condition(&pod, "Ready"))
-                    })?;
+                    restarted_after(cluster, node, Signal::SIGKILL)?;
                 }
             }
             Ok(())
@@ -334,18 +325,7 @@ pub fn all(cluster: &Cluster, components: &Components, results: &mut Results) ->
         "a hung process is ended by its probe, and loses nothing that is known",
         || {
             under_load(cluster, || {
-                let node = NODES[0];
-                let pod = gregor_on(cluster, node)?;
-                let before = restarts_of(&pod);
-                kill(
-                    Pid::from_raw(process(cluster, &pod)? as i32),
-                    Signal::SIGSTOP,
-                )?;
-                cluster.wait_until("the container is ready again", 2 * MINUTE, || {
-                    let pod = gregor_on(cluster, node)?;
-                    Ok(restarts_of(&pod) > before && condition(&pod, "Ready"))
-                })?;
-                Ok(())
+                restarted_after(cluster, NODES[0], Signal::SIGSTOP)
             })
         },
     );
@@ -529,6 +509,18 @@ fn tenant_pod(cluster: &Cluster, namespace: &str, kind: &str, node: NodeName) ->
 
 fn name_of(pod: &Value) -> &str {
     pod["metadata"]["name"].as_str().unwrap_or_default()
+}
+
+/// Sends a signal to gregor on a node and waits until its container was restarted and is ready.
+fn restarted_after(cluster: &Cluster, node: NodeName, signal: Signal) -> Result<()> {
+    let pod = gregor_on(cluster, node)?;
+    let before = restarts_of(&pod);
+    kill(Pid::from_raw(process(cluster, &pod)? as i32), signal)?;
+    cluster.wait_until("the container is ready again", 2 * MINUTE, || {
+        let pod = gregor_on(cluster, node)?;
+        Ok(restarts_of(&pod) > before && condition(&pod, "Ready"))
+    })?;
+    Ok(())
 }
 
 fn restarts_of(pod: &Value) -> u64 {

@@ -40,7 +40,7 @@ const SYSCTLS: [&str; 5] = [
     "kernel/keys/root_maxkeys",
 ];
 
-/// What is there to remove, for whoever ends the process.
+/// What to remove when the process ends.
 static LEFT: Mutex<Option<Left>> = Mutex::new(None);
 
 /// Removes the cluster, if there is one. Safe to call at any time, and again.
@@ -464,7 +464,7 @@ impl Cluster {
             .collect())
     }
 
-    /// Polls until something is so. An error of the probe counts as "not yet", and is told in the end.
+    /// Polls until something is so. An error of the probe counts as "not yet", and is reported at the end.
     pub fn wait_until(
         &self,
         what: &str,

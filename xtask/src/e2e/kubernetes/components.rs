@@ -94,7 +94,7 @@ fn build_kubernetes(directory: &Path) -> Result<()> {
     );
     let bin = directory.join("bin");
     fs::create_dir_all(&bin)?;
-    // One after the other, the kubelet last: whoever finds it finds all.
+    // One after the other, the kubelet last: where it is, all are.
     for (name, package) in [
         ("etcd", "go.etcd.io/etcd/server/v3"),
         ("kubectl", "k8s.io/kubernetes/cmd/kubectl"),

@@ -563,7 +563,9 @@ fn unusual_types() {
         },
     );
     let metrics = &outcome.metrics;
-    assert!(passed_on(metrics, "rate_limited") > 0);
+    // Once a look-up has shown that the name exists, what is over the limit is left without a reply. Whether some pass
+    // before that depends on how fast the flood begins.
+    assert!(get(metrics, "gregor_responder_unanswered_total") > 0);
     // Twenty a second, and twenty at once, each of them a look-up; the other pod's come on top.
     let allowed = 20 + 20 * (outcome.sent.took.as_secs() + 1) + outcome.answered;
     assert!(get(metrics, "gregor_chases_total") <= allowed);

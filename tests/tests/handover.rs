@@ -10,15 +10,15 @@ mod e2e;
 
 use std::net::IpAddr;
 
-use e2e::{Asks, Load, MORE, Metrics, addresses, programs_on, qualified, sorted, until};
+use e2e::{Asks, Load, MORE, Metrics, REPLY, addresses, programs_on, qualified, sorted, until};
 use gregor_tests::{
     lab::{
-        Gregor, Lab, Pod,
+        Ask, Gregor, Lab, Pod,
         world::{ExternalName, FOO_ADDRESSES, FOO_ENDPOINT, FOREIGN, NODE_LOCAL_V4},
     },
     tools,
 };
-use hickory_proto::op::Message;
+use hickory_proto::{op::Message, rr::RecordType};
 use nix::sys::signal::Signal;
 
 const CACHE: IpAddr = IpAddr::V4(NODE_LOCAL_V4);
@@ -195,4 +195,34 @@ fn successor_of_one_that_takes_everything_away() {
     let load = load_of(foo, vec![qualified("foo")]);
     load.wait_for(20);
     assert_eq!(load.finish(), Vec::<String>::new());
+}
+
+/// The one that takes over knows nothing of its own when the upstream is away: what the programs have is the last good
+/// answer, for as long as it would be were it its own.
+#[test]
+fn answers_of_a_killed_gregor_outlive_an_upstream_that_is_away() {
+    let mut lab = lab("e2eaway");
+    let gregor = successor(&lab, 0);
+    wait_for_log(&gregor, "gregor::app: ready");
+    let ask = |lab: &Lab| {
+        let mut ask = Ask::new(CACHE, &qualified("foo"), RecordType::A);
+        ask.timeout = REPLY;
+        lab.pod("foo").ask(ask).unwrap()
+    };
+    assert!(has_endpoint(&ask(&lab)));
+    gregor.signal(Signal::SIGKILL);
+    until("it ends", || gregor.process().exited());
+    lab.stop_cache();
+    let gregor = successor(&lab, 1);
+    wait_for_log(&gregor, "gregor::app: ready");
+    assert!(gregor.log().contains("took over from an earlier process"));
+    // A failed look-up takes nothing away: there is another one only where an answer was to be refreshed again.
+    until("failed look-ups", || {
+        let reply = ask(&lab);
+        assert!(has_endpoint(&reply), "{reply:?}\n{}", gregor.log());
+        let status = gregor.status().unwrap();
+        let failures = status["responder"]["chase_failures"].as_object().unwrap();
+        let failures: u64 = failures.values().filter_map(|count| count.as_u64()).sum();
+        (failures > 1).then_some(())
+    });
 }

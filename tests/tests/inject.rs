@@ -16,7 +16,7 @@ use std::{
 use dns_common::answer;
 use gregor::{
     inject::{Inject, Injector, InjectorOptions, QueryFrame},
-    model::{Intercepted, Publish, Term},
+    model::{Intercepted, LastGood, Publish, Term},
     resolve::{DnsSource, Responder, ResponderOptions},
     rules::{MatchSpec, RuleSet, RuleSpec},
 };
@@ -387,6 +387,10 @@ struct NoProgram;
 impl Publish for NoProgram {
     fn key(&self, _: u64, _: u16, _: IpAddr, _: &[String]) -> Option<answer::Key> {
         None
+    }
+
+    fn last_good(&self, _: &answer::Key) -> LastGood {
+        LastGood::default()
     }
 
     fn answer(&self, _: u32, _: &answer::Key, _: &answer::Body, _: &Term) {}

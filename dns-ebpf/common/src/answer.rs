@@ -800,7 +800,7 @@ pub use suffix::{
 pub use suffix::{change_suffix, write_suffix};
 #[cfg(not(target_arch = "bpf"))]
 pub use write::{
-    Body, Lifetime, copy_from, key_of, release, until_of, write, write_absent, write_with,
+    Body, Lifetime, body_of, copy_from, key_of, release, until_of, write, write_absent, write_with,
 };
 
 #[cfg(not(target_arch = "bpf"))]

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     fair::Limits,
-    model::{Publish, Term},
+    model::{LastGood, Publish, Term},
     rules::RuleSet,
 };
 
@@ -339,6 +339,13 @@ impl Answers {
         Key::new(rule, qtype, id, &captures).filter(|key| view.knows(key))
     }
 
+    /// What the programs have of the question with this key, whichever process has published it.
+    pub fn last_good(&self, key: &Key) -> LastGood {
+        self.lock()
+            .as_ref()
+            .map_or_else(LastGood::default, |inner| inner.last_good(key))
+    }
+
     /// Lets the programs answer from now on, or with something else than before. An answer that has no room is answered
     /// by userspace.
     pub fn publish(&self, ifindex: u32, key: &Key, body: &Body, term: &Term) {
@@ -477,6 +484,19 @@ impl Inner {
         }
     }
 
+    fn last_good(&self, key: &Key) -> LastGood {
+        let now = monotonic_ns();
+        let find = |qtype: u16| {
+            let entry = &self.tables.answers.find(&key.with_qtype(qtype))?.entry;
+            let left = answer::until_of(entry).checked_sub(now)?;
+            Some((entry, Duration::from_nanos(left)))
+        };
+        LastGood {
+            answer: find(key.qtype()).map(|(entry, left)| (answer::body_of(entry), left)),
+            exists: KEPT_QTYPES.into_iter().any(|qtype| find(qtype).is_some()),
+        }
+    }
+
     /// `key` has a qtype of 0.
     fn publish_absent(&mut self, ifindex: u32, key: &Key, until_ns: u64) {
         if !self.view.knows(key) {
@@ -545,6 +565,10 @@ fn settle(given: &mut Given, view: &View, key: &Key, tables: &Tables, slot: u32)
 impl Publish for Answers {
     fn key(&self, rule: u64, qtype: u16, server: IpAddr, captures: &[String]) -> Option<Key> {
         Answers::key(self, rule, qtype, server, captures)
+    }
+
+    fn last_good(&self, key: &Key) -> LastGood {
+        Answers::last_good(self, key)
     }
 
     fn answer(&self, ifindex: u32, key: &Key, body: &Body, term: &Term) {

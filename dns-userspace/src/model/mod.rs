@@ -14,7 +14,7 @@ mod transport;
 pub use interface::{Interface, RETURN_DEVICES};
 pub use limit::Limit;
 pub use name::wire_name;
-pub use publish::{Publish, Term};
+pub use publish::{LastGood, Publish, Term};
 pub use query::{Intercepted, VlanTag};
 pub use steering::{Listeners, SteerMode, SteeredClients};
 pub use transport::Transport;

@@ -17,10 +17,21 @@ pub struct Term {
     pub unattended: Duration,
 }
 
+/// What the program has of a question, published by this process or by an earlier one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LastGood {
+    /// The last answer to it, and how much longer that may be served while it cannot be refreshed.
+    pub answer: Option<(Body, Duration)>,
+    /// Whether there is such an answer to it or to another qtype of the same name.
+    pub exists: bool,
+}
+
 /// A table of answers that the kernel program serves by itself.
 pub trait Publish: Debug + Send + Sync + 'static {
     /// The key of a question under the rule with this id; `None` where the program must not keep its answer.
     fn key(&self, rule: u64, qtype: u16, server: IpAddr, captures: &[String]) -> Option<Key>;
+    /// What the program has of the question with this key.
+    fn last_good(&self, key: &Key) -> LastGood;
     /// The program serves this answer from now on.
     fn answer(&self, ifindex: u32, key: &Key, body: &Body, term: &Term);
     /// The program passes queries of this key, whatever their qtype, for this much longer.

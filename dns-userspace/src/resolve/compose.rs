@@ -112,6 +112,35 @@ impl Section {
         })
     }
 
+    /// The section that had this body ([`Section::body`]); `None` for a body that no section has.
+    pub fn of_body(body: &Body) -> Option<Section> {
+        let mut section = Section {
+            bytes: body.chain.clone(),
+            pointers: body.pointers.clone(),
+            ttls: body.ttls.clone(),
+            chain_end: body.chain.len(),
+            chain_count: body.answers.checked_sub(body.records.len() as u16)?,
+            rrset: Vec::with_capacity(body.records.len()),
+            left_out: 0,
+            has_soa: body.authorities > 0,
+        };
+        if section.has_soa {
+            section.chain_end = end_of_records(&body.chain, section.chain_count)?;
+        }
+        for record in &body.records {
+            let start = section.bytes.len();
+            section.bytes.extend_from_slice(record);
+            section.pointers.push(start as u16);
+            section.ttls.push(start as u16 + 6);
+            section.rrset.push(start..section.bytes.len());
+        }
+        for &position in &section.pointers {
+            *section.bytes.get_mut(usize::from(position))? &= !((POINTER >> 8) as u8);
+        }
+        let is_whole = |position: &u16| usize::from(*position) + 4 <= section.bytes.len();
+        section.ttls.iter().all(is_whole).then_some(section)
+    }
+
     /// Whether there is more than the chain and a denial.
     pub fn has_records(&self) -> bool {
         !self.rrset.is_empty()
@@ -181,6 +210,29 @@ impl Section {
             message[position..position + 4].copy_from_slice(&ttl_seconds.to_be_bytes());
         }
     }
+}
+
+/// Where the first `count` records end.
+fn end_of_records(bytes: &[u8], count: u16) -> Option<usize> {
+    let mut at = 0;
+    for _ in 0..count {
+        loop {
+            let label = usize::from(*bytes.get(at)?);
+            at += 1;
+            match label {
+                0 => break,
+                // A compression pointer.
+                0xc0.. => {
+                    at += 1;
+                    break;
+                }
+                _ => at += label,
+            }
+        }
+        let rdata_len = bytes.get(at + 8..at + 10)?;
+        at += 10 + usize::from(u16::from_be_bytes([rdata_len[0], rdata_len[1]]));
+    }
+    (at <= bytes.len()).then_some(at)
 }
 
 /// The part of an ascending list that lies in a range.

@@ -19,7 +19,7 @@ use dns_common::wire::qtype_is_kept;
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use tracing::debug;
 
-pub use event::{Action, AnswerAction, Event, MatchedQuery, PublishKey};
+pub use event::{Action, AnswerAction, Event, MatchedQuery, PublishKey, Published};
 pub use look_up::LookUp;
 
 use self::look_up::Step;

@@ -21,8 +21,8 @@ use self::{
     intake::{Plan, parse, plan},
 };
 use super::{
-    cache::Key,
-    engine::{Engine, Event, MatchedQuery, PublishKey},
+    cache::{CacheEntry, Key},
+    engine::{Engine, Event, MatchedQuery, PublishKey, Published},
     limiter::Limiter,
     options::{ResponderOptions, Upstream},
     query::Query,
@@ -32,7 +32,7 @@ use super::{
 };
 use crate::{
     inject::{Inject, QueryFrame},
-    model::{Intercepted, Publish, Transport},
+    model::{Intercepted, LastGood, Publish, Transport},
     monitor::{Exchange, Hub},
 };
 
@@ -203,11 +203,20 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
         if let Some(watched) = &mut client.watched {
             watched.record.namespace.clone_from(&plan.namespace);
         }
+        let mut published = Published::default();
         let publish = client.answers.as_ref().and_then(|answers| {
             let (rule, captures) = plan.published_by.as_ref()?;
+            let key = answers.key(*rule, query.qtype, server.ip(), captures)?;
+            let LastGood { answer, exists } = answers.last_good(&key);
+            published = Published {
+                answer: answer.and_then(|(body, left)| {
+                    CacheEntry::of_program(body, left, (self.clock)()).map(Arc::new)
+                }),
+                exists,
+            };
             Some(PublishKey {
                 table: Arc::as_ptr(answers).cast::<()>().addr(),
-                key: answers.key(*rule, query.qtype, server.ip(), captures)?,
+                key,
             })
         });
         let key = Key {
@@ -229,6 +238,7 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
             may_look_up,
             is_answered,
             publish,
+            published,
         })
     }
 

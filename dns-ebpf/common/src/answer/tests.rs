@@ -490,6 +490,7 @@ fn an_entry_is_copied_with_its_key_and_its_times() {
     let entry = &tables.slot(0).unwrap().entry;
     assert_eq!(key_of(entry), Some(key));
     assert_eq!(until_of(entry), 40);
+    assert_eq!(body_of(entry), body);
     let copy = entry_of::<ENTRY_WORDS>();
     copy_from(&copy, entry, || {});
     assert_eq!((key_of(&copy), until_of(&copy)), (Some(key), 40));

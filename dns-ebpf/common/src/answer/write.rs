@@ -175,6 +175,34 @@ pub fn key_of(entry: &[Word]) -> Option<Key> {
     Some(key)
 }
 
+/// The body of an entry that was written by [`write`]. Only for the one writer.
+pub fn body_of(entry: &Entry) -> Body {
+    let word = |at: usize| entry[at].load();
+    let byte = |at: usize| (word(SECTION + at / 8) >> (8 * (at % 8))) as u8;
+    let patch = |index: usize| (word(PATCHES + index / 4) >> (16 * (index % 4))) as u16;
+    let (shape, rrset, counts) = (word(SHAPE), word(RRSET), word(COUNTS));
+    let chain_len = (shape as u16 as usize).min(SECTION_LEN);
+    let size = usize::from((rrset >> 8) as u8);
+    let records = usize::from(rrset as u8)
+        .min(MAX_RECORDS)
+        .min((SECTION_LEN - chain_len).checked_div(size).unwrap_or(0));
+    let bytes = |from: usize, len: usize| (from..from + len).map(byte).collect();
+    Body {
+        chain: bytes(0, chain_len),
+        records: (0..records)
+            .map(|index| bytes(chain_len + index * size, size))
+            .collect(),
+        pointers: (0..usize::from(counts as u8).min(MAX_POINTERS))
+            .map(patch)
+            .collect(),
+        ttls: (0..usize::from((counts >> 8) as u8).min(MAX_TTLS))
+            .map(|index| patch(MAX_POINTERS + index))
+            .collect(),
+        answers: (shape >> 16) as u16,
+        authorities: (shape >> 32) as u16,
+    }
+}
+
 /// Until when an entry is of any use, also while no responder is there.
 pub fn until_of(entry: &[Word]) -> u64 {
     let serve = entry[SERVE_UNTIL].load();

@@ -100,6 +100,11 @@ impl<T: AsRef<[Word]>> Table<T> {
         self.entries.element(slot as usize)
     }
 
+    /// The entry of a key.
+    pub fn find(&self, key: &Key) -> Option<&T> {
+        self.entry(*self.keys.get(key)?)
+    }
+
     /// Every key with its slot, in no order.
     pub fn keys(&self) -> impl Iterator<Item = (&Key, u32)> {
         self.keys.iter().map(|(key, slot)| (key, *slot))

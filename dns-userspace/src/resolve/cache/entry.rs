@@ -25,6 +25,8 @@ pub struct CacheEntry {
     pub body: Option<Body>,
     ttl: Duration,
     at: Instant,
+    /// How long it may be served from `at` on while the upstream fails, where that does not follow from its TTL.
+    stale_left: Option<Duration>,
     rotation: AtomicUsize,
     /// Its part of what all large answers may occupy.
     pub(super) large: Option<Large>,
@@ -62,9 +64,24 @@ impl CacheEntry {
             // A TTL of 0 would make every query a chase of its own.
             ttl: Duration::from_secs(ttl_seconds.max(1).into()),
             at,
+            stale_left: None,
             rotation: AtomicUsize::new(rotation.into()),
             large: None,
         }
+    }
+
+    /// What the program has of an answer that this process does not: it is not fresh, and served for at most `left` from
+    /// `at` on. `None` for a body that cannot be read.
+    pub fn of_program(body: Body, left: Duration, at: Instant) -> Option<CacheEntry> {
+        Some(CacheEntry {
+            section: Section::of_body(&body)?,
+            body: Some(body),
+            ttl: Duration::ZERO,
+            at,
+            stale_left: Some(left),
+            rotation: AtomicUsize::default(),
+            large: None,
+        })
     }
 
     /// The number of replies so far, from where [`CacheEntry::new`] began.
@@ -83,6 +100,7 @@ impl CacheEntry {
 
     /// How long it may still be served while the upstream fails.
     pub fn stale_for(&self, limit: Duration, now: Instant) -> Duration {
+        let limit = self.stale_left.map_or(limit, |left| left.min(limit));
         (self.ttl + limit).saturating_sub(now.saturating_duration_since(self.at))
     }
 }

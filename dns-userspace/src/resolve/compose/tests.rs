@@ -504,6 +504,7 @@ proptest! {
             );
             return Ok(());
         };
+        prop_assert_eq!(Section::of_body(&body), Some(section.clone()));
         let rounds = 2 * section.rrset.len().max(1);
         let replies = in_the_kernel::replies(&bytes, qtype.into(), &body, ttl, rounds);
         let opt_len = if opt.is_some() { 11 } else { 0 };

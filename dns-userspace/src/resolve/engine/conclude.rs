@@ -9,7 +9,7 @@ use dns_common::wire::{TYPE_A, TYPE_AAAA};
 
 use super::{
     Engine, GRACE,
-    event::{Action, AnswerAction, MatchedQuery},
+    event::{Action, AnswerAction, MatchedQuery, Published},
 };
 use crate::{
     model::Term,
@@ -90,8 +90,12 @@ impl<C: Clone> Engine<C> {
         now: Instant,
         actions: &mut Vec<Action<C>>,
     ) {
+        let serve_stale = self.options.serve_stale;
         let stale = match failure {
-            CachedFailure::LookUp(_) => self.cache.stale(&query.key, self.options.serve_stale, now),
+            CachedFailure::LookUp(_) => self
+                .cache
+                .stale(&query.key, serve_stale, now)
+                .or_else(|| query.published.stale(serve_stale, now)),
             CachedFailure::BrokenChain | CachedFailure::NoAddress => None,
         };
         if let Some(entry) = stale {
@@ -130,7 +134,15 @@ impl<C: Clone> Engine<C> {
         actions: &mut Vec<Action<C>>,
     ) {
         let serve_stale = self.options.serve_stale;
-        match self.cache.existence(&query.key, serve_stale, now) {
+        let existence = match self.cache.existence(&query.key, serve_stale, now) {
+            Existence::Answer(entry) => Existence::Answer(entry),
+            other => match query.published.stale(serve_stale, now) {
+                Some(entry) => Existence::Answer(entry),
+                None if query.published.exists => Existence::Exists,
+                None => other,
+            },
+        };
+        match existence {
             Existence::Answer(entry) => self.answer_stale(query, &entry, now, actions),
             Existence::Exists if query.is_answered => {}
             Existence::Exists => actions.push(Action::NoReply {
@@ -139,6 +151,14 @@ impl<C: Clone> Engine<C> {
             }),
             Existence::Unknown => pass_on(query, reason, actions),
         }
+    }
+}
+
+impl Published {
+    /// The last good answer, as [`Cache::stale`](crate::resolve::cache::Cache::stale).
+    fn stale(&self, limit: Duration, now: Instant) -> Option<Arc<CacheEntry>> {
+        let entry = self.answer.as_ref()?;
+        (!entry.stale_for(limit, now).is_zero()).then(|| Arc::clone(entry))
     }
 }
 

@@ -35,6 +35,17 @@ pub struct MatchedQuery<C> {
     /// Where answers to it are published. Types that the program does not keep have a key too: NXDOMAIN is about the name, so
     /// it is published whatever the type.
     pub publish: Option<PublishKey>,
+    /// What is published of its name there, which an earlier process may have looked up.
+    pub published: Published,
+}
+
+/// What the program has of a name.
+#[derive(Clone, Debug, Default)]
+pub struct Published {
+    /// The last answer to this question.
+    pub answer: Option<Arc<CacheEntry>>,
+    /// Whether there is an answer to this or to another qtype.
+    pub exists: bool,
 }
 
 /// An entry of one table of published answers.

@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     model::Term,
-    resolve::{chain::Answer, testing::*},
+    resolve::{cache::CacheEntry, chain::Answer, compose::Section, testing::*},
 };
 
 const TARGET: &str = "kafka-upstream.foo.svc.cluster.local.";
@@ -127,6 +127,7 @@ fn query_of(client: u32, namespace: &str, qtype: RecordType) -> MatchedQuery<u32
         may_look_up: true,
         is_answered: false,
         publish: None,
+        published: Published::default(),
     }
 }
 
@@ -318,6 +319,83 @@ fn a_cached_address_of_the_other_family_comes_with_the_look_up() {
     sim.looked_up(found(20));
     let expected = Seen::LookUp(TARGET.to_owned(), RecordType::AAAA, true);
     assert_eq!(sim.query(2, RecordType::AAAA), [expected]);
+}
+
+/// The program has an answer for 40 s that this process never looked up, as after a restart.
+fn inherited(client: u32, qtype: RecordType, now: Instant) -> MatchedQuery<u32> {
+    let section = Section::new(&addresses(&[TARGET], 1, 20)).unwrap();
+    let entry = CacheEntry::of_program(section.body().unwrap(), seconds(40), now).unwrap();
+    MatchedQuery {
+        published: Published {
+            answer: (qtype == RecordType::A).then(|| Arc::new(entry)),
+            exists: true,
+        },
+        ..published(client, qtype, 1)
+    }
+}
+
+#[test]
+fn an_answer_of_an_earlier_process_outlives_failed_look_ups() {
+    let mut sim = Sim::new(options());
+    let expected = |client, left| {
+        let term = Term {
+            fresh: seconds(5),
+            grace: GRACE,
+            fixed_ttl: Some(30),
+            unattended: seconds(left),
+        };
+        [Seen::Publish(client, term), Seen::Answer(client, 30, true)]
+    };
+    let first = inherited(1, RecordType::A, sim.now);
+    sim.feed(Event::Query(first.clone()));
+    assert_eq!(sim.looked_up(timeout()), expected(1, 40));
+    // While the failure is remembered.
+    let second = inherited(2, RecordType::A, sim.now);
+    assert_eq!(sim.feed(Event::Query(second)), expected(2, 40));
+    // This node cannot look it up.
+    sim.pass(10);
+    sim.feed(Event::Query(first.clone()));
+    assert_eq!(
+        sim.looked_up(Outcome::Failed(Failure::Local)),
+        expected(1, 30)
+    );
+    // A refresh keeps what the program has.
+    let refresh = MatchedQuery {
+        is_answered: true,
+        ..first.clone()
+    };
+    sim.feed(Event::RefreshDue(refresh));
+    assert_eq!(sim.looked_up(timeout()), expected(1, 30)[..1]);
+    // It is too old.
+    sim.pass(30);
+    sim.feed(Event::Query(first));
+    let expected = [Seen::Withdraw(1), Seen::ServFail(1, 22)];
+    assert_eq!(sim.looked_up(timeout()), expected);
+}
+
+#[test]
+fn an_answer_of_an_earlier_process_yields_to_the_upstream() {
+    let mut sim = Sim::new(options());
+    let query = inherited(1, RecordType::A, sim.now);
+    sim.feed(Event::Query(query.clone()));
+    let expected = [
+        Seen::PublishNoTarget(1, seconds(5)),
+        Seen::PassOn(1, PassReason::NoTarget),
+    ];
+    assert_eq!(sim.looked_up(Outcome::NoTarget), expected);
+    let mut sim = Sim::new(options());
+    sim.feed(Event::Query(query));
+    let expected = [Seen::Warn, Seen::Withdraw(1), Seen::ServFail(1, 0)];
+    assert_eq!(sim.looked_up(Outcome::BrokenChain), expected);
+}
+
+#[test]
+fn a_name_that_an_earlier_process_found_is_not_left_to_the_cache() {
+    let mut sim = Sim::new(options());
+    let query = inherited(1, RecordType::AAAA, sim.now);
+    sim.feed(Event::Query(query));
+    let expected = [Seen::NoReply(1, PassReason::LocalFailure)];
+    assert_eq!(sim.looked_up(Outcome::Failed(Failure::Local)), expected);
 }
 
 #[test]

@@ -711,9 +711,9 @@ async fn rules_decide_about_the_target_and_their_ttl_is_a_cap() {
 /// Of the default options.
 const SERVE_STALE: Duration = Duration::from_secs(3600);
 
-/// What was published, in order.
+/// What was published, in order, and what the program has from before.
 #[derive(Debug, Default)]
-struct Published(Mutex<Vec<Publication>>);
+struct Published(Mutex<Vec<Publication>>, LastGood);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Publication {
@@ -738,6 +738,10 @@ impl Publish for Published {
     ) -> Option<answer::Key> {
         let captures: Vec<&[u8]> = captures.iter().map(|label| label.as_bytes()).collect();
         answer::Key::new(rule, qtype, 0, &captures)
+    }
+
+    fn last_good(&self, _key: &answer::Key) -> LastGood {
+        self.1.clone()
     }
 
     fn answer(&self, ifindex: u32, key: &answer::Key, body: &answer::Body, term: &Term) {

@@ -4,10 +4,10 @@
 //! a table holds is keyed by numbers that mean the same in all of them. What depends on the rule set of one program is its
 //! [`View`].
 
+mod accounts;
 mod table;
 
 use std::{
-    collections::BTreeMap,
     net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -20,7 +20,11 @@ use dns_common::{
     wire::KEPT_QTYPES,
 };
 
-use self::table::Table;
+pub use self::accounts::Given;
+use self::{
+    accounts::{Accounts, Hits},
+    table::Table,
+};
 use super::{
     DatapathError, heartbeat::monotonic_ns, mapping::Mapping, object::mapping, server_id::server_id,
 };
@@ -64,20 +68,6 @@ impl AnswerOptions {
         }
     }
 }
-
-/// Answers that the programs gave.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Given {
-    /// By name of the rule.
-    pub rules: BTreeMap<String, u64>,
-    /// By namespace, up to 1,024 of them.
-    pub namespaces: BTreeMap<String, u64>,
-    /// Of all other namespaces.
-    pub other_namespaces: u64,
-}
-
-/// Most namespaces that hits are counted for.
-const MAX_NAMESPACES: usize = 1024;
 
 /// How much there is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -223,6 +213,12 @@ impl Tables {
             .fold(0, u64::wrapping_add)
     }
 
+    /// What a slot has counted for the key that it has.
+    fn hits_in(&self, view: &View, slot: u32) -> Option<Hits> {
+        let key = answer::key_of(self.answers.entry(slot)?.as_ref())?;
+        hits_of(view, &key, self, slot)
+    }
+
     /// Copies the entries of a table of another size; what has no room is left out.
     pub fn import(&mut self, other: &Mapping<Slot>) {
         let now = monotonic_ns();
@@ -258,12 +254,16 @@ impl Tables {
 }
 
 /// The tables with the view that is in force. They are let go of when another process is to write them.
-pub struct Answers(Mutex<Option<Inner>>);
+pub struct Answers {
+    inner: Mutex<Option<Inner>>,
+    /// Held while a sum is made: one at a time.
+    sum: Mutex<()>,
+}
 
 struct Inner {
     tables: Tables,
     view: View,
-    given: Given,
+    accounts: Accounts,
     unplaced: u64,
 }
 
@@ -272,16 +272,19 @@ impl Answers {
         let mut inner = Inner {
             tables,
             view,
-            given: Given::default(),
+            accounts: Accounts::default(),
             unplaced: 0,
         };
         inner.conform();
-        Self(Mutex::new(Some(inner)))
+        Self {
+            inner: Mutex::new(Some(inner)),
+            sum: Mutex::default(),
+        }
     }
 
     /// A panic elsewhere leaves the tables in a state that only costs room.
     fn lock(&self) -> MutexGuard<'_, Option<Inner>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes no more from here on: the tables are another process's.
@@ -400,9 +403,28 @@ impl Answers {
             })
     }
 
-    /// What the programs have answered since this process took the tables.
+    /// What the programs have answered since this process took the tables. Publishing goes on meanwhile.
     pub fn given(&self) -> Given {
-        self.lock().as_ref().map(Inner::given).unwrap_or_default()
+        let _one = self.sum.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(inner) = self.lock().as_mut() {
+            inner.accounts.begin();
+        }
+        loop {
+            let mut guard = self.lock();
+            let Some(inner) = guard.as_mut() else {
+                return Given::default();
+            };
+            let Inner {
+                tables,
+                view,
+                accounts,
+                ..
+            } = inner;
+            let slots = tables.options.total as u32;
+            if let Some(given) = accounts.step(slots, |slot| tables.hits_in(view, slot)) {
+                return given;
+            }
+        }
     }
 }
 
@@ -445,7 +467,7 @@ impl Inner {
         let Self {
             tables,
             view,
-            given,
+            accounts,
             unplaced,
         } = self;
         tables.absent.remove(&key.with_qtype(0), tables.seed);
@@ -456,7 +478,9 @@ impl Inner {
                 gone = Some((*key, slot))
             });
         if let Some((gone, slot)) = gone {
-            settle(given, view, &gone, tables, slot);
+            if let Some(hits) = hits_of(view, &gone, tables, slot) {
+                accounts.settle(slot, &hits);
+            }
             view.hide_suffix(&gone, slot);
         }
         let Some(place) = place else {
@@ -517,49 +541,44 @@ impl Inner {
 
     fn remove(&mut self, key: &Key) {
         if let Some(slot) = self.tables.answers.remove(key, self.tables.seed) {
-            settle(&mut self.given, &self.view, key, &self.tables, slot);
+            if let Some(hits) = hits_of(&self.view, key, &self.tables, slot) {
+                self.accounts.settle(slot, &hits);
+            }
             self.view.hide_suffix(key, slot);
         }
     }
 
-    fn given(&self) -> Given {
-        let mut given = self.given.clone();
-        for (key, slot) in self.tables.answers.keys() {
-            settle(&mut given, &self.view, key, &self.tables, slot);
-        }
-        given
-    }
-
-    /// Adds the hits of all slots to the accounts, which then begin anew.
+    /// Adds the hits of all slots to the accounts; the slots then begin at zero.
     fn settle_all(&mut self) {
-        self.given = self.given();
-        self.tables.before = (0..self.tables.options.total as u32)
-            .map(|slot| self.tables.hits(slot))
+        let Self {
+            tables,
+            view,
+            accounts,
+            ..
+        } = self;
+        accounts.settle_all(tables.options.total as u32, |slot| {
+            tables.hits_in(view, slot)
+        });
+        tables.before = (0..tables.options.total as u32)
+            .map(|slot| tables.hits(slot))
             .collect();
     }
 }
 
-/// Adds the hits of a slot to the account of its key.
-fn settle(given: &mut Given, view: &View, key: &Key, tables: &Tables, slot: u32) {
+/// What a slot has counted for a key since it came to it.
+fn hits_of(view: &View, key: &Key, tables: &Tables, slot: u32) -> Option<Hits> {
     let since = tables.before.get(slot as usize).copied().unwrap_or(0);
-    let hits = tables.hits(slot).wrapping_sub(since);
-    if hits == 0 {
-        return;
+    let count = tables.hits(slot).wrapping_sub(since);
+    if count == 0 {
+        return None;
     }
-    let rule = view.rules.index_of(key.rule);
-    let Some(rule) = rule.and_then(|rule| view.rules.rules().get(rule)) else {
-        return;
-    };
-    *given.rules.entry(rule.name().to_owned()).or_default() += hits;
-    let Some((label, len)) = rule.namespace().and_then(|at| key.labels().nth(at)) else {
-        return;
-    };
-    let namespace = String::from_utf8_lossy(&label[..len]).into_owned();
-    if given.namespaces.len() < MAX_NAMESPACES || given.namespaces.contains_key(&namespace) {
-        *given.namespaces.entry(namespace).or_default() += hits;
-    } else {
-        given.other_namespaces += hits;
-    }
+    let rule = view.rules.rules().get(view.rules.index_of(key.rule)?)?;
+    let label = rule.namespace().and_then(|at| key.labels().nth(at));
+    Some(Hits {
+        rule: rule.name().to_owned(),
+        namespace: label.map(|(label, len)| String::from_utf8_lossy(&label[..len]).into_owned()),
+        count,
+    })
 }
 
 impl Publish for Answers {

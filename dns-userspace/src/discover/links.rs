@@ -57,6 +57,8 @@ pub struct Links {
     /// Set after an error: when the sockets are opened again, and the pause after the next error.
     reopen: Option<Instant>,
     pause: Duration,
+    /// Whether the log has said that messages cannot be read.
+    has_warned: bool,
 }
 
 impl Links {
@@ -73,6 +75,7 @@ impl Links {
             errors: Arc::default(),
             reopen: None,
             pause: FIRST_PAUSE,
+            has_warned: false,
         })
     }
 
@@ -186,7 +189,12 @@ impl Links {
                 }
                 Ok(NetlinkPayload::Overrun(_)) => self.needs_dump = true,
                 Ok(_) => {}
-                Err(error) => tracing::debug!(%error, "an rtnetlink message that cannot be read"),
+                Err(error) if !std::mem::replace(&mut self.has_warned, true) => tracing::warn!(
+                    %error,
+                    "a message of rtnetlink cannot be read: its interface may not be served, and `gregor status` does not \
+                     list it; further ones are logged at debug"
+                ),
+                Err(error) => tracing::debug!(%error, "a message of rtnetlink cannot be read"),
             }
         }
         events

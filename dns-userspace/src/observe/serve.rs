@@ -66,10 +66,7 @@ pub fn pages(source: Arc<dyn Source>) -> Router {
 /// `/status`, `/monitor`, and for probes `/healthz` and `/readyz`.
 pub fn control(source: Arc<dyn Source>) -> Router {
     Router::new()
-        .route(
-            "/status",
-            get(async |State(source): State<Arc<dyn Source>>| Json(source.status())),
-        )
+        .route("/status", get(status))
         .route("/monitor", get(monitor))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
@@ -142,11 +139,28 @@ async fn monitor(State(source): State<Arc<dyn Source>>, Query(filter): Query<Fil
         .into_response()
 }
 
-async fn metrics(State(source): State<Arc<dyn Source>>) -> Response {
-    match render(source.status()) {
-        Ok(text) => ([(CONTENT_TYPE_HEADER, CONTENT_TYPE)], text).into_response(),
-        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+async fn status(State(source): State<Arc<dyn Source>>) -> Response {
+    match aside(move || source.status()).await {
+        Ok(status) => Json(status).into_response(),
+        Err(code) => code.into_response(),
     }
+}
+
+async fn metrics(State(source): State<Arc<dyn Source>>) -> Response {
+    match aside(move || render(source.status())).await {
+        Ok(Ok(text)) => ([(CONTENT_TYPE_HEADER, CONTENT_TYPE)], text).into_response(),
+        Ok(Err(_)) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+        Err(code) => code.into_response(),
+    }
+}
+
+/// Runs what takes the longer the more answers there are on a thread of its own, so that no worker waits for it.
+async fn aside<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, StatusCode> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)
 }
 
 async fn healthz(State(source): State<Arc<dyn Source>>) -> (StatusCode, String) {

@@ -236,15 +236,22 @@ fn is_exposed(events: &[&Event], incident: &Incident) -> bool {
 
 fn excuse(events: &[&Event], incident: &Incident) -> Option<Excuse> {
     let sent = incident.sent;
+    let outlived = |at: Duration| sent <= at && sent + super::load::TIMEOUT >= at;
     events.iter().find_map(|event| match event {
         // What is known the program answers, and foreign names pass: no death reaches them. But a known name whose answer runs
-        // out before the silence of the responder is noticed is handed over like a new one.
+        // out is handed over like a new one: before the silence of the responder is noticed, and while the responder waits
+        // for a cache that is away.
+        Event::Died { at, .. }
+            if incident.kind == Kind::Known && outlived(*at) && asked_while_away(events, sent) =>
+        {
+            Some(Excuse::Outstanding)
+        }
         Event::Died { at, served } if incident.kind == Kind::Known => (sent + SLACK >= *at
             && sent <= *at + SUSPECT + SLACK
             && served.saturating_sub(*at) > IN_TIME)
             .then_some(Excuse::Unnoticed),
         Event::Died { at, served } if incident.kind == Kind::New => {
-            if sent <= *at && sent + super::load::TIMEOUT >= *at {
+            if outlived(*at) {
                 Some(Excuse::Outstanding)
             } else if sent > *at
                 && sent <= *at + DEADLINE + SLACK
@@ -255,10 +262,18 @@ fn excuse(events: &[&Event], incident: &Incident) -> Option<Excuse> {
                 None
             }
         }
-        Event::CacheAway { from, until } if incident.kind != Kind::Known => {
-            (sent + DEADLINE >= *from && sent <= *until + SLACK).then_some(Excuse::Cache)
+        Event::CacheAway { .. } if incident.kind != Kind::Known => {
+            asked_while_away(std::slice::from_ref(event), sent).then_some(Excuse::Cache)
         }
         _ => None,
+    })
+}
+
+/// Whether a query that was sent then may have been asked of a cache that was away.
+fn asked_while_away(events: &[&Event], sent: Duration) -> bool {
+    events.iter().any(|event| match event {
+        Event::CacheAway { from, until } => sent + DEADLINE >= *from && sent <= *until + SLACK,
+        _ => false,
     })
 }
 
@@ -396,6 +411,20 @@ mod tests {
         assert_eq!(lost(Kind::New, 11.0), 0);
         assert_eq!(lost(Kind::Known, 11.0), 1);
         assert_eq!(lost(Kind::Foreign, 14.0), 1);
+
+        // A known name waited at a responder that is killed then.
+        let died = Event::Died {
+            at: at(13.0),
+            served: at(13.5),
+        };
+        let lost = |sent| {
+            let lost = incident(sent, Kind::Known, What::Lost);
+            let events = [away.clone(), died.clone()];
+            broken(round(Fault::Kill, &events), &[lost]).len()
+        };
+        assert_eq!(lost(11.0), 0);
+        assert_eq!(lost(12.6), 1);
+        assert_eq!(lost(7.9), 1);
     }
 
     #[test]

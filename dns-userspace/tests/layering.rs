@@ -203,6 +203,21 @@ fn a_circle_is_found_through_re_exports_inline_paths_and_macros() {
 }
 
 #[test]
+fn a_circle_is_found_where_a_function_has_the_name_of_its_module() {
+    let sample = Sample::new(
+        "function",
+        &[
+            ("lib.rs", "pub mod a; pub mod b;"),
+            ("a.rs", "use crate::b::C; pub struct A; fn f(_: C) {}"),
+            ("b/mod.rs", "mod c; pub use c::{C, c};"),
+            ("b/c.rs", "use crate::a::A; pub struct C(A); pub fn c() {}"),
+        ],
+    );
+    let circles = Imports::read(&sample.0).circles();
+    assert_eq!(circles.len(), 1, "{circles:?}");
+}
+
+#[test]
 fn tests_re_exports_and_a_parents_declarations_are_no_imports() {
     let sample = Sample::new(
         "none",

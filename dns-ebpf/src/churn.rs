@@ -5,9 +5,9 @@
 
 use aya_ebpf::{helpers::generated::bpf_ktime_get_ns, macros::classifier, programs::TcContext};
 use dns_common::{
-    answer::{Asked, Found, Tables as _, locate, locate_by_suffix, read_with, suffix_of},
+    answer::{Found, Tables as _, locate, locate_by_suffix, read_with, suffix_of},
     churn::{KEYS, NAME_LEN, NAME_WORDS, NAMES, SEEN, SEEN_WORDS, is_own},
-    dfa::{NAME_AT, Scratch},
+    scratch::{Asked, NAME_AT, Scratch},
 };
 
 use crate::{host::MapTables, maps};

@@ -7,13 +7,15 @@ use aya_ebpf::{
 };
 use dns_common::{
     abi::{self, EventHeader, MAX_FRAME, Servers},
-    answer::{self, Absent, Found, Located, RuleEntry, Settings, Slot, Tables, Ways, Word},
-    dfa::{NAME_AT, NAME_COPY, Scratch, Tail, Tails},
+    answer::{self, Absent, Found, Located, RuleEntry, Settings, Slot, Tables, Ways},
+    dfa::{Tail, Tails},
     packet::{MAX_OPTIONS, Packet, VlanTag},
     pipeline::{self, Address, Host, Matched, Recognised},
     reply::Replied,
+    scratch::{NAME_AT, NAME_COPY, Scratch},
     verdict::{EXPIRED, REFRESHED, Reason, Verdict},
     verifier,
+    word::Word,
 };
 
 use crate::{

@@ -7,10 +7,12 @@ use aya_ebpf::{
 };
 use dns_common::{
     abi,
-    answer::{Absent, RuleEntry, Settings, Slot, Ways, Word},
-    dfa::{Header, Scratch, Table, Tail},
+    answer::{Absent, RuleEntry, Settings, Slot, Ways},
+    dfa::{Header, Table, Tail},
+    scratch::Scratch,
     verdict::COUNTERS as COUNTER_COUNT,
     verifier,
+    word::Word,
 };
 
 #[map]

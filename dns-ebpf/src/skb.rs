@@ -13,9 +13,9 @@ use aya_ebpf::{
 };
 use dns_common::{
     abi::RETURNED,
-    answer::REPLY_LEN,
-    dfa::Scratch,
-    packet::{self, HEADERS, Packet, Scalar, VlanTag, Window},
+    checksum::{is_begun, with_delta},
+    packet::{Packet, Scalar, VlanTag, Window},
+    scratch::{HEADERS, REPLY_LEN, Scratch},
     verifier,
 };
 
@@ -281,8 +281,8 @@ impl Packet for Skb {
         }
         // SAFETY: within the linear part.
         let mut checksum = unsafe { core::ptr::read_volatile(at as *const u16) };
-        if !stays && !packet::is_begun(before, checksum, from, to) {
-            checksum = packet::with_delta(checksum, delta.into());
+        if !stays && !is_begun(before, checksum, from, to) {
+            checksum = with_delta(checksum, delta.into());
         }
         window.put(0, checksum);
         true

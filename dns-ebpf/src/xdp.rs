@@ -13,9 +13,9 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use dns_common::{
-    answer::REPLY_LEN,
-    dfa::Scratch,
-    packet::{Packet, Scalar, VlanTag, Window, changed_checksum},
+    checksum::changed_checksum,
+    packet::{Packet, Scalar, VlanTag, Window},
+    scratch::{REPLY_LEN, Scratch},
     verifier,
 };
 

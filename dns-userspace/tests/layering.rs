@@ -48,28 +48,43 @@ fn files_of_dns_userspace_do_not_import_in_a_circle() {
     assert!(circles.is_empty(), "{circles:#?}");
 }
 
-/// Files of dns-common that import each other in one circle, because all of them use `Scratch` in `dfa.rs`, which has their
-/// state. No other file may join them.
-const SCRATCH_USERS: [&str; 6] = [
-    "abi.rs",
-    "answer.rs",
-    "dfa.rs",
-    "packet.rs",
-    "pipeline.rs",
-    "reply.rs",
+#[test]
+fn files_of_dns_common_do_not_import_in_a_circle() {
+    let circles = read("dns-ebpf/common/src").circles();
+    assert!(circles.is_empty(), "{circles:#?}");
+}
+
+/// Modules of dns-common from below: each imports from layers below its own, and nothing beside it.
+const LAYERS: [&[&str]; 6] = [
+    &["checksum", "key", "verdict", "verifier", "wire", "word"],
+    &["abi", "scratch"],
+    &["name", "packet"],
+    &["answer", "dfa", "edns"],
+    &["churn", "reply"],
+    &["pipeline"],
 ];
 
 #[test]
-fn files_of_dns_common_import_in_no_circle_but_that_of_scratch() {
-    for tie in read("dns-ebpf/common/src").circles().concat() {
-        let (from, to) = tie.split_once(" -> ").unwrap();
-        let is_known = |file: &str| {
-            let module = format!("{}.rs", file.split('/').next().unwrap());
-            SCRATCH_USERS.contains(&file) || SCRATCH_USERS.contains(&module.as_str())
-        };
-        let to = to.split(' ').next().unwrap();
-        assert!(is_known(from) && is_known(to), "{tie}");
+fn modules_of_dns_common_import_from_layers_below_their_own() {
+    let layer = |file: &str| {
+        let module = file.split(['/', '.']).next().unwrap();
+        let layer = LAYERS.iter().position(|layer| layer.contains(&module));
+        (
+            layer.unwrap_or_else(|| panic!("{module} is in no layer")),
+            module.to_owned(),
+        )
+    };
+    let imports = read("dns-ebpf/common/src");
+    let mut wrong = Vec::new();
+    for (from, imported) in imports.files.iter().filter(|(file, _)| *file != "lib.rs") {
+        for (to, name) in imported {
+            let ((above, module), (below, other)) = (layer(from), layer(to));
+            if module != other && above <= below {
+                wrong.push(format!("{from} -> {to} ({name})"));
+            }
+        }
     }
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 #[test]
@@ -200,6 +215,21 @@ fn a_circle_is_found_through_re_exports_inline_paths_and_macros() {
         assert!(circles[0][0].starts_with("a.rs -> b/c.rs"), "{circles:?}");
         assert!(circles[0][1].starts_with("b/c.rs -> a.rs"), "{circles:?}");
     }
+}
+
+#[test]
+fn a_circle_is_found_where_a_function_has_the_name_of_its_module() {
+    let sample = Sample::new(
+        "function",
+        &[
+            ("lib.rs", "pub mod a; pub mod b;"),
+            ("a.rs", "use crate::b::C; pub struct A; fn f(_: C) {}"),
+            ("b/mod.rs", "mod c; pub use c::{C, c};"),
+            ("b/c.rs", "use crate::a::A; pub struct C(A); pub fn c() {}"),
+        ],
+    );
+    let circles = Imports::read(&sample.0).circles();
+    assert_eq!(circles.len(), 1, "{circles:?}");
 }
 
 #[test]

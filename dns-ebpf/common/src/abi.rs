@@ -1,8 +1,9 @@
 //! Values that cross the border between the programs and userspace. Plain data, `repr(C)`, versioned as a whole.
 
-use crate::{answer::Word, verdict::COUNTERS};
+use crate::{verdict::COUNTERS, word::Word};
 
-/// Raised whenever anything in this module or in [`crate::dfa`] changes its layout.
+/// Raised whenever anything in this module, a table of [`crate::dfa`] or [`crate::answer`], or
+/// [`crate::name::LiteralWord`] changes its layout.
 pub const VERSION: u32 = 3;
 
 /// Names of the maps, as the loader and the programs spell them.

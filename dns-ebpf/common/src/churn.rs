@@ -1,6 +1,6 @@
 //! Answers that say whose they are, for tests in which tables change while a program looks answers up.
 
-use crate::dfa::Scratch;
+use crate::scratch::Scratch;
 
 /// Keys that are asked for.
 pub const KEYS: usize = 16;

@@ -1,10 +1,15 @@
 //! Turns the frame of a query into that of its answer, in place.
 //!
-//! The question stays where it is, byte for byte. Behind it come the sections that `answer::find` left in the scratch and
+//! The question stays where it is, byte for byte. Behind it come the sections that `answer::read` left in the scratch and
 //! an OPT record where the query had one; addresses and ports change places; lengths and checksums are put right by what
 //! has changed, because a frame from a local pod has only begun its UDP checksum and nothing in it says so.
 
-use crate::{answer::swap, dfa::Scratch, packet::Packet, wire::*};
+use crate::{
+    checksum::{aligned, fold},
+    packet::Packet,
+    scratch::Scratch,
+    wire::*,
+};
 
 /// Offsets of the parts of a matched query from the start of the frame.
 #[derive(Clone, Copy)]
@@ -17,110 +22,6 @@ pub struct Place {
     /// First byte after the DNS message.
     pub end: u32,
     pub is_v6: bool,
-}
-
-/// What the OPT record of a query says (RFC 6891 §6.1.2).
-#[derive(Clone, Copy)]
-pub struct Edns {
-    pub is_present: bool,
-    /// Whether a reply can be made without reading its options again.
-    pub is_simple: bool,
-    pub udp_size: u16,
-    /// DO in its place, nothing else.
-    pub dnssec_ok: u16,
-    /// Ones' complement sum of the record as if it began at an even offset, folded once.
-    pub sum: u32,
-}
-
-impl Edns {
-    pub const NONE: Edns = Edns {
-        is_present: false,
-        is_simple: true,
-        udp_size: 0,
-        dnssec_ok: 0,
-        sum: 0,
-    };
-
-    /// Of the fields of an OPT record; its options are added to the sum by their reader.
-    #[inline(always)]
-    pub fn new(udp_size: u16, extended_rcode: u8, flags: u16, rdata_len: u16) -> Edns {
-        Edns {
-            is_present: true,
-            is_simple: true,
-            udp_size,
-            dnssec_ok: flags & FLAG_DO,
-            // All but the first two of its fields begin at an odd offset.
-            sum: ((TYPE_OPT as u32) << 8)
-                + u32::from(extended_rcode)
-                + u32::from(udp_size.swap_bytes())
-                + u32::from(flags.swap_bytes())
-                + u32::from(rdata_len.swap_bytes()),
-        }
-    }
-
-    /// Most bytes of a DNS message in reply (SEMANTICS: min(max(512, advertised), 1232); RFC 1035 §4.2.1 without OPT).
-    #[inline(always)]
-    pub fn limit(&self) -> u32 {
-        let size = u32::from(self.udp_size);
-        if !self.is_present || size < PLAIN_SIZE {
-            PLAIN_SIZE
-        } else if size > UDP_SIZE {
-            UDP_SIZE
-        } else {
-            size
-        }
-    }
-
-    /// Bytes of the OPT record in reply, without options.
-    #[inline(always)]
-    pub fn reply_len(&self) -> u32 {
-        if self.is_present { OPT_LEN } else { 0 }
-    }
-}
-
-impl Scratch {
-    /// Keeps what the OPT record says where the verifier does not look: decisions about it would else be known from then
-    /// on, and each combination of them walked by itself.
-    #[inline(always)]
-    pub(crate) fn set_edns(&mut self, edns: &Edns) {
-        let words = [
-            u32::from(edns.is_present) | u32::from(edns.is_simple) << 1,
-            u32::from(edns.udp_size),
-            u32::from(edns.dnssec_ok),
-            edns.sum,
-        ];
-        // SAFETY: a field of ours.
-        unsafe { (&raw mut self.edns).write_volatile(words) };
-    }
-
-    /// What was kept last.
-    #[inline(always)]
-    pub(crate) fn edns(&self) -> Edns {
-        // SAFETY: a field of ours.
-        let words = unsafe { (&raw const self.edns).read_volatile() };
-        Edns {
-            is_present: words[0] & 1 != 0,
-            is_simple: words[0] & 2 != 0,
-            udp_size: words[1] as u16,
-            dnssec_ok: words[2] as u16,
-            sum: words[3],
-        }
-    }
-
-    /// Says that the reply repeats the option that was kept, of so many bytes and with this sum as a part of that of the
-    /// OPT record; 0 for none.
-    #[inline(always)]
-    pub(crate) fn set_echoed(&mut self, len: u32, sum: u32) {
-        // SAFETY: a field of ours.
-        unsafe { (&raw mut self.echoed).write_volatile([len, sum]) };
-    }
-
-    /// What was said last.
-    #[inline(always)]
-    pub(crate) fn echoed(&self) -> [u32; 2] {
-        // SAFETY: a field of ours.
-        unsafe { (&raw const self.echoed).read_volatile() }
-    }
 }
 
 /// What became of a frame that was to be answered.
@@ -274,18 +175,4 @@ fn headers<P: Packet>(
     dns.put(6, (answers as u16).to_be());
     dns.put(8, (authorities as u16).to_be());
     true
-}
-
-/// A sum as it counts at an offset.
-#[inline(always)]
-fn aligned(sum: u32, offset: u32) -> u32 {
-    let sum = u32::from(fold(sum));
-    if offset & 1 == 0 { sum } else { swap(sum) }
-}
-
-/// A ones' complement sum in 16 bits.
-#[inline(always)]
-pub fn fold(sum: u32) -> u16 {
-    let sum = (sum & 0xffff) + (sum >> 16);
-    ((sum & 0xffff) + (sum >> 16)) as u16
 }

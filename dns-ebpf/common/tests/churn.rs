@@ -13,9 +13,10 @@ use std::{
 use dns_common::{
     answer::{
         self, Absent, Body, Captures, Found, Key, Lifetime, RuleEntry, Settings, Slot,
-        SuffixSettings, Tables, Ways, Word, find_with, release,
+        SuffixSettings, Tables, Ways, find_with, release,
     },
-    dfa::{NAME_AT, Scratch},
+    scratch::{NAME_AT, Scratch},
+    word::Word,
 };
 
 const KEYS: usize = 24;

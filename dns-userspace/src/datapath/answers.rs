@@ -16,8 +16,9 @@ use std::{
 use aya::Ebpf;
 use dns_common::{
     abi::maps as names,
-    answer::{self, Absent, Body, Key, Lifetime, Settings, Slot, SuffixSettings, WAYS, Ways, Word},
+    answer::{self, Absent, Body, Key, Lifetime, Settings, Slot, SuffixSettings, WAYS, Ways},
     wire::KEPT_QTYPES,
+    word::Word,
 };
 
 pub use self::accounts::Given;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use dns_common::{abi, answer::Word};
+use dns_common::{abi, word::Word};
 use nix::time::{ClockId, clock_gettime};
 
 use super::mapping::Mapping;

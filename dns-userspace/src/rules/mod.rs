@@ -21,7 +21,9 @@ use std::collections::HashMap;
 
 use dns_common::{
     answer::{Captures, RuleEntry, STARTERS},
-    dfa::{self, NAME_AT, Scratch},
+    dfa,
+    name::LiteralWord,
+    scratch::{NAME_AT, Scratch},
 };
 use hickory_proto::rr::Name;
 
@@ -268,7 +270,7 @@ impl RuleSet {
     }
 
     /// The first literal bytes of such suffixes, up to eight, of the first rules that have them.
-    pub fn starters(&self) -> Vec<dfa::LiteralWord> {
+    pub fn starters(&self) -> Vec<LiteralWord> {
         let mut starters = Vec::new();
         for rule in 0..self.rules.len() {
             let starter = self.lone_pattern(rule).and_then(starter);
@@ -561,7 +563,7 @@ impl Rule {
 }
 
 /// The literal bytes that a pattern's first fixed labels begin with on the wire, as one word.
-fn starter(pattern: &Pattern) -> Option<dfa::LiteralWord> {
+fn starter(pattern: &Pattern) -> Option<LiteralWord> {
     let mut bytes = Vec::new();
     for label in &pattern.labels {
         let PatternLabel::Literal(text) = label else {
@@ -573,7 +575,7 @@ fn starter(pattern: &Pattern) -> Option<dfa::LiteralWord> {
     if bytes.is_empty() {
         return None;
     }
-    let mut word = dfa::LiteralWord::NONE;
+    let mut word = LiteralWord::NONE;
     for (at, byte) in bytes.iter().take(8).enumerate() {
         let byte = byte.to_ascii_lowercase();
         word.care |= 0xff << (8 * at);

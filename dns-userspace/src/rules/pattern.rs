@@ -358,7 +358,7 @@ pub fn is_plain(label: &[u8]) -> bool {
     !label.is_empty()
         && label
             .iter()
-            .all(|&b| b != b'.' && b != dns_common::dfa::SEPARATOR)
+            .all(|&b| b != b'.' && b != dns_common::name::SEPARATOR)
 }
 
 /// The labels of a name in wire format, or `None` when it is not one uncompressed name and nothing else.

@@ -7,7 +7,7 @@ use regex_syntax::ast::{self, Ast};
 use regex_syntax::hir::{Class, ClassBytes, ClassBytesRange, Hir, HirKind, Look, Repetition};
 
 use super::pattern::Problem;
-use dns_common::dfa::SEPARATOR;
+use dns_common::name::SEPARATOR;
 
 /// Longest text of a `regex` key.
 pub const MAX_TEXT: usize = 1024;

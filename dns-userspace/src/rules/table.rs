@@ -8,9 +8,12 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
-use dns_common::dfa::{
-    self, ANY_LABELS, AT_END, FIRST_CLASS, HEAD_WORDS, HEADS, Head, LiteralWord, MAX_RULES,
-    SEPARATOR, TABLE_LEN, TAIL, TAIL_WORDS, Tail,
+use dns_common::{
+    dfa::{
+        self, ANY_LABELS, AT_END, FIRST_CLASS, HEAD_WORDS, HEADS, Head, MAX_RULES, TABLE_LEN, TAIL,
+        TAIL_WORDS, Tail,
+    },
+    name::{LiteralWord, SEPARATOR},
 };
 use regex_automata::hybrid::{
     LazyStateID,

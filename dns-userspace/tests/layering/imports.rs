@@ -44,6 +44,15 @@ enum Name {
     Item,
 }
 
+impl Module {
+    /// Adds a name. A function may have that of a module beside it, by which paths go on: the module keeps it.
+    fn name(&mut self, name: String, meaning: Name) {
+        if !matches!(self.names.get(&name), Some(Name::Module(_))) {
+            self.names.insert(name, meaning);
+        }
+    }
+}
+
 enum Target {
     Module(usize),
     /// An item that this file defines.
@@ -206,7 +215,7 @@ impl Reader {
                 }
                 item => {
                     for name in defined(item) {
-                        self.modules[index].names.insert(name, Name::Item);
+                        self.modules[index].name(name, Name::Item);
                     }
                     let mut found = Found {
                         macro_path: &self.macro_path,
@@ -251,7 +260,7 @@ impl Reader {
             alias = path.last().cloned().unwrap_or_default();
         }
         let module = &mut self.modules[index];
-        module.names.insert(alias, Name::Alias(path.clone()));
+        module.name(alias, Name::Alias(path.clone()));
         module.paths.push((path, is_import));
     }
 

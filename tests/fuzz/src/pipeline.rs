@@ -12,9 +12,9 @@ mod rules;
 use std::cell::RefCell;
 
 use dns_common::{
-    dfa::{NAME_AT, Scratch},
     packet::SlicePacket,
     pipeline::{Matched, MemoryHost, intercept},
+    scratch::{NAME_AT, Scratch},
     verdict::{Reason, Verdict},
     wire::{TYPE_A, TYPE_AAAA},
 };

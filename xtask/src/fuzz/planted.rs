@@ -31,7 +31,7 @@ const PLANTED: [Planted; 5] = [
     Planted {
         target: Target::Pipeline,
         what: "a UDP length below that of IP is believed",
-        file: "dns-ebpf/common/src/pipeline.rs",
+        file: "dns-ebpf/common/src/pipeline/datagram.rs",
         right: "udp_len != ip_payload",
         wrong: "udp_len > ip_payload",
     },

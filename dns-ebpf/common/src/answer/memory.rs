@@ -2,8 +2,16 @@
 
 use alloc::{boxed::Box, vec::Vec};
 
-use super::*;
-use crate::dfa::LiteralWord;
+use super::{
+    layout::*,
+    suffix::{SuffixSettings, write_suffix},
+    write::{Body, Lifetime, write, write_absent},
+};
+use crate::{
+    key::{Captures, Key, mix},
+    name::LiteralWord,
+    word::Word,
+};
 
 /// As many slots as are wanted, given out one after the other.
 pub struct MemoryTables {

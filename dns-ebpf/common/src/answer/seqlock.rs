@@ -8,7 +8,7 @@
 
 use core::marker::PhantomData;
 
-use super::Word;
+use crate::word::Word;
 
 /// The words of one entry, or of what lies beside it under the same sequence number.
 pub struct Reader<'a, const N: usize> {

@@ -1,6 +1,7 @@
 use std::vec::Vec;
 
-use super::*;
+use super::{layout::SEQUENCE, seqlock::Reader, *};
+use crate::{key::mix, scratch::NAME_AT, word::Word};
 
 /// xorshift64*, the same in every run.
 struct Random(u64);

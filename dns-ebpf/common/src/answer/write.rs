@@ -3,7 +3,11 @@
 use alloc::vec::Vec;
 use core::sync::atomic::{Ordering, fence};
 
-use super::*;
+use super::{
+    layout::*,
+    suffix::{Suffix, write_suffix},
+};
+use crate::{key::Key, word::Word};
 
 /// An answer as an entry keeps it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -245,11 +249,24 @@ fn write_key(entry: &[Word], key: &Key) {
 }
 
 /// Marks an entry as being written, writes, and marks it as another one than before.
-pub(super) fn change(entry: &[Word], stores: impl FnOnce()) {
+fn change(entry: &[Word], stores: impl FnOnce()) {
     let sequence = entry[SEQUENCE].load() | 1;
     entry[SEQUENCE].store(sequence);
     // No store below may be seen before the one above.
     fence(Ordering::SeqCst);
     stores();
     entry[SEQUENCE].store(sequence + 1);
+}
+
+/// Gives an entry another suffix; one that it has already is left.
+pub fn change_suffix(slot: &Slot, suffix: &[u8]) {
+    let wanted: Suffix = core::array::from_fn(|_| Word::new(0));
+    write_suffix(&wanted, suffix);
+    let is_same = wanted
+        .iter()
+        .zip(&slot.suffix)
+        .all(|(wanted, present)| wanted.load() == present.load());
+    if !is_same {
+        change(&slot.entry, || write_suffix(&slot.suffix, suffix));
+    }
 }

@@ -1,6 +1,9 @@
 //! One mapped table of the programs: an index, its entries, and which key has which slot on whose account.
 
-use dns_common::answer::{self, Key, WAYS, Ways, Word};
+use dns_common::{
+    answer::{self, Key, WAYS, Ways},
+    word::Word,
+};
 
 use aya::Ebpf;
 

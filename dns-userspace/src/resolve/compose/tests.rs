@@ -360,9 +360,9 @@ mod in_the_kernel {
     use dns_common::{
         abi::Servers,
         answer::{Key, Lifetime, MemoryTables},
-        dfa::Scratch,
         packet::SlicePacket,
         pipeline::{MemoryHost, intercept},
+        scratch::Scratch,
         verdict::Verdict,
     };
 

@@ -6,9 +6,9 @@ use anyhow::Context as _;
 use dns_common::{
     abi::{MAX_SERVERS, Servers},
     answer::{Key, Lifetime, MemoryTables},
-    dfa::Scratch,
     packet::SlicePacket,
     pipeline::{Matched, MemoryHost, intercept},
+    scratch::Scratch,
     verdict::Verdict,
 };
 use gregor::rules::RuleSet;

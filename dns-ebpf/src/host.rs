@@ -24,6 +24,7 @@ use crate::{
         self, ABSENT, ABSENT_INDEX, ANSWERS, DFA, HEARTBEAT, HITS, INDEX, OTHER_SERVERS, RING,
         RULES, SERVERS, SETTINGS, SOURCES, SUFFIX_INDEX, TABLE, TAILS,
     },
+    process,
 };
 
 pub struct Kernel;
@@ -45,6 +46,9 @@ pub trait Frame: Packet {
 
     /// [`reply`] as a stage.
     fn reply(context: *mut Self::Context) -> u32;
+
+    /// Whether the responder's process is found from here; see [`process`].
+    fn finds_process(&self) -> bool;
 
     /// The interface that it came in on.
     fn ifindex(&self) -> u32;
@@ -264,6 +268,20 @@ impl<F: Frame> Host<F> for Kernel {
             return Err(Reason::NoResponder);
         }
         let interface = maps::interface(packet.ifindex()).ok_or(Reason::NoResponder)?;
+        let process = process::port();
+        if process != 0 {
+            // SAFETY: a value of this type lives there; all who write it at one time write the same.
+            unsafe {
+                if !packet.finds_process() {
+                    // Where it was never found, as behind a VRF, that says nothing: the deadline decides.
+                    if (*interface).process == process {
+                        return Err(Reason::NoResponder);
+                    }
+                } else if (*interface).process != process {
+                    (*interface).process = process;
+                }
+            }
+        }
         // The second half of the ring is for those who ask little: else one pod at its full rate could fill it with more
         // than a busy responder drains, and the queries of all others would pass.
         // SAFETY: a value of this type lives there; see `Bucket` on races.
@@ -345,7 +363,7 @@ fn stage(scratch: &mut Scratch, stage: extern "C" fn() -> u32) -> u32 {
 /// Until when the responder is there.
 #[inline(always)]
 fn deadline() -> u64 {
-    HEARTBEAT.get(0).map_or(0, Word::load)
+    HEARTBEAT.get(abi::DEADLINE).map_or(0, Word::load)
 }
 
 #[inline(always)]

@@ -8,6 +8,7 @@ mod host;
 mod log;
 mod maps;
 mod monitor;
+mod process;
 #[cfg(feature = "testing")]
 mod restore;
 mod skb;

@@ -36,9 +36,9 @@ pub static COUNTERS: PerCpuArray<abi::Counters> = PerCpuArray::with_max_entries(
 #[map]
 pub static RING: RingBuf = RingBuf::with_byte_size(1 << 18, 0);
 
-/// Until when the responder is known to drain the ring, `bpf_ktime_get_ns`.
+/// What is known of the responder: see [`abi::DEADLINE`] and [`abi::PROCESS`].
 #[map]
-pub static HEARTBEAT: Array<Word> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+pub static HEARTBEAT: Array<Word> = Array::with_max_entries(2, BPF_F_MMAPABLE);
 
 /// The interfaces that the program is attached to, by slot.
 #[map]

@@ -19,7 +19,10 @@ use dns_common::{
     verifier,
 };
 
-use crate::host::{self, Frame};
+use crate::{
+    host::{self, Frame},
+    process,
+};
 
 /// Of `<linux/if_packet.h>`: addressed to this host.
 const PACKET_HOST: u32 = 0;
@@ -133,6 +136,11 @@ impl Frame for Skb {
     #[inline(always)]
     fn reply(context: *mut __sk_buff) -> u32 {
         gregor_reply_skb(context)
+    }
+
+    #[inline(always)]
+    fn finds_process(&self) -> bool {
+        process::gregor_process_skb(self.context) != 0
     }
 
     #[inline(always)]

@@ -68,7 +68,7 @@ fn steer(context: &SkLookupContext) -> Option<()> {
     };
     // SAFETY: takes no argument.
     let now = unsafe { bpf_ktime_get_ns() };
-    if now > HEARTBEAT.get(0)?.load() {
+    if now > HEARTBEAT.get(abi::DEADLINE)?.load() {
         return None;
     }
     let chosen = match *STEERING.get(0)? {

@@ -22,6 +22,7 @@ use dns_common::{
 use crate::{
     host::{self, Frame},
     maps::{self, MOVED},
+    process,
 };
 
 /// XDP_PACKET_HEADROOM: what every driver leaves in front of a frame.
@@ -112,6 +113,11 @@ impl Frame for Buffer {
     #[inline(always)]
     fn reply(context: *mut xdp_md) -> u32 {
         gregor_reply_xdp(context)
+    }
+
+    #[inline(always)]
+    fn finds_process(&self) -> bool {
+        process::gregor_process_xdp(self.context) != 0
     }
 
     #[inline(always)]

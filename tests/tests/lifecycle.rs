@@ -183,6 +183,18 @@ fn unknown_names_pass(lab: &Lab, pod: &Pod) {
     lab.cache().forget();
 }
 
+/// Asks once for what no program knows: a process that is gone is noticed with that query, which nobody would take from the
+/// ring.
+fn an_unknown_name_passes_at_once(lab: &Lab, pod: &Pod) {
+    lab.cache().forget();
+    let (query, _) = Wire::new(&qualified(&pod.namespace), RecordType::AAAA).bytes();
+    let reply = exchange_from(pod, CACHE, &query);
+    assert!(reply.is_some(), "handed over to a process that is gone");
+    until("the cache's log", || {
+        cache_was_asked(lab, pod).then_some(())
+    });
+}
+
 /// Asks for what the program knows, until the reply has the TTL of a stale answer. The cache is never asked.
 fn known_names_are_served_past_their_time(lab: &Lab, pod: &Pod) {
     lab.cache().forget();
@@ -212,6 +224,7 @@ fn killed_gregor_leaves_known_names_to_the_kernel() {
     assert_eq!(programs_on(&lab, &foo.host_interface), ["gregor"]);
     gregor.signal(Signal::SIGKILL);
     wait_for_end(&gregor);
+    an_unknown_name_passes_at_once(&lab, foo);
     assert_eq!(programs_on(&lab, &foo.host_interface), ["gregor"]);
     known_names_are_served_past_their_time(&lab, foo);
     unknown_names_pass(&lab, foo);
@@ -759,6 +772,7 @@ fn clsact_filter_left_behind_serves_and_is_replaced() {
 
     gregor.signal(Signal::SIGKILL);
     wait_for_end(&gregor);
+    an_unknown_name_passes_at_once(&lab, foo);
     let left = clsact_filters(&lab, "veth-foo");
     assert_eq!(left.len(), 1, "no link cleans up here: {left:?}");
     known_names_are_served_past_their_time(&lab, foo);

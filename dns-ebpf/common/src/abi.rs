@@ -4,7 +4,7 @@ use crate::{verdict::COUNTERS, word::Word};
 
 /// Raised whenever anything in this module, a table of [`crate::dfa`] or [`crate::answer`], or
 /// [`crate::name::LiteralWord`] changes its layout.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// Names of the maps, as the loader and the programs spell them.
 pub mod maps {
@@ -122,6 +122,8 @@ pub struct Interface {
     pub bucket: Bucket,
     /// How answers leave: [`BY_EGRESS`] or [`TO_PEER`].
     pub egress: u64,
+    /// Port of the last process that was found from here ([`PROCESS`]); 0 for none. Written by the programs.
+    pub process: u64,
 }
 
 /// Answers leave the interface as any frame does.
@@ -202,6 +204,10 @@ pub struct EventHeader {
 /// The program has answered this query with what it had; userspace is to find out what is new.
 pub const IS_ANSWERED: u32 = 1;
 
+/// Elements of the map [`maps::HEARTBEAT`]: until when the responder is known to drain the ring, `bpf_ktime_get_ns`.
+pub const DEADLINE: u32 = 0;
+/// The loopback port of the UDP socket that its process holds; 0 while there is no process whose end is to be noticed.
+pub const PROCESS: u32 = 1;
 /// A responder that has not renewed its deadline for this long before it ends is taken for gone where an answer past its
 /// time is at hand; see [`HEARTBEAT_VALID_NS`].
 pub const SUSPECT_NS: u64 = 500_000_000;

@@ -71,6 +71,7 @@ pub async fn drain(
         hand_over(&mut batch, &handle);
     }
     if *finish.borrow() == Some(End::Leave) {
+        heartbeat.hand_over();
         return Ok(());
     }
     heartbeat.stop();

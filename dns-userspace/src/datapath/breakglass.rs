@@ -10,6 +10,7 @@
 use std::{
     collections::HashSet,
     io,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
 };
 
@@ -135,12 +136,15 @@ struct Map {
 
 /// Whether the maps of a program are those of gregor: the deadline and the servers, which each of its programs uses.
 fn are_ours(used: &[Map]) -> bool {
-    let has = |name: &str, value: &dyn Fn(u32) -> bool| {
-        used.iter()
-            .any(|map| map.name == name && map.elements == 1 && value(map.value_bytes))
+    let has = |name: &str, elements: RangeInclusive<u32>, value: &dyn Fn(u32) -> bool| {
+        used.iter().any(|map| {
+            map.name == name && elements.contains(&map.elements) && value(map.value_bytes)
+        })
     };
-    has(maps::HEARTBEAT, &|bytes| bytes == size_of::<u64>() as u32)
-        && has(maps::SERVERS, &|bytes| bytes > 0)
+    // Up to version 3 of the ABI the deadline was alone.
+    has(maps::HEARTBEAT, 1..=2, &|bytes| {
+        bytes == size_of::<u64>() as u32
+    }) && has(maps::SERVERS, 1..=1, &|bytes| bytes > 0)
 }
 
 fn detach_links(programs: &HashSet<u32>, report: &mut DetachReport) -> io::Result<()> {
@@ -221,7 +225,7 @@ mod tests {
         };
         let ours = || {
             vec![
-                map("HEARTBEAT", 8, 1),
+                map("HEARTBEAT", 8, 2),
                 map("TAKEN", 8, 1),
                 map("SERVERS", 340, 1),
             ]
@@ -233,9 +237,12 @@ mod tests {
             other.remove(index);
             assert!(!are_ours(&other), "without the map at {index}");
             let mut other = ours();
-            other[index].elements = 2;
+            other[index].elements = 3;
             assert!(!are_ours(&other), "with a larger map at {index}");
         }
+        let mut earlier = ours();
+        earlier[0].elements = 1;
+        assert!(are_ours(&earlier), "of an earlier version");
         let mut other = ours();
         other[0].value_bytes = 4;
         assert!(!are_ours(&other));

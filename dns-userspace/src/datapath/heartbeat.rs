@@ -1,6 +1,9 @@
-//! Tells the programs until when the responder is known to drain the ring.
+//! Tells the programs until when the responder is known to drain the ring, and by which socket they notice its end.
 
-use std::time::Duration;
+use std::{
+    net::{Ipv4Addr, UdpSocket},
+    time::Duration,
+};
 
 use dns_common::{abi, word::Word};
 use nix::time::{ClockId, clock_gettime};
@@ -10,28 +13,54 @@ use super::mapping::Mapping;
 /// How long a renewed deadline holds.
 pub const HEARTBEAT_VALID: Duration = Duration::from_nanos(abi::HEARTBEAT_VALID_NS);
 
-/// The deadline past which matched queries pass to the existing cache. Renewed from the loop that drains the ring, so
-/// that a loop which hangs is a loop which is not asked.
-pub struct Heartbeat(Mapping<Word>);
+/// The deadline past which matched queries pass to the existing cache, and the socket by which programs notice the end of this
+/// process before that. Renewed from the loop that drains the ring, so that a loop which hangs is a loop which is not asked.
+pub struct Heartbeat {
+    words: Mapping<Word>,
+    /// Never read from. Missing where it cannot be had: the deadline is enough then.
+    socket: Option<UdpSocket>,
+}
 
 impl Heartbeat {
-    pub(super) fn new(deadline_ns: Mapping<Word>) -> Self {
-        Self(deadline_ns)
+    /// Opens the socket in the network namespace of the calling thread, which is that of the interfaces.
+    pub(super) fn new(words: Mapping<Word>) -> Self {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0));
+        if let Err(error) = &socket {
+            tracing::debug!(%error, "no socket on the loopback address: the programs notice the end of this process after a second");
+        }
+        Self {
+            words,
+            socket: socket.ok(),
+        }
     }
 
     /// The responder is there for this much longer.
     pub fn renew(&self, valid: Duration) {
-        self.set(monotonic_ns().saturating_add(valid.as_nanos() as u64));
+        let address = self
+            .socket
+            .as_ref()
+            .and_then(|socket| socket.local_addr().ok());
+        self.set(
+            abi::PROCESS,
+            address.map_or(0, |address| address.port().into()),
+        );
+        let deadline = monotonic_ns().saturating_add(valid.as_nanos() as u64);
+        self.set(abi::DEADLINE, deadline);
     }
 
     /// From now on matched queries pass.
     pub fn stop(&self) {
-        self.set(0);
+        self.set(abi::DEADLINE, 0);
     }
 
-    fn set(&self, deadline_ns: u64) {
-        if let Some(word) = self.0.element(0) {
-            word.store(deadline_ns);
+    /// A successor is there before the deadline ends: that this process ends says nothing.
+    pub fn hand_over(&self) {
+        self.set(abi::PROCESS, 0);
+    }
+
+    fn set(&self, index: u32, value: u64) {
+        if let Some(word) = self.words.element(index as usize) {
+            word.store(value);
         }
     }
 }

@@ -35,6 +35,7 @@ impl Interfaces {
             ifindex: index.into(),
             bucket,
             egress,
+            process: 0,
         });
         let slot = interface_slot(index);
         let holder = self.slots.get(&slot, 0).map_err(failed)?.0.ifindex;

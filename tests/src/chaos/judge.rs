@@ -100,7 +100,7 @@ pub struct Row {
     pub lost: u64,
     /// The responder had them when it died.
     pub outstanding: u64,
-    /// Handed over after the death, and no successor came in time.
+    /// Handed over after the death, from an interface where the process had not been found yet, and no successor came in time.
     pub unnoticed: u64,
     /// Lost by the existing cache.
     pub lost_by_cache: u64,

@@ -8,7 +8,10 @@ use std::{collections::BTreeMap, time::Duration};
 
 use dns_common::abi::SUSPECT_NS;
 
-use super::load::{Counts, Incident, Kind, Seen, What};
+use super::{
+    counts::{Merge as _, counts},
+    load::{Counts, Incident, Kind, Seen, What},
+};
 
 /// What is done to gregor, or around it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -91,25 +94,27 @@ const SLACK: Duration = Duration::from_millis(300);
 /// looks like a responder that does.
 const PASSED_PER_MILLE: u64 = 50;
 
-/// What became of the rounds with one fault.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Row {
-    pub rounds: u64,
-    pub counts: Counts,
-    /// Lost without an excuse.
-    pub lost: u64,
-    /// The responder had them when it died.
-    pub outstanding: u64,
-    /// Handed over after the death, and no successor came in time.
-    pub unnoticed: u64,
-    /// Lost by the existing cache.
-    pub lost_by_cache: u64,
-    pub wrong: u64,
-    /// Known names without their endpoint.
-    pub leaked: u64,
-    /// The same, or lost, while another agent had removed the program: an interface stops for a moment when its queueing
-    /// discipline goes or comes.
-    pub exposed: u64,
+counts! {
+    /// What became of the rounds with one fault.
+    #[derive(Clone, Debug, Default, PartialEq, Eq)]
+    pub struct Row {
+        pub rounds: u64,
+        pub counts: Counts,
+        /// Lost without an excuse.
+        pub lost: u64,
+        /// The responder had them when it died.
+        pub outstanding: u64,
+        /// Handed over after the death, and no successor came in time.
+        pub unnoticed: u64,
+        /// Lost by the existing cache.
+        pub lost_by_cache: u64,
+        pub wrong: u64,
+        /// Known names without their endpoint.
+        pub leaked: u64,
+        /// The same, or lost, while another agent had removed the program: an interface stops for a moment when its queueing
+        /// discipline goes or comes.
+        pub exposed: u64,
+    }
 }
 
 /// The verdict.
@@ -137,7 +142,7 @@ pub fn judge(rounds: &[Round], seen: &Seen) -> Verdict {
     for (number, counts) in &seen.counts {
         if let Some(fault) = fault_of(*number) {
             let row = verdict.rows.entry(fault).or_default();
-            row.counts.add(counts);
+            row.counts.merge(counts);
         }
     }
     let events: Vec<&Event> = rounds.iter().flat_map(|round| &round.events).collect();

@@ -18,7 +18,10 @@ use hickory_proto::{
     rr::{RData, RecordType},
 };
 
-use super::upstream::{self, Clock};
+use super::{
+    counts::{Merge as _, counts},
+    upstream::{self, Clock},
+};
 use crate::lab::{Ask, Pod, patience};
 
 /// How long a client waits for its reply.
@@ -86,34 +89,21 @@ pub enum What {
     Leaked(String),
 }
 
-/// What became of the queries that were sent in one round.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    pub sent: [u64; 3],
-    /// New names that the existing cache answered, with a denial.
-    pub passed: u64,
-    /// Foreign names without an address.
-    pub failed: u64,
-    /// Second replies to one query.
-    pub twice: u64,
-    /// Longest time without a reply that ended in the round, by kind.
-    pub gap: [Duration; 3],
-    /// Of the oldest answer.
-    pub oldest: Duration,
-}
-
-impl Counts {
-    pub fn add(&mut self, other: &Self) {
-        for (sum, more) in self.sent.iter_mut().zip(other.sent) {
-            *sum += more;
-        }
-        self.passed += other.passed;
-        self.failed += other.failed;
-        self.twice += other.twice;
-        for (longest, more) in self.gap.iter_mut().zip(other.gap) {
-            *longest = (*longest).max(more);
-        }
-        self.oldest = self.oldest.max(other.oldest);
+counts! {
+    /// What became of the queries that were sent in one round.
+    #[derive(Clone, Debug, Default, PartialEq, Eq)]
+    pub struct Counts {
+        pub sent: [u64; 3],
+        /// New names that the existing cache answered, with a denial.
+        pub passed: u64,
+        /// Foreign names without an address.
+        pub failed: u64,
+        /// Second replies to one query.
+        pub twice: u64,
+        /// Longest time without a reply that ended in the round, by kind.
+        pub gap: [Duration; 3],
+        /// Of the oldest answer.
+        pub oldest: Duration,
     }
 }
 
@@ -128,7 +118,7 @@ pub struct Seen {
 impl Seen {
     pub fn add(&mut self, other: Self) {
         for (round, counts) in other.counts {
-            self.counts.entry(round).or_default().add(&counts);
+            self.counts.entry(round).or_default().merge(&counts);
         }
         self.incidents.extend(other.incidents);
     }

@@ -347,7 +347,12 @@ fn the_responder_answers_a_tenant_and_leaves_the_others_to_the_cache() {
                 .unwrap();
             runtime.block_on(async {
                 let source = DnsSource::new(PATIENCE);
-                let responder = Responder::new(ResponderOptions::default(), source, injector);
+                let responder = Responder::new(
+                    ResponderOptions::default(),
+                    source,
+                    injector,
+                    Arc::default(),
+                );
                 let responder = Arc::new(responder);
                 let mut replies = Vec::new();
                 for frame in frames {

@@ -17,7 +17,8 @@ use super::{attachments::Attachments, follow};
 use crate::{
     datapath::{Datapath, DatapathError, Given, Interface, Shared, Steered, one_line},
     discover::{Event, Selection},
-    observe::{AnswersStatus, InterfaceStatus, KernelStatus, OTHER_NAMESPACES, ProgramStatus},
+    observe::{AnswersStatus, InterfaceStatus, KernelStatus, ProgramStatus},
+    resolve::OTHER_NAMESPACES,
 };
 
 /// Asks the thread for something.

@@ -11,7 +11,8 @@ use std::{
 use super::{kernel::Board, panics, ring::Pulse, settings::ConfigView, tcp::Tcp};
 use crate::{
     monitor::{Hub, Subscription},
-    observe::{ConfigStatus, Readiness, ResponderStatus, Source, Status, Vital},
+    observe::{ConfigStatus, Readiness, Source, Status, Vital},
+    resolve::ResponderStatus,
 };
 
 /// The responder as the pages see it.

@@ -103,17 +103,11 @@ impl Tcp {
 
     pub fn status(&self) -> TcpStatus {
         let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let numbers = self.service.numbers();
         TcpStatus {
             mode: inner.mode.to_owned(),
             error: inner.error.clone(),
             local_servers: self.steering.local(),
-            connections: numbers.connections,
-            refused: numbers.refused,
-            open: numbers.open as u64,
-            answered: numbers.answered,
-            relayed: numbers.relayed,
-            lost: numbers.lost,
+            counters: self.service.counters(),
         }
     }
 }

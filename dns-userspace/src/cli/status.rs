@@ -264,13 +264,13 @@ mod tests {
             },
         ];
         status.responder.queries = 12;
-        status.responder.replies.insert("NOERROR".to_owned(), 11);
-        status.responder.passed_on.insert("no_target".to_owned(), 1);
+        status.responder.replies.insert("NOERROR".into(), 11);
+        status.responder.passed_on.insert("no_target".into(), 1);
         status.responder.chases = 2;
         status.responder.truncated = 3;
         status.tcp.mode = "after-truncation".to_owned();
         status.tcp.local_servers = vec!["169.254.20.10".parse().unwrap()];
-        status.tcp.connections = 2;
+        status.tcp.counters.connections = 2;
         status
     }
 

@@ -111,10 +111,10 @@ fn yes(value: bool) -> Vec<Sample<'static>> {
 }
 
 /// A metric with one label.
-fn each(counts: &BTreeMap<String, u64>) -> Vec<Sample<'_>> {
+fn each<L: AsRef<str>>(counts: &BTreeMap<L, u64>) -> Vec<Sample<'_>> {
     let counts = counts.iter();
     counts
-        .map(|(label, count)| (vec![label.as_str()], *count as f64))
+        .map(|(label, count)| (vec![label.as_ref()], *count as f64))
         .collect()
 }
 
@@ -340,25 +340,25 @@ pub const METRICS: &[Metric] = &[
     Metric::counter(
         "tcp_connections",
         "TCP connections steered to the responder",
-        |status| count(status.tcp.connections),
+        |status| count(status.tcp.counters.connections),
     )
     .shown(Section::Tcp, "connections"),
     Metric::counter(
         "tcp_connections_refused",
         "Steered connections that were closed at once because there were too many",
-        |status| count(status.tcp.refused),
+        |status| count(status.tcp.counters.refused),
     )
     .shown(Section::Tcp, "refused")
     .advice("one client opens too many (32 at a time; 256 per pod interface, 1,024 in all)"),
     Metric::gauge("tcp_connections_open", "Open steered TCP connections", |status| {
-        count(status.tcp.open)
+        count(status.tcp.counters.open)
     })
     .shown(Section::Tcp, "open"),
     Metric::counter(
         "tcp_queries",
         "Messages over steered connections, by what became of them",
         |status| {
-            let tcp = &status.tcp;
+            let tcp = &status.tcp.counters;
             fixed([
                 ("answered", tcp.answered),
                 ("relayed", tcp.relayed),
@@ -525,17 +525,18 @@ pub(super) mod tests {
     use super::*;
     use crate::observe::{
         AnswersStatus, ConfigStatus, InFrontStatus, InterfaceStatus, KernelStatus, ProgramStatus,
-        Readiness, ResponderStatus, RuleStatus, TcpStatus,
+        Readiness, RuleStatus, TcpStatus,
     };
+    use crate::{resolve::ResponderStatus, tcp};
 
     /// Something in every field.
     pub fn full() -> Status {
-        let map = |pairs: &[(&str, u64)]| {
+        fn map<L: From<&'static str> + Ord>(pairs: &[(&'static str, u64)]) -> BTreeMap<L, u64> {
             pairs
                 .iter()
-                .map(|(name, value)| ((*name).to_owned(), *value))
-                .collect::<BTreeMap<_, _>>()
-        };
+                .map(|(name, value)| ((*name).into(), *value))
+                .collect()
+        }
         let namespace = |answers, stale| {
             let results = [("answer", answers), ("stale", stale), ("servfail", 0)];
             map(&results)
@@ -632,12 +633,14 @@ pub(super) mod tests {
                 mode: "after-truncation".to_owned(),
                 error: Some("no".to_owned()),
                 local_servers: vec!["169.254.20.10".parse().unwrap()],
-                connections: 5,
-                refused: 1,
-                open: 2,
-                answered: 6,
-                relayed: 7,
-                lost: 1,
+                counters: tcp::Counters {
+                    connections: 5,
+                    refused: 1,
+                    open: 2,
+                    answered: 6,
+                    relayed: 7,
+                    lost: 1,
+                },
             },
             interface_resyncs: 2,
             panics: 0,

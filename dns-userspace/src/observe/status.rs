@@ -5,10 +5,8 @@ use std::{collections::BTreeMap, net::IpAddr};
 use dns_common::verdict::{EXPIRED, REFRESHED, Reason, Verdict};
 use serde::{Deserialize, Serialize};
 
-/// Most namespaces that are told apart; the rest is summed up as [`OTHER_NAMESPACES`].
-pub const MAX_NAMESPACES: usize = 1_000;
-/// Stands for every namespace past [`MAX_NAMESPACES`]. No namespace can be called that.
-pub const OTHER_NAMESPACES: &str = "_other";
+use crate::{resolve::ResponderStatus, tcp};
+
 /// A ring loop that has not come round for this long hangs: it comes round several times a second.
 const STUCK_SECONDS: f64 = 10.0;
 
@@ -159,37 +157,6 @@ pub struct ProgramStatus {
     pub table_bytes: u64,
 }
 
-/// What the responder tells. Keys of the maps are fixed sets of labels, but for the namespaces, which are bounded.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct ResponderStatus {
-    pub queries: u64,
-    /// By rcode.
-    pub replies: BTreeMap<String, u64>,
-    /// By reason.
-    pub passed_on: BTreeMap<String, u64>,
-    pub chases: u64,
-    /// By reason.
-    pub chase_failures: BTreeMap<String, u64>,
-    pub broken_chains: u64,
-    pub targets_without_address: u64,
-    pub stale_answers: u64,
-    /// Queries for names that exist, left without a reply because the node could not look them up.
-    pub unanswered: u64,
-    /// Replies with TC=1.
-    pub truncated: u64,
-    /// Look-ups for newer answers than a program has.
-    pub refreshes: u64,
-    pub refreshes_refused: u64,
-    pub chases_in_flight: u64,
-    /// Entries by store.
-    pub stores: BTreeMap<String, u64>,
-    /// Replies and queries passed on that could not be sent.
-    pub send_errors: u64,
-    /// By the namespace that a rule captured: replies by result (`answer`, `stale`, `servfail`).
-    pub namespaces: BTreeMap<String, BTreeMap<String, u64>>,
-}
-
 /// What becomes of TCP.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -200,17 +167,8 @@ pub struct TcpStatus {
     pub error: Option<String>,
     /// The servers whose packets end in the node's network namespace: only their TCP can be steered.
     pub local_servers: Vec<IpAddr>,
-    /// Steered connections.
-    pub connections: u64,
-    /// Of these, closed at once because there were too many.
-    pub refused: u64,
-    pub open: u64,
-    /// Messages that the responder answered.
-    pub answered: u64,
-    /// Messages sent on to the server.
-    pub relayed: u64,
-    /// Messages whose reply did not reach the client.
-    pub lost: u64,
+    #[serde(flatten)]
+    pub counters: tcp::Counters,
 }
 
 impl KernelStatus {

@@ -148,7 +148,7 @@ pub(super) async fn serve(
             break;
         }
     }
-    dispatch.counters.lost(connection.due());
+    dispatch.counters().lost += connection.due() as u64;
 }
 
 /// The connection is over.
@@ -246,7 +246,7 @@ impl Connection<'_> {
 
     /// Sends a message to the server.
     fn pass_on(&mut self, mut message: Vec<u8>) {
-        self.dispatch.counters.relayed();
+        self.dispatch.counters().relayed += 1;
         self.relay.send(&mut message, rand::random);
         let upstream = &mut self.upstream;
         upstream.outbox.push(&message);
@@ -265,11 +265,11 @@ impl Connection<'_> {
         self.active = now;
         match reply {
             StreamReply::Answer(answer) => {
-                self.dispatch.counters.answered();
+                self.dispatch.counters().answered += 1;
                 self.push(&answer, now);
             }
             StreamReply::PassOn => self.pass_on(message),
-            StreamReply::NoReply => self.dispatch.counters.lost(1),
+            StreamReply::NoReply => self.dispatch.counters().lost += 1,
         }
     }
 
@@ -307,7 +307,7 @@ impl Connection<'_> {
     /// on to their next server then, which they would not after SERVFAIL.
     fn server_gone(&mut self) {
         if self.relay.len() > 0 {
-            self.dispatch.counters.lost(self.relay.awaited());
+            self.dispatch.counters().lost += self.relay.awaited() as u64;
             self.closing = true;
             self.inbox = Inbox::default();
         }

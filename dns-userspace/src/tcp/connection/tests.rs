@@ -169,8 +169,8 @@ async fn replies_are_sent_in_the_order_in_which_they_come() {
     assert_eq!(asked[0].query.question(), &mine[12..]);
     reply(&asked[0], StreamReply::Answer(b"the whole answer".to_vec()));
     assert_eq!(lab.receive().await.unwrap(), b"the whole answer");
-    let numbers = lab.service.numbers();
-    assert_eq!((numbers.answered, numbers.relayed), (1, 1));
+    let counters = lab.service.counters();
+    assert_eq!((counters.answered, counters.relayed), (1, 1));
 }
 
 #[tokio::test]
@@ -199,7 +199,7 @@ async fn a_server_that_closes_with_replies_due_ends_the_connection() {
     reply(&asked[0], StreamReply::Answer(vec![1; 20]));
     assert_eq!(lab.receive().await, Some(vec![1; 20]));
     assert_eq!(lab.receive().await, None);
-    assert_eq!(lab.service.numbers().lost, 1);
+    assert_eq!(lab.service.counters().lost, 1);
 }
 
 /// A server may close idle connections.
@@ -220,7 +220,7 @@ async fn a_server_that_closes_an_idle_connection_loses_nothing() {
         // The other end has noticed once it has closed, too.
         assert_eq!(receive(&mut from_us).await, None);
     }
-    assert_eq!(lab.service.numbers().lost, 0);
+    assert_eq!(lab.service.counters().lost, 0);
 }
 
 #[tokio::test]
@@ -271,7 +271,7 @@ async fn answers_that_wait_for_a_client_are_bounded_in_bytes() {
     let last = lab.asked.wait_for(1).await;
     reply(&last[0], StreamReply::Answer(vec![99; LARGE]));
     assert_eq!(lab.receive().await, Some(vec![99; LARGE]));
-    assert_eq!(lab.service.numbers().lost, (IN_FLIGHT - fit) as u64);
+    assert_eq!(lab.service.counters().lost, (IN_FLIGHT - fit) as u64);
 }
 
 #[tokio::test]

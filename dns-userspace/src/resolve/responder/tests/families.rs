@@ -88,11 +88,11 @@ async fn while_a_service_comes_both_families_are_denied_until_both_are_there() {
         }
         pass(5);
         assert_eq!(passes(&ask_both(&lab, whole).await), [false, false]);
-        let chases = lab.responder.snapshot().chases;
+        let chases = lab.responder.status().chases;
         pass(5);
         assert_eq!(passes(&ask_both(&lab, whole).await), [false, false]);
         assert_eq!(
-            lab.responder.snapshot().chases,
+            lab.responder.status().chases,
             chases + 2,
             "nothing is confirmed any more"
         );

@@ -41,9 +41,12 @@ async fn sixty_queries_of_another_type_in_a_row_are_one_look_up() {
             assert_eq!(reply.metadata.response_code, ResponseCode::NoError);
             assert_eq!(reply.answers[0], cname(QNAME, 30, TARGET), "{qtype}");
         }
-        let snapshot = lab.responder.snapshot();
-        assert_eq!(snapshot.chases, 1, "{qtype}");
-        assert_eq!((snapshot.store.answers, snapshot.store.other_types), (0, 1));
+        let status = lab.responder.status();
+        assert_eq!(status.chases, 1, "{qtype}");
+        assert_eq!(
+            (status.stores["answers"], status.stores["other_types"]),
+            (0, 1)
+        );
     }
 }
 
@@ -78,9 +81,9 @@ async fn types_beyond_the_limit_are_never_denied() {
         }
         assert_eq!(lab.pending().await, limit);
         assert_eq!(lab.sent(), [], "{first}");
-        let snapshot = lab.responder.snapshot();
-        assert_eq!(snapshot.unanswered as usize, 60 - limit);
-        assert_eq!(snapshot.passed["rate_limited"], 0);
+        let status = lab.responder.status();
+        assert_eq!(status.unanswered as usize, 60 - limit);
+        assert_eq!(status.passed_on["rate_limited"], 0);
         // Another pod is not held up, and what is known is still answered.
         lab.asks(4, 1, QNAME, RecordType::Unknown(2000));
         assert_eq!(lab.pending().await, limit + 1);
@@ -109,7 +112,7 @@ async fn of_a_name_that_nothing_is_known_of_the_cache_may_tell() {
         lab.asks(3, 1, &qname, RecordType::TXT);
     }
     assert_eq!(lab.sent(), [Sent::PassedOn(3)]);
-    assert_eq!(lab.responder.snapshot().passed["rate_limited"], 1);
+    assert_eq!(lab.responder.status().passed_on["rate_limited"], 1);
 }
 
 /// RFC 8482 §4.1. Java's JNDI asks so.
@@ -143,7 +146,7 @@ async fn answers_of_other_types_are_bounded_and_end_with_the_name() {
         lab.resolve(nodata(RecordType::Unknown(1000 + number)))
             .await;
     }
-    assert_eq!(lab.responder.snapshot().store.other_types, 1);
+    assert_eq!(lab.responder.status().stores["other_types"], 1);
     lab.sent();
     // NXDOMAIN for one of them: none comes back.
     lab.asks(3, 1, QNAME, RecordType::A);
@@ -152,7 +155,7 @@ async fn answers_of_other_types_are_bounded_and_end_with_the_name() {
     lab.sent();
     lab.asks(3, 1, QNAME, RecordType::Unknown(1199));
     assert_eq!(lab.pending().await, 1);
-    assert_eq!(lab.responder.snapshot().store.other_types, 0);
+    assert_eq!(lab.responder.status().stores["other_types"], 0);
 }
 
 #[tokio::test]
@@ -164,7 +167,7 @@ async fn many_targets_of_other_types_stay_within_their_room() {
         lab.asks(3, 1, &qname, RecordType::TXT);
         lab.resolve(txt(3600)).await;
     }
-    assert_eq!(lab.responder.snapshot().store.other_types, 64);
+    assert_eq!(lab.responder.status().stores["other_types"], 64);
 }
 
 /// A client that is over its rate over TCP.

@@ -19,7 +19,7 @@ async fn a_target_without_any_address_is_servfail_for_both_families_and_says_why
                 lab.asks(3, 2, QNAME, qtype);
                 assert!(is_servfail(&lab.reply()), "{asked} then {qtype}");
             }
-            assert_eq!(lab.responder.snapshot().no_address, 1);
+            assert_eq!(lab.responder.status().targets_without_address, 1);
             // The CNAME is what is asked for there.
             lab.asks(3, 3, QNAME, RecordType::CNAME);
             lab.resolve(nodata(RecordType::CNAME)).await;

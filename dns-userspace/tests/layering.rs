@@ -149,7 +149,7 @@ fn sans_io_files_use_no_sockets_no_clock_and_no_source_of_randomness() {
     }
 }
 
-/// A crate of these files, gone with the value.
+/// A crate of these files, removed when dropped.
 struct Sample(PathBuf);
 
 impl Sample {

@@ -111,7 +111,7 @@ fn check_says_whether_the_node_is_fit() {
         "ok maps about ",
         "hook",
         "ok interface veth-foo free",
-        "nothing stands in the way of `gregor run`",
+        "`gregor run` would work",
     ]);
 
     let before = run(&lab, &["check", "--config", &config]);

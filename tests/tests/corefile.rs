@@ -28,14 +28,14 @@ const TAKEN: [&str; 5] = [
     "takes names away from it",
     "answers queries of type",
     "has no `fallthrough` for some of its names",
-    "depends on who asks",
+    "depends on the client",
     "is for these names too",
 ];
 /// What it has to say where CoreDNS answers and no rule does.
 const NARROWER: [&str; 4] = [
     "also spanned several labels",
     "outside of RFC 1123",
-    "go on behind it",
+    "also matched longer names",
     "also matched other names",
 ];
 

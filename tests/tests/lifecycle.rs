@@ -290,7 +290,7 @@ fn programs_that_others_detach_are_put_back() {
     until("TCP is steered again", || {
         gregor
             .log()
-            .contains("detached the link for TCP; it is back")
+            .contains("detached the link for TCP; it is attached again")
             .then_some(())
     });
     // It is pinned as before: the next process takes it over.
@@ -310,7 +310,7 @@ fn on_the_node(lab: &Lab, command: &str) {
 
 /// Queries that pass by way of the responder reach the cache again. Nothing is known of the namespace yet.
 fn the_return_device_is_back_after(lab: &Lab, gregor: &Gregor, command: &str, namespace: &str) {
-    let lines = || gregor.log().matches("its program; it is back").count();
+    let lines = || gregor.log().matches("its program; it is restored").count();
     let before = lines();
     on_the_node(lab, command);
     until("the device is back", || (lines() > before).then_some(()));

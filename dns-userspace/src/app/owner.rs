@@ -97,7 +97,7 @@ impl Owner {
 }
 
 impl Drop for Owner {
-    /// Removes the socket that this process made, and no other, before the lock goes.
+    /// Removes the socket that this process made, and no other, before the lock is released.
     fn drop(&mut self) {
         if self.made.is_some() && self.made == inode(&self.socket) {
             let _ = fs::remove_file(&self.socket);

@@ -1,4 +1,4 @@
-//! The responder in force; a reload that changes nothing of it leaves it, and with it the last good answers, in place.
+//! The responder in force. A reload that changes none of its options keeps it, and with it the last good answers.
 
 use std::{
     io,
@@ -60,18 +60,18 @@ impl Respond {
         }))
     }
 
-    /// Answers, passes on, or lets wait.
+    /// Answers a query, passes it on, or lets it wait for a look-up.
     pub fn handle(&self, query: Intercepted) {
         self.live.load().handle(query);
     }
 
-    /// Forgets what is kept on the account of an interface that is gone.
+    /// Releases the cache entries and limits of an interface that was removed.
     pub fn release_interface(&self, index: u32) {
         self.live.load().release_interface(index);
     }
 
-    /// Opens the responder of another configuration, `None` when the one in force serves it as well. It is put to work by
-    /// [`Respond::commit`].
+    /// Opens the responder of another configuration, `None` when the one in force serves it as well. [`Respond::commit`] puts
+    /// it in force.
     pub fn prepare(&self, settings: &Settings) -> io::Result<Option<Prepared>> {
         if self.settings().same_responder(settings) {
             return Ok(None);
@@ -84,7 +84,7 @@ impl Respond {
         }))
     }
 
-    /// Puts another responder to work. Queries that wait at the one before are answered by it.
+    /// Puts another responder in force. The previous one answers the queries that wait at it.
     pub fn commit(&self, prepared: Prepared) {
         let mut settings = self.settings();
         self.live.store(prepared.live);
@@ -95,8 +95,8 @@ impl Respond {
         self.settings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes the device by which queries pass anew where another process took it or its program away.
-    pub fn mend(&self) {
+    /// Restores the device by which queries pass where another process removed it or its program.
+    pub fn restore_return_path(&self) {
         let mut path = self
             .return_path
             .lock()
@@ -104,11 +104,11 @@ impl Respond {
         match path.as_mut().map_or(Ok(false), ReturnPath::mend) {
             Ok(false) => {}
             Ok(true) => tracing::warn!(
-                "another process took away the device by which queries pass, or its program; it is back"
+                "another process removed the device by which queries pass, or its program; it is restored"
             ),
             Err(error) => tracing::warn!(
                 error = one_line(&error),
-                "another process took away the device by which queries pass; will try again"
+                "another process removed the device by which queries pass; will try again"
             ),
         }
     }
@@ -124,7 +124,7 @@ impl Respond {
         }
     }
 
-    /// Returns once nobody waits for an answer.
+    /// Returns once no query waits for an answer.
     pub async fn idle(&self) {
         self.live.load_full().drained().await;
     }

@@ -1,4 +1,4 @@
-//! When to load the configuration again: on SIGHUP, and when the file says something else than before.
+//! When to load the configuration again: on SIGHUP, and when the content of the file has changed.
 
 use std::{
     hash::{DefaultHasher, Hash as _, Hasher as _},

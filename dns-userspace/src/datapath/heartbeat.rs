@@ -1,4 +1,4 @@
-//! Tells the programs until when the responder is known to drain the ring.
+//! The deadline of the programs: until when the responder is known to drain the ring.
 
 use std::time::Duration;
 
@@ -10,8 +10,8 @@ use super::mapping::Mapping;
 /// How long a renewed deadline holds.
 pub const HEARTBEAT_VALID: Duration = Duration::from_nanos(abi::HEARTBEAT_VALID_NS);
 
-/// The deadline past which matched queries pass to the existing cache. Renewed from the loop that drains the ring, so
-/// that a loop which hangs is a loop which is not asked.
+/// The deadline past which matched queries pass to the existing cache. Renewed from the loop that drains the ring, so that the
+/// programs stop handing queries to a loop that hangs.
 pub struct Heartbeat(Mapping<Word>);
 
 impl Heartbeat {
@@ -19,7 +19,7 @@ impl Heartbeat {
         Self(deadline_ns)
     }
 
-    /// The responder is there for this much longer.
+    /// Renews the deadline by this much.
     pub fn renew(&self, valid: Duration) {
         self.set(monotonic_ns().saturating_add(valid.as_nanos() as u64));
     }

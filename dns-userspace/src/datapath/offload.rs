@@ -60,7 +60,7 @@ struct Block {
 /// The command that makes an interface leave tags in frames; `None` for one that does.
 ///
 /// # Errors
-/// When the interface is gone.
+/// When the interface does not exist.
 pub fn vlan_offload_remedy(interface: &str) -> io::Result<Option<String>> {
     match active(interface) {
         Ok(features) => Ok(turn_off(interface, &features)),

@@ -11,7 +11,7 @@ use prometheus_client::{
 
 use super::status::{ProgramStatus, Status};
 
-/// What a scraper is told to expect.
+/// The content type of `/metrics`.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const PREFIX: &str = "gregor";
 
@@ -177,10 +177,10 @@ pub const METRICS: &[Metric] = &[
         |status| each(&status.kernel.answers.namespaces),
     )
     .by(&["namespace"])
-    .advice("who asks most; namespaces past the first 1,024 are `_other`"),
+    .advice("the namespaces with most queries; those past the first 1,024 are `_other`"),
     Metric::gauge(
         "kernel_entries",
-        "Entries that the program has, by table",
+        "Entries in the tables of the program, by table",
         |status| {
             let answers = &status.kernel.answers;
             fixed([
@@ -193,21 +193,21 @@ pub const METRICS: &[Metric] = &[
     .advice("near the room that `gregor check` states: raise `[limits] answers`"),
     Metric::counter(
         "kernel_refreshes",
-        "Newer answers that the programs asked for",
+        "Refreshes that the programs asked for",
         |status| count(status.kernel.answers.refreshes),
     )
     .shown(Section::Answers, "refreshes")
     .advice("about one for each entry in use and its TTL"),
     Metric::counter(
         "kernel_expired",
-        "Answers that the programs gave past their time, while no responder was there",
+        "Expired answers that the programs gave while no responder was running",
         |status| count(status.kernel.answers.expired),
     )
-    .shown(Section::Answers, "given past their time")
+    .shown(Section::Answers, "expired")
     .advice("grows outside of upgrades: the responder hangs or is down"),
     Metric::counter(
         "kernel_unplaced",
-        "Answers that found no place among those of the program",
+        "Answers for which the table of the program had no space",
         |status| count(status.kernel.answers.unplaced),
     )
     .shown(Section::Answers, "unplaced")
@@ -281,7 +281,7 @@ pub const METRICS: &[Metric] = &[
     .advice("descriptors, memory or routes of the node, or `[limits]`"),
     Metric::counter(
         "responder_refreshes",
-        "Look-ups for newer answers than a program has",
+        "Look-ups that refresh published answers",
         |status| count(status.responder.refreshes),
     )
     .shown(Section::Responder, "refreshes"),
@@ -301,7 +301,7 @@ pub const METRICS: &[Metric] = &[
     .advice("a few when pods end; many: the log at `debug` has the error"),
     Metric::counter(
         "interface_resyncs",
-        "Errors of rtnetlink, after each of which all interfaces were listed anew",
+        "Errors of rtnetlink, after each of which all interfaces were listed again",
         |status| count(status.interface_resyncs),
     )
     .shown(Section::Responder, "interface resyncs")
@@ -333,7 +333,7 @@ pub const METRICS: &[Metric] = &[
     .advice("whose target fails; namespaces past the first 1,000, and names without a target, are `_other`"),
     Metric::counter(
         "truncated_responses",
-        "Replies with TC=1, to clients whose TCP is steered then",
+        "Replies with TC=1, to clients whose TCP is then steered",
         |status| count(status.responder.truncated),
     )
     .shown(Section::Tcp, "replies with TC"),
@@ -424,7 +424,7 @@ pub const METRICS: &[Metric] = &[
     .advice("grows with the rules; `gregor check` says what a configuration takes"),
     Metric::counter(
         "programs_removed",
-        "Programs that another process took off an interface; they are put back",
+        "Programs that another process detached from an interface; they are attached again",
         |status| count(status.kernel.removed),
     )
     .advice("grows: another agent and gregor fight for the hook, see [life.md](life.md)"),
@@ -691,7 +691,7 @@ pub(super) mod tests {
                     "{name} belongs to no family that was announced"
                 );
                 assert!(name.starts_with("gregor_"), "{name}");
-                assert!(series.insert((name, labels)), "{line} told twice");
+                assert!(series.insert((name, labels)), "{line} is there twice");
                 assert!(value >= 0.0, "{line}");
             }
         }

@@ -1,4 +1,4 @@
-//! One snapshot of everything that is told: `gregor status`, `/metrics`, `/healthz` and `/readyz` are views of it.
+//! One snapshot of the state of gregor: `gregor status`, `/metrics`, `/healthz` and `/readyz` are views of it.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{resolve::ResponderStatus, tcp};
 
-/// A ring loop that has not come round for this long hangs: it comes round several times a second.
+/// A ring loop whose last turn is this long ago hangs: it makes several turns a second.
 const STUCK_SECONDS: f64 = 10.0;
 
 /// The state of a running gregor.
@@ -63,9 +63,9 @@ pub struct Vital {
 #[serde(default)]
 pub struct ConfigStatus {
     pub path: String,
-    /// Loads that were put to work, the first included.
+    /// Loads that took effect, the first included.
     pub loads: u64,
-    /// Loads that were refused; the last good one went on.
+    /// Loads that were refused; the last good one stayed in force.
     pub failures: u64,
     /// Why the last one was refused, if it was.
     pub error: Option<String>,
@@ -85,11 +85,11 @@ pub struct RuleStatus {
 pub struct InterfaceStatus {
     pub index: u32,
     pub name: String,
-    /// Who runs the program with XDP: `native` is the driver, `generic` the kernel.
+    /// The mode of XDP: `native` in the driver, `generic` in the kernel.
     pub mode: Option<String>,
     /// Why it is not attached, if it is not.
     pub error: Option<String>,
-    /// Programs that get its frames before gregor's, which sees only what they let go on.
+    /// Programs that get its frames before gregor's, which sees only what they pass on.
     pub in_front: Vec<InFrontStatus>,
 }
 
@@ -101,7 +101,7 @@ pub struct InFrontStatus {
     pub program: String,
 }
 
-/// What the programs tell.
+/// The state of the programs.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct KernelStatus {
@@ -109,26 +109,26 @@ pub struct KernelStatus {
     /// Queries to port 53 of addresses that are not among the servers.
     pub other_servers: BTreeMap<String, u64>,
     pub answers: AnswersStatus,
-    /// Programs that another process took off an interface.
+    /// Programs that another process detached.
     pub removed: u64,
     /// How often gregor moved its program in front of one that had come later.
     pub moved: u64,
     pub program: Option<ProgramStatus>,
 }
 
-/// What the program in force answers by itself.
+/// The answers that the program in force serves by itself.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct AnswersStatus {
-    /// Answers that it has.
+    /// Answers in its tables.
     pub entries: u64,
-    /// Targets that it knows not to exist.
+    /// Targets in its tables that do not exist.
     pub no_target: u64,
     /// Answers that found no place.
     pub unplaced: u64,
-    /// Newer answers that it asked for.
+    /// Refreshes that it asked for.
     pub refreshes: u64,
-    /// Answers given past their time, while no responder was there.
+    /// Expired answers given while no responder was running.
     pub expired: u64,
     /// Answers given, by rule; over all programs, as are the namespaces.
     pub rules: BTreeMap<String, u64>,
@@ -157,7 +157,7 @@ pub struct ProgramStatus {
     pub table_bytes: u64,
 }
 
-/// What becomes of TCP.
+/// The steering of TCP.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TcpStatus {
@@ -172,7 +172,7 @@ pub struct TcpStatus {
 }
 
 impl KernelStatus {
-    /// From counters indexed by [`Verdict::counter`]. Everything but DNS is not counted, so not told.
+    /// From counters indexed by [`Verdict::counter`]. Packets other than DNS are not counted, so not listed.
     pub fn requests(counters: &[u64]) -> Vec<Counter> {
         let passes = Reason::ALL
             .iter()
@@ -194,12 +194,12 @@ impl KernelStatus {
         .collect()
     }
 
-    /// Newer answers that the programs asked for, from the same counters.
+    /// Refreshes that the programs asked for, from the same counters.
     pub fn refreshes(counters: &[u64]) -> u64 {
         counters.get(REFRESHED).copied().unwrap_or(0)
     }
 
-    /// Answers that the programs gave past their time, from the same counters.
+    /// Expired answers that the programs gave, from the same counters.
     pub fn expired(counters: &[u64]) -> u64 {
         counters.get(EXPIRED).copied().unwrap_or(0)
     }
@@ -268,7 +268,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_counted_verdict_is_told_once() {
+    fn every_counted_verdict_is_listed_once() {
         let counters: Vec<u64> = (0..32).collect();
         let requests = KernelStatus::requests(&counters);
         assert_eq!(requests.len(), Reason::ALL.len() + 3);

@@ -73,7 +73,7 @@ impl<C: Clone> Engine<C> {
         }
     }
 
-    /// Takes what happened at `now`; returns what is to be done.
+    /// Handles an event at `now`; returns the actions to perform.
     pub fn handle(&mut self, event: Event<C>, now: Instant) -> Vec<Action<C>> {
         let mut actions = Vec::new();
         match event {
@@ -109,7 +109,7 @@ impl<C: Clone> Engine<C> {
         self.cache.sizes()
     }
 
-    /// Looks up again what the program has answered from, a little later.
+    /// Schedules a look-up that refreshes an answer of the program.
     fn refresh(&mut self, query: MatchedQuery<C>, actions: &mut Vec<Action<C>>) {
         if self.delayed >= MAX_DELAYED {
             self.stats.lock().refreshes_refused += 1;
@@ -220,7 +220,7 @@ impl<C: Clone> Engine<C> {
         }
     }
 
-    /// Counts the outcome of a look-up, and warns of a target that its tenant has to mend.
+    /// Counts the outcome of a look-up, and warns of a target that its tenant has to correct.
     fn count(
         &self,
         key: &Key,

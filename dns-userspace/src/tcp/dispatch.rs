@@ -1,4 +1,4 @@
-//! Decides which messages of a connection a rule matches, hands those to the responder, and counts what becomes of them.
+//! Decides which messages of a connection a rule matches, hands those to the responder, and counts the outcomes.
 
 use std::{
     net::IpAddr,

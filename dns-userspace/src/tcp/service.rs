@@ -24,7 +24,8 @@ use crate::{discover::Routes, model::Listeners};
 const MAX_CONNECTIONS: usize = 1024;
 /// Of one client address.
 const MAX_PER_CLIENT: usize = 32;
-/// Of all clients behind one interface: a pod with a veth of its own leaves room for others, whatever its addresses.
+/// Of all clients behind one interface: a pod with a veth of its own cannot use up the connections of others, whatever its
+/// addresses.
 const MAX_PER_INTERFACE: usize = 256;
 /// Pause after an error of accept(2), which is most often a lack of descriptors.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
@@ -145,7 +146,7 @@ struct Admitted {
     interfaces: HashMap<u32, usize>,
 }
 
-/// One admitted connection; dropping it makes room for another.
+/// One admitted connection; dropping it admits another.
 struct Permit {
     service: Arc<Service>,
     client: IpAddr,
@@ -175,9 +176,9 @@ impl Drop for Permit {
 
 fn enter<K: std::hash::Hash + Eq>(counts: &mut HashMap<K, usize>, key: K, most: usize) -> bool {
     let count = counts.entry(key).or_insert(0);
-    let room = *count < most;
-    *count += usize::from(room);
-    room
+    let is_admitted = *count < most;
+    *count += usize::from(is_admitted);
+    is_admitted
 }
 
 fn leave<K: std::hash::Hash + Eq>(counts: &mut HashMap<K, usize>, key: &K) {

@@ -70,7 +70,7 @@ fn these_exact_bytes() {
 }
 
 #[test]
-fn the_same_section_stands_behind_questions_of_any_length() {
+fn the_same_section_follows_questions_of_any_length() {
     let section = Section::new(&addresses(&[TARGET, END], 3, 60)).unwrap();
     let long = format!("{}{}", "abcdefghi.".repeat(24), "x.");
     for qname in ["x.", QNAME, &long] {
@@ -210,7 +210,7 @@ fn other_types_keep_their_rdata() {
 }
 
 #[test]
-fn a_chain_that_leaves_no_room_for_an_address_is_no_answer() {
+fn a_chain_behind_which_no_address_fits_gives_no_answer() {
     let label = "x".repeat(60);
     let names: Vec<String> = (0..3)
         .map(|number| format!("{number}{label}.{number}{label}.{number}{label}."))
@@ -458,8 +458,8 @@ fn rrset_of() -> impl Strategy<Value = (RecordType, Vec<Vec<u8>>)> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(3000))]
 
-    /// Whatever is asked and whatever the answer: where the program answers, it answers as the responder would, byte for
-    /// byte; and where it does not, the entry has no room for the answer or the client none for all of it.
+    /// Whatever is asked and whatever the answer: where the program answers, it answers as the responder would, byte for byte;
+    /// and where it does not, the answer does not fit into the entry or not all of it into the client's message.
     #[test]
     fn the_program_answers_as_the_responder_does(
         labels in prop::collection::vec("[A-Za-z0-9]{1,3}|[a-z0-9]{1,63}", 1..6),

@@ -174,7 +174,7 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
         if let ReplyPath::Stream { reply, .. } = &client.reply_path
             && let Err(error) = reply.send(StreamReply::NoReply)
         {
-            debug!(ifindex = client.ifindex(), %error, "the connection is gone");
+            debug!(ifindex = client.ifindex(), %error, "the connection is closed");
         }
         self.report(client, |record, _| {
             record.verdict = Verdict::Unanswered;

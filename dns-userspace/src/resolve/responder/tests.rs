@@ -50,8 +50,8 @@ fn pass(seconds: u64) {
     PASSED.set(PASSED.get() + Duration::from_secs(seconds));
 }
 
-type Asked = (Name, RecordType, SocketAddr);
-type Pending = VecDeque<(Asked, oneshot::Sender<Outcome>)>;
+type Question = (Name, RecordType, SocketAddr);
+type Pending = VecDeque<(Question, oneshot::Sender<Outcome>)>;
 
 /// Look-ups wait until the test gives them an outcome.
 #[derive(Clone, Default)]
@@ -172,7 +172,7 @@ impl Lab {
     }
 
     /// Ends the oldest look-up.
-    async fn resolve(&self, outcome: Outcome) -> Asked {
+    async fn resolve(&self, outcome: Outcome) -> Question {
         self.settle().await;
         let (asked, sender) = self.source.pending.lock().unwrap().pop_front().unwrap();
         sender.send(outcome).unwrap();
@@ -414,7 +414,7 @@ async fn without_target_every_query_goes_on_to_the_cache() {
     lab.asks(4, 1, QNAME, RecordType::A);
     lab.resolve(Outcome::NoTarget).await;
     assert_eq!(lab.sent(), [Sent::PassedOn(3), Sent::PassedOn(4)]);
-    // Known for every qtype now, but not for long.
+    // Cached for every qtype now, but not for long.
     lab.asks(3, 1, QNAME, RecordType::AAAA);
     lab.asks(3, 1, QNAME, RecordType::MX);
     assert_eq!(lab.sent(), [Sent::PassedOn(3), Sent::PassedOn(3)]);
@@ -502,7 +502,7 @@ async fn a_failing_upstream_gives_the_last_good_answer_else_servfail_with_its_ex
 }
 
 #[tokio::test]
-async fn failures_are_remembered_for_five_seconds_and_not_as_success() {
+async fn failures_are_cached_for_five_seconds_and_not_as_success() {
     let lab = Lab::new(ResponderOptions::default());
     lab.asks(3, 1, QNAME, RecordType::A);
     lab.resolve(timeout()).await;
@@ -547,7 +547,7 @@ async fn a_local_failure_is_never_servfail() {
         assert_eq!((ttl(&stale), stale.answers.len()), (30, 2));
     }
 
-    // Another type of a name that exists: the cache would deny the name.
+    // Another type of a name that exists: the existing cache would deny the name.
     for qtype in [RecordType::AAAA, RecordType::TXT] {
         lab.asks(3, 3, QNAME, qtype);
         lab.resolve(local_failure()).await;
@@ -572,7 +572,7 @@ async fn a_local_failure_is_never_servfail() {
 async fn a_local_failure_takes_nothing_from_the_program() {
     let lab = Lab::new(ResponderOptions::default());
     let published = Arc::new(Published::default());
-    // Known to the program only, as after a change of the configuration.
+    // In the program's table only, as after a change of the configuration.
     from_program(&lab, &published, RecordType::A, true);
     lab.resolve(local_failure()).await;
     assert_eq!((published.take(), lab.sent()), (vec![], vec![]));
@@ -610,7 +610,7 @@ async fn a_broken_chain_is_servfail_and_no_stale_answer() {
 }
 
 #[tokio::test]
-async fn over_its_cap_an_interface_passes_and_others_do_not() {
+async fn over_its_limit_the_queries_of_an_interface_pass_and_others_do_not() {
     let lab = Lab::new(ResponderOptions {
         chases_per_interface: 2,
         ..ResponderOptions::default()
@@ -628,7 +628,7 @@ async fn over_its_cap_an_interface_passes_and_others_do_not() {
 
 /// SEMANTICS rule 13: a pass would make the cache deny the name.
 #[tokio::test]
-async fn over_its_cap_an_interface_gets_what_is_known() {
+async fn over_its_limit_an_interface_gets_cached_answers() {
     let lab = Lab::new(ResponderOptions {
         chases_per_interface: 1,
         ..ResponderOptions::default()
@@ -825,7 +825,7 @@ async fn outcomes_are_published_and_a_query_that_the_program_answered_gets_no_se
     };
     assert_eq!(published.take(), [Publication::Answer(3, key, term)]);
 
-    // Its time is over, and the program asks for a newer one.
+    // It has expired, and the program asks for a refresh.
     pass(21);
     from_program(&lab, &published, RecordType::A, true);
     lab.resolve(found(2, 20)).await;
@@ -845,7 +845,7 @@ async fn outcomes_are_published_and_a_query_that_the_program_answered_gets_no_se
     };
     assert_eq!(published.take(), [Publication::Answer(3, key, stale)]);
 
-    // The target is gone.
+    // The target was deleted.
     pass(6);
     from_program(&lab, &published, RecordType::A, true);
     lab.resolve(Outcome::NoTarget).await;
@@ -854,7 +854,7 @@ async fn outcomes_are_published_and_a_query_that_the_program_answered_gets_no_se
         [Publication::NoTarget(key, NEGATIVE_LIFETIME)]
     );
     assert_eq!(lab.sent(), [], "the program answered all of these itself");
-    // Known now, to whoever asks next; for what is left.
+    // Cached now: the next query publishes it, for what is left.
     pass(2);
     from_program(&lab, &published, RecordType::AAAA, false);
     assert_eq!(
@@ -929,7 +929,7 @@ async fn without_a_good_answer_the_published_one_is_withdrawn() {
             published[0],
             Publication::Withdrawn(kernel_key(RecordType::A))
         );
-        // What is said of the target holds for both families.
+        // The outcome holds for both families.
         for (qtype, expected) in [
             (RecordType::AAAA, for_all),
             (RecordType::HTTPS, false),
@@ -942,7 +942,7 @@ async fn without_a_good_answer_the_published_one_is_withdrawn() {
         assert_eq!(lab.sent(), []);
         pass(6);
     }
-    // Types that are not kept never get there.
+    // Types that are not kept are never published.
     from_program(&lab, &published, RecordType::TXT, false);
     lab.resolve(found(1, 20)).await;
     assert_eq!(published.take(), []);

@@ -25,21 +25,21 @@ use crate::{
 /// Longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Keeps queries until the test answers them.
+/// Keeps received queries until the test answers them.
 #[derive(Default)]
-struct Asked {
+struct Received {
     queries: Mutex<Vec<StreamQuery>>,
     more: Notify,
 }
 
-impl Answer for Asked {
+impl Answer for Received {
     fn answer(&self, query: StreamQuery) {
         self.queries.lock().unwrap().push(query);
         self.more.notify_one();
     }
 }
 
-impl Asked {
+impl Received {
     async fn wait_for(&self, count: usize) -> Vec<StreamQuery> {
         let enough = async {
             while self.queries.lock().unwrap().len() < count {
@@ -56,7 +56,7 @@ fn reply(query: &StreamQuery, reply: StreamReply) {
 }
 
 struct Lab {
-    asked: Arc<Asked>,
+    asked: Arc<Received>,
     service: Arc<Service>,
     server: TcpListener,
     client: TcpStream,
@@ -72,7 +72,7 @@ impl Lab {
             ttl_seconds: 60,
             follow: true,
         }]);
-        let asked = Arc::new(Asked::default());
+        let asked = Arc::new(Received::default());
         let served = Served {
             servers: vec![IpAddr::from([127, 0, 0, 1])],
             rules: Arc::new(rules.unwrap()),
@@ -237,7 +237,7 @@ async fn queries_in_flight_are_bounded() {
         let answer = vec![next.query.id as u8; 12];
         reply(&next, StreamReply::Answer(answer.clone()));
         assert_eq!(lab.receive().await.unwrap(), answer);
-        // Each reply makes room for one.
+        // Each reply frees a slot.
         if replied + IN_FLIGHT <= ALL {
             waiting.extend(lab.asked.wait_for(1).await);
         }
@@ -266,7 +266,7 @@ async fn answers_that_wait_for_a_client_are_bounded_in_bytes() {
         let answer = vec![query.query.id as u8; LARGE];
         assert_eq!(lab.receive().await, Some(answer));
     }
-    // The others are lost, and there is room again.
+    // The others are lost, and memory is free again.
     lab.send(&[&query(99, MATCHING)]).await;
     let last = lab.asked.wait_for(1).await;
     reply(&last[0], StreamReply::Answer(vec![99; LARGE]));

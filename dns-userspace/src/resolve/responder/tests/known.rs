@@ -1,5 +1,5 @@
-//! A limit is never a denial: what is known is answered however often it is asked for, and a name that exists never passes
-//! to the cache, which would deny it for every type (RFC 8020).
+//! A limit is never a denial: cached answers are served however often they are asked for, and a name that exists never passes
+//! to the existing cache, which would deny it for every type (RFC 8020).
 
 use tokio::sync::mpsc;
 
@@ -61,8 +61,8 @@ async fn sixty_at_once_wait_for_one_look_up() {
     assert_eq!(lab.replies().len(), 60);
 }
 
-/// A pod that goes through the types of a name that exists: look-ups are limited, and what is over the limit gets silence,
-/// never the cache.
+/// A pod that goes through the types of a name that exists: look-ups are limited, and queries over the limit get no reply and
+/// are never passed.
 #[tokio::test]
 async fn types_beyond_the_limit_are_never_denied() {
     let existing = [
@@ -84,7 +84,7 @@ async fn types_beyond_the_limit_are_never_denied() {
         let status = lab.responder.status();
         assert_eq!(status.unanswered as usize, 60 - limit);
         assert_eq!(status.passed_on["rate_limited"], 0);
-        // Another pod is not held up, and what is known is still answered.
+        // Another pod is not affected, and cached answers are still served.
         lab.asks(4, 1, QNAME, RecordType::Unknown(2000));
         assert_eq!(lab.pending().await, limit + 1);
     }
@@ -105,7 +105,7 @@ async fn an_expired_answer_is_given_beyond_the_limit() {
 }
 
 #[tokio::test]
-async fn of_a_name_that_nothing_is_known_of_the_cache_may_tell() {
+async fn a_name_without_a_cached_answer_is_left_to_the_existing_cache() {
     let lab = Lab::new(ResponderOptions::default());
     for number in 0..=OTHER_TYPES_PER_SECOND {
         let qname = QNAME.replace("foo", &format!("ns-{number}"));
@@ -126,7 +126,7 @@ async fn any_is_answered_with_the_cname_alone() {
     assert_eq!(reply.answers, [cname(QNAME, 30, TARGET)]);
     assert!(reply.authorities.is_empty());
     assert_eq!(reply.queries[0].query_type(), RecordType::ANY);
-    // Known now, for CNAME too.
+    // Cached now, for CNAME too.
     lab.asks(3, 2, QNAME, RecordType::CNAME);
     lab.asks(3, 3, QNAME, RecordType::ANY);
     assert_eq!(lab.replies().len(), 2);
@@ -159,7 +159,7 @@ async fn answers_of_other_types_are_bounded_and_end_with_the_name() {
 }
 
 #[tokio::test]
-async fn many_targets_of_other_types_stay_within_their_room() {
+async fn answers_of_other_types_for_many_targets_are_bounded() {
     let lab = Lab::new(ResponderOptions::default());
     for number in 0..200 {
         pass(1);
@@ -172,7 +172,7 @@ async fn many_targets_of_other_types_stay_within_their_room() {
 
 /// A client that is over its rate over TCP.
 #[tokio::test]
-async fn over_the_rate_of_a_stream_what_is_known_is_answered_and_nothing_is_denied() {
+async fn over_the_rate_of_a_stream_cached_answers_are_served_and_nothing_is_denied() {
     let rules = kafka_rule(60);
     let lab = Lab::new(ResponderOptions::default());
     let (sender, mut replies) = mpsc::channel(9);
@@ -195,7 +195,7 @@ async fn over_the_rate_of_a_stream_what_is_known_is_answered_and_nothing_is_deni
     ask(QNAME, RecordType::A, false);
     assert_eq!(replies.recv().await, Some((0, StreamReply::PassOn)));
     ask(QNAME, RecordType::A, true);
-    // Who is over its rate may wait for a look-up that is under way.
+    // A client over its rate may wait for a look-up in flight.
     ask(QNAME, RecordType::A, false);
     lab.resolve(found(1, 10)).await;
     ask(QNAME, RecordType::A, false);

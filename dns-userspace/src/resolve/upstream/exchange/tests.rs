@@ -186,7 +186,7 @@ fn a_server_that_does_not_keep_lower_case_is_asked_over_tcp_at_once() {
         exchange.received(Received::Reply(upper.clone()), start),
         Next::AskTcp(_)
     ));
-    // A connection is hard to forge, so that case need not vouch for it.
+    // A connection is hard to forge, so that case is not needed against forgery.
     assert!(matches!(
         exchange.tcp_ended(Ok(upper)),
         Next::Done(Ok(Attempt::Reply {

@@ -1,4 +1,4 @@
-//! Servers that do not take EDNS, do not keep the case of a question, know names in lower case only, or have no TCP.
+//! Servers that do not take EDNS, do not keep the case of a question, have names in lower case only, or have no TCP.
 
 use std::sync::Mutex;
 

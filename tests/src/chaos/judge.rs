@@ -388,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cache_may_lose_what_it_is_asked() {
+    fn queries_that_the_cache_loses_are_excused() {
         let away = Event::CacheAway {
             from: at(10.0),
             until: at(12.0),
@@ -416,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn two_replies_to_one_query_are_one_too_many() {
+    fn a_second_reply_to_a_query_breaks_a_promise() {
         let mut seen = seen(&[]);
         seen.counts.get_mut(&0).unwrap().twice = 1;
         let broken = judge(&[round(Fault::Upgrade, &[])], &seen).broken;

@@ -1316,7 +1316,7 @@ fn text_of(len: usize) -> String {
 }
 
 fn ages(t: &mut Table) {
-    let told_for = |fresh_ms, grace, fixed_ttl| {
+    let expiring_in = |fresh_ms, grace, fixed_ttl| {
         cached("foo", endpoint()).for_term(Term {
             fresh: Duration::from_millis(fresh_ms),
             grace: Duration::from_secs(grace),
@@ -1327,7 +1327,7 @@ fn ages(t: &mut Table) {
     for seconds in [20, 30, 3600, 86_400, 604_800] {
         t.answered(
             format!("{seconds} s left"),
-            told_for(seconds * 1000, 5, None),
+            expiring_in(seconds * 1000, 5, None),
             ask(broker()),
             "the TTL counts down",
         );
@@ -1357,7 +1357,7 @@ fn ages(t: &mut Table) {
     t.add(
         Expect::Refreshed,
         "grace",
-        vec![told_for(0, 60, None)],
+        vec![expiring_in(0, 60, None)],
         KAFKA,
         ask(broker()),
         "answered with a TTL of 1 while userspace asks again",
@@ -1365,7 +1365,7 @@ fn ages(t: &mut Table) {
     t.add(
         Expect::Refreshed,
         "grace, IPv6, QinQ, OPT",
-        vec![told_for(0, 60, None).at(FIRST_V6)],
+        vec![expiring_in(0, 60, None).at(FIRST_V6)],
         KAFKA,
         map(
             ask_at(
@@ -1379,20 +1379,20 @@ fn ages(t: &mut Table) {
     t.add(
         Expect::Refreshed,
         "grace of an answer with a fixed TTL",
-        vec![told_for(0, 60, Some(30))],
+        vec![expiring_in(0, 60, Some(30))],
         KAFKA,
         ask(broker()),
         "in its grace everything is answered with a TTL of 1",
     );
     t.taken(
         "past its grace",
-        told_for(0, 0, None),
+        expiring_in(0, 0, None),
         ask(broker()),
         "too old for anybody",
     );
     t.answered(
         "fixed TTL",
-        told_for(600_000, 5, Some(17)),
+        expiring_in(600_000, 5, Some(17)),
         ask(broker()),
         "what outlived its TTL is answered with one that does not count down (RFC 8767 §4)",
     );

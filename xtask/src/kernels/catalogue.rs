@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn what_names_no_kernel_is_refused() {
+    fn names_of_no_kernel_are_refused() {
         for name in [
             "",
             "6",

@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_what_the_next_run_is_held_against() {
+    fn the_written_figures_are_the_baseline_of_the_next_run() {
         let mut records = Records::default();
         records.0.insert("x86_64".to_owned(), Run::of(&report()));
         let read: Records = serde_json::from_str(&records.json().unwrap()).unwrap();

@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_applicable_is_neither_right_nor_wrong() {
+    fn items_that_are_not_applicable_neither_pass_nor_fail() {
         let kernel = KernelReport {
             loads: vec![
                 load("tc", None, None),
@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_said_once_and_in_the_kernels_words() {
+    fn a_refusal_is_listed_once_in_the_kernels_words() {
         let kernel = KernelReport {
             loads: vec![load("tc", Some("R1 offset is outside of the packet"), None)],
             tests: vec![

@@ -413,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn replies_are_told_apart() {
+    fn replies_are_counted_by_kind() {
         let stand = by_id(NODELOCAL).unwrap().start(&Needs::default()).unwrap();
         let matched = Names::of(Traffic::Matched, &namespace(0), 40).list(40);
         let foreign = Names::of(Traffic::Foreign, &namespace(0), 40).list(40);

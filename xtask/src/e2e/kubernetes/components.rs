@@ -203,7 +203,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn staging_modules_are_told_from_others() {
+    fn staging_modules_are_recognised() {
         assert_eq!(staging_module("\tk8s.io/api v0.0.0"), Some("k8s.io/api"));
         assert_eq!(
             staging_module("\tk8s.io/kube-openapi v0.0.0-20260317180543-43fb72c5454a"),

@@ -204,7 +204,7 @@ fn the_table_with_answers_to_other_questions() {
     let cases = cases();
     let mut slice = Slice::new(SEVERAL);
     slice
-        .fill(&[answers::cached("nobody", answers::endpoint())])
+        .fill(&[answers::cached("absent", answers::endpoint())])
         .unwrap();
     agree(&mut slice, cases.iter());
 }

@@ -79,7 +79,7 @@ fn the_table_with_answers_to_other_questions() {
     })
     .unwrap();
     program
-        .fill(&[answers::cached("nobody", answers::endpoint())])
+        .fill(&[answers::cached("absent", answers::endpoint())])
         .unwrap();
     agree(&mut program, cases().iter());
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 
 use super::{
-    metric, say,
+    figures, metric,
     schema::{Better, CellReport, Figure, Report},
 };
 
@@ -65,8 +65,8 @@ pub fn run(options: &Options) -> Result<bool> {
             };
             println!(
                 "  {label:<58} {:>10} → {:>10}  {:+6.1} %  {mark}",
-                say::digits(from.median),
-                say::digits(to.median),
+                figures::digits(from.median),
+                figures::digits(to.median),
                 (to.median / from.median - 1.0) * 100.0
             );
         }

@@ -1,4 +1,4 @@
-//! What other programs measure: dnsperf and iperf3, started in the lab.
+//! Measurements by other programs: dnsperf and iperf3, started in the lab.
 
 use std::{
     fmt::Write as _,

@@ -1,4 +1,4 @@
-//! Medians, spread and intervals: what is said of repeated measurements without assuming how they are distributed.
+//! Medians, spread and intervals: statistics of repeated measurements without assumptions on their distribution.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,8 +1,8 @@
 //! Replies of a hostile upstream through the check that accepts them and the walk that follows their chain.
 //!
-//! The first byte of an input chooses transport and qtype, then come replies, each behind two bytes of length. The top
-//! bit of a length puts the ID and the question that were asked in place of the reply's own, which are cut off at
-//! twelve bytes; without it the reply stands as it is.
+//! The first byte of an input chooses transport and qtype, then come replies, each behind two bytes of length. The top bit of a
+//! length puts the ID and the question that were asked in place of the reply's own, which are cut off at twelve bytes; without
+//! it the reply is used unchanged.
 
 use gregor::resolve::{
     Answer, Outcome, Query, Section, Transport,

@@ -1,4 +1,4 @@
-//! The lab without gregor: it must itself be what the other tests take it for. Needs root.
+//! The lab without gregor: the properties that the other tests rely on. Needs root.
 
 #![allow(
     clippy::unwrap_used,
@@ -165,7 +165,7 @@ fn a_panic_removes_the_lab() {
     assert!(leavings(&receive.recv().unwrap()).is_empty());
 }
 
-/// In the child that the two tests below start, and only there: holds a lab until it is told to end, or killed.
+/// In the child that the two tests below start, and only there: holds a lab until SIGTERM or SIGKILL.
 fn hold_a_lab_if_child() -> bool {
     let Ok(prefix) = std::env::var("LAB_PREFIX") else {
         return false;

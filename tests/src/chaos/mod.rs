@@ -1,4 +1,4 @@
-//! Fault injection: gregor is replaced, killed, stopped, reloaded and disturbed while pods go on asking, and the pods judge
+//! Fault injection: gregor is replaced, killed, stopped, reloaded and disturbed under the load of pods, and the pods judge
 //! whether it kept its promises.
 
 mod counts;

@@ -1,7 +1,7 @@
-//! The table of answers: what a program has in its tables, what it is asked, and what must come of it, byte for byte.
+//! The table of answers: the entries of a program, a query, and the expected frame, byte for byte.
 //!
-//! An answer is described by its names and records, and encoded here a second time, without the product's encoder, so
-//! that a mistake of that one cannot hide.
+//! An answer is described by its names and records, and encoded here a second time, without the product's encoder, so that a
+//! mistake of that encoder is found.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -95,7 +95,7 @@ const SERIAL: u32 = 2_026_112_101;
 const INTERVALS: [u32; 4] = [7200, 1800, 86_400, 5];
 
 impl Answer {
-    /// What the program is given, made by the product; `None` where it must not answer.
+    /// The form for the program, made by the product; `None` where it must not answer.
     pub fn body(&self) -> Option<Body> {
         self.section().body()
     }
@@ -178,7 +178,7 @@ impl Answer {
         writer.message
     }
 
-    /// Whether parsers read in the reply what this says, whichever record came first.
+    /// Whether parsers read this answer from the reply, whichever record is first.
     fn is_read_in(&self, query: &Message, reading: &Reading) -> bool {
         let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
         let question = &query.questions[0];
@@ -262,7 +262,7 @@ fn soa_names(zone: &str) -> (String, String) {
 /// Encodes a message with compression within its answers.
 struct Writer {
     message: Vec<u8>,
-    /// Names and ends of names, and where they stand.
+    /// Names and suffixes of names, and their offsets.
     names: Vec<(Vec<u8>, usize)>,
 }
 
@@ -319,12 +319,12 @@ pub enum What {
     TakenAway(Answer, Term),
 }
 
-/// What must become of a query.
+/// The expected result for a query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expect {
     /// It is answered with the first entry.
     Answered,
-    /// So it is, and userspace is asked for a newer answer.
+    /// So it is, and userspace is asked for a refresh.
     Refreshed,
     /// Userspace has to answer.
     Taken,
@@ -332,7 +332,7 @@ pub enum Expect {
     NoTarget,
 }
 
-/// What is in the tables, what is asked, and what must come of it.
+/// The entries of the tables, a query, and the expected result.
 #[derive(Clone, Debug)]
 pub struct Case {
     pub name: String,
@@ -522,7 +522,7 @@ impl Table {
         self.add(Expect::Answered, name, vec![cached], rule, query, why)
     }
 
-    /// Handed over in spite of the entry.
+    /// Handed over despite the entry.
     fn taken(
         &mut self,
         name: impl Into<String>,

@@ -1,4 +1,4 @@
-//! Both parsers read the same, and refuse what is no message.
+//! Both parsers read the same, and refuse what is not a message.
 
 use super::{both, hickory, miekg};
 

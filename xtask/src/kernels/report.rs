@@ -1,4 +1,4 @@
-//! What came of each kernel: as a table on the terminal, as JSON, and as the question whether all of it is right.
+//! The result of each kernel: as a table on the terminal, as JSON, and whether all of it passed.
 
 use std::collections::BTreeMap;
 
@@ -35,7 +35,7 @@ pub struct KernelReport {
     pub no_lab: Option<String>,
 }
 
-/// How an item went on a kernel.
+/// The result of an item on a kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Mark {
     Right,
@@ -86,7 +86,7 @@ impl KernelReport {
             .tests
             .iter()
             .filter(|test| test.outcome == Outcome::Failed)
-            // A program that did not load has said so above.
+            // A program that did not load is reported above.
             .filter(|test| test.group != "load" || !self.refuses(&test.name))
             .collect();
         if self.refuses("tc") {

@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left() {
+    fn headroom_below_the_limit() {
         assert_eq!(reclaimable("anon 5\ninactive_file 30\n"), 30);
         assert_eq!(reclaimable("cache 1\ntotal_inactive_file 7\n"), 7);
         assert_eq!(headroom(100, 90, 30), 40);

@@ -203,7 +203,7 @@ fn a_circle_is_found_through_re_exports_inline_paths_and_macros() {
 }
 
 #[test]
-fn tests_re_exports_and_a_parents_declarations_are_no_imports() {
+fn tests_re_exports_and_a_parents_declarations_do_not_count_as_imports() {
     let sample = Sample::new(
         "none",
         &[

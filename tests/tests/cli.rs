@@ -566,7 +566,7 @@ fn explain_shows_the_reply_that_the_pod_gets() {
 }
 
 #[test]
-fn the_articles_corefile_becomes_a_rule_that_works() {
+fn the_articles_corefile_is_imported_and_its_rule_works() {
     let lab = lab(CacheKind::CoreDns { template: false });
     let corefile = file(
         &lab,

@@ -88,7 +88,7 @@ fn difference(import: &Import, rules: &RuleSet, name: &str, outcome: &Outcome) -
 }
 
 #[test]
-fn random_corefiles_say_the_same_as_their_rules() {
+fn random_corefiles_answer_as_their_rules() {
     let upstream = Upstream::start();
     let first = server::seed();
     let mut answered = 0;
@@ -143,7 +143,7 @@ const NOT_SERVED: [(&str, &str); 13] = [
 ];
 
 #[test]
-fn the_corpus_says_the_same_as_its_rules() {
+fn the_corpus_answers_as_its_rules() {
     let upstream = Upstream::start();
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus/corefile");
     let mut served = 0;

@@ -303,7 +303,7 @@ fn a_truncated_reply_without_tcp_is_labelled_tcp() {
 }
 
 #[test]
-fn a_target_without_any_address_is_a_failure_and_the_resolver_goes_on() {
+fn a_target_without_any_address_is_a_failure_and_the_resolver_tries_the_next_name() {
     let kinds: &[(&str, Script, &str)] = &[
         (
             "an address for a name",

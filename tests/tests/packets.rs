@@ -57,7 +57,7 @@ fn the_table_covers_every_reason() {
 }
 
 #[test]
-fn every_case_is_one_of_its_own() {
+fn cases_are_distinct() {
     let cases = cases();
     assert!(cases.len() >= 60);
     let names: BTreeSet<&str> = cases.iter().map(|case| case.name).collect();
@@ -77,7 +77,7 @@ fn every_case_is_one_of_its_own() {
 }
 
 #[test]
-fn every_rule_takes_something() {
+fn every_rule_matches_a_case() {
     let taken: BTreeSet<u32> = cases()
         .iter()
         .filter_map(|case: &Case| match case.expect {
@@ -183,7 +183,7 @@ fn two_parsers_read_the_answers_as_described() {
 }
 
 #[test]
-fn every_answer_case_is_one_of_its_own() {
+fn answer_cases_are_distinct() {
     let cases = answers::cases();
     let names: BTreeSet<&str> = cases.iter().map(|case| case.name.as_str()).collect();
     assert_eq!(names.len(), cases.len(), "a name twice");

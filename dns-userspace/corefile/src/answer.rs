@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_one_cname() {
+    fn answers_that_are_not_one_cname() {
         for (text, expected) in [
             ("{{ .Name }} 60 IN A 10.0.0.1", "type A"),
             ("{{ .Name }} 60 CH CNAME a.", "type CH"),

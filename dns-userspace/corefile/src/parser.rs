@@ -425,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_and_what_is_unused() {
+    fn missing_and_unused_captures() {
         let parsed =
             read("(a) {\n log\n}\nimport conf.d/*\n. {\n import later\n}\n(later) {\n x\n}")
                 .unwrap();
@@ -440,7 +440,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_corefile() {
+    fn files_that_are_not_corefiles() {
         for (text, line) in [
             ("a {\n b\n", 1),
             ("{\n}", 1),

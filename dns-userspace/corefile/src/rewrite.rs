@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_rule_cannot_say() {
+    fn templates_that_no_rule_can_express() {
         for (text, reason, name) in [
             (
                 "rewrite name suffix .old.example. .new.example.",

@@ -68,7 +68,7 @@ const CNAME: &str = "answers under the name that was asked";
 const REGEX: &str = "as a `regex`, the responder answers";
 
 #[test]
-fn nothing_is_dropped_without_a_word() {
+fn everything_dropped_has_a_note() {
     // Whatever is around the words, there are rules or notes.
     for text in [
         "template",
@@ -156,7 +156,7 @@ fn wrappings_give_rules_with_the_lines_of_the_file() {
 }
 
 #[test]
-fn charts_are_read_as_far_as_they_say_it() {
+fn charts_are_read_as_far_as_they_have_literal_text() {
     let helm = KAFKA.replace("{{ .Name }}", "{{`{{ .Name }}`}}");
     let text = block(
         ".",
@@ -382,7 +382,7 @@ fn zones_end_with_a_dot() {
 }
 
 #[test]
-fn names_that_something_else_takes() {
+fn names_that_another_directive_takes() {
     let wild = template("a.example", r"^.+\.a\.example\.$", "t.");
     let rule = "*.a.example -> t";
     let exception = |property: &str| {

@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_are_kept_retried_and_forgotten_with_their_interface() {
+    fn failures_are_kept_retried_and_dropped_with_their_interface() {
         let mut kernel = Fake::default();
         kernel.refuses.insert("b".to_owned());
         let mut attachments = Attachments::default();

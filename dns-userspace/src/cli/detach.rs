@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_report_says_what_was_done() {
+    fn the_report_lists_the_removed_items() {
         assert_eq!(
             render(&DetachReport::default()),
             "nothing of gregor is attached\n"

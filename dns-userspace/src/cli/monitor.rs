@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn each_verdict_says_who_or_why() {
+    fn each_verdict_shows_the_server_or_the_reason() {
         let of = |verdict, reason: Option<&str>, stale| {
             query(&Record {
                 verdict,
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_has_a_dash() {
+    fn missing_fields_have_a_dash() {
         let line = query(&Record {
             rule: None,
             namespace: None,
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_out_is_said_with_its_reason() {
+    fn omitted_lines_are_reported_with_the_reason() {
         let left_out = LeftOut {
             rate: 40,
             reader: 0,

@@ -893,7 +893,7 @@ ttl   = 60
     }
 
     #[test]
-    fn rules_are_followed_unless_they_say_no() {
+    fn rules_are_followed_unless_configured_otherwise() {
         let text = |more: &str| format!("{DESIGN}{more}");
         let chain = |more: &str| {
             let next = "[[rule]]\nname = \"next\"\nmatch = \"kafka-upstream.{namespace}.svc.cluster.local\"\n\

@@ -213,7 +213,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_program_is_known_by_its_maps() {
+    fn a_program_is_identified_by_its_maps() {
         let map = |name: &str, value_bytes, elements| Map {
             name: name.to_owned(),
             value_bytes,

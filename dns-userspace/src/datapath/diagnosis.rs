@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn xdp_where_the_kernel_has_not_what_it_takes() {
+    fn xdp_on_a_kernel_without_the_helper() {
         assert_eq!(
             line(&DatapathError::NoXdpLoadBytes, &node()),
             "this kernel has no bpf_xdp_load_bytes (Linux 5.18); use hook = \"tcx\" or \"clsact\""

@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn user_namespaces_and_lockdown() {
+    fn user_namespaces_and_lockdown_modes() {
         assert!(is_initial("         0          0 4294967295\n"));
         assert!(!is_initial("         0       1000          1\n"));
         assert_eq!(lockdown("[none] integrity confidentiality\n"), None);

@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_the_program_left_out_is_counted_once_for_each_reader() {
+    async fn events_that_the_program_left_out_are_counted_once_for_each_reader() {
         let hub = Arc::new(Hub::default());
         hub.left_out_by_kernel(5);
         let mut reader = hub.subscribe();

@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_of_zero_is_no_limit() {
+    fn a_rate_of_zero_means_unlimited() {
         let (mut selection, now) = selection(Filter {
             rate: 0,
             ..Filter::default()

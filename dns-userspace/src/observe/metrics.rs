@@ -703,7 +703,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn the_page_keeps_the_format() {
+    fn the_page_is_valid_openmetrics() {
         lint(&render(full()).unwrap());
         lint(&render(Status::default()).unwrap());
     }

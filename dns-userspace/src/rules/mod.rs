@@ -825,7 +825,7 @@ mod tests {
     }
 
     #[test]
-    fn targets_that_are_no_names_are_none() {
+    fn templates_without_a_valid_name_give_no_target() {
         let rules = compile(&[("{a}.example", "{a}-{a}.target")]).unwrap();
         let long = "a".repeat(40);
         let name = wire(&format!("{long}.example"));
@@ -1022,7 +1022,7 @@ mod tests {
     }
 
     #[test]
-    fn targets_near_other_rules_are_no_loops() {
+    fn targets_near_other_rules_do_not_count_as_loops() {
         for rules in [
             &[
                 KAFKA,

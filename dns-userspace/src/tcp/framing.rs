@@ -125,7 +125,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_pushed_is_written_in_order(
+        fn pushed_messages_are_written_in_order(
             messages in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..300), 0..6),
             steps in proptest::collection::vec(1usize..50, 1..10),
         ) {

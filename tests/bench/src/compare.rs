@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn noise_and_small_changes_are_no_change() {
+    fn noise_and_small_changes_do_not_count_as_changes() {
         let judge = |better, from, to| judge(better, from, to, 0.1);
         let quiet = value(100.0, 1.0);
         assert_eq!(judge(Better::Higher, quiet, value(95.0, 1.0)), Change::Same);

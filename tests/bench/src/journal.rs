@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interrupted_run_goes_on() {
+    fn an_interrupted_run_is_resumed() {
         let directory = std::env::temp_dir().join(format!("journal-{}", std::process::id()));
         fs::create_dir_all(&directory).unwrap();
         let path = directory.join("samples.jsonl");
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_said() {
+    fn times_are_formatted() {
         assert_eq!(duration_text(Duration::from_secs(59)), "59 s");
         assert_eq!(duration_text(Duration::from_secs(61)), "1 min 01 s");
     }

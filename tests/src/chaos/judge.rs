@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn a_death_costs_what_the_responder_had_and_nothing_else() {
+    fn a_death_excuses_only_what_the_responder_had() {
         let died = |served| Event::Died {
             at: at(10.0),
             served: at(served),

@@ -38,7 +38,7 @@ fn both_read_a_reply() {
 }
 
 #[test]
-fn both_refuse_what_is_malformed() {
+fn both_parsers_refuse_malformed_messages() {
     let good = reply();
     let changed = |at: usize, value: u8| {
         let mut message = good.clone();

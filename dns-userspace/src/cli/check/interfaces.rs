@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_in_front_is_against_the_order_or_not() {
+    fn programs_in_front_agree_with_the_order_or_not() {
         let interface = Interface {
             index: 7,
             name: "veth7".to_owned(),

@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_loaded_has_its_numbers() {
+    fn loaded_programs_have_their_figures() {
         let program = Program::loaded("gregor", 12_345, Duration::from_millis(80));
         let finding = program.finding();
         assert_eq!(
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_refused_has_reason_remedy_and_log_on_one_line() {
+    fn refused_programs_have_reason_remedy_and_log_on_one_line() {
         let program = failed();
         let finding = program.finding();
         assert_eq!(finding.level, Level::Error);

@@ -65,7 +65,7 @@ fn a_chain_whose_end_has_no_address_is_no_answer_for_either_family() {
 
 /// The same behind servers that ask the root, which denies such names.
 #[test]
-fn an_end_that_spells_an_address_has_none_whatever_is_said_of_it() {
+fn an_end_that_spells_an_address_has_none_whatever_the_reply() {
     use RecordType::{A, AAAA};
     for (own, other) in [(A, AAAA), (AAAA, A)] {
         let replies = vec![((TARGET, own), alias()), ((END, own), nxdomain())];

@@ -113,7 +113,7 @@ fn addresses_are_rotated() {
 }
 
 #[test]
-fn the_limit_takes_as_many_addresses_as_fit_and_never_sets_tc() {
+fn as_many_addresses_as_fit_and_never_tc() {
     let answer_of = addresses(&[TARGET, END], 120, 60);
     for (opt, limit) in [
         (None, 512),
@@ -136,7 +136,7 @@ fn the_limit_takes_as_many_addresses_as_fit_and_never_sets_tc() {
 }
 
 #[test]
-fn opt_comes_back_with_our_size_and_the_do_bit_alone() {
+fn the_opt_of_a_reply_has_our_size_and_the_do_bit() {
     for dnssec_ok in [false, true] {
         let message = parse(&compose(
             Some((4096, dnssec_ok)),
@@ -306,7 +306,7 @@ proptest! {
 }
 
 #[test]
-fn what_a_datagram_leaves_out_a_stream_has() {
+fn a_stream_has_the_addresses_that_a_datagram_leaves_out() {
     let section = Section::new(&addresses(&[TARGET, END], 60, 9)).unwrap();
     let query = query(QNAME, RecordType::A, None);
     let cut = answer(&query, &section, 9, 7, Transport::Udp).unwrap();

@@ -247,7 +247,7 @@ fn a_failed_look_up_gives_the_last_good_answer_until_serve_stale_ends() {
 }
 
 #[test]
-fn a_local_failure_passes_unknown_names_and_gives_existing_ones_no_reply() {
+fn a_local_failure_passes_uncached_names_and_gives_existing_ones_no_reply() {
     let mut sim = Sim::new(options());
     let local = || Outcome::Failed(Failure::Local);
     sim.query(1, RecordType::A);

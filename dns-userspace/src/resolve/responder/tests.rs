@@ -408,7 +408,7 @@ async fn answers_to_one_qtype_alternate_although_others_come_between() {
 }
 
 #[tokio::test]
-async fn without_target_every_query_goes_on_to_the_cache() {
+async fn without_target_every_query_passes_to_the_cache() {
     let lab = Lab::new(ResponderOptions::default());
     lab.asks(3, 1, QNAME, RecordType::A);
     lab.asks(4, 1, QNAME, RecordType::A);
@@ -569,7 +569,7 @@ async fn a_local_failure_is_never_servfail() {
 }
 
 #[tokio::test]
-async fn a_local_failure_takes_nothing_from_the_program() {
+async fn a_local_failure_withdraws_nothing_from_the_program() {
     let lab = Lab::new(ResponderOptions::default());
     let published = Arc::new(Published::default());
     // In the program's table only, as after a change of the configuration.

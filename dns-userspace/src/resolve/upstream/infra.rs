@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_be_due_to_the_case() {
+    fn replies_that_may_be_due_to_the_case() {
         use ResponseCode::*;
         let owner = "kafka-upstream.foo.svc.cluster.local.";
         let positive = message(NoError, vec![a(owner, 9, [10, 0, 0, 1])], vec![]);

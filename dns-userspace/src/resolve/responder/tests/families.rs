@@ -101,7 +101,7 @@ async fn while_a_service_is_created_both_families_are_denied_until_both_exist() 
 
 /// A pod that only ever asks for one family is not delayed by the other.
 #[tokio::test]
-async fn one_family_alone_comes_back_at_once() {
+async fn one_family_alone_is_served_again_at_once() {
     for qtype in BOTH {
         let lab = Lab::new(ResponderOptions::default());
         lab.asks(3, 1, QNAME, qtype);

@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test]
-async fn a_target_without_any_address_is_servfail_for_both_families_and_says_why() {
+async fn a_target_without_any_address_is_servfail_with_an_extended_error_for_both_families() {
     for asked in [RecordType::A, RecordType::AAAA] {
         for end in [name("10.0.0.5."), name("fd00.example."), name(TARGET)] {
             let lab = Lab::new(ResponderOptions::default());

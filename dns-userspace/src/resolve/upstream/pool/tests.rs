@@ -122,7 +122,7 @@ async fn guesses_count_for_all_and_late_replies_for_none() {
 }
 
 #[tokio::test]
-async fn what_comes_from_elsewhere_is_not_received() {
+async fn datagrams_from_other_addresses_are_not_received() {
     let pool = Arc::new(Pool::new(1));
     let (socket, server) = server().await;
     let (other, _) = self::server().await;
@@ -140,7 +140,7 @@ async fn what_comes_from_elsewhere_is_not_received() {
 }
 
 #[tokio::test]
-async fn a_closed_port_is_unreachable_for_all_who_ask_it() {
+async fn a_closed_port_is_unreachable_for_every_look_up() {
     let pool = Arc::new(Pool::new(1));
     let (socket, server) = server().await;
     drop(socket);

@@ -1,16 +1,16 @@
-//! What the cgroups of this process let it take of memory. Reads /proc and /sys only.
+//! How much memory the cgroups of this process allow. Reads /proc and /sys only.
 
 use std::{
     fs,
     path::{Path, PathBuf},
 };
 
-/// The lowest limit of this process's cgroup and those above it, in bytes, as far as they are to be seen.
+/// The lowest limit of this process's cgroup and those above it, in bytes, as far as they are visible.
 pub fn memory_limit() -> Option<u64> {
     levels().into_iter().map(|level| level.limit).min()
 }
 
-/// What is left of the limit that is nearest to being reached, in bytes; what the kernel would give back counts as free.
+/// What is left of the limit that is nearest to being reached, in bytes; reclaimable memory counts as free.
 pub fn memory_headroom() -> Option<u64> {
     levels()
         .into_iter()
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left() {
+    fn headroom_below_the_limit() {
         assert_eq!(reclaimable("anon 5\ninactive_file 30\n"), 30);
         assert_eq!(reclaimable("cache 1\ntotal_inactive_file 7\n"), 7);
         assert_eq!(headroom(100, 90, 30), 40);

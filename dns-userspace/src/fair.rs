@@ -1,11 +1,11 @@
-//! A bounded map in which an interface can push out only entries of its own.
+//! A bounded map in which an interface can evict only entries of its own.
 
 use std::{
     collections::{BTreeMap, HashMap},
     hash::Hash,
 };
 
-/// The owner of entries whose interface is gone: any interface may push them out.
+/// The owner of entries whose interface was removed: any interface may evict them.
 const OWNERLESS: u32 = 0;
 
 /// The size of the map.
@@ -19,7 +19,7 @@ pub struct Limits {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Full;
 
-/// A map with room for each interface, in which an interface can push out only entries of its own.
+/// A map with space for each interface, in which an interface can evict only entries of its own.
 ///
 /// Entries leave in the order in which they were last written. An answer in use is written again at each refresh, so
 /// that is near enough to least recently used, and reading writes nothing.
@@ -57,8 +57,8 @@ impl<K: Clone + Eq + Hash, V> FairMap<K, V> {
         self.slots.get(key).map(|slot| &slot.value)
     }
 
-    /// Writes an entry. An existing one stays on the account of its first interface; a new one finds no room when others fill
-    /// the map within their share and this interface has no entry to replace.
+    /// Writes an entry. An existing one stays with its first interface; a new one is refused when others fill the map within
+    /// their share and this interface has no entry to replace.
     pub fn insert(&mut self, ifindex: u32, key: K, value: V) -> bool {
         let ifindex = match self.take(&key) {
             Some(slot) if slot.ifindex != OWNERLESS => slot.ifindex,
@@ -82,7 +82,7 @@ impl<K: Clone + Eq + Hash, V> FairMap<K, V> {
         true
     }
 
-    /// Writes a new entry that counts for no interface; `false` when it is full, or the key is there.
+    /// Writes a new entry without an owner; `false` when it is full, or the key is there.
     pub fn adopt(&mut self, key: K, value: V) -> bool {
         if self.slots.len() >= self.limits.total || self.slots.contains_key(&key) {
             return false;
@@ -112,7 +112,7 @@ impl<K: Clone + Eq + Hash, V> FairMap<K, V> {
         queue.insert(self.writes, key.clone());
     }
 
-    /// Makes room for one more entry of an interface; what had to go for it is returned.
+    /// Makes room for one more entry of an interface; returns the evicted entry.
     pub fn make_room(&mut self, ifindex: u32) -> Result<Option<(K, V)>, Full> {
         if self.count(ifindex) >= self.limits.per_interface {
             return Ok(self.pop_oldest(ifindex));
@@ -160,7 +160,7 @@ impl<K: Clone + Eq + Hash, V> FairMap<K, V> {
         Some((key, slot.value))
     }
 
-    /// Marks the entries of an interface that is gone as ownerless.
+    /// Marks the entries of a removed interface as ownerless.
     pub fn release(&mut self, ifindex: u32) {
         let Some(queue) = self.queues.remove(&ifindex) else {
             return;
@@ -181,7 +181,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn entries_of_a_gone_interface_make_room_for_others() {
+    fn entries_of_a_removed_interface_are_evicted_first() {
         let mut map = FairMap::new(Limits {
             total: 4,
             per_interface: 4,

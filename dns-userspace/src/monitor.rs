@@ -1,4 +1,4 @@
-//! What becomes of each intercepted query, told to whoever watches; nobody else, and never a log.
+//! Live records of intercepted queries for the readers that are connected; never logged.
 
 mod frame;
 mod hub;

@@ -109,7 +109,7 @@ fn the_block_of_the_article_is_the_documented_rule() {
 }
 
 #[test]
-fn imports_can_stand_in_one_file() {
+fn several_imports_can_be_in_one_file() {
     let template = |target: &str| {
         format!(
             ".:53 {{\n  template IN ANY a.example {{\n    match ^.+\\.{target}\\.a\\.example\\.$\n    answer \"{{{{ .Name }}}} 60 IN CNAME {target}.test.\"\n    fallthrough\n  }}\n  rewrite name exact {target}.example {target}.test\n}}\n"

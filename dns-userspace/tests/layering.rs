@@ -164,7 +164,7 @@ fn sans_io_files_use_no_sockets_no_clock_and_no_source_of_randomness() {
     }
 }
 
-/// A crate of these files, gone with the value.
+/// A crate of these files, removed when dropped.
 struct Sample(PathBuf);
 
 impl Sample {
@@ -233,7 +233,7 @@ fn a_circle_is_found_where_a_function_has_the_name_of_its_module() {
 }
 
 #[test]
-fn tests_re_exports_and_a_parents_declarations_are_no_imports() {
+fn tests_re_exports_and_a_parents_declarations_do_not_count_as_imports() {
     let sample = Sample::new(
         "none",
         &[

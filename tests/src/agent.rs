@@ -1,4 +1,4 @@
-//! What other agents on a node do to programs that are not theirs.
+//! What other agents on a node do to foreign programs.
 
 use std::{
     ffi::CString,

@@ -111,7 +111,7 @@ pub fn both<M: AsRef<[u8]>>(messages: &[M]) -> Result<Vec<Reading>> {
         .collect()
 }
 
-/// What miekg/dns makes of each message, or why it refuses it. One process reads them all.
+/// miekg/dns' reading of each message, or why it refuses it. One process reads them all.
 pub fn miekg<M: AsRef<[u8]>>(messages: &[M]) -> Result<Vec<Result<Reading, String>>> {
     let mut input = Vec::new();
     for message in messages {
@@ -155,7 +155,7 @@ pub fn miekg<M: AsRef<[u8]>>(messages: &[M]) -> Result<Vec<Result<Reading, Strin
     Ok(readings)
 }
 
-/// What hickory makes of a message.
+/// hickory's reading of a message.
 pub fn hickory(bytes: &[u8]) -> Result<Reading> {
     let mut decoder = BinDecoder::new(bytes);
     let message = Message::read(&mut decoder)?;
@@ -247,7 +247,7 @@ fn flat(record: &HickoryRecord) -> Result<Flat> {
     let mut encoder = BinEncoder::new(&mut wire);
     encoder.set_name_encoding(NameEncoding::Uncompressed);
     record.emit(&mut encoder)?;
-    // Type, class, TTL and length stand between owner and rdata.
+    // Type, class, TTL and length are between owner and rdata.
     let rdata = wire.split_off(owner.len() + 10);
     Ok(Flat { owner, rdata })
 }

@@ -1,5 +1,5 @@
-//! Whether the loaded program, the pipeline over a slice, a regular expression on the presentation form and a plain
-//! comparison of labels agree where no table says what is right. Wants root.
+//! Whether the loaded program, the pipeline over a slice, a regular expression on the presentation form and a plain comparison
+//! of labels agree on cases that no table contains. Wants root.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -72,7 +72,7 @@ fn a_hundred_thousand_mutations() {
 const RULE_SETS: usize = 50;
 const NAMES_EACH: usize = 200;
 
-/// Ten thousand pairs of a rule set and a name, in four opinions: the loaded program, the pipeline over a slice, regular
+/// Ten thousand pairs of a rule set and a name, judged four ways: the loaded program, the pipeline over a slice, regular
 /// expressions, labels compared one by one. Every other set has `regex` rules among its patterns.
 #[test]
 fn ten_thousand_names_through_the_program() {
@@ -86,7 +86,7 @@ fn ten_thousand_names_through_the_program() {
         } else {
             (testing::random_rules(&mut other, 8), None)
         };
-        // Contradictory rules are refused, and are not what this is about.
+        // Contradictory rules are refused, which other tests cover.
         let Ok(rules) = RuleSet::compile(&specs).map(Arc::new) else {
             continue;
         };
@@ -158,7 +158,7 @@ fn specs_of(patterns: &[String]) -> Vec<RuleSpec> {
         .collect()
 }
 
-/// Few enough words that rules overlap and names meet them.
+/// Few enough words that rules overlap and names match them.
 const WORDS: &[&str] = &[
     "a",
     "b",
@@ -202,7 +202,7 @@ fn random_patterns(rng: &mut impl Rng) -> Vec<String> {
         .collect()
 }
 
-/// A name made from one of the patterns, then perhaps spoilt.
+/// A name made from one of the patterns, then perhaps changed.
 fn random_name(rng: &mut impl Rng, patterns: &[String]) -> Vec<u8> {
     let pattern = &patterns[rng.random_range(0..patterns.len())];
     let mut labels: Vec<Vec<u8>> = Vec::new();

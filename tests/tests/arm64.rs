@@ -1,5 +1,5 @@
-//! The order of loads in what the JIT of this kernel makes of the programs. On arm64 only, where branches order none; wants
-//! root.
+//! The order of loads in the machine code that the JIT of this kernel emits for the programs. On arm64 only, where branches
+//! order none; wants root.
 #![cfg(target_arch = "aarch64")]
 #![allow(clippy::unwrap_used, reason = "a panic is the report")]
 

@@ -1,4 +1,4 @@
-//! Fault injection in its short form, on both hooks; and it finds what is broken on purpose. Wants root.
+//! Fault injection in its short form, on both hooks; and planted faults are found. Wants root.
 
 #![allow(clippy::unwrap_used, reason = "a panic is the report")]
 
@@ -65,8 +65,8 @@ fn twice(fault: &'static [(Fault, usize)]) -> Plan {
 }
 
 #[test]
-fn pins_that_are_left_out_are_found() {
-    if !can_use_tcx("pins_that_are_left_out_are_found") {
+fn missing_pins_are_found() {
+    if !can_use_tcx("missing_pins_are_found") {
         return;
     }
     let plan = twice(&[(Fault::Absence, 2)]);

@@ -1,5 +1,5 @@
-//! The checksums of replies, verified where they arrive: for queries that came with whole ones, as from a wire, and for
-//! queries of a local pod, whose checksums are only begun and so are those of the replies. Wants root.
+//! The checksums of replies, verified where they arrive: for queries with complete ones, as from a wire, and for queries of a
+//! local pod, whose checksums are partial, as are those of the replies. Wants root.
 //!
 //! `GREGOR_CHECKSUM_QUERIES` is how many queries there are of each kind.
 
@@ -66,14 +66,14 @@ fn cached() -> Vec<Entry> {
 }
 
 /// A query, the length of its IP header, where its UDP header begins, and its ID.
-struct Asked {
+struct Question {
     frame: Vec<u8>,
     ip_len: usize,
     udp_at: usize,
     id: u16,
 }
 
-fn ask(rng: &mut impl Rng) -> Asked {
+fn ask(rng: &mut impl Rng) -> Question {
     let server = [FIRST_V4, FIRST_V6, LAST_V6][rng.random_range(0..3)];
     let qtype = QTYPES[rng.random_range(0..3)];
     let mut message = question(name_of(rng.random_range(60..200)), qtype);
@@ -95,7 +95,7 @@ fn ask(rng: &mut impl Rng) -> Asked {
     }
     let ip_len = if server.is_ipv4() { 20 } else { 40 };
     let udp_at = 14 + 4 * packet.tags.len() + ip_len;
-    Asked {
+    Question {
         frame: packet.build().bytes,
         ip_len,
         udp_at,
@@ -112,8 +112,8 @@ fn pseudo_header(frame: &[u8], udp_at: usize, ip_len: usize) -> Vec<u8> {
     pseudo
 }
 
-/// Verifies both sums of a reply, and that it is whole; returns its ID. Of a checksum that is only begun, the field holds
-/// the sum of the pseudo-header.
+/// Verifies both sums of a reply, and that it is whole; returns its ID. The field of a partial checksum holds the sum of the
+/// pseudo-header.
 fn verify(frame: &[u8], is_begun: bool) -> u16 {
     let mut at = 12;
     while matches!(frame[at..at + 2], [0x81, 0x00] | [0x88, 0xa8]) {
@@ -148,7 +148,7 @@ fn verify(frame: &[u8], is_begun: bool) -> u16 {
 }
 
 /// Asks in batches; the replies of each must be to its IDs, each with right sums.
-fn run(wire: &Wire, send: impl Fn(&Wire, &Asked), is_partial: bool, count: usize) {
+fn run(wire: &Wire, send: impl Fn(&Wire, &Question), is_partial: bool, count: usize) {
     let mut veth = Veth::with_options(wire, &answering()).expect("a program on a veth");
     veth.loaded.fill(&cached()).expect("answers");
     let mut receiver = wire.receiver().expect("a socket in the pod");
@@ -204,13 +204,13 @@ fn dropped() -> u64 {
         .sum()
 }
 
-fn send_whole(wire: &Wire, asked: &Asked) {
+fn send_whole(wire: &Wire, asked: &Question) {
     wire.send(&asked.frame.clone().into())
         .expect("a frame sent");
 }
 
 /// As the pod's stack sends it: the sum of the pseudo-header alone.
-fn send_begun(wire: &Wire, asked: &Asked) {
+fn send_partial(wire: &Wire, asked: &Question) {
     let mut frame = asked.frame.clone();
     let pseudo = pseudo_header(&frame, asked.udp_at, asked.ip_len);
     let begun = !internet_checksum(&[&pseudo]);
@@ -225,6 +225,6 @@ fn whole_checksums() {
 }
 
 #[test]
-fn checksums_that_are_only_begun() {
-    on_a_wire(|wire| run(wire, send_begun, true, queries()));
+fn partial_checksums() {
+    on_a_wire(|wire| run(wire, send_partial, true, queries()));
 }

@@ -1,6 +1,6 @@
-//! Entries published, replaced, taken away and pushed out while a loaded program looks them up on another processor: no
-//! look-up shows a byte of another key's answer, or of two answers; and without the look at the sequence number after
-//! the copy some do. Wants root.
+//! Entries published, replaced, withdrawn and evicted while a loaded program looks them up on another processor: no look-up
+//! shows a byte of another key's answer, or of two answers; and without the look at the sequence number after the copy some do.
+//! Wants root.
 //!
 //! `GREGOR_CHURN_LOOKUPS` is how many look-ups there are.
 
@@ -28,7 +28,7 @@ use gregor_tests::packets::{
     table::{FIRST_V4, Rule},
 };
 
-/// Answers of the first are found by the ends of their names, too.
+/// Answers of the first are found by the suffixes of their names, too.
 const RULES: [Rule; 2] = [
     Rule {
         name: "settled",
@@ -95,7 +95,7 @@ fn frame() -> Vec<u8> {
     frame
 }
 
-/// Publishes, replaces, takes away and pushes out until it is told to end; returns how often.
+/// Publishes, replaces, withdraws and evicts until `enough` is set; returns how often.
 fn churn(answers: &Answers, rules: &RuleSet, done: &AtomicBool) -> u64 {
     let keys: Vec<Key> = (0..KEYS)
         .map(|key| answers.key(rules.rules()[key % 2].id(), 1, FIRST_V4, &[namespace(key)]))
@@ -176,7 +176,7 @@ fn run(program: &'static str, enough: impl Fn(&Seen) -> bool) -> Seen {
 }
 
 #[test]
-fn no_look_up_shows_another_keys_bytes() {
+fn no_look_up_returns_bytes_of_another_key() {
     let lookups = env::var("GREGOR_CHURN_LOOKUPS")
         .map_or(10_000_000, |count| count.parse().expect("a number"));
     let seen = run("churn", |seen| seen.lookups >= lookups || seen.foreign > 0);
@@ -185,7 +185,7 @@ fn no_look_up_shows_another_keys_bytes() {
 }
 
 #[test]
-fn without_the_second_look_some_do() {
+fn without_the_second_check_some_look_ups_do() {
     // As many look-ups as it takes.
     let seen = run("churn_unchecked", |seen| {
         seen.foreign > 0 || seen.lookups > 2_000_000_000

@@ -1,5 +1,5 @@
-//! The subcommands as a user runs them on the node, and the pages that a scraper reads: exit codes, the lines that somebody
-//! needs, and what must never be told.
+//! The subcommands as a user runs them on the node, and the pages that a scraper reads: exit codes, the lines that users rely
+//! on, and the names that must not appear.
 
 #![allow(
     clippy::unwrap_used,
@@ -34,7 +34,7 @@ use nix::sys::signal::Signal;
 
 const CACHE: IpAddr = IpAddr::V4(NODE_LOCAL_V4);
 
-/// What a command came to.
+/// The result of a command.
 struct Ran {
     code: i32,
     out: String,
@@ -96,7 +96,7 @@ fn lab(cache: CacheKind) -> Lab {
 }
 
 #[test]
-fn check_says_whether_the_node_is_fit() {
+fn check_reports_whether_the_node_is_suitable() {
     let lab = lab(CacheKind::CoreDns { template: true });
     let config = file(&lab, "check.toml", &lab.gregor_config());
     let alone = run(&lab, &["check"]);
@@ -111,7 +111,7 @@ fn check_says_whether_the_node_is_fit() {
         "ok maps about ",
         "hook",
         "ok interface veth-foo free",
-        "nothing stands in the way of `gregor run`",
+        "`gregor run` would work",
     ]);
 
     let before = run(&lab, &["check", "--config", &config]);
@@ -163,10 +163,10 @@ fn check_says_whether_the_node_is_fit() {
         assert_eq!(program["loaded"], true, "{program}");
         assert!(program["load_seconds"].as_f64().unwrap() > 0.0, "{program}");
     }
-    // Nothing of it stays on the interface beside the gregor that runs.
+    // It leaves nothing on the interface beside the running gregor.
     assert_eq!(e2e::programs_on(&lab, "veth-foo"), ["gregor"]);
 
-    // A day is allowed, and said to be long.
+    // A day is allowed, with a warning.
     let day = format!("{}[answer]\nmax_ttl = \"1day\"\n", lab.gregor_config());
     let day = run(&lab, &["check", "--config", &file(&lab, "day.toml", &day)]);
     assert_eq!(day.code, 0, "{}{}", day.out, day.err);
@@ -276,7 +276,7 @@ fn a_refusal_is_one_line_with_its_remedy() {
 
 /// As in a pod, where no program can be looked at by its id.
 #[test]
-fn check_with_the_documented_capabilities_knows_gregors_own_program() {
+fn check_with_the_documented_capabilities_recognises_gregors_own_program() {
     let lab = Lab::builder("clicheckown").pod("foo").start().unwrap();
     let gregor = lab
         .start_gregor(&tools::gregor().unwrap(), &lab.gregor_config())
@@ -298,7 +298,7 @@ fn check_with_the_documented_capabilities_knows_gregors_own_program() {
 }
 
 #[test]
-fn loading_ends_in_time() {
+fn loading_ends_at_the_time_limit() {
     let lab = lab(CacheKind::None);
     let config = file(&lab, "slow.toml", &lab.gregor_config());
     let control = lab.directory().join("slow.sock");
@@ -327,10 +327,10 @@ fn loading_ends_in_time() {
 }
 
 #[test]
-fn check_finds_what_is_wrong() {
+fn check_reports_problems() {
     let lab = lab(CacheKind::None);
     let config = lab.gregor_config();
-    // Nobody listens at NodeLocal's address: a warning, for it may come yet.
+    // There is no listener at NodeLocal's address: a warning, since it may start later.
     let silent = run(
         &lab,
         &["check", "--config", &file(&lab, "ok.toml", &config)],
@@ -377,16 +377,16 @@ fn check_finds_what_is_wrong() {
 }
 
 #[test]
-fn status_tells_how_it_does() {
+fn status_shows_the_state_of_the_daemon() {
     let lab = lab(CacheKind::Embedded);
     let control = lab.directory().join("gregor.sock");
     let control = control.to_str().unwrap();
-    let nobody = run(&lab, &["status", "--control", control]);
-    assert_eq!(nobody.code, 1);
+    let no_daemon = run(&lab, &["status", "--control", control]);
+    assert_eq!(no_daemon.code, 1);
     assert!(
-        nobody.out.is_empty() && nobody.err.contains(control),
+        no_daemon.out.is_empty() && no_daemon.err.contains(control),
         "{}",
-        nobody.err
+        no_daemon.err
     );
 
     let gregor = start(&lab, &lab.gregor_config());
@@ -417,14 +417,14 @@ fn status_tells_how_it_does() {
     assert_eq!(status["responder"]["replies"]["NOERROR"], 2);
     assert_eq!(status["responder"]["namespaces"]["foo"]["answer"], 2);
     assert_eq!(status["kernel"]["requests"][1]["verdict"], "taken");
-    // Of baz's two queries the second may come when the program knows by the first that there is no target.
+    // Of baz's two queries the second may come when the program has the denial of the first.
     let no_target = Metrics::of(&gregor).passed("no_target");
     let count = |value: &serde_json::Value| value.as_u64().unwrap() as f64;
     let taken = count(&status["kernel"]["requests"][1]["count"]);
     assert_eq!(taken + no_target, 4.0);
     let passed_on = count(&status["responder"]["passed_on"]["no_target"]);
     assert_eq!(passed_on + no_target, 2.0);
-    // Known from now on.
+    // In the program's table from now on.
     assert_eq!(status["kernel"]["requests"][0]["verdict"], "answered");
     assert_eq!(status["kernel"]["answers"]["entries"], 2);
     assert_eq!(status["kernel"]["answers"]["no_target"], 1);
@@ -433,7 +433,7 @@ fn status_tells_how_it_does() {
         gregor.config_path().to_str().unwrap()
     );
 
-    // A second one on this node is told so, and the first goes on.
+    // A second one on this node is refused, and the first keeps running.
     let config = gregor.config_path().to_str().unwrap();
     let second = run(&lab, &["run", "--config", config, "--control", control]);
     assert_eq!(second.code, 1);
@@ -447,7 +447,7 @@ fn status_tells_how_it_does() {
         sorted(FOO_ADDRESSES)
     );
 
-    // A pod that asks past gregor is warned of.
+    // There is a warning about a pod that asks another server.
     let (query, _) = Wire::new("www.example.com", RecordType::A).bytes();
     let elsewhere = IpAddr::from([10, 250, 0, 2]);
     e2e::exchange_within(
@@ -461,7 +461,7 @@ fn status_tells_how_it_does() {
 }
 
 #[test]
-fn explain_says_what_the_pod_will_get() {
+fn explain_shows_the_reply_that_the_pod_gets() {
     let lab = lab(CacheKind::CoreDns { template: false });
     let config = file(&lab, "explain.toml", &lab.gregor_config());
     let explain = |arguments: &[&str]| {
@@ -540,7 +540,7 @@ fn explain_says_what_the_pod_will_get() {
         "they pass untouched",
     ]);
 
-    // What it says is what happens.
+    // The pod gets what it says.
     let _gregor = start(&lab, &lab.gregor_config());
     let (query, _) = Wire::new(&qualified("foo"), RecordType::A).bytes();
     let reply = exchange_from(lab.pod("foo"), CACHE, &query).unwrap();
@@ -566,7 +566,7 @@ fn explain_says_what_the_pod_will_get() {
 }
 
 #[test]
-fn the_articles_corefile_becomes_a_rule_that_works() {
+fn the_articles_corefile_is_imported_and_its_rule_works() {
     let lab = lab(CacheKind::CoreDns { template: false });
     let corefile = file(
         &lab,
@@ -619,7 +619,7 @@ fn the_articles_corefile_becomes_a_rule_that_works() {
 }
 
 #[test]
-fn detach_means_all() {
+fn detach_requires_all() {
     let lab = lab(CacheKind::None);
     let ran = run(&lab, &["detach"]);
     assert_eq!(ran.code, 2);
@@ -657,7 +657,7 @@ fn lint(page: &str) {
 }
 
 #[test]
-fn the_pages_and_the_log_tell_no_names() {
+fn the_pages_and_the_log_contain_no_query_names() {
     let tenant = "tenant-quux-with-a-long-name";
     let mut lab = Lab::builder("e2epages").pod("baz").start().unwrap();
     let target = |namespace: &str, target: &str| ExternalName {
@@ -679,7 +679,7 @@ fn the_pages_and_the_log_tell_no_names() {
         exchange_from(lab.pod(pod), server, &query).unwrap();
     };
     let secret = |namespace: &str| format!("s3cret.{}", qualified(namespace));
-    // Answered, of a type not kept, passed on, foreign, and behind a server that has gone.
+    // Answered, of a type not kept, passed on, foreign, and behind a server that has ended.
     ask(tenant, CACHE, &secret(tenant), RecordType::A);
     ask(tenant, CACHE, &secret(tenant), RecordType::TXT);
     ask("baz", CACHE, &secret("made-up-namespace"), RecordType::A);
@@ -740,7 +740,7 @@ fn the_pages_and_the_log_tell_no_names() {
     assert_eq!(gregor.get("/nothing").unwrap().0, 404);
 }
 
-/// The one line of the log that names a tenant: its own Service leads nowhere, and somebody has to tell it. Rate-limited,
+/// The one line of the log that names a tenant: its own Service leads nowhere, which the operator has to know. Rate-limited,
 /// and without the name that was asked for.
 #[test]
 fn a_broken_chain_names_the_tenant_and_nothing_else() {

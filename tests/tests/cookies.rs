@@ -30,8 +30,8 @@ use hickory_proto::{
     },
 };
 
-/// A resolver of c-ares (1.33 and later) in a pod. A server whose cookie it knows has to send one with each reply; it drops
-/// others for two minutes.
+/// A resolver of c-ares (1.33 and later) in a pod. A server whose cookie it has must send one with each reply; it drops others
+/// for two minutes.
 struct Client {
     child: Child,
     found: Lines<BufReader<ChildStdout>>,

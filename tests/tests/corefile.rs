@@ -23,19 +23,19 @@ use server::{CoreDns, Outcome, Upstream};
 const FILES: u64 = 60;
 const NAMES: usize = 60;
 
-/// What the import has to say where a rule answers a name that CoreDNS does not answer so.
+/// Notes of the import that explain why a rule answers a name that CoreDNS does not.
 const TAKEN: [&str; 5] = [
     "takes names away from it",
     "answers queries of type",
     "has no `fallthrough` for some of its names",
-    "depends on who asks",
+    "depends on the client",
     "is for these names too",
 ];
-/// What it has to say where CoreDNS answers and no rule does.
+/// Notes that explain why CoreDNS answers a name and no rule does.
 const NARROWER: [&str; 4] = [
     "also spanned several labels",
     "outside of RFC 1123",
-    "go on behind it",
+    "also matched longer names",
     "also matched other names",
 ];
 
@@ -63,7 +63,7 @@ fn target(rules: &RuleSet, name: &str) -> Option<String> {
     Some(found.target.to_string())
 }
 
-/// Whether the import says one of these things, or leaves something out where that is an excuse.
+/// Whether the import has one of these notes, or leaves something out where that explains it.
 fn says(import: &Import, texts: &[&str], or_left_out: bool) -> bool {
     import.notes.iter().any(|note| {
         texts.iter().any(|text| note.text.contains(text))
@@ -88,7 +88,7 @@ fn difference(import: &Import, rules: &RuleSet, name: &str, outcome: &Outcome) -
 }
 
 #[test]
-fn random_corefiles_say_the_same_as_their_rules() {
+fn random_corefiles_answer_as_their_rules() {
     let upstream = Upstream::start();
     let first = server::seed();
     let mut answered = 0;
@@ -143,7 +143,7 @@ const NOT_SERVED: [(&str, &str); 13] = [
 ];
 
 #[test]
-fn the_corpus_says_the_same_as_its_rules() {
+fn the_corpus_answers_as_its_rules() {
     let upstream = Upstream::start();
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus/corefile");
     let mut served = 0;
@@ -191,7 +191,7 @@ fn names_for(text: &str, random: &mut impl Rng) -> Vec<String> {
         })
         .collect();
     let words: Vec<&str> = words.into_iter().collect();
-    // Runs of labels as they stand in the text, with something in front.
+    // Runs of labels as they are in the text, with something in front.
     let plain = text.replace(['\\', '[', ']'], "");
     let names: BTreeSet<String> = plain
         .split(|c: char| !(c.is_ascii_lowercase() || c.is_ascii_digit() || "-._".contains(c)))

@@ -1,4 +1,4 @@
-//! One daemon per control socket, and reloads that fail halfway: the last good configuration goes on.
+//! One daemon per control socket, and reloads that fail halfway: the last good configuration stays in force.
 
 #![allow(
     clippy::unwrap_used,
@@ -40,10 +40,10 @@ fn rules(gregor: &Gregor) -> usize {
     gregor.status().unwrap()["rules"].as_array().unwrap().len()
 }
 
-/// The first daemon is told to end and waits for a look-up, so its socket is not served any more. The second one must not
-/// begin beside it, and must find its own socket in place once it may.
+/// The first daemon gets SIGTERM and waits for a look-up, so its socket is not served any more. The second one must not start
+/// beside it, and its own socket must be in place once it does.
 #[test]
-fn a_second_daemon_is_refused_while_the_first_one_ends() {
+fn a_second_daemon_is_refused_until_the_first_has_ended() {
     let lab = Lab::builder("e2esecond").pod("foo").start().unwrap();
     let upstream = HeldUpstream::start(&lab);
     let config = format!(
@@ -90,7 +90,7 @@ fn a_second_daemon_is_refused_while_the_first_one_ends() {
     assert_eq!(ended.code(), Some(0), "{}", first.log());
     assert!(!control.exists());
 
-    // The lock is left behind; it is no obstacle.
+    // The lock file is left behind, which does not matter.
     let next = lab.start_gregor(&binary, &lab.gregor_config()).unwrap();
     served(lab.pod("foo"));
     assert!(control.exists());
@@ -193,9 +193,9 @@ fn leave_tags_in_frames(lab: &Lab, interface: &str) {
     assert!(output.status.success(), "{output:?}");
 }
 
-/// The program can sit in the new place on one interface and not on the other.
+/// The program can be attached to the new hook on one interface and not on the other.
 #[test]
-fn a_reload_to_a_hook_that_cannot_be_had_leaves_the_programs_where_they_are() {
+fn a_reload_to_a_hook_that_is_not_available_keeps_the_programs() {
     let lab = Lab::builder("e2etaken")
         .pod("foo")
         .pod("bar")
@@ -227,7 +227,7 @@ fn a_reload_to_a_hook_that_cannot_be_had_leaves_the_programs_where_they_are() {
     }
     served(lab.pod("foo"));
 
-    // Once it can be had, the same configuration is taken.
+    // Once it is available, the same configuration is accepted.
     leave_tags_in_frames(&lab, "veth-bar");
     gregor.signal(Signal::SIGHUP);
     until("the next reload", || {

@@ -1,4 +1,4 @@
-//! `gregor detach --all` takes off what is gregor's, and leaves a stranger's program alone that is called the same.
+//! `gregor detach --all` removes gregor's programs, and not a foreign program of the same name.
 
 #![allow(
     clippy::unwrap_used,
@@ -71,14 +71,14 @@ fn filters(lab: &Lab) -> Vec<String> {
 }
 
 #[test]
-fn a_program_of_the_same_name_stays() {
+fn a_foreign_program_of_the_same_name_stays() {
     let lab = Lab::builder("e2edetname").pod("foo").start().unwrap();
     for hook in ["tcx", "clsact"] {
         let config = lab.gregor_config().replace(
             "[intercept]\n",
             &format!("[intercept]\nhook = \"{hook}\"\n"),
         );
-        // First the stranger, so that gregor's own start meets it, too.
+        // First the foreign program, so that gregor's own start meets it, too.
         let stranger = attach_stranger(&lab);
         let gregor = lab
             .start_gregor(&tools::gregor().unwrap(), &config)
@@ -91,7 +91,7 @@ fn a_program_of_the_same_name_stays() {
             "tcx" => both(2, 1),
             _ => both(1, 2),
         }
-        if !alone("a_program_of_the_same_name_stays", &gregor) {
+        if !alone("a_foreign_program_of_the_same_name_stays", &gregor) {
             return;
         }
         let output = gregor.command(&["detach", "--all"]).unwrap();
@@ -105,9 +105,9 @@ fn a_program_of_the_same_name_stays() {
     }
 }
 
-/// As a DaemonSet runs it: the node is clean, and the process is there until it is told to end.
+/// As a DaemonSet runs it: the node is clean, and the process runs until SIGTERM.
 #[test]
-fn with_stay_the_node_is_clean_and_the_process_waits_for_sigterm() {
+fn with_stay_the_programs_are_removed_and_the_process_waits_for_sigterm() {
     let lab = Lab::builder("e2edetstay").pod("foo").start().unwrap();
     // It leaves its programs to a successor, as a pod of the DaemonSet does.
     let gregor = lab
@@ -117,7 +117,7 @@ fn with_stay_the_node_is_clean_and_the_process_waits_for_sigterm() {
         (!programs_on(&lab, INTERFACE).is_empty()).then_some(())
     });
     if !alone(
-        "with_stay_the_node_is_clean_and_the_process_waits_for_sigterm",
+        "with_stay_the_programs_are_removed_and_the_process_waits_for_sigterm",
         &gregor,
     ) {
         return;
@@ -133,7 +133,7 @@ fn with_stay_the_node_is_clean_and_the_process_waits_for_sigterm() {
         programs_on(&lab, INTERFACE).is_empty().then_some(())
     });
     assert_eq!(detach.try_wait().unwrap(), None);
-    // The one that it took off goes first, as in a rollout; the sign for it does not outlive them.
+    // The process whose programs it removed ends first, as in a rollout; the marker does not outlive them.
     let state = || {
         let exists = || Path::new(STATE).exists();
         lab.node().enter(exists).unwrap()

@@ -1,6 +1,6 @@
-//! gregor against CoreDNS with the article's template: the same questions to two nodes that differ in nothing but who has
-//! the rule. What differs in an answer is on the list of deviations below, or the test fails; so it does when something
-//! on that list never shows. Wants root and CoreDNS.
+//! gregor against CoreDNS with the article's template: the same questions to two nodes, of which one has gregor and the other
+//! the template. What differs in an answer is on the list of deviations below, or the test fails. It also fails when a
+//! deviation on that list never occurs. Wants root and CoreDNS.
 
 #![allow(
     clippy::unwrap_used,
@@ -150,7 +150,7 @@ fn tenants() -> Vec<Tenant> {
     ]
 }
 
-/// Whose target nobody asks for before the upstream fails.
+/// The tenant whose target is not asked for before the upstream fails.
 const LATE: &str = "late";
 
 /// Namespaces that have no target: one that exists, and some that do not.
@@ -199,9 +199,9 @@ fn world(tenants: &[Tenant]) -> World {
     world
 }
 
-/// One question with all that is not its name.
+/// One question, with its header flags and EDNS.
 #[derive(Clone, Debug)]
-struct Asked {
+struct Question {
     /// Wire format.
     qname: Vec<u8>,
     qtype: u16,
@@ -210,7 +210,7 @@ struct Asked {
     edns: Option<(u16, bool)>,
 }
 
-impl Asked {
+impl Question {
     fn message(&self, id: u16) -> Vec<u8> {
         let mut message = question(&self.qname, self.qtype).flags(self.flags);
         message.id = id;
@@ -266,7 +266,7 @@ fn names(rng: &mut impl Rng, tenants: &[Tenant]) -> Vec<Vec<u8>> {
     }
     for namespace in ["foo", "bar", "baz", "ghost"] {
         for text in [
-            // Nothing where the broker stands, or no namespace, or too many.
+            // No broker's label, no namespace, or too many.
             format!("{SUFFIX}.{namespace}.svc.cluster.local"),
             format!("b.{SUFFIX}.svc.cluster.local"),
             format!("b.{SUFFIX}.one.{namespace}.svc.cluster.local"),
@@ -353,7 +353,7 @@ fn random_label(rng: &mut impl Rng, len: usize) -> Vec<u8> {
         .collect()
 }
 
-fn corpus(rng: &mut impl Rng, names: &[Vec<u8>]) -> Vec<Asked> {
+fn corpus(rng: &mut impl Rng, names: &[Vec<u8>]) -> Vec<Question> {
     // No EDNS as glibc asks, then sizes, DO, and header bits; each name meets them in another order of types.
     let ways: [(u16, Option<(u16, bool)>); 9] = [
         (RD, None),
@@ -371,7 +371,7 @@ fn corpus(rng: &mut impl Rng, names: &[Vec<u8>]) -> Vec<Asked> {
         let first = rng.random_range(0..ways.len());
         for (number, qtype) in TYPES.into_iter().enumerate() {
             let (flags, edns) = ways[(first + number) % ways.len()];
-            corpus.push(Asked {
+            corpus.push(Question {
                 qname: name.clone(),
                 qtype,
                 flags,
@@ -382,7 +382,7 @@ fn corpus(rng: &mut impl Rng, names: &[Vec<u8>]) -> Vec<Asked> {
     corpus
 }
 
-/// What of an answer is compared.
+/// The parts of an answer that are compared.
 #[derive(Clone, Debug)]
 struct Answer {
     rcode: ResponseCode,
@@ -399,7 +399,7 @@ struct Answer {
     authority: BTreeSet<String>,
     /// Size and DO of the OPT.
     opt: Option<(u16, bool)>,
-    /// Whether it says why it failed (RFC 8914).
+    /// Whether it has an extended error (RFC 8914).
     extended_error: bool,
     /// The first owner, as it is spelled.
     first_owner: Option<String>,
@@ -408,11 +408,11 @@ struct Answer {
 }
 
 impl Answer {
-    fn read(asked: &Asked, reply: &[u8]) -> Self {
+    fn read(asked: &Question, reply: &[u8]) -> Self {
         let message = Message::from_vec(reply)
             .unwrap_or_else(|error| panic!("{}: {error}: {reply:02x?}", shown(asked)));
         let question = &message.queries[0];
-        // Byte for byte, also by those who answer in lower case (0x20).
+        // Byte for byte, also from servers that answer in lower case (0x20).
         assert_eq!(spelled(question.name()), asked.qname, "{}", shown(asked));
         let mut chain = Vec::new();
         let mut records = BTreeSet::new();
@@ -489,7 +489,7 @@ fn escaped(wire: &[u8]) -> String {
     wire.escape_ascii().to_string()
 }
 
-fn shown(asked: &Asked) -> String {
+fn shown(asked: &Question) -> String {
     let qtype = RecordType::from(asked.qtype);
     format!(
         "{} {qtype} flags {:#06x} edns {:?}",
@@ -545,7 +545,7 @@ fn differing(ours: &Answer, theirs: &Answer) -> Vec<Part> {
     .collect()
 }
 
-/// What a name is to the two.
+/// How the two match a name.
 #[derive(Clone, Copy, Debug)]
 enum Kind<'a> {
     /// The rule and the template match, and the namespace has a target (its number among the tenants).
@@ -559,11 +559,11 @@ enum Kind<'a> {
 }
 
 struct Case<'a> {
-    asked: &'a Asked,
+    asked: &'a Question,
     name: Kind<'a>,
     ours: Answer,
     theirs: Answer,
-    /// Whether the cluster DNS is gone.
+    /// Whether the cluster DNS has ended.
     upstream_fails: bool,
 }
 
@@ -582,13 +582,13 @@ impl Case<'_> {
             .map_or(512, |(size, _)| usize::from(size).clamp(512, 1232))
     }
 
-    /// The template's own answer, bare or with what it chased.
+    /// The template's own answer, bare or with the chased records.
     fn template_answered(&self) -> bool {
         self.theirs.rcode == ResponseCode::NoError && !self.theirs.chain.is_empty()
     }
 }
 
-/// A difference that is wanted.
+/// A deviation that is intended.
 struct Deviation {
     /// Of SEMANTICS.md.
     rule: u8,
@@ -622,7 +622,7 @@ const DEVIATIONS: &[Deviation] = &[
     Deviation {
         rule: 2,
         name: "NODATA with SOA",
-        reason: "the template returns what it chased without the SOA, so that nobody can cache it as NODATA",
+        reason: "the template returns what it chased without the SOA, so that no resolver can cache it as NODATA",
         parts: &[Part::Authority],
         applies: |case| {
             case.tenant().is_some()
@@ -712,7 +712,7 @@ const DEVIATIONS: &[Deviation] = &[
                 && !case.ours.records.is_empty()
                 && case.ours.records.is_subset(&all)
                 && (case.ours.records == all || !room_for_another)
-                // What they cut, they cut from the end.
+                // Both truncate at the end.
                 && case.ours.chain.starts_with(&case.theirs.chain)
                 && (case.theirs.truncated || case.theirs.len > case.limit())
         },
@@ -806,7 +806,7 @@ const DEVIATIONS: &[Deviation] = &[
 const UNKEPT_EVERY: Duration = Duration::from_millis(60);
 
 /// Asks from a pod, one question after the other; every one is answered.
-fn ask_from(pod: &Pod, questions: Vec<Asked>, matched: Vec<bool>) -> Vec<Answer> {
+fn ask_from(pod: &Pod, questions: Vec<Question>, matched: Vec<bool>) -> Vec<Answer> {
     pod.netns()
         .enter(move || {
             let mut unkept_at = Instant::now();
@@ -825,7 +825,7 @@ fn ask_from(pod: &Pod, questions: Vec<Asked>, matched: Vec<bool>) -> Vec<Answer>
         .unwrap()
 }
 
-fn exchange(asked: &Asked) -> Answer {
+fn exchange(asked: &Question) -> Answer {
     let server = SocketAddr::new(IpAddr::V4(NODE_LOCAL_V4), 53);
     let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
     socket.connect(server).unwrap();
@@ -846,7 +846,7 @@ fn exchange(asked: &Asked) -> Answer {
 }
 
 /// Three pods ask a third of the corpus each, at the same time.
-fn ask_all(lab: &Lab, corpus: &[Asked], matched: &[bool]) -> Vec<Answer> {
+fn ask_all(lab: &Lab, corpus: &[Question], matched: &[bool]) -> Vec<Answer> {
     let pods: Vec<&Pod> = lab.pods().collect();
     let mut answers: Vec<Option<Answer>> = vec![None; corpus.len()];
     thread::scope(|scope| {
@@ -884,7 +884,7 @@ fn lab(world: &World, template: bool) -> Lab {
 }
 
 /// Of a name, without help from the product.
-fn classify<'a>(asked: &Asked, tenants: &'a [Tenant], template: &Regex) -> Kind<'a> {
+fn classify<'a>(asked: &Question, tenants: &'a [Tenant], template: &Regex) -> Kind<'a> {
     let name = presentation(&asked.qname);
     if oracle::find([PATTERN], &asked.qname).is_some() {
         let namespace = name.trim_end_matches(".svc.cluster.local.");
@@ -922,7 +922,7 @@ fn presentation(wire: &[u8]) -> String {
 }
 
 #[test]
-fn gregor_answers_as_the_articles_template_but_for_named_deviations() {
+fn gregor_answers_as_the_articles_template_except_for_listed_deviations() {
     let seed = std::env::var("GREGOR_SEED").map_or(3, |seed| seed.parse().unwrap());
     println!("GREGOR_SEED={seed}");
     let mut rng = StdRng::seed_from_u64(seed);
@@ -966,7 +966,7 @@ fn gregor_answers_as_the_articles_template_but_for_named_deviations() {
         });
     }
 
-    // It was gregor who answered what it should, and nothing was left to the cache for want of room.
+    // gregor answered what it should, and nothing was passed for lack of space.
     let status = gregor.status().unwrap();
     let responder = &status["responder"];
     for reason in ["busy", "rate_limited", "abandoned", "query", "no_rule"] {
@@ -984,7 +984,7 @@ fn gregor_answers_as_the_articles_template_but_for_named_deviations() {
     let corpus_without = corpus_without_upstream();
     for lab in [&with_template, &with_gregor] {
         lab.cluster().process().unwrap().stop();
-        wait_until_forgotten(lab, &["foo", "bar", LATE]);
+        wait_until_expired(lab, &["foo", "bar", LATE]);
     }
     for asked in &corpus_without {
         report.judge(&Case {
@@ -1027,16 +1027,16 @@ fn gregor_answers_as_the_articles_template_but_for_named_deviations() {
     assert!(never.is_empty(), "deviations that never showed: {never:?}");
 }
 
-/// An operator may keep the template in the cache. Then what gregor leaves (no target, no match, types that are not its
-/// own) is answered by the template as if gregor were not there, to the last bit.
+/// An operator may keep the template in the cache. The template then answers what gregor passes (no target, no match, other
+/// types), bit for bit as without gregor.
 #[test]
-fn what_gregor_leaves_gets_the_answer_of_a_template_that_was_kept() {
+fn passed_queries_get_the_answer_of_a_template_in_the_cache() {
     let mut rng = StdRng::seed_from_u64(4);
     let tenants = tenants();
     let world = world(&tenants);
     let template = Regex::new(TEMPLATE).unwrap();
     let names = names(&mut rng, &tenants);
-    let corpus: Vec<Asked> = corpus(&mut rng, &names)
+    let corpus: Vec<Question> = corpus(&mut rng, &names)
         .into_iter()
         .filter(|asked| !matches!(classify(asked, &tenants, &template), Kind::Tenant(..)))
         .collect();
@@ -1086,7 +1086,7 @@ fn what_gregor_leaves_gets_the_answer_of_a_template_that_was_kept() {
     assert!(no_target + by_the_program(&status) > 300, "{status:#}");
 }
 
-/// Queries that the program answered, or passed because it knew that there is no target.
+/// Queries that the program answered, or passed because it had an entry without target.
 fn by_the_program(status: &Value) -> u64 {
     status["kernel"]["requests"]
         .as_array()
@@ -1100,9 +1100,9 @@ fn by_the_program(status: &Value) -> u64 {
 #[derive(Default)]
 struct Report {
     equal: usize,
-    /// How often each deviation showed, by its number.
+    /// How often each deviation occurred, by its number.
     seen: BTreeMap<usize, usize>,
-    /// Of each kind of difference that is not wanted, how often and the first.
+    /// For each kind of unintended difference, how often, and the first.
     unexplained: BTreeMap<String, (usize, String)>,
 }
 
@@ -1142,19 +1142,19 @@ impl Report {
     }
 }
 
-/// Questions for when the cluster DNS is gone, with names that no cache has seen.
-fn corpus_without_upstream() -> Vec<Asked> {
+/// Questions for when the cluster DNS has ended, with names that no cache has seen.
+fn corpus_without_upstream() -> Vec<Question> {
     let mut corpus = Vec::new();
     for namespace in [LATE, "foo", "bar"] {
         for edns in [None, Some((1232, false))] {
             for qtype in [A, AAAA] {
-                // A NODATA of the template has no addresses to lose.
+                // A NODATA of the template has no addresses.
                 if namespace == "foo" && qtype == AAAA {
                     continue;
                 }
                 let size = edns.map_or(0, |(size, _)| size);
                 let name = format!("gone-{size}.eu.{SUFFIX}.{namespace}.svc.cluster.local");
-                corpus.push(Asked {
+                corpus.push(Question {
                     qname: wire(name.split('.').map(|l| l.as_bytes().to_vec())),
                     qtype,
                     flags: RD,
@@ -1166,13 +1166,13 @@ fn corpus_without_upstream() -> Vec<Asked> {
     corpus
 }
 
-/// Waits until the node's cache has let go of these namespaces' targets: it keeps them for 30 s at most.
-fn wait_until_forgotten(lab: &Lab, namespaces: &[&str]) {
+/// Waits until these namespaces' targets have expired in the node's cache: it keeps them for 30 s at most.
+fn wait_until_expired(lab: &Lab, namespaces: &[&str]) {
     let deadline = Instant::now() + Duration::from_secs(90);
     for namespace in namespaces {
         for qtype in [A, AAAA] {
             let name = format!("kafka-upstream.{namespace}.svc.cluster.local");
-            let asked = Asked {
+            let asked = Question {
                 qname: wire(name.split('.').map(|l| l.as_bytes().to_vec())),
                 qtype,
                 flags: RD,

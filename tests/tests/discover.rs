@@ -95,7 +95,7 @@ fn name(event: &Event) -> &str {
 }
 
 #[test]
-fn pod_veths_come_change_and_go() {
+fn pod_veths_appear_change_and_vanish() {
     let lab = Lab::new("a");
     lab.node("link add old type veth peer name eth0 netns POD");
     lab.node("link add here1 type veth peer name here2");
@@ -130,7 +130,7 @@ fn pod_veths_come_change_and_go() {
             })]
         );
 
-        // The pod goes away with its end, and so does the other.
+        // The pod is removed with its end, and so is the other end.
         lab.pod("link del eth1");
         assert_eq!(next(&mut links).await, [Event::Vanished(new.index)]);
 
@@ -159,7 +159,7 @@ fn pod_veths_come_change_and_go() {
 }
 
 #[test]
-fn lost_messages_are_found_by_a_dump() {
+fn changes_in_lost_messages_are_found_by_a_dump() {
     let lab = Lab::new("b");
     lab.run(|| async {
         let mut links = Links::open(Selection::new(&["wanted*"]).unwrap()).unwrap();

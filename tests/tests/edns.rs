@@ -54,7 +54,7 @@ const EDE: u16 = 15;
 const UNKNOWN: u16 = 100;
 const LOCAL: u16 = 65_001;
 
-/// How long a reply is waited for that perhaps nobody sends: a server may ignore what it cannot read.
+/// How long a reply is waited for that may never come: a server may ignore what it cannot read.
 const SILENCE: Duration = Duration::from_secs(1);
 
 /// How a question is put.
@@ -160,7 +160,7 @@ impl Shape {
         advertised.clamp(512, OWN_SIZE).into()
     }
 
-    /// Whether the programs answer it, if they know the answer.
+    /// Whether the programs answer it, if they have the answer.
     fn stays_in_the_kernel(&self) -> bool {
         let mut options = self.opt.as_ref().map_or(&[][..], |opt| &opt.options);
         let length = options.len();
@@ -218,7 +218,7 @@ fn suite() -> Vec<Shape> {
     ]
 }
 
-/// What else clients send, and what nobody should.
+/// What else clients send, and what they should not.
 fn more() -> Vec<Shape> {
     let many = |what, count| (0..count).fold(edns(what), |shape, _| shape.option(LOCAL, &[]));
     vec![
@@ -314,7 +314,7 @@ fn world() -> World {
     world
 }
 
-/// gregor on the interface of `foo`, which asks in everybody's name; `ref` asks as if there were none.
+/// gregor on the interface of `foo`, which asks for every tenant; `ref` asks as if there were none.
 fn lab_with_gregor(cache: CacheKind, cluster: ClusterKind) -> (Lab, Gregor) {
     let lab = Lab::builder("edns")
         .pod("foo")
@@ -569,10 +569,10 @@ fn every_shape_is_answered_behind_unbound() {
     every_shape_is_answered(CacheKind::Unbound, ClusterKind::CoreDns);
 }
 
-/// A list of options that is too long for the kernel is answered by the responder, any other by whoever knows the answer.
-/// Apart from the TTL and the order of the addresses the two are the same.
+/// A list of options that is too long for the kernel is answered by the responder, any other by the program too. Apart from the
+/// TTL and the order of the addresses the two are the same.
 #[test]
-fn nothing_tells_who_answers() {
+fn replies_of_the_program_and_the_responder_are_alike() {
     let (lab, gregor) = lab_with_gregor(CacheKind::Embedded, ClusterKind::Embedded);
     let mut replies = Vec::new();
     for namespace in ["foo", "bar"] {
@@ -641,7 +641,7 @@ fn alike(reply: &Reply) -> (Reading, usize) {
 
 /// With more addresses than fit, as many come as do; or else TC, and all of them over TCP.
 #[test]
-fn a_large_answer_keeps_to_the_size() {
+fn a_large_answer_stays_within_the_advertised_size() {
     let (lab, gregor) = lab_with_gregor(CacheKind::Embedded, ClusterKind::Embedded);
     let shapes = [
         plain("dns"),
@@ -679,7 +679,7 @@ fn a_large_answer_keeps_to_the_size() {
     both_parsers_agree(&replies);
 }
 
-/// Around the limit byte by byte: what just fits is whole, and one byte less of room costs an address.
+/// Around the limit byte by byte: what just fits is complete, and one byte less costs an address.
 #[test]
 fn an_answer_that_just_fits_is_whole() {
     let (lab, gregor) = lab_with_gregor(CacheKind::Embedded, ClusterKind::Embedded);
@@ -795,7 +795,7 @@ impl Case<'_> {
     }
 }
 
-/// Versions other than 0 are the existing cache's: a pod gets what it would get without gregor.
+/// Versions other than 0 are left to the existing cache: a pod gets what it would get without gregor.
 fn version_one_is_the_caches(cache: CacheKind, cluster: ClusterKind) {
     let (lab, gregor) = lab_with_gregor(cache, cluster);
     let shapes = [
@@ -803,7 +803,7 @@ fn version_one_is_the_caches(cache: CacheKind, cluster: ClusterKind) {
         edns("edns1opt").header(0).version(1).option(UNKNOWN, &[]),
         edns("version 255").version(255),
     ];
-    // What the kernel might know by now must not be its answer to these.
+    // Cached answers of the kernel must not be used for these.
     let warm = edns("edns");
     for _ in 0..3 {
         let case = Case {
@@ -842,7 +842,7 @@ fn version_one_is_the_caches(cache: CacheKind, cluster: ClusterKind) {
             opt.options.iter().all(|option| option.code != UNKNOWN),
             "{read:#?}"
         );
-        // Only real servers are judged for more than being left alone.
+        // More than passing unchanged is checked for real servers only.
         if cache != CacheKind::Embedded {
             assert_eq!(read.rcode, 16, "BADVERS: {read:#?}");
         }
@@ -864,7 +864,7 @@ fn version_one_is_left_to_unbound() {
     version_one_is_the_caches(CacheKind::Unbound, ClusterKind::CoreDns);
 }
 
-/// What is no proper OPT is the existing cache's to judge: a pod gets what it would get without gregor.
+/// A malformed OPT is left to the existing cache: a pod gets what it would get without gregor.
 fn malformed_is_the_caches(cache: CacheKind) {
     let (lab, gregor) = lab_with_gregor(cache, ClusterKind::CoreDns);
     let qname = qualified("foo");
@@ -924,7 +924,7 @@ fn malformed_is_left_to_unbound() {
 
 /// The suite's edns512tcp: the size is UDP's and does not hold over TCP.
 #[test]
-fn over_tcp_the_size_does_not_hold() {
+fn the_udp_size_does_not_limit_answers_over_tcp() {
     let (lab, _gregor) =
         lab_with_gregor(CacheKind::CoreDns { template: true }, ClusterKind::CoreDns);
     let shape = edns("edns512tcp").header(0).size(512).edns_flags(DO);

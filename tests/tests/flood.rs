@@ -1,5 +1,5 @@
-//! One pod asks for matched names as fast as it can: the others get their answers, gregor keeps within its bounds, and what
-//! is not gregor's business still passes. Wants root.
+//! One pod asks for matched names as fast as it can: the others get their answers, gregor stays within its limits, and other
+//! queries still pass. Wants root.
 
 #![allow(
     clippy::unwrap_used,
@@ -49,7 +49,7 @@ const SLOW: Duration = Duration::from_millis(100);
 /// When the flooding pod stops, whichever comes first.
 const MOST_SENT: u64 = 200_000;
 const LONGEST: Duration = Duration::from_secs(10);
-/// What the other pod must have asked by then; it goes on after the flood if the machine is that slow.
+/// Queries that the other pod must have sent by then; it continues after the flood on a slow machine.
 const LEAST_ASKED: u64 = 200;
 
 /// The limits that gregor is started with: its own, but for a store that a flood can fill.
@@ -59,8 +59,8 @@ const CHASES: u64 = 64;
 const ANSWERS: u64 = 1600;
 /// One sixteenth of the store is what one interface may fill.
 const SHARE: u64 = ANSWERS / 16;
-/// Room for the ring's backlog, the queries that wait (1,024 an interface) and three stores, with plenty to spare in an
-/// unoptimised build; 200,000 queries kept whole would be more.
+/// Memory for the ring's backlog, the queries that wait (1,024 an interface) and three stores, with plenty to spare in an
+/// unoptimised build; 200,000 whole queries would take more.
 const MOST_GROWTH: u64 = 16 << 20;
 
 /// An upstream in the node's own namespace that no flood reaches but through gregor: `foo`, `bar` and `cold-…` have
@@ -102,7 +102,7 @@ impl Upstream {
             thread::spawn(move || {
                 for (due, reply, client) in delayed {
                     thread::sleep(due.saturating_duration_since(Instant::now()));
-                    // gregor may have given up by now, and its socket be gone.
+                    // gregor may have given up by now and closed its socket.
                     let _ = late_socket.send_to(&reply, client);
                 }
             }),
@@ -111,7 +111,7 @@ impl Upstream {
     }
 }
 
-/// The existing cache on the node, as quick as can be: a flood is to press on gregor, not on the lab's own DNS. It knows
+/// The existing cache on the node, as quick as can be: a flood is to press on gregor, not on the lab's own DNS. It has
 /// [`FOREIGN`], and nothing else.
 fn cache(lab: &Lab) -> UdpServer {
     let foreign = question(name(FOREIGN), 1).build()[12..].to_vec();
@@ -223,7 +223,7 @@ struct Sent {
     took: Duration,
 }
 
-/// Sends until it has done its share; nobody reads the replies.
+/// Sends its share; the replies are not read.
 fn flood(pod: &Pod, what: Flood) -> Sent {
     pod.netns()
         .enter(move || {
@@ -370,7 +370,7 @@ impl Peak {
     }
 }
 
-/// What a flood came to.
+/// The result of a flood.
 struct Outcome {
     sent: Sent,
     /// Queries of the other pod, all of them answered.
@@ -395,7 +395,7 @@ fn run(lab: &Lab, gregor: &Gregor, what: Flood, asks: impl Fn(u64, &Pod) + Sync)
                     resume_unwind(panic);
                 }
                 asked += 1;
-                // Below its own rate, which is no matter of the flood.
+                // Below its own rate, which the flood must not affect.
                 thread::sleep(Duration::from_millis(1));
             }
             asked
@@ -477,7 +477,7 @@ fn run(lab: &Lab, gregor: &Gregor, what: Flood, asks: impl Fn(u64, &Pod) + Sync)
     let allowed = BURST + PER_SECOND * sent.took.as_secs() + PER_SECOND + answered + 16;
     assert!(taken <= allowed, "{taken} taken, {allowed} allowed");
     assert!(kernel(&metrics, "rate_limited") > 0);
-    // Not more than was sent; what the node's own backlog drops never came to gregor.
+    // Not more than was sent; what the node's own backlog drops never reached gregor.
     let matched = ["matched", "rate_limited", "ring_full", "no_responder"]
         .map(|reason| kernel(&metrics, reason))
         .iter()
@@ -520,7 +520,7 @@ fn random_names_and_namespaces() {
             _ => (broker("b", &format!("ghost-{n}")), 28),
         },
         |n, pod| {
-            // One namespace that is known, and new ones all the time: their look-ups are on this pod's account.
+            // One cached namespace, and new ones all the time: their look-ups count for this pod.
             let cold = format!("cold-{}", n % 50);
             let namespace = if n % 2 == 0 { "bar" } else { &cold };
             let reply = ask(pod, &broker(&format!("q{n}"), namespace), RecordType::A);
@@ -551,7 +551,7 @@ fn unusual_types() {
         |n| (broker("b", "foo"), 256 + (n % 65_000) as u16),
         |n, pod| {
             if n % 10 == 0 {
-                // A type that is not kept, at a pace that everybody may keep up.
+                // A type that is not kept, at a rate within the limit.
                 thread::sleep(Duration::from_millis(60));
                 let reply = ask(pod, &broker("t", "bar"), RecordType::TXT).unwrap();
                 assert_eq!(reply.metadata.response_code, ResponseCode::NoError);
@@ -577,7 +577,7 @@ fn unusual_types() {
 }
 
 #[test]
-fn an_upstream_that_is_silent_about_some() {
+fn an_upstream_that_does_not_answer_some_names() {
     let (lab, _servers, gregor) = start();
     let outcome = run(
         &lab,
@@ -606,9 +606,9 @@ fn an_upstream_that_is_silent_about_some() {
     assert_eq!(reply.metadata.response_code, ResponseCode::ServFail);
 }
 
-/// A pod that has used half of its burst gets no further than the middle of the ring.
+/// A pod that has used half of its burst can fill the ring to the middle only.
 #[test]
-fn the_second_half_of_the_ring_is_for_those_who_ask_little() {
+fn the_second_half_of_the_ring_is_for_pods_below_half_of_their_burst() {
     const RING_BYTES: u32 = 8192;
     let mut options = options(compile(ALONE));
     options.ring_bytes = RING_BYTES;

@@ -42,7 +42,7 @@ fn lab(prefix: &str) -> Lab {
     lab
 }
 
-/// Targets are asked for again all the time: nothing stays known by luck.
+/// TTLs are short, so that nothing stays cached by luck.
 fn config(lab: &Lab) -> String {
     lab.gregor_config().replace("ttl   = 60", "ttl   = 1")
 }
@@ -52,7 +52,7 @@ fn has_endpoint(reply: &Message) -> bool {
     addresses(reply) == sorted(FOO_ADDRESSES)
 }
 
-/// Asks for what is always known, for what comes and goes, and for what no rule matches.
+/// Asks for names that are always cached, for names that come and go, and for names that no rule matches.
 fn load(pod: &Pod) -> Load {
     let tenants = (0..TENANTS).map(|number| qualified(&tenant(number)));
     let asks = vec![
@@ -114,13 +114,13 @@ fn rollouts_lose_no_query_and_no_endpoint() {
 }
 
 #[test]
-fn killed_gregor_costs_no_known_name_its_endpoint() {
+fn cached_names_keep_their_endpoint_while_gregor_is_killed() {
     let lab = lab("e2ekilled");
     let foo = lab.pod("foo");
     let mut gregor = successor(&lab, 0);
     wait_for_log(&gregor, "gregor::app: ready");
     let load = load(foo);
-    // Every tenant is known.
+    // Every tenant is cached.
     load.wait_for(2 * 3 * TENANTS as u64);
     for round in 1..=5 {
         gregor.signal(Signal::SIGKILL);
@@ -132,7 +132,7 @@ fn killed_gregor_costs_no_known_name_its_endpoint() {
         assert_eq!(programs_on(&lab, &foo.host_interface), ["gregor"]);
         load.wait_for(200);
     }
-    // What the responder had taken when it was killed is lost: a few queries of names that were not known.
+    // What the responder had taken when it was killed is lost: a few queries of uncached names.
     let wrong = load.finish();
     let lost = wrong
         .iter()
@@ -142,9 +142,9 @@ fn killed_gregor_costs_no_known_name_its_endpoint() {
     assert!(lost <= 10, "{wrong:?}");
 }
 
-/// What is known stays known: nothing that the kernel answered before a reload is asked of the responder after it.
+/// Cached answers stay: a query that the kernel answered before a reload does not reach the responder after it.
 #[test]
-fn reloads_keep_the_answers_of_the_kernel() {
+fn reloads_keep_the_answers_in_the_kernel() {
     let lab = lab("e2ereloads");
     let foo = lab.pod("foo");
     let config = lab.gregor_config();
@@ -178,9 +178,9 @@ fn reloads_keep_the_answers_of_the_kernel() {
     assert_eq!((taken(), entries()), (taken_before, entries_before));
 }
 
-/// The first one was not started for a handover and takes everything away: the second one begins anew.
+/// The first one was not started for a handover and removes everything: the second one starts anew.
 #[test]
-fn successor_of_one_that_takes_everything_away() {
+fn a_successor_of_a_process_that_removes_everything_starts_anew() {
     let lab = lab("e2eanew");
     let foo = lab.pod("foo");
     let gregor = lab

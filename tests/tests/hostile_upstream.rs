@@ -1,5 +1,5 @@
-//! An upstream that lies: what a pod gets while gregor's look-ups are answered with replies that are cut, forged or endless,
-//! and the right one comes after them or never. Wants root.
+//! A hostile upstream: what a pod gets while gregor's look-ups are answered with replies that are cut, forged or endless, and
+//! the right one comes after them or never. Wants root.
 
 #![allow(
     clippy::unwrap_used,
@@ -105,7 +105,7 @@ struct Treatment {
     /// Over TCP, once gregor comes; nothing means that the connection is closed. The right reply comes by TCP only
     /// where UDP says that it does not fit.
     over_tcp: Option<fn(&Query) -> Vec<u8>>,
-    /// Whether gregor takes such a reply for the upstream's word, so that only a later look-up can show more.
+    /// Whether gregor accepts such a reply, so that only a later look-up can find the right one.
     believed: bool,
 }
 
@@ -208,7 +208,7 @@ const TREATMENTS: &[Treatment] = &[
         vec![question, opcode, two, b"GET / HTTP/1.0\r\n\r\n".to_vec()]
     }),
     treatment("bare-errors", |query| {
-        // Only the ID vouches for them: signs at most that EDNS is not wanted.
+        // Only the ID matches: at most a sign that EDNS is not supported.
         let bare = |rcode: u16, id: u16| message(id, QR_RD_RA | rcode, &[], 0, &[])[..12].to_vec();
         [(2, 0), (5, 0), (1, 1), (4, 2), (2, 3)]
             .map(|(rcode, off)| bare(rcode, query.id ^ off))
@@ -284,7 +284,7 @@ const TREATMENTS: &[Treatment] = &[
     },
 ];
 
-/// The lying server.
+/// The hostile server.
 struct Hostile {
     /// Bad replies sent, by namespace.
     sent: Arc<Mutex<HashMap<String, usize>>>,
@@ -420,7 +420,7 @@ impl Server {
             Some(query.good())
         } else {
             let over_tcp = treatment_of(&namespace).and_then(|treatment| treatment.over_tcp);
-            // Who never tells the truth closes the connection.
+            // A server without a right reply closes the connection.
             over_tcp
                 .filter(|_| !namespace.ends_with(ONLY))
                 .map(|reply| reply(&query))
@@ -535,7 +535,7 @@ fn bad_replies_are_ignored_and_the_right_one_after_them_is_taken() {
     });
     alive(&gregor, pid);
 
-    // What an upstream says about itself is believed for a moment, and then asked again.
+    // What a reply says about the server is cached for a short time, and then checked again.
     let believed: Vec<&Treatment> = TREATMENTS.iter().filter(|t| t.believed).collect();
     assert!(!believed.is_empty());
     for treatment in &believed {

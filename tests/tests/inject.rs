@@ -34,7 +34,7 @@ const POD_V6: &str = "fd09::2";
 const LOCAL: [&str; 2] = ["169.254.20.10", "fd00:20::10"];
 const ROUTED: [&str; 2] = ["10.8.0.2", "fd08::2"];
 
-/// A node, a pod behind a veth, and a server behind the node; every namespace is gone when this is.
+/// A node, a pod behind a veth, and a server behind the node; every namespace is removed with it.
 struct Lab {
     prefix: String,
 }
@@ -69,7 +69,7 @@ impl Lab {
             let command = format!("netns exec {node} sysctl -qw net.{setting}");
             lab.ip(&command);
         }
-        // A bridge without ports stands for the dummy device.
+        // A bridge without ports replaces the dummy device.
         lab.inside("node", "link add nodelocaldns type bridge");
         for command in [
             "link set nodelocaldns up",
@@ -214,7 +214,7 @@ fn passes_on(lab: &Lab, injector: &Injector, namespace: &str, server: &str) {
     assert_eq!(message, b"is it me you are looking for");
     assert_eq!(from, pod.local_addr().unwrap());
 
-    // And its reply finds the pod as if nothing had happened.
+    // And its reply reaches the pod.
     cache.send_to(b"an answer", from).unwrap();
     let (message, from) = receive(&pod).unwrap_or_else(|error| panic!("{server}: {error}"));
     assert_eq!(message, b"an answer");
@@ -246,7 +246,7 @@ fn a_reply_reaches_the_pod_from_the_address_that_it_asked() {
     for server in LOCAL.into_iter().chain(ROUTED) {
         let pod = if server.contains(':') { POD_V6 } else { POD_V4 };
         let pod = lab.socket("pod", pod, POD_PORT);
-        // Connected: the kernel gives it nothing from anybody else.
+        // Connected: the kernel delivers nothing from other addresses.
         pod.connect(SocketAddr::new(server.parse().unwrap(), 53))
             .unwrap();
         for message in [&b"short"[..], &[b'x'; 1232]] {
@@ -258,7 +258,7 @@ fn a_reply_reaches_the_pod_from_the_address_that_it_asked() {
 }
 
 #[test]
-fn what_cannot_be_sent_is_an_error() {
+fn a_failed_send_is_an_error() {
     let lab = Lab::new("errors");
     let injector = lab.injector();
     let mut gone = lab.query(LOCAL[0], b"?");
@@ -285,7 +285,7 @@ fn dns_query(id: u16, qname: &str) -> Vec<u8> {
     message
 }
 
-/// Answers for the target in foo, knows of no other, and says REFUSED (5) for what is no target.
+/// Answers for the target in foo, denies all others, and says REFUSED (5) to other names.
 fn cluster_dns(query: &[u8]) -> Vec<u8> {
     let name_end = 12 + query[12..].iter().position(|&byte| byte == 0).unwrap() + 1;
     let name = query[12..name_end].to_ascii_lowercase();
@@ -347,7 +347,12 @@ fn the_responder_answers_a_tenant_and_leaves_the_others_to_the_cache() {
                 .unwrap();
             runtime.block_on(async {
                 let source = DnsSource::new(PATIENCE);
-                let responder = Responder::new(ResponderOptions::default(), source, injector);
+                let responder = Responder::new(
+                    ResponderOptions::default(),
+                    source,
+                    injector,
+                    Arc::default(),
+                );
                 let responder = Arc::new(responder);
                 let mut replies = Vec::new();
                 for frame in frames {
@@ -374,7 +379,7 @@ fn the_responder_answers_a_tenant_and_leaves_the_others_to_the_cache() {
         assert!(replies[0].ends_with(&[0, 4, 10, 0, 0, 99]));
         assert!(replies[1].ends_with(&[0, 4, 10, 0, 0, 99]));
 
-        // The second query came from memory; the one passed on came from the pod.
+        // The second query was answered from the cache; the one passed on came from the pod.
         let asked_by = cache.join().unwrap();
         assert_eq!(asked_by.len(), 4, "{asked_by:?}");
     }

@@ -36,7 +36,7 @@ const fn kind(pattern: &'static str, before: &'static str, behind: &'static str)
     }
 }
 
-/// Two that are settled by the ends of their names, and two that are not.
+/// Two that the suffix of a name decides, and two that it does not.
 const KINDS: [Kind; 4] = [
     kind("*.kafka.{namespace}.svc.test", "b-1.lkc.kafka", "svc.test"),
     kind("one.db.{namespace}.test", "one.db", "test"),
@@ -80,7 +80,7 @@ struct Question {
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Ask(Question),
-    Tell {
+    Publish {
         question: Question,
         version: u8,
         interface: u32,
@@ -124,7 +124,7 @@ fn steps() -> impl Strategy<Value = Step> {
     prop_oneof![
         40 => questions().prop_map(Step::Ask),
         40 => (questions(), any::<u8>(), 1..4u32, age).prop_map(
-            |(question, version, interface, age)| Step::Tell { question, version, interface, age }
+            |(question, version, interface, age)| Step::Publish { question, version, interface, age }
         ),
         8 => (questions(), 1..4u32, any::<bool>()).prop_map(
             |(question, interface, past)| Step::NoTarget { question, interface, past }
@@ -135,7 +135,7 @@ fn steps() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// An answer that says whose it is.
+/// An answer that identifies its key.
 fn answer(question: Question, version: u8, generation: u8) -> Answer {
     let Question {
         kind,
@@ -169,7 +169,7 @@ struct World {
     /// Which kind each rule is of.
     order: Vec<usize>,
     generation: u8,
-    /// A lack of a target is known for all types.
+    /// An entry without target is for all types.
     known: HashMap<Question, Known>,
 }
 
@@ -219,7 +219,7 @@ impl World {
         };
         match step {
             Step::Ask(question) => self.ask(question, seen),
-            Step::Tell {
+            Step::Publish {
                 question,
                 version,
                 interface,
@@ -239,7 +239,7 @@ impl World {
                 let expected = answer(question, version, self.generation);
                 let body = expected.body().expect("a small answer");
                 answers.publish(interface, &key(question), &body, &term);
-                // What one type has to say speaks against no target at all.
+                // An answer of one type contradicts an entry without target.
                 for qtype in 0..QTYPES.len() {
                     let other = Question { qtype, ..question };
                     if matches!(self.known.get(&other), Some(Known::NoTarget)) {
@@ -318,7 +318,7 @@ impl World {
 }
 
 #[test]
-fn no_answer_is_given_to_another_question() {
+fn no_question_gets_the_answer_to_another() {
     let mut seen = Seen::default();
     let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
         cases: 10,
@@ -334,7 +334,7 @@ fn no_answer_is_given_to_another_question() {
             for step in steps {
                 world.step(step, &mut seen);
                 // All that were written are asked for: an evicted entry has to be one of them.
-                if let Step::Tell { question, .. } = step {
+                if let Step::Publish { question, .. } = step {
                     for namespace in 0..namespaces().len() {
                         world.ask(
                             Question {

@@ -1,5 +1,5 @@
-//! gregor's life among pods that go on asking: pods come and go, it is killed, stopped, told to end, told to reload. What
-//! it does not answer the existing cache does, and no query is lost.
+//! The life of gregor under the load of pods: pods are added and removed, it is killed, stopped, ended and reloaded. The
+//! existing cache answers what gregor does not, and no query is lost.
 
 #![allow(
     clippy::unwrap_used,
@@ -106,7 +106,7 @@ fn start(lab: &Lab, config: &str) -> Gregor {
     lab.start_gregor(&tools::gregor().unwrap(), config).unwrap()
 }
 
-/// Questions of every way: answered, passed on by the responder, passed by the program.
+/// Questions of every kind: answered, passed on by the responder, passed by the program.
 fn questions() -> Vec<Vec<String>> {
     vec![
         vec![qualified("foo"), format!("b-2.{}", qualified("foo"))],
@@ -121,7 +121,7 @@ fn short_lived(config: &str) -> String {
 }
 
 #[test]
-fn pods_come_and_go() {
+fn pods_are_added_and_removed() {
     let mut lab = Lab::builder("e2epods").pod("foo").start().unwrap();
     lab.change_world(|world| {
         world.external_names.push(ExternalName {
@@ -172,8 +172,8 @@ fn pods_come_and_go() {
     served_by_gregor(&gregor, lab.pod("foo"));
 }
 
-/// Asks for what no program knows, until the cache sees it.
-fn unknown_names_pass(lab: &Lab, pod: &Pod) {
+/// Asks for uncached names, until the cache sees one.
+fn uncached_names_pass(lab: &Lab, pod: &Pod) {
     until("the cache is asked for what is not known", || {
         let (query, _) = Wire::new(&qualified(&pod.namespace), RecordType::AAAA).bytes();
         // One that was taken just before the deadline may wait for a successor.
@@ -183,9 +183,9 @@ fn unknown_names_pass(lab: &Lab, pod: &Pod) {
     lab.cache().forget();
 }
 
-/// Asks once for what no program knows: a process that is gone is noticed with that query, which nobody would take from the
+/// Asks once for a name that is not cached: a process that is gone is noticed with that query, which nobody would take from the
 /// ring.
-fn an_unknown_name_passes_at_once(lab: &Lab, pod: &Pod) {
+fn an_uncached_name_passes_at_once(lab: &Lab, pod: &Pod) {
     lab.cache().forget();
     let (query, _) = Wire::new(&qualified(&pod.namespace), RecordType::AAAA).bytes();
     let reply = exchange_from(pod, CACHE, &query);
@@ -195,8 +195,8 @@ fn an_unknown_name_passes_at_once(lab: &Lab, pod: &Pod) {
     });
 }
 
-/// Asks for what the program knows, until the reply has the TTL of a stale answer. The cache is never asked.
-fn known_names_are_served_past_their_time(lab: &Lab, pod: &Pod) {
+/// Asks for a cached name, until the reply has the TTL of a stale answer. The cache is never asked.
+fn expired_answers_are_served(lab: &Lab, pod: &Pod) {
     lab.cache().forget();
     until("an answer past its time", || {
         let reply = until_answered(pod);
@@ -210,11 +210,11 @@ fn known_names_are_served_past_their_time(lab: &Lab, pod: &Pod) {
     });
 }
 
-/// TTL of answers past their time, which no other answer of [`short_lived`] has.
+/// TTL of expired answers, which no other answer of [`short_lived`] has.
 const STALE_TTL: u32 = 30;
 
 #[test]
-fn killed_gregor_leaves_known_names_to_the_kernel() {
+fn after_a_kill_the_kernel_serves_cached_names() {
     let lab = lab_with_template("e2ekill");
     let config = short_lived(&lab.gregor_config());
     let gregor = start(&lab, &config);
@@ -224,12 +224,12 @@ fn killed_gregor_leaves_known_names_to_the_kernel() {
     assert_eq!(programs_on(&lab, &foo.host_interface), ["gregor"]);
     gregor.signal(Signal::SIGKILL);
     wait_for_end(&gregor);
-    an_unknown_name_passes_at_once(&lab, foo);
+    an_uncached_name_passes_at_once(&lab, foo);
     assert_eq!(programs_on(&lab, &foo.host_interface), ["gregor"]);
-    known_names_are_served_past_their_time(&lab, foo);
-    unknown_names_pass(&lab, foo);
+    expired_answers_are_served(&lab, foo);
+    uncached_names_pass(&lab, foo);
 
-    // The next one takes over what was left, and also its predecessor's socket.
+    // The next one takes over the programs, and also its predecessor's socket.
     let gregor = start(&lab, &config);
     assert_eq!(programs_on(&lab, &foo.host_interface), ["gregor"]);
     let status = gregor.status().unwrap();
@@ -244,7 +244,7 @@ fn killed_gregor_leaves_known_names_to_the_kernel() {
             .then_some(())
     });
 
-    // The one that ends in order leaves nothing.
+    // A process that ends in order leaves nothing.
     gregor.signal(Signal::SIGTERM);
     assert_eq!(wait_for_end(&gregor).code(), Some(0), "{}", gregor.log());
     assert!(programs_on(&lab, &foo.host_interface).is_empty());
@@ -269,14 +269,14 @@ fn index_of(lab: &Lab, interface: &'static str) -> String {
     format!("-{}", lab.node().enter(index).unwrap())
 }
 
-/// Whether gregor is ready, and what it says of programs that others took off.
+/// Whether gregor is ready, and the number of programs that other processes detached.
 fn removals(gregor: &Gregor) -> (u16, u64) {
     let removed = gregor.status().unwrap()["kernel"]["removed"].as_u64();
     (gregor.get("/readyz").unwrap().0, removed.unwrap())
 }
 
 #[test]
-fn programs_that_others_detach_are_put_back() {
+fn programs_that_other_processes_detach_are_attached_again() {
     let lab = lab_with_template("e2eforce");
     let gregor = start(&lab, &lab.gregor_config());
     let foo = lab.pod("foo");
@@ -303,7 +303,7 @@ fn programs_that_others_detach_are_put_back() {
     until("TCP is steered again", || {
         gregor
             .log()
-            .contains("detached the link for TCP; it is back")
+            .contains("detached the link for TCP; it is attached again")
             .then_some(())
     });
     // It is pinned as before: the next process takes it over.
@@ -321,9 +321,9 @@ fn on_the_node(lab: &Lab, command: &str) {
     assert!(output.status.success(), "{command}: {output:?}");
 }
 
-/// Queries that pass by way of the responder reach the cache again. Nothing is known of the namespace yet.
-fn the_return_device_is_back_after(lab: &Lab, gregor: &Gregor, command: &str, namespace: &str) {
-    let lines = || gregor.log().matches("its program; it is back").count();
+/// Queries that pass by way of the responder reach the cache again. Nothing is cached for the namespace yet.
+fn the_return_device_is_restored_after(lab: &Lab, gregor: &Gregor, command: &str, namespace: &str) {
+    let lines = || gregor.log().matches("its program; it is restored").count();
     let before = lines();
     on_the_node(lab, command);
     until("the device is back", || (lines() > before).then_some(()));
@@ -342,17 +342,17 @@ fn the_return_device_is_back_after(lab: &Lab, gregor: &Gregor, command: &str, na
 }
 
 #[test]
-fn a_return_device_that_others_remove_is_made_anew() {
+fn a_return_device_that_other_processes_remove_is_restored() {
     let lab = lab_with_template("e2ereturn");
     let gregor = start(&lab, &lab.gregor_config());
     served_by_gregor(&gregor, lab.pod("foo"));
-    the_return_device_is_back_after(&lab, &gregor, "ip link del gregor0", "nothing");
-    the_return_device_is_back_after(&lab, &gregor, "ip link del gregor0", "nowhere");
+    the_return_device_is_restored_after(&lab, &gregor, "ip link del gregor0", "nothing");
+    the_return_device_is_restored_after(&lab, &gregor, "ip link del gregor0", "nowhere");
 }
 
-/// An agent that takes the qdisc away, as some do when they end.
+/// An agent that removes the qdisc, as some do when they end.
 #[test]
-fn filters_that_go_with_their_qdisc_are_put_back() {
+fn filters_that_are_removed_with_their_qdisc_are_attached_again() {
     let lab = lab_with_template("e2epurge");
     let gregor = start(&lab, &clsact(&lab.gregor_config()));
     let foo = lab.pod("foo");
@@ -368,9 +368,9 @@ fn filters_that_go_with_their_qdisc_are_put_back() {
     });
 }
 
-/// A pod's interface that goes while no gregor runs leaves no pin behind.
+/// A pod's interface that is removed while no gregor runs leaves no pin behind.
 #[test]
-fn interfaces_that_go_while_no_gregor_runs_are_forgotten() {
+fn pins_of_interfaces_removed_while_no_gregor_runs_are_deleted() {
     let mut lab = Lab::builder("e2egone")
         .pod("foo")
         .pod("bar")
@@ -402,15 +402,15 @@ fn until_answered(pod: &Pod) -> Message {
 }
 
 #[test]
-fn hung_gregor_is_not_asked() {
+fn a_hung_gregor_gets_no_queries() {
     let lab = lab_with_template("e2ehang");
     let gregor = start(&lab, &short_lived(&lab.gregor_config()));
     let foo = lab.pod("foo");
     served_by_gregor(&gregor, foo);
     gregor.signal(Signal::SIGSTOP);
-    known_names_are_served_past_their_time(&lab, foo);
-    unknown_names_pass(&lab, foo);
-    // From then on nothing is taken any more.
+    expired_answers_are_served(&lab, foo);
+    uncached_names_pass(&lab, foo);
+    // From then on no query is handed over.
     for _ in 0..20 {
         let (query, _) = Wire::new(&qualified(&foo.namespace), RecordType::AAAA).bytes();
         exchange_from(foo, CACHE, &query).unwrap();
@@ -429,7 +429,7 @@ fn hung_gregor_is_not_asked() {
 }
 
 #[test]
-fn told_to_end_under_load_every_query_is_answered() {
+fn every_query_is_answered_while_gregor_ends_under_load() {
     let lab = lab_with_template("e2eterm");
     for round in 0..4 {
         let gregor = start(&lab, &short_lived(&lab.gregor_config()));
@@ -459,9 +459,9 @@ fn told_to_end_under_load_every_query_is_answered() {
     }
 }
 
-/// A look-up is under way when gregor is told to end, and comes to its end only after the programs are gone.
+/// A look-up is in flight at SIGTERM, and ends only after the programs are detached.
 #[test]
-fn told_to_end_who_waits_is_answered() {
+fn waiting_queries_are_answered_at_shutdown() {
     let lab = lab_with_template("e2ewait");
     let upstream = HeldUpstream::start(&lab);
     let config = format!(
@@ -515,7 +515,7 @@ fn overridden(pod: &Pod) -> bool {
 }
 
 #[test]
-fn a_changed_file_is_loaded() {
+fn a_changed_configuration_file_is_loaded() {
     let lab = Lab::builder("e2efile").pod("foo").start().unwrap();
     let config = lab.gregor_config();
     let gregor = start(&lab, &config);
@@ -537,7 +537,7 @@ fn a_changed_file_is_loaded() {
 }
 
 #[test]
-fn sighup_loads_what_no_watch_sees() {
+fn sighup_loads_changes_that_the_watch_does_not_see() {
     let lab = Lab::builder("e2ehup").pod("foo").start().unwrap();
     let config = lab.gregor_config();
     // A link into another directory: changes there are not seen.
@@ -594,7 +594,7 @@ fn a_bad_configuration_leaves_the_last_good_one() {
         "{log}"
     );
 
-    // Gone altogether, as while somebody replaces it by hand: not even a complaint.
+    // Missing, as during a replacement by hand: no error is reported.
     fs::remove_file(gregor.config_path()).unwrap();
     served_by_gregor(&gregor, foo);
     reloaded(&gregor, "success", || {
@@ -656,7 +656,7 @@ fn reloads_lose_nothing(lab: &Lab, config: &str) {
         // Each differs from the one before: the same content would be no change.
         let versions = [
             format!("{config}{MORE}"),
-            // Another responder, whose counts are added to those of the one before.
+            // Another responder, which goes on counting where the previous one stopped.
             format!("{config}\n[answer]\nmax_ttl = \"7s\"\n"),
             config.to_owned(),
         ];
@@ -690,13 +690,13 @@ fn reloads_lose_no_query_and_no_count() {
 }
 
 #[test]
-fn detach_takes_a_hung_gregor_off() {
+fn detach_removes_the_programs_of_a_hung_gregor() {
     let lab = lab_with_template("e2edetach");
     let gregor = start(&lab, &short_lived(&lab.gregor_config()));
     let foo = lab.pod("foo");
     served_by_gregor(&gregor, foo);
     gregor.signal(Signal::SIGSTOP);
-    if !alone("detach_takes_a_hung_gregor_off", &gregor) {
+    if !alone("detach_removes_the_programs_of_a_hung_gregor", &gregor) {
         return gregor.signal(Signal::SIGKILL);
     }
     let output = gregor.command(&["detach", "--all"]).unwrap();
@@ -719,7 +719,7 @@ fn detach_takes_a_hung_gregor_off() {
         String::from_utf8_lossy(&again.stdout),
         "nothing of gregor is attached\n"
     );
-    // It wakes up to a node without it, leaves it so, says so, and still ends in order.
+    // It resumes on a node without its programs, does not attach them again, logs that, and still ends in order.
     gregor.signal(Signal::SIGCONT);
     until("gregor says what happened", || {
         let status = gregor.status().ok()?;
@@ -772,11 +772,11 @@ fn clsact_filter_left_behind_serves_and_is_replaced() {
 
     gregor.signal(Signal::SIGKILL);
     wait_for_end(&gregor);
-    an_unknown_name_passes_at_once(&lab, foo);
+    an_uncached_name_passes_at_once(&lab, foo);
     let left = clsact_filters(&lab, "veth-foo");
     assert_eq!(left.len(), 1, "no link cleans up here: {left:?}");
-    known_names_are_served_past_their_time(&lab, foo);
-    unknown_names_pass(&lab, foo);
+    expired_answers_are_served(&lab, foo);
+    uncached_names_pass(&lab, foo);
 
     let gregor = start(&lab, &config);
     let replaced = clsact_filters(&lab, "veth-foo");
@@ -803,7 +803,7 @@ fn on_clsact_reloads_lose_no_query_and_no_count() {
 }
 
 #[test]
-fn on_clsact_told_to_end_under_load_every_query_is_answered() {
+fn on_clsact_every_query_is_answered_while_gregor_ends_under_load() {
     let lab = lab_with_template("e2eclsactterm");
     for round in 0..3 {
         let gregor = start(&lab, &clsact(&short_lived(&lab.gregor_config())));
@@ -818,13 +818,16 @@ fn on_clsact_told_to_end_under_load_every_query_is_answered() {
 }
 
 #[test]
-fn detach_takes_a_hung_gregors_clsact_filters_off() {
+fn detach_removes_the_clsact_filters_of_a_hung_gregor() {
     let lab = lab_with_template("e2eclsactdet");
     let gregor = start(&lab, &clsact(&lab.gregor_config()));
     let foo = lab.pod("foo");
     served_by_gregor(&gregor, foo);
     gregor.signal(Signal::SIGSTOP);
-    if !alone("detach_takes_a_hung_gregors_clsact_filters_off", &gregor) {
+    if !alone(
+        "detach_removes_the_clsact_filters_of_a_hung_gregor",
+        &gregor,
+    ) {
         return gregor.signal(Signal::SIGKILL);
     }
     let output = gregor.command(&["detach", "--all"]).unwrap();

@@ -1,4 +1,4 @@
-//! gregor short of file descriptors: pods that flood it take none away from the others, and what fails on the node itself is
+//! gregor short of file descriptors: pods that flood it do not use up those of others, and a failure of the node itself is
 //! never an answer about a name. Wants root.
 
 #![allow(
@@ -35,7 +35,7 @@ const QUIET_NAMES: usize = 40;
 /// In the answers of the upstream and of the cache.
 const TARGET: [u8; 4] = [10, 10, 0, 1];
 
-/// Silent about the namespaces of the flood, quick about all others.
+/// Does not answer for the namespaces of the flood, and answers at once for all others.
 fn upstream(query: &[u8]) -> Option<Vec<u8>> {
     let mut reply = query.to_vec();
     if query
@@ -53,7 +53,7 @@ fn upstream(query: &[u8]) -> Option<Vec<u8>> {
     Some(reply)
 }
 
-/// The existing cache knows none of these names.
+/// The existing cache has none of these names.
 fn nxdomain(query: &[u8]) -> Option<Vec<u8>> {
     let mut reply = query.to_vec();
     reply[2..4].copy_from_slice(&[0x81, 0x83]);
@@ -70,7 +70,7 @@ fn ask(pod: &Pod, namespace: &str, qtype: RecordType) -> Option<Message> {
     Some(Message::from_vec(&reply).unwrap())
 }
 
-/// gregor with room for this many open files.
+/// gregor with a limit of this many open files.
 fn gregor_with_open_files(lab: &Lab, most: u32) -> PathBuf {
     let path = lab.directory().join("gregor-with-few-files");
     let binary = tools::gregor().unwrap();
@@ -101,7 +101,7 @@ fn flood(pod: &Pod, number: usize) {
 }
 
 #[test]
-fn five_flooding_pods_take_no_look_ups_from_a_sixth() {
+fn five_flooding_pods_do_not_use_up_the_look_ups_of_a_sixth() {
     let mut lab = Lab::builder("fewfiles").pod("quiet").cache(CacheKind::None);
     for pod in FLOODING {
         lab = lab.pod(pod);
@@ -146,7 +146,7 @@ fn five_flooding_pods_take_no_look_ups_from_a_sixth() {
     }
     assert!(answered > 0, "every query of the quiet pod was passed on");
 
-    // The flood was one: its look-ups still wait, and it got no further than its share.
+    // The look-ups of the flood still wait, and it did not exceed its share.
     let metrics = Metrics::of(&gregor);
     assert!(metrics.get("gregor_chases_in_flight") > 300.0);
     assert!(metrics.passed_on("busy") > 0.0);
@@ -156,9 +156,9 @@ fn five_flooding_pods_take_no_look_ups_from_a_sixth() {
     assert_eq!(gregor.get("/readyz").unwrap().0, 200);
 }
 
-/// An unknown name is the cache's.
+/// An uncached name passes to the existing cache.
 #[test]
-fn without_a_route_to_the_upstream_a_known_name_keeps_its_answer() {
+fn without_a_route_to_the_upstream_a_cached_name_keeps_its_answer() {
     let lab = Lab::builder("noroute")
         .pod("quiet")
         .cache(CacheKind::None)

@@ -1,4 +1,4 @@
-//! What gregor's memory is charged with: within the documented figures, within the limit of the shipped manifest over
+//! The memory that gregor is charged with: within the documented figures, within the limit of the shipped manifest over
 //! reloads, and as `gregor check` says.
 
 #![allow(
@@ -203,7 +203,7 @@ fn process_bytes(gregor: &Gregor) -> u64 {
 }
 
 #[test]
-fn maps_and_process_take_what_is_documented() {
+fn memory_of_maps_and_process_is_within_the_documented_figures() {
     let lab = Lab::builder("e2ememory").pod("foo").start().unwrap();
     let config = lab.gregor_config();
     for (what, config, limit_mib) in [

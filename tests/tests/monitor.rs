@@ -1,5 +1,4 @@
-//! `gregor monitor` and `gregor run --debug-bpf`: what they say of queries that pods really send, and what they cost those
-//! who do not look.
+//! `gregor monitor` and `gregor run --debug-bpf`: the records of queries that pods send, and the cost without a reader.
 
 #![allow(
     clippy::unwrap_used,
@@ -53,7 +52,7 @@ struct Monitor {
 }
 
 impl Monitor {
-    /// Returns once it watches.
+    /// Returns once it is subscribed.
     fn start(lab: &Lab, gregor: &Gregor, options: &[&str]) -> Self {
         let readers = |gregor: &Gregor| monitor_words(gregor).is_some_and(|words| words[0] != 0);
         let was_watched = readers(gregor);
@@ -75,10 +74,10 @@ impl Monitor {
             }
         });
         if was_watched {
-            // Another one is there already, so the program says nothing of this one.
+            // Another one is there already, so the program reports nothing about this one.
             thread::sleep(Duration::from_secs(1));
         } else {
-            until("somebody watches", || readers(gregor).then_some(()));
+            until("a reader is connected", || readers(gregor).then_some(()));
         }
         Self { child, lines }
     }
@@ -169,7 +168,7 @@ fn ask_until_kernel(gregor: &Gregor, pod: &Pod, stem: &str) -> Vec<String> {
 }
 
 #[test]
-fn every_query_once_with_its_fields() {
+fn every_query_is_recorded_once_with_its_fields() {
     let lab = lab("monone");
     let gregor = start(&lab);
     let monitor = Monitor::start(&lab, &gregor, &["--json"]);
@@ -191,7 +190,7 @@ fn every_query_once_with_its_fields() {
         let lines = monitor.queries();
         (lines.len() >= expected).then_some(lines)
     });
-    // Whatever is one too many has had its time when a later query is there.
+    // A duplicate would be there before a later query.
     ask(foo, &qualified("foo"), RecordType::AAAA);
     until("the last line", || {
         lines = monitor.queries();
@@ -275,7 +274,7 @@ fn every_query_once_with_its_fields() {
         names.iter().filter(|name| name.contains(".bar.")).count()
     );
 
-    // Names are for those who watch, and not for the log.
+    // Names are for readers, and not for the log.
     assert!(!gregor.log().contains("managed.foo"), "{}", gregor.log());
 }
 
@@ -309,7 +308,7 @@ fn sum_left_out(lines: &[Value]) -> u64 {
 }
 
 #[test]
-fn a_burst_is_cut_and_counted() {
+fn a_burst_beyond_the_rate_is_counted() {
     let lab = lab("monburst");
     let gregor = start(&lab);
     let foo = lab.pod("foo");
@@ -343,9 +342,9 @@ fn a_burst_is_cut_and_counted() {
     assert!(kernel > 0, "the program reports a part only");
 }
 
-/// A reader that stops reading loses lines, and nobody else loses anything.
+/// A reader that stops reading loses lines, and no other reader does.
 #[test]
-fn a_reader_that_stalls_holds_up_nobody() {
+fn a_stalled_reader_delays_no_other_reader() {
     let lab = lab("monstall");
     let gregor = start(&lab);
     let (foo, baz) = (lab.pod("foo"), lab.pod("baz"));
@@ -353,7 +352,7 @@ fn a_reader_that_stalls_holds_up_nobody() {
     stalled
         .write_all(b"GET /monitor?rate=0 HTTP/1.0\r\n\r\n")
         .unwrap();
-    until("somebody watches", || {
+    until("a reader is connected", || {
         monitor_words(&gregor)
             .is_some_and(|words| words[0] != 0)
             .then_some(())
@@ -380,7 +379,7 @@ fn a_reader_that_stalls_holds_up_nobody() {
     let after = e2e::Metrics::of(&gregor);
     assert!(after.answered() > before.answered() + 1000.0);
 
-    // It hears that it lost some when it reads again.
+    // It gets the number of lost lines when it reads again.
     let output = BufReader::new(stalled.try_clone().unwrap());
     let lost = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&lost);
@@ -393,14 +392,14 @@ fn a_reader_that_stalls_holds_up_nobody() {
             }
         }
     });
-    until("the reader hears what it lost", || {
+    until("the reader gets the number of lost lines", || {
         burst(&gregor, foo, 10);
         (lost.load(Ordering::Relaxed) > 0).then_some(())
     });
 }
 
 #[test]
-fn the_program_tells_nothing_once_nobody_watches() {
+fn the_program_reports_nothing_without_a_reader() {
     let lab = lab("monend");
     let gregor = start(&lab);
     let foo = lab.pod("foo");
@@ -430,7 +429,7 @@ fn the_program_tells_nothing_once_nobody_watches() {
     });
 
     two.end();
-    let words = until("nobody watches", || {
+    let words = until("no reader is connected", || {
         monitor_words(&gregor).filter(|words| words[0] == 0)
     });
     burst(&gregor, foo, 100);
@@ -498,9 +497,9 @@ fn decisions_in_the_log_of_a_debug_build() {
     }
 }
 
-/// The program itself, without a daemon: silent, then telling, then silent.
+/// The program itself, without a daemon: it reports nothing, then its decisions, then nothing.
 #[test]
-fn the_program_tells_while_it_is_told_that_somebody_listens() {
+fn the_program_reports_until_the_deadline_of_its_reader() {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -509,7 +508,7 @@ fn the_program_tells_while_it_is_told_that_somebody_listens() {
     let mut loaded = Loaded::new(&options(compile(SEVERAL))).unwrap();
     let mut decisions = loaded.datapath.decisions().unwrap();
     let switch = Arc::clone(loaded.datapath.switch());
-    // Nobody renews the deadline, so a match passes, and the program decides that alone.
+    // The deadline is not renewed, so a match passes, and the program decides that itself.
     loaded.heartbeat.stop();
     let frame = broker_query().build();
     let mut decided = Vec::new();
@@ -524,7 +523,7 @@ fn the_program_tells_while_it_is_told_that_somebody_listens() {
     assert_eq!(decided[0].decision, Decision::Passed(Reason::NoResponder));
     assert_eq!(decided[0].frame, frame.bytes);
 
-    // What no rule matches is nobody's business.
+    // What no rule matches is not reported.
     let cases = cases();
     let foreign = cases
         .iter()
@@ -546,7 +545,7 @@ fn the_program_tells_while_it_is_told_that_somebody_listens() {
     loaded.test_run(&frame.bytes).unwrap();
     assert_eq!(decisions.drain(&mut decided), 0);
 
-    // A process that dies while somebody watches leaves a deadline behind.
+    // A process that dies with a reader connected leaves a deadline behind.
     switch.listen_for(Duration::from_millis(1));
     thread::sleep(Duration::from_millis(50));
     loaded.test_run(&frame.bytes).unwrap();

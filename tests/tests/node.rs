@@ -1,5 +1,5 @@
-//! A node in small, on whatever kernel this is: each way in which a pod may be wired up, each hook, and gregor's life. What
-//! is asserted is what a pod gets. `cargo xtask kernels` runs these on every kernel of its matrix.
+//! A node in small, on whatever kernel this is: each way in which a pod may be connected, each hook, and the life of gregor.
+//! The assertions are about what a pod gets. `cargo xtask kernels` runs these on every kernel of its matrix.
 
 #![allow(
     clippy::unwrap_used,
@@ -199,7 +199,7 @@ fn pod_behind_a_bridge() {
     is_served(&lab, &gregor, foo, CACHE_V6);
 }
 
-/// The same without the shortcut into the pod, which is taken where the other end is known.
+/// The same without `bpf_redirect_peer` into the pod, which is used where the other end is known.
 #[test]
 fn pod_behind_a_bridge_on_clsact() {
     let lab = Lab::new("nodebridgecls").unwrap();
@@ -335,7 +335,7 @@ fn cards(driver: &str) -> Vec<String> {
     cards
 }
 
-/// Whether a card is nobody's: without addresses and down.
+/// Whether a card is unused: without addresses and down.
 fn is_free(card: &str) -> bool {
     let up = fs::read_to_string(Path::new("/sys/class/net").join(card).join("operstate"));
     up.is_ok_and(|state| state.trim() == "down")
@@ -428,7 +428,7 @@ fn tcp_steering() {
     assert_eq!(addresses(&reply), [FOREIGN_ADDRESSES[0]]);
 }
 
-/// What README says is enough is enough for all of it, and is all that gregor has.
+/// The capabilities in README are enough, and are all that gregor has.
 #[test]
 fn documented_capabilities() {
     let lab = lab_with_large_answers("nodecaps");
@@ -506,8 +506,8 @@ fn killed_and_started_again_on_clsact() {
     killed_and_started_again("nodekillcls", "clsact");
 }
 
-/// The program stays, answers from its tables what it knows and leaves the rest to the cache; the next gregor takes over what
-/// was left, and takes it away when it ends in order.
+/// The program stays, answers from its tables and passes the rest to the cache; the next gregor takes it over, and removes it
+/// when it ends in order.
 fn killed_and_started_again(lab: &str, hook: &str) {
     let lab = Lab::new(lab).unwrap();
     let (foo, bar) = (lab.pod("foo"), lab.pod("bar"));
@@ -519,7 +519,7 @@ fn killed_and_started_again(lab: &str, hook: &str) {
         assert_eq!(overridden(), [FOREIGN_ADDRESSES[0]]);
     });
     kill(&gregor);
-    // The responder's deadline runs out; bar has never asked, so nothing is known of its name.
+    // The responder's deadline expires; bar has never asked, so its name is not cached.
     until_the_cache_answers(bar);
     lab.cache().forget();
     for _ in 0..3 {
@@ -534,7 +534,7 @@ fn killed_and_started_again(lab: &str, hook: &str) {
     );
     let gregor = start(&lab, &config);
     assert!(gregor.log().contains("took over from an earlier process"));
-    // What the first one has found out, it knows too.
+    // It has the answers of the first one, too.
     let taken = || Metrics::of(&gregor).taken();
     let before = taken();
     assert_eq!(overridden(), [FOREIGN_ADDRESSES[0]]);
@@ -545,7 +545,7 @@ fn killed_and_started_again(lab: &str, hook: &str) {
     until_the_cache_answers(foo);
 }
 
-/// Takes a gregor off that does nothing any more, on either hook, and what a killed one left behind.
+/// Removes the programs of a hung gregor, on either hook, and of a killed one.
 #[test]
 fn detach_all() {
     let hooks = if detect_hook() == Hook::Tcx {

@@ -1,5 +1,5 @@
-//! Upstreams as they are found in the field: without EDNS, with a mind of their own about case, without TCP, or with
-//! nothing to say about a target; and what a pod gets then. Wants root.
+//! Upstreams as they are found in the field: without EDNS, with case-sensitive names, without TCP, or with empty replies about
+//! a target; and what a pod gets then. Wants root.
 
 #![allow(
     clippy::unwrap_used,
@@ -118,7 +118,7 @@ impl Query {
     }
 }
 
-/// What a server does with a query; the second argument is under the test's control.
+/// The behaviour of a server; the test controls the second argument.
 type Script = fn(&Query, bool) -> Option<Vec<u8>>;
 
 /// A server in the node, over UDP alone: TCP is refused.
@@ -185,7 +185,7 @@ fn failures(gregor: &Gregor) -> serde_json::Value {
 }
 
 #[test]
-fn servers_without_edns_and_servers_that_mind_the_case_answer_in_one_look_up() {
+fn servers_without_edns_and_case_sensitive_servers_answer_in_one_look_up() {
     fn bare(query: &Query, rcode: u8) -> Vec<u8> {
         let mut header = query.message[..12].to_vec();
         header[2..12].copy_from_slice(&[0x81, 0x80 | rcode, 0, 0, 0, 0, 0, 0, 0, 0]);
@@ -265,7 +265,7 @@ fn servers_without_edns_and_servers_that_mind_the_case_answer_in_one_look_up() {
         let upstream = Upstream::start(&lab, *script);
         let gregor = start(&lab, "");
         assert_good(label, &ask(&lab, &qualified("foo"), RecordType::A));
-        // What the first look-up has shown is known to the next.
+        // The next look-up uses what the first one found out about the server.
         upstream.asked.lock().unwrap().clear();
         assert_good(label, &ask(&lab, &qualified("bar"), RecordType::A));
         let steps = if label.contains("chain") { 3 } else { 1 };
@@ -280,7 +280,7 @@ fn servers_without_edns_and_servers_that_mind_the_case_answer_in_one_look_up() {
 }
 
 #[test]
-fn a_reply_that_needs_tcp_where_there_is_none_is_labelled_as_that() {
+fn a_truncated_reply_without_tcp_is_labelled_tcp() {
     let lab = Lab::builder("e2enotcp").pod("foo").start().unwrap();
     let upstream = Upstream::start(&lab, |query, is_cut| {
         let mut reply = query.ordinary();
@@ -292,7 +292,7 @@ fn a_reply_that_needs_tcp_where_there_is_none_is_labelled_as_that() {
     let gregor = start(&lab, "[answer]\nkernel = false\n");
     assert_good("before", &ask(&lab, &qualified("foo"), RecordType::A));
     upstream.switch.store(true, Ordering::Relaxed);
-    // A tenant of which nothing is known, and one with a last good answer.
+    // A tenant without a cached answer, and one with a last good answer.
     assert_servfail("unknown", &ask(&lab, &qualified("bar"), RecordType::A));
     thread::sleep(Duration::from_secs(6));
     assert_good("known", &ask(&lab, &qualified("foo"), RecordType::A));
@@ -303,7 +303,7 @@ fn a_reply_that_needs_tcp_where_there_is_none_is_labelled_as_that() {
 }
 
 #[test]
-fn a_target_without_any_address_is_a_failure_and_the_resolver_goes_on() {
+fn a_target_without_any_address_is_a_failure_and_the_resolver_tries_the_next_name() {
     let kinds: &[(&str, Script, &str)] = &[
         (
             "an address for a name",
@@ -402,7 +402,7 @@ fn sixty_queries_of_another_type_are_never_a_denial() {
 
 /// The upstream has an A record still, and denies AAAA.
 #[test]
-fn families_agree_while_a_service_goes() {
+fn families_agree_while_a_service_is_deleted() {
     let lab = Lab::builder("e2egoes").pod("foo").start().unwrap();
     let upstream = Upstream::start(&lab, |query, is_gone| {
         Some(if is_gone && query.question.qtype == AAAA {
@@ -421,7 +421,7 @@ fn families_agree_while_a_service_goes() {
     e2e::until("the denial is seen", || {
         (rcodes()[1] == ResponseCode::NXDomain).then_some(())
     });
-    // Through two ends of what is remembered of it.
+    // Over two expiries of the denial.
     for _ in 0..12 {
         assert_eq!(rcodes(), [ResponseCode::NXDomain; 2]);
         thread::sleep(Duration::from_secs(1));
@@ -476,7 +476,7 @@ fn a_target_that_is_another_rules_name_is_followed() {
     );
 }
 
-/// dnsmasq says NOERROR and nothing else of a name that lacks the type asked for.
+/// dnsmasq replies with an empty NOERROR for a name that lacks the type asked for.
 #[test]
 fn behind_dnsmasq_a_target_without_any_address_is_a_failure_and_one_family_a_nodata() {
     let lab = Lab::builder("e2ednsmasq").pod("foo").start().unwrap();
@@ -518,11 +518,11 @@ fn behind_dnsmasq_a_target_without_any_address_is_a_failure_and_one_family_a_nod
         assert_servfail("text", &ask(&lab, &qualified("text"), qtype));
     }
     assert!(Metrics::of(&gregor).get("gregor_targets_without_address_total") >= 1.0);
-    // What it has is answered.
+    // Existing records are answered.
     let reply = ask(&lab, &qualified("text"), RecordType::TXT);
     assert_eq!(reply.metadata.response_code, ResponseCode::NoError);
     assert_eq!(reply.answers.len(), 2, "{reply}");
-    // No such name: the cache's.
+    // No such name: the query passes.
     let reply = ask(&lab, &qualified("baz"), RecordType::A);
     assert_eq!(reply.metadata.response_code, ResponseCode::NXDomain);
 }

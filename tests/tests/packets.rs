@@ -57,7 +57,7 @@ fn the_table_covers_every_reason() {
 }
 
 #[test]
-fn every_case_is_one_of_its_own() {
+fn cases_are_distinct() {
     let cases = cases();
     assert!(cases.len() >= 60);
     let names: BTreeSet<&str> = cases.iter().map(|case| case.name).collect();
@@ -77,7 +77,7 @@ fn every_case_is_one_of_its_own() {
 }
 
 #[test]
-fn every_rule_takes_something() {
+fn every_rule_matches_a_case() {
     let taken: BTreeSet<u32> = cases()
         .iter()
         .filter_map(|case: &Case| match case.expect {
@@ -137,7 +137,7 @@ const PASSED_BY_RULE: &[(&str, &[&str])] = &[
 ];
 
 #[test]
-fn what_passes_by_rule_passes() {
+fn cases_that_must_pass_do_pass() {
     let cases = cases();
     for (line, names) in PASSED_BY_RULE {
         for name in *names {
@@ -161,10 +161,10 @@ fn answers_over_a_slice() {
 
 /// Each answer as two unrelated parsers read it.
 #[test]
-fn answers_are_read_as_they_were_meant() {
+fn two_parsers_read_the_answers_as_described() {
     if !tools::has_go() {
         return skip(
-            "answers_are_read_as_they_were_meant",
+            "two_parsers_read_the_answers_as_described",
             "no Go to build the second parser with",
         );
     }
@@ -183,7 +183,7 @@ fn answers_are_read_as_they_were_meant() {
 }
 
 #[test]
-fn every_answer_case_is_one_of_its_own() {
+fn answer_cases_are_distinct() {
     let cases = answers::cases();
     let names: BTreeSet<&str> = cases.iter().map(|case| case.name.as_str()).collect();
     assert_eq!(names.len(), cases.len(), "a name twice");
@@ -200,16 +200,16 @@ fn every_answer_case_is_one_of_its_own() {
 
 /// With empty tables, and with none, everything is as before.
 #[test]
-fn the_table_with_answers_that_nobody_has() {
+fn the_table_with_answers_to_other_questions() {
     let cases = cases();
     let mut slice = Slice::new(SEVERAL);
     slice
-        .fill(&[answers::cached("nobody", answers::endpoint())])
+        .fill(&[answers::cached("absent", answers::endpoint())])
         .unwrap();
     agree(&mut slice, cases.iter());
 }
 
-/// A program that interrupts another one on its processor leaves the other's working memory alone; its frame passes.
+/// A program that interrupts another one on its processor does not touch its scratch memory; its frame passes.
 #[test]
 fn nested_runs_pass() {
     let mut slice = Slice::new(SEVERAL);
@@ -223,7 +223,7 @@ fn nested_runs_pass() {
 }
 
 /// The reply of a slice, its TTL and the addresses in their order.
-fn told_by(outcome: &Outcome) -> (u32, Vec<Vec<u8>>) {
+fn ttl_and_addresses(outcome: &Outcome) -> (u32, Vec<Vec<u8>>) {
     let Outcome::Answered { reply, .. } = outcome else {
         panic!("{outcome:?}");
     };
@@ -265,7 +265,7 @@ fn an_answer_ages_by_the_second() {
     ] {
         slice.now_ns = begin + after;
         let outcome = slice.run(&query).unwrap();
-        assert_eq!(told_by(&outcome).0, ttl, "{after} ns later");
+        assert_eq!(ttl_and_addresses(&outcome).0, ttl, "{after} ns later");
         assert!(matches!(outcome, Outcome::Answered { refresh: None, .. }));
     }
     // One query of its grace is handed over, and no second one before the entry is another.
@@ -276,7 +276,7 @@ fn an_answer_ages_by_the_second() {
     ] {
         slice.now_ns = begin + after;
         let outcome = slice.run(&query).unwrap();
-        assert_eq!(told_by(&outcome).0, 1);
+        assert_eq!(ttl_and_addresses(&outcome).0, 1);
         let Outcome::Answered { refresh, .. } = outcome else {
             unreachable!();
         };
@@ -304,14 +304,18 @@ fn addresses_take_turns() {
             let mut expected = addresses(count);
             expected.rotate_left(turn % usize::from(count));
             let outcome = slice.run(&query).unwrap();
-            assert_eq!(told_by(&outcome).1, expected, "answer {turn} of {count}");
+            assert_eq!(
+                ttl_and_addresses(&outcome).1,
+                expected,
+                "answer {turn} of {count}"
+            );
         }
     }
 }
 
-/// A frame that cannot grow goes to userspace as it came.
+/// A frame that cannot grow goes to userspace unchanged.
 #[test]
-fn no_room_in_the_buffer() {
+fn frames_that_cannot_grow_are_handed_over() {
     let mut slice = Slice::with_rules(answers::rules());
     slice
         .fill(&[answers::cached("foo", answers::endpoint())])

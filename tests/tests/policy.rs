@@ -1,5 +1,5 @@
-//! Policies on the hooks that gregor uses, their own programs on the pod's interface: one that drops replies to questions
-//! that it never saw loses none of gregor's answers, and one that denies questions has its say where `order` gives it.
+//! Policies on the hooks that gregor uses, their own programs on the pod's interface: one that drops replies to questions that
+//! it never saw loses none of gregor's answers, and one that denies questions decides first where `order` says so.
 
 #![allow(
     clippy::unwrap_used,
@@ -75,7 +75,7 @@ enum Dropper {
     Silencer,
 }
 
-/// Programs of `tests/ebpf/src/policy.rs` on the tenant's interface; they go when it is dropped.
+/// Programs of `tests/ebpf/src/policy.rs` on the tenant's interface; they are detached when it is dropped.
 struct Policy {
     node: Arc<Netns>,
     ebpf: Option<Ebpf>,
@@ -159,7 +159,7 @@ impl Policy {
 }
 
 impl Drop for Policy {
-    /// Filters are taken off by the number of the interface, in the namespace of whoever does it.
+    /// Filters are taken off by the number of the interface, in the namespace of the calling thread.
     fn drop(&mut self) {
         let ebpf = self.ebpf.take();
         let _ = self.node.enter(move || drop(ebpf));
@@ -225,7 +225,7 @@ fn answered(lab: &Lab, server: IpAddr, qtype: RecordType, patience: Duration) ->
 }
 
 /// Every question is answered, by the programs in the end, and then every one of several hundred.
-fn all_are_answered(lab: &Lab, gregor: &Gregor, what: &str) {
+fn every_question_is_answered(lab: &Lab, gregor: &Gregor, what: &str) {
     let ask = || {
         for (server, qtype) in questions() {
             let answered = answered(lab, server, qtype, e2e::REPLY);
@@ -258,7 +258,7 @@ fn drops(lab: &Lab, policy: &Policy, dropper: Dropper, what: &str) {
             assert!(reply.is_some(), "{what}: asked for, so let through");
             assert_eq!(policy.count("TRACKED"), tracked + 1, "{what}");
             assert_eq!(policy.count("DROPPED"), dropped, "{what}");
-            // A datagram from port 53 that nobody asked for.
+            // An unsolicited datagram from port 53.
             let pod = pod.v4;
             let [a, b, c, _] = pod.octets();
             let send = move || {
@@ -287,7 +287,7 @@ fn nothing_is_lost(gregor_hook: Hook) {
             drops(&lab, &policy, dropper, &what);
             let seen = || (policy.count("TRACKED"), policy.count("DROPPED"));
             let ((tracked, dropped), asked) = (seen(), Metrics::of(&gregor).intercepted());
-            all_are_answered(&lab, &gregor, &what);
+            every_question_is_answered(&lab, &gregor, &what);
             let asked = Metrics::of(&gregor).intercepted() - asked;
             // No answer has met it; and no question, unless its hook comes before gregor's.
             let sees_first = (gregor_hook, policy_hook) == (Hook::Clsact, Hook::Tcx);
@@ -310,13 +310,13 @@ fn a_dropper_of_replies_loses_no_answer_of_gregor_on_clsact() {
     nothing_is_lost(Hook::Clsact);
 }
 
-/// A policy agent may come to the node after gregor. Its programs are seen soon, and from then on nothing is lost.
+/// A policy agent may start after gregor. Its programs are noticed soon, and from then on nothing is lost.
 #[test]
-fn a_dropper_that_comes_later_is_seen() {
+fn a_dropper_attached_later_is_noticed() {
     for hook in HOOKS {
         let lab = lab();
         let gregor = start(&lab, hook, Order::First);
-        all_are_answered(&lab, &gregor, "before the dropper");
+        every_question_is_answered(&lab, &gregor, "before the dropper");
         let policy = Policy::dropper(&lab, hook, Dropper::Silencer);
         let what = format!("a dropper that came later on {hook:?}");
         until(&what, || {
@@ -326,11 +326,11 @@ fn a_dropper_that_comes_later_is_seen() {
         });
         drops(&lab, &policy, Dropper::Silencer, &what);
         let dropped = policy.count("DROPPED");
-        all_are_answered(&lab, &gregor, &what);
+        every_question_is_answered(&lab, &gregor, &what);
         assert_eq!(policy.count("DROPPED"), dropped, "{what}");
         // And without it as before.
         drop(policy);
-        all_are_answered(&lab, &gregor, "after the dropper");
+        every_question_is_answered(&lab, &gregor, "after the dropper");
     }
 }
 
@@ -355,7 +355,7 @@ fn all_are_denied(lab: &Lab, gregor: &Gregor, policy: &Policy, what: &str) {
 
 /// Which of two programs sees a question first: on one hook `order` decides, and tcx comes before clsact in any case.
 #[test]
-fn a_deny_program_has_its_say_where_order_gives_it() {
+fn order_decides_whether_a_deny_program_sees_a_question_first() {
     let lab = lab();
     for gregor_hook in HOOKS {
         for policy_hook in HOOKS {
@@ -371,40 +371,40 @@ fn a_deny_program_has_its_say_where_order_gives_it() {
                     _ => order == Order::First,
                 };
                 if gregor_is_first {
-                    all_are_answered(&lab, &gregor, &what);
+                    every_question_is_answered(&lab, &gregor, &what);
                     assert_eq!(policy.count("DENIED"), 0, "{what}");
                 } else {
                     all_are_denied(&lab, &gregor, &policy, &what);
                 }
-                // What gregor leaves alone is the policy's to decide, wherever gregor sits.
+                // The policy decides about what gregor passes, whatever the order.
                 let denied = policy.count("DENIED");
                 let reply = exchange_within(lab.pod(TENANT), SERVERS[0], &foreign(), SILENCE);
                 assert_eq!(reply, None, "{what}");
                 assert_eq!(policy.count("DENIED"), denied + 1, "{what}");
                 drop(policy);
-                all_are_answered(&lab, &gregor, &what);
+                every_question_is_answered(&lab, &gregor, &what);
                 gregor.stop();
             }
         }
     }
 }
 
-/// Also an answer that the programs know by heart is not given past a policy in front of them.
+/// A policy in front of the programs applies to cached answers, too.
 #[test]
-fn a_deny_program_that_comes_later_in_front_denies_what_is_known_already() {
+fn a_deny_program_attached_later_in_front_denies_cached_names_too() {
     let lab = lab();
     for hook in HOOKS {
         let gregor = start(&lab, hook, Order::Last);
-        all_are_answered(&lab, &gregor, "before the policy");
+        every_question_is_answered(&lab, &gregor, "before the policy");
         let policy = Policy::deny(&lab, hook, Order::First);
         all_are_denied(&lab, &gregor, &policy, &format!("{hook:?}"));
         drop(policy);
-        all_are_answered(&lab, &gregor, "after the policy");
+        every_question_is_answered(&lab, &gregor, "after the policy");
         gregor.stop();
     }
 }
 
-/// What gregor says is in front of its program, and how often it has moved.
+/// The programs in front of gregor's by `gregor status`, and how often it has moved.
 fn in_front(gregor: &Gregor) -> (Vec<(String, String)>, u64) {
     let status = gregor.status().unwrap();
     let interfaces = status["interfaces"].as_array().unwrap();
@@ -435,12 +435,12 @@ fn checked(gregor: &Gregor) -> (String, String, bool) {
     (text("level"), text("detail"), report["ok"] == true)
 }
 
-/// The program is on its hook and is not reached: that is reported, and undone by its agent.
-fn a_silencer_is_told(hook: Hook, order: Order, priority: u16) {
+/// The program is on its hook and is not reached: that is reported, and ends with the other agent's program.
+fn a_program_in_front_is_reported(hook: Hook, order: Order, priority: u16) {
     let lab = lab();
     let gregor = start(&lab, hook, order);
     let what = format!("a silencer in front on {hook:?}, {order:?}");
-    all_are_answered(&lab, &gregor, &what);
+    every_question_is_answered(&lab, &gregor, &what);
     assert_eq!(in_front(&gregor), (Vec::new(), 0), "{what}");
     let policy = Policy::silence(&lab, hook, priority);
     until(&what, || {
@@ -469,7 +469,7 @@ fn a_silencer_is_told(hook: Hook, order: Order, priority: u16) {
     until("nothing is in front", || {
         (in_front(&gregor) == (Vec::new(), 0)).then_some(())
     });
-    all_are_answered(&lab, &gregor, &what);
+    every_question_is_answered(&lab, &gregor, &what);
     // Once for each change, however often it looked.
     let log = gregor.log();
     assert_eq!(log.matches("in front of gregor's program").count(), 1);
@@ -478,18 +478,18 @@ fn a_silencer_is_told(hook: Hook, order: Order, priority: u16) {
 }
 
 #[test]
-fn a_program_that_comes_in_front_on_tcx_is_told() {
-    a_silencer_is_told(Hook::Tcx, Order::First, PRIORITY);
+fn a_program_in_front_on_tcx_is_reported() {
+    a_program_in_front_is_reported(Hook::Tcx, Order::First, PRIORITY);
 }
 
 #[test]
-fn a_filter_in_front_is_told_where_gregor_is_to_be_last() {
-    a_silencer_is_told(Hook::Clsact, Order::Last, u16::MAX);
+fn a_filter_in_front_is_reported_with_order_last() {
+    a_program_in_front_is_reported(Hook::Clsact, Order::Last, u16::MAX);
 }
 
-/// The kernel puts the newest filter of one priority first: an agent that comes later does not mean to be in front.
+/// The kernel puts the newest filter of one priority first: an agent that attaches later is in front without intent.
 #[test]
-fn a_filter_that_comes_in_front_by_chance_is_passed() {
+fn gregor_moves_in_front_of_a_filter_attached_later() {
     let lab = lab();
     let gregor = start(&lab, Hook::Clsact, Order::First);
     let filters = || {
@@ -500,25 +500,25 @@ fn a_filter_that_comes_in_front_by_chance_is_passed() {
         let name = |line: &str| Some(line.split_once(" handle ")?.1.split(' ').nth(1)?.to_owned());
         text.lines().filter_map(name).collect::<Vec<_>>()
     };
-    all_are_answered(&lab, &gregor, "before the filter");
+    every_question_is_answered(&lab, &gregor, "before the filter");
     let policy = Policy::silence(&lab, Hook::Clsact, 1);
     until("it moves in front", || {
         (in_front(&gregor) == (Vec::new(), 1)).then_some(())
     });
     assert_eq!(filters(), ["gregor", "policy_end"]);
-    all_are_answered(&lab, &gregor, "in front again");
+    every_question_is_answered(&lab, &gregor, "in front again");
     assert_eq!(Metrics::of(&gregor).get("gregor_programs_moved_total"), 1.0);
     let (level, detail, _) = checked(&gregor);
     assert_eq!(level, "warning", "{detail}");
     assert!(detail.contains("gregor is on it, with policy_end"));
 
-    // One that is killed leaves it there, and the next one takes it over.
+    // A killed process leaves it there, and the next one takes it over.
     gregor.signal(nix::sys::signal::Signal::SIGKILL);
     until("it ends", || gregor.process().exited());
     assert_eq!(filters(), ["gregor", "policy_end"]);
     let gregor = start(&lab, Hook::Clsact, Order::First);
     assert_eq!(filters(), ["gregor", "policy_end"]);
-    all_are_answered(&lab, &gregor, "taken over");
+    every_question_is_answered(&lab, &gregor, "taken over");
     // Again, and back to the first handle.
     drop(policy);
     let _policy = Policy::silence(&lab, Hook::Clsact, 1);
@@ -526,7 +526,7 @@ fn a_filter_that_comes_in_front_by_chance_is_passed() {
         (in_front(&gregor) == (Vec::new(), 1)).then_some(())
     });
     assert_eq!(filters(), ["gregor", "policy_end"]);
-    all_are_answered(&lab, &gregor, "in front once more");
+    every_question_is_answered(&lab, &gregor, "in front once more");
     gregor.stop();
     assert_eq!(filters(), ["policy_end"]);
 }
@@ -563,7 +563,7 @@ fn netfilter_sees_no_question_that_gregor_takes() {
         let before = denied();
         let reply = exchange_within(lab.pod(TENANT), SERVERS[0], &foreign(), SILENCE);
         assert_eq!((reply, denied()), (None, before + 1), "{hook:?}");
-        all_are_answered(&lab, &gregor, &format!("{hook:?}"));
+        every_question_is_answered(&lab, &gregor, &format!("{hook:?}"));
         assert_eq!(denied(), before + 1, "{hook:?}");
         gregor.stop();
     }

@@ -70,21 +70,21 @@ fn answers_under_test_run() {
     agree_on_answers(&mut program, cases.iter());
 }
 
-/// A program with tables of answers, and nothing in them that is asked for.
+/// A program with tables of answers to other questions.
 #[test]
-fn the_table_with_answers_that_nobody_has() {
+fn the_table_with_answers_to_other_questions() {
     let mut program = TestRun::with_options(&LoadOptions {
         answers: answering().answers,
         ..options(compile(SEVERAL))
     })
     .unwrap();
     program
-        .fill(&[answers::cached("nobody", answers::endpoint())])
+        .fill(&[answers::cached("absent", answers::endpoint())])
         .unwrap();
     agree(&mut program, cases().iter());
 }
 
-/// A program that is to answer nothing hands over what another one would answer, whatever is in its tables.
+/// A program without its own answers hands over what another one would answer, whatever is in its tables.
 #[test]
 fn no_answers() {
     let mut program = TestRun::with_options(&options(answers::rules())).unwrap();
@@ -98,7 +98,7 @@ fn no_answers() {
     }
 }
 
-/// Every reply arrives at the pod, alone and with right checksums, and nobody behind the program has seen the query.
+/// Every reply arrives at the pod, once and with right checksums, and no program behind ours has seen the query.
 #[test]
 fn answers_on_a_veth() {
     on_a_wire(|wire| {
@@ -121,7 +121,7 @@ fn answers_on_clsact() {
     });
 }
 
-/// What was known and is past its time, and has no lifetime left while a responder is there.
+/// Expired entries, which are not served while a responder is there.
 fn expired() -> answers::Entry {
     answers::cached("foo", answers::endpoint()).for_term(Term {
         unattended: Duration::from_secs(3600),
@@ -131,7 +131,7 @@ fn expired() -> answers::Entry {
     })
 }
 
-/// RFC 8767: known answers are given past their time while no responder can find newer ones, with a short TTL.
+/// RFC 8767: expired answers are served while no responder can refresh them, with a short TTL.
 #[test]
 fn expired_answers_without_a_responder() {
     let mut loaded = Loaded::new(&answering()).unwrap();
@@ -168,9 +168,9 @@ fn one_query_a_second() -> Loaded {
     loaded
 }
 
-/// A pass would be a denial of a name that has a target: past its rate, a pod gets what was known.
+/// A pass would be a denial of a name that has a target: over its rate, a pod gets expired answers.
 #[test]
-fn expired_answers_past_the_rate() {
+fn expired_answers_over_the_rate() {
     let mut loaded = one_query_a_second();
     loaded.fill(&[expired()]).unwrap();
     let first = loaded.test_run(&matched()).unwrap();
@@ -185,9 +185,9 @@ fn expired_answers_past_the_rate() {
     assert_eq!(unknown, Outcome::Passed(Reason::RateLimited));
 }
 
-/// A pass would be a denial of a name that has a target: what cannot be said of it is not said.
+/// A pass would be a denial of a name that has a target: without an answer there is no reply.
 #[test]
-fn known_names_past_the_rate_get_no_reply() {
+fn existing_names_over_the_rate_get_no_reply() {
     const TXT: u16 = 16;
     const AAAA: u16 = 28;
     let mut loaded = one_query_a_second();
@@ -202,7 +202,7 @@ fn known_names_past_the_rate_get_no_reply() {
     for qtype in [TXT, AAAA] {
         assert_eq!(of(&mut loaded, &known, qtype), Outcome::Unanswered);
     }
-    // What is known, but does not fit into 512 bytes.
+    // A cached answer that does not fit into 512 bytes.
     let large = answers::cases()
         .into_iter()
         .find(|case| case.name == "513 bytes without OPT")
@@ -210,7 +210,7 @@ fn known_names_past_the_rate_get_no_reply() {
     loaded.fill(&large.cached).unwrap();
     let outcome = loaded.test_run(&large.frame().bytes).unwrap();
     assert_eq!(outcome, Outcome::Unanswered);
-    // Past its time it is still known to exist, past its end it is not.
+    // An expired entry still proves that the name exists, until its end.
     assert_eq!(of(&mut loaded, &[expired()], TXT), Outcome::Unanswered);
     let ended = answers::cached("foo", answers::endpoint()).for_term(Term {
         fresh: Duration::ZERO,
@@ -222,7 +222,7 @@ fn known_names_past_the_rate_get_no_reply() {
         let outcome = of(&mut loaded, entries, TXT);
         assert_eq!(outcome, Outcome::Passed(Reason::RateLimited));
     }
-    // Without a responder no reply would be for as long as there is none.
+    // Without a responder there would be no reply until one starts.
     loaded.heartbeat.stop();
     for entries in [&known[..], &[]] {
         let outcome = of(&mut loaded, entries, TXT);
@@ -230,7 +230,7 @@ fn known_names_past_the_rate_get_no_reply() {
     }
 }
 
-/// Without a responder the program answers from what it has, asks nobody for more, and passes the rest.
+/// Without a responder the program answers from its tables, asks for no refresh, and passes the rest.
 #[test]
 fn answers_without_a_responder() {
     let mut loaded = Loaded::new(&answering()).unwrap();
@@ -259,7 +259,7 @@ fn answers_without_a_responder() {
         assert_eq!(
             refresh.is_some(),
             refreshes,
-            "once, and only where somebody listens"
+            "once, and only where a responder runs"
         );
     }
     loaded.fill(&[]).unwrap();
@@ -301,7 +301,7 @@ fn addresses_take_turns() {
     }
 }
 
-/// Keeps the calling thread, and the test runs that it starts, where they are.
+/// Keeps the calling thread, and the test runs that it starts, on one processor.
 fn on_one_processor() {
     use nix::{
         sched::{CpuSet, sched_getaffinity, sched_setaffinity},
@@ -318,7 +318,7 @@ fn on_one_processor() {
 
 /// Every frame has an engine that runs the program itself.
 #[test]
-fn no_case_is_for_the_slice_alone() {
+fn every_case_runs_in_the_loaded_program() {
     for case in cases() {
         let runs = case.engines.test_run || case.engines.veth;
         // Not even AF_PACKET sends less than an Ethernet header.
@@ -374,7 +374,7 @@ fn return_path_that_others_take_away() {
         mended(clsact, "tc qdisc del dev gregor0 clsact");
         let clsact = ReturnPath::on(Hook::Clsact).unwrap();
         mended(clsact, "ip link del gregor0");
-        // Each took its device with it.
+        // Each has removed its device.
         assert!(if_nametoindex("gregor0").is_err());
     });
 }
@@ -401,7 +401,7 @@ fn last_on_clsact() {
     });
 }
 
-/// First means first also when somebody was there before.
+/// First means first also with earlier programs on the hook.
 #[test]
 fn first_before_earlier_programs() {
     for (hook, place) in [
@@ -660,7 +660,7 @@ fn a_full_ring_passes() {
 }
 
 #[test]
-fn other_servers_are_remembered() {
+fn queries_to_other_servers_are_counted() {
     let mut loaded = Loaded::new(&options(compile(SEVERAL))).unwrap();
     for (name, address) in [
         ("other server", "8.8.8.8"),
@@ -677,7 +677,7 @@ fn other_servers_are_remembered() {
     }
 }
 
-/// What every pod start and every reload pays.
+/// The cost of every pod start and every reload.
 #[test]
 fn verifier_budget() {
     let mut loaded = Loaded::new(&options(compile(SEVERAL))).unwrap();

@@ -1,5 +1,5 @@
 //! What the tenants' own resolvers find: the unqualified broker name leads to the endpoint of the pod's namespace, whichever
-//! library asks, whichever cache the node has, over IPv4 and IPv6; and it is gregor who says so.
+//! library asks, whichever cache the node has, over IPv4 and IPv6; and the answer is gregor's.
 
 #![allow(
     clippy::unwrap_used,
@@ -78,8 +78,8 @@ fn addresses_of(endpoint: &str) -> [IpAddr; 3] {
     }
 }
 
-/// Who computes the checksums of what a pod sends: its own stack, or in name its interface; between the ends of a veth
-/// nobody does then, and queries come with partial ones.
+/// Whether a pod's stack computes the checksums or leaves them to the interface: a veth does not compute them, and queries then
+/// have partial ones.
 fn offload_checksums(pod: &Pod, state: &str) {
     let ethtool = |arguments: &[&str]| {
         let mut command = Command::new(tools::ethtool().unwrap());
@@ -96,7 +96,7 @@ fn offload_checksums(pod: &Pod, state: &str) {
 
 fn every_resolver_gets_its_own_endpoint(cache: CacheKind, cluster: ClusterKind) {
     let lab = lab_with_tenants("e2eres", cache, cluster);
-    // Without gregor nobody gets there: what follows cannot come from the servers.
+    // Without gregor no pod reaches an endpoint: what follows cannot come from the servers.
     for (namespace, ..) in TENANTS {
         let found = lab.pod(namespace).getent(BROKER).unwrap();
         assert!(
@@ -130,7 +130,7 @@ fn every_resolver_gets_its_own_endpoint(cache: CacheKind, cluster: ClusterKind) 
                 });
             }
         }
-        // Neither server has ever seen the name: it is none of their answers.
+        // Neither server has seen the name: the answer is not theirs.
         let name = format!("{}.", qualified(namespace));
         for server in [lab.cache(), lab.cluster()] {
             let asked = server.asked();
@@ -231,7 +231,7 @@ impl Drop for Kafka {
     }
 }
 
-/// What kcat, which is librdkafka, prints in a pod. It knows the bootstrap name only.
+/// What kcat, which is librdkafka, prints in a pod. It has the bootstrap name only.
 fn kcat(pod: &Pod, arguments: &[&str]) -> String {
     let mut command = Command::new("timeout");
     command
@@ -251,7 +251,7 @@ fn kcat(pod: &Pod, arguments: &[&str]) -> String {
     text(&output.stdout)
 }
 
-/// kcat learns the brokers' names, connects to each of them, and finds them to be this cluster's; no other hears of it.
+/// kcat gets the brokers' names, connects to each of them, and finds this cluster; no other one is contacted.
 fn reaches(pod: &Pod, own: &Kafka, endpoint: &[IpAddr], others: &[&Kafka], what: &str) {
     for kafka in others.iter().chain([&own]) {
         kafka.forget();
@@ -296,7 +296,7 @@ fn librdkafka_reaches_its_own_brokers(cache: CacheKind, cluster: ClusterKind) {
     let public = Kafka::start(&lab, "public", &[PUBLIC_ADDRESS]);
     let foo = Kafka::start(&lab, "foo", &FOO_ADDRESSES);
     let bar = Kafka::start(&lab, "bar", &BAR_ADDRESSES);
-    // Without gregor every tenant gets what the names are in public.
+    // Without gregor every tenant gets the public addresses.
     for (namespace, ..) in TENANTS {
         let pod = lab.pod(namespace);
         reaches(pod, &public, &[PUBLIC_ADDRESS], &[&foo, &bar], namespace);

@@ -91,7 +91,7 @@ fn queries(gregor: &Gregor, result: &str) -> f64 {
     Metrics::of(gregor).get(&format!(r#"gregor_tcp_queries_total{{result="{result}"}}"#))
 }
 
-/// Tells a client TC=1.
+/// Sends TC=1 to a client.
 fn truncate(pod: &Pod, server: IpAddr, qtype: RecordType) {
     let reply = over_udp(pod, server, qtype);
     assert!(reply.metadata.truncation, "{reply}");
@@ -115,7 +115,7 @@ impl Stream {
     }
 
     /// A connection of a client that got TC=1, steered.
-    fn open_told(pod: &Pod, server: IpAddr, gregor: &Gregor) -> Self {
+    fn open_steered(pod: &Pod, server: IpAddr, gregor: &Gregor) -> Self {
         until("a connection is steered", || {
             let before = connections(gregor);
             truncate(pod, server, RecordType::A);
@@ -143,7 +143,7 @@ impl Stream {
         Ok(message)
     }
 
-    /// Whether the other end closes it before it says anything more.
+    /// Whether the other end closes it before it sends anything more.
     fn is_closed(&mut self) -> bool {
         self.0
             .set_read_timeout(Some(Duration::from_secs(30)))
@@ -164,7 +164,7 @@ fn framed(message: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn the_program_is_small() {
+fn the_sk_lookup_program_is_small() {
     let mut loaded = Loaded::new(&options(compile(SEVERAL))).unwrap();
     let interception = loaded.datapath.summary().unwrap();
     let steering = loaded.datapath.steering_summary().unwrap();
@@ -175,7 +175,7 @@ fn the_program_is_small() {
 }
 
 #[test]
-fn a_truncated_answer_is_whole_over_tcp() {
+fn a_truncated_answer_is_complete_over_tcp() {
     let lab = lab(CacheKind::Embedded);
     let gregor = start(&lab, "after-truncation");
     let foo = lab.pod("foo");
@@ -339,7 +339,7 @@ fn pipelined_questions_are_answered_or_relayed() {
     }
 }
 
-/// What is relayed comes back as the cache says it, whatever it is.
+/// Replies of the cache are relayed unchanged, whatever they are.
 #[test]
 fn relayed_messages_are_the_caches_byte_for_byte() {
     let lab = lab(CacheKind::CoreDns { template: false });
@@ -405,9 +405,9 @@ fn tcp_exchange(server: IpAddr, message: &[u8], patience: Duration) -> Option<Ve
     Some(reply)
 }
 
-/// A client over its rate is not denied what is known.
+/// A client over its rate still gets cached answers.
 #[test]
-fn a_rate_over_tcp_is_no_denial() {
+fn over_the_rate_of_tcp_cached_answers_are_served() {
     let lab = lab(CacheKind::Embedded);
     let config = format!(
         "{}[limits]\nqueries_per_second = 1\nburst = 1\n",
@@ -427,16 +427,16 @@ fn a_rate_over_tcp_is_no_denial() {
 
 /// Only a client that got TC=1 is steered, and only for a while; an open connection is not torn down by that.
 #[test]
-fn steering_is_for_one_client_and_a_few_seconds() {
+fn one_client_is_steered_for_a_few_seconds() {
     let lab = lab(CacheKind::Embedded);
     let gregor = start(&lab, "after-truncation");
     let name = qualified("foo");
     let (query, _) = Wire::new(&name, RecordType::A).bytes();
     for server in [CACHE, CACHE_V6] {
         let ask = |pod: &str| over_tcp(lab.pod(pod), server, &name, RecordType::A);
-        // Its answer is known by now, but no client got TC=1.
+        // Its answer is cached by now, but no client got TC=1.
         assert!(is_the_caches(&ask("bar")));
-        let mut stream = Stream::open_told(lab.pod("foo"), server, &gregor);
+        let mut stream = Stream::open_steered(lab.pod("foo"), server, &gregor);
         assert!(is_the_caches(&ask("bar")), "another client");
         until("the window ends", || {
             stream.send(std::slice::from_ref(&query));
@@ -489,7 +489,7 @@ fn without_a_responder_tcp_reaches_the_cache() {
 }
 
 #[test]
-fn an_answer_of_tens_of_kilobytes_is_whole_over_tcp() {
+fn an_answer_of_tens_of_kilobytes_is_complete_over_tcp() {
     // The lab's servers do not compress the owners: these fill most of a message.
     let foo: Vec<IpAddr> = (0..700u16)
         .map(|number| {
@@ -511,7 +511,7 @@ fn an_answer_of_tens_of_kilobytes_is_whole_over_tcp() {
 }
 
 #[test]
-fn never_and_not_local_give_what_fits() {
+fn with_tcp_never_or_a_remote_server_the_answer_has_what_fits() {
     let lab = lab(CacheKind::Embedded);
     let foo = lab.pod("foo");
     let name = qualified("foo");
@@ -538,7 +538,7 @@ fn never_and_not_local_give_what_fits() {
 
 /// Which servers are local is noticed as it changes.
 #[test]
-fn an_address_that_leaves_the_node_is_not_truncated_for() {
+fn answers_of_an_address_that_leaves_the_node_are_not_truncated() {
     let lab = lab(CacheKind::Embedded);
     let gregor = start(&lab, "after-truncation");
     let foo = lab.pod("foo");
@@ -595,7 +595,7 @@ fn always_answers_pods_and_never_the_node() {
         assert!(is_the_caches(&parsed(&own)));
         assert_eq!(connections(&gregor), before, "{server}");
     }
-    // The listener itself serves nobody who comes without being steered.
+    // The listener itself serves no connection that was not steered.
     let ports = lab
         .node()
         .enter(|| std::fs::read_to_string("/proc/thread-self/net/tcp").unwrap())
@@ -646,8 +646,8 @@ fn bound_exchange(from: SocketAddr, server: IpAddr, query: &[u8]) -> Vec<u8> {
     stream.receive().unwrap()
 }
 
-/// Half a message, one byte at a time, lengths that lie, more connections than anybody needs: each costs its own client
-/// at most, and the others are answered meanwhile.
+/// Half a message, one byte at a time, wrong lengths, too many connections: each harms its own client at most, and the others
+/// are answered meanwhile.
 #[test]
 fn hostile_clients_harm_only_themselves() {
     let lab = lab(CacheKind::Embedded);
@@ -716,7 +716,7 @@ fn hostile_clients_harm_only_themselves() {
     assert!(deaf.join().unwrap());
     assert!(many.iter_mut().all(Stream::is_closed));
     drop(garbage);
-    until("none stands", || {
+    until("none is open", || {
         (Metrics::of(&gregor).get("gregor_tcp_connections_open") == 0.0).then_some(())
     });
     let whole = over_tcp(foo, CACHE, &name, RecordType::A);
@@ -730,7 +730,7 @@ fn hostile_clients_harm_only_themselves() {
     assert_eq!(Metrics::of(&gregor).get("gregor_panics_total"), 0.0);
 }
 
-/// With nobody behind the server's address, a connection ends as it would without gregor.
+/// Without a server at the address, a connection ends as it would without gregor.
 #[test]
 fn a_relay_without_a_server_closes() {
     let lab = lab(CacheKind::None);
@@ -753,7 +753,7 @@ fn a_relay_without_a_server_closes() {
     assert_eq!(queries(&gregor, "lost"), 2.0);
 }
 
-/// A reload leaves connections and recorded clients alone, and changes what is answered and whether anybody is steered.
+/// A reload leaves connections and recorded clients alone, and changes what is answered and whether connections are steered.
 #[test]
 fn reloads() {
     let lab = lab(CacheKind::Embedded);
@@ -768,7 +768,7 @@ fn reloads() {
         until("the reload", || (loads() > before).then_some(()));
     };
     let (query, _) = Wire::new(&name, RecordType::A).bytes();
-    let mut stream = Stream::open_told(foo, CACHE, &gregor);
+    let mut stream = Stream::open_steered(foo, CACHE, &gregor);
     let mut steered = 0;
     until(
         "five reloads within the time that a client is steered",
@@ -807,7 +807,7 @@ fn reloads() {
         60
     );
 
-    // Another rule set: the same name is nobody's now.
+    // Another rule set: no rule matches the name now.
     reload(
         &config
             .replace("*.aws.private", "*.other.private")

@@ -1,4 +1,4 @@
-//! XDP: the table of packets, who is listened to, and a wire behind which clients are answered by the responder and by the
+//! XDP: the table of packets, the allowed sources, and a wire behind which clients are answered by the responder and by the
 //! program, natively and generically. Wants root and Linux 5.18.
 
 #![allow(
@@ -80,7 +80,7 @@ fn the_table_with_one_rule() {
     assert!(ran > 180, "{ran}");
 }
 
-/// What every reload pays; see `programs.rs` for the TC program's.
+/// The cost of every reload; see `programs.rs` for the TC program's.
 #[test]
 fn verifier_budget() {
     let mut loaded = Loaded::new(&xdp()).unwrap();
@@ -98,8 +98,8 @@ fn verifier_budget() {
 }
 
 #[test]
-fn only_allowed_sources_are_listened_to() {
-    if !has_xdp("only_allowed_sources_are_listened_to") {
+fn only_allowed_sources_are_answered() {
+    if !has_xdp("only_allowed_sources_are_answered") {
         return;
     }
     let query = broker_query().build().bytes;
@@ -120,8 +120,8 @@ fn only_allowed_sources_are_listened_to() {
     }
 }
 
-/// The pod's end of its veth, as a machine behind a wire would be: checksums are done before a frame leaves. Who runs the
-/// program on the node's end follows from what the pod's end is like.
+/// The pod's end of its veth, as a machine behind a wire would be: checksums are done before a frame leaves. Whether the
+/// program on the node's end runs natively depends on the pod's end.
 fn wire(lab: &Lab, pod: &Pod, mode: &str) -> Option<Passing> {
     ethtool(pod.netns(), "-K eth0 tx off");
     ethtool(lab.node(), &keep_tags(&pod.host_interface));
@@ -445,7 +445,7 @@ fn answers_on_a_wire(mode: &str) {
         ask.timeout = REPLY;
         foo.ask(ask).unwrap()
     };
-    // All of them from the program, once none expires in between: also where the frame has no room to grow behind.
+    // All of them from the program, once none expires in between: also where the frame cannot grow.
     until("a hundred answers of the program in a row", || {
         let before = Metrics::of(&gregor);
         for _ in 0..50 {
@@ -486,7 +486,7 @@ fn a_wire_with_generic_xdp() {
     answers_on_a_wire("generic");
 }
 
-/// Who is not among `allow_sources` is answered by the existing cache, as if there were no gregor.
+/// A client outside `allow_sources` is answered by the existing cache, as without gregor.
 #[test]
 fn other_sources_reach_the_cache() {
     let lab = Lab::builder("xdpsource").pod("foo").start().unwrap();
@@ -523,7 +523,7 @@ fn other_sources_reach_the_cache() {
     assert_eq!(addresses(&ask_from(foo.v4)), sorted(FOO_ADDRESSES));
 }
 
-/// A reload replaces the program in one step, a client that goes on asking loses nothing; `detach --all` removes it.
+/// A reload replaces the program in one step, a client under load loses nothing; `detach --all` removes it.
 #[test]
 fn reload_and_detach() {
     let lab = Lab::builder("xdpreload").pod("foo").start().unwrap();
@@ -571,7 +571,7 @@ fn reload_and_detach() {
 
 /// The interface is not attached to until its tags stay in its frames; both are logged.
 #[test]
-fn an_interface_that_takes_tags_out_is_refused() {
+fn an_interface_that_strips_vlan_tags_is_refused() {
     let lab = Lab::builder("xdptags").pod("foo").start().unwrap();
     let foo = lab.pod("foo");
     let _other_end = wire(&lab, foo, "native");

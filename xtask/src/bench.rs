@@ -61,7 +61,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         .first()
         .is_some_and(|first| first == "gate")
     {
-        // What is judged is measured first, briefly: the limits leave room for noise.
+        // What is judged is measured first, briefly: the limits allow for noise.
         let mut benches = machine::cargo()?;
         let brief = ["--warm-up-time", "0.5", "--measurement-time", "1"];
         let status = host(&mut benches).args(brief).status();

@@ -29,7 +29,7 @@ impl Arch {
             .map_err(|_| anyhow::anyhow!("gregor is not built for {}", std::env::consts::ARCH))
     }
 
-    /// What takes symbols out of its programs; comes with the linker.
+    /// Strips its programs; comes with the linker.
     pub fn strip(self) -> Result<PathBuf> {
         let program = if self == Self::host()? {
             "strip"
@@ -129,7 +129,7 @@ pub fn cargo(arch: Arch, command: &str) -> Result<Command> {
 }
 
 /// What a static libc takes. The crate getrandom looks for the system call's function with `dlsym`, which finds nothing in a
-/// static binary, and then wants /dev/urandom, which an empty root has not: it is told to call the function.
+/// static binary, and then needs /dev/urandom, which an empty root does not have: the flag makes it call the function.
 const FLAGS: [&str; 2] = [
     "-Ctarget-feature=+crt-static",
     "--cfg=getrandom_backend=\"linux_getrandom\"",

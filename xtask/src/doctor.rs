@@ -1,4 +1,4 @@
-//! `cargo xtask doctor`: what the machine has and lacks, with the command that installs each lack.
+//! `cargo xtask doctor`: what the machine has and lacks, with the command that installs what is missing.
 
 use std::{
     path::Path,
@@ -20,14 +20,14 @@ pub struct Options {}
 /// One line of the table.
 struct Check {
     what: &'static str,
-    /// What lacks without it.
+    /// What does not work without it.
     needed_for: &'static str,
     found: Found,
 }
 
 enum Found {
     Yes(String),
-    /// Works without, less well.
+    /// Optional.
     Partly(String),
     No {
         said: String,

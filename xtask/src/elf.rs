@@ -118,7 +118,7 @@ Symbol table '.symtab' contains 2 entries:
     }
 
     #[test]
-    fn stripped_binary_is_not_believed() {
+    fn a_stripped_binary_is_refused() {
         let headers = STATIC.split("Symbol table").next().unwrap_or_default();
         assert_eq!(needs(headers).len(), 1);
     }

@@ -105,7 +105,7 @@ enum Until {
     Short,
 }
 
-/// What one run came to.
+/// The result of one run.
 struct Run {
     report: Report,
     log: PathBuf,
@@ -242,7 +242,7 @@ fn fuzz(target: Target, programs: &Path, until: Until, seeds: &[PathBuf]) -> Res
         .arg("-rss_limit_mb=3072")
         .arg(format!("-max_len={}", target.max_len()))
         .arg(format!("-artifact_prefix={}/", crashes.display()))
-        // libFuzzer's end of the process is a finding already; leaks of what lives as long as it are none.
+        // libFuzzer's end of the process is a finding already; leaks at exit do not matter.
         .arg("-detect_leaks=0")
         .env("RUST_BACKTRACE", "1");
     if target.has_dictionary() {

@@ -14,7 +14,7 @@ pub const RUSTC_MIN: (u32, u32) = (1, 96);
 pub const BPF_LINKER_VERSION: &str = "0.13.0";
 pub const CARGO_DENY_VERSION: &str = "0.20.2";
 
-/// Who can compile `core` for the BPF target.
+/// The toolchain that can compile `core` for the BPF target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Toolchain {
     /// rustup's nightly with rust-src.
@@ -134,7 +134,7 @@ pub fn bpf_linker() -> Option<String> {
     first_line(Command::new("bpf-linker").arg("--version"))
 }
 
-/// Whether the pinned cargo-deny runs: another version may know other checks, or fewer.
+/// Whether the pinned cargo-deny runs: another version may have other checks, or fewer.
 pub fn has_cargo_deny() -> bool {
     first_line(Command::new("cargo-deny").arg("--version"))
         .is_some_and(|line| line == format!("cargo-deny {CARGO_DENY_VERSION}"))

@@ -43,7 +43,7 @@ enum Task {
     Image(image::Options),
     /// Render the chart as plain manifests
     Manifests(manifests::Options),
-    /// Show gregor at work in a lab of network namespaces, or run it on this node
+    /// Show gregor in a lab of network namespaces, or run it on this node
     Run(run::Options),
     /// Formatting, lints, unit tests and end-to-end tests
     Test(test::Options),

@@ -1,4 +1,4 @@
-//! `cargo xtask run`: gregor at work in a lab, or on this node.
+//! `cargo xtask run`: gregor in a lab, or on this node.
 
 use std::{
     collections::BTreeSet,
@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
 use gregor_lab::{
-    Asked, CacheKind, ClusterKind, Gregor, Lab, exit_code_on_interrupt, gregor_toml,
+    CacheKind, ClusterKind, Gregor, Lab, LoggedQuery, exit_code_on_interrupt, gregor_toml,
     tools::{self, say},
     world::{
         BAR_ADDRESSES, BROKER, FOO_ADDRESSES, FOREIGN, FOREIGN_ADDRESSES, NODE_LOCAL_V4,
@@ -187,7 +187,7 @@ fn in_lab(options: &Options, binary: Option<&Path>) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What a pod asks, and what should come of it.
+/// A question of a pod, and the expected answer.
 struct Question {
     pod: &'static str,
     name: &'static str,
@@ -223,7 +223,7 @@ fn questions(with_gregor: bool) -> Vec<Question> {
     ]
 }
 
-/// Asks, prints, and says whether everything was as it should be.
+/// Asks, prints, and returns whether every answer was the expected one.
 fn demonstrate(lab: &Lab, cache: Cache, with_gregor: bool) -> Result<bool> {
     let mut rows = Vec::new();
     let mut as_expected = true;
@@ -231,9 +231,9 @@ fn demonstrate(lab: &Lab, cache: Cache, with_gregor: bool) -> Result<bool> {
         let pod = lab.pod(question.pod);
         lab.cache().forget();
         let found = pod.getent(question.name)?;
-        // Whoever was asked for the name that the search list makes first, from the pod's own address.
+        // The server that was asked for the first name of the search list, from the pod's own address.
         let first = format!("{}.{}.svc.cluster.local.", question.name, question.pod);
-        let of_pod = |asked: &Asked| {
+        let of_pod = |asked: &LoggedQuery| {
             asked.qname == first && [IpAddr::V4(pod.v4), pod.v6.into()].contains(&asked.client)
         };
         let cache_was_asked = if question.ours {

@@ -119,7 +119,8 @@ pub fn ensure_lints() -> Result<()> {
     }
 }
 
-/// What looks at the dependencies. Without optimisation, which would make it take minutes; its own work is one second's.
+/// cargo-deny, which checks the dependencies. Without optimisation, which would make it take minutes; its own work is one
+/// second's.
 pub fn ensure_deny() -> Result<()> {
     if machine::has_cargo_deny() {
         return Ok(());

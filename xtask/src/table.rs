@@ -18,7 +18,7 @@ pub fn bold(text: impl ToString) -> Cell {
     Cell::new(text).add_attribute(Attribute::Bold)
 }
 
-/// Colours are for people at a terminal who have not asked for none.
+/// Colours are for a terminal, unless NO_COLOR is set.
 fn colours() -> bool {
     stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none()
 }

@@ -139,7 +139,7 @@ fn ttl_of(word: &str) -> Option<u32> {
 #[derive(Clone, Debug)]
 enum Part {
     Text(String),
-    /// What stands in an action, with single blanks.
+    /// The text of an action, with single blanks.
     Action(String),
 }
 
@@ -174,7 +174,7 @@ fn push(fields: &mut Vec<Vec<Part>>, part: Part, joins: bool) {
     }
 }
 
-/// Text and actions; what trim markers take away is gone, and so is a comment of the record.
+/// Text and actions, without what trim markers and a comment of the record remove.
 fn parts(text: &str) -> Result<Vec<Part>, String> {
     let mut parts: Vec<Part> = Vec::new();
     let mut rest = text;
@@ -250,9 +250,9 @@ fn target_action(action: &str) -> Result<Piece, String> {
         _ => {}
     }
     let reason = if action.contains(".Meta") {
-        "a rule does not know the pod's metadata"
+        "a rule does not have the pod's metadata"
     } else if action.contains(".Remote") {
-        "a rule does not know the pod's address"
+        "a rule does not have the pod's address"
     } else if action.contains("parseInt") {
         "a rule does not compute"
     } else if action.starts_with(".Group.") {
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_one_cname() {
+    fn answers_that_are_not_one_cname() {
         for (text, expected) in [
             ("{{ .Name }} 60 IN A 10.0.0.1", "type A"),
             ("{{ .Name }} 60 CH CNAME a.", "type CH"),

@@ -1,10 +1,10 @@
-//! A Corefile's words: quotes, comments, line numbers. Knows nothing of what the words mean.
+//! Splits a Corefile into words: quotes, comments, line numbers. The meaning of the words is not its subject.
 
 /// One word.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Token {
     pub text: String,
-    /// Which of the documents it stands in.
+    /// The document that it is in.
     pub document: usize,
     /// Its line in that document, from 1.
     pub line: usize,

@@ -1,6 +1,6 @@
 //! From a CoreDNS Corefile to rules: what its `template` and `rewrite` plugins answer queries of class IN with.
 //!
-//! Nothing is lost without a word, and no rule says what the Corefile does not: whatever cannot be said is a note with its
+//! Nothing is lost silently, and no rule says what the Corefile does not: whatever a rule cannot express is a note with its
 //! line and the reason. The way of a text is that of CoreDNS: the Corefile in it is found ([`source`]), split into words
 //! ([`lexer`]), snippets are expanded and server blocks read ([`parser`], [`server`]), the two plugins' directives read
 //! ([`template`], [`rewrite`]), and then put in the order in which CoreDNS asks them ([`plan`]).
@@ -48,8 +48,8 @@ struct Names {
 pub struct Rule {
     /// From 1.
     pub line: usize,
-    /// Of letters, digits, `-`, `_` and `.`, at most 63 of them. It follows from the zone and from what the rule says, so
-    /// that rules of several imports can stand in one file.
+    /// Of letters, digits, `-`, `_` and `.`, at most 63 of them. It follows from the zone and from what the rule says, so that
+    /// rules of several imports can be in one file.
     pub name: String,
     pub matches: Matches,
     pub cname: String,
@@ -67,7 +67,7 @@ pub enum Matches {
     Regex(String),
 }
 
-/// Something to know about a line.
+/// A note about a line.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Note {
     /// From 1.
@@ -173,7 +173,7 @@ pub fn import(bytes: &[u8]) -> Import {
     }
     read(&found.documents, &mut import);
     for (line, word) in found.outside {
-        let text = format!("`{word}` stands here, outside of the Corefile that was read");
+        let text = format!("`{word}` is here, outside of the Corefile that was read");
         if import.rules.is_empty() {
             import.leave_out(line, text);
         } else {
@@ -187,7 +187,7 @@ pub fn import(bytes: &[u8]) -> Import {
     import
 }
 
-/// Says where the words stand that made nothing: as something else than directives, as keys of YAML, or in comments.
+/// Reports the places of words that made nothing: as something else than directives, as keys of YAML, or in comments.
 fn unread(text: &str, import: &mut Import) {
     if let Some((line, word, _)) = source::mentions(text).find(|(.., is_key)| !is_key) {
         import.leave_out(
@@ -202,7 +202,7 @@ fn unread(text: &str, import: &mut Import) {
     } else if let Some((line, word)) = source::commented(text).next() {
         import.warn(
             line,
-            format!("`{word}` stands in a comment, and nowhere as a directive"),
+            format!("`{word}` is in a comment, and nowhere a directive"),
         );
     }
 }
@@ -246,7 +246,7 @@ fn read(documents: &[Document], import: &mut Import) {
                 import.warn(
                     line,
                     format!(
-                        "Helm's `{}` is not evaluated: all that stands below counts",
+                        "Helm's `{}` is not evaluated: everything below it counts",
                         control.text
                     ),
                 );

@@ -1,4 +1,4 @@
-//! From words to server blocks: keys, directives, snippets, and what `import` brings in. Knows no plugin.
+//! From words to server blocks: keys, directives, snippets, and what `import` brings in. No plugin is known here.
 
 use std::collections::HashMap;
 
@@ -11,7 +11,7 @@ const MAX_IMPORTS: usize = 1_000;
 /// Most words after that.
 const MAX_TOKENS: usize = 1 << 20;
 
-/// Where a word stands: the document, and the line in it from 1.
+/// The position of a word: the document, and the line in it from 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Place {
     pub document: usize,
@@ -328,7 +328,10 @@ impl Parser<'_> {
                 self.cursor += 1;
                 let block = self.directives(place, depth.max(1) + 1)?;
                 if self.cursor < self.tokens.len() && !self.starts_line() {
-                    return self.error(self.place(), "a `}` that ends a directive stands alone");
+                    return self.error(
+                        self.place(),
+                        "a `}` that ends a directive must be alone on its line",
+                    );
                 }
                 return Ok(Directive {
                     place,
@@ -337,7 +340,7 @@ impl Parser<'_> {
                 });
             }
             if word == "}" {
-                return self.error(self.place(), "`}` does not stand on a line of its own");
+                return self.error(self.place(), "`}` is not on a line of its own");
             }
             words.push(word.to_owned());
             self.cursor += 1;
@@ -349,7 +352,7 @@ impl Parser<'_> {
         })
     }
 
-    /// Directives of a block that is somewhere else; whole server blocks may stand among them.
+    /// Directives of a block that is somewhere else; whole server blocks may be among them.
     fn bare(&mut self) -> Result<(), SyntaxError> {
         let place = self.place();
         let mut directives = Vec::new();
@@ -422,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_and_what_is_unused() {
+    fn missing_and_unused_captures() {
         let parsed =
             read("(a) {\n log\n}\nimport conf.d/*\n. {\n import later\n}\n(later) {\n x\n}")
                 .unwrap();
@@ -437,7 +440,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_corefile() {
+    fn files_that_are_not_corefiles() {
         for (text, line) in [
             ("a {\n b\n", 1),
             ("{\n}", 1),

@@ -84,7 +84,7 @@ struct Server<'a> {
 struct Content {
     rewrites: Vec<Rewrite>,
     templates: Vec<Template>,
-    /// Where its `view` stands, if it has one.
+    /// The position of its `view`, if it has one.
     view: Option<Place>,
 }
 
@@ -166,11 +166,11 @@ impl Plan<'_> {
             let condition = match (server.content.view, twin) {
                 (Some(view), _) => Some((
                     view,
-                    "the block has a `view`: a rule does not know who asks",
+                    "the block has a `view`: a rule does not depend on the client",
                 )),
                 (None, Some((_, twin))) => Some((
                     twin.place,
-                    "another block is for the same zone: a rule does not know which address was asked",
+                    "another block is for the same zone: a rule does not depend on the address that was asked",
                 )),
                 (None, None) => None,
             };

@@ -28,7 +28,7 @@ const ONLY: &str = "of `rewrite` only `name exact FROM TO` can be said by a rule
 /// Reads a directive.
 pub fn read(directive: &Directive) -> Rewrite {
     let mut words: Vec<&str> = directive.words[1..].iter().map(String::as_str).collect();
-    // With fewer words than a rewrite needs, the rest stands in a block.
+    // With fewer words than a rewrite needs, the rest is in a block.
     if words.len() < 2 {
         words.extend(directive.block_words());
     }
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_rule_cannot_say() {
+    fn templates_that_no_rule_can_express() {
         for (text, reason, name) in [
             (
                 "rewrite name suffix .old.example. .new.example.",

@@ -13,11 +13,11 @@ pub struct Template {
     pub zones: Option<Vec<Zone>>,
     /// The type of query that it is for; nothing for all.
     pub qtype: Option<String>,
-    /// Expressions, and where each stands; without any, it takes every name.
+    /// Expressions, and the position of each; without any, it takes every name.
     pub matches: Option<Vec<(Place, String)>>,
     /// The zones whose other names go on to the next template; `None` without `fallthrough`.
     pub falls_through: Option<Vec<Zone>>,
-    /// What it answers, and where that stands; or where and why that is not a rule.
+    /// Its answer, and the position of that; or where and why that is not a rule.
     pub answer: Result<(Place, Answer), (Place, String)>,
     /// Differences of the answer that a rule makes.
     pub warnings: Vec<(Place, String)>,

@@ -68,8 +68,8 @@ const CNAME: &str = "answers under the name that was asked";
 const REGEX: &str = "as a `regex`, the responder answers";
 
 #[test]
-fn nothing_is_dropped_without_a_word() {
-    // Whatever stands around the words, there are rules or notes.
+fn everything_dropped_has_a_note() {
+    // Whatever is around the words, there are rules or notes.
     for text in [
         "template",
         "rewrite name a b",
@@ -156,7 +156,7 @@ fn wrappings_give_rules_with_the_lines_of_the_file() {
 }
 
 #[test]
-fn charts_are_read_as_far_as_they_say_it() {
+fn charts_are_read_as_far_as_they_have_literal_text() {
     let helm = KAFKA.replace("{{ .Name }}", "{{`{{ .Name }}`}}");
     let text = block(
         ".",
@@ -192,28 +192,33 @@ fn stars_are_literal() {
 }
 
 #[test]
-fn who_asks_and_how_is_no_part_of_a_rule() {
+fn rules_do_not_depend_on_the_client_or_the_address_that_was_asked() {
     let tenant = "view a {\n expr incidr(client_ip(), '10.1.0.0/16')\n}\n";
     let (one, two) = (
         template("a.example", ".*", "t."),
         template("b.example", ".*", "t."),
     );
     let text = block(".:53", &format!("{tenant}{one}")) + &block(".:53", &two);
-    check(&text, &[], &["`view`", "depends on who asks"], &[]);
+    check(&text, &[], &["`view`", "depends on the client"], &[]);
     let text = block(".:53", &two) + &block(".:53", &format!("{one}{tenant}"));
-    check(&text, &[], &["depends on who asks", "`view`"], &[]);
+    check(&text, &[], &["depends on the client", "`view`"], &[]);
     // A view on a part takes only that away.
     let text = block("a.example:53", tenant) + &block(".:53", &format!("{one}{two}"));
     check(
         &text,
         &["b.example -> t", "*.b.example -> t"],
-        &["depends on who asks"],
+        &["depends on the client"],
         &[],
     );
     // Two blocks for one zone on different addresses.
     let bound = |address: &str, content: &str| block(".:53", &format!("bind {address}\n{content}"));
     let text = bound("10.0.0.1", &one) + &bound("10.0.0.2", &two);
-    check(&text, &[], &["which address", "which address"], &[]);
+    check(
+        &text,
+        &[],
+        &["the address that was asked", "the address that was asked"],
+        &[],
+    );
     check(
         &block(".", &format!("acl {{\n block net 10.0.0.0/8\n}}\n{KAFKA}")),
         &[RULE],
@@ -377,7 +382,7 @@ fn zones_end_with_a_dot() {
 }
 
 #[test]
-fn names_that_something_else_takes() {
+fn names_that_another_directive_takes() {
     let wild = template("a.example", r"^.+\.a\.example\.$", "t.");
     let rule = "*.a.example -> t";
     let exception = |property: &str| {

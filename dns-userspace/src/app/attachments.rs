@@ -10,9 +10,9 @@ use crate::{
 
 /// What can be attached and detached.
 pub trait Programs {
-    /// Attaches; an interface that has the program already is no error.
+    /// Attaches; an interface that has the program already is not an error.
     fn attach(&mut self, interface: &Interface) -> Result<(), String>;
-    /// Detaches; an interface that is gone is no error.
+    /// Detaches; an interface that does not exist is not an error.
     fn detach(&mut self, index: u32);
 }
 
@@ -45,14 +45,14 @@ struct Wanted {
     moves: Backoff,
 }
 
-/// How soon a program is put back that another process took off, or that it came in front of: at once, then after ever more
-/// retries, so that two agents do not fight for ever.
+/// When a program is attached or moved again after another process detached it or attached in front of it: at once, then after
+/// more and more retries, so that two agents do not fight for ever.
 #[derive(Clone, Copy, Debug, Default)]
 struct Backoff {
     removals: u32,
-    /// Retries to let go by.
+    /// Retries to skip.
     wait: u32,
-    /// Retries that went by since it was put back.
+    /// Retries since it was attached again.
     steady: u32,
 }
 
@@ -123,39 +123,39 @@ impl Attachments {
         }
     }
 
-    /// A program was lost while it was being replaced.
+    /// An interface lost its program while that was being replaced.
     pub fn lost(&mut self, interface: &Interface, error: String) {
         if let Some(wanted) = self.wanted.get_mut(&interface.index) {
             wanted.error = Some(error);
         }
     }
 
-    /// Another process took the program off: the next retry puts it back, or a later one where that happens again and again.
+    /// Another process detached the program: the next retry attaches it again, or a later one where that happens repeatedly.
     pub fn removed(&mut self, interface: &Interface) {
         self.removals += 1;
         if let Some(wanted) = self.wanted.get_mut(&interface.index) {
             tracing::warn!(
                 interface = interface.name,
                 times = wanted.backoff.removals + 1,
-                "another process took the program off; puts it back"
+                "another process detached the program; attaching it again"
             );
-            wanted.error = Some("another process took the program off".to_owned());
+            wanted.error = Some("another process detached the program".to_owned());
             wanted.backoff.removed();
         }
     }
 
-    /// How often another process took a program off.
+    /// How often another process detached a program.
     pub fn removals(&self) -> u64 {
         self.removals
     }
 
     /// What gets the frames of an interface before the program now. `true` when the program is to be moved in front of it.
-    pub fn stands_in_front(&mut self, interface: &Interface, found: Vec<InFront>) -> bool {
+    pub fn update_in_front(&mut self, interface: &Interface, found: Vec<InFront>) -> bool {
         let Some(wanted) = self.wanted.get_mut(&interface.index) else {
             return false;
         };
         if wanted.in_front != found {
-            say_what_is_in_front(&interface.name, &found);
+            log_in_front(&interface.name, &found);
         }
         let (was, is) = (is_by_chance(&wanted.in_front), is_by_chance(&found));
         wanted.in_front = found;
@@ -222,7 +222,7 @@ impl Attachments {
         let error = programs.attach(&interface).err();
         let wanted = self.wanted.entry(interface.index).or_default();
         match &error {
-            // Said once, not at every retry.
+            // Logged once, not at every retry.
             Some(error) if wanted.error.as_ref() != Some(error) => {
                 tracing::warn!(
                     interface = interface.name,
@@ -253,7 +253,7 @@ fn described(found: &InFront) -> InFrontStatus {
     }
 }
 
-fn say_what_is_in_front(interface: &str, found: &[InFront]) {
+fn log_in_front(interface: &str, found: &[InFront]) {
     if found.is_empty() {
         tracing::info!(interface, "no program is in front of gregor's any more");
         return;
@@ -265,7 +265,7 @@ fn say_what_is_in_front(interface: &str, found: &[InFront]) {
     tracing::warn!(
         interface,
         programs = programs.join(", "),
-        "in front of gregor's program, which sees only what these let go on"
+        "in front of gregor's program, which sees only what these pass on"
     );
 }
 
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_are_kept_retried_and_forgotten_with_their_interface() {
+    fn failures_are_kept_retried_and_dropped_with_their_interface() {
         let mut kernel = Fake::default();
         kernel.refuses.insert("b".to_owned());
         let mut attachments = Attachments::default();
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn removed_programs_are_put_back_ever_later() {
+    fn removed_programs_are_attached_again_at_growing_intervals() {
         let mut kernel = Fake::default();
         let mut attachments = Attachments::default();
         let veth = interface(1, "veth");
@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_in_front_is_told_and_passed_ever_later() {
+    fn programs_in_front_are_logged_and_overtaken_at_growing_intervals() {
         let mut kernel = Fake::default();
         let mut attachments = Attachments::default();
         let veth = interface(1, "veth");
@@ -372,19 +372,19 @@ mod tests {
             name: "policy".to_owned(),
             is_by_chance,
         };
-        // Placed there by somebody: it stays.
+        // Placed there on purpose: it stays.
         for _ in 0..10 {
-            assert!(!attachments.stands_in_front(&veth, vec![front(false)]));
+            assert!(!attachments.update_in_front(&veth, vec![front(false)]));
         }
         assert_eq!(attachments.status()[0].in_front[0].program, "policy");
         assert!(attachments.complete());
-        assert!(!attachments.stands_in_front(&veth, Vec::new()));
+        assert!(!attachments.update_in_front(&veth, Vec::new()));
         assert!(attachments.status()[0].in_front.is_empty());
 
         let mut looks = Vec::new();
         for _ in 0..8 {
             looks.push(1);
-            while !attachments.stands_in_front(&veth, vec![front(true)]) {
+            while !attachments.update_in_front(&veth, vec![front(true)]) {
                 attachments.retry(&mut kernel);
                 *looks.last_mut().unwrap() += 1;
             }
@@ -397,9 +397,9 @@ mod tests {
         for _ in 0..64 {
             attachments.retry(&mut kernel);
         }
-        assert!(attachments.stands_in_front(&veth, vec![front(true)]));
+        assert!(attachments.update_in_front(&veth, vec![front(true)]));
         // Not wanted: nothing to move.
-        assert!(!attachments.stands_in_front(&interface(2, "other"), vec![front(true)]));
+        assert!(!attachments.update_in_front(&interface(2, "other"), vec![front(true)]));
     }
 
     #[test]
@@ -416,7 +416,7 @@ mod tests {
             [("better".to_owned(), false), ("fine".to_owned(), false)]
         );
         assert_eq!(kernel.attached, BTreeSet::from([1, 2]));
-        // Not known: not wanted.
+        // Not wanted.
         attachments.apply(&mut kernel, Event::Renamed(interface(9, "x")));
         attachments.apply(&mut kernel, Event::Vanished(9));
         assert_eq!(attachments.status().len(), 2);

@@ -1,4 +1,4 @@
-//! Tells whoever watches what a program decides by itself, and the program whether anybody does.
+//! Forwards the decisions of a program to the monitors, and enables the events of the program while a monitor is connected.
 
 use std::{
     io,
@@ -14,9 +14,9 @@ use crate::{
     rules::RuleSet,
 };
 
-/// How long a program goes on telling after this process last said that somebody watches.
+/// How long a program reports its decisions after this process last asked for them.
 pub const VALID: Duration = Duration::from_secs(3);
-/// How often it is said again.
+/// How often this process asks again.
 const RENEW: Duration = Duration::from_secs(1);
 
 /// Runs until the ring fails.
@@ -30,7 +30,7 @@ pub async fn follow(mut decisions: Decisions, hub: Arc<Hub>) -> io::Result<()> {
             if readers.changed().await.is_err() {
                 return Ok(());
             }
-            // What was told to nobody.
+            // Events from after the last reader left.
             while decisions.drain(&mut batch) > 0 {}
             batch.clear();
             left_out = decisions.switch().left_out();
@@ -43,7 +43,7 @@ pub async fn follow(mut decisions: Decisions, hub: Arc<Hub>) -> io::Result<()> {
         }
         for decided in batch.drain(..) {
             if let Some(record) = record(&decided, &decisions.rules()) {
-                hub.tell(record);
+                hub.publish(record);
             }
         }
         let total = decisions.switch().left_out();
@@ -51,7 +51,7 @@ pub async fn follow(mut decisions: Decisions, hub: Arc<Hub>) -> io::Result<()> {
     }
 }
 
-/// The program says no more than the frame: rule and namespace are found again.
+/// An event has the frame alone: the rule and the namespace are looked up again.
 fn record(decided: &Decided, rules: &RuleSet) -> Option<Record> {
     let exchange = Exchange::parse(&decided.frame)?;
     let mut record = Record::new(&exchange, SystemTime::now(), decided.ifindex);

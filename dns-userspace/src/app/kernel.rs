@@ -17,10 +17,11 @@ use super::{attachments::Attachments, follow};
 use crate::{
     datapath::{Datapath, DatapathError, Given, Interface, Shared, Steered, one_line},
     discover::{Event, Selection},
-    observe::{AnswersStatus, InterfaceStatus, KernelStatus, OTHER_NAMESPACES, ProgramStatus},
+    observe::{AnswersStatus, InterfaceStatus, KernelStatus, ProgramStatus},
+    resolve::OTHER_NAMESPACES,
 };
 
-/// Asks the thread for something.
+/// Sends requests to the thread.
 pub struct Kernel {
     requests: mpsc::UnboundedSender<Request>,
     board: Arc<Board>,
@@ -28,9 +29,9 @@ pub struct Kernel {
 }
 
 enum Request {
-    /// Interfaces that came and went; the first time, all that are there.
+    /// Interfaces that were added and removed; the first time, all that are present.
     Links(Vec<Event>),
-    /// Puts back what another process took off, and tries again what failed.
+    /// Attaches again what another process detached or what failed.
     Retry,
     /// Filters have changed: the same for clsact, for what need not wait for a retry.
     Filters,
@@ -42,7 +43,7 @@ enum Request {
 /// What becomes of the programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// They are off every interface, and nothing is pinned any more.
+    /// They are detached from every interface, and nothing stays pinned.
     Detach,
     /// They stay where they are, for a successor.
     Leave,
@@ -50,7 +51,7 @@ pub enum End {
 
 /// Whether TCP is steered, and for which clients.
 pub type Steers = (Result<(), DatapathError>, Option<Steered>);
-/// What came of a replacement. An error means that the program of before goes on everywhere.
+/// The result of a replacement. An error means that the previous program stays everywhere.
 pub type Replaced = Result<Steers, DatapathError>;
 
 impl Kernel {
@@ -84,12 +85,12 @@ impl Kernel {
         &self.board
     }
 
-    /// Attaches to what came, detaches from what went.
+    /// Attaches to new interfaces, detaches from removed ones.
     pub fn links(&self, events: Vec<Event>) {
         self.send(Request::Links(events));
     }
 
-    /// Puts back what another process took off, and tries again what failed.
+    /// Attaches again what another process detached or what failed.
     pub fn retry(&self) {
         self.send(Request::Retry);
     }
@@ -129,7 +130,7 @@ struct Owner {
     attachments: Attachments,
     /// Events that were not looked at yet.
     queue: VecDeque<Event>,
-    /// The first list of interfaces has not been gone through.
+    /// The first list of interfaces has not been processed.
     is_first: bool,
     board: Arc<Board>,
 }
@@ -199,14 +200,16 @@ impl Owner {
         }
     }
 
-    /// What another process took off is attached at the retry that follows.
+    /// A program that another process detached is attached at the retry that follows.
     fn put_back(&mut self) {
         for interface in self.datapath.forget_removed() {
             self.attachments.removed(&interface);
         }
         match self.datapath.put_back_steering() {
             Ok(false) => {}
-            Ok(true) => tracing::warn!("another process detached the link for TCP; it is back"),
+            Ok(true) => {
+                tracing::warn!("another process detached the link for TCP; it is attached again")
+            }
             Err(error) => tracing::warn!(
                 error = one_line(&error),
                 "another process detached the link for TCP; TCP goes to the existing cache"
@@ -217,7 +220,7 @@ impl Owner {
     /// Notices programs that get the frames of an interface first, and moves in front of those that are there by chance.
     fn look_in_front(&mut self) {
         for (interface, found) in self.datapath.in_front() {
-            if !self.attachments.stands_in_front(&interface, found) {
+            if !self.attachments.update_in_front(&interface, found) {
                 continue;
             }
             match self.datapath.move_in_front(interface.index) {
@@ -242,7 +245,7 @@ impl Owner {
         }
     }
 
-    /// What a process has left on other interfaces goes now: before, their pods would have been without a program.
+    /// Detaches what a previous process has left on other interfaces: earlier, their pods would have been without a program.
     fn first_list_is_done(&mut self) {
         self.is_first = false;
         let attachments = &self.attachments;
@@ -280,11 +283,11 @@ pub struct Board {
 struct View {
     interfaces: Vec<InterfaceStatus>,
     complete: bool,
-    /// Programs that another process took off.
+    /// Programs that another process detached.
     removed: u64,
     /// Programs that were moved in front of others.
     moved: u64,
-    /// The first list of interfaces was gone through.
+    /// The first list of interfaces was processed.
     listed: bool,
     program: Option<ProgramStatus>,
 }
@@ -324,7 +327,7 @@ impl Board {
         lock(&self.view).interfaces.clone()
     }
 
-    /// Somebody watches what the programs decide.
+    /// A monitor is connected: the programs report their decisions.
     pub fn listen(&self) {
         self.maps.switch().listen_for(follow::VALID);
     }

@@ -66,7 +66,7 @@ pub fn load(
         .map_err(|error| Failure::of(&error, options, directories))
 }
 
-/// The word of progress.
+/// The progress message.
 pub fn progress_line(stage: Stage, took: Duration) -> String {
     format!("the kernel is still {stage} ({} s)", took.as_secs())
 }
@@ -118,7 +118,7 @@ mod tests {
 
     use super::*;
 
-    /// A directory that goes with the test.
+    /// A directory that is removed with the test.
     struct Scratch(PathBuf);
 
     impl Scratch {

@@ -54,9 +54,9 @@ use crate::{
 
 /// How often interfaces that could not be attached are tried again.
 const RETRY: Duration = Duration::from_secs(5);
-/// An agent that changes filters makes several changes in a row.
+/// An agent that changes filters makes several changes in a row; they are handled together.
 const FILTERS_SETTLE: Duration = Duration::from_millis(20);
-/// How long pods that already asked are waited for at shutdown.
+/// How long a shutdown waits for the answers that pods wait for.
 const DRAIN: Duration = Duration::from_secs(5);
 
 /// What the command line says.
@@ -69,7 +69,7 @@ pub struct Options {
     pub control: PathBuf,
     /// Directory of bpffs for what outlives the process.
     pub state: PathBuf,
-    /// Take over from a gregor that runs once it ends, and leave everything to a successor at the end.
+    /// Take over from a running gregor once it ends, and leave everything to a successor at the end.
     pub handover: bool,
     /// Load programs that log what they decide.
     pub debug_bpf: bool,
@@ -77,7 +77,7 @@ pub struct Options {
     pub load_timeout: Duration,
 }
 
-/// Runs until SIGTERM or SIGINT, or until something that it cannot do without fails.
+/// Runs until SIGTERM or SIGINT, or until an essential part fails.
 pub async fn run(options: Options) -> anyhow::Result<()> {
     panics::install();
     let (trigger, shutdown) = shutdown::channel();
@@ -116,14 +116,14 @@ struct App {
     filters: Option<FilterChanges>,
     reloads: Reloads,
     shutdown: Shutdown,
-    /// The maps, for programs to come.
+    /// The maps, for later programs.
     base: Base,
     claim: Claim,
     pins: Pins,
     logs: Logs,
-    /// A reload on its way.
+    /// The reload in progress.
     pending: Option<JoinHandle<anyhow::Result<Prepared>>>,
-    /// Causes that came while one was on its way.
+    /// Whether there was a cause for another one meanwhile.
     again: bool,
 }
 
@@ -181,13 +181,13 @@ impl App {
         let tcp = Tcp::new(&settings, steering, respond.clone()).await?;
         tcp.prepare(&settings, &mut datapath)?;
 
-        tcp.takes_over(&datapath);
+        tcp.add_program(&datapath);
         let base = datapath.base();
         let readers = Readers::take(&mut datapath)?;
         let mut logs = Logs::default();
         logs.follow(datapath.log()?);
-        // Before the programs hand queries over, not when the task gets its turn: TCP connections that are on their way to the
-        // responder would miss it.
+        // Before the programs hand queries over, not when the task is first scheduled: TCP connections for the responder would
+        // reach the existing cache meanwhile.
         readers.heartbeat.renew(HEARTBEAT_VALID);
         let (kernel, start) = Kernel::start(datapath).context("cannot start a thread")?;
         let state = Arc::new(State::new(
@@ -260,12 +260,12 @@ impl App {
     async fn until_stopped(&mut self) -> anyhow::Result<()> {
         let mut retry = tokio::time::interval(RETRY);
         retry.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut told_ready = false;
+        let mut is_announced = false;
         // When filters changed that were not looked at since.
         let mut noticed = None;
         loop {
-            if !told_ready && self.state.is_ready() {
-                told_ready = true;
+            if !is_announced && self.state.is_ready() {
+                is_announced = true;
                 notify(&[NotifyState::Ready]);
                 tracing::info!(interfaces = self.state.kernel().interfaces().len(), "ready");
             }
@@ -294,10 +294,10 @@ impl App {
                 }
                 _ = retry.tick() => {
                     self.kernel.retry();
-                    self.mend_return_path();
+                    self.restore_return_path();
                 }
                 // Attaching and the first turn of the ring come on their own: look again until then.
-                () = tokio::time::sleep(Duration::from_millis(10)), if !told_ready => {}
+                () = tokio::time::sleep(Duration::from_millis(10)), if !is_announced => {}
                 cause = self.reloads.next() => self.reload(cause),
                 prepared = finished(&mut self.pending), if self.pending.is_some() => {
                     self.pending = None;
@@ -308,7 +308,7 @@ impl App {
                 }
                 result = &mut self.ring.task => {
                     return match result {
-                        Ok(Ok(())) => bail!("the ring was drained to its end, which only shutdown asks for"),
+                        Ok(Ok(())) => bail!("the ring loop ended without a shutdown"),
                         Ok(Err(error)) => Err(error).context("cannot read the ring buffer"),
                         Err(_) => bail!("the ring loop panicked"),
                     };
@@ -317,17 +317,17 @@ impl App {
         }
     }
 
-    /// Not after `detach --all`, which takes the device away too.
-    fn mend_return_path(&self) {
+    /// Not after `detach --all`, which removes the device too.
+    fn restore_return_path(&self) {
         let (respond, pins) = (Arc::clone(&self.respond), self.pins.clone());
         tokio::task::spawn_blocking(move || {
             if !pins.is_dismissed() {
-                respond.mend();
+                respond.restore_return_path();
             }
         });
     }
 
-    /// Leaves the programs to a successor, or takes them away once the ring is drained; then the pods that already asked get
+    /// Leaves the programs to a successor, or detaches them once the ring is drained; then the pods that already asked get
     /// their answers.
     async fn stop(mut self) {
         notify(&[NotifyState::Stopping]);
@@ -348,7 +348,7 @@ impl App {
             self.tcp.stop().await;
         };
         if tokio::time::timeout(DRAIN, drained).await.is_err() {
-            tracing::warn!("gave up waiting for answers on their way");
+            tracing::warn!("gave up waiting for answers in flight");
         }
         self.respond.close(end);
         self.logs.0.shutdown().await;
@@ -356,7 +356,7 @@ impl App {
     }
 }
 
-/// What userspace reads of the programs, or writes for them.
+/// The maps that userspace reads, or writes for the programs.
 struct Readers {
     /// Of the thread that drains the ring, which is registered with it.
     runtime: Runtime,
@@ -384,10 +384,10 @@ impl Readers {
     }
 }
 
-/// The thread that drains the ring, and the task that forwards the programs' decisions. A thread of its own: whatever keeps the others
-/// busy, the programs know that the ring is drained.
+/// The thread that drains the ring, and the task that forwards the programs' decisions. A thread of its own: however busy the
+/// others are, the ring is drained and its deadline renewed.
 struct RingTask {
-    /// What came of it; an error means that it panicked.
+    /// Its result; an error means that it panicked.
     task: oneshot::Receiver<io::Result<()>>,
     finish: latest::Sender<Option<End>>,
     /// Without it only monitors miss something.
@@ -419,13 +419,13 @@ impl RingTask {
                 };
                 let drained =
                     runtime.block_on(ring::drain(ring, heartbeat, handle, pulse, finished));
-                // Nobody waits for it any more when the process ends.
+                // The process may end without it.
                 let _ = done.send(drained);
             })?;
         let following = follow::follow(decisions, Arc::clone(&state.hub));
         let following = tokio::spawn(async {
             if let Err(error) = following.await {
-                tracing::error!(%error, "cannot read what the program tells; `gregor monitor` shows the responder only");
+                tracing::error!(%error, "cannot read the events of the program; `gregor monitor` shows the responder only");
             }
         });
         Ok(Self {
@@ -560,7 +560,7 @@ fn stop_on_signals(trigger: Trigger) -> anyhow::Result<()> {
             if first {
                 trigger.stop();
             } else {
-                tracing::warn!("stopped at once; queries on their way are lost");
+                tracing::warn!("stopped at once; queries in flight are lost");
                 std::process::exit(1);
             }
         }
@@ -571,6 +571,6 @@ fn stop_on_signals(trigger: Trigger) -> anyhow::Result<()> {
 fn notify(states: &[NotifyState<'_>]) {
     // Without NOTIFY_SOCKET this does nothing.
     if let Err(error) = sd_notify::notify(states) {
-        tracing::debug!(%error, "cannot tell the service manager");
+        tracing::debug!(%error, "cannot notify the service manager");
     }
 }

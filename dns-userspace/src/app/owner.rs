@@ -97,7 +97,7 @@ impl Owner {
 }
 
 impl Drop for Owner {
-    /// Removes the socket that this process made, and no other, before the lock goes.
+    /// Removes the socket that this process made, and no other, before the lock is released.
     fn drop(&mut self) {
         if self.made.is_some() && self.made == inode(&self.socket) {
             let _ = fs::remove_file(&self.socket);
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_owner_at_a_time_and_a_file_left_behind_is_no_obstacle() {
+    async fn one_owner_at_a_time_and_a_lock_file_left_behind_does_not_matter() {
         let scratch = Scratch::new("owner");
         let socket = scratch.0.join("gregor.sock");
         // What a killed gregor leaves behind.
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_socket_of_another_process_is_left_alone() {
+    async fn a_socket_of_another_process_is_not_removed() {
         let scratch = Scratch::new("foreign");
         let socket = scratch.0.join("gregor.sock");
         let mut owner = Owner::claim(&socket).unwrap();

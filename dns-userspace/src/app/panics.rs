@@ -13,7 +13,7 @@ pub fn count() -> u64 {
 pub fn install() {
     std::panic::set_hook(Box::new(|panic| {
         PANICS.fetch_add(1, Ordering::Relaxed);
-        // The message may quote what it choked on: where is enough at this level.
+        // The message may quote untrusted input: the place is enough at this level.
         let place = panic.location().map(ToString::to_string);
         tracing::error!(place, "panic; this is a bug in gregor");
         tracing::debug!(%panic, backtrace = %std::backtrace::Backtrace::capture());

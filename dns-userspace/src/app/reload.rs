@@ -1,5 +1,5 @@
-//! A reload: everything that may fail is done before anything takes effect, and the last good configuration goes on when it
-//! fails.
+//! A reload: everything that may fail is done before anything takes effect, and the last good configuration stays in force when
+//! it fails.
 
 use anyhow::Context as _;
 use sd_notify::NotifyState;
@@ -8,12 +8,12 @@ use tokio::task::JoinError;
 use super::{App, Prepared, load, notify, prepare, respond, settings::Settings, watch::Cause};
 use crate::datapath::{Datapath, ProgramLog, one_line};
 
-/// A configuration of which only the place on the interfaces is missing.
+/// A configuration that is ready to be attached.
 struct Ready {
     settings: Settings,
     datapath: Datapath,
     log: Option<ProgramLog>,
-    /// `None` when the responder in force goes on.
+    /// `None` when the responder in force stays.
     responder: Option<respond::Prepared>,
 }
 
@@ -72,7 +72,7 @@ impl App {
         })
     }
 
-    /// Fails only where the program cannot sit in the place that the configuration names; then nothing has changed.
+    /// Fails only where the program cannot be attached to the hook that the configuration names; then nothing has changed.
     async fn commit(&mut self, ready: Ready) -> anyhow::Result<()> {
         let Ready {
             settings,
@@ -80,7 +80,7 @@ impl App {
             log,
             responder,
         } = ready;
-        self.tcp.takes_over(&datapath);
+        self.tcp.add_program(&datapath);
         let replaced = self
             .kernel
             .replace(datapath, settings.selection.clone())

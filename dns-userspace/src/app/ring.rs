@@ -1,4 +1,4 @@
-//! Drains the ring into the responder; the same loop, and nothing else, tells the program that someone is there.
+//! Drains the ring into the responder. The same loop, and nothing else, renews the heartbeat of the programs.
 
 use std::{
     io,
@@ -18,7 +18,7 @@ use crate::datapath::{HEARTBEAT_VALID, Heartbeat, Intercepted, Ring};
 /// Most milliseconds since the last turn for `/readyz` to say yes.
 const SERVING: Duration = Duration::from_secs(2);
 
-/// When the loop last came round.
+/// The time of the last turn of the loop.
 #[derive(Debug)]
 pub struct Pulse {
     started: Instant,
@@ -49,7 +49,7 @@ impl Pulse {
         )
     }
 
-    /// Whether the loop comes round as it should.
+    /// Whether the loop runs as often as it should.
     pub fn is_serving(&self) -> bool {
         self.age().is_some_and(|age| age < SERVING)
     }
@@ -87,7 +87,7 @@ pub async fn drain(
 
 fn hand_over(batch: &mut Vec<Intercepted>, handle: &impl Fn(Intercepted)) {
     for query in batch.drain(..) {
-        // A query that the responder chokes on must not take the others with it; the hook counts and logs the panic.
+        // A query whose handling panics must not affect the others; the hook counts and logs the panic.
         let _ = catch_unwind(AssertUnwindSafe(|| handle(query)));
     }
 }

@@ -19,9 +19,9 @@ use crate::{
     tcp::Served,
 };
 
-/// Room for some 5,000 queries of common size that wait for the responder.
+/// Space for some 5,000 queries of common size that wait for the responder.
 const RING_BYTES: u32 = 1 << 20;
-/// Most seconds of TTL of an answer past its time.
+/// Largest TTL of an expired answer, in seconds.
 const STALE_TTL: u32 = 30;
 /// One interface may keep this share of all answers.
 const INTERFACE_SHARE: usize = 16;
@@ -39,7 +39,7 @@ pub struct Settings {
     pub tcp: SteerMode,
     pub limit: Limit,
     pub rules: Arc<RuleSet>,
-    /// Whom to ask for targets; `None` for the server that the pod asked.
+    /// The server that is asked for targets; `None` for the one that the pod asked.
     pub upstream: Option<SocketAddr>,
     pub timeout: Duration,
     pub max_ttl: Duration,
@@ -183,7 +183,7 @@ impl Settings {
         }
     }
 
-    /// Whether the responder may go on as it is, with everything that it keeps.
+    /// Whether the responder can stay as it is, cache included.
     pub(super) fn same_responder(&self, other: &Self) -> bool {
         (
             self.hook,

@@ -1,12 +1,12 @@
-//! Shutdown is one value, handed down to everything that runs until told to stop.
+//! The shutdown signal: one value, handed to everything that runs until it is set.
 
 use tokio::sync::watch;
 
-/// Says stop; dropping it says so too.
+/// Requests the shutdown, also when it is dropped.
 #[derive(Debug)]
 pub struct Trigger(watch::Sender<bool>);
 
-/// Hears it.
+/// Waits for the request.
 #[derive(Clone, Debug)]
 pub struct Shutdown(watch::Receiver<bool>);
 
@@ -23,7 +23,7 @@ impl Trigger {
 }
 
 impl Shutdown {
-    /// Ready once stop was said. Cancel-safe.
+    /// Ready once a shutdown was requested. Cancel-safe.
     pub async fn requested(&mut self) {
         // An error means that the trigger is gone.
         let _ = self.0.wait_for(|stop| *stop).await;
@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn everyone_hears_it_at_any_time() {
+    async fn every_receiver_sees_the_request_at_any_time() {
         let (trigger, mut early) = channel();
         let mut late = early.clone();
         let waiting = tokio::spawn(async move { early.requested().await });

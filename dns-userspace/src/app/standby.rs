@@ -37,7 +37,7 @@ impl Source for Standby {
     }
 }
 
-/// Returns with the lock once the predecessor has let go of it.
+/// Returns with the lock once the predecessor has released it.
 ///
 /// # Errors
 /// When this one could not take over: the configuration is wrong, or the kernel refuses its programs.

@@ -1,4 +1,4 @@
-//! What the pages read while everything else goes on.
+//! The state that the pages read.
 
 use std::{
     sync::{
@@ -11,7 +11,8 @@ use std::{
 use super::{kernel::Board, panics, ring::Pulse, settings::ConfigView, tcp::Tcp};
 use crate::{
     monitor::{Hub, Subscription},
-    observe::{ConfigStatus, Readiness, ResponderStatus, Source, Status, Vital},
+    observe::{ConfigStatus, Readiness, Source, Status, Vital},
+    resolve::ResponderStatus,
 };
 
 /// The responder as the pages see it.
@@ -27,7 +28,7 @@ pub struct State {
     config_view: Mutex<ConfigView>,
     responder: Arc<dyn Responding>,
     tcp: Arc<Tcp>,
-    /// What becomes of queries.
+    /// Records of queries for monitors.
     pub hub: Arc<Hub>,
     pub pulse: Arc<Pulse>,
     stopping: AtomicBool,
@@ -76,7 +77,7 @@ impl State {
         *lock(&self.config_view) = config_view;
     }
 
-    /// A configuration was refused; the one before goes on.
+    /// A configuration was refused; the previous one stays in force.
     pub fn refused(&self, error: String) {
         let mut config = lock(&self.config);
         config.failures += 1;
@@ -137,7 +138,7 @@ impl Source for State {
     }
 }
 
-/// A panic while a lock was held leaves plain data behind, which is still right to tell.
+/// A panic while a lock was held leaves plain data behind, which is still consistent.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

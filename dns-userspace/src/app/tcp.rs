@@ -1,4 +1,4 @@
-//! TCP in the life of the app: listeners when they are first needed, programs that come and go, what is told of it.
+//! TCP over the life of the app: listeners when they are first needed, one program after another, and the status.
 
 use std::{
     path::PathBuf,
@@ -42,7 +42,7 @@ impl Tcp {
         answer: Arc<dyn Answer>,
     ) -> anyhow::Result<Arc<Self>> {
         let routes = Routes::open()?;
-        // Now, so that no client is told wrong.
+        // Now, so that no client gets TC=1 that cannot be steered.
         steering.refresh(&routes).await;
         Ok(Arc::new(Self {
             service: Service::new(answer, settings.served())?,
@@ -52,7 +52,7 @@ impl Tcp {
         }))
     }
 
-    /// Tells a program what to steer, before it is attached.
+    /// Configures what a program steers, before it is attached.
     pub fn prepare(&self, settings: &Settings, datapath: &mut Datapath) -> anyhow::Result<()> {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         if settings.tcp != SteerMode::Never && inner.listeners.is_none() {
@@ -63,14 +63,14 @@ impl Tcp {
         Ok(datapath.configure_steering(settings.tcp, inner.listeners.as_ref())?)
     }
 
-    /// A program is about to be attached: it knows the node's addresses by then, and clients that get TC=1 meanwhile.
-    pub fn takes_over(&self, datapath: &Datapath) {
+    /// Adds a program before it is attached: it gets the node's addresses, and the clients that receive TC=1 from now on.
+    pub fn add_program(&self, datapath: &Datapath) {
         if let Some(program) = datapath.steered() {
             self.steering.also(Arc::new(program));
         }
     }
 
-    /// The program is attached, or could not be: then TCP reaches the existing cache, and nobody is told TC=1.
+    /// The program is attached, or could not be: then TCP reaches the existing cache, and no client gets TC=1.
     pub fn attached(
         &self,
         settings: &Settings,
@@ -96,24 +96,18 @@ impl Tcp {
         inner.error = error;
     }
 
-    /// Connections that stand get the replies that are on their way.
+    /// Open connections get the replies that are due.
     pub async fn stop(&self) {
         self.service.stop().await;
     }
 
     pub fn status(&self) -> TcpStatus {
         let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let numbers = self.service.numbers();
         TcpStatus {
             mode: inner.mode.to_owned(),
             error: inner.error.clone(),
             local_servers: self.steering.local(),
-            connections: numbers.connections,
-            refused: numbers.refused,
-            open: numbers.open as u64,
-            answered: numbers.answered,
-            relayed: numbers.relayed,
-            lost: numbers.lost,
+            counters: self.service.counters(),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! When to load the configuration again: on SIGHUP, and when the file says something else than before.
+//! When to load the configuration again: on SIGHUP, and when the content of the file has changed.
 
 use std::{
     hash::{DefaultHasher, Hash as _, Hasher as _},
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_caller_who_gives_up_early_loses_no_change() {
+    async fn a_cancelled_wait_loses_no_change() {
         let map = ConfigMap::new("cancel");
         let mut reloads = Reloads::watch(&map.path()).unwrap();
         map.update("2", "second");

@@ -23,7 +23,7 @@ pub struct Args {
     /// The directory of bpffs that gregor was given.
     #[arg(long, value_name = "DIR", default_value = STATE)]
     state: PathBuf,
-    /// When everything is off, wait for SIGTERM: what a DaemonSet runs must not end by itself.
+    /// When everything is detached, wait for SIGTERM: what a DaemonSet runs must not end by itself.
     #[arg(long)]
     stay: bool,
 }
@@ -35,14 +35,14 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::FAILURE);
     }
     if args.stay {
-        super::block_on(told_to_end())?;
-        // A gregor that ran meanwhile has gone since: the sign for it has no use any more.
+        super::block_on(terminated())?;
+        // A gregor that ran meanwhile has ended: its marker is of no use any more.
         forget(&args.state);
     }
     Ok(ExitCode::SUCCESS)
 }
 
-async fn told_to_end() -> anyhow::Result<()> {
+async fn terminated() -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("handling SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("handling SIGINT")?;
     tokio::select! {
@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_report_says_what_was_done() {
+    fn the_report_lists_the_removed_items() {
         assert_eq!(
             render(&DetachReport::default()),
             "nothing of gregor is attached\n"

@@ -67,7 +67,7 @@ pub struct Args {
 fn record_type(text: &str) -> Result<RecordType, String> {
     text.to_ascii_uppercase()
         .parse()
-        .map_err(|_| format!("{text} is no record type; write for example A, AAAA or HTTPS"))
+        .map_err(|_| format!("{text} is not a record type; write for example A, AAAA or HTTPS"))
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
@@ -300,7 +300,7 @@ impl Explainer<'_> {
             "   passes untouched to the existing cache, which says:"
         );
         let reply = chase(name, self.qtype, self.cache, self.settings.timeout).await;
-        // Its own chain is its own business: the first reply is what the pod gets.
+        // Its chain does not matter here: the first reply is what the pod gets.
         let Some(step) = reply.steps.first() else {
             return (text, Next::Continue);
         };
@@ -343,7 +343,7 @@ pub(super) fn rcode(code: ResponseCode) -> String {
     format!("{code:?}").to_ascii_uppercase()
 }
 
-/// What the rules make of a name, one after the other.
+/// Applies the rules to a name, one after the other.
 fn apply<'a>(rules: &'a RuleSet, name: &Name) -> Option<Vec<(&'a Rule, Match)>> {
     let wire = wire_name(name);
     rules.follow(rules.find(&wire)?, &wire)

@@ -28,7 +28,7 @@ pub enum ImportSource {
     /// out, with its line and the reason. The exit status is 0 when everything was imported and 1 when something was left
     /// out or no Corefile was found.
     ///
-    /// Rules of several Corefiles can stand in one configuration file; of a rule that comes twice, remove one.
+    /// Rules of several Corefiles can be in one configuration file; of a rule that comes twice, remove one.
     ///
     /// Example: gregor import corefile /etc/coredns/Corefile >> gregor.toml
     /// Example: kubectl -n kube-system get configmap coredns -o yaml | gregor import corefile -

@@ -27,7 +27,7 @@ Example:
   gregor check --config /etc/gregor/gregor.toml && gregor run --config /etc/gregor/gregor.toml
 
 Exit codes:
-  0  done; for `check`: nothing stands in the way
+  0  done; for `check`: no errors
   1  it failed, or `check` found an error; the reason is on standard error or in the report
   2  the command line is not understood";
 
@@ -53,7 +53,7 @@ enum Command {
     Run(run::Args),
     /// Look at kernel, privileges, hooks and configuration before anything is attached.
     Check(check::Args),
-    /// Ask the running gregor how it does.
+    /// Show the state of the running gregor.
     Status(status::Args),
     /// Show what becomes of each intercepted query, as it happens.
     Monitor(monitor::Args),
@@ -100,7 +100,7 @@ fn start_logging(flag: Option<&str>, command: &Command) -> anyhow::Result<()> {
         _ => ("default", "warn,aya::sys=error"),
     };
     let filter = EnvFilter::try_new(text).map_err(|error| {
-        anyhow::anyhow!("{origin}: `{text}` is no log filter ({error}); write for example `info` or `gregor=debug`")
+        anyhow::anyhow!("{origin}: `{text}` is not a log filter ({error}); write for example `info` or `gregor=debug`")
     })?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -209,7 +209,7 @@ Commands:
         for command in [
             "  run      Attach to the pods' interfaces and answer until SIGTERM",
             "  check    Look at kernel, privileges, hooks and configuration before anything is attached",
-            "  status   Ask the running gregor how it does",
+            "  status   Show the state of the running gregor",
             "  monitor  Show what becomes of each intercepted query, as it happens",
             "  explain  Say what would happen to a query, and why",
             "  import   Turn another program's configuration into rules",

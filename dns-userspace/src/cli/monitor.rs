@@ -1,4 +1,4 @@
-//! `gregor monitor`: what becomes of each intercepted query, as the running gregor tells it.
+//! `gregor monitor`: the outcome of each intercepted query, as the running gregor reports it.
 
 use std::{
     fmt::Write as _,
@@ -60,7 +60,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Whether anybody still reads.
+/// Whether the output is still read.
 fn print(line: &str) -> io::Result<bool> {
     let mut out = io::stdout().lock();
     match writeln!(out, "{line}").and_then(|()| out.flush()) {
@@ -121,7 +121,7 @@ fn omission(left_out: &LeftOut) -> String {
     for (count, why) in [
         (left_out.rate, "more than --rate"),
         (left_out.reader, "this reader was too slow"),
-        (left_out.kernel, "more than the program tells"),
+        (left_out.kernel, "more than the program reports"),
     ] {
         if count > 0 {
             let _ = write!(text, " {count} ({why})");
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_stand_under_their_header() {
+    fn columns_are_aligned_with_their_header() {
         assert_eq!(
             [HEADER, &query(&example())],
             [
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn each_verdict_says_who_or_why() {
+    fn each_verdict_shows_the_server_or_the_reason() {
         let of = |verdict, reason: Option<&str>, stale| {
             query(&Record {
                 verdict,
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_has_a_dash() {
+    fn missing_fields_have_a_dash() {
         let line = query(&Record {
             rule: None,
             namespace: None,
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_out_is_said_with_its_reason() {
+    fn omitted_lines_are_reported_with_the_reason() {
         let left_out = LeftOut {
             rate: 40,
             reader: 0,
@@ -192,7 +192,7 @@ mod tests {
         };
         assert_eq!(
             omission(&left_out),
-            "left out: 40 (more than --rate) 2 (more than the program tells)"
+            "left out: 40 (more than --rate) 2 (more than the program reports)"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! `gregor status`: what the running gregor tells over its control socket.
+//! `gregor status`: the state of the running gregor, over its control socket.
 
 use std::{fmt::Write as _, path::PathBuf, process::ExitCode, time::Duration};
 
@@ -117,7 +117,7 @@ fn render(status: &Status) -> String {
     if status.kernel.removed > 0 {
         let _ = writeln!(
             text,
-            "  other processes took programs off {} times; they are put back",
+            "  other processes detached programs {} times; they are attached again",
             status.kernel.removed
         );
     }
@@ -149,7 +149,7 @@ fn render(status: &Status) -> String {
         for found in &interface.in_front {
             let _ = writeln!(
                 text,
-                "    IN FRONT OF GREGOR: {} ({}); queries that it does not let go on are not answered by gregor",
+                "    IN FRONT OF GREGOR: {} ({}); gregor does not answer queries that it does not pass on",
                 found.program, found.hook
             );
         }
@@ -264,13 +264,13 @@ mod tests {
             },
         ];
         status.responder.queries = 12;
-        status.responder.replies.insert("NOERROR".to_owned(), 11);
-        status.responder.passed_on.insert("no_target".to_owned(), 1);
+        status.responder.replies.insert("NOERROR".into(), 11);
+        status.responder.passed_on.insert("no_target".into(), 1);
         status.responder.chases = 2;
         status.responder.truncated = 3;
         status.tcp.mode = "after-truncation".to_owned();
         status.tcp.local_servers = vec!["169.254.20.10".parse().unwrap()];
-        status.tcp.connections = 2;
+        status.tcp.counters.connections = 2;
         status
     }
 
@@ -310,7 +310,7 @@ tcp (after-truncation)
     }
 
     #[test]
-    fn who_runs_an_xdp_program_is_said() {
+    fn the_mode_of_an_xdp_program_is_shown() {
         let mut status = example();
         status.hook = "xdp".to_owned();
         status.interfaces[0].mode = Some("generic".to_owned());
@@ -318,7 +318,7 @@ tcp (after-truncation)
     }
 
     #[test]
-    fn what_is_wrong_is_said() {
+    fn problems_are_shown() {
         let mut status = example();
         status.readiness.attached = false;
         status.interfaces[0].error = Some("it is busy".to_owned());

@@ -12,7 +12,7 @@ pub struct Diagnostic {
     pub line: usize,
     /// From 1, in characters.
     pub column: usize,
-    /// Dotted path of the key, as in `intercept.servers`; `toml` for text that is no TOML.
+    /// Dotted path of the key, as in `intercept.servers`; `toml` for text that is not TOML.
     pub key: String,
     pub problem: String,
     pub remedy: String,

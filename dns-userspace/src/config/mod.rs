@@ -102,14 +102,14 @@ pub enum Order {
 /// Which TCP queries are answered, where the asked address is local to the node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Tcp {
-    /// Those of a client that was just told TC=1.
+    /// Those of a client that has just received TC=1.
     #[default]
     AfterTruncation,
     Always,
     Never,
 }
 
-/// `[upstream]`: who is asked for a rule's target.
+/// `[upstream]`: the server that is asked for a rule's target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upstream {
     pub server: UpstreamServer,
@@ -125,7 +125,7 @@ pub enum UpstreamServer {
     Address(SocketAddr),
 }
 
-/// `[answer]`: what clients are told.
+/// `[answer]`: how long answers live.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
     /// Cap on the TTL of every answer, in whole seconds.
@@ -194,7 +194,7 @@ impl Default for Metrics {
     }
 }
 
-/// Where a rule stands in the file.
+/// The position of a rule in the file.
 #[derive(Clone, Debug, Default)]
 struct RulePosition {
     table: Range<usize>,
@@ -307,7 +307,7 @@ impl Config {
         }
     }
 
-    /// What can be run but hardly means what it says; warnings about rules come from [`compile`] and [`load`].
+    /// What is valid but hardly intended; warnings about rules come from [`compile`] and [`load`].
     pub fn warnings(&self) -> &[Diagnostic] {
         &self.warnings
     }
@@ -423,7 +423,7 @@ fn read_intercept(reader: &mut Reader<'_>, root: &Section<'_, '_>, complete: boo
             reader.complain(
                 span,
                 section.key("hook"),
-                "\"xdp\" needs `allow_sources`: a frame from a wire may come from anybody",
+                "\"xdp\" needs `allow_sources`: a frame from a wire may come from any host",
                 "write allow_sources = [\"10.0.0.0/8\"], with the pods' addresses",
             );
         }
@@ -507,7 +507,7 @@ fn read_servers(reader: &mut Reader<'_>, section: &Section<'_, '_>, complete: bo
             reader.complain(
                 &text.span,
                 &key,
-                format!("{server} stands twice"),
+                format!("{server} is listed twice"),
                 "remove one of the two",
             );
         } else if servers
@@ -554,7 +554,7 @@ fn read_interfaces(reader: &mut Reader<'_>, section: &Section<'_, '_>) -> Option
             &section.span_of("interfaces"),
             &key,
             format!("{} entries", texts.len()),
-            format!("write at most {MAX_LIST}; globs such as \"eni*\" stand for many interfaces"),
+            format!("write at most {MAX_LIST}; globs such as \"eni*\" match many interfaces"),
         );
         return None;
     }
@@ -574,8 +574,8 @@ fn read_interfaces(reader: &mut Reader<'_>, section: &Section<'_, '_>) -> Option
                 reader.complain(
                     &text.span,
                     &key,
-                    format!("\"{}\" is no glob{reason}", text.value),
-                    "write an interface name, in which `*`, `?` and `[…]` stand for other characters",
+                    format!("\"{}\" is not a glob{reason}", text.value),
+                    "write an interface name, in which `*`, `?` and `[…]` match other characters",
                 );
             }
         }
@@ -610,7 +610,7 @@ fn read_allow_sources(reader: &mut Reader<'_>, section: &Section<'_, '_>) -> Vec
             Ok(net) if nets.contains(&net) => reader.complain(
                 &text.span,
                 &key,
-                format!("{net} stands twice"),
+                format!("{net} is listed twice"),
                 "remove one of the two",
             ),
             Ok(net) => nets.push(net),
@@ -622,7 +622,7 @@ fn read_allow_sources(reader: &mut Reader<'_>, section: &Section<'_, '_>) -> Vec
                 reader.complain(
                     &text.span,
                     &key,
-                    format!("\"{}\" is no network", text.value),
+                    format!("\"{}\" is not a network", text.value),
                     remedy,
                 );
             }
@@ -673,7 +673,7 @@ fn read_answer(reader: &mut Reader<'_>, root: &Section<'_, '_>) -> Answer {
             reader.complain(
                 &section.span_of("max_ttl"),
                 section.key("max_ttl"),
-                "a TTL is told in whole seconds",
+                "a TTL is a number of whole seconds",
                 format!("write \"{}s\"", max_ttl.as_secs()),
             );
         }
@@ -893,7 +893,7 @@ ttl   = 60
     }
 
     #[test]
-    fn rules_are_followed_unless_they_say_no() {
+    fn rules_are_followed_unless_configured_otherwise() {
         let text = |more: &str| format!("{DESIGN}{more}");
         let chain = |more: &str| {
             let next = "[[rule]]\nname = \"next\"\nmatch = \"kafka-upstream.{namespace}.svc.cluster.local\"\n\
@@ -965,7 +965,7 @@ ttl   = 60
     }
 
     #[test]
-    fn every_complaint_is_told_at_once_in_the_order_of_the_file() {
+    fn every_complaint_is_reported_at_once_in_the_order_of_the_file() {
         let text = "[intercept]\nservers = [\"x\"]\nhok = \"tcx\"\n[answer]\nmax_ttl = 3\n[[rule]]\nname = \"a\"\nmatch = \"a..b\"\ncname = \"c.d\"\n";
         let errors = compile(Path::new("dir/g.toml"), text).unwrap_err();
         let lines: Vec<String> = errors.to_string().lines().map(str::to_owned).collect();

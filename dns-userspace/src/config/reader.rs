@@ -1,4 +1,4 @@
-//! Walks a parsed TOML table key by key and collects every complaint; knows TOML types, not what the keys mean.
+//! Walks a parsed TOML table key by key and collects every complaint. It handles TOML types, not the meaning of keys.
 
 use std::net::IpAddr;
 use std::ops::Range;
@@ -9,7 +9,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::diagnostic::{Diagnostic, Source};
 
-/// A value and where it stands.
+/// A value and its position.
 #[derive(Clone, Debug)]
 pub(super) struct At<T> {
     pub value: T,
@@ -27,7 +27,7 @@ pub(super) struct Section<'t, 'i> {
     /// Dotted path, empty for the file itself.
     path: &'static str,
     table: Option<&'t DeTable<'i>>,
-    /// Where the table stands, for what is missing in it.
+    /// The position of the table, for what is missing in it.
     pub span: Range<usize>,
 }
 
@@ -52,7 +52,7 @@ impl<'t, 'i> Section<'t, 'i> {
             .map(|(_, value)| value)
     }
 
-    /// Where a key's value stands, or the table where it is missing.
+    /// The position of a key's value, or of the table where it is missing.
     pub fn span_of(&self, key: &str) -> Range<usize> {
         self.get(key).map_or(self.span.clone(), Spanned::span)
     }
@@ -91,7 +91,7 @@ impl Reader<'_> {
         }
     }
 
-    /// The table under `key`; an empty one where it is missing or is no table.
+    /// The table under `key`; an empty one where it is missing or not a table.
     pub fn section<'t, 'i>(
         &mut self,
         root: &Section<'t, 'i>,
@@ -228,7 +228,7 @@ impl Reader<'_> {
         let problem = match humantime::parse_duration(text) {
             Ok(duration) if range.contains(&duration) => return Some(duration),
             Ok(_) => format!("\"{text}\" is out of range"),
-            Err(error) => format!("\"{text}\" is no duration ({error})"),
+            Err(error) => format!("\"{text}\" is not a duration ({error})"),
         };
         self.complain(
             &value.span(),

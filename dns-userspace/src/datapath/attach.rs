@@ -1,4 +1,4 @@
-//! Where a program sits: tcx or clsact, first or last, or XDP, on the ingress of one interface.
+//! Attaches a program to the ingress of one interface: by tcx or clsact, first or last, or by XDP.
 
 use std::{io, os::fd::AsFd as _, path::Path};
 
@@ -16,10 +16,10 @@ use super::{
     pins::{STATE, linked_programs},
 };
 
-/// The kernel's places for programs.
+/// The hooks of the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Hook {
-    /// Linux 6.6 and later: links that go with the process that holds them.
+    /// Linux 6.6 and later: links that end with the process that holds them.
     Tcx,
     /// Earlier: a netlink filter on the clsact qdisc.
     Clsact,
@@ -38,7 +38,7 @@ impl Hook {
     }
 }
 
-/// Who runs an XDP program.
+/// What runs an XDP program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum XdpMode {
     /// The driver.
@@ -63,21 +63,21 @@ pub enum Order {
     Last,
 }
 
-/// A program that gets the frames of an interface before gregor's, which sees only what that one lets go on.
+/// A program that gets the frames of an interface before gregor's, which sees only what that one passes on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct InFront {
     /// `tcx` or `clsact`.
     pub hook: &'static str,
     /// Name of the program or filter; `program ID` where the name cannot be read, which takes CAP_SYS_ADMIN on tcx.
     pub name: String,
-    /// A filter of gregor's own priority: it is in front because it came later, not because somebody placed it there.
+    /// A filter of gregor's own priority: it is in front because it came later, not on purpose.
     pub is_by_chance: bool,
 }
 
 /// Why a program cannot be attached.
 #[derive(Debug, thiserror::Error)]
 pub enum AttachError {
-    #[error("it is gone or has another index now")]
+    #[error("it does not exist any more or has another index")]
     Gone,
     #[error("clsact")]
     Clsact(#[source] TcError),
@@ -96,7 +96,7 @@ pub enum AttachError {
     },
     #[error("another program cannot be put in the place of the one on it")]
     Replace(#[source] io::Error),
-    #[error("cannot tell whether it takes VLAN tags out of frames")]
+    #[error("cannot find out whether it takes VLAN tags out of frames")]
     Offload(#[source] io::Error),
     #[error(
         "it takes VLAN tags out of frames, so an answer would go to the wrong network; turn that off: {0}"
@@ -108,14 +108,14 @@ pub enum AttachError {
 
 /// A program on its hook.
 pub(super) enum Link {
-    /// On tcx; and on XDP, with who runs it. Ends with the process.
+    /// On tcx; and on XDP, with its mode. Ends with the process.
     Bpf(BpfLink, Option<XdpMode>),
     /// A netlink filter on clsact, which outlives a crash.
     Filter(SchedClassifierLink),
 }
 
 impl Link {
-    /// A link that was pinned. Who runs an XDP program is not asked: the driver, where it can.
+    /// A link that was pinned. The mode of an XDP program is not looked up: native, where the driver supports it.
     pub fn adopted(link: BpfLink, hook: Hook) -> Self {
         Link::Bpf(link, (hook == Hook::Xdp).then_some(XdpMode::Native))
     }
@@ -139,7 +139,7 @@ const LAST_PRIORITY: u16 = 0xffff;
 /// Index of the loopback interface, in every network namespace.
 const LOOPBACK: u32 = 1;
 
-/// Whether this kernel has tcx; the error where it does not say, as to a process without CAP_NET_ADMIN.
+/// Whether this kernel has tcx; the error where that is unknown, as for a process without CAP_NET_ADMIN.
 pub fn has_tcx() -> io::Result<bool> {
     match link::tcx_programs(LOOPBACK) {
         Ok(_) => Ok(true),
@@ -152,7 +152,7 @@ pub fn has_tcx() -> io::Result<bool> {
 pub fn detect_hook() -> Hook {
     match has_tcx() {
         Ok(true) => Hook::Tcx,
-        // Whoever may not ask may not attach either, and is told so then.
+        // A process that may not ask may not attach either, and gets that error then.
         Ok(false) | Err(_) => Hook::Clsact,
     }
 }
@@ -221,7 +221,8 @@ pub(super) fn in_front(
     }
 }
 
-/// Moves our filter in front of those of its priority: it is attached a second time, as the newest one, before the first one goes.
+/// Moves our filter in front of those of its priority: it is attached a second time, as the newest one, before the first one is
+/// removed.
 pub(super) fn move_in_front(
     program: &mut Program,
     link: Link,
@@ -369,7 +370,7 @@ fn priority(order: Order) -> u16 {
     }
 }
 
-/// Leaves a program on its hook: a link that is pinned stays, a filter in any case.
+/// Leaves a program on its hook: a pinned link stays, and so does any filter.
 pub(super) fn leave(link: Link) {
     match link {
         Link::Bpf(link, _) => drop(link),
@@ -377,8 +378,8 @@ pub(super) fn leave(link: Link) {
     }
 }
 
-/// Whether another process took a program off an interface that is still there: a filter with its qdisc, a link by force. The
-/// end of an interface is an event of its own.
+/// Whether another process detached a program from an interface that is still there: a filter with its qdisc, a link by
+/// BPF_LINK_DETACH. x is an event of its own.
 pub(super) fn is_removed(link: &Link, interface: &Interface, order: Order) -> bool {
     let is_on_hook = match link {
         Link::Bpf(link, _) => link.is_attached(),
@@ -387,10 +388,10 @@ pub(super) fn is_removed(link: &Link, interface: &Interface, order: Order) -> bo
     !is_on_hook && if_indextoname(interface.index).is_ok()
 }
 
-/// Takes a program off its hook.
+/// Detaches a program.
 pub(super) fn detach(link: Link) {
     if let Link::Bpf(link, _) = &link {
-        // An interface that is gone took its links with it, so that is not an error worth reporting.
+        // The links of a removed interface have ended with it: that error is not reported.
         let _ = link.detach();
     }
     drop(link);

@@ -1,5 +1,5 @@
-//! Loads as `gregor run` does, for `gregor check` as well: within a time, with word of its progress, and with the verifier's
-//! whole log when it refuses a program.
+//! Loads as `gregor run` does, for `gregor check` as well: within a time limit, with progress messages, and with the whole log
+//! of the verifier when it refuses a program.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -18,7 +18,7 @@ use super::{
 
 /// A refusal that came as fast as this is asked for a second time, with a trace of what the verifier walked.
 const FAST: Duration = Duration::from_secs(2);
-/// How long that may take: aya begins again with more room, up to ten times.
+/// How long that may take: aya starts again with a larger buffer, up to ten times.
 const TRACE_LIMIT: Duration = Duration::from_secs(20);
 
 /// How to load.
@@ -92,7 +92,7 @@ impl Attempt {
     }
 }
 
-/// The log of a refused program, from the error that it came to.
+/// The log of a refused program, from the error.
 pub fn verifier_log(error: &DatapathError) -> Option<&Refused> {
     match error {
         DatapathError::Refused(refused) if !refused.log.is_empty() => Some(refused),

@@ -10,7 +10,7 @@ pub struct Base(pub(super) Origin);
 
 #[derive(Clone, Default)]
 pub(super) enum Origin {
-    /// They are made for this program, and go with it.
+    /// They are made for this program, and end with it.
     #[default]
     Private,
     /// They are pinned there, or are made and pinned.

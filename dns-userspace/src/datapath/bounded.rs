@@ -1,4 +1,4 @@
-//! Work in the kernel that may take minutes, on a thread of its own: somebody is told that it goes on, and it ends in time.
+//! Work in the kernel that may take minutes, on a thread of its own: with progress messages, and within a time limit.
 //!
 //! The verifier looks for signals as it goes, and gives up with EAGAIN when there is one.
 
@@ -13,14 +13,14 @@ use nix::sys::signal::{
     SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, pthread_sigmask, sigaction,
 };
 
-/// When the first word of progress comes.
+/// When the first progress message is due.
 const FIRST: Duration = Duration::from_secs(2);
-/// And the later ones.
+/// The interval of the later ones.
 const EVERY: Duration = Duration::from_secs(10);
-/// How long the kernel may take to see a signal, between two of them, and in all. It is left alone after that.
+/// How long the kernel may take to see a signal, between two of them, and in all. After that the thread is abandoned.
 const SIGNAL_EVERY: Duration = Duration::from_millis(20);
 const GIVE_UP: Duration = Duration::from_secs(5);
-/// Interrupts the work. Ignored where nothing else is said, so that one too many does no harm; nothing else uses it here.
+/// Interrupts the work. Ignored by default, so that one too many does no harm; nothing else uses it here.
 const INTERRUPT: Signal = Signal::SIGURG;
 
 /// Why there is no result.
@@ -45,7 +45,7 @@ pub(super) fn bounded<T: Send + 'static, S>(
         .name("load".to_owned())
         .spawn(move || {
             block_signals();
-            // Nobody waits any more: the result goes.
+            // The caller has given up: the result is dropped.
             let _ = sender.send(work());
         })
         .map_err(|_| Failure::Thread)?;
@@ -68,7 +68,7 @@ pub(super) fn bounded<T: Send + 'static, S>(
     }
 }
 
-/// Signals of the process are for other threads: one here would end a load that nobody wants to end.
+/// Signals of the process are for other threads: one here would interrupt the load.
 fn block_signals() {
     let mut blocked = SigSet::all();
     blocked.remove(INTERRUPT);
@@ -127,7 +127,7 @@ mod tests {
         let result = bounded(
             Duration::ZERO,
             || "reading",
-            |_, _| panic!("before the first word is due"),
+            |_, _| panic!("before the first message is due"),
             move || {
                 let mut byte = [0u8];
                 // SAFETY: one byte, live. Not by the standard library, which tries again.

@@ -4,8 +4,8 @@
 //! CAP_SYS_ADMIN, which `gregor run` does without. Links are found in every network namespace; netlink filters (clsact) only
 //! in this one.
 //!
-//! A program is ours when it has one of our names *and* uses our maps: anybody may call a program `gregor`. The maps that
-//! mark it are ones that every version has had; whoever renames them leaves older programs to be found here.
+//! A program is ours when it has one of our names *and* uses our maps: any program may be called `gregor`. The maps that
+//! identify it are ones that every version has: with other names, programs of older versions would not be found.
 
 use std::{
     collections::HashSet,
@@ -46,13 +46,13 @@ pub struct DetachReport {
 /// Removes every program that any gregor made, and what is pinned in a directory.
 pub fn detach_all(state: &Path) -> anyhow::Result<DetachReport> {
     let mut report = DetachReport::default();
-    // First: a process that lives puts back what it finds missing.
+    // First: a running process attaches again what it finds missing.
     if let Err(error) = dismiss(state) {
         report
             .failures
             .push(format!("{}: {error}", state.display()));
     }
-    // Filters and pins go whatever becomes of the links.
+    // Filters and pins are removed even if links cannot be.
     let programs = our_programs();
     match &programs {
         Ok(programs) => {
@@ -217,7 +217,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_program_is_known_by_its_maps() {
+    fn a_program_is_identified_by_its_maps() {
         let map = |name: &str, value_bytes, elements| Map {
             name: name.to_owned(),
             value_bytes,

@@ -23,9 +23,9 @@ const TCA_BPF_ID: u16 = 11;
 pub(super) struct Filter {
     ifindex: u32,
     pub handle: u32,
-    /// Priority and protocol, as the kernel tells them.
+    /// Priority and protocol, as the kernel reports them.
     info: u32,
-    /// Of the program, as whoever attached it calls it.
+    /// Of the program, as given when it was attached.
     pub name: String,
     /// Of the program.
     pub program_id: u32,
@@ -56,7 +56,7 @@ fn filters_at(ifindex: u32, parent: u32) -> io::Result<Vec<Filter>> {
         });
     match answer {
         Ok(()) => Ok(filters),
-        // No clsact, or the interface has gone meanwhile.
+        // No clsact, or the interface was removed meanwhile.
         Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENODEV)) => {
             Ok(Vec::new())
         }
@@ -78,7 +78,7 @@ fn message(ifindex: u32, parent: u32, handle: u32, info: u32) -> [u8; MESSAGE] {
     message
 }
 
-/// What a message tells of a filter; `None` for what is not one with a program.
+/// The filter of a message; `None` for one without a program.
 fn filter(body: &[u8]) -> Option<Filter> {
     let (message, rest) = body.split_first_chunk::<MESSAGE>()?;
     let word = |at: usize| {
@@ -140,7 +140,7 @@ mod tests {
             program_id: 77,
         };
         assert_eq!(filter(&body), Some(expected));
-        // The head of a chain, which has no program.
+        // The first message of a chain, which has no program.
         assert_eq!(filter(&body[..MESSAGE + 8]), None);
         assert_eq!(filter(&body[..7]), None);
     }

@@ -1,4 +1,4 @@
-//! What an error of loading means to whoever runs gregor: the reason and the remedy, on one line.
+//! Explains an error of loading to the operator: the reason and the remedy, on one line.
 
 use std::fmt;
 
@@ -79,7 +79,7 @@ impl Diagnosis {
     }
 }
 
-/// What to do about an error number, whatever came of it.
+/// The remedy for an error number.
 fn of_number(number: i32, node: &Node, wanted: &Wanted) -> Option<String> {
     match number {
         libc::EPERM | libc::EACCES => Some(permission(node, wanted)),
@@ -115,13 +115,13 @@ fn of_program(refused: &Refused, node: &Node, wanted: &Wanted) -> Option<String>
         libc::EAGAIN | libc::EINTR => Some("it was interrupted; try again".to_owned()),
         ENOTSUPP => Some("sysctl net.core.bpf_jit_enable=1".to_owned()),
         libc::EINVAL | libc::E2BIG => Some(format!(
-            "this kernel does not know this kind of program; {UNSUPPORTED}"
+            "this kernel does not have this kind of program; {UNSUPPORTED}"
         )),
         number => of_number(number, node, wanted),
     }
 }
 
-/// Who forbids bpf(2).
+/// What forbids bpf(2).
 fn permission(node: &Node, wanted: &Wanted) -> String {
     if !node.missing_capabilities.is_empty() {
         return format!("missing {}; {GRANT}", node.missing_capabilities.join(" "));
@@ -344,7 +344,7 @@ mod tests {
                 "",
                 &node(),
                 "EINVAL",
-                "does not know this kind of program",
+                "does not have this kind of program",
             ),
             (libc::EAGAIN, "", &node(), "EAGAIN", "try again"),
             (ENOTSUPP, "", &node(), "ENOTSUPP", "bpf_jit_enable"),
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn xdp_where_the_kernel_has_not_what_it_takes() {
+    fn xdp_on_a_kernel_without_the_helper() {
         assert_eq!(
             line(&DatapathError::NoXdpLoadBytes, &node()),
             "this kernel has no bpf_xdp_load_bytes (Linux 5.18); use hook = \"tcx\" or \"clsact\""

@@ -1,6 +1,6 @@
 //! How answers leave an interface: straight into the pod's end of its veth, or as any frame where there is no such end.
 //!
-//! `bpf_redirect_peer` spares an answer the way out: the queueing discipline, a second interrupt, and the programs and
+//! `bpf_redirect_peer` bypasses the egress path: the queueing discipline, a second interrupt, and the programs and
 //! filters there, which have never seen a query that was answered on the way in; one that tracks connections would drop
 //! the reply. It needs a veth whose peer lives in another network namespace: for any other interface it would drop the
 //! frame.
@@ -29,7 +29,7 @@ impl PeersElsewhere {
         Self::ask(None)
     }
 
-    /// Whatever cannot be found out is taken for an interface without such a peer, which costs time, not answers.
+    /// Where that cannot be found out, the interface counts as one without such a peer, which costs time, not answers.
     fn ask(ifindex: Option<u32>) -> Self {
         Self(found(ifindex).unwrap_or_default())
     }

@@ -38,7 +38,7 @@ impl FilterChanges {
     /// Ready when there was a change or more since the last time. Cancel-safe.
     ///
     /// # Errors
-    /// When the socket is of no use any more.
+    /// When the socket has failed.
     pub async fn next(&self) -> io::Result<()> {
         loop {
             let mut guard = self.0.readable().await?;

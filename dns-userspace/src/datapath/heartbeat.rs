@@ -34,7 +34,7 @@ impl Heartbeat {
         }
     }
 
-    /// The responder is there for this much longer.
+    /// Renews the deadline by this much.
     pub fn renew(&self, valid: Duration) {
         let address = self
             .socket

@@ -57,7 +57,7 @@ impl Interfaces {
         }
     }
 
-    /// Says how answers leave an interface that has a bucket.
+    /// Sets how answers leave an interface that has a bucket.
     pub fn set_reply_path(&mut self, index: u32, egress: u64) -> Result<(), DatapathError> {
         let slot = interface_slot(index);
         let Plain(mut interface) = self.slots.get(&slot, 0).map_err(failed)?;
@@ -79,7 +79,7 @@ impl Interfaces {
         Ok(())
     }
 
-    /// Takes away what belongs to interfaces that are gone: an index that is used again inherits nothing.
+    /// Removes the buckets of interfaces that were removed: an index that is used again inherits nothing.
     pub fn retain(&mut self, is_there: impl Fn(u32) -> bool) {
         for slot in 0..abi::INTERFACE_SLOTS {
             if let Ok(Plain(holder)) = self.slots.get(&slot, 0)
@@ -95,7 +95,7 @@ impl Interfaces {
         }
     }
 
-    /// Takes it away; an interface that has none is no error.
+    /// Removes the bucket of an interface; one that has none is no error.
     pub fn remove(&mut self, index: u32) {
         let slot = interface_slot(index);
         match self.slots.get(&slot, 0) {

@@ -147,8 +147,8 @@ fn object(path: &CStr, descriptor: i32) -> Attr {
     Attr([address as u32, (address >> 32) as u32, descriptor as u32, 0])
 }
 
-/// The head of `struct bpf_link_info`, with the fields of a tcx link; that of a namespace has its inode in the place of the
-/// interface.
+/// The beginning of `struct bpf_link_info`, with the fields of a tcx link; that of a namespace has its inode in the place of
+/// the interface.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct LinkInfo {
@@ -224,7 +224,7 @@ pub(super) fn program_name(program: impl AsFd) -> io::Result<String> {
     Ok(String::from_utf8_lossy(name.unwrap_or_default()).into_owned())
 }
 
-/// The head of `struct bpf_prog_info`, down to the name. What asks for more than numbers stays zero: nothing is copied.
+/// The beginning of `struct bpf_prog_info`, down to the name. The pointers in it stay zero: nothing is copied.
 #[repr(C, align(8))]
 #[derive(Default)]
 struct ProgramInfo {

@@ -66,7 +66,7 @@ impl Mapping<dns_common::dfa::Table> {
     /// Writes the first entries of the table; no program may run with it yet.
     pub fn fill(&mut self, entries: &[u32]) {
         let len = entries.len().min(dns_common::dfa::TABLE_LEN);
-        // SAFETY: the mapping has one table, and nobody else looks at it yet.
+        // SAFETY: the mapping has one table, and no program reads it yet.
         unsafe {
             std::ptr::copy_nonoverlapping(entries.as_ptr(), self.start.cast().as_ptr(), len);
         }

@@ -11,12 +11,12 @@ use super::sys::{Attr, descriptor};
 const BPF_MAP_CREATE: libc::c_int = 0;
 const BPF_MAP_TYPE_ARRAY: u32 = 2;
 
-/// What became of the limit.
+/// The state of the limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Memlock {
     /// The kernel does not charge it.
     NotCharged,
-    /// It charges it, and the limit is off.
+    /// It charges it, and the limit is unlimited.
     Unlimited,
     /// It charges it, and this many bytes are what this process may have; of all processes of its user together.
     Limited(u64),
@@ -24,8 +24,8 @@ pub enum Memlock {
     Unknown,
 }
 
-/// Finds out, and raises the limit as far as this process may when it is charged. To be called before anything is loaded,
-/// since there is no room at all for a moment; later calls return what the first one found.
+/// Finds out, and raises the limit as far as this process may when it is charged. To be called before anything is loaded, since
+/// the limit is zero for a moment; later calls return what the first one found.
 pub fn raise_memlock() -> Memlock {
     static FOUND: OnceLock<Memlock> = OnceLock::new();
     *FOUND.get_or_init(|| {
@@ -43,7 +43,7 @@ fn try_and_raise() -> io::Result<Memlock> {
     setrlimit(Resource::RLIMIT_MEMLOCK, soft, hard)?;
     match without_room {
         Ok(()) => Ok(Memlock::NotCharged),
-        // That is also what a process without CAP_BPF gets: then room does not help.
+        // That is also what a process without CAP_BPF gets: then a higher limit does not help.
         Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
             let limit = raise();
             create_map().map(|()| limit)
@@ -60,7 +60,7 @@ fn create_map() -> io::Result<()> {
     descriptor(BPF_MAP_CREATE, attr).map(drop)
 }
 
-/// As far as this process may: CAP_SYS_RESOURCE takes the limit off, anybody may go up to the hard one.
+/// As far as this process may: CAP_SYS_RESOURCE removes the limit, any process may raise it to the hard one.
 fn raise() -> Memlock {
     if setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY).is_ok() {
         return Memlock::Unlimited;

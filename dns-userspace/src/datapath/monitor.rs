@@ -1,4 +1,4 @@
-//! Reads what a program tells of its own decisions, and tells it whether anybody listens.
+//! Reads the events in which a program reports its own decisions, and enables them.
 
 use std::{io, mem::size_of, sync::Arc, time::Duration};
 
@@ -18,7 +18,7 @@ use crate::rules::RuleSet;
 /// Most events taken in one turn.
 const BATCH: usize = 64;
 
-/// What the program decided by itself.
+/// A decision of the program itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
     Answered,
@@ -27,7 +27,7 @@ pub enum Decision {
     Passed(Reason),
 }
 
-/// A query that never came to the responder.
+/// A query that never reached the responder.
 #[derive(Clone, Debug)]
 pub struct Decided {
     /// Interface that the query came in on.
@@ -37,7 +37,7 @@ pub struct Decided {
     pub frame: Vec<u8>,
 }
 
-/// Whether one program tells what it decides.
+/// The switch for the events of one program.
 pub struct Switch(Mapping<Monitor>);
 
 impl Switch {
@@ -53,7 +53,7 @@ impl Switch {
         self.0.element(0)
     }
 
-    /// Somebody listens for this much longer.
+    /// The program reports its decisions for this much longer.
     pub fn listen_for(&self, valid: Duration) {
         if let Some(monitor) = self.monitor() {
             let until = monotonic_ns().saturating_add(valid.as_nanos() as u64);
@@ -61,14 +61,14 @@ impl Switch {
         }
     }
 
-    /// Nobody listens.
+    /// The program reports nothing from now on.
     pub fn stop(&self) {
         if let Some(monitor) = self.monitor() {
             monitor.until_ns.store(0);
         }
     }
 
-    /// Decisions that were not told although somebody listened, since the program was loaded; a race may lose some.
+    /// Decisions that were not reported although they were asked for, since the program was loaded; a race may lose some.
     pub fn left_out(&self) -> u64 {
         self.monitor().map_or(0, |monitor| monitor.left_out.load())
     }

@@ -1,6 +1,6 @@
 //! Asks the kernel whether the driver of an interface runs XDP programs itself, without attaching one.
 //!
-//! The generic netlink family `netdev` of Linux 6.3 tells; the few messages are put together here.
+//! The answer is in the generic netlink family `netdev` of Linux 6.3; its few messages are encoded here.
 
 use std::io;
 
@@ -22,7 +22,7 @@ const NETDEV_XDP_ACT_BASIC: u64 = 1;
 /// `struct genlmsghdr`.
 const HEADER: usize = 4;
 
-/// How each of these interfaces would run a program; `None` where the kernel does not tell.
+/// How each of these interfaces would run a program; `None` where the kernel does not say.
 pub fn xdp_modes(indexes: &[u32]) -> Vec<Option<XdpMode>> {
     let asked = Asker::open();
     indexes

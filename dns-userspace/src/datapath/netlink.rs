@@ -6,9 +6,9 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 /// `struct nlmsghdr`.
 const HEADER: usize = 16;
-/// The kernel answers at once; this is for a kernel that does not.
+/// The kernel answers at once; this limit is for one that does not.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Room for one datagram of a dump.
+/// Buffer size for one datagram of a dump.
 const BUFFER: usize = 64 << 10;
 
 /// A socket of one netlink protocol.
@@ -22,8 +22,8 @@ impl Netlink {
         Ok(Self(socket))
     }
 
-    /// Sends one request and visits every message of the answer: its type, and what stands behind its header. An error
-    /// that the kernel tells is one of this call.
+    /// Sends one request and visits every message of the answer: its type, and what follows its header. An error that the
+    /// kernel reports is an error of this call.
     pub fn ask(
         &self,
         kind: u16,
@@ -88,7 +88,7 @@ impl Netlink {
     }
 }
 
-/// Attributes of a netlink message: name and value. A length that lies ends them.
+/// Attributes of a netlink message: name and value. A wrong length ends them.
 pub fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let length = usize::from(u16::from_ne_bytes(*bytes.first_chunk()?));
@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn attributes_are_found_and_lies_about_lengths_end_the_search() {
+    fn attributes_are_found_and_wrong_lengths_end_the_search() {
         let list = [
             &[5, 0, 1, 0, 7, 0, 0, 0][..],
             &[8, 0, 2, 0x80, 1, 2, 3, 4],

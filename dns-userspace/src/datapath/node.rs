@@ -1,4 +1,4 @@
-//! What of this process and node may be why the kernel refuses maps or programs.
+//! The properties of this process and node for which the kernel may refuse maps or programs.
 
 use std::{fs, path::Path};
 
@@ -24,7 +24,7 @@ pub struct Node {
     pub memlock: Memlock,
     /// Whether the kernel has type information, which programs of several functions need.
     pub has_btf: bool,
-    /// Of the cgroup, in bytes; `None` without one, or where it is not to be seen.
+    /// Of the cgroup, in bytes; `None` without one, or where it is not visible.
     pub memory_limit: Option<u64>,
     /// `integrity` or `confidentiality`.
     pub lockdown: Option<String>,
@@ -48,7 +48,7 @@ impl Node {
         }
     }
 
-    /// Whether the verifier holds this process to the rules for anybody.
+    /// Whether the verifier applies the rules for unprivileged processes.
     pub(super) fn is_unprivileged(&self) -> bool {
         ["CAP_BPF", "CAP_PERFMON"]
             .iter()
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn user_namespaces_and_lockdown() {
+    fn user_namespaces_and_lockdown_modes() {
         assert!(is_initial("         0          0 4294967295\n"));
         assert!(!is_initial("         0       1000          1\n"));
         assert_eq!(lockdown("[none] integrity confidentiality\n"), None);

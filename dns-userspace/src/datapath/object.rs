@@ -15,7 +15,7 @@ use super::{
 
 pub(super) static OBJECT: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/gregor-ebpf"));
-/// The same with a line about every decision.
+/// The same, with a log line for every decision.
 pub(super) static LOGGING_OBJECT: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/gregor-ebpf-log"));
 

@@ -60,7 +60,7 @@ struct Block {
 /// The command that makes an interface leave tags in frames; `None` for one that does.
 ///
 /// # Errors
-/// When the interface is gone.
+/// When the interface does not exist.
 pub fn vlan_offload_remedy(interface: &str) -> io::Result<Option<String>> {
     match active(interface) {
         Ok(features) => Ok(turn_off(interface, &features)),
@@ -154,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_names_what_is_on() {
+    fn the_command_names_the_enabled_features() {
         assert_eq!(turn_off("eth0", &[]), None);
         assert_eq!(
             turn_off("eth0", &["rx-vlan-hw-parse"]).unwrap(),
@@ -168,7 +168,7 @@ mod tests {
 
     /// The loopback has features, none of which is about VLANs; asking needs no privilege.
     #[test]
-    fn the_kernel_is_understood() {
+    fn the_features_of_the_kernel_are_parsed() {
         assert_eq!(vlan_offload_remedy("lo").unwrap(), None);
         assert!(vlan_offload_remedy("no such interface").is_err());
         assert!(vlan_offload_remedy("nosuch0").is_err());

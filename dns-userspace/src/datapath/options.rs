@@ -34,7 +34,7 @@ pub struct LoadOptions {
     pub hit_lanes: usize,
 }
 
-/// Interfaces whose slot in the array is taken by another one. Indexes are given out one after the other, so of a few hundred
+/// Interfaces whose slot in the array is used by another one. Indexes are given out one after the other, so of a few hundred
 /// interfaces a few collide, and only on a node that has seen thousands come and go.
 const SHARED_SLOTS: u32 = 1024;
 
@@ -72,7 +72,7 @@ pub fn wanted(options: &LoadOptions) -> Wanted {
 pub(super) mod tests {
     use super::*;
 
-    /// What the maps take with room for so many answers.
+    /// What the maps take with this many answers.
     pub(in super::super) fn footprint(answers: usize, processors: usize) -> Footprint {
         let options = LoadOptions {
             servers: Vec::new(),

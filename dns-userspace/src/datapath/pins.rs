@@ -24,7 +24,7 @@ use super::{causes::one_line, link::BpfLink};
 /// The default directory for pins.
 pub const STATE: &str = "/sys/fs/bpf/gregor";
 
-/// A directory whose presence says that the programs are off their hooks because somebody wants so: bpffs takes no plain files.
+/// A directory as a marker: its presence means that the programs were detached on purpose. bpffs takes no plain files.
 const DISMISSED: &str = "detached";
 
 /// The folder of links in that of a version.
@@ -90,7 +90,7 @@ impl State {
         Ok(state)
     }
 
-    /// Whether `detach --all` took the programs off, or does so now: they are not put back then.
+    /// Whether `detach --all` has detached the programs, or does so now: they are not attached again then.
     pub fn is_dismissed(&self) -> bool {
         self.root.join(DISMISSED).exists()
     }
@@ -103,7 +103,7 @@ impl State {
         };
         loop {
             let directory = match File::open(&self.root) {
-                // One that ends in order takes the directory away.
+                // A process that ends in order removes the directory.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     fs::create_dir_all(&self.root).map_err(failed)?;
                     continue;
@@ -117,7 +117,7 @@ impl State {
                     let _ = fs::remove_dir(self.root.join(DISMISSED));
                     return Ok(Some(Claim { _lock: lock }));
                 }
-                // It was taken away between opening and locking: a lock on it excludes no other process.
+                // It was removed between opening and locking: a lock on it excludes no other process.
                 Ok(_) => {}
                 Err((_, Errno::EWOULDBLOCK)) => return Ok(None),
                 Err((_, errno)) => return Err(failed(errno.into())),
@@ -173,7 +173,7 @@ impl State {
         links
     }
 
-    /// Removes what other ABI versions have pinned: their programs are off their hooks then.
+    /// Removes what other ABI versions have pinned, which detaches their programs.
     pub(super) fn remove_other_versions(&self) {
         for path in versions(&self.root) {
             if path != self.version() {
@@ -188,11 +188,11 @@ impl State {
         files(&self.version()).iter().all(|path| path.is_dir()) && files(&self.links()).is_empty()
     }
 
-    /// Removes all that is pinned, links off their hooks first. Only for the one who has the lock.
+    /// Removes all that is pinned; links are detached first. Only for the holder of the lock.
     pub fn remove(&self) {
         remove_version(&self.version());
         let _ = fs::remove_dir(self.root.join(DISMISSED));
-        // Stays where another version is in it.
+        // Stays if it has another version.
         let _ = fs::remove_dir(&self.root);
     }
 }
@@ -215,8 +215,8 @@ pub(super) fn linked_programs(root: &Path) -> HashSet<u32> {
         .collect()
 }
 
-/// Removes what is pinned in a directory. The sign of [`dismiss`] stays while a process owns the directory. `removed` is called
-/// with each path. Returns what failed.
+/// Removes what is pinned in a directory. The marker of [`dismiss`] stays while a process owns the directory. `removed` is
+/// called with each path. Returns what failed.
 pub(super) fn clear(root: &Path, removed: &mut impl FnMut(&Path)) -> Vec<String> {
     let failures = versions(root)
         .flat_map(|version| remove_tree(&version, removed))
@@ -225,7 +225,7 @@ pub(super) fn clear(root: &Path, removed: &mut impl FnMut(&Path)) -> Vec<String>
     failures
 }
 
-/// Removes a directory in which nothing is left but the sign of [`dismiss`], unless a process owns it.
+/// Removes a directory in which nothing is left but the marker of [`dismiss`], unless a process owns it.
 pub fn forget(root: &Path) {
     let owner = File::open(root).map(|root| Flock::lock(root, FlockArg::LockExclusiveNonblock));
     if matches!(owner, Ok(Ok(_))) {
@@ -234,7 +234,7 @@ pub fn forget(root: &Path) {
     }
 }
 
-/// Says that the programs are to stay off their hooks as long as the process lives that owns the directory now.
+/// Sets the marker: the programs are to stay detached as long as the process lives that owns the directory now.
 pub(super) fn dismiss(root: &Path) -> io::Result<()> {
     match fs::create_dir(root.join(DISMISSED)) {
         Err(error)
@@ -267,7 +267,7 @@ fn remove_tree(directory: &Path, removed: &mut impl FnMut(&Path)) -> Vec<String>
             failures.extend(remove_tree(&path, removed));
             continue;
         }
-        // No link, or one whose interface is gone: the pin goes all the same.
+        // No link, or one whose interface was removed: the pin is removed all the same.
         if let Ok(link) = BpfLink::from_pin(&path) {
             let _ = link.detach();
         }
@@ -328,7 +328,7 @@ pub(super) fn unpin(path: &Path) {
     }
 }
 
-/// Pins a link in the place of one that is gone.
+/// Pins a link in the place of one that has ended.
 pub(super) fn pin_link(link: &BpfLink, path: &Path) -> io::Result<()> {
     match link.pin(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
@@ -367,9 +367,9 @@ mod tests {
         fs::remove_dir_all(&root).unwrap();
     }
 
-    /// The owner sees the sign until it ends.
+    /// The owner sees the marker until it ends.
     #[test]
-    fn the_sign_of_a_dismissal_stays_with_the_owner() {
+    fn the_marker_of_a_dismissal_stays_with_the_owner() {
         let root = directory("dismissed");
         let state = State { root: root.clone() };
         let claim = state.try_claim().unwrap().unwrap();

@@ -5,8 +5,8 @@ use aya::{
     sys::{BpfHelper, is_helper_supported},
 };
 
-/// Whether XDP programs may load bytes at any offset of a frame. Without, they cannot be told apart by what the kernel says:
-/// it knows neither the flag for frames in fragments, which came with the helper.
+/// Whether XDP programs may load bytes at any offset of a frame. Found out by the flag for frames in fragments, which came with
+/// the helper: the kernel does not list its helpers.
 pub(super) fn has_xdp_load_bytes() -> bool {
     // A kernel that does not say is asked by loading.
     is_helper_supported(ProgramType::Xdp, BpfHelper::BPF_FUNC_xdp_load_bytes).unwrap_or(true)

@@ -67,18 +67,18 @@ impl Attached {
     }
 }
 
-/// What of the answers a program brings, as long as another program's is in force.
+/// The view of a program on the answers, while another program's is in force.
 pub(super) struct Pending {
-    /// Where it has tables of another size.
+    /// Its tables, where they have another size.
     pub tables: Option<Tables>,
     pub view: View,
 }
 
 /// One loaded program with one rule set, and the interfaces that it is attached to.
 pub struct Datapath {
-    // Links before the program, so that they go first.
+    // Links before the program, so that they are dropped first.
     pub(super) links: HashMap<u32, Attached>,
-    /// Links of a predecessor in another place than this program's: they go once this one is on its interfaces.
+    /// Links of a predecessor in another place than this program's: they are dropped once this one is on its interfaces.
     pub(super) leftovers: Vec<(PathBuf, BpfLink)>,
     /// Missing in objects that hold nothing but a program for interfaces.
     pub(super) steering: Option<Steering>,
@@ -149,7 +149,7 @@ impl Datapath {
         }
     }
 
-    /// Interfaces that another process took this program off. They are to be attached anew.
+    /// Interfaces from which another process detached this program. They are to be attached again.
     pub fn forget_removed(&mut self) -> Vec<Interface> {
         let order = self.options.order;
         let removed: Vec<u32> = self
@@ -174,7 +174,7 @@ impl Datapath {
         self.options.hook == Hook::Clsact
     }
 
-    /// What gets the frames of each interface before this program. One that the kernel tells nothing of is left out.
+    /// What gets the frames of each interface before this program. An interface is left out where the kernel does not say.
     pub fn in_front(&self) -> Vec<(Interface, Vec<InFront>)> {
         let order = self.options.order;
         self.links
@@ -186,8 +186,8 @@ impl Datapath {
             .collect()
     }
 
-    /// Moves this program in front of those that are there [by chance](InFront::is_by_chance). On an error it is off the
-    /// interface.
+    /// Moves this program in front of those that are there [by chance](InFront::is_by_chance). On an error it is detached from
+    /// the interface.
     pub fn move_in_front(&mut self, index: u32) -> Result<(), DatapathError> {
         let Some(mut held) = self.links.remove(&index) else {
             return Ok(());
@@ -207,7 +207,7 @@ impl Datapath {
         }
     }
 
-    /// Pins a link. One that cannot be is there all the same, as long as this process is.
+    /// Pins a link. One that cannot be pinned lasts as long as this process.
     fn pin(&self, interface: &Interface, link: &Link) -> Option<PathBuf> {
         let (Some(state), Link::Bpf(link, _)) = (&self.state, link) else {
             return None;
@@ -236,7 +236,7 @@ impl Datapath {
         }
     }
 
-    /// Detaches from an interface; one that is gone already is not an error.
+    /// Detaches from an interface; one that does not exist is not an error.
     pub fn detach(&mut self, index: u32) {
         if let Some(attached) = self.links.remove(&index) {
             attached.detach();
@@ -245,7 +245,7 @@ impl Datapath {
         self.shared.answers.release_interface(index);
     }
 
-    /// Says which TCP connections are to be steered and where; nothing is until [`Datapath::attach_steering`].
+    /// Sets which TCP connections are to be steered and where; nothing is until [`Datapath::attach_steering`].
     pub fn configure_steering(
         &mut self,
         mode: SteerMode,
@@ -260,8 +260,8 @@ impl Datapath {
         }
     }
 
-    /// Begins to steer the TCP connections of the calling thread's network namespace, in one step with the end of what an
-    /// earlier program does there.
+    /// Begins to steer the TCP connections of the calling thread's network namespace, in the place of an earlier program in one
+    /// step.
     pub fn attach_steering(
         &mut self,
         previous: Option<&mut Datapath>,
@@ -322,7 +322,7 @@ impl Datapath {
         }
     }
 
-    /// Detaches from every interface, and steers no more.
+    /// Detaches from every interface, and stops steering.
     pub fn detach_all(&mut self) {
         if let Some(steering) = &mut self.steering {
             steering.detach();
@@ -352,7 +352,7 @@ impl Datapath {
         attached
     }
 
-    /// Who runs the program on an interface: `None` where it is not on XDP.
+    /// Whether the driver or the kernel runs the program on an interface: `None` where it is not on XDP.
     pub fn mode(&self, index: u32) -> Option<XdpMode> {
         self.links.get(&index)?.link.mode()
     }
@@ -387,7 +387,7 @@ impl Datapath {
         &self.shared.switch
     }
 
-    /// What programs decide by themselves; may be taken once, within a tokio runtime.
+    /// The decisions of the programs themselves; may be taken once, within a tokio runtime.
     pub fn decisions(&mut self) -> Result<Decisions, DatapathError> {
         let buffer = self
             .shared
@@ -413,7 +413,7 @@ impl Datapath {
             })
     }
 
-    /// What this program answers by itself.
+    /// The answers that this program serves by itself.
     pub fn answers(&self) -> &Arc<Answers> {
         &self.shared.answers
     }

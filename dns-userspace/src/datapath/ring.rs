@@ -12,7 +12,7 @@ use tokio::io::unix::AsyncFd;
 use super::{Answers, Intercepted, rule_sets::RuleSets};
 use crate::{monitor::Exchange, rules::RuleSet};
 
-/// How long [`Ring::next`] waits before it returns empty-handed, so that its caller can renew the heartbeat.
+/// How long [`Ring::next`] waits before it returns without a query, so that its caller can renew the heartbeat.
 const IDLE: Duration = Duration::from_millis(250);
 /// Most queries of one turn. The heartbeat is renewed between turns: on a node whose processors are busy, a turn of a few
 /// hundred replies took longer than the programs wait for it.
@@ -98,8 +98,8 @@ fn decode(record: &[u8], sets: &RuleSets, answers: &Arc<Answers>) -> Option<Inte
     })
 }
 
-/// A query that an earlier process was to answer, under rules that may be gone: the rule that matches it now, or an index out of
-/// range where none does.
+/// A query for an earlier process, under rules that may have changed: the rule that matches it now, or an index out of range
+/// where none does.
 fn matched_anew(frame: &[u8], sets: &RuleSets) -> (Arc<RuleSet>, usize) {
     let rules = sets.current();
     let rule = Exchange::parse(frame).and_then(|exchange| rules.find(&exchange.qname));

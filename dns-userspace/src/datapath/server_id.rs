@@ -1,10 +1,10 @@
-//! The number that stands for a server address in the keys of answers.
+//! The number of a server address in the keys of answers.
 
 use std::net::{IpAddr, Ipv6Addr};
 
 use dns_common::abi;
 
-/// What stands for a server in the keys of answers.
+/// The number of a server in the keys of answers.
 pub(super) fn server_id(address: IpAddr) -> u32 {
     let mapped = match address {
         IpAddr::V4(address) => address.to_ipv6_mapped(),

@@ -46,7 +46,7 @@ pub(super) const SHARED: [&str; 17] = [
     names::ABSENT,
     names::HITS,
 ];
-/// Those of them that belong together: where one has another size, all are made anew.
+/// Those of them that belong together: where one has another size, all are created again.
 const TABLES: [&str; 5] = [
     names::INDEX,
     names::ANSWERS,
@@ -55,7 +55,7 @@ const TABLES: [&str; 5] = [
     names::HITS,
 ];
 
-/// What a process needs to know of the tables, beside what is in them.
+/// The properties of the tables that are not in the tables themselves.
 const META: &str = "META";
 const META_WORDS: u32 = 3;
 const SEED: u32 = 0;
@@ -68,9 +68,9 @@ pub(super) struct Pinned {
     pub paths: Vec<(&'static str, std::path::PathBuf)>,
     /// Paths at which there was no map before.
     pub new: Vec<std::path::PathBuf>,
-    /// The answers of tables that are made anew.
+    /// The answers of tables that are created again.
     pub import: Option<Mapping<Slot>>,
-    /// Whether the tables are made anew.
+    /// Whether the tables are created again.
     pub new_tables: bool,
     pub seed: u64,
 }
@@ -177,7 +177,7 @@ pub struct Shared {
     ring: Mutex<Option<RingBuf<MapData>>>,
     decisions: Mutex<Option<RingBuf<MapData>>>,
     pub(super) rules: Arc<RuleSets>,
-    /// Every shared map once more, to pin it again where its pin is gone.
+    /// Every shared map once more, to pin it again where its pin was removed.
     pins: Mutex<Vec<(std::path::PathBuf, MapData)>>,
 }
 
@@ -231,8 +231,8 @@ impl Shared {
         Ok(())
     }
 
-    /// Pins what is pinned no more, or what another map is in the place of: a load that failed may have left that, or somebody
-    /// has made bpffs anew.
+    /// Pins again what is no longer pinned, or where another map is pinned: after a load that failed, or after bpffs was
+    /// mounted anew.
     pub(super) fn pin_again(&self) -> Result<(), DatapathError> {
         for (path, map) in lock(&self.pins).iter() {
             let own = map.info().map(|info| info.id()).ok();
@@ -248,7 +248,7 @@ impl Shared {
                 continue;
             }
             if let Some(directory) = path.parent() {
-                // What is wrong with it is seen when the map is pinned.
+                // Pinning the map reports what is wrong with it.
                 let _ = std::fs::create_dir_all(directory);
             }
             unpin(path);
@@ -260,7 +260,7 @@ impl Shared {
         Ok(())
     }
 
-    /// What the programs answer by themselves.
+    /// The answers that the programs serve by themselves.
     pub fn answers(&self) -> &Arc<Answers> {
         &self.answers
     }

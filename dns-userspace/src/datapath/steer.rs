@@ -31,13 +31,13 @@ use crate::model::{Listeners, SteerMode, SteeredClients};
 /// Name of the program in the kernel's listings.
 pub(super) const PROGRAM: &str = "gregor_tcp";
 
-/// The clients of one loaded program: those that were told TC=1, and those that are the node itself.
+/// The clients of one loaded program: those that have received TC=1, and those that are the node itself.
 #[derive(Clone, Debug)]
 pub struct Steered(Arc<Mutex<Clients>>);
 
 #[derive(Debug)]
 struct Clients {
-    told: BpfHashMap<MapData, [u64; 2], u64>,
+    truncated: BpfHashMap<MapData, [u64; 2], u64>,
     own: BpfHashMap<MapData, [u64; 2], u8>,
 }
 
@@ -45,7 +45,7 @@ impl Steered {
     /// From now on, and for this long, TCP connections of `client` are steered.
     pub fn insert(&self, client: IpAddr, valid: Duration) -> Result<(), MapError> {
         let until = monotonic_ns().saturating_add(valid.as_nanos() as u64);
-        self.lock().told.insert(key(client), until, 0)
+        self.lock().truncated.insert(key(client), until, 0)
     }
 
     /// The addresses of the node: connections from them are never steered.
@@ -112,7 +112,7 @@ impl SteeringMaps {
                 listeners: take(ebpf, maps::LISTENERS)?,
             }),
             steered: Steered(Arc::new(Mutex::new(Clients {
-                told: take(ebpf, maps::STEERED)?,
+                truncated: take(ebpf, maps::STEERED)?,
                 own: take(ebpf, maps::OWN)?,
             }))),
         }))
@@ -160,7 +160,7 @@ impl Held {
 }
 
 pub(super) struct Steering {
-    // Before everything else, so that it goes first.
+    // Before everything else, so that it is dropped first.
     link: Option<Held>,
     /// How long the kernel took for the program, or why it refuses it.
     program: Result<Duration, Refused>,
@@ -278,7 +278,7 @@ impl Steering {
         self.is_attached
     }
 
-    /// Whether another process detached the link. It is forgotten then, to be attached anew.
+    /// Whether another process detached the link. It is dropped then, to be attached again.
     pub fn forget_removed(&mut self) -> bool {
         let is_removed = self
             .link
@@ -316,14 +316,19 @@ impl Steering {
 }
 
 impl Steered {
-    /// Copies what another program was told, without touching what is told to this one meanwhile.
+    /// Copies the clients of another program, without replacing those that this one gets meanwhile.
     fn take_over(&self, previous: &Steered) {
         const NO_EXIST: u64 = 1;
-        let told: Vec<_> = previous.lock().told.iter().filter_map(Result::ok).collect();
+        let truncated: Vec<_> = previous
+            .lock()
+            .truncated
+            .iter()
+            .filter_map(Result::ok)
+            .collect();
         let mut clients = self.lock();
-        for (client, until) in told {
-            // One that is there already was told later.
-            let _ = clients.told.insert(client, until, NO_EXIST);
+        for (client, until) in truncated {
+            // One that is there already is newer.
+            let _ = clients.truncated.insert(client, until, NO_EXIST);
         }
     }
 }
@@ -351,7 +356,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn clients_are_told_in_the_byte_order_of_packets() {
+    fn clients_are_in_the_byte_order_of_packets() {
         let four = key("10.1.2.3".parse().unwrap());
         let mapped = key("::ffff:10.1.2.3".parse().unwrap());
         assert_eq!(four, mapped);

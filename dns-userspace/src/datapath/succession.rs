@@ -31,8 +31,8 @@ impl Datapath {
         Ok(Some(Pending { tables, view }))
     }
 
-    /// Takes over what a process has left: programs on interfaces and on the sockets, each replaced in one step. What sits in
-    /// another place than this program's stays until [`Datapath::remove_leftovers`].
+    /// Takes over what a process has left: programs on interfaces and on the sockets, each replaced in one step. A program on
+    /// another hook than this one's stays until [`Datapath::remove_leftovers`].
     pub fn adopt_pinned(&mut self) {
         let Some(state) = self.state.clone() else {
             return;
@@ -62,7 +62,7 @@ impl Datapath {
             }
             let index = link.info().map_or(0, |info| info.ifindex);
             let Some(name) = names.get(&index) else {
-                // The interface is gone, and the link is off it.
+                // The interface was removed, and the link with it.
                 unpin(&path);
                 continue;
             };
@@ -116,7 +116,7 @@ impl Datapath {
             tracing::warn!(
                 interface = name,
                 error = one_line(&error),
-                "a program that was left cannot be replaced; will attach anew"
+                "a program of an earlier process cannot be replaced; will attach again"
             );
         }
     }
@@ -197,9 +197,9 @@ impl Datapath {
         }
     }
 
-    /// Takes over every interface of an earlier program, each in one step. Returns those that could not be taken over; they
-    /// are left without a program. Where the programs sit in different places and this one cannot sit on one of the
-    /// interfaces that are wanted, that is an error, and the earlier program is on all of them as before.
+    /// Takes over every interface of an earlier program, each in one step. Returns those that could not be taken over; they are
+    /// left without a program. Where the programs are on different hooks and this one cannot be attached to one of the wanted
+    /// interfaces, that is an error, and the earlier program stays on all of them.
     pub fn adopt(
         &mut self,
         previous: &mut Datapath,
@@ -216,7 +216,7 @@ impl Datapath {
             if let Err(error) = previous.put_in_force() {
                 tracing::error!(
                     error = one_line(&error),
-                    "the answers of before cannot be put back"
+                    "the previous answers cannot be restored"
                 );
             }
             return Err(error);
@@ -240,7 +240,7 @@ impl Datapath {
         .collect()
     }
 
-    /// Attaches in another place to the wanted interfaces of an earlier program, which stays where it is: a query meets one of
+    /// Attaches by another hook to the wanted interfaces of an earlier program, which stays where it is: a query meets one of
     /// the two. On an error everything is as before.
     fn attach_beside(
         &mut self,
@@ -250,7 +250,7 @@ impl Datapath {
         for interface in previous.attached().into_iter().filter(is_wanted) {
             match self.attach(&interface) {
                 Ok(()) => {}
-                // There is an event about it on its way.
+                // Its removal comes as an event.
                 Err(DatapathError::Attach {
                     error: attach::AttachError::Gone,
                     ..
@@ -268,7 +268,7 @@ impl Datapath {
         Ok(())
     }
 
-    /// Puts back the clsact filters that another program has replaced: there is room for one of gregor's on an interface.
+    /// Restores the clsact filters that another program has replaced: an interface has one filter of gregor's.
     fn restore_filters(&mut self) {
         if self.options.hook != Hook::Clsact {
             return;
@@ -278,7 +278,7 @@ impl Datapath {
                 attached.detach();
             }
             if let Err(error) = self.attach(&interface) {
-                tracing::error!(error = one_line(&error), "the program cannot be put back");
+                tracing::error!(error = one_line(&error), "the program cannot be restored");
             }
         }
     }

@@ -19,7 +19,8 @@ pub(super) fn descriptor(command: libc::c_int, mut attr: Attr) -> io::Result<Own
 
 /// A command whose part of the union is no longer than `Attr`.
 pub(super) fn bpf(command: libc::c_int, attr: &mut Attr) -> io::Result<libc::c_long> {
-    // SAFETY: `attr` is as long as the kernel is told; callers fill it with live descriptors, ids, and addresses with their lengths.
+    // SAFETY: `attr` has the length that is passed to the kernel; callers fill it with live descriptors, ids, and addresses
+    // with their lengths.
     unsafe { bpf_raw(command, attr) }
 }
 

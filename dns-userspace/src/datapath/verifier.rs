@@ -1,4 +1,4 @@
-//! What the kernel's verifier says of a program that it refuses: its reason in one line, out of a log of up to millions.
+//! The reason for which the kernel's verifier refuses a program: one line, out of a log of up to millions.
 
 /// The reason at the end of a log; `None` for a log without any.
 ///
@@ -45,7 +45,7 @@ fn is_trace(line: &str) -> bool {
         "mark_precise: ",
         // Source text of the next instruction.
         ";",
-        // Where a path began, and what came of it.
+        // Where a path began, and its result.
         "from ",
         "propagating ",
         "last_idx ",

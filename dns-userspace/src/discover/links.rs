@@ -2,7 +2,7 @@
 //!
 //! The multicast socket is read directly, so that its receive buffer bounds the backlog: when that overflows, the kernel
 //! reports it (ENOBUFS), and a dump finds what was missed. Any other error leads to new sockets and a dump: attached programs
-//! go on without rtnetlink.
+//! do not need rtnetlink.
 
 use std::{
     collections::HashSet,
@@ -36,7 +36,7 @@ use crate::model::Interface;
 
 /// RTMGRP_LINK, RTMGRP_IPV4_ROUTE and RTMGRP_IPV6_ROUTE.
 const GROUPS: u32 = 1 | 0x40 | 0x400;
-/// Room for a few thousand link messages, which are about 1.5 kB each.
+/// A few thousand link messages, which are about 1.5 kB each.
 const RECEIVE_BUFFER: usize = 4 << 20;
 /// Pause after an error; twice as long after each that follows it, up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -79,7 +79,7 @@ impl Links {
         })
     }
 
-    /// Other interfaces are wanted from now on; the next batch has the difference.
+    /// Selects other interfaces; the next batch has the difference.
     pub fn select(&mut self, selection: Selection) {
         self.tracker.select(selection);
         self.needs_dump = true;
@@ -284,7 +284,7 @@ impl Drop for Requests {
 
 type Payload = NetlinkPayload<RouteNetlinkMessage>;
 
-/// Takes one message off the front of a datagram.
+/// Takes the first message of a datagram.
 fn next_message(
     datagram: &mut &[u8],
 ) -> Option<Result<Payload, rtnetlink::packet_core::DecodeError>> {
@@ -417,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn lengths_that_lie_end_the_datagram() {
+    fn wrong_lengths_end_the_datagram() {
         let mut bytes = new_link(
             AddressFamily::Unspec,
             vec![LinkAttribute::IfName("veth5".to_owned())],

@@ -84,7 +84,7 @@ pub enum Event {
     Appeared(Interface),
     /// It has another name now; programs are attached by index and stay.
     Renamed(Interface),
-    /// It is gone, moved to another namespace, or no longer wanted.
+    /// It was deleted, moved to another namespace, or is no longer wanted.
     Vanished(u32),
 }
 
@@ -104,7 +104,7 @@ impl Tracker {
         }
     }
 
-    /// Other links are wanted from now on; takes effect with the next [`Tracker::resync`].
+    /// Selects other links; takes effect with the next [`Tracker::resync`].
     pub fn select(&mut self, selection: Selection) {
         self.selection = selection;
     }
@@ -210,7 +210,7 @@ mod tests {
                 "vlan7",
                 "elsewhere",
                 false,
-                "a VLAN over a link elsewhere is no veth",
+                "a VLAN over a link elsewhere is not a veth",
             ),
             (&[], "eth0", "", false, "a NIC"),
             (
@@ -235,7 +235,13 @@ mod tests {
                 "globs replace the default",
             ),
             (&["eth0"], "eth0", "", true, "a plain name"),
-            (&["eth0"], "eth01", "", false, "a plain name is no prefix"),
+            (
+                &["eth0"],
+                "eth01",
+                "",
+                false,
+                "a plain name is not a prefix",
+            ),
             (&["[ev]*"], "veth3", "", true, "a class"),
         ];
         for (globs, name, kind, wanted, why) in table {

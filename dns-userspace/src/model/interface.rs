@@ -8,5 +8,5 @@ pub struct Interface {
 }
 
 /// The device by which queries go back to the ingress of their interface, and its peer, which is never up: what the program
-/// does not redirect goes nowhere.
+/// does not redirect is dropped.
 pub const RETURN_DEVICES: [&str; 2] = ["gregor0", "gregor0-peer"];

@@ -1,4 +1,4 @@
-//! Who asked whom what, read from the beginning of a frame; no I/O.
+//! Client, server and question, read from the beginning of a frame; no I/O.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -185,10 +185,10 @@ pub(super) mod tests {
         reply[44] |= 0x80;
         reply[45] = 0x83;
         reply.extend_from_slice(b"whatever follows, cut off any");
-        let told = Exchange::parse(&reply).unwrap();
-        assert_eq!(told.rcode, Some(3));
+        let read = Exchange::parse(&reply).unwrap();
+        assert_eq!(read.rcode, Some(3));
         assert_eq!(
-            (told.client, told.server, told.qname),
+            (read.client, read.server, read.qname),
             (asked.client, asked.server, asked.qname)
         );
     }

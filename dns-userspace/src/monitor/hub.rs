@@ -1,4 +1,4 @@
-//! Where records are told and read: nobody who tells ever waits, and nothing is kept while nobody reads.
+//! Distributes records to readers: publishing never blocks, and nothing is kept without a reader.
 
 use std::sync::{
     Arc,
@@ -16,9 +16,9 @@ const BACKLOG: usize = 1024;
 #[derive(Debug)]
 pub struct Hub {
     records: broadcast::Sender<Arc<Record>>,
-    /// Readers, for those who ask before each record.
+    /// The number of readers, to be checked before each record.
     readers: AtomicUsize,
-    /// The same, for those who wait for the first or the last.
+    /// The same, to wait for the first or the last.
     watched: watch::Sender<usize>,
     kernel_left_out: AtomicU64,
 }
@@ -35,18 +35,18 @@ impl Default for Hub {
 }
 
 impl Hub {
-    /// Whether a record is worth making.
+    /// Whether there is a reader.
     pub fn is_watched(&self) -> bool {
         self.readers.load(Ordering::Relaxed) > 0
     }
 
-    /// Tells all readers.
-    pub fn tell(&self, record: Record) {
-        // Without a reader it is gone.
+    /// Sends a record to all readers.
+    pub fn publish(&self, record: Record) {
+        // Without a reader it is dropped.
         let _ = self.records.send(Arc::new(record));
     }
 
-    /// Counts what the program did not tell.
+    /// Counts what the program did not report.
     pub fn left_out_by_kernel(&self, count: u64) {
         self.kernel_left_out.fetch_add(count, Ordering::Relaxed);
     }
@@ -56,7 +56,7 @@ impl Hub {
         self.watched.subscribe()
     }
 
-    /// Another reader, of what is told from now on.
+    /// Adds a reader of the records from now on.
     pub fn subscribe(self: &Arc<Self>) -> Subscription {
         let subscription = Subscription {
             records: self.records.subscribe(),
@@ -93,7 +93,7 @@ impl Subscription {
         }
     }
 
-    /// What the program has not told since the last call.
+    /// What the program has not reported since the last call.
     pub fn left_out_by_kernel(&mut self) -> u64 {
         let total = self.hub.kernel_left_out.load(Ordering::Relaxed);
         total.wrapping_sub(std::mem::replace(&mut self.kernel_left_out, total))
@@ -121,11 +121,11 @@ mod tests {
     #[tokio::test]
     async fn every_reader_gets_every_record() {
         let hub = Arc::new(Hub::default());
-        hub.tell(numbered(1));
+        hub.publish(numbered(1));
         assert!(!hub.is_watched());
         let (mut one, mut two) = (hub.subscribe(), hub.subscribe());
         assert_eq!(*hub.readers().borrow(), 2);
-        hub.tell(numbered(2));
+        hub.publish(numbered(2));
         assert_eq!(one.next().await.unwrap().unwrap().ifindex, 2);
         assert_eq!(two.next().await.unwrap().unwrap().ifindex, 2);
         drop(one);
@@ -135,18 +135,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_slow_reader_is_told_what_it_lost() {
+    async fn a_slow_reader_gets_the_number_of_lost_records() {
         let hub = Arc::new(Hub::default());
         let mut reader = hub.subscribe();
         for number in 0..BACKLOG as u32 + 10 {
-            hub.tell(numbered(number));
+            hub.publish(numbered(number));
         }
         assert_eq!(reader.next().await, Some(Err(10)));
         assert_eq!(reader.next().await.unwrap().unwrap().ifindex, 10);
     }
 
     #[tokio::test]
-    async fn what_the_program_left_out_is_counted_once_for_each_reader() {
+    async fn events_that_the_program_left_out_are_counted_once_for_each_reader() {
         let hub = Arc::new(Hub::default());
         hub.left_out_by_kernel(5);
         let mut reader = hub.subscribe();

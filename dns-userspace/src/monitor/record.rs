@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::Exchange;
 use crate::model::Transport;
 
-/// What decided about a query.
+/// What answered a query, or did not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
@@ -20,18 +20,18 @@ pub enum Verdict {
     Responder,
     /// The query went on to the existing cache.
     PassedOn,
-    /// The query was given up: the name exists, and what it has is not known now.
+    /// The query got no reply: the name exists, and its records are not known now.
     Unanswered,
 }
 
-/// One intercepted query and what became of it.
+/// One intercepted query and its outcome.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    /// When it was told: with or right after the answer.
+    /// When it was recorded: with or right after the answer.
     #[serde(with = "rfc3339")]
     pub time: SystemTime,
     pub ifindex: u32,
-    /// The name that this index has; empty when it has none any more.
+    /// The name of the interface with this index; empty when it was removed.
     pub interface: String,
     pub client: SocketAddr,
     pub server: SocketAddr,
@@ -55,8 +55,7 @@ pub struct Record {
 }
 
 impl Record {
-    /// What is known of a query before what became of it: over UDP, and an answer of the
-    /// responder, until something else is said.
+    /// A query before its outcome is known: over UDP, and answered by the responder, until that is set otherwise.
     pub fn new(exchange: &Exchange, time: SystemTime, ifindex: u32) -> Record {
         Record {
             time,
@@ -78,14 +77,14 @@ impl Record {
     }
 }
 
-/// Queries that no line tells of, since the last line that said so.
+/// Queries without a line, since the last line that counted them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeftOut {
     /// More lines per second than asked for.
     pub rate: u64,
     /// The reader was too slow.
     pub reader: u64,
-    /// The program decided more per second than it tells, whatever interface and namespace.
+    /// The program decided more per second than it reports, whatever interface and namespace.
     pub kernel: u64,
 }
 

@@ -11,7 +11,7 @@ use super::{LeftOut, Line, Record, Subscription};
 
 /// Lines per second, unless the reader says otherwise.
 pub const DEFAULT_RATE: u32 = 100;
-/// How often a reader hears something, so that one that is gone is noticed.
+/// How often something is sent to a reader, so that a closed connection is noticed.
 const TICK: Duration = Duration::from_secs(1);
 
 /// What a reader wants.
@@ -46,7 +46,7 @@ impl Filter {
 
 /// One JSON object per line; an empty line at least every second.
 ///
-/// Must be called on a tokio runtime. `name` tells the name of an interface.
+/// Must be called on a tokio runtime. `name` looks up the name of an interface.
 pub fn lines(
     subscription: Subscription,
     filter: Filter,
@@ -189,12 +189,12 @@ mod tests {
             kernel: 3,
         };
         assert_eq!(parse(&selection.tick(3)), Line::LeftOut { left_out });
-        assert_eq!(selection.tick(0), "\n", "it is told once");
+        assert_eq!(selection.tick(0), "\n", "it is reported once");
         assert_eq!(sent(&mut selection, now + Duration::from_millis(500)), 5);
     }
 
     #[test]
-    fn a_rate_of_zero_is_no_limit() {
+    fn a_rate_of_zero_means_unlimited() {
         let (mut selection, now) = selection(Filter {
             rate: 0,
             ..Filter::default()
@@ -257,7 +257,7 @@ mod tests {
         });
         let mut lines = Box::pin(lines);
         assert_eq!(lines.next().await.unwrap().unwrap(), "\n");
-        hub.tell(example());
+        hub.publish(example());
         let line = loop {
             let line = lines.next().await.unwrap().unwrap();
             if line != "\n" {

@@ -1,4 +1,4 @@
-//! The other end of the control socket: asks a running gregor for its status, or what becomes of queries.
+//! The other end of the control socket: asks a running gregor for its status, or the outcomes of queries.
 
 use std::{
     fmt, io,
@@ -24,7 +24,7 @@ use super::status::Status;
 use crate::monitor::{Filter, Line};
 
 const PATIENCE: Duration = Duration::from_secs(5);
-/// A node with thousands of interfaces and rules stays far below.
+/// The status of a node with thousands of interfaces and rules is far smaller.
 const MAX_REPLY: usize = 64 << 20;
 
 /// No status.
@@ -69,14 +69,14 @@ pub async fn fetch_page(path: &Path, page: &str) -> Result<Page, ClientError> {
     })
 }
 
-/// What becomes of queries, line by line as it happens.
+/// The outcomes of queries, line by line as they happen.
 pub struct Monitor {
     lines: BoxStream<'static, io::Result<String>>,
     path: PathBuf,
 }
 
 impl Monitor {
-    /// Begins to watch; whatever happens after this has returned is reported.
+    /// Connects; every query after this has returned is reported.
     pub async fn open(path: &Path, filter: &Filter) -> Result<Monitor, ClientError> {
         let filter = serde_urlencoded::to_string(filter).map_err(|error| strange(path, error))?;
         let reply = get(path, &format!("/monitor?{filter}")).await?;
@@ -84,7 +84,7 @@ impl Monitor {
         let bytes = reply.into_body().into_data_stream();
         let bytes = bytes.map_err(io::Error::other).into_async_read();
         let mut lines = bytes.lines().boxed();
-        // The first line says that watching has begun.
+        // The first line shows that the subscription is active.
         within(path, lines.try_next()).await?;
         Ok(Monitor {
             lines,
@@ -106,7 +106,7 @@ impl Monitor {
     }
 }
 
-/// The head of a reply. With HTTP/1.0 the end of the connection is the end of the body, also when gregor is killed.
+/// The header of a reply. With HTTP/1.0 the end of the connection is the end of the body, also when gregor is killed.
 async fn get(path: &Path, page: &str) -> Result<Response<Incoming>, ClientError> {
     let stream = connect(path).await?;
     let request = Request::get(page)

@@ -11,7 +11,7 @@ use prometheus_client::{
 
 use super::status::{ProgramStatus, Status};
 
-/// What a scraper is told to expect.
+/// The content type of `/metrics`.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const PREFIX: &str = "gregor";
 
@@ -111,10 +111,10 @@ fn yes(value: bool) -> Vec<Sample<'static>> {
 }
 
 /// A metric with one label.
-fn each(counts: &BTreeMap<String, u64>) -> Vec<Sample<'_>> {
+fn each<L: AsRef<str>>(counts: &BTreeMap<L, u64>) -> Vec<Sample<'_>> {
     let counts = counts.iter();
     counts
-        .map(|(label, count)| (vec![label.as_str()], *count as f64))
+        .map(|(label, count)| (vec![label.as_ref()], *count as f64))
         .collect()
 }
 
@@ -177,10 +177,10 @@ pub const METRICS: &[Metric] = &[
         |status| each(&status.kernel.answers.namespaces),
     )
     .by(&["namespace"])
-    .advice("who asks most; namespaces past the first 1,024 are `_other`"),
+    .advice("the namespaces with most queries; those past the first 1,024 are `_other`"),
     Metric::gauge(
         "kernel_entries",
-        "Entries that the program has, by table",
+        "Entries in the tables of the program, by table",
         |status| {
             let answers = &status.kernel.answers;
             fixed([
@@ -193,21 +193,21 @@ pub const METRICS: &[Metric] = &[
     .advice("near the room that `gregor check` states: raise `[limits] answers`"),
     Metric::counter(
         "kernel_refreshes",
-        "Newer answers that the programs asked for",
+        "Refreshes that the programs asked for",
         |status| count(status.kernel.answers.refreshes),
     )
     .shown(Section::Answers, "refreshes")
     .advice("about one for each entry in use and its TTL"),
     Metric::counter(
         "kernel_expired",
-        "Answers that the programs gave past their time, while no responder was there",
+        "Expired answers that the programs gave while no responder was running",
         |status| count(status.kernel.answers.expired),
     )
-    .shown(Section::Answers, "given past their time")
+    .shown(Section::Answers, "expired")
     .advice("grows outside of upgrades: the responder hangs or is down"),
     Metric::counter(
         "kernel_unplaced",
-        "Answers that found no place among those of the program",
+        "Answers for which the table of the program had no space",
         |status| count(status.kernel.answers.unplaced),
     )
     .shown(Section::Answers, "unplaced")
@@ -281,7 +281,7 @@ pub const METRICS: &[Metric] = &[
     .advice("descriptors, memory or routes of the node, or `[limits]`"),
     Metric::counter(
         "responder_refreshes",
-        "Look-ups for newer answers than a program has",
+        "Look-ups that refresh published answers",
         |status| count(status.responder.refreshes),
     )
     .shown(Section::Responder, "refreshes"),
@@ -301,7 +301,7 @@ pub const METRICS: &[Metric] = &[
     .advice("a few when pods end; many: the log at `debug` has the error"),
     Metric::counter(
         "interface_resyncs",
-        "Errors of rtnetlink, after each of which all interfaces were listed anew",
+        "Errors of rtnetlink, after each of which all interfaces were listed again",
         |status| count(status.interface_resyncs),
     )
     .shown(Section::Responder, "interface resyncs")
@@ -333,32 +333,32 @@ pub const METRICS: &[Metric] = &[
     .advice("whose target fails; namespaces past the first 1,000, and names without a target, are `_other`"),
     Metric::counter(
         "truncated_responses",
-        "Replies with TC=1, to clients whose TCP is steered then",
+        "Replies with TC=1, to clients whose TCP is then steered",
         |status| count(status.responder.truncated),
     )
     .shown(Section::Tcp, "replies with TC"),
     Metric::counter(
         "tcp_connections",
         "TCP connections steered to the responder",
-        |status| count(status.tcp.connections),
+        |status| count(status.tcp.counters.connections),
     )
     .shown(Section::Tcp, "connections"),
     Metric::counter(
         "tcp_connections_refused",
         "Steered connections that were closed at once because there were too many",
-        |status| count(status.tcp.refused),
+        |status| count(status.tcp.counters.refused),
     )
     .shown(Section::Tcp, "refused")
     .advice("one client opens too many (32 at a time; 256 per pod interface, 1,024 in all)"),
     Metric::gauge("tcp_connections_open", "Open steered TCP connections", |status| {
-        count(status.tcp.open)
+        count(status.tcp.counters.open)
     })
     .shown(Section::Tcp, "open"),
     Metric::counter(
         "tcp_queries",
         "Messages over steered connections, by what became of them",
         |status| {
-            let tcp = &status.tcp;
+            let tcp = &status.tcp.counters;
             fixed([
                 ("answered", tcp.answered),
                 ("relayed", tcp.relayed),
@@ -424,7 +424,7 @@ pub const METRICS: &[Metric] = &[
     .advice("grows with the rules; `gregor check` says what a configuration takes"),
     Metric::counter(
         "programs_removed",
-        "Programs that another process took off an interface; they are put back",
+        "Programs that another process detached from an interface; they are attached again",
         |status| count(status.kernel.removed),
     )
     .advice("grows: another agent and gregor fight for the hook, see [life.md](life.md)"),
@@ -525,17 +525,18 @@ pub(super) mod tests {
     use super::*;
     use crate::observe::{
         AnswersStatus, ConfigStatus, InFrontStatus, InterfaceStatus, KernelStatus, ProgramStatus,
-        Readiness, ResponderStatus, RuleStatus, TcpStatus,
+        Readiness, RuleStatus, TcpStatus,
     };
+    use crate::{resolve::ResponderStatus, tcp};
 
     /// Something in every field.
     pub fn full() -> Status {
-        let map = |pairs: &[(&str, u64)]| {
+        fn map<L: From<&'static str> + Ord>(pairs: &[(&'static str, u64)]) -> BTreeMap<L, u64> {
             pairs
                 .iter()
-                .map(|(name, value)| ((*name).to_owned(), *value))
-                .collect::<BTreeMap<_, _>>()
-        };
+                .map(|(name, value)| ((*name).into(), *value))
+                .collect()
+        }
         let namespace = |answers, stale| {
             let results = [("answer", answers), ("stale", stale), ("servfail", 0)];
             map(&results)
@@ -632,12 +633,14 @@ pub(super) mod tests {
                 mode: "after-truncation".to_owned(),
                 error: Some("no".to_owned()),
                 local_servers: vec!["169.254.20.10".parse().unwrap()],
-                connections: 5,
-                refused: 1,
-                open: 2,
-                answered: 6,
-                relayed: 7,
-                lost: 1,
+                counters: tcp::Counters {
+                    connections: 5,
+                    refused: 1,
+                    open: 2,
+                    answered: 6,
+                    relayed: 7,
+                    lost: 1,
+                },
             },
             interface_resyncs: 2,
             panics: 0,
@@ -688,7 +691,7 @@ pub(super) mod tests {
                     "{name} belongs to no family that was announced"
                 );
                 assert!(name.starts_with("gregor_"), "{name}");
-                assert!(series.insert((name, labels)), "{line} told twice");
+                assert!(series.insert((name, labels)), "{line} is there twice");
                 assert!(value >= 0.0, "{line}");
             }
         }
@@ -700,7 +703,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn the_page_keeps_the_format() {
+    fn the_page_is_valid_openmetrics() {
         lint(&render(full()).unwrap());
         lint(&render(Status::default()).unwrap());
     }

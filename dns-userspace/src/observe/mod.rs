@@ -10,6 +10,5 @@ pub use metrics::{CONTENT_TYPE, Section, lines, render};
 pub use serve::{ServeError, Source, bind_control, bind_pages, control, pages, serve};
 pub use status::{
     AnswersStatus, ConfigStatus, Counter, InFrontStatus, InterfaceStatus, KernelStatus,
-    MAX_NAMESPACES, OTHER_NAMESPACES, ProgramStatus, Readiness, ResponderStatus, RuleStatus,
-    Status, TcpStatus, Vital,
+    ProgramStatus, Readiness, RuleStatus, Status, TcpStatus, Vital,
 };

@@ -25,18 +25,18 @@ use super::{
 };
 use crate::monitor::{self, Filter, Subscription};
 
-/// Where the pages take their numbers from: one snapshot per request.
+/// The source of the pages: one snapshot per request.
 pub trait Source: Send + Sync + 'static {
     fn status(&self) -> Status;
     /// The state for probes, which must not wait for anything.
     fn vital(&self) -> Vital {
         self.status().vital()
     }
-    /// What becomes of queries from now on.
+    /// The outcomes of queries from now on.
     fn monitor(&self) -> Subscription;
 }
 
-/// A listener that cannot be had.
+/// A listener that cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     #[error(
@@ -93,7 +93,7 @@ pub fn bind_control(path: &Path, takes_over: bool) -> Result<UnixListener, Serve
     if let Some(directory) = path.parent() {
         std::fs::create_dir_all(directory).map_err(fail)?;
     }
-    // Made under another name and moved when its mode is right: nobody can open it in between.
+    // Made under another name and moved when its mode is right: no process can open it in between.
     let mut aside = path.as_os_str().to_owned();
     aside.push(format!(".{}", std::process::id()));
     let aside = PathBuf::from(aside);
@@ -264,7 +264,7 @@ mod tests {
             fetch_status(&path).await,
             Err(ClientError::NotRunning { .. })
         ));
-        // What a killed process leaves: a socket that nobody listens on.
+        // What a killed process leaves: a socket without a listener.
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
 

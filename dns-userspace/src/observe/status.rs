@@ -1,15 +1,13 @@
-//! One snapshot of everything that is told: `gregor status`, `/metrics`, `/healthz` and `/readyz` are views of it.
+//! One snapshot of the state of gregor: `gregor status`, `/metrics`, `/healthz` and `/readyz` are views of it.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
 use dns_common::verdict::{EXPIRED, REFRESHED, Reason, Verdict};
 use serde::{Deserialize, Serialize};
 
-/// Most namespaces that are told apart; the rest is summed up as [`OTHER_NAMESPACES`].
-pub const MAX_NAMESPACES: usize = 1_000;
-/// Stands for every namespace past [`MAX_NAMESPACES`]. No namespace can be called that.
-pub const OTHER_NAMESPACES: &str = "_other";
-/// A ring loop that has not come round for this long hangs: it comes round several times a second.
+use crate::{resolve::ResponderStatus, tcp};
+
+/// A ring loop whose last turn is this long ago hangs: it makes several turns a second.
 const STUCK_SECONDS: f64 = 10.0;
 
 /// The state of a running gregor.
@@ -65,9 +63,9 @@ pub struct Vital {
 #[serde(default)]
 pub struct ConfigStatus {
     pub path: String,
-    /// Loads that were put to work, the first included.
+    /// Loads that took effect, the first included.
     pub loads: u64,
-    /// Loads that were refused; the last good one went on.
+    /// Loads that were refused; the last good one stayed in force.
     pub failures: u64,
     /// Why the last one was refused, if it was.
     pub error: Option<String>,
@@ -87,11 +85,11 @@ pub struct RuleStatus {
 pub struct InterfaceStatus {
     pub index: u32,
     pub name: String,
-    /// Who runs the program with XDP: `native` is the driver, `generic` the kernel.
+    /// The mode of XDP: `native` in the driver, `generic` in the kernel.
     pub mode: Option<String>,
     /// Why it is not attached, if it is not.
     pub error: Option<String>,
-    /// Programs that get its frames before gregor's, which sees only what they let go on.
+    /// Programs that get its frames before gregor's, which sees only what they pass on.
     pub in_front: Vec<InFrontStatus>,
 }
 
@@ -103,7 +101,7 @@ pub struct InFrontStatus {
     pub program: String,
 }
 
-/// What the programs tell.
+/// The state of the programs.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct KernelStatus {
@@ -111,26 +109,26 @@ pub struct KernelStatus {
     /// Queries to port 53 of addresses that are not among the servers.
     pub other_servers: BTreeMap<String, u64>,
     pub answers: AnswersStatus,
-    /// Programs that another process took off an interface.
+    /// Programs that another process detached.
     pub removed: u64,
     /// How often gregor moved its program in front of one that had come later.
     pub moved: u64,
     pub program: Option<ProgramStatus>,
 }
 
-/// What the program in force answers by itself.
+/// The answers that the program in force serves by itself.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct AnswersStatus {
-    /// Answers that it has.
+    /// Answers in its tables.
     pub entries: u64,
-    /// Targets that it knows not to exist.
+    /// Targets in its tables that do not exist.
     pub no_target: u64,
     /// Answers that found no place.
     pub unplaced: u64,
-    /// Newer answers that it asked for.
+    /// Refreshes that it asked for.
     pub refreshes: u64,
-    /// Answers given past their time, while no responder was there.
+    /// Expired answers given while no responder was running.
     pub expired: u64,
     /// Answers given, by rule; over all programs, as are the namespaces.
     pub rules: BTreeMap<String, u64>,
@@ -159,38 +157,7 @@ pub struct ProgramStatus {
     pub table_bytes: u64,
 }
 
-/// What the responder tells. Keys of the maps are fixed sets of labels, but for the namespaces, which are bounded.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct ResponderStatus {
-    pub queries: u64,
-    /// By rcode.
-    pub replies: BTreeMap<String, u64>,
-    /// By reason.
-    pub passed_on: BTreeMap<String, u64>,
-    pub chases: u64,
-    /// By reason.
-    pub chase_failures: BTreeMap<String, u64>,
-    pub broken_chains: u64,
-    pub targets_without_address: u64,
-    pub stale_answers: u64,
-    /// Queries for names that exist, left without a reply because the node could not look them up.
-    pub unanswered: u64,
-    /// Replies with TC=1.
-    pub truncated: u64,
-    /// Look-ups for newer answers than a program has.
-    pub refreshes: u64,
-    pub refreshes_refused: u64,
-    pub chases_in_flight: u64,
-    /// Entries by store.
-    pub stores: BTreeMap<String, u64>,
-    /// Replies and queries passed on that could not be sent.
-    pub send_errors: u64,
-    /// By the namespace that a rule captured: replies by result (`answer`, `stale`, `servfail`).
-    pub namespaces: BTreeMap<String, BTreeMap<String, u64>>,
-}
-
-/// What becomes of TCP.
+/// The steering of TCP.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TcpStatus {
@@ -200,21 +167,12 @@ pub struct TcpStatus {
     pub error: Option<String>,
     /// The servers whose packets end in the node's network namespace: only their TCP can be steered.
     pub local_servers: Vec<IpAddr>,
-    /// Steered connections.
-    pub connections: u64,
-    /// Of these, closed at once because there were too many.
-    pub refused: u64,
-    pub open: u64,
-    /// Messages that the responder answered.
-    pub answered: u64,
-    /// Messages sent on to the server.
-    pub relayed: u64,
-    /// Messages whose reply did not reach the client.
-    pub lost: u64,
+    #[serde(flatten)]
+    pub counters: tcp::Counters,
 }
 
 impl KernelStatus {
-    /// From counters indexed by [`Verdict::counter`]. Everything but DNS is not counted, so not told.
+    /// From counters indexed by [`Verdict::counter`]. Packets other than DNS are not counted, so not listed.
     pub fn requests(counters: &[u64]) -> Vec<Counter> {
         let passes = Reason::ALL
             .iter()
@@ -236,12 +194,12 @@ impl KernelStatus {
         .collect()
     }
 
-    /// Newer answers that the programs asked for, from the same counters.
+    /// Refreshes that the programs asked for, from the same counters.
     pub fn refreshes(counters: &[u64]) -> u64 {
         counters.get(REFRESHED).copied().unwrap_or(0)
     }
 
-    /// Answers that the programs gave past their time, from the same counters.
+    /// Expired answers that the programs gave, from the same counters.
     pub fn expired(counters: &[u64]) -> u64 {
         counters.get(EXPIRED).copied().unwrap_or(0)
     }
@@ -310,7 +268,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_counted_verdict_is_told_once() {
+    fn every_counted_verdict_is_listed_once() {
         let counters: Vec<u64> = (0..32).collect();
         let requests = KernelStatus::requests(&counters);
         assert_eq!(requests.len(), Reason::ALL.len() + 3);

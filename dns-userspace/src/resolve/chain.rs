@@ -14,10 +14,10 @@ pub const MAX_STEPS: usize = 10;
 pub const MAX_RECORDS: usize = 4096;
 /// Most bytes of rdata that are kept of one RRset: no reply holds more.
 pub const MAX_RDATA: usize = u16::MAX as usize;
-/// What a NODATA without SOA is worth.
+/// The TTL of a NODATA without SOA, in seconds.
 const NODATA_TTL: u32 = 5;
 
-/// What is known about a target and a qtype.
+/// The outcome of a look-up of a target and a qtype.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The target exists; what it has may be nothing (NODATA).
@@ -28,11 +28,11 @@ pub enum Outcome {
     BrokenChain,
     /// The chain ends at this name, which has no address of either family.
     NoAddress(Name),
-    /// Nothing was learned.
+    /// The look-up failed.
     Failed(Failure),
 }
 
-/// The chain from the target to its end, and what is there.
+/// The chain from the target to its end, and the RRset there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
     pub qtype: RecordType,
@@ -52,7 +52,7 @@ pub struct Answer {
 pub enum Failure {
     /// No acceptable reply within the time.
     Timeout,
-    /// The server's host says that nothing listens there.
+    /// The server's host reports a closed port.
     Network,
     /// The reply over UDP is cut (TC=1), and TCP is refused, hangs or ends without one.
     Tcp,
@@ -64,7 +64,7 @@ pub enum Failure {
     TooLong,
     /// A well-formed reply that contradicts itself or only refers elsewhere.
     Unusable,
-    /// This node could not ask: no socket, no memory, no route, a filter of its own. Says nothing about the name.
+    /// This node could not send the query: no socket, no memory, no route, a filter of its own. Says nothing about the name.
     Local,
 }
 
@@ -95,7 +95,7 @@ impl Failure {
     }
 }
 
-/// A chase under way: what to ask next, and what the replies have shown.
+/// A chase in progress: the next question, and the chain so far.
 #[derive(Debug)]
 pub struct Walk {
     qtype: RecordType,
@@ -118,12 +118,12 @@ impl Walk {
     }
 
     /// The name to ask for next, with the qtype of the walk.
-    pub fn asks(&self) -> &Name {
+    pub fn next_name(&self) -> &Name {
         // The vector is made with one element and only grows.
         &self.names[self.names.len() - 1]
     }
 
-    /// Takes the reply to a question for [`Walk::asks`]. `None` when the end of the chain has to be asked for itself.
+    /// Takes the reply to a question for [`Walk::next_name`]. `None` when the end of the chain has to be asked for itself.
     ///
     /// A reply that ends in a CNAME says nothing about the end, whatever its rcode: CoreDNS drops the rcode of what it
     /// chased, and a NODATA's SOA is only to be had from the end's own zone.
@@ -140,7 +140,7 @@ impl Walk {
             return Some(Outcome::Failed(failure));
         }
 
-        let end = self.asks();
+        let end = self.next_name();
         let records: Vec<&Record> = of(&reply.answers, end, self.qtype)
             .take(MAX_RECORDS)
             .collect();
@@ -167,7 +167,7 @@ impl Walk {
     /// Walks over the CNAMEs of one answer section.
     fn follow(&mut self, answers: &[Record]) -> Result<(), Failure> {
         loop {
-            let Some(record) = of(answers, self.asks(), RecordType::CNAME).next() else {
+            let Some(record) = of(answers, self.next_name(), RecordType::CNAME).next() else {
                 return Ok(());
             };
             let RData::CNAME(alias) = &record.data else {
@@ -207,7 +207,7 @@ impl Walk {
             }
         }
         if rdata.is_empty() && self.qtype != RecordType::CNAME {
-            // One record larger than any reply.
+            // One record that is larger than any reply.
             return Outcome::Failed(Failure::Unusable);
         }
         Outcome::Answer(Answer {
@@ -220,7 +220,7 @@ impl Walk {
     }
 
     fn nodata(&self, reply: &Message) -> Outcome {
-        let end = self.asks();
+        let end = self.next_name();
         let soa = reply
             .authorities
             .iter()
@@ -279,7 +279,7 @@ fn ttl(record: &Record) -> u32 {
     }
 }
 
-/// Rdata without compression, so that it can stand anywhere.
+/// Rdata without compression, valid at any place in a message.
 fn encode(rdata: &RData) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     let mut encoder = BinEncoder::new(&mut bytes);

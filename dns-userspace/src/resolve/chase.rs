@@ -15,7 +15,7 @@ use super::chain::{Failure, Outcome, Walk};
 
 const FAMILIES: [RecordType; 2] = [RecordType::A, RecordType::AAAA];
 
-/// A chase under way.
+/// A chase in progress.
 #[derive(Debug)]
 pub struct Chase {
     walk: Walk,
@@ -49,21 +49,21 @@ impl Chase {
     }
 
     /// The next question.
-    pub fn asks(&self) -> (&Name, RecordType) {
+    pub fn next_question(&self) -> (&Name, RecordType) {
         match &self.nodata {
-            Some(nodata) => (nodata.walk.asks(), nodata.qtype),
-            None => (self.walk.asks(), self.walk.qtype()),
+            Some(nodata) => (nodata.walk.next_name(), nodata.qtype),
+            None => (self.walk.next_name(), self.walk.qtype()),
         }
     }
 
-    /// Takes what came of the question of [`Chase::asks`]. `None` when there is another one to ask.
+    /// Takes the reply to [`Chase::next_question`]. `None` when there is another question.
     pub fn take(&mut self, reply: Result<&Message, Failure>) -> Option<Outcome> {
         let Some(nodata) = &mut self.nodata else {
             let outcome = match reply {
                 Ok(reply) => self.walk.take(reply)?,
                 Err(failure) => Outcome::Failed(failure),
             };
-            return self.look_for_addresses(outcome.of_end(self.walk.asks()));
+            return self.look_for_addresses(outcome.of_end(self.walk.next_name()));
         };
         let outcome = match reply {
             Ok(reply) => nodata.walk.take(reply)?,
@@ -76,24 +76,24 @@ impl Chase {
             Outcome::Answer(_) => {}
             // NXDOMAIN is about the name, whatever it said about the type before.
             Outcome::NoTarget if nodata.has_alias => {
-                return Some(Outcome::BrokenChain.of_end(nodata.walk.asks()));
+                return Some(Outcome::BrokenChain.of_end(nodata.walk.next_name()));
             }
             Outcome::NoTarget => return Some(Outcome::NoTarget),
             Outcome::BrokenChain => {
-                return Some(Outcome::BrokenChain.of_end(nodata.walk.asks()));
+                return Some(Outcome::BrokenChain.of_end(nodata.walk.next_name()));
             }
-            // No chase ends like this before it has looked for addresses.
+            // A chase does not end like this before it has looked for addresses.
             Outcome::NoAddress(_) => {}
             Outcome::Failed(failure) => nodata.failure = Some(failure),
         }
         if let Some(qtype) = nodata.left.pop() {
             nodata.qtype = qtype;
-            nodata.walk = Walk::new(self.walk.asks().clone(), qtype);
+            nodata.walk = Walk::new(self.walk.next_name().clone(), qtype);
             return None;
         }
         Some(match nodata.failure {
             Some(failure) => Outcome::Failed(failure),
-            None => Outcome::NoAddress(self.walk.asks().clone()),
+            None => Outcome::NoAddress(self.walk.next_name().clone()),
         })
     }
 
@@ -122,7 +122,7 @@ impl Chase {
         self.nodata = Some(Nodata {
             outcome,
             has_alias,
-            walk: Walk::new(self.walk.asks().clone(), qtype),
+            walk: Walk::new(self.walk.next_name().clone(), qtype),
             qtype,
             left,
             failure: None,
@@ -132,7 +132,7 @@ impl Chase {
 }
 
 impl Outcome {
-    /// A chain that ends at what spells an address has none there, whether servers deny that name or not.
+    /// A chain that ends at a name that spells an address has no address there, whether servers deny that name or not.
     fn of_end(self, end: &Name) -> Outcome {
         match self {
             Outcome::BrokenChain if looks_like_address(end) => Outcome::NoAddress(end.clone()),

@@ -50,7 +50,7 @@ pub struct Section {
     chain_count: u16,
     /// The records of the RRset.
     rrset: Vec<Range<usize>>,
-    /// Records for which no message has room.
+    /// Records that do not fit into any message.
     left_out: usize,
     has_soa: bool,
 }
@@ -151,7 +151,7 @@ impl Section {
         self.bytes.len()
     }
 
-    /// Never: there is always a CNAME.
+    /// Always `false`: there is always a CNAME.
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
@@ -281,7 +281,7 @@ pub fn answer(
     let mut answers = section.chain_count;
     let mut authority = false;
     if section.has_soa {
-        // The SOA only says how long the NODATA holds; without room for it the answer goes without.
+        // The SOA only says how long the NODATA holds; where it does not fit, the answer goes without it.
         if base + section.len() <= limit {
             let soa = section.chain_end..section.len();
             section.copy(soa, base, ttl_seconds, &mut message);
@@ -312,7 +312,7 @@ pub fn answer(
     })
 }
 
-/// A NOERROR reply without records: only TC makes sense of it.
+/// A NOERROR reply without records, to be sent with TC=1.
 pub fn empty(query: &Query) -> Vec<u8> {
     let mut message = header(query, 0);
     push_opt(query, None, &mut message);
@@ -330,7 +330,7 @@ pub fn truncate(message: &mut [u8]) {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExtendedError {
     pub code: u16,
-    /// Never carries a name.
+    /// Never contains a name.
     pub text: &'static str,
 }
 
@@ -429,7 +429,7 @@ impl Writer {
                     .extend_from_slice(&(earlier as u16).to_be_bytes());
                 return;
             }
-            // With room for the question in front of it.
+            // With space for the question in front of it.
             if self.bytes.len() < MAX_POINTER / 2 {
                 self.suffixes.insert(wire[at..].to_vec(), self.bytes.len());
             }

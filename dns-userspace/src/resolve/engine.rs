@@ -73,7 +73,7 @@ impl<C: Clone> Engine<C> {
         }
     }
 
-    /// Takes what happened at `now`; returns what is to be done.
+    /// Handles an event at `now`; returns the actions to perform.
     pub fn handle(&mut self, event: Event<C>, now: Instant) -> Vec<Action<C>> {
         let mut actions = Vec::new();
         match event {
@@ -109,13 +109,13 @@ impl<C: Clone> Engine<C> {
         self.cache.sizes()
     }
 
-    /// Looks up again what the program has answered from, a little later.
+    /// Schedules a look-up that refreshes an answer of the program.
     fn refresh(&mut self, query: MatchedQuery<C>, actions: &mut Vec<Action<C>>) {
         if self.delayed >= MAX_DELAYED {
-            self.stats.refreshes_refused.add();
+            self.stats.lock().refreshes_refused += 1;
             return;
         }
-        self.stats.refreshes.add();
+        self.stats.lock().refreshes += 1;
         self.delayed += 1;
         let delay = SPREAD.mul_f64(self.rng.random());
         actions.push(Action::Delay(delay, Box::new(query)));
@@ -141,10 +141,10 @@ impl<C: Clone> Engine<C> {
             Joined::Refused(query) => {
                 self.without_look_up(query, PassReason::RateLimited, now, actions);
             }
-            Joined::Full(query) if query.is_answered => self.stats.refreshes_refused.add(),
+            Joined::Full(query) if query.is_answered => self.stats.lock().refreshes_refused += 1,
             Joined::Full(query) => self.without_look_up(query, PassReason::Busy, now, actions),
             Joined::Started => {
-                self.stats.chases.add();
+                self.stats.lock().chases += 1;
                 let has_address = self.cache.has_other_address(&key, now);
                 actions.push(Action::LookUp(LookUp::new(key, ifindex, has_address)));
             }
@@ -165,7 +165,7 @@ impl<C: Clone> Engine<C> {
                 if matches!(outcome, Outcome::Answer(_))
                     && let Some(denied) = self.cache.contradicts(&look_up.key, now)
                 {
-                    self.stats.chases.add();
+                    self.stats.lock().chases += 1;
                     let key = look_up.key.of_type(denied.into());
                     let has_address = self.cache.has_other_address(&key, now);
                     let look_up = look_up.confirm(denied, has_address, outcome);
@@ -220,7 +220,7 @@ impl<C: Clone> Engine<C> {
         }
     }
 
-    /// Counts the outcome of a look-up, and warns of a target that its tenant has to mend.
+    /// Counts the outcome of a look-up, and warns of a target that its tenant has to correct.
     fn count(
         &self,
         key: &Key,
@@ -230,17 +230,17 @@ impl<C: Clone> Engine<C> {
     ) {
         let text = match outcome {
             Outcome::Failed(failure) => {
-                self.stats.failed(*failure);
+                self.stats.lock().failed(*failure);
                 debug!(target = %key.target, qtype = %key.qtype, failure = failure.label(), "look-up failed");
                 return;
             }
             Outcome::Answer(_) | Outcome::NoTarget => return,
             Outcome::BrokenChain => {
-                self.stats.broken_chains.add();
+                self.stats.lock().broken_chains += 1;
                 "a tenant's target exists, but the name at the end of its CNAME chain does not"
             }
             Outcome::NoAddress(end) => {
-                self.stats.no_address.add();
+                self.stats.lock().targets_without_address += 1;
                 if looks_like_address(end) {
                     "a tenant's target is an IP address in the place of a name: an externalName must be a name"
                 } else {

@@ -33,7 +33,7 @@ pub struct InFlight<W> {
 
 #[derive(Debug)]
 struct LookUp<W> {
-    /// The interface on whose account the look-up is.
+    /// The interface to whose limits the look-up counts.
     ifindex: u32,
     waiting: Vec<(u32, W)>,
 }
@@ -64,8 +64,8 @@ impl<W> InFlight<W> {
         may_start: impl FnOnce() -> bool,
     ) -> Joined<W> {
         let load = self.interfaces.entry(ifindex).or_default();
-        // An interface may take as much as it leaves free. However many fill their shares, as much as one share is free
-        // then, and the next interface finds it: n of them come to have 1/(n + 1) each.
+        // An interface may take as much as it leaves free. However many interfaces fill their shares, one share stays free for
+        // the next: n of them have 1/(n + 1) each.
         let free = self.max_chases.saturating_sub(self.look_ups.len());
         let look_up = self.look_ups.get_mut(key);
         let has_room = match look_up {
@@ -73,11 +73,11 @@ impl<W> InFlight<W> {
             None => load.chases < self.chases_per_interface.min(free),
         };
         if !has_room {
-            self.forget_idle(ifindex);
+            self.remove_idle(ifindex);
             return Joined::Full(query);
         }
         if look_up.is_none() && !may_start() {
-            self.forget_idle(ifindex);
+            self.remove_idle(ifindex);
             return Joined::Refused(query);
         }
         load.waiting += 1;
@@ -106,7 +106,7 @@ impl<W> InFlight<W> {
             if let Some(load) = self.interfaces.get_mut(ifindex) {
                 load.waiting -= 1;
             }
-            self.forget_idle(*ifindex);
+            self.remove_idle(*ifindex);
         }
         look_up
             .waiting
@@ -120,7 +120,7 @@ impl<W> InFlight<W> {
         self.look_ups.len()
     }
 
-    fn forget_idle(&mut self, ifindex: u32) {
+    fn remove_idle(&mut self, ifindex: u32) {
         if let Some(load) = self.interfaces.get(&ifindex)
             && load.chases == 0
             && load.waiting == 0
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interface_at_its_cap_leaves_room_for_others() {
+    fn an_interface_at_its_limit_leaves_a_share_for_others() {
         let mut in_flight = InFlight::new(2, MAX_CHASES);
         assert!(matches!(
             in_flight.join(1, &key(0), (), || true),
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn however_many_interfaces_flood_the_next_one_has_room() {
+    fn however_many_interfaces_flood_a_share_is_left_for_the_next() {
         for flooding in [1, 5, 50, 250] {
             let mut in_flight = InFlight::new(256, MAX_CHASES);
             let mut number = 0;

@@ -38,7 +38,7 @@ impl Limiter {
         bucket.admit(now.duration_since(self.started).as_nanos() as u64)
     }
 
-    /// Forgets an interface that is gone.
+    /// Removes the bucket of an interface.
     pub fn release(&mut self, ifindex: u32) {
         self.buckets.remove(&ifindex);
     }

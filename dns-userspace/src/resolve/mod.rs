@@ -24,7 +24,7 @@ pub use options::{ResponderOptions, Upstream};
 pub use query::{Edns, Query};
 pub use responder::Responder;
 pub use source::{DnsSource, Explanation, Step, StepReply, TargetSource, explain};
-pub use stats::{NamespaceCounts, PassReason, Snapshot, Stats};
+pub use stats::{OTHER_NAMESPACES, PassReason, ResponderStatus, Stats};
 pub use stream::{MAX_QUEUED, ReplyTo, Steer, StreamQuery, StreamReply};
 pub use upstream::RetryReason;
 

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use crate::config::{Config, UpstreamServer};
 
-/// Interfaces that may fill their share of the cache before there is no room for others.
+/// Interfaces that may fill their share of the cache before it is full.
 const FULL_SHARES: usize = 64;
 
 /// The server that is asked for targets.
@@ -27,7 +27,7 @@ pub struct ResponderOptions {
     pub chases_per_interface: usize,
     /// Answers in the cache.
     pub max_answers: usize,
-    /// Answers in the cache on the account of one interface.
+    /// Answers in the cache that count for one interface.
     pub answers_per_interface: usize,
 }
 

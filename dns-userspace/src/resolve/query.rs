@@ -14,7 +14,7 @@ const OPT: usize = OPT_LEN as usize;
 /// RFC 1035 §3.2.3.
 const DO: u16 = 0x8000;
 
-/// What a query asks, and what its reply must repeat.
+/// The question of a query, and what its reply must repeat.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Query {
     pub id: u16,
@@ -139,7 +139,7 @@ fn name_length(bytes: &[u8]) -> Option<usize> {
     }
 }
 
-/// One OPT and nothing behind it; its options are walked once, so that a list whose lengths lie is never taken.
+/// One OPT and nothing behind it; its options are walked once, so that a list with wrong lengths is refused.
 fn parse_opt(record: &[u8]) -> Option<Edns> {
     let fixed: &[u8; OPT] = record.first_chunk()?;
     let word = |at: usize| u16::from_be_bytes([fixed[at], fixed[at + 1]]);
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_of_options_that_lie_are_refused() {
+    fn option_lists_with_wrong_lengths_are_refused() {
         for opt in [
             // RDLENGTH beyond the end, before the end, an option beyond RDATA, half an option header.
             &b"\0\0\x29\x04\xd0\0\0\0\0\0\x08\0\x0a\0\x03abc"[..],

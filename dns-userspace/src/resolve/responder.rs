@@ -27,7 +27,7 @@ use super::{
     options::{ResponderOptions, Upstream},
     query::Query,
     source::TargetSource,
-    stats::{PassReason, Snapshot, Stats},
+    stats::{PassReason, ResponderStatus, Stats},
     stream::{Steer, StreamQuery},
 };
 use crate::{
@@ -61,17 +61,23 @@ struct Program {
 }
 
 impl<S: TargetSource, I: Inject> Responder<S, I> {
-    pub fn new(options: ResponderOptions, source: S, injector: I) -> Responder<S, I> {
-        Responder::with_clock(options, source, injector, Instant::now)
+    /// The counters go on from where the responder before has left them.
+    pub fn new(
+        options: ResponderOptions,
+        source: S,
+        injector: I,
+        stats: Arc<Stats>,
+    ) -> Responder<S, I> {
+        Responder::with_clock(options, source, injector, stats, Instant::now)
     }
 
     fn with_clock(
         options: ResponderOptions,
         source: S,
         injector: I,
+        stats: Arc<Stats>,
         clock: fn() -> Instant,
     ) -> Responder<S, I> {
-        let stats = Arc::new(Stats::default());
         let engine = Engine::new(options, stats.clone(), rand::random(), clock());
         let warnings = Limiter::new(clock(), WARNINGS_PER_SECOND, WARNINGS_PER_SECOND);
         Responder {
@@ -134,7 +140,7 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
 
     /// The same for a query from a TCP connection. Every one gets exactly one [`crate::resolve::StreamReply`].
     pub fn handle_stream(self: &Arc<Self>, stream: StreamQuery) {
-        self.stats.queries.add();
+        self.stats.lock().queries += 1;
         let StreamQuery { query, server, .. } = stream;
         let plan = plan(&stream.rules, stream.rule, query.qname());
         let watched = self.watch(&stream.rules, stream.rule, || {
@@ -171,7 +177,7 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
     ) -> Option<MatchedQuery<Arc<Client>>> {
         let is_answered = program.as_ref().is_some_and(|program| program.is_answered);
         if !is_answered {
-            self.stats.queries.add();
+            self.stats.lock().queries += 1;
         }
         let parsed = parse(&frame);
         let client = Client {
@@ -282,10 +288,10 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
             .await;
     }
 
-    /// The numbers of this moment.
-    pub fn snapshot(&self) -> Snapshot {
+    /// The counters, and what is held at this moment.
+    pub fn status(&self) -> ResponderStatus {
         let engine = self.engine();
-        self.stats.snapshot(engine.in_flight(), engine.cached())
+        self.stats.status(engine.in_flight(), engine.cached())
     }
 }
 

@@ -22,10 +22,10 @@ use crate::model::Transport;
 /// Tries within the time of one chase.
 const TRIES: u32 = 4;
 
-/// Finds out what a target has.
+/// Looks targets up.
 pub trait TargetSource: Send + Sync + 'static {
-    /// Looks `qtype` of `target` up, to the end of its chain. Ends within a bounded time. `has_address` when an address of
-    /// the other family is known, so that none has to be looked for.
+    /// Looks `qtype` of `target` up, to the end of its chain. Ends within a bounded time. `has_address` when an address of the
+    /// other family is cached, so that none has to be looked for.
     fn look_up(
         &self,
         target: &Name,
@@ -66,7 +66,7 @@ impl DnsSource {
         let mut chase = Chase::new(target.clone(), qtype, has_address);
         loop {
             let asked_at = Instant::now();
-            let (name, qtype) = chase.asks();
+            let (name, qtype) = chase.next_question();
             let name = name.clone();
             let result = upstream::ask(&self.pool, server, &name, qtype, policy).await;
             if let Some(steps) = &mut steps {
@@ -103,7 +103,7 @@ pub struct Step {
     pub reply: Result<StepReply, Failure>,
 }
 
-/// What came back.
+/// The reply.
 #[derive(Clone, Debug)]
 pub struct StepReply {
     pub transport: Transport,
@@ -146,7 +146,7 @@ impl Step {
     }
 }
 
-/// A chase with everything that was asked on the way.
+/// A chase with all of its questions.
 #[derive(Clone, Debug)]
 pub struct Explanation {
     pub steps: Vec<Step>,

@@ -1,25 +1,24 @@
 //! Counters of the responder, from which the metrics are made.
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    borrow::Cow,
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
 };
+
+use serde::{Deserialize, Serialize};
 
 use super::{cache::Sizes, chain::Failure};
 
 /// Most namespaces with counts of their own.
-pub const MAX_NAMESPACES: usize = 1000;
+const MAX_NAMESPACES: usize = 1000;
 /// The label of all others. Not a namespace name that Kubernetes allows.
-pub const OTHER: &str = "_other";
+pub const OTHER_NAMESPACES: &str = "_other";
 
 macro_rules! reasons {
     ($( $(#[doc = $doc:literal])+ $name:ident => $label:literal, )+) => {
         /// Why the responder passed a query on.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        #[repr(usize)]
         pub enum PassReason { $( $(#[doc = $doc])+ $name, )+ }
 
         impl PassReason {
@@ -51,153 +50,149 @@ reasons! {
     LocalFailure => "local_failure",
 }
 
-/// Counters, each of them only ever growing.
-#[derive(Debug, Default)]
-pub struct Stats {
-    pub(super) queries: Counter,
-    pub(super) noerror: Counter,
-    pub(super) servfail: Counter,
-    pub(super) stale: Counter,
-    pub(super) unanswered: Counter,
-    pub(super) truncated: Counter,
-    pub(super) chases: Counter,
-    pub(super) broken_chains: Counter,
-    pub(super) no_address: Counter,
-    pub(super) send_errors: Counter,
-    pub(super) refreshes: Counter,
-    pub(super) refreshes_refused: Counter,
-    passed: [Counter; PassReason::ALL.len()],
-    failures: [Counter; Failure::ALL.len()],
-    namespaces: Mutex<HashMap<String, NamespaceCounts>>,
+/// Counts by a fixed set of labels.
+type ByLabel = BTreeMap<Cow<'static, str>, u64>;
+
+/// What the responder counts, and what it holds. Every page that shows it reads this.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ResponderStatus {
+    pub queries: u64,
+    /// By rcode.
+    pub replies: ByLabel,
+    /// By [`PassReason::label`].
+    pub passed_on: ByLabel,
+    pub chases: u64,
+    /// By [`Failure::label`].
+    pub chase_failures: ByLabel,
+    pub broken_chains: u64,
+    pub targets_without_address: u64,
+    pub stale_answers: u64,
+    /// Queries for names that exist, left without a reply because the node could not look them up.
+    pub unanswered: u64,
+    /// Replies with TC=1.
+    pub truncated: u64,
+    /// Look-ups for published answers that are about to expire.
+    pub refreshes: u64,
+    /// The same, refused because there were too many.
+    pub refreshes_refused: u64,
+    pub chases_in_flight: u64,
+    /// Entries by store.
+    pub stores: ByLabel,
+    /// Replies and queries passed on that could not be sent.
+    pub send_errors: u64,
+    /// By the namespace that a rule captured: replies by [`ReplyKind::label`]. At most [`MAX_NAMESPACES`], and
+    /// [`OTHER_NAMESPACES`].
+    pub namespaces: BTreeMap<String, ByLabel>,
 }
 
-/// One number.
-#[derive(Debug, Default)]
-pub(super) struct Counter(AtomicU64);
+/// The counters of all responders of this process, which follow one another.
+#[derive(Debug)]
+pub struct Stats(Mutex<ResponderStatus>);
 
-impl Counter {
-    pub(super) fn add(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
+impl Default for Stats {
+    /// With every label at 0.
+    fn default() -> Stats {
+        Stats(Mutex::new(ResponderStatus {
+            replies: zeros(["NOERROR", "SERVFAIL"]),
+            passed_on: zeros(PassReason::ALL.iter().map(|reason| reason.label())),
+            chase_failures: zeros(Failure::ALL.iter().map(|failure| failure.label())),
+            ..ResponderStatus::default()
+        }))
+    }
+}
+
+impl Stats {
+    /// To count. A panic while the lock was held leaves numbers behind, which are still right.
+    pub(super) fn lock(&self) -> MutexGuard<'_, ResponderStatus> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+    /// Everything at one moment.
+    pub(super) fn status(&self, in_flight: usize, sizes: Sizes) -> ResponderStatus {
+        let stores = [
+            ("answers", sizes.answers),
+            ("other_types", sizes.other_types),
+            ("no_target", sizes.no_target),
+            ("trouble", sizes.failures),
+        ];
+        ResponderStatus {
+            chases_in_flight: in_flight as u64,
+            stores: stores
+                .map(|(store, entries)| (store.into(), entries as u64))
+                .into(),
+            ..self.lock().clone()
+        }
     }
 }
 
-/// Replies to queries for one namespace's target.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct NamespaceCounts {
-    pub answers: u64,
-    pub stale: u64,
-    pub servfail: u64,
+impl ResponderStatus {
+    pub(super) fn passed_on(&mut self, reason: PassReason) {
+        add(&mut self.passed_on, reason.label());
+    }
+
+    pub(super) fn failed(&mut self, failure: Failure) {
+        add(&mut self.chase_failures, failure.label());
+    }
+
+    /// Counts a reply, by its rcode and for its namespace. Only a namespace whose target exists gets a line of its own:
+    /// until then, the name may be one that a pod made up.
+    pub(super) fn replied(&mut self, namespace: Option<&str>, kind: ReplyKind) {
+        add(&mut self.replies, kind.rcode());
+        let Some(namespace) = namespace else {
+            return;
+        };
+        let namespaces = &mut self.namespaces;
+        let may_be_added = namespaces.len() < MAX_NAMESPACES && kind != ReplyKind::Servfail;
+        let line = if may_be_added || namespaces.contains_key(namespace) {
+            namespace
+        } else {
+            OTHER_NAMESPACES
+        };
+        match namespaces.get_mut(line) {
+            Some(counts) => add(counts, kind.label()),
+            None => {
+                let mut counts = zeros(ReplyKind::ALL.map(ReplyKind::label));
+                add(&mut counts, kind.label());
+                namespaces.insert(line.to_owned(), counts);
+            }
+        }
+    }
 }
 
-/// What a reply was, for the counts of its namespace.
+fn zeros(labels: impl IntoIterator<Item = &'static str>) -> ByLabel {
+    let labels = labels.into_iter();
+    labels.map(|label| (label.into(), 0)).collect()
+}
+
+fn add(counts: &mut ByLabel, label: &'static str) {
+    *counts.entry(label.into()).or_default() += 1;
+}
+
+/// What a reply is, for the counts of its namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Replied {
+pub(super) enum ReplyKind {
     Answer,
     Stale,
     Servfail,
 }
 
-/// Everything at one moment.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Snapshot {
-    pub queries: u64,
-    /// By rcode.
-    pub replies: BTreeMap<&'static str, u64>,
-    /// By [`PassReason::label`].
-    pub passed: BTreeMap<&'static str, u64>,
-    pub chases: u64,
-    /// By [`Failure::label`].
-    pub chase_failures: BTreeMap<&'static str, u64>,
-    pub broken_chains: u64,
-    pub no_address: u64,
-    pub stale_answers: u64,
-    /// Queries for names that exist, left without a reply because this node did not look them up.
-    pub unanswered: u64,
-    /// Replies with TC=1.
-    pub truncated: u64,
-    /// Replies and passed queries that could not be sent.
-    pub send_errors: u64,
-    /// Look-ups for published answers that are about to expire.
-    pub refreshes: u64,
-    /// The same, refused because there were too many.
-    pub refreshes_refused: u64,
-    pub in_flight: usize,
-    pub store: Sizes,
-    /// At most `MAX_NAMESPACES`, and `OTHER`.
-    pub namespaces: BTreeMap<String, NamespaceCounts>,
-}
+impl ReplyKind {
+    const ALL: [ReplyKind; 3] = [ReplyKind::Answer, ReplyKind::Stale, ReplyKind::Servfail];
 
-impl Stats {
-    pub(super) fn passed(&self, reason: PassReason) {
-        self.passed[reason as usize].add();
-    }
-
-    pub(super) fn failed(&self, failure: Failure) {
-        self.failures[failure as usize].add();
-    }
-
-    /// Counts a reply for a namespace. Only a namespace whose target exists gets a line of its own: the name is what a
-    /// pod made up until then.
-    pub(super) fn replied(&self, namespace: Option<&str>, replied: Replied) {
-        let Some(namespace) = namespace else {
-            return;
-        };
-        let mut namespaces = self
-            .namespaces
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let known = namespaces.contains_key(namespace);
-        let room = namespaces.len() < MAX_NAMESPACES && replied != Replied::Servfail;
-        let line = if known || room { namespace } else { OTHER };
-        let counts = match namespaces.get_mut(line) {
-            Some(counts) => counts,
-            None => namespaces.entry(line.to_owned()).or_default(),
-        };
-        match replied {
-            Replied::Answer => counts.answers += 1,
-            Replied::Stale => counts.stale += 1,
-            Replied::Servfail => counts.servfail += 1,
+    /// The name used in metrics.
+    const fn label(self) -> &'static str {
+        match self {
+            ReplyKind::Answer => "answer",
+            ReplyKind::Stale => "stale",
+            ReplyKind::Servfail => "servfail",
         }
     }
 
-    pub(super) fn snapshot(&self, in_flight: usize, store: Sizes) -> Snapshot {
-        let namespaces = self
-            .namespaces
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        Snapshot {
-            queries: self.queries.get(),
-            replies: BTreeMap::from([
-                ("NOERROR", self.noerror.get()),
-                ("SERVFAIL", self.servfail.get()),
-            ]),
-            passed: PassReason::ALL
-                .iter()
-                .map(|reason| (reason.label(), self.passed[*reason as usize].get()))
-                .collect(),
-            chases: self.chases.get(),
-            chase_failures: Failure::ALL
-                .iter()
-                .map(|failure| (failure.label(), self.failures[*failure as usize].get()))
-                .collect(),
-            broken_chains: self.broken_chains.get(),
-            no_address: self.no_address.get(),
-            stale_answers: self.stale.get(),
-            unanswered: self.unanswered.get(),
-            truncated: self.truncated.get(),
-            send_errors: self.send_errors.get(),
-            refreshes: self.refreshes.get(),
-            refreshes_refused: self.refreshes_refused.get(),
-            in_flight,
-            store,
-            namespaces: namespaces
-                .iter()
-                .map(|(name, counts)| (name.clone(), *counts))
-                .collect(),
+    pub(super) const fn rcode(self) -> &'static str {
+        match self {
+            ReplyKind::Answer | ReplyKind::Stale => "NOERROR",
+            ReplyKind::Servfail => "SERVFAIL",
         }
     }
 }
@@ -209,24 +204,27 @@ mod tests {
     #[test]
     fn made_up_namespaces_do_not_fill_the_table() {
         let stats = Stats::default();
+        let replied = |namespace: &str, kind| stats.lock().replied(Some(namespace), kind);
         for number in 0..3 * MAX_NAMESPACES {
-            stats.replied(Some(&format!("made-up-{number}")), Replied::Servfail);
+            replied(&format!("made-up-{number}"), ReplyKind::Servfail);
         }
-        stats.replied(Some("foo"), Replied::Answer);
+        replied("foo", ReplyKind::Answer);
         for number in 0..3 * MAX_NAMESPACES {
-            stats.replied(Some(&format!("real-{number}")), Replied::Answer);
+            replied(&format!("real-{number}"), ReplyKind::Answer);
         }
-        stats.replied(Some("foo"), Replied::Servfail);
-        let namespaces = stats.snapshot(0, Sizes::default()).namespaces;
+        replied("foo", ReplyKind::Servfail);
+        let namespaces = &stats.lock().namespaces;
         assert!(namespaces.len() <= MAX_NAMESPACES + 1);
-        let foo = NamespaceCounts {
-            answers: 1,
-            stale: 0,
-            servfail: 1,
-        };
-        assert_eq!(namespaces["foo"], foo);
-        assert_eq!(namespaces[OTHER].servfail, 3 * MAX_NAMESPACES as u64);
-        let answers: u64 = namespaces.values().map(|counts| counts.answers).sum();
+        let foo = [("answer", 1), ("servfail", 1), ("stale", 0)];
+        assert_eq!(
+            namespaces["foo"],
+            foo.map(|(kind, count)| (kind.into(), count)).into()
+        );
+        assert_eq!(
+            namespaces[OTHER_NAMESPACES]["servfail"],
+            3 * MAX_NAMESPACES as u64
+        );
+        let answers: u64 = namespaces.values().map(|counts| counts["answer"]).sum();
         assert_eq!(answers, 3 * MAX_NAMESPACES as u64 + 1);
     }
 }

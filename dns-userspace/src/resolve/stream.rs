@@ -25,12 +25,12 @@ pub struct StreamQuery {
     pub client: SocketAddr,
     /// The server that the client asked.
     pub server: SocketAddr,
-    /// The interface that the client is behind, on whose account the query is.
+    /// The interface that the client is behind, to whose limits the query counts.
     pub ifindex: u32,
     pub rules: Arc<RuleSet>,
     /// The rule that matches, an index into them.
     pub rule: usize,
-    /// Whether it may be looked up. What is known is answered also to a client that is over its rate.
+    /// Whether it may be looked up. A client that is over its rate still gets cached answers.
     pub is_within_rate: bool,
     pub reply: ReplyTo,
 }
@@ -38,26 +38,26 @@ pub struct StreamQuery {
 /// Where the reply goes.
 #[derive(Clone, Debug)]
 pub struct ReplyTo {
-    /// What the connection knows the query by.
+    /// The slot of the query in its connection.
     pub slot: u32,
     pub replies: mpsc::Sender<(u32, StreamReply)>,
     /// Bytes of answers in `replies`; the connection takes off what it takes out.
     pub queued: Arc<AtomicUsize>,
 }
 
-/// What becomes of a query from a stream.
+/// The reply to a query from a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StreamReply {
     Answer(Vec<u8>),
-    /// The server itself is to answer.
+    /// The query is to be sent to the server itself.
     PassOn,
     /// No reply, as over UDP; the client asks again.
     NoReply,
 }
 
 impl ReplyTo {
-    /// Fails when the connection is gone, or has less room than queries on their way. An answer that is too much for what
-    /// waits already becomes [`StreamReply::NoReply`].
+    /// Fails when the connection is closed, or has more queries in flight than slots. An answer that exceeds the limit of
+    /// waiting bytes becomes [`StreamReply::NoReply`].
     pub(crate) fn send(&self, mut reply: StreamReply) -> io::Result<()> {
         if let StreamReply::Answer(message) = &reply {
             let before = self.queued.fetch_add(message.len(), Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! What several tests of this module need: names, records, messages, queries.
+//! Names, records, messages and queries for the tests of this module.
 
 use hickory_proto::{
     op::{Message, OpCode, ResponseCode},

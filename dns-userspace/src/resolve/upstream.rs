@@ -1,8 +1,8 @@
 //! Asks the upstream one question over sockets and takes only the reply to it (SEMANTICS rule 13).
 //!
-//! What does not match is ignored, and the right reply may still come after it: spoofing wins nothing by being first. A
-//! server that does not take EDNS or does not keep case is asked again in another form, from another port and with
-//! another ID, so that a forged sign of either has to be followed by a second guess.
+//! What does not match is ignored, and the right reply may still come after it: spoofing wins nothing by being first. A server
+//! that does not take EDNS or does not keep case is asked again in another form, from another port and with another ID, so that
+//! an attacker who forges either has to guess a second time.
 
 mod exchange;
 mod infra;
@@ -35,11 +35,11 @@ use self::{
 use super::chain::Failure;
 use crate::model::Transport;
 
-/// Asks `server` for (`qname`, `qtype`), in the form that it is known to take.
+/// Asks `server` for (`qname`, `qtype`), in the form that it needs.
 ///
 /// # Errors
 /// [`Failure::Timeout`] when no acceptable reply came in time, [`Failure::Network`] when the server refuses to be asked,
-/// [`Failure::Tcp`] when its reply needs TCP and there is none, [`Failure::Local`] when this node could not ask.
+/// [`Failure::Tcp`] when its reply needs TCP and there is none, [`Failure::Local`] when this node could not send the query.
 pub async fn ask(
     pool: &Arc<Pool>,
     server: SocketAddr,
@@ -50,7 +50,7 @@ pub async fn ask(
     let infra = pool.infra();
     let mut retry = Retry::new(infra.style(server, Instant::now()));
     loop {
-        // Nothing but this node takes part in opening a socket.
+        // Opening a socket depends on this node alone.
         let lease = pool.lease(server).map_err(|_| Failure::Local)?;
         let question = Question::new(qname, qtype, lease.id(), retry.style(), rand::random);
         let is_mixed_case = question.is_mixed_case();
@@ -134,7 +134,7 @@ impl Failure {
                 | libc::ENETUNREACH
                 | libc::EPERM,
             ) => Failure::Local,
-            // EHOSTUNREACH and EACCES may be what a router says.
+            // EHOSTUNREACH and EACCES may come from a router.
             _ => Failure::Network,
         }
     }

@@ -24,7 +24,7 @@ pub struct Budget {
 pub enum Spent {
     Time,
     Memory,
-    /// The kernel's table has no room.
+    /// The kernel's table is full.
     Table,
 }
 

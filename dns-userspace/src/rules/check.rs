@@ -57,7 +57,7 @@ pub(super) fn duplicates(names: &[&str], rules: &[(usize, Rule)]) -> Vec<Complai
     complaints
 }
 
-/// The rules that each rule's target may match, as far as one name stands for all where a `regex` takes part.
+/// The rules that each rule's target may match, as far as one name represents all where a `regex` takes part.
 pub(super) fn leads_to(rules: &[(usize, Rule)]) -> Vec<Vec<usize>> {
     let index = LabelIndex::new(rules);
     rules
@@ -117,7 +117,7 @@ pub(super) fn loops(rules: &[(usize, Rule)], leads_to: &[Vec<usize>]) -> Vec<Com
     complaints
 }
 
-/// The earlier rule that leaves nothing to a later one, if it is a single one.
+/// The earlier rule that matches all names of a later one, if it is a single one.
 pub(super) fn shadow(rules: &[Rule], later: usize) -> Option<&Rule> {
     let Matcher::Pattern(pattern) = &rules[later].matcher else {
         return None;
@@ -194,7 +194,7 @@ fn join(pieces: Vec<Symbol>) -> Symbol {
     Symbol::Around(start, end)
 }
 
-/// What a rule makes of a name with unknown labels, or `None` when it cannot match it.
+/// The target that a rule gives a name with unknown labels, or `None` when it cannot match it.
 fn apply(rule: &Rule, name: &[Symbol]) -> Option<Vec<Symbol>> {
     match &rule.matcher {
         Matcher::Pattern(pattern) => {
@@ -202,7 +202,7 @@ fn apply(rule: &Rule, name: &[Symbol]) -> Option<Vec<Symbol>> {
             Some(target(&rule.target, &captures))
         }
         Matcher::Regex(regex) => {
-            // One name stands for all: enough to see a loop that every name takes.
+            // One name represents all: enough to see a loop that every name takes.
             let sample: Vec<String> = name
                 .iter()
                 .map(|label| match label {
@@ -328,7 +328,7 @@ struct LabelIndex {
 struct Node {
     literals: HashMap<String, Node>,
     capture: Option<Box<Node>>,
-    /// Rules whose `*` stands here.
+    /// Rules whose `*` is here.
     any_labels: Vec<usize>,
     /// Rules that end here.
     ends: Vec<usize>,

@@ -1,10 +1,10 @@
-//! From a CoreDNS Corefile to rules of a configuration: what the library `corefile` makes of it, as far as the rules compile.
+//! From a CoreDNS Corefile to rules of a configuration: what the library `corefile` reads from it, as far as the rules compile.
 
 pub use ::corefile::{Note, NoteKind};
 
 use super::{Budget, Complaint, MatchSpec, RuleSet, RuleSpec};
 
-/// What a Corefile became.
+/// The rules of a Corefile, and what was not imported.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Import {
     pub rules: Vec<Imported>,
@@ -107,7 +107,7 @@ fn imported(rule: &::corefile::Rule) -> Imported {
     }
 }
 
-/// What there is to say about the rules when they are compiled together.
+/// The complaints about the rules when they are compiled together.
 fn compile(rules: &[Imported], budget: &Budget) -> Result<Vec<Complaint>, Vec<Complaint>> {
     let specs: Vec<RuleSpec> = rules.iter().map(|rule| rule.rule.clone()).collect();
     // Without expressions, what was made in time compiles in time.

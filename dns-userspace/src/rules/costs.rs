@@ -12,7 +12,7 @@ const COSTLY_NAMED: usize = 3;
 /// How long it may take to find out which.
 const COSTLY_TIME: Duration = Duration::from_secs(1);
 
-/// What to say of rules that take more than the budget together; `languages` are theirs, one each.
+/// The complaints about rules that take more than the budget together; `languages` are theirs, one each.
 pub(super) fn too_costly(
     rules: &[(usize, Rule)],
     languages: &[Hir],
@@ -20,7 +20,7 @@ pub(super) fn too_costly(
     spent: Spent,
 ) -> Complaint {
     let few = Budget::new(COSTLY_TIME, budget.bytes());
-    // What has literal labels at its end adds up; what has none multiplies.
+    // The costs of rules with literal labels at the end add up; those of others multiply.
     let mut costs: Vec<((usize, usize), usize)> = rules
         .iter()
         .zip(languages)

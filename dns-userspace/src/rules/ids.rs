@@ -50,8 +50,8 @@ pub(super) fn by_id(
 ) -> HashMap<u64, usize> {
     let mut ids: HashMap<u64, (usize, &String)> = HashMap::with_capacity(rules.len());
     for (index, rule) in rules {
-        // Of two rules of one name there is a complaint already; for others this is one case in 2^64, unless somebody looks
-        // for it.
+        // Of two rules of one name there is a complaint already; for others this is one case in 2^64, unless it is searched
+        // for.
         if let Some((other, name)) = ids.insert(rule.id, (*index, &rule.name))
             && *name != rule.name
         {

@@ -10,9 +10,9 @@ mod check;
 pub mod corefile;
 mod costs;
 mod ids;
-mod lone;
 mod pattern;
 mod regex;
+mod suffix_decided;
 mod table;
 #[doc(hidden)]
 pub mod testing;
@@ -122,8 +122,8 @@ pub struct RuleSet {
     ids: HashMap<u64, usize>,
     table: Table,
     warnings: Vec<Complaint>,
-    /// Of each rule, whether the last labels of a name settle it.
-    lone: Vec<bool>,
+    /// Of each rule, whether the last labels of a name decide that it matches.
+    suffix_decided: Vec<bool>,
     /// Of each rule, whether its target may be another rule's name.
     leads_on: Vec<bool>,
     has_regex: bool,
@@ -152,7 +152,7 @@ enum Matcher {
     Regex(Box<RegexMatcher>),
 }
 
-/// What a rule makes of a name that it matches.
+/// The result of applying a rule to a name that it matches.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Match {
     /// The captured labels in the order of the pattern, lower-cased; for a `regex` rule its groups.
@@ -223,7 +223,7 @@ impl RuleSet {
             })
             .collect();
         Ok(Self {
-            lone: lone::lone(&patterns),
+            suffix_decided: suffix_decided::by_rule(&patterns),
             leads_on: leads_to.iter().map(|next| !next.is_empty()).collect(),
             has_regex,
             rules,
@@ -247,14 +247,14 @@ impl RuleSet {
         &self.table
     }
 
-    /// What names that a rule matches end with, given what it captured: in wire format and lower case. `None` where that
-    /// does not settle the rule.
+    /// The suffix of the names that a rule matches, given its captures: in wire format and lower case. `None` where the suffix
+    /// does not decide the rule.
     pub fn suffix<'c>(
         &self,
         rule: usize,
         captures: impl IntoIterator<Item = &'c [u8]>,
     ) -> Option<Vec<u8>> {
-        let pattern = self.lone_pattern(rule)?;
+        let pattern = self.suffix_decided_pattern(rule)?;
         let mut captures = captures.into_iter();
         let mut wire = Vec::new();
         for label in &pattern.labels {
@@ -273,7 +273,7 @@ impl RuleSet {
     pub fn starters(&self) -> Vec<LiteralWord> {
         let mut starters = Vec::new();
         for rule in 0..self.rules.len() {
-            let starter = self.lone_pattern(rule).and_then(starter);
+            let starter = self.suffix_decided_pattern(rule).and_then(starter);
             if let Some(starter) = starter.filter(|starter| !starters.contains(starter)) {
                 starters.push(starter);
             }
@@ -284,24 +284,24 @@ impl RuleSet {
         starters
     }
 
-    fn lone_pattern(&self, rule: usize) -> Option<&Pattern> {
+    fn suffix_decided_pattern(&self, rule: usize) -> Option<&Pattern> {
         match &self.rules.get(rule)?.matcher {
-            Matcher::Pattern(pattern) if *self.lone.get(rule)? => Some(pattern),
+            Matcher::Pattern(pattern) if *self.suffix_decided.get(rule)? => Some(pattern),
             _ => None,
         }
     }
 
-    /// Rules that can be loaded but hardly mean what they say.
+    /// Complaints about rules that are valid but hardly intended.
     pub fn warnings(&self) -> &[Complaint] {
         &self.warnings
     }
 
-    /// What a rule makes of a name, and what the rules make of its target where that is the name of another one, in this
-    /// order. Never empty; `None` when the rule does not match the name after all.
+    /// The match of a rule with a name, then those of the rules that its target leads to. Never empty; `None` when the rule
+    /// does not match the name after all.
     pub fn follow(&self, index: usize, qname: &[u8]) -> Option<Vec<(&Rule, Match)>> {
         let rule = self.rules.get(index)?;
         let mut chain = vec![(rule, rule.apply(qname)?)];
-        // What is known of the target without its captures is not enough where an expression may match more than a label.
+        // The analysis of targets assumes that a capture is one label, which a group of an expression need not be.
         if !self.leads_on(index) && !self.has_regex {
             return Some(chain);
         }
@@ -470,7 +470,7 @@ impl Rule {
         &self.name
     }
 
-    /// The rule's own cap on what clients are told.
+    /// The rule's own cap on the TTL of answers.
     pub fn ttl_seconds(&self) -> u32 {
         self.ttl_seconds
     }
@@ -490,7 +490,7 @@ impl Rule {
         self.namespace
     }
 
-    /// A hash of all that its answers depend on: the same in every process that has this rule.
+    /// A hash of everything that its answers depend on: the same in every process that has this rule.
     pub fn id(&self) -> u64 {
         self.id
     }
@@ -528,7 +528,7 @@ impl Rule {
         &self.cname
     }
 
-    /// What stands for each of [`Match::captures`] in `pattern`: a capture's name, or a group's name or number.
+    /// The reference to each of [`Match::captures`] in `pattern`: a capture's name, or a group's name or number.
     pub fn capture_names(&self) -> impl Iterator<Item = String> {
         self.captures
             .iter()
@@ -827,7 +827,7 @@ mod tests {
     }
 
     #[test]
-    fn targets_that_are_no_names_are_none() {
+    fn templates_without_a_valid_name_give_no_target() {
         let rules = compile(&[("{a}.example", "{a}-{a}.target")]).unwrap();
         let long = "a".repeat(40);
         let name = wire(&format!("{long}.example"));
@@ -928,7 +928,7 @@ mod tests {
             assert_eq!(complaint.others.len(), 2);
             assert!(specs[complaint.rule].name.starts_with("loose"));
         }
-        // As many as there is room for are fine.
+        // As many as the budget allows are fine.
         for count in 1..=3 {
             RuleSet::compile_within(&loose(count), "", &Budget::new(HOUR, 32 << 20)).unwrap();
         }
@@ -1024,7 +1024,7 @@ mod tests {
     }
 
     #[test]
-    fn targets_near_other_rules_are_no_loops() {
+    fn targets_near_other_rules_do_not_count_as_loops() {
         for rules in [
             &[
                 KAFKA,

@@ -1,4 +1,4 @@
-//! The pattern language: what `match` and `cname` may say, and what they make of a name. Knows nothing of tables.
+//! The pattern language: what `match` and `cname` may contain, and how they apply to a name. Independent of the tables.
 
 use std::fmt;
 
@@ -60,7 +60,7 @@ impl Pattern {
                     pattern.any_labels = true;
                 } else {
                     problems.push(Problem::new(
-                        "`*` stands behind other labels",
+                        "`*` is behind other labels",
                         "let `*` come first, and write `{name}` for one label elsewhere",
                     ));
                 }
@@ -105,7 +105,7 @@ impl Pattern {
         })
     }
 
-    /// For each capture, how many labels stand between it and the root.
+    /// For each capture, the number of labels between it and the root.
     pub fn labels_behind_captures(&self) -> impl Iterator<Item = usize> {
         let last = self.labels.len();
         self.labels
@@ -212,7 +212,7 @@ fn check_captures(pattern: &Pattern) -> Vec<Problem> {
     for name in pattern.captures() {
         if seen.contains(&name) {
             problems.push(Problem::new(
-                format!("`{{{name}}}` stands twice"),
+                format!("`{{{name}}}` is used twice"),
                 "give each capture a name of its own",
             ));
         } else {
@@ -271,7 +271,7 @@ fn check_capture_name(name: &str) -> Result<(), Problem> {
         Ok(())
     } else {
         Err(Problem::new(
-            format!("`{{{name}}}` is no name for a capture"),
+            format!("`{{{name}}}` is not a name for a capture"),
             "name it with lower-case letters, digits and `_`, a letter first, as in `{namespace}`",
         ))
     }
@@ -307,7 +307,7 @@ fn is_literal_char(c: char) -> bool {
     c.is_ascii_alphanumeric() || c == '-' || c == '_'
 }
 
-/// What bars a text from being a name at all.
+/// Why a text cannot be a name at all.
 fn not_a_name(text: &str) -> Option<Problem> {
     if text.is_empty() || text == "." {
         return Some(Problem::new(
@@ -317,7 +317,7 @@ fn not_a_name(text: &str) -> Option<Problem> {
     }
     if text.contains('\\') {
         return Some(Problem::new(
-            "a backslash stands in the name",
+            "the name has a backslash",
             "write names without presentation escapes; bytes that need them cannot be matched (or use `regex`)",
         ));
     }
@@ -353,7 +353,7 @@ pub fn is_rfc1123(label: &[u8]) -> bool {
             .all(|&b| b.is_ascii_alphanumeric() || b == b'-')
 }
 
-/// Whether a label can be part of what `*` stands for: no literal dot, no separator byte.
+/// Whether a label can be part of what `*` matches: no literal dot, no separator byte.
 pub fn is_plain(label: &[u8]) -> bool {
     !label.is_empty()
         && label
@@ -390,7 +390,7 @@ pub enum Part<R> {
     Capture(R),
 }
 
-/// A `cname` key, its captures referred to by `R`: by name as written, by index once the rule knows them.
+/// A `cname` key, its captures referred to by `R`: by name as written, by index once they are resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Template<R> {
     /// Text in lower case; the dots are in the text, and there is none at the end.
@@ -542,7 +542,7 @@ fn is_group_name(name: &str) -> bool {
 fn literal_part(text: &str) -> Result<Part<String>, Problem> {
     if text.contains('*') {
         return Err(Problem::new(
-            "`*` stands in a target",
+            "`*` is in a target",
             "write the one name that the CNAME points to; captures go in as `{name}`",
         ));
     }
@@ -578,8 +578,8 @@ mod tests {
             ("lkc-*.b", "only a part"),
             ("lkc-{x}.b", "only a part"),
             ("{x.b", "no partner"),
-            ("{}.b", "no name for a capture"),
-            ("{A}.b", "no name for a capture"),
+            ("{}.b", "not a name for a capture"),
+            ("{A}.b", "not a name for a capture"),
             ("{a}.{a}.b", "twice"),
             ("{a}.{b}.c", "too many"),
             ("{a}.{b}.{namespace}.c", "too many"),
@@ -599,7 +599,7 @@ mod tests {
     }
 
     #[test]
-    fn every_problem_of_a_pattern_is_told() {
+    fn every_problem_of_a_pattern_is_reported() {
         assert_eq!(Pattern::parse("a.*.b$.{Q}").unwrap_err().len(), 3);
     }
 

@@ -1,5 +1,5 @@
 //! `regex` rules: CoreDNS's way of matching (RE2, unanchored, on the lower-cased presentation name with its final dot),
-//! translated to the alphabet of the table. Knows nothing of tables either.
+//! translated to the alphabet of the table. Independent of the tables, too.
 //!
 //! A name with a byte that presentation form would escape is matched by no `regex` rule: neither here nor in the table.
 
@@ -146,7 +146,7 @@ impl ast::Visitor for SetOperations {
 
 fn no_set_operations() -> Problem {
     Problem::new(
-        "a class holds another class or a set operation, which RE2 does not know",
+        "a class holds another class or a set operation, which RE2 does not have",
         "write the class out, and escape `[`, `&`, `~` and `-` that are meant literally",
     )
 }
@@ -165,7 +165,7 @@ fn translate(hir: &Hir) -> Result<Hir, Problem> {
             literal
                 .0
                 .iter()
-                .map(|&byte| class(|out| stands_for(byte, out)))
+                .map(|&byte| class(|out| is_shown_as(byte, out)))
                 .collect(),
         ),
         // Names are ASCII here, so what lies beyond it in a class never counts.
@@ -173,7 +173,7 @@ fn translate(hir: &Hir) -> Result<Hir, Problem> {
             set.ranges()
                 .iter()
                 .flat_map(|range| range.start()..=range.end())
-                .any(|byte| stands_for(byte, out))
+                .any(|byte| is_shown_as(byte, out))
         }),
         HirKind::Class(Class::Unicode(set)) => class(|out| {
             (0..=0x7f)
@@ -182,7 +182,7 @@ fn translate(hir: &Hir) -> Result<Hir, Problem> {
                         .iter()
                         .any(|range| (range.start()..=range.end()).contains(&char::from(byte)))
                 })
-                .any(|byte| stands_for(byte, out))
+                .any(|byte| is_shown_as(byte, out))
         }),
         HirKind::Look(look) => match look {
             // A name holds no line breaks, so lines and text are one.
@@ -207,7 +207,7 @@ fn translate(hir: &Hir) -> Result<Hir, Problem> {
 }
 
 /// Whether a byte of the table's alphabet is what the lower-cased presentation name shows as `shown`.
-fn stands_for(shown: u8, byte: u8) -> bool {
+fn is_shown_as(shown: u8, byte: u8) -> bool {
     if shown == b'.' {
         byte == SEPARATOR
     } else {

@@ -1,8 +1,7 @@
 //! From the languages of all rules to one table in the layout of [`dns_common::dfa`].
 //!
 //! A language is given over names in the form `label FF label FF` (each label and the dot behind it). The walk reads
-//! `FF label FF label` from its end, so it starts where the automaton of the reversed language stands after one
-//! separator, and what a name is accepted by is known one separator early: a state of the table is a state of the
+//! `FF label FF label` from its end, so it starts in the state of the reversed language's automaton after one separator, and the rule that accepts a name is determined one separator early: a state of the table is a state of the
 //! automaton, whether a separator was just read, and the rule that the name up to there matches.
 
 use std::collections::HashMap;
@@ -32,7 +31,7 @@ use super::regex::{class, repeat};
 const DEAD: Index = 0;
 /// Above every state: one transition never leaves the table.
 const MAX_STATE: usize = TABLE_LEN - 256;
-/// With more steps between states than these, there is no room in the table: dead ends, cases of letters and ends of names
+/// With more steps between states than these, they do not fit into the table: dead ends, cases of letters and ends of names
 /// that are compared as a whole take some away, but not so many.
 const MOST_STEPS: usize = 8 * TABLE_LEN;
 /// States between two looks at the time.
@@ -62,8 +61,7 @@ impl Table {
         }
     }
 
-    /// Bytes that the entries in use and the tails take; the kernel's map has room for [`TABLE_LEN`] entries whatever they
-    /// are.
+    /// Bytes that the entries in use and the tails take; the kernel's map has [`TABLE_LEN`] entries in any case.
     pub fn bytes(&self) -> usize {
         self.header.entries as usize * size_of::<u32>() + self.tails.len() * size_of::<Tail>()
     }
@@ -326,8 +324,8 @@ impl States {
         usize::from(self.classes[usize::from(byte)])
     }
 
-    /// Makes a state from which no rule is reached the dead one: above all the one behind each match, which the
-    /// automaton needs because it tells a match one byte late.
+    /// Makes a state from which no rule is reached the dead one: above all the one behind each match, which the automaton needs
+    /// because it reports a match one byte late.
     fn cut_dead_ends(&mut self) {
         let mut leads_on: Vec<bool> = self.at_end.iter().map(|&rule| rule != 0).collect();
         // Successors are mostly made after their state, so that few rounds from the back suffice.
@@ -530,7 +528,7 @@ impl States {
             let live: Vec<usize> = (0..self.class_count)
                 .filter(|&class| self.row(state)[class] != DEAD)
                 .collect();
-            // Heads are told apart by their last word.
+            // Heads are distinguished by their last word.
             let branches = bytes.len() < 8
                 && self.at_end[state as usize] == 0
                 && live.iter().all(|&class| literals[class].is_some())
@@ -564,7 +562,7 @@ impl States {
         let starts: Vec<Index> = heads.iter().map(|&(_, start)| start).collect();
         let mut tails = Vec::new();
         let order = self.depth_first(&starts, &any_labels, &literals, &mut tails);
-        // States that end the walk stand behind all others.
+        // States that end the walk are behind all others.
         let (mut order, last): (Vec<Placed>, Vec<Placed>) =
             order.into_iter().partition(|placed| !placed.ends_walk);
         let walked = order.len();
@@ -645,8 +643,8 @@ impl States {
         }
     }
 
-    /// Every state that a walk can be in, so ordered that a chain of states stands together. Where only
-    /// literals are left the walk ends, and `tails` gets them.
+    /// Every state that a walk can be in, so ordered that a chain of states is contiguous. Where only literals are left the
+    /// walk ends, and `tails` gets them.
     fn depth_first(
         &self,
         starts: &[Index],
@@ -782,8 +780,8 @@ impl Places {
     }
 }
 
-/// The end of a name, last byte first, as it stands on the wire: the root label, and in the place of each separator the
-/// length of the label behind it.
+/// The end of a name, last byte first, as it is on the wire: the root label, and in the place of each separator the length of
+/// the label behind it.
 fn wire_end(reversed: &[u8]) -> LiteralWord {
     let mut length = 0;
     let labels = reversed.iter().map(|&byte| {

@@ -1,4 +1,4 @@
-//! Random rules, names that nearly match them, and two other ways to say which rule matches: for tests only.
+//! Random rules, names that nearly match them, and two other engines that decide which rule matches: for tests only.
 
 use regex::bytes::Regex;
 

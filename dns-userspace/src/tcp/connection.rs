@@ -54,7 +54,7 @@ pub(super) struct Connection<'a> {
     ifindex: u32,
     inbox: Inbox,
     outbox: Outbox,
-    /// Messages that the responder has, as they came.
+    /// Messages that the responder has, unchanged.
     waiting: HashMap<u32, Vec<u8>>,
     next_slot: u32,
     reply_to: mpsc::Sender<(u32, StreamReply)>,
@@ -64,7 +64,7 @@ pub(super) struct Connection<'a> {
     upstream: Upstream,
     /// No more is read from the client: it has closed its side, or the connection is about to be closed.
     closing: bool,
-    /// The last time that a message came or a reply went.
+    /// The time of the last message or reply.
     active: Instant,
     /// When the first byte of an incomplete message arrived.
     partial_since: Option<Instant>,
@@ -148,17 +148,17 @@ pub(super) async fn serve(
             break;
         }
     }
-    dispatch.counters.lost(connection.due());
+    dispatch.counters().lost += connection.due() as u64;
 }
 
-/// The connection is over.
+/// The connection has ended.
 struct Over;
 
 impl Connection<'_> {
     fn on(&mut self, event: Event, client: &TcpStream) -> Result<(), Over> {
         let now = Instant::now();
         match event {
-            Event::ClientReadable => match client.try_read_buf(self.inbox.room()) {
+            Event::ClientReadable => match client.try_read_buf(self.inbox.spare()) {
                 Ok(0) => self.closing = true,
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -198,7 +198,7 @@ impl Connection<'_> {
         Ok(())
     }
 
-    /// Takes the whole messages that there is room for.
+    /// Takes complete messages up to the limit in flight.
     fn take_messages(&mut self) -> Result<(), Malformed> {
         let mut took = false;
         while self.has_room() {
@@ -212,7 +212,7 @@ impl Connection<'_> {
         if took {
             self.active = now;
         }
-        // A message that waits for room is not late, and its time starts with its first byte.
+        // A message that waits for a free slot is not late, and its time starts with its first byte.
         self.partial_since = match self.partial_since {
             _ if !self.inbox.is_partial() || !self.has_room() => None,
             Some(since) if !took => Some(since),
@@ -246,7 +246,7 @@ impl Connection<'_> {
 
     /// Sends a message to the server.
     fn pass_on(&mut self, mut message: Vec<u8>) {
-        self.dispatch.counters.relayed();
+        self.dispatch.counters().relayed += 1;
         self.relay.send(&mut message, rand::random);
         let upstream = &mut self.upstream;
         upstream.outbox.push(&message);
@@ -265,11 +265,11 @@ impl Connection<'_> {
         self.active = now;
         match reply {
             StreamReply::Answer(answer) => {
-                self.dispatch.counters.answered();
+                self.dispatch.counters().answered += 1;
                 self.push(&answer, now);
             }
             StreamReply::PassOn => self.pass_on(message),
-            StreamReply::NoReply => self.dispatch.counters.lost(1),
+            StreamReply::NoReply => self.dispatch.counters().lost += 1,
         }
     }
 
@@ -278,7 +278,7 @@ impl Connection<'_> {
         let Some(stream) = &upstream.stream else {
             return;
         };
-        match stream.try_read_buf(upstream.inbox.room()) {
+        match stream.try_read_buf(upstream.inbox.spare()) {
             Ok(0) => return self.server_gone(),
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -307,7 +307,7 @@ impl Connection<'_> {
     /// on to their next server then, which they would not after SERVFAIL.
     fn server_gone(&mut self) {
         if self.relay.len() > 0 {
-            self.dispatch.counters.lost(self.relay.awaited());
+            self.dispatch.counters().lost += self.relay.awaited() as u64;
             self.closing = true;
             self.inbox = Inbox::default();
         }
@@ -350,7 +350,7 @@ impl Connection<'_> {
     }
 }
 
-/// Connects to a server from its own address: the program knows the node's own connections by that.
+/// Connects to a server from its own address: by that the program recognises the node's own connections.
 async fn connect(server: SocketAddr) -> io::Result<TcpStream> {
     let socket = match server {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,

@@ -1,16 +1,14 @@
-//! Decides which messages of a connection a rule matches, hands those to the responder, and counts what becomes of them.
+//! Decides which messages of a connection a rule matches, hands those to the responder, and counts the outcomes.
 
 use std::{
     net::IpAddr,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
 use arc_swap::ArcSwap;
 use dns_common::abi::MAX_FRAME;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     model::Limit,
@@ -46,45 +44,25 @@ pub(super) struct Dispatch {
     answer: Arc<dyn Answer>,
     served: ArcSwap<Served>,
     rate: Mutex<Option<Limiter>>,
-    pub counters: Counters,
+    counters: Mutex<Counters>,
 }
 
-/// Messages by what became of them.
-#[derive(Debug, Default)]
-pub(super) struct Counters {
-    answered: AtomicU64,
-    relayed: AtomicU64,
-    lost: AtomicU64,
-}
-
-/// [`Counters`] at one moment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Messages {
+/// Counters of steered connections and of their messages.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Counters {
+    /// Connections accepted.
+    pub connections: u64,
+    /// Of these, closed at once: too many, or not to a server.
+    pub refused: u64,
+    /// Open at this moment.
+    pub open: u64,
+    /// Messages that the responder answered.
     pub answered: u64,
+    /// Messages sent on to the server.
     pub relayed: u64,
+    /// Messages whose reply never came, or came too late for the client.
     pub lost: u64,
-}
-
-impl Counters {
-    pub fn answered(&self) {
-        self.answered.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub fn relayed(&self) {
-        self.relayed.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub fn lost(&self, messages: usize) {
-        self.lost.fetch_add(messages as u64, Ordering::Relaxed);
-    }
-
-    pub fn get(&self) -> Messages {
-        Messages {
-            answered: self.answered.load(Ordering::Relaxed),
-            relayed: self.relayed.load(Ordering::Relaxed),
-            lost: self.lost.load(Ordering::Relaxed),
-        }
-    }
 }
 
 impl Dispatch {
@@ -93,7 +71,7 @@ impl Dispatch {
             answer,
             rate: Mutex::new(limiter(served.limit)),
             served: ArcSwap::from_pointee(served),
-            counters: Counters::default(),
+            counters: Mutex::default(),
         }
     }
 
@@ -127,6 +105,11 @@ impl Dispatch {
             rule,
             is_within_rate,
         })
+    }
+
+    /// To count.
+    pub fn counters(&self) -> MutexGuard<'_, Counters> {
+        self.counters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn answer(&self, query: StreamQuery) {

@@ -5,25 +5,25 @@ use dns_common::wire::DNS_HEADER_LEN;
 /// No message is shorter than its header.
 const SHORTEST: usize = DNS_HEADER_LEN as usize;
 const PREFIX: usize = 2;
-/// What is read at once. Room is made as bytes come, never as a length announces them.
+/// What is read at once. The buffer grows as bytes arrive, never by the announced length.
 const CHUNK: usize = 4096;
 
 /// A length that no DNS message has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed;
 
-/// What was read and not yet taken.
+/// Bytes that were read and not yet taken.
 #[derive(Debug, Default)]
 pub struct Inbox {
     bytes: Vec<u8>,
-    /// What of it was taken.
+    /// How many bytes of it were taken.
     taken: usize,
 }
 
 impl Inbox {
-    /// Where to append what is read, with room for some. At most one message and a chunk is kept, if [`Inbox::next`] is
-    /// called until it has none.
-    pub fn room(&mut self) -> &mut Vec<u8> {
+    /// The buffer to append to, with spare capacity. At most one message and a chunk is kept, if [`Inbox::next`] is called
+    /// until it has none.
+    pub fn spare(&mut self) -> &mut Vec<u8> {
         self.bytes.drain(..self.taken);
         self.taken = 0;
         if self.bytes.is_empty() && self.bytes.capacity() > 2 * CHUNK {
@@ -114,7 +114,7 @@ mod tests {
                     break;
                 }
                 let (read, left) = rest.split_at((*cut).min(rest.len()));
-                inbox.room().extend_from_slice(read);
+                inbox.spare().extend_from_slice(read);
                 rest = left;
                 while let Some(message) = inbox.next() {
                     found.push(message.unwrap());
@@ -125,7 +125,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_pushed_is_written_in_order(
+        fn pushed_messages_are_written_in_order(
             messages in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..300), 0..6),
             steps in proptest::collection::vec(1usize..50, 1..10),
         ) {
@@ -147,17 +147,17 @@ mod tests {
     }
 
     #[test]
-    fn lengths_below_a_header_are_no_dns() {
+    fn lengths_below_a_header_are_malformed() {
         for length in 0..12u8 {
             let mut inbox = Inbox::default();
-            inbox.room().extend_from_slice(&[0, length]);
+            inbox.spare().extend_from_slice(&[0, length]);
             assert_eq!(inbox.next(), Some(Err(Malformed)), "{length}");
         }
         let mut inbox = Inbox::default();
-        inbox.room().extend_from_slice(&[0xff, 0xff]);
+        inbox.spare().extend_from_slice(&[0xff, 0xff]);
         assert_eq!(inbox.next(), None);
         assert!(inbox.is_partial());
         // An announced length alone takes no memory.
-        assert!(inbox.room().capacity() <= 2 * CHUNK);
+        assert!(inbox.spare().capacity() <= 2 * CHUNK);
     }
 }

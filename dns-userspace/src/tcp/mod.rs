@@ -12,7 +12,7 @@ mod relay;
 mod service;
 mod steering;
 
-pub use dispatch::{Answer, Served};
+pub use dispatch::{Answer, Counters, Served};
 pub use listeners::open_listeners;
-pub use service::{Numbers, Service};
+pub use service::Service;
 pub use steering::Steering;

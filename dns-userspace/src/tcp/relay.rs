@@ -90,7 +90,7 @@ impl Relay {
         self.outstanding.len()
     }
 
-    /// Forgets all messages: the connection to the server is closed.
+    /// Removes all messages: the connection to the server is closed.
     pub fn clear(&mut self) {
         self.outstanding.clear();
         self.awaited = 0;
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_goes_as_it_is_and_its_reply_comes_back_as_it_is() {
+    fn a_message_and_its_reply_are_relayed_unchanged() {
         let mut relay = Relay::default();
         let mut sent = query(7, b"Www");
         let before = sent.clone();
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn another_question_another_id_or_a_query_is_no_reply() {
+    fn a_message_with_another_question_or_id_or_a_query_is_not_a_reply() {
         let mut relay = Relay::default();
         relay.send(&mut query(7, b"a"), no_random);
         assert!(!relay.receive(&mut reply_to(&query(7, b"b"))));

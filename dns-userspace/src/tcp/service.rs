@@ -4,10 +4,7 @@ use std::{
     collections::HashMap,
     io,
     net::{IpAddr, SocketAddr},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -19,7 +16,7 @@ use tokio::{
 
 use super::{
     connection,
-    dispatch::{Answer, Dispatch, Served},
+    dispatch::{Answer, Counters, Dispatch, Served},
 };
 use crate::{discover::Routes, model::Listeners};
 
@@ -27,7 +24,8 @@ use crate::{discover::Routes, model::Listeners};
 const MAX_CONNECTIONS: usize = 1024;
 /// Of one client address.
 const MAX_PER_CLIENT: usize = 32;
-/// Of all clients behind one interface: a pod with a veth of its own leaves room for others, whatever its addresses.
+/// Of all clients behind one interface: a pod with a veth of its own cannot use up the connections of others, whatever its
+/// addresses.
 const MAX_PER_INTERFACE: usize = 256;
 /// Pause after an error of accept(2), which is most often a lack of descriptors.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
@@ -40,30 +38,6 @@ pub struct Service {
     /// Open connections; decremented when one is dropped.
     open: watch::Sender<usize>,
     stop: watch::Sender<bool>,
-    counters: Counters,
-}
-
-/// Connections by what became of them.
-#[derive(Debug, Default)]
-struct Counters {
-    connections: AtomicU64,
-    refused: AtomicU64,
-}
-
-/// Counters for `status` and the metrics.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Numbers {
-    /// Connections accepted.
-    pub connections: u64,
-    /// Of these, closed at once: too many, or not to a server.
-    pub refused: u64,
-    pub open: usize,
-    /// Messages that the responder answered.
-    pub answered: u64,
-    /// Messages sent on to the server.
-    pub relayed: u64,
-    /// Messages whose reply never came, or came too late for the client.
-    pub lost: u64,
 }
 
 impl Service {
@@ -75,7 +49,6 @@ impl Service {
             admitted: Mutex::default(),
             open: watch::Sender::new(0),
             stop: watch::Sender::new(false),
-            counters: Counters::default(),
         };
         Ok(Arc::new(service))
     }
@@ -101,16 +74,11 @@ impl Service {
         let _ = self.open.subscribe().wait_for(|&open| open == 0).await;
     }
 
-    pub fn numbers(&self) -> Numbers {
-        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let messages = self.dispatch.counters.get();
-        Numbers {
-            connections: get(&self.counters.connections),
-            refused: get(&self.counters.refused),
-            open: *self.open.borrow(),
-            answered: messages.answered,
-            relayed: messages.relayed,
-            lost: messages.lost,
+    /// The counters, and the connections that are open at this moment.
+    pub fn counters(&self) -> Counters {
+        Counters {
+            open: *self.open.borrow() as u64,
+            ..self.dispatch.counters().clone()
         }
     }
 
@@ -132,14 +100,14 @@ impl Service {
     }
 
     fn take(self: &Arc<Self>, stream: TcpStream, client: SocketAddr) {
-        self.counters.connections.fetch_add(1, Ordering::Relaxed);
+        self.dispatch.counters().connections += 1;
         let server = stream.local_addr().ok().filter(|server| {
             // Other addresses mean that the client connected to the listener's own port.
             server.port() == DNS_PORT && self.dispatch.serves(server.ip())
         });
         let permit = server.and_then(|server| Some((server, self.admit(client.ip())?)));
         let Some((server, mut permit)) = permit else {
-            self.counters.refused.fetch_add(1, Ordering::Relaxed);
+            self.dispatch.counters().refused += 1;
             return;
         };
         tokio::spawn(async move {
@@ -147,7 +115,7 @@ impl Service {
             let interface = service.routes.interface(client.ip()).await;
             let ifindex = interface.ok().flatten().unwrap_or(0);
             if !permit.charge(ifindex) || stream.set_nodelay(true).is_err() {
-                service.counters.refused.fetch_add(1, Ordering::Relaxed);
+                service.dispatch.counters().refused += 1;
                 return;
             }
             let stop = service.stop.subscribe();
@@ -178,7 +146,7 @@ struct Admitted {
     interfaces: HashMap<u32, usize>,
 }
 
-/// One admitted connection; dropping it makes room for another.
+/// One admitted connection; dropping it admits another.
 struct Permit {
     service: Arc<Service>,
     client: IpAddr,
@@ -208,9 +176,9 @@ impl Drop for Permit {
 
 fn enter<K: std::hash::Hash + Eq>(counts: &mut HashMap<K, usize>, key: K, most: usize) -> bool {
     let count = counts.entry(key).or_insert(0);
-    let room = *count < most;
-    *count += usize::from(room);
-    room
+    let is_admitted = *count < most;
+    *count += usize::from(is_admitted);
+    is_admitted
 }
 
 fn leave<K: std::hash::Hash + Eq>(counts: &mut HashMap<K, usize>, key: &K) {

@@ -40,7 +40,7 @@ struct Inner {
 }
 
 impl Steering {
-    /// Steers nothing yet, and takes no server for local.
+    /// Steers nothing yet, and treats no server as local.
     pub fn new(servers: Vec<IpAddr>) -> Self {
         Self {
             inner: Mutex::new(Inner {
@@ -59,7 +59,7 @@ impl Steering {
         self.lock().programs.push(program);
     }
 
-    /// This program steers and no other; with [`SteerMode::Never`], none does.
+    /// Lets this program steer and no other; with [`SteerMode::Never`], none does.
     pub fn only(
         &self,
         mode: SteerMode,

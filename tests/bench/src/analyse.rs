@@ -22,8 +22,8 @@ fn series(samples: &[Sample], metric: &str, point: Option<usize>) -> Series {
         .collect()
 }
 
-/// Ratios of rounds that both have. None where the noise is larger than what was measured, as a busy time below zero
-/// shows: a ratio of what is left would flatter somebody.
+/// Ratios of rounds that both have. None where the noise is larger than what was measured, as a busy time below zero shows: a
+/// ratio of what is left would be misleading.
 fn ratio(of: &Series, to: &Series) -> Option<Ratio> {
     if of.values().chain(to.values()).any(|value| *value <= 0.0) {
         return None;

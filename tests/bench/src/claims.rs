@@ -1,4 +1,4 @@
-//! What gregor is to show, whether a run shows it, and what is known of why where it does not.
+//! The claims about gregor, whether a run confirms them, and known reasons where it does not.
 
 use super::{
     analyse::FIRST,

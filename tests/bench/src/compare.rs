@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 
 use super::{
-    metric, say,
+    figures, metric,
     schema::{Better, CellReport, Figure, Report},
 };
 
@@ -65,8 +65,8 @@ pub fn run(options: &Options) -> Result<bool> {
             };
             println!(
                 "  {label:<58} {:>10} → {:>10}  {:+6.1} %  {mark}",
-                say::digits(from.median),
-                say::digits(to.median),
+                figures::digits(from.median),
+                figures::digits(to.median),
                 (to.median / from.median - 1.0) * 100.0
             );
         }
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn noise_and_small_changes_are_no_change() {
+    fn noise_and_small_changes_do_not_count_as_changes() {
         let judge = |better, from, to| judge(better, from, to, 0.1);
         let quiet = value(100.0, 1.0);
         assert_eq!(judge(Better::Higher, quiet, value(95.0, 1.0)), Change::Same);

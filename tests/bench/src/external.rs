@@ -1,4 +1,4 @@
-//! What other programs measure: dnsperf and iperf3, started in the lab.
+//! Measurements by other programs: dnsperf and iperf3, started in the lab.
 
 use std::{
     fmt::Write as _,
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_lost_was_not_received() {
+    fn lost_datagrams_are_not_counted_as_received() {
         let tcp = serde_json::json!({"end": {"sum_received": {"bits_per_second": 7e6}}});
         assert_eq!(received(&tcp), Some(7e6));
         let udp =

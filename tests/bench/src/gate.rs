@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use anyhow::{Context as _, Result};
 
-use super::say;
+use super::figures;
 
 #[derive(Debug, clap::Args)]
 pub struct Options {
@@ -62,8 +62,8 @@ pub fn run(options: &Options) -> Result<bool> {
             if ok { "within" } else { "OVER" },
             limit.of,
             limit.to,
-            say::ratio(of / to),
-            say::ratio(limit.most),
+            figures::ratio(of / to),
+            figures::ratio(limit.most),
             limit.why
         );
     }

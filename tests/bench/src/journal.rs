@@ -151,8 +151,8 @@ fn read(path: &Path) -> Result<(Head, Vec<Entry>)> {
     Ok((head, entries))
 }
 
-/// A span of time as people say it.
-pub fn say(duration: Duration) -> String {
+/// A span of time as people write it.
+pub fn duration_text(duration: Duration) -> String {
     let seconds = duration.as_secs();
     match seconds {
         0..60 => format!("{seconds} s"),
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interrupted_run_goes_on() {
+    fn an_interrupted_run_is_resumed() {
         let directory = std::env::temp_dir().join(format!("journal-{}", std::process::id()));
         fs::create_dir_all(&directory).unwrap();
         let path = directory.join("samples.jsonl");
@@ -231,8 +231,8 @@ mod tests {
     }
 
     #[test]
-    fn times_are_said() {
-        assert_eq!(say(Duration::from_secs(59)), "59 s");
-        assert_eq!(say(Duration::from_secs(61)), "1 min 01 s");
+    fn times_are_formatted() {
+        assert_eq!(duration_text(Duration::from_secs(59)), "59 s");
+        assert_eq!(duration_text(Duration::from_secs(61)), "1 min 01 s");
     }
 }

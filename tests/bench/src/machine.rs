@@ -184,7 +184,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_idle_or_stolen_is_busy() {
+    fn busy_time_is_neither_idle_nor_stolen() {
         let before = Idle::parse("cpu  10 0 10 1000 10 0 5 3 0 0\ncpu0 1\n").unwrap();
         let after = Idle::parse("cpu  90 0 40 1090 20 0 15 13 0 0\ncpu0 1\n").unwrap();
         // Two cores for 1.5 s, of which 1 s idle and 0.1 s stolen.

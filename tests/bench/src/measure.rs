@@ -12,7 +12,7 @@ use gregor::rules::{MatchSpec, testing::realistic_rules};
 
 use super::{
     contenders::{
-        self, DISCARD, GregorSetup, NODELOCAL, Needs, REFLECTOR, Senders, Stand, frames_for,
+        self, DISCARD, GregorSetup, NODELOCAL, Needs, REFLECTOR, Senders, Testbed, frames_for,
         names_of, namespace,
     },
     external,
@@ -45,7 +45,7 @@ impl Measured {
 
 /// A lab with its generators, by what they send.
 struct Ready {
-    stand: Stand,
+    testbed: Testbed,
     senders: HashMap<String, Senders>,
 }
 
@@ -53,7 +53,7 @@ struct Ready {
 pub struct Bench {
     mode: Mode,
     ready: HashMap<String, Ready>,
-    /// Number of the first label that nobody has asked for.
+    /// Number of the first label that was not asked for.
     fresh: usize,
     program: Option<program::Times>,
     pairs: Option<Pairs>,
@@ -105,23 +105,24 @@ impl Bench {
                 pods,
                 ..Needs::default()
             };
-            let stand = contenders::by_id(contender)?
+            let testbed = contenders::by_id(contender)?
                 .start(&needs)
                 .with_context(|| format!("starting {contender}"))?;
-            self.put(&key, stand);
+            self.put(&key, testbed);
         }
         self.ready.get_mut(&key).context("was put there")
     }
 
-    fn put(&mut self, key: &str, stand: Stand) {
+    fn put(&mut self, key: &str, testbed: Testbed) {
         let senders = HashMap::new();
-        self.ready.insert(key.to_owned(), Ready { stand, senders });
+        self.ready
+            .insert(key.to_owned(), Ready { testbed, senders });
     }
 
     fn throughput(&mut self, cell: &Cell, traffic: Traffic) -> Result<Measured> {
         let span = self.mode.span();
         let contender = contender(cell)?;
-        let (stand, senders) = self.of(cell)?.senders(cell.pods, traffic)?;
+        let (testbed, senders) = self.of(cell)?.senders(cell.pods, traffic)?;
         if contender == DISCARD {
             // Faster than any machine sends.
             let pace = Pace::Rate {
@@ -129,14 +130,14 @@ impl Bench {
                 batch: BATCH,
             };
             let mut measured = Measured::default();
-            let flow = stand.run(senders, pace, span)?;
+            let flow = testbed.run(senders, pace, span)?;
             measured.set(metric::SENT, flow.sent_per_second());
             measured.set(metric::BUSY, busy_per_million(&flow, flow.sent));
             return Ok(measured);
         }
-        stand.warm(senders, cell.pods * LABELS)?;
-        let flow = stand.run(senders, Pace::Window(WINDOW), span)?;
-        let control = stand.run_discarding(senders, flow.same_pace(), span)?;
+        testbed.warm(senders, cell.pods * LABELS)?;
+        let flow = testbed.run(senders, Pace::Window(WINDOW), span)?;
+        let control = testbed.run_discarding(senders, flow.same_pace(), span)?;
         Ok(of_flow(&flow, Some(&control)))
     }
 
@@ -144,13 +145,13 @@ impl Bench {
         let count = self.mode.cold_names();
         let first = self.fresh;
         self.fresh += count;
-        let stand = &self.of(cell)?.stand;
-        let mut senders = stand.senders(1, 1, |pod| {
+        let testbed = &self.of(cell)?.testbed;
+        let mut senders = testbed.senders(1, 1, |pod| {
             let names = Names::of(Traffic::Matched, &namespace(pod), count);
             Names { first, ..names }.list(count)
         })?;
         let frames = senders.iter_mut().flatten().next().context("no sender")?;
-        let flow = stand.run_once(frames, WINDOW)?;
+        let flow = testbed.run_once(frames, WINDOW)?;
         ensure!(flow.replies.answers > 0, "no answer to a new name");
         Ok(of_flow(&flow, None))
     }
@@ -159,8 +160,8 @@ impl Bench {
         let ready = self.of(cell)?;
         ready.warm(Traffic::Matched)?;
         let names = names_of(Traffic::Matched, LABELS)(0);
-        let stand = &ready.stand;
-        let rate = external::dnsperf(&stand.lab, stand.pod(), stand.server(), &names)?;
+        let testbed = &ready.testbed;
+        let rate = external::dnsperf(&testbed.lab, testbed.pod(), testbed.server(), &names)?;
         let mut measured = Measured::default();
         measured.set(metric::ANSWERS, rate);
         Ok(measured)
@@ -170,16 +171,16 @@ impl Bench {
         let duration = self.mode.latency();
         let ready = self.of(cell)?;
         ready.warm(Traffic::Matched)?;
-        closed_loop(&ready.stand, Traffic::Matched, duration)
+        closed_loop(&ready.testbed, Traffic::Matched, duration)
     }
 
     fn open(&mut self, cell: &Cell, per_second: u32) -> Result<Measured> {
         let duration = self.mode.latency();
         let ready = self.of(cell)?;
         ready.warm(Traffic::Matched)?;
-        let (stand, server) = (&ready.stand, ready.stand.server());
+        let (testbed, server) = (&ready.testbed, ready.testbed.server());
         let names = names_of(Traffic::Matched, LABELS)(0);
-        let outcome = stand
+        let outcome = testbed
             .pod()
             .netns()
             .enter(move || open::run(server, &names, per_second, duration))??;
@@ -220,8 +221,8 @@ impl Bench {
         let span = self.mode.span();
         let key = format!("{}/{point}", axis.id());
         if !self.ready.contains_key(&key) {
-            let stand = grown(axis, point)?;
-            self.put(&key, stand);
+            let testbed = grown(axis, point)?;
+            self.put(&key, testbed);
         }
         let names = growth_names(axis, point);
         let pods = growth_pods(axis);
@@ -229,20 +230,20 @@ impl Bench {
             // What the generator itself pays for long names and for many of them.
             Axis::NameLength | Axis::Namespaces => {
                 let reflector = self.ready(REFLECTOR, pods)?;
-                let (stand, senders) = reflector.senders_of(&key, pods, &names)?;
-                let flow = stand.run(senders, Pace::Window(WINDOW), span)?;
+                let (testbed, senders) = reflector.senders_of(&key, pods, &names)?;
+                let flow = testbed.run(senders, Pace::Window(WINDOW), span)?;
                 Some(flow.replies_per_second())
             }
             Axis::Rules | Axis::Interfaces => None,
         };
         let ready = self.ready.get_mut(&key).context("was put there")?;
-        let (stand, senders) = ready.senders_of(&key, pods, &names)?;
-        stand.warm(senders, names.len())?;
-        let flow = stand.run(senders, Pace::Window(WINDOW), span)?;
-        let control = stand.run_discarding(senders, flow.same_pace(), span)?;
+        let (testbed, senders) = ready.senders_of(&key, pods, &names)?;
+        testbed.warm(senders, names.len())?;
+        let flow = testbed.run(senders, Pace::Window(WINDOW), span)?;
+        let control = testbed.run_discarding(senders, flow.same_pace(), span)?;
         let mut measured = of_flow(&flow, Some(&control));
-        let memory = stand.memory()?;
-        measured.set(metric::READY, milliseconds(stand.start_time));
+        let memory = testbed.memory()?;
+        measured.set(metric::READY, milliseconds(testbed.start_time));
         measured.set(metric::RESIDENT, memory.gregor_kib as f64);
         measured.set(metric::MAPS, memory.maps_kib as f64);
         if let Some(reflected) = reflected {
@@ -257,11 +258,11 @@ const PROGRAM_RUNS: u32 = 20_000;
 
 impl Ready {
     /// Generators in as many pods, on no more threads than there are processors.
-    fn senders(&mut self, pods: usize, traffic: Traffic) -> Result<(&mut Stand, &mut Senders)> {
+    fn senders(&mut self, pods: usize, traffic: Traffic) -> Result<(&mut Testbed, &mut Senders)> {
         let threads = thread::available_parallelism()?.get();
         let key = format!("{}/{pods}", traffic.label());
-        self.generators(key, |stand| {
-            stand.senders(pods, threads, names_of(traffic, LABELS))
+        self.generators(key, |testbed| {
+            testbed.senders(pods, threads, names_of(traffic, LABELS))
         })
     }
 
@@ -271,26 +272,26 @@ impl Ready {
         key: &str,
         pods: usize,
         names: &[String],
-    ) -> Result<(&mut Stand, &mut Senders)> {
+    ) -> Result<(&mut Testbed, &mut Senders)> {
         let share = |pod| names.iter().skip(pod).step_by(pods).cloned().collect();
-        self.generators(key.to_owned(), |stand| stand.senders(pods, 1, share))
+        self.generators(key.to_owned(), |testbed| testbed.senders(pods, 1, share))
     }
 
     fn generators(
         &mut self,
         key: String,
-        make: impl FnOnce(&Stand) -> Result<Senders>,
-    ) -> Result<(&mut Stand, &mut Senders)> {
+        make: impl FnOnce(&Testbed) -> Result<Senders>,
+    ) -> Result<(&mut Testbed, &mut Senders)> {
         let senders = match self.senders.entry(key) {
             Entry::Occupied(there) => there.into_mut(),
-            Entry::Vacant(place) => place.insert(make(&self.stand)?),
+            Entry::Vacant(place) => place.insert(make(&self.testbed)?),
         };
-        Ok((&mut self.stand, senders))
+        Ok((&mut self.testbed, senders))
     }
 
     fn warm(&mut self, traffic: Traffic) -> Result<()> {
-        let (stand, senders) = self.senders(1, traffic)?;
-        stand.warm(senders, LABELS)
+        let (testbed, senders) = self.senders(1, traffic)?;
+        testbed.warm(senders, LABELS)
     }
 }
 
@@ -298,10 +299,10 @@ fn contender(cell: &Cell) -> Result<&'static str> {
     cell.contender.context("a cell without a contender")
 }
 
-fn closed_loop(stand: &Stand, traffic: Traffic, duration: Duration) -> Result<Measured> {
-    let server = stand.server();
+fn closed_loop(testbed: &Testbed, traffic: Traffic, duration: Duration) -> Result<Measured> {
+    let server = testbed.server();
     let names = names_of(traffic, LABELS)(0);
-    let closed::Waits { times, lost } = stand
+    let closed::Waits { times, lost } = testbed
         .pod()
         .netns()
         .enter(move || closed::run(server, &names, duration))??;
@@ -361,16 +362,16 @@ fn milliseconds(duration: Duration) -> f64 {
 
 fn start(cell: &Cell) -> Result<Measured> {
     let contender = contenders::by_id(contender(cell)?)?;
-    let stand = contender.start(&Needs::default())?;
-    let mut senders = stand.senders(1, 1, names_of(Traffic::Matched, LABELS))?;
-    stand.warm(&mut senders, LABELS)?;
-    let memory = stand.memory()?;
-    let resident = match stand.gregor {
+    let testbed = contender.start(&Needs::default())?;
+    let mut senders = testbed.senders(1, 1, names_of(Traffic::Matched, LABELS))?;
+    testbed.warm(&mut senders, LABELS)?;
+    let memory = testbed.memory()?;
+    let resident = match testbed.gregor {
         Some(_) => memory.gregor_kib,
         None => memory.servers_kib,
     };
     let mut measured = Measured::default();
-    measured.set(metric::READY, milliseconds(stand.start_time));
+    measured.set(metric::READY, milliseconds(testbed.start_time));
     measured.set(metric::RESIDENT, resident as f64);
     measured.set(metric::MAPS, memory.maps_kib as f64);
     Ok(measured)
@@ -382,12 +383,12 @@ const GROWTH_TTL: u32 = 3600;
 const SHORT: (&str, &str) = ("k", "t");
 
 /// gregor over NodeLocal with one thing grown to `point`.
-fn grown(axis: Axis, point: usize) -> Result<Stand> {
+fn grown(axis: Axis, point: usize) -> Result<Testbed> {
     let needs = Needs {
         pods: growth_pods(axis),
         ttl: Some(GROWTH_TTL),
     };
-    let mut stand = contenders::by_id(NODELOCAL)?.start(&needs)?;
+    let mut testbed = contenders::by_id(NODELOCAL)?.start(&needs)?;
     let mut setup = GregorSetup {
         ttl: Some(GROWTH_TTL),
         ..GregorSetup::default()
@@ -398,13 +399,13 @@ fn grown(axis: Axis, point: usize) -> Result<Stand> {
         Axis::Interfaces => {
             let mut batch = String::new();
             for index in 1..point {
-                let pod = stand.pod().netns().name();
+                let pod = testbed.pod().netns().name();
                 let _ = writeln!(
                     batch,
                     "link add more{index} type veth peer name peer{index} netns {pod}\nlink set more{index} up"
                 );
             }
-            stand.lab.node().ip(&batch)?;
+            testbed.lab.node().ip(&batch)?;
         }
         Axis::NameLength => {
             let (before, behind) = SHORT;
@@ -413,14 +414,14 @@ fn grown(axis: Axis, point: usize) -> Result<Stand> {
             );
         }
     }
-    stand.start_gregor(&setup.config())?;
-    Ok(stand)
+    testbed.start_gregor(&setup.config())?;
+    Ok(testbed)
 }
 
-/// Room for the answers of the most namespaces that are asked for.
+/// A limit for the answers of the most namespaces that are asked for.
 const GROWTH_ANSWERS: usize = 100_000;
 
-/// One pod has room for a sixteenth of all answers, so as many ask for names of many namespaces.
+/// One pod may fill a sixteenth of all answers, so as many pods ask for names of many namespaces.
 fn growth_pods(axis: Axis) -> usize {
     match axis {
         Axis::Namespaces => 16,
@@ -446,7 +447,7 @@ fn growth_names(axis: Axis, point: usize) -> Vec<String> {
         Axis::NameLength => Names {
             around: (SHORT.0.to_owned(), SHORT.1.to_owned()),
             length: Some(point),
-            // Room for a length of 20.
+            // Space for a length of 20.
             labels: 10,
             ..names
         }

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use aya::programs::{SchedClassifier, TcAttachType};
 
 use super::{
-    contenders::{self, GregorSetup, NODELOCAL, Needs, Senders, Stand, in_namespace, names_of},
+    contenders::{self, GregorSetup, NODELOCAL, Needs, Senders, Testbed, in_namespace, names_of},
     external::{self, Stream},
     latency,
     load::{
@@ -27,7 +27,7 @@ const PODS: usize = 2;
 /// The two pods, and what they ask with.
 pub struct Pairs {
     mode: Mode,
-    stand: Stand,
+    testbed: Testbed,
     /// One generator for each pod.
     senders: Senders,
     /// The pod that has gregor.
@@ -49,15 +49,15 @@ impl Pairs {
             pods: PODS,
             ..Needs::default()
         };
-        let stand = contenders::by_id(NODELOCAL)?.start(&needs)?;
+        let testbed = contenders::by_id(NODELOCAL)?.start(&needs)?;
         // Small segments are to be small in front of gregor too, not cut out of large ones behind it.
-        for pod in stand.lab.pods() {
+        for pod in testbed.lab.pods() {
             pod.netns().enter(|| set_segmentation("eth0", false))??;
         }
-        let senders = stand.senders(PODS, PODS, names_of(Traffic::Foreign, LABELS))?;
+        let senders = testbed.senders(PODS, PODS, names_of(Traffic::Foreign, LABELS))?;
         Ok(Self {
             mode,
-            stand,
+            testbed,
             senders,
             attached: None,
         })
@@ -70,7 +70,7 @@ impl Pairs {
         let with = round % PODS;
         self.attach(with)?;
         if matches!(pair, Pair::DnsThroughput | Pair::DnsLatency) {
-            self.stand.warm(&mut self.senders, PODS * LABELS)?;
+            self.testbed.warm(&mut self.senders, PODS * LABELS)?;
         }
         if pair == Pair::DnsLatency {
             return self.latency(with);
@@ -96,10 +96,10 @@ impl Pairs {
 
     /// How long both pods wait when they ask one query each in turn.
     fn latency(&self, with: usize) -> Result<Done> {
-        let server = self.stand.server();
+        let server = self.testbed.server();
         let clients = (0..PODS).map(|pod| {
             let names = names_of(Traffic::Foreign, LABELS)(pod);
-            let netns = self.stand.pod_numbered(pod).netns();
+            let netns = self.testbed.pod_numbered(pod).netns();
             netns.enter(move || Client::new(server, &names))?
         });
         let clients: Vec<Client> = clients.collect::<Result<_>>()?;
@@ -120,15 +120,15 @@ impl Pairs {
             return Ok(());
         }
         self.attached = None;
-        self.stand.stop_gregor()?;
-        let interfaces = (0..PODS).map(|pod| self.stand.pod_numbered(pod).host_interface.clone());
+        self.testbed.stop_gregor()?;
+        let interfaces = (0..PODS).map(|pod| self.testbed.pod_numbered(pod).host_interface.clone());
         let interfaces: Vec<String> = interfaces.collect();
         let setup = GregorSetup {
             interface: Some(interfaces[pod].clone()),
             ..GregorSetup::default()
         };
-        self.stand.start_gregor(&setup.config())?;
-        let programs = in_namespace(self.stand.lab.node().name(), || {
+        self.testbed.start_gregor(&setup.config())?;
+        let programs = in_namespace(self.testbed.lab.node().name(), || {
             interfaces
                 .iter()
                 .map(|interface| {
@@ -147,12 +147,12 @@ impl Pairs {
 
     /// Answers or bits per second of one pod.
     fn turn(&mut self, pair: Pair, pod: usize) -> Result<f64> {
-        let (lab, from) = (&self.stand.lab, self.stand.pod_numbered(pod));
+        let (lab, from) = (&self.testbed.lab, self.testbed.pod_numbered(pod));
         Ok(match pair {
             // Each name once: short enough that most turns are without a garbage collection of the cache's.
             Pair::DnsThroughput => {
                 let frames = self.senders[pod].first_mut().context("no sender")?;
-                let flow = self.stand.run_once(frames, WINDOW)?;
+                let flow = self.testbed.run_once(frames, WINDOW)?;
                 flow.replies.answers as f64 / flow.elapsed.as_secs_f64()
             }
             Pair::DnsLatency => anyhow::bail!("asked by both pods at once"),

@@ -27,9 +27,9 @@ pub enum What {
     Throughput {
         traffic: Traffic,
     },
-    /// The same for names that nobody has asked for before.
+    /// The same for names that were not asked for before.
     Cold,
-    /// What dnsperf makes of it.
+    /// The same, measured by dnsperf.
     Dnsperf,
     /// One query after the other.
     Closed,

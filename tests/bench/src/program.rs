@@ -56,7 +56,7 @@ pub struct Options {
 
 /// Most that a case may take, in multiples of the other build's.
 const AGAINST_LIMIT: f64 = 1.05;
-/// Nanoseconds that say nothing: BPF_PROG_TEST_RUN gives whole ones.
+/// A difference of nanoseconds that is noise: BPF_PROG_TEST_RUN gives whole ones.
 const RESOLUTION: f64 = 1.0;
 
 /// Answers that the later rule sets come with.

@@ -15,7 +15,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::{
     analyse, claims, contenders, html,
-    journal::{Entry, Head, Journal, say},
+    journal::{Entry, Head, Journal, duration_text},
     latency::Recorded,
     machine::{Idle, Machine, busy},
     measure::Bench,
@@ -95,7 +95,7 @@ pub fn run(options: &Options) -> Result<bool> {
     println!(
         "\n{} and report.json beside it, after {}",
         options.output.join("report.html").display(),
-        say(Duration::from_secs_f64(report.seconds))
+        duration_text(Duration::from_secs_f64(report.seconds))
     );
     Ok(report.claims.iter().all(|claim| claim.holds != Some(false)))
 }
@@ -188,7 +188,7 @@ impl Progress {
         let at = point.map_or(String::new(), |point| format!(" at {point}"));
         self.bar
             .set_message(format!("{cell}{at}, round {} of {rounds}", round + 1));
-        self.bar.set_prefix(say(self.time_left()));
+        self.bar.set_prefix(duration_text(self.time_left()));
         self.bar.tick();
     }
 

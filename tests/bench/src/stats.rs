@@ -1,4 +1,4 @@
-//! Medians, spread and intervals: what is said of repeated measurements without assuming how they are distributed.
+//! Medians, spread and intervals: statistics of repeated measurements without assumptions on their distribution.
 
 use serde::{Deserialize, Serialize};
 
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn the_interval_holds_the_median_as_often_as_it_says() {
+    fn the_interval_has_the_stated_coverage() {
         let mut random = gregor::rules::testing::Rng::new(7);
         let mut held = 0;
         const TRIALS: usize = 4000;

@@ -1,7 +1,7 @@
 //! Tables for the terminal: a group's figures when it is done, and the claims at the end.
 
 use super::{
-    metric, say,
+    figures, metric,
     schema::{CellReport, Claim, Figure, Report, Required},
 };
 
@@ -59,7 +59,7 @@ fn one(figure: &Figure) -> String {
         metric::PROGRAM_WHOLE_REFLECTOR => "as long a fixed answer ",
         _ => "",
     };
-    let text = format!("{label}{}", say::value(summary.median, &figure.unit));
+    let text = format!("{label}{}", figures::value(summary.median, &figure.unit));
     match summary.count {
         1 => text,
         _ => format!("{text} ± {:.0} %", summary.spread() * 50.0),
@@ -93,10 +93,10 @@ pub fn verdict(claim: &Claim) -> &'static str {
 
 pub fn measured(claim: &Claim) -> String {
     let required = match claim.required {
-        Required::AtLeast(least) => format!("at least {}", say::ratio(least)),
-        Required::AtMost(most) => format!("at most {}", say::ratio(most)),
-        Required::IntervalAtLeast(least) => format!("interval above {}", say::ratio(least)),
-        Required::IntervalAtMost(most) => format!("interval below {}", say::ratio(most)),
+        Required::AtLeast(least) => format!("at least {}", figures::ratio(least)),
+        Required::AtMost(most) => format!("at most {}", figures::ratio(most)),
+        Required::IntervalAtLeast(least) => format!("interval above {}", figures::ratio(least)),
+        Required::IntervalAtMost(most) => format!("interval below {}", figures::ratio(most)),
     };
     let Some(value) = claim.measured else {
         return required;
@@ -104,9 +104,9 @@ pub fn measured(claim: &Claim) -> String {
     let interval = claim.interval.map_or(String::new(), |interval| {
         format!(
             " [{} to {}]",
-            say::digits(interval.low),
-            say::digits(interval.high)
+            figures::digits(interval.low),
+            figures::digits(interval.high)
         )
     });
-    format!("{}{interval}, {required}", say::ratio(value))
+    format!("{}{interval}, {required}", figures::ratio(value))
 }

@@ -56,7 +56,7 @@ pub fn empty(_context: TcContext) -> i32 {
     NEXT
 }
 
-/// Does nothing but count, under the name of gregor's own program: a stranger's.
+/// Does nothing but count, under the name of gregor's own program: a foreign one.
 #[classifier]
 pub fn gregor(_context: TcContext) -> i32 {
     count();
@@ -76,7 +76,7 @@ pub fn reflect(context: TcContext) -> i32 {
     send_back(&context, &RECORD)
 }
 
-/// The same with as much to say as a tenant's usual answer.
+/// The same with as many bytes as a tenant's usual answer.
 #[classifier]
 pub fn reflect_whole(context: TcContext) -> i32 {
     send_back(&context, &SECTION)
@@ -100,7 +100,7 @@ pub fn reflect_undo(context: TcContext) -> i32 {
     put_back(&context, &RECORD)
 }
 
-/// The same with as much to say as a tenant's usual answer.
+/// The same with as many bytes as a tenant's usual answer.
 #[classifier]
 pub fn reflect_whole_undo(context: TcContext) -> i32 {
     put_back(&context, &SECTION)
@@ -119,7 +119,7 @@ fn put_back<const N: usize>(context: &TcContext, section: &'static [u8; N]) -> i
     }
 }
 
-/// Puts the query back where nothing was answered.
+/// Restores the query, for a run without an answer.
 #[classifier]
 pub fn undo(context: TcContext) -> i32 {
     match Query::read(&context) {

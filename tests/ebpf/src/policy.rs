@@ -1,6 +1,5 @@
-//! Policies that a node may have beside gregor, reduced to what they do to DNS: one that lets only replies through to
-//! questions that it saw, one that lets no reply through, one that lets no question through, one that lets everything
-//! through and no other program see it.
+//! Policies that a node may have beside gregor, reduced to their effect on DNS: one that passes only replies to questions that
+//! it saw, one that drops every reply, one that drops every question, one that passes everything and ends the chain.
 
 use aya_ebpf::{
     bindings::{TC_ACT_OK, TC_ACT_SHOT},
@@ -51,7 +50,7 @@ fn count(counter: &PerCpuArray<u64>) {
     }
 }
 
-/// Ingress: remembers who asks whom.
+/// Ingress: records client and server of each question.
 #[classifier]
 pub fn policy_track(context: TcContext) -> i32 {
     if let Some(flow) = from_pod(&context)
@@ -100,7 +99,7 @@ pub fn policy_deny(context: TcContext) -> i32 {
     }
 }
 
-/// Ingress: lets everything through, and ends the chain.
+/// Ingress: passes everything, and ends the chain.
 #[classifier]
 pub fn policy_end(_context: TcContext) -> i32 {
     TC_ACT_OK

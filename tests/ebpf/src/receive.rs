@@ -1,4 +1,4 @@
-//! What a load generator's pod does with replies: counts them by kind at the pod's own interface and drops them.
+//! Counts the replies to a load generator by kind at the pod's own interface, and drops them.
 
 use aya_ebpf::{
     bindings::TC_ACT_SHOT,
@@ -9,7 +9,7 @@ use aya_ebpf::{
 
 use crate::{HEADERS, NEXT, load};
 
-/// Destination ports of the generator; other packets go their way. As in `tests/src/bench/load/frames.rs`.
+/// Destination ports of the generator; other packets pass. As in `tests/bench/src/load/frames.rs`.
 const PORTS: core::ops::Range<u16> = 20_000..24_096;
 
 const ADDRESSES: usize = 0;

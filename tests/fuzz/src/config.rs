@@ -34,7 +34,7 @@ pub fn target(data: &[u8]) {
     }
 }
 
-/// What the rest of the program takes for granted.
+/// The properties that the rest of the program relies on.
 fn judge_values(config: &Config) {
     let servers = &config.intercept.servers;
     let (v4, v6) = servers
@@ -74,7 +74,7 @@ fn judge_rules(specs: &[RuleSpec], rules: &RuleSet, seed: u64) {
         let MatchSpec::Pattern(pattern) = &mut spec.matches else {
             return;
         };
-        // The oracle knows no final dot.
+        // The oracle takes names without the final dot.
         if pattern.ends_with('.') {
             pattern.pop();
         }

@@ -43,7 +43,7 @@ pub fn target(data: &[u8]) {
     match config::compile(Path::new("imported.toml"), &file) {
         Ok((config, _, _)) => assert_eq!(config.rules, specs),
         Err(errors) if specs.is_empty() => {
-            // No rule is worth a complaint of its own.
+            // There is no complaint about a single rule.
             assert_eq!(errors.0.len(), 1, "{errors}");
         }
         Err(errors) => panic!("{errors}\n{file}"),

@@ -1,7 +1,7 @@
 //! Frames through the packet pipeline, whose verdict must be that of a second reading of RFC 791, 8200, 768 and 1035, and
 //! whose answers must be those of the compose step.
 //!
-//! The first byte of an input chooses the rules (its two lowest bits) and what the frame meets ([`GSO`], [`REFUSED`],
+//! The first byte of an input chooses the rules (its two lowest bits) and the conditions of the run ([`GSO`], [`REFUSED`],
 //! [`CRAMPED`], [`AS_IT_IS`]); the rest is the frame.
 
 mod expected;
@@ -26,9 +26,9 @@ use expected::{Expected, expected};
 use known::{NOW_NS, Says, Shared, says};
 use rules::{Fixture, fixtures, servers};
 
-/// The frame stands for several datagrams.
+/// The frame is several datagrams (GSO).
 pub const GSO: u8 = 0x80;
-/// The responder may not be asked now.
+/// Queries cannot be handed over now.
 pub const REFUSED: u8 = 0x40;
 /// The frame cannot grow.
 pub const CRAMPED: u8 = 0x20;
@@ -39,7 +39,7 @@ const RULES: u8 = 0x03;
 /// Bytes to which a frame can grow.
 const ROOM: usize = 4096;
 
-/// What came of a frame.
+/// The result for a frame.
 #[derive(Debug, PartialEq, Eq)]
 struct Outcome {
     verdict: Verdict,
@@ -121,7 +121,7 @@ fn judge_matched(
                 return;
             }
             if is_stale && outcome.handed_over.is_some_and(|first| first.is_answered) {
-                // Asked for a newer answer, which then had no room.
+                // A refresh was requested, and the answer did not fit.
                 return assert_eq!(outcome.frame, frame);
             }
         }
@@ -142,7 +142,7 @@ fn judge_matched(
     judge_handed_over(&matched, frame, expected, false);
 }
 
-/// Whether an address of the name is known: then it exists, whatever is asked of it.
+/// Whether an address of the name is cached: then it exists, for every type.
 fn exists(message: &[u8], fixture: &Fixture, expected: &Expected) -> bool {
     let parsed = wire::Message::parse(message).expect("a message that matches");
     let name = wire::to_wire(&parsed.questions[0].name);
@@ -168,7 +168,7 @@ fn judge_handed_over(matched: &Matched, frame: &[u8], expected: &Expected, is_an
     assert_eq!(matched.is_answered, is_answered);
 }
 
-/// What hickory and the responder make of a message that matches.
+/// Compares hickory's and the responder's reading of a message that matches.
 fn judge_message(message: &[u8], fixture: &Fixture, expected: &Expected) -> Option<Query> {
     let parsed = Query::parse(message);
     let Some(query) = &parsed else {
@@ -184,7 +184,7 @@ fn judge_message(message: &[u8], fixture: &Fixture, expected: &Expected) -> Opti
             let wire = gregor::resolve::wire_name(question.name());
             assert_eq!(fixture.rules.find(&wire), Some(expected.rule));
         }
-        // hickory knows the inside of some options and refuses what it finds there.
+        // hickory parses some options and refuses some of them.
         Err(error) => assert_eq!(&message[10..12], &[0, 1], "{error}"),
     }
     // Captured labels always fit the targets of the fixtures; a group may be longer than a label.
@@ -232,7 +232,7 @@ fn decide(fixture: &Fixture, frame: &[u8], choice: u8, mut scratch: Scratch) -> 
     let verdict = intercept(&mut packet, &host, || Some(&mut scratch));
     let frame = packet.bytes().to_vec();
     let handed_over = handed_over.into_inner();
-    // An answer that is refreshed and then has no room is handed over for good, too.
+    // A query whose refreshed answer does not fit is handed over, too.
     let is_refresh = |matched: &Matched| matched.is_answered;
     assert!(handed_over.len() <= 1 + usize::from(handed_over.first().is_some_and(is_refresh)));
     Outcome {

@@ -1,8 +1,8 @@
 //! Replies of a hostile upstream through the check that accepts them and the walk that follows their chain.
 //!
-//! The first byte of an input chooses transport and qtype, then come replies, each behind two bytes of length. The top
-//! bit of a length puts the ID and the question that were asked in place of the reply's own, which are cut off at
-//! twelve bytes; without it the reply stands as it is.
+//! The first byte of an input chooses transport and qtype, then come replies, each behind two bytes of length. The top bit of a
+//! length puts the ID and the question that were asked in place of the reply's own, which are cut off at twelve bytes; without
+//! it the reply is used unchanged.
 
 use gregor::resolve::{
     Answer, Outcome, Query, Section, Transport,
@@ -45,12 +45,12 @@ pub fn target(data: &[u8]) {
     let mut walk = Walk::new(target, qtype);
     let mut accepted = Vec::new();
     loop {
-        let asked = question(walk.asks(), qtype);
+        let asked = question(walk.next_name(), qtype);
         let Some((reply, left)) = next(rest, &asked) else {
             return;
         };
         rest = left;
-        let Some(message) = accept(walk.asks(), qtype, ID, &reply, transport) else {
+        let Some(message) = accept(walk.next_name(), qtype, ID, &reply, transport) else {
             continue;
         };
         assert_eq!(&reply[..2], ID.to_be_bytes());
@@ -61,10 +61,10 @@ pub fn target(data: &[u8]) {
             Transport::Tcp => assert!(echoed.eq_ignore_ascii_case(&asked)),
         }
         accepted.push(reply);
-        let before = walk.asks().clone();
+        let before = walk.next_name().clone();
         match walk.take(&message) {
             None => {
-                assert_ne!(*walk.asks(), before, "the same question again");
+                assert_ne!(*walk.next_name(), before, "the same question again");
                 assert!(accepted.len() <= MAX_STEPS, "a walk without end");
             }
             Some(Outcome::Answer(answer)) => {

@@ -1,4 +1,4 @@
-//! Every input of the corpora, the finds of former runs among them, keeps the promises that its target checks.
+//! Every input of the corpora, the findings of former runs among them, passes the checks of its target.
 
 use std::panic::catch_unwind;
 

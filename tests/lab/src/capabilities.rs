@@ -2,7 +2,7 @@
 
 use std::{io, os::unix::process::CommandExt as _, process::Command};
 
-/// The largest number that a kernel may know; Linux 5.10 ends at 40.
+/// The largest number that a kernel may have; Linux 5.10 ends at 40.
 const LAST: u8 = 63;
 
 /// Root in a container: user 0 whose bounding set is these. The rest goes before the program is executed, which then gets
@@ -15,7 +15,7 @@ pub fn keep(command: &mut Command, capabilities: &[u8]) {
             let result =
                 unsafe { libc::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(*capability)) };
             let error = io::Error::last_os_error();
-            // A number that this kernel does not know.
+            // A number that this kernel does not have.
             if result != 0 && error.raw_os_error() != Some(libc::EINVAL) {
                 return Err(error);
             }

@@ -1,4 +1,4 @@
-//! What a lab made and nobody else will remove: on drop, on a signal, or at the next start after a kill.
+//! Removes what a lab made: on drop, on a signal, or at the next start after a kill.
 
 use std::{
     fs,
@@ -17,7 +17,7 @@ use crate::{netns, process::Process};
 static LIVE: Mutex<Vec<Weak<Mutex<Made>>>> = Mutex::new(Vec::new());
 static EXIT_CODE: AtomicI32 = AtomicI32::new(130);
 
-/// Everything that must go.
+/// Everything to be removed.
 #[derive(Debug, Default)]
 pub(crate) struct Made {
     pub namespaces: Vec<String>,
@@ -45,7 +45,7 @@ pub fn exit_code_on_interrupt(code: i32) {
     EXIT_CODE.store(code, Ordering::Relaxed);
 }
 
-/// A list that is emptied when the process is told to end.
+/// A list that is emptied when the process gets SIGTERM or SIGINT.
 pub(crate) fn register() -> Arc<Mutex<Made>> {
     static HANDLER: Once = Once::new();
     HANDLER.call_once(watch_signals);
@@ -93,12 +93,12 @@ fn watch_signals() {
     }
 }
 
-/// The name of a lab: prefix, owner and a number, so that the next one can tell whose leavings it sees.
+/// The name of a lab: prefix, owner and a number, so that the next one knows which process made it.
 pub(crate) fn lab_name(prefix: &str, number: usize) -> String {
     format!("{prefix}.{}.{number}", std::process::id())
 }
 
-/// Removes what labs of `prefix` left whose process is gone; returns how many namespaces.
+/// Removes the labs of `prefix` whose process has ended; returns the number of namespaces.
 pub fn sweep(prefix: &str) -> usize {
     let stale = |name: &str| owner(prefix, name).is_some_and(|pid| !is_alive(pid));
     let mut removed = 0;

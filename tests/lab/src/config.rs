@@ -18,7 +18,7 @@ pub fn resolv_conf(namespace: &str, servers: &[IpAddr]) -> String {
     text
 }
 
-/// The article's `template` block, as it stands in a Corefile.
+/// The article's `template` block, as it is in a Corefile.
 pub const ARTICLE_TEMPLATE: &str = r#"    template IN ANY svc.cluster.local {
         match ".+\.aws\.private\.kafka\.managed\.(.+)\.svc\.cluster\.local"
         answer "{{ .Name }} 60 IN CNAME kafka-upstream.{{ index .Match 1 }}.svc.cluster.local"

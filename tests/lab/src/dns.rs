@@ -34,11 +34,11 @@ use crate::{
     world::{CLUSTER_TTL, Data, World},
 };
 
-/// Most entries of the query log; older ones go.
+/// Most entries of the query log; older ones are dropped.
 const LOG_MAX: usize = 100_000;
 /// Most entries of the cache; it is emptied when full.
 const CACHE_MAX: usize = 4096;
-/// Queries in work at once.
+/// Queries handled at once.
 const IN_FLIGHT: usize = 512;
 /// Most names of a CNAME chain: a test may well put a loop into the table.
 const CHAIN_MAX: usize = 16;
@@ -47,7 +47,7 @@ const TCP_IDLE: Duration = Duration::from_secs(5);
 
 /// A query that a server saw.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Asked {
+pub struct LoggedQuery {
     pub client: IpAddr,
     /// Lower case, with its trailing dot.
     pub qname: String,
@@ -65,7 +65,7 @@ pub(crate) enum Role {
 /// A running server.
 #[derive(Debug)]
 pub(crate) struct Embedded {
-    log: Arc<Mutex<Vec<Asked>>>,
+    log: Arc<Mutex<Vec<LoggedQuery>>>,
     stop: watch::Sender<bool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -111,7 +111,7 @@ impl Embedded {
         })
     }
 
-    pub fn asked(&self) -> Vec<Asked> {
+    pub fn asked(&self) -> Vec<LoggedQuery> {
         lock(&self.log).clone()
     }
 
@@ -161,7 +161,7 @@ async fn serve(
 
 struct Server {
     role: Role,
-    log: Arc<Mutex<Vec<Asked>>>,
+    log: Arc<Mutex<Vec<LoggedQuery>>>,
     in_flight: Arc<Semaphore>,
 }
 
@@ -211,7 +211,7 @@ impl Server {
         }
     }
 
-    /// The reply to a message in wire format, or `None` for what deserves none.
+    /// The reply to a message in wire format, or `None` where none is sent.
     async fn reply(&self, query: &[u8], client: IpAddr, udp: bool) -> Option<Vec<u8>> {
         let query = Message::from_vec(query).ok()?;
         if query.metadata.message_type != MessageType::Query {
@@ -270,7 +270,7 @@ impl Server {
         if log.len() == LOG_MAX {
             log.drain(..LOG_MAX / 2);
         }
-        log.push(Asked {
+        log.push(LoggedQuery {
             client: canonical(client),
             qname: qname.to_ascii(),
             qtype: qtype.to_string(),
@@ -285,7 +285,7 @@ fn canonical(address: IpAddr) -> IpAddr {
     }
 }
 
-/// What a look-up came to.
+/// The result of a look-up.
 #[derive(Clone, Debug)]
 struct Found {
     rcode: ResponseCode,

@@ -1,4 +1,4 @@
-//! gregor running in the lab's node, and what it says of itself.
+//! gregor running in the lab's node, and its status and logs.
 
 use std::{
     fs,

@@ -1,4 +1,4 @@
-//! What `cargo xtask kernels` and the program that runs as process 1 of its guests say to each other.
+//! The protocol between `cargo xtask kernels` and process 1 of its guests.
 
 use std::{fs::OpenOptions, io::Write as _};
 
@@ -46,7 +46,7 @@ pub enum Record {
     },
     Load(Load),
     Test(Test),
-    /// A line of the kernel's log that speaks of a defect.
+    /// A line of the kernel's log that reports a defect.
     Kernel {
         line: String,
     },
@@ -69,7 +69,7 @@ pub struct Load {
     pub lacks: Option<String>,
 }
 
-/// What the verifier says of its own work.
+/// The verifier's statistics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Walk {
     pub instructions: u32,

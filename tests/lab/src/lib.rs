@@ -1,7 +1,7 @@
 //! A Kubernetes node as DNS sees it, in network namespaces: pods, an existing cache, a cluster DNS, and gregor if asked.
 //!
-//! Shared by `cargo xtask run` and the end-to-end tests. Everything that a [`Lab`] makes goes when it is dropped, when the
-//! process panics or is told to end, and, should it be killed outright, when the next lab of the same prefix starts.
+//! Shared by `cargo xtask run` and the end-to-end tests. Everything that a [`Lab`] makes is removed when it is dropped, when
+//! the process panics or gets SIGTERM, and, after a SIGKILL, when the next lab of the same prefix starts.
 
 mod capabilities;
 mod cleanup;
@@ -21,7 +21,7 @@ pub mod world;
 pub use cleanup::{exit_code_on_interrupt, sweep};
 pub use client::{Ask, Transport};
 pub use config::{ARTICLE_TEMPLATE, gregor_toml};
-pub use dns::Asked;
+pub use dns::LoggedQuery;
 pub use gregor::Gregor;
 pub use netns::Netns;
 pub use node::{Builder, CacheKind, ClusterKind, Lab, Pod, Server};

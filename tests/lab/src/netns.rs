@@ -140,7 +140,7 @@ impl Netns {
     fn on_worker<T: Send + 'static>(&self, f: impl FnOnce() -> T + Send + 'static) -> Result<T> {
         let (done, result) = mpsc::sync_channel(1);
         let job = Box::new(move || {
-            // The caller waits below, so nobody can have gone.
+            // The caller waits below, so both ends exist.
             let _ = done.send(f());
         });
         self.jobs
@@ -161,7 +161,7 @@ impl Drop for Netns {
     }
 }
 
-/// Ends what still runs in a namespace and removes its name and its files. Errors are of no use to anybody here.
+/// Ends what still runs in a namespace and removes its name and its files. Errors are ignored here.
 pub(crate) fn delete(name: &str) {
     let path = Path::new(RUN_NETNS).join(name);
     if path.exists() {
@@ -179,7 +179,7 @@ pub(crate) fn delete(name: &str) {
             .status();
     }
     let _ = fs::remove_dir_all(etc_dir(name));
-    // Left alone while it holds anything of somebody else's.
+    // Kept while it has files of others.
     let _ = fs::remove_dir(ETC_NETNS);
 }
 
@@ -203,7 +203,7 @@ fn enter(name: &str, binds: &[PathBuf], bpffs: bool) -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNS).context("unshare")?;
     setns(file, CloneFlags::CLONE_NEWNET).context("setns")?;
     const NONE: Option<&str> = None;
-    // A slave, so that the removal of a namespace's name outside is seen here and lets go of it.
+    // A slave mount, so that the removal of a namespace's name outside is propagated.
     mount(NONE, "/", NONE, MsFlags::MS_SLAVE | MsFlags::MS_REC, NONE).context("mount /")?;
     // sysfs shows the devices of the namespace that it was mounted in.
     mount(Some(name), "/sys", Some("sysfs"), MsFlags::empty(), NONE).context("mount /sys")?;

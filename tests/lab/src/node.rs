@@ -22,7 +22,7 @@ use crate::{
     cleanup::{self, Made, lock},
     client::Ask,
     config,
-    dns::{Asked, Cache, Embedded, Role},
+    dns::{Cache, Embedded, LoggedQuery, Role},
     gregor::Gregor,
     netns::Netns,
     patience,
@@ -46,7 +46,7 @@ const INTERFACE_NAME_MAX: usize = 15;
 
 static NUMBER: AtomicUsize = AtomicUsize::new(0);
 
-/// The DNS cache that the node had before gregor came.
+/// The existing DNS cache of the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CacheKind {
     /// A forwarding cache inside this process: nothing to install.
@@ -66,12 +66,12 @@ pub enum CacheKind {
     None,
 }
 
-/// Who answers for the cluster zone and the world.
+/// The server for the cluster zone and the world.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClusterKind {
     Embedded,
     CoreDns,
-    /// Nobody yet: [`Lab::start_in_cluster`] starts a server.
+    /// None yet: [`Lab::start_in_cluster`] starts a server.
     None,
 }
 
@@ -161,7 +161,7 @@ impl Pod {
 pub struct Server {
     addresses: Vec<IpAddr>,
     running: Running,
-    /// Bytes of the log that [`Server::forget`] has put behind.
+    /// Bytes of the log that [`Server::forget`] skips.
     forgotten: Mutex<usize>,
 }
 
@@ -179,7 +179,7 @@ impl Server {
     }
 
     /// The queries that it has seen since the start or since [`Server::forget`], cache hits included.
-    pub fn asked(&self) -> Vec<Asked> {
+    pub fn asked(&self) -> Vec<LoggedQuery> {
         match &self.running {
             Running::Embedded(server) => server.asked(),
             Running::Process(process) => {
@@ -196,7 +196,7 @@ impl Server {
     }
 
     /// Waits until it has seen a query that `wanted` accepts, and says whether it did: CoreDNS writes its log after the reply.
-    pub fn saw(&self, wanted: impl Fn(&Asked) -> bool) -> bool {
+    pub fn saw(&self, wanted: impl Fn(&LoggedQuery) -> bool) -> bool {
         let deadline = Instant::now() + patience(LOG_TIMEOUT);
         loop {
             if self.asked().iter().any(&wanted) {
@@ -229,12 +229,12 @@ impl Server {
 
 /// A query line of CoreDNS (`… query 10.1.2.3 A name.`), of unbound (`… info: 10.1.2.3 name. A IN`) or of BIND
 /// (`… client @0x7f 10.1.2.3#4567 (name): query: name IN A …`).
-fn parse_log_line(line: &str) -> Option<Asked> {
+fn parse_log_line(line: &str) -> Option<LoggedQuery> {
     let (client, qname, qtype) = if let Some((head, rest)) = line.split_once("): query: ") {
         let (client, _) = head.split_once('#')?;
         let mut words = rest.split_whitespace();
         let (qname, _class, qtype) = (words.next()?, words.next()?, words.next()?);
-        return Some(Asked {
+        return Some(LoggedQuery {
             client: client.rsplit(' ').next()?.parse().ok()?,
             qname: qname.to_ascii_lowercase() + ".",
             qtype: qtype.to_owned(),
@@ -252,7 +252,7 @@ fn parse_log_line(line: &str) -> Option<Asked> {
         }
         asked
     };
-    Some(Asked {
+    Some(LoggedQuery {
         client: client.trim_matches(['[', ']']).parse().ok()?,
         qname: qname.to_ascii_lowercase(),
         qtype: qtype.to_owned(),
@@ -349,7 +349,7 @@ impl Lab {
         &self.name
     }
 
-    /// A directory that goes with the lab.
+    /// A directory that is removed with the lab.
     pub fn directory(&self) -> &Path {
         &self.directory
     }
@@ -495,7 +495,7 @@ route add ::/0 via fd00:244:{index:x}::1
         Ok(gregor)
     }
 
-    /// The same without waiting, for configurations that do not come up.
+    /// The same without waiting, for configurations that fail.
     pub fn spawn_gregor(&self, binary: &Path, config: &str) -> Result<Gregor> {
         self.spawn_gregor_as(Command::new(binary), binary, config)
     }
@@ -635,7 +635,7 @@ fn wire_node(node: &Netns, dns: &Netns) -> Result<()> {
     no_address_detection(dns)?;
     node.sysctl("net/ipv4/ip_forward", "1")?;
     node.sysctl("net/ipv6/conf/all/forwarding", "1")?;
-    // A bridge without ports stands for NodeLocal's dummy device: not every kernel has the latter.
+    // A bridge without ports replaces NodeLocal's dummy device: not every kernel has the latter.
     node.ip(&format!(
         "link add nodelocaldns type bridge
 addr add {NODE_LOCAL_V4}/32 dev nodelocaldns
@@ -807,7 +807,7 @@ mod tests {
 
     #[test]
     fn query_lines_of_coredns_unbound_and_bind_are_read() {
-        let expected = Asked {
+        let expected = LoggedQuery {
             client: IpAddr::from([10, 244, 1, 10]),
             qname: "www.example.com.".to_owned(),
             qtype: "AAAA".to_owned(),

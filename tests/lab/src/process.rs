@@ -53,7 +53,7 @@ impl Process {
     /// Sends a signal unless it has ended.
     pub fn signal(&self, signal: Signal) {
         let mut child = lock(&self.child);
-        // Not yet waited for, so the id cannot belong to anybody else.
+        // Not yet waited for, so the id cannot belong to another process.
         if matches!(child.try_wait(), Ok(None)) {
             let _ = kill(Pid::from_raw(child.id() as i32), signal);
         }

@@ -1,4 +1,4 @@
-//! Saying that a test cannot run on this machine, so that it is not counted as passed.
+//! Reports that a test cannot run on this machine, so that it is not counted as passed.
 
 use std::{fs::OpenOptions, io::Write as _};
 

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The broker name of the demonstration, as a client asks for it: unqualified, five dots.
 pub const BROKER: &str = "lkc-1.eu-west-1.aws.private.kafka.managed";
-/// A name that no rule knows.
+/// A name that no rule matches.
 pub const FOREIGN: &str = "www.example.com";
 
 /// NodeLocal's address and its IPv6 sibling, on a device of the node.
@@ -80,9 +80,9 @@ pub const BAR_ADDRESSES: [IpAddr; 3] = [
     v4(10, 20, 2, 21),
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0x2020, 0, 0, 0, 0, 0, 0x21)),
 ];
-/// Where the public broker name leads: what a tenant without an endpoint of its own gets.
+/// The address of the public broker name: what a tenant without an endpoint of its own gets.
 pub const PUBLIC_ADDRESS: IpAddr = v4(203, 0, 113, 7);
-/// Where [`FOREIGN`] leads.
+/// The address of [`FOREIGN`].
 pub const FOREIGN_ADDRESSES: [IpAddr; 2] = [
     v4(192, 0, 2, 80),
     IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x80)),
@@ -93,7 +93,7 @@ const fn v4(a: u8, b: u8, c: u8, d: u8) -> IpAddr {
 }
 
 impl Default for World {
-    /// Tenants foo and bar with `kafka-upstream` Services, and a public name for everybody else.
+    /// Tenants foo and bar with `kafka-upstream` Services, and a public name for all others.
     fn default() -> Self {
         let addresses = |owner: &str, ttl, addresses: &[IpAddr]| -> Vec<Record> {
             addresses

@@ -1,4 +1,4 @@
-//! The lab without gregor: it must itself be what the other tests take it for. Needs root.
+//! The lab without gregor: the properties that the other tests rely on. Needs root.
 
 #![allow(
     clippy::unwrap_used,
@@ -133,7 +133,7 @@ fn every_resolver_finds_the_foreign_name() {
 }
 
 #[test]
-fn nothing_stays_behind() {
+fn a_dropped_lab_is_removed() {
     let (name, directory, pid);
     {
         let lab = lab(CacheKind::Unbound, ClusterKind::Embedded);
@@ -153,7 +153,7 @@ fn nothing_stays_behind() {
 }
 
 #[test]
-fn a_panic_leaves_nothing() {
+fn a_panic_removes_the_lab() {
     let (send, receive) = std::sync::mpsc::channel();
     let died = std::thread::spawn(move || {
         let lab = lab(CacheKind::Embedded, ClusterKind::Embedded);
@@ -165,7 +165,7 @@ fn a_panic_leaves_nothing() {
     assert!(leavings(&receive.recv().unwrap()).is_empty());
 }
 
-/// In the child that the two tests below start, and only there: holds a lab until it is told to end, or killed.
+/// In the child that the two tests below start, and only there: holds a lab until SIGTERM or SIGKILL.
 fn hold_a_lab_if_child() -> bool {
     let Ok(prefix) = std::env::var("LAB_PREFIX") else {
         return false;
@@ -199,11 +199,11 @@ fn start_child(test: &str, prefix: &str) -> (std::process::Child, String) {
 }
 
 #[test]
-fn an_interrupt_leaves_nothing() {
+fn an_interrupt_removes_the_lab() {
     if hold_a_lab_if_child() {
         return;
     }
-    let (mut child, name) = start_child("an_interrupt_leaves_nothing", "labint");
+    let (mut child, name) = start_child("an_interrupt_removes_the_lab", "labint");
     assert!(!leavings(&name).is_empty());
     let pid = nix::unistd::Pid::from_raw(child.id() as i32);
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();

@@ -2,7 +2,7 @@
 
 /// The stack pointer or zero, whichever an instruction takes register 31 for.
 pub const SP: u8 = 31;
-/// Zero, told apart from the stack pointer.
+/// Zero, as distinct from the stack pointer.
 pub const ZERO: u8 = 32;
 
 /// What an instruction does with its sources; all of them carry a dependency from each source to the result.

@@ -53,7 +53,7 @@ pub fn functions_by_id(id: u32) -> anyhow::Result<Vec<Vec<u32>>> {
     // SAFETY: the kernel reads these three numbers.
     let fd = unsafe { bpf(PROG_GET_FD_BY_ID, &mut by_id) }
         .with_context(|| format!("opening program {id}"))?;
-    // SAFETY: the kernel has just opened it, for nobody else.
+    // SAFETY: the kernel has just opened it, for this process alone.
     let program = unsafe { OwnedFd::from_raw_fd(fd as i32) };
     functions(std::os::fd::AsFd::as_fd(&program))
 }

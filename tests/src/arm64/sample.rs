@@ -127,7 +127,7 @@ pub fn load_reader(dependencies: Dependencies) -> io::Result<OwnedFd> {
     };
     // SAFETY: the kernel reads these numbers.
     let fd = unsafe { bpf(MAP_CREATE, &mut map) }?;
-    // SAFETY: the kernel has just opened it, for nobody else.
+    // SAFETY: the kernel has just opened it, for this process alone.
     let map = unsafe { OwnedFd::from_raw_fd(fd as i32) };
     let instructions = reader(map.as_raw_fd(), dependencies);
     let mut program = Program {
@@ -143,6 +143,6 @@ pub fn load_reader(dependencies: Dependencies) -> io::Result<OwnedFd> {
     };
     // SAFETY: the instructions and the licence outlive the call.
     let fd = unsafe { bpf(PROG_LOAD, &mut program) }?;
-    // SAFETY: the kernel has just opened it, for nobody else.
+    // SAFETY: the kernel has just opened it, for this process alone.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }

@@ -501,7 +501,7 @@ fn code_of_a_real_kernel_is_understood() {
 }
 
 #[test]
-fn instruction_that_is_not_known_is_an_error() {
+fn an_unknown_instruction_is_an_error() {
     let error = check(&[0x0000_0000, RETURN]).expect_err("udf");
     assert_eq!((error.at, error.word), (0, 0));
     // Where control never comes there may be anything.

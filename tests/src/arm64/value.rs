@@ -86,7 +86,7 @@ pub enum Place {
 /// What an address was made from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Root {
-    /// An address of the kernel that stands in the code: a map's values.
+    /// An address of the kernel that is in the code: a map's values.
     Kernel(u64),
     /// What a function returned.
     Returned(usize),

@@ -195,7 +195,7 @@ fn run_test(step: &Step, plan: &Plan, name: &str) -> Result<(Outcome, String)> {
     }
     drop(send);
     let status = wait(&mut child, Duration::from_secs(step.limit_seconds))?;
-    // What a test leaves running goes with it, and lets go of the pipes.
+    // What a test leaves running is killed with it, and closes the pipes.
     let _ = killpg(Pid::from_raw(child.id() as i32), Signal::SIGKILL);
     let text: String = output.iter().collect();
     let Some(status) = status else {
@@ -207,7 +207,7 @@ fn run_test(step: &Step, plan: &Plan, name: &str) -> Result<(Outcome, String)> {
     if !status.success() {
         return Ok((Outcome::Failed, reason(&text, status)));
     }
-    // A name that the program does not know passes too.
+    // A name that the program does not have passes too.
     if !text.contains("1 passed") {
         return Ok((Outcome::Failed, "no such test".to_owned()));
     }
@@ -287,7 +287,7 @@ impl KernelLog {
         Self(file.ok())
     }
 
-    /// Reports new lines that speak of a defect of the kernel's own, or of something that should not have been possible.
+    /// Reports new lines about a defect of the kernel's own, or of something that should not have been possible.
     fn report_defects(&self, after: &str) {
         const BAD: [&str; 7] = [
             "BUG:",

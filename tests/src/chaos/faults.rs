@@ -1,4 +1,4 @@
-//! Does to gregor, and around it, what a chaos run is made of, and notes when.
+//! Injects the faults of a chaos run, and records when.
 
 use std::{
     fs,
@@ -27,22 +27,22 @@ use crate::{
 
 /// How long a process is stopped.
 const STOPPED: Duration = Duration::from_secs(3);
-/// How long the existing cache is away.
+/// How long the existing cache is stopped.
 const CACHE_AWAY: Duration = Duration::from_secs(1);
 /// Pods that come and go at once.
 const CHURN: usize = 3;
-/// Far more than anything takes on a machine that is not out of order.
+/// Far more than anything takes on a working machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The line of a gregor that serves.
+/// The log line of a gregor that serves.
 const READY: &str = "gregor::app: ready";
-/// The line of one that waits for its predecessor's end.
+/// The log line of one that waits for its predecessor's end.
 const STANDBY: &str = "ready to take over";
 
-/// A fault that is there on purpose, to see whether it is found.
+/// A planted fault, to see whether it is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Plant {
-    /// Nothing outlives the process: each has a state directory of its own, which goes with it
+    /// Nothing outlives the process: each has a state directory of its own, which is removed with it
     Pins,
     /// The responder is stopped from the start: the deadline of the programs is not renewed
     Heartbeat,
@@ -59,7 +59,7 @@ pub struct Settings {
     pub plant: Option<Plant>,
 }
 
-/// The one gregor of a run, its lab, and what was done so far.
+/// The one gregor of a run, its lab, and the rounds so far.
 pub struct Driver<'a> {
     lab: &'a mut Lab,
     binary: PathBuf,
@@ -76,7 +76,7 @@ pub struct Driver<'a> {
     has_more: bool,
     memory: Result<Group>,
     pub rounds: Vec<Round>,
-    /// By pods that have gone.
+    /// By pods that were removed.
     pub seen: Seen,
 }
 
@@ -114,7 +114,7 @@ impl<'a> Driver<'a> {
         self.lab
     }
 
-    /// Why a fault cannot be had on this machine.
+    /// Why a fault cannot be injected on this machine.
     pub fn cannot(&self, fault: Fault) -> Option<String> {
         match (&self.memory, fault) {
             (Err(error), Fault::OutOfMemory) => Some(format!("{error:#}")),
@@ -129,7 +129,7 @@ impl<'a> Driver<'a> {
             .round
             .store(self.rounds.len() - 1, Ordering::Relaxed);
         if self.settings.plant != Some(Plant::Heartbeat) && self.random.random() {
-            // What follows meets a reload on its way.
+            // The next fault meets a reload in progress.
             self.change_config()?;
             self.pause(60);
         }
@@ -306,7 +306,7 @@ impl<'a> Driver<'a> {
         Ok(())
     }
 
-    /// A pod of its own each time: where a program is taken off again and again, gregor waits ever longer.
+    /// A pod of its own each time: where a program is detached repeatedly, gregor waits longer and longer.
     fn purge(&mut self) -> Result<()> {
         let name = self.guest();
         self.lab.add_pod(&name)?;
@@ -399,7 +399,8 @@ cname = \"w1.example.com\"
 ttl   = 60
 ";
 
-/// Answers live for a second: nothing stays known by luck. There is room for what a pod asks for within some seconds.
+/// Answers live for a second, so that nothing stays cached by luck. The limits allow for what a pod asks for within some
+/// seconds.
 fn config(lab: &Lab, hook: Hook) -> String {
     let hook = match hook {
         Hook::Tcx => "tcx",

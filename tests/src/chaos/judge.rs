@@ -1,4 +1,4 @@
-//! Which promises a chaos run has broken: a pure function of what was done and what the pods saw.
+//! Which promises a chaos run has broken: a pure function of the events and of what the pods saw.
 //!
 //! A query that is lost is excused only where the documents say so: the responder had it when it was killed, it was
 //! handed over before the programs noticed that there was no process, the existing cache lost it, or another agent had just
@@ -8,14 +8,17 @@ use std::{collections::BTreeMap, time::Duration};
 
 use dns_common::abi::SUSPECT_NS;
 
-use super::load::{Counts, Incident, Kind, Seen, What};
+use super::{
+    counts::{Merge as _, counts},
+    load::{Counts, Incident, Kind, Problem, Seen},
+};
 
-/// What is done to gregor, or around it.
+/// A fault, injected into gregor or its environment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
     /// Nothing.
     Quiet,
-    /// A successor takes over, the predecessor is told to end.
+    /// A successor takes over, the predecessor gets SIGTERM.
     Upgrade,
     /// SIGKILL, and a start at once.
     Kill,
@@ -27,9 +30,9 @@ pub enum Fault {
     OutOfMemory,
     /// Another configuration.
     Reload,
-    /// Pods come and go.
+    /// Pods are added and removed.
     Churn,
-    /// Another agent takes the program off the hook.
+    /// Another agent detaches the program.
     Purge,
     /// The existing cache is restarted.
     Cache,
@@ -71,19 +74,19 @@ pub struct Round {
 pub enum Event {
     /// gregor died at `at`, and the next one was ready at `served`.
     Died { at: Duration, served: Duration },
-    /// The existing cache was away.
+    /// The existing cache was stopped.
     CacheAway { from: Duration, until: Duration },
-    /// Another agent took the program off this pod's interface.
+    /// Another agent detached the program from this pod's interface.
     Purged { pod: String, at: Duration },
 }
 
-/// How long after its last sign of life a responder is still asked for an answer past its time.
+/// How long after its last heartbeat the responder still gets the queries for expired answers.
 const SUSPECT: Duration = Duration::from_nanos(SUSPECT_NS);
 /// A successor that comes within this time serves the queries that still wait.
 const IN_TIME: Duration = Duration::from_secs(4);
-/// The programs hand queries over until this has passed without a sign of the responder.
+/// The programs hand queries over until this long after the last heartbeat.
 const DEADLINE: Duration = Duration::from_secs(1);
-/// A program that another agent removed is put back within this time.
+/// A program that another agent detached is attached again within this time.
 const PUT_BACK: Duration = Duration::from_secs(5);
 /// Between an event and the moment at which the harness noted it, on a busy machine.
 const SLACK: Duration = Duration::from_millis(300);
@@ -91,25 +94,28 @@ const SLACK: Duration = Duration::from_millis(300);
 /// looks like a responder that does.
 const PASSED_PER_MILLE: u64 = 50;
 
-/// What became of the rounds with one fault.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Row {
-    pub rounds: u64,
-    pub counts: Counts,
-    /// Lost without an excuse.
-    pub lost: u64,
-    /// The responder had them when it died.
-    pub outstanding: u64,
-    /// Handed over after the death, from an interface where the process had not been found yet, and no successor came in time.
-    pub unnoticed: u64,
-    /// Lost by the existing cache.
-    pub lost_by_cache: u64,
-    pub wrong: u64,
-    /// Known names without their endpoint.
-    pub leaked: u64,
-    /// The same, or lost, while another agent had removed the program: an interface stops for a moment when its queueing
-    /// discipline goes or comes.
-    pub exposed: u64,
+counts! {
+    /// The results of the rounds with one fault.
+    #[derive(Clone, Debug, Default, PartialEq, Eq)]
+    pub struct Row {
+        pub rounds: u64,
+        pub counts: Counts,
+        /// Lost without an excuse.
+        pub lost: u64,
+        /// The responder had them when it died.
+        pub outstanding: u64,
+        /// Handed over after the death, from an interface where the process had not been found yet, and no successor came
+        /// in time.
+        pub unnoticed: u64,
+        /// Lost by the existing cache.
+        pub lost_by_cache: u64,
+        pub wrong: u64,
+        /// Known names without their endpoint.
+        pub leaked: u64,
+        /// The same, or lost, while another agent had removed the program: an interface stops for a moment when its queueing
+        /// discipline is removed or added.
+        pub exposed: u64,
+    }
 }
 
 /// The verdict.
@@ -137,7 +143,7 @@ pub fn judge(rounds: &[Round], seen: &Seen) -> Verdict {
     for (number, counts) in &seen.counts {
         if let Some(fault) = fault_of(*number) {
             let row = verdict.rows.entry(fault).or_default();
-            row.counts.add(counts);
+            row.counts.merge(counts);
         }
     }
     let events: Vec<&Event> = rounds.iter().flat_map(|round| &round.events).collect();
@@ -148,19 +154,19 @@ pub fn judge(rounds: &[Round], seen: &Seen) -> Verdict {
         };
         let row = verdict.rows.entry(fault).or_default();
         let promise = match &incident.what {
-            What::Wrong(_) => {
+            Problem::Wrong(_) => {
                 row.wrong += 1;
                 "wrong answers"
             }
-            What::Leaked(_) | What::Lost if is_exposed(&events, incident) => {
+            Problem::Leaked(_) | Problem::Lost if is_exposed(&events, incident) => {
                 row.exposed += 1;
                 continue;
             }
-            What::Leaked(_) => {
+            Problem::Leaked(_) => {
                 row.leaked += 1;
                 "known names without their endpoint"
             }
-            What::Lost => match excuse(&events, incident) {
+            Problem::Lost => match excuse(&events, incident) {
                 Some(Excuse::Outstanding) => {
                     row.outstanding += 1;
                     continue;
@@ -211,8 +217,8 @@ pub fn judge(rounds: &[Round], seen: &Seen) -> Verdict {
 
 fn describe(incident: &Incident) -> String {
     let what = match &incident.what {
-        What::Lost => "no reply",
-        What::Wrong(text) | What::Leaked(text) => text,
+        Problem::Lost => "no reply",
+        Problem::Wrong(text) | Problem::Leaked(text) => text,
     };
     format!(
         "{} ({}) from pod {} at {:.3} s: {what}",
@@ -238,9 +244,9 @@ fn excuse(events: &[&Event], incident: &Incident) -> Option<Excuse> {
     let sent = incident.sent;
     let outlived = |at: Duration| sent <= at && sent + super::load::TIMEOUT >= at;
     events.iter().find_map(|event| match event {
-        // What is known the program answers, and foreign names pass: no death reaches them. But a known name whose answer runs
-        // out is handed over like a new one: before the silence of the responder is noticed, and while the responder waits
-        // for a cache that is away.
+        // The program answers cached names, and foreign names pass: a death does not affect them. But a cached name whose
+        // answer has expired is handed over like a new one: before the missing process is noticed, and while the responder
+        // waits for a cache that is away.
         Event::Died { at, .. }
             if incident.kind == Kind::Known && outlived(*at) && asked_while_away(events, sent) =>
         {
@@ -292,7 +298,7 @@ mod tests {
         }
     }
 
-    fn incident(sent: f64, kind: Kind, what: What) -> Incident {
+    fn incident(sent: f64, kind: Kind, what: Problem) -> Incident {
         Incident {
             sent: at(sent),
             round: 0,
@@ -328,20 +334,20 @@ mod tests {
     #[test]
     fn nothing_may_be_lost_in_an_upgrade() {
         for kind in Kind::ALL {
-            let lost = incident(7.0, kind, What::Lost);
+            let lost = incident(7.0, kind, Problem::Lost);
             let broken = broken(round(Fault::Upgrade, &[]), &[lost]);
             assert!(broken[0].contains("1 lost queries"), "{broken:?}");
         }
     }
 
     #[test]
-    fn a_death_costs_what_the_responder_had_and_nothing_else() {
+    fn a_death_excuses_only_what_the_responder_had() {
         let died = |served| Event::Died {
             at: at(10.0),
             served: at(served),
         };
         let row = |served, kind, sent| {
-            let lost = incident(sent, kind, What::Lost);
+            let lost = incident(sent, kind, Problem::Lost);
             let verdict = judge(&[round(Fault::Kill, &[died(served)])], &seen(&[lost]));
             let row = verdict.rows[&Fault::Kill].clone();
             (row.lost, row.outstanding, row.unnoticed)
@@ -372,14 +378,14 @@ mod tests {
                 at: at(10.0),
             },
         ];
-        let wrong = incident(10.0, Kind::New, What::Wrong("10.0.0.9".to_owned()));
+        let wrong = incident(10.0, Kind::New, Problem::Wrong("10.0.0.9".to_owned()));
         let broken = broken(round(Fault::Absence, &events), &[wrong]);
         assert!(broken[0].contains("1 wrong answers"), "{broken:?}");
     }
 
     #[test]
     fn known_names_keep_their_endpoint_but_for_a_purged_interface() {
-        let leaked = |sent| incident(sent, Kind::Known, What::Leaked("NXDOMAIN".to_owned()));
+        let leaked = |sent| incident(sent, Kind::Known, Problem::Leaked("NXDOMAIN".to_owned()));
         let found = broken(round(Fault::Absence, &[]), &[leaked(10.0)]);
         assert!(found[0].contains("without their endpoint"), "{found:?}");
         let purged = |pod: &str| {
@@ -392,19 +398,19 @@ mod tests {
         assert!(broken(purged("foo"), &[leaked(14.0)]).is_empty());
         assert_eq!(broken(purged("foo"), &[leaked(16.0)]).len(), 1);
         assert_eq!(broken(purged("bar"), &[leaked(14.0)]).len(), 1);
-        let lost = incident(10.0, Kind::Known, What::Lost);
+        let lost = incident(10.0, Kind::Known, Problem::Lost);
         assert!(broken(purged("foo"), std::slice::from_ref(&lost)).is_empty());
         assert_eq!(broken(purged("bar"), &[lost]).len(), 1);
     }
 
     #[test]
-    fn the_cache_may_lose_what_it_is_asked() {
+    fn queries_that_the_cache_loses_are_excused() {
         let away = Event::CacheAway {
             from: at(10.0),
             until: at(12.0),
         };
         let lost = |kind, sent| {
-            let lost = incident(sent, kind, What::Lost);
+            let lost = incident(sent, kind, Problem::Lost);
             broken(round(Fault::Cache, std::slice::from_ref(&away)), &[lost]).len()
         };
         assert_eq!(lost(Kind::Foreign, 11.0), 0);
@@ -418,7 +424,7 @@ mod tests {
             served: at(13.5),
         };
         let lost = |sent| {
-            let lost = incident(sent, Kind::Known, What::Lost);
+            let lost = incident(sent, Kind::Known, Problem::Lost);
             let events = [away.clone(), died.clone()];
             broken(round(Fault::Kill, &events), &[lost]).len()
         };
@@ -440,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn two_replies_to_one_query_are_one_too_many() {
+    fn a_second_reply_to_a_query_breaks_a_promise() {
         let mut seen = seen(&[]);
         seen.counts.get_mut(&0).unwrap().twice = 1;
         let broken = judge(&[round(Fault::Upgrade, &[])], &seen).broken;

@@ -18,7 +18,10 @@ use hickory_proto::{
     rr::{RData, RecordType},
 };
 
-use super::upstream::{self, Clock};
+use super::{
+    counts::{Merge as _, counts},
+    upstream::{self, Clock},
+};
 use crate::lab::{Ask, Pod, patience};
 
 /// How long a client waits for its reply.
@@ -27,7 +30,7 @@ pub const TIMEOUT: Duration = Duration::from_secs(5);
 const KNOWN: usize = 8;
 /// Foreign names, asked for in turns.
 const FOREIGN: u32 = 64;
-/// Most incidents that one pod keeps; the counts go on.
+/// Most incidents that one pod keeps; further ones are only counted.
 const MOST_INCIDENTS: usize = 100_000;
 
 /// What is asked for.
@@ -63,7 +66,7 @@ impl Kind {
     }
 }
 
-/// Something that may be against a promise.
+/// An event that may break a promise.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Incident {
     /// When the query was sent, since the start of the run.
@@ -73,11 +76,11 @@ pub struct Incident {
     pub pod: String,
     pub kind: Kind,
     pub qname: String,
-    pub what: What,
+    pub what: Problem,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum What {
+pub enum Problem {
     /// No reply within [`TIMEOUT`].
     Lost,
     /// An address that is not the name's and never was.
@@ -86,34 +89,21 @@ pub enum What {
     Leaked(String),
 }
 
-/// What became of the queries that were sent in one round.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    pub sent: [u64; 3],
-    /// New names that the existing cache answered, with a denial.
-    pub passed: u64,
-    /// Foreign names without an address.
-    pub failed: u64,
-    /// Second replies to one query.
-    pub twice: u64,
-    /// Longest time without a reply that ended in the round, by kind.
-    pub gap: [Duration; 3],
-    /// Of the oldest answer.
-    pub oldest: Duration,
-}
-
-impl Counts {
-    pub fn add(&mut self, other: &Self) {
-        for (sum, more) in self.sent.iter_mut().zip(other.sent) {
-            *sum += more;
-        }
-        self.passed += other.passed;
-        self.failed += other.failed;
-        self.twice += other.twice;
-        for (longest, more) in self.gap.iter_mut().zip(other.gap) {
-            *longest = (*longest).max(more);
-        }
-        self.oldest = self.oldest.max(other.oldest);
+counts! {
+    /// The results of the queries that were sent in one round.
+    #[derive(Clone, Debug, Default, PartialEq, Eq)]
+    pub struct Counts {
+        pub sent: [u64; 3],
+        /// New names that the existing cache answered, with a denial.
+        pub passed: u64,
+        /// Foreign names without an address.
+        pub failed: u64,
+        /// Second replies to one query.
+        pub twice: u64,
+        /// Longest time without a reply that ended in the round, by kind.
+        pub gap: [Duration; 3],
+        /// Of the oldest answer.
+        pub oldest: Duration,
     }
 }
 
@@ -128,7 +118,7 @@ pub struct Seen {
 impl Seen {
     pub fn add(&mut self, other: Self) {
         for (round, counts) in other.counts {
-            self.counts.entry(round).or_default().add(&counts);
+            self.counts.entry(round).or_default().merge(&counts);
         }
         self.incidents.extend(other.incidents);
     }
@@ -351,7 +341,7 @@ impl Asker {
         let at = Instant::now();
         match socket.send_to(&query, server) {
             Ok(_) => {}
-            // Not sent, so not lost: an interface that is just going, or no room.
+            // Not sent, so not lost: an interface that is being removed, or a full buffer.
             Err(_) => return Ok(()),
         }
         self.counts(round).sent[kind as usize] += 1;
@@ -373,7 +363,7 @@ impl Asker {
         self.seen.counts.entry(round).or_default()
     }
 
-    /// Lets go of what was sent too long ago.
+    /// Drops queries that were sent too long ago.
     fn expire(&mut self, now: Instant) {
         while let Some(id) = self.order.front() {
             let slot = &mut self.slots[usize::from(*id)];
@@ -387,12 +377,12 @@ impl Asker {
                 && !sent.is_answered
             {
                 self.waiting -= 1;
-                self.happened(&sent, What::Lost);
+                self.happened(&sent, Problem::Lost);
             }
         }
     }
 
-    fn happened(&mut self, sent: &Sent, what: What) {
+    fn happened(&mut self, sent: &Sent, what: Problem) {
         let since_start = self.shared.clock.elapsed();
         let sent_at = since_start.saturating_sub(sent.at.elapsed());
         if self.seen.incidents.len() < MOST_INCIDENTS {
@@ -440,7 +430,7 @@ impl Asker {
 
     fn judge(&mut self, sent: &Sent, bytes: &[u8]) {
         let Ok(reply) = Message::from_vec(bytes) else {
-            return self.happened(sent, What::Wrong("not a DNS message".to_owned()));
+            return self.happened(sent, Problem::Wrong("not a DNS message".to_owned()));
         };
         let asked = format!("{}.", sent.qname);
         let is_ours = reply
@@ -448,7 +438,7 @@ impl Asker {
             .first()
             .is_some_and(|question| question.name().to_ascii().eq_ignore_ascii_case(&asked));
         if !is_ours {
-            return self.happened(sent, What::Wrong(format!("another question: {reply}")));
+            return self.happened(sent, Problem::Wrong(format!("another question: {reply}")));
         }
         let found = addresses(&reply);
         if found.is_empty() {
@@ -457,7 +447,7 @@ impl Asker {
         }
         if sent.kind == Kind::Foreign {
             if found != [upstream::foreign_address(sent.number)] {
-                self.happened(sent, What::Wrong(format!("{found:?}")));
+                self.happened(sent, Problem::Wrong(format!("{found:?}")));
             }
             return;
         }
@@ -466,13 +456,13 @@ impl Asker {
                 let counts = self.counts(sent.round);
                 counts.oldest = counts.oldest.max(age);
             }
-            None => self.happened(sent, What::Wrong(format!("{found:?}"))),
+            None => self.happened(sent, Problem::Wrong(format!("{found:?}"))),
         }
     }
 
     fn without_address(&mut self, sent: &Sent, code: ResponseCode) {
         match sent.kind {
-            Kind::Known => self.happened(sent, What::Leaked(code.to_string())),
+            Kind::Known => self.happened(sent, Problem::Leaked(code.to_string())),
             Kind::New => self.counts(sent.round).passed += 1,
             Kind::Foreign => self.counts(sent.round).failed += 1,
         }
@@ -509,7 +499,7 @@ mod tests {
         assert_eq!(Kind::ALL.map(count), [600, 100, 300]);
     }
 
-    /// An asker of the pod `pod`, and what it makes of a reply.
+    /// A load thread of the pod `pod`, and its verdict on a reply.
     fn judged(kind: Kind, number: u32, change: impl FnOnce(&mut Message, Clock)) -> Seen {
         let clock = Clock::start();
         let mut asker = Asker {
@@ -563,13 +553,13 @@ mod tests {
             let seen = judged(kind, 7, |reply, clock| endpoint(reply, clock, 7));
             assert_eq!(seen.incidents, []);
             let seen = judged(kind, 7, |reply, clock| endpoint(reply, clock, 8));
-            assert!(matches!(seen.incidents[0].what, What::Wrong(_)));
+            assert!(matches!(seen.incidents[0].what, Problem::Wrong(_)));
         }
         let denied = |reply: &mut Message, _: Clock| {
             reply.metadata.response_code = ResponseCode::NXDomain;
         };
         let seen = judged(Kind::Known, 7, denied);
-        assert!(matches!(seen.incidents[0].what, What::Leaked(_)));
+        assert!(matches!(seen.incidents[0].what, Problem::Leaked(_)));
         let seen = judged(Kind::New, 7, denied);
         assert_eq!((seen.incidents.len(), seen.counts[&3].passed), (0, 1));
         let seen = judged(Kind::Foreign, 7, denied);
@@ -581,6 +571,6 @@ mod tests {
         let seen = judged(Kind::Foreign, 7, |reply, _| {
             answer(reply, &[Ipv4Addr::new(12, 0, 0, 8)]);
         });
-        assert!(matches!(seen.incidents[0].what, What::Wrong(_)));
+        assert!(matches!(seen.incidents[0].what, Problem::Wrong(_)));
     }
 }

@@ -1,4 +1,4 @@
-//! A memory cgroup in which the kernel kills a process for want of memory.
+//! A memory cgroup in which the kernel kills a process that exceeds the limit.
 
 use std::{
     fs,
@@ -23,7 +23,7 @@ impl Group {
     /// Makes a group, in cgroup v1 or v2.
     ///
     /// # Errors
-    /// Why there is none to be had.
+    /// When this machine has no such cgroup.
     pub fn make(name: &str) -> Result<Self> {
         let v1 = Path::new("/sys/fs/cgroup/memory");
         let v2 = Path::new("/sys/fs/cgroup");
@@ -44,7 +44,7 @@ impl Group {
         Ok(group)
     }
 
-    /// Moves a process into the group and takes all memory of it, until the kernel has killed the process.
+    /// Moves a process into the group and uses up its memory, until the kernel has killed the process.
     pub fn kill(&self, process: &Process) -> Result<()> {
         fs::write(self.0.join("cgroup.procs"), process.pid().to_string())
             .context("moving a process into a cgroup")?;

@@ -1,6 +1,7 @@
-//! Fault injection: gregor is replaced, killed, stopped, reloaded and disturbed while pods go on asking, and the pods judge
+//! Fault injection: gregor is replaced, killed, stopped, reloaded and disturbed under the load of pods, and the pods judge
 //! whether it kept its promises.
 
+mod counts;
 mod faults;
 mod judge;
 mod load;

@@ -1,29 +1,35 @@
 //! The table of a chaos run.
 
-use std::{fmt::Write as _, time::Duration};
+use std::fmt::Write as _;
 
 use super::{
+    counts::Merge as _,
     judge::{Row, Verdict},
     load::Kind,
 };
 
-const HEAD: [&str; 16] = [
-    "fault",
-    "times",
-    "queries",
-    "lost",
-    "at death",
-    "unnoticed",
-    "by cache",
-    "wrong",
-    "known leaked",
-    "exposed",
-    "new passed",
-    "twice",
-    "gap known",
-    "gap new",
-    "gap foreign",
-    "oldest s",
+/// A column: its title, and its cell in a row.
+type Column = (&'static str, fn(&Row) -> String);
+
+/// Behind that of the fault.
+const COLUMNS: [Column; 15] = [
+    ("times", |row| row.rounds.to_string()),
+    ("queries", |row| {
+        row.counts.sent.iter().sum::<u64>().to_string()
+    }),
+    ("lost", |row| row.lost.to_string()),
+    ("at death", |row| row.outstanding.to_string()),
+    ("unnoticed", |row| row.unnoticed.to_string()),
+    ("by cache", |row| row.lost_by_cache.to_string()),
+    ("wrong", |row| row.wrong.to_string()),
+    ("known leaked", |row| row.leaked.to_string()),
+    ("exposed", |row| row.exposed.to_string()),
+    ("new passed", |row| row.counts.passed.to_string()),
+    ("twice", |row| row.counts.twice.to_string()),
+    ("gap known", |row| gap(row, Kind::Known)),
+    ("gap new", |row| gap(row, Kind::New)),
+    ("gap foreign", |row| gap(row, Kind::Foreign)),
+    ("oldest s", |row| row.counts.oldest.as_secs().to_string()),
 ];
 
 /// What the columns mean.
@@ -37,14 +43,16 @@ oldest: the age of the oldest answer, in steps of 3 s.
 ";
 
 pub fn render(verdict: &Verdict) -> String {
-    let mut rows = vec![HEAD.map(str::to_owned)];
+    let mut titles = vec!["fault"];
+    titles.extend(COLUMNS.map(|(title, _)| title));
+    let mut rows = vec![titles.into_iter().map(str::to_owned).collect()];
     let mut total = Row::default();
     for (fault, row) in &verdict.rows {
         rows.push(cells(fault.name(), row));
-        total.add(row);
+        total.merge(row);
     }
     rows.push(cells("all", &total));
-    let widths: Vec<usize> = (0..HEAD.len())
+    let widths: Vec<usize> = (0..=COLUMNS.len())
         .map(|column| rows.iter().map(|row| row[column].len()).max().unwrap_or(0))
         .collect();
     let mut text = String::new();
@@ -61,59 +69,33 @@ pub fn render(verdict: &Verdict) -> String {
     text
 }
 
-fn cells(name: &str, row: &Row) -> [String; HEAD.len()] {
-    let counts = &row.counts;
-    let gap = |kind: Kind| milliseconds(counts.gap[kind as usize]);
-    [
-        name.to_owned(),
-        row.rounds.to_string(),
-        counts.sent.iter().sum::<u64>().to_string(),
-        row.lost.to_string(),
-        row.outstanding.to_string(),
-        row.unnoticed.to_string(),
-        row.lost_by_cache.to_string(),
-        row.wrong.to_string(),
-        row.leaked.to_string(),
-        row.exposed.to_string(),
-        counts.passed.to_string(),
-        counts.twice.to_string(),
-        gap(Kind::Known),
-        gap(Kind::New),
-        gap(Kind::Foreign),
-        counts.oldest.as_secs().to_string(),
-    ]
+fn cells(name: &str, row: &Row) -> Vec<String> {
+    let counts = COLUMNS.iter().map(|(_, cell)| cell(row));
+    std::iter::once(name.to_owned()).chain(counts).collect()
 }
 
-fn milliseconds(time: Duration) -> String {
-    time.as_millis().to_string()
-}
-
-impl Row {
-    fn add(&mut self, other: &Self) {
-        self.rounds += other.rounds;
-        self.counts.add(&other.counts);
-        self.lost += other.lost;
-        self.outstanding += other.outstanding;
-        self.unnoticed += other.unnoticed;
-        self.lost_by_cache += other.lost_by_cache;
-        self.wrong += other.wrong;
-        self.leaked += other.leaked;
-        self.exposed += other.exposed;
-    }
+/// In milliseconds.
+fn gap(row: &Row, kind: Kind) -> String {
+    row.counts.gap[kind as usize].as_millis().to_string()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::{collections::BTreeMap, time::Duration};
 
     use super::*;
-    use crate::chaos::judge::Fault;
+    use crate::chaos::{judge::Fault, load::Counts};
 
     #[test]
     fn a_line_for_each_fault_and_one_for_all() {
         let row = Row {
             rounds: 2,
             lost: 1,
+            counts: Counts {
+                twice: 3,
+                gap: [7, 8, 9].map(Duration::from_millis),
+                ..Counts::default()
+            },
             ..Row::default()
         };
         let verdict = Verdict {
@@ -129,5 +111,6 @@ mod tests {
         assert_eq!(lines[1][..4], ["upgrade", "2", "0", "1"]);
         assert_eq!(lines[2][..5], ["kill", "-9", "2", "0", "1"]);
         assert_eq!(lines[3][..4], ["all", "4", "0", "2"]);
+        assert_eq!(lines[3][11..15], ["6", "7", "8", "9"]);
     }
 }

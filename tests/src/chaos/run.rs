@@ -20,7 +20,7 @@ use crate::{
     tools::say,
 };
 
-/// Where the programs sit.
+/// The hook of the programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Place {
     Tcx,
@@ -35,7 +35,7 @@ pub struct Plan {
     pub absence: Duration,
     /// Queries per second of each pod.
     pub rate: u32,
-    /// Goes on until so many were answered.
+    /// Runs until so many were answered.
     pub queries: u64,
 }
 
@@ -129,7 +129,7 @@ pub struct Run {
     pub pods: u8,
     pub seed: u64,
     pub plant: Option<Plant>,
-    /// Goes on for this time.
+    /// Runs for this time.
     pub time: Option<Duration>,
 }
 
@@ -163,7 +163,7 @@ pub struct Outcome {
     pub skipped: Vec<String>,
 }
 
-/// Makes a lab called `name` and does to it what the plan says.
+/// Makes a lab called `name` and runs the plan in it.
 pub fn run(name: &str, run: &Run) -> Result<Outcome> {
     say(&format!(
         "chaos on {:?}, {} pods with {} queries a second each, seed {}",

@@ -1,7 +1,7 @@
 //! The cluster DNS of a chaos run: every tenant has an endpoint, and its address changes every few seconds.
 //!
-//! An answer says whose it is and since when it is right, so a client can judge it alone: of two addresses one holds the
-//! tenant, the other one the generation.
+//! An answer has its tenant and its generation, so that a client can judge it by itself: of two addresses one holds the tenant,
+//! the other one the generation.
 
 use std::{
     io,
@@ -129,7 +129,7 @@ impl Upstream {
                     continue;
                 };
                 if let Some(reply) = reply(&buffer[..length], clock) {
-                    // A client that is gone asks for nothing more.
+                    // A client that has ended asks for nothing more.
                     let _ = socket.send_to(&reply, client);
                 }
             }
@@ -223,7 +223,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_endpoint_says_whose_it_is_and_since_when() {
+    fn an_address_has_its_tenant_and_its_generation() {
         let clock = Clock(Instant::now());
         let own = clock.endpoint(70_000);
         assert_eq!(clock.age(70_000, &own), Some(Duration::ZERO));
@@ -231,7 +231,7 @@ mod tests {
         assert_eq!(clock.age(70_001, &own), None);
         assert_eq!(clock.age(70_000, &own[..1]), None);
         assert_eq!(clock.age(70_000, &[own[0], clock.endpoint(4)[1]]), None);
-        // An address that is yet to come.
+        // An address of a later generation.
         assert_eq!(clock.age(70_000, &endpoint(70_000, 9)), None);
         let old = endpoint(70_000, GENERATIONS - 2);
         assert_eq!(clock.age(70_000, &old), Some(GENERATION * 2));

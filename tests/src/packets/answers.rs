@@ -1,7 +1,7 @@
-//! The table of answers: what a program has in its tables, what it is asked, and what must come of it, byte for byte.
+//! The table of answers: the entries of a program, a query, and the expected frame, byte for byte.
 //!
-//! An answer is described by its names and records, and encoded here a second time, without the product's encoder, so
-//! that a mistake of that one cannot hide.
+//! An answer is described by its names and records, and encoded here a second time, without the product's encoder, so that a
+//! mistake of that encoder is found.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -95,7 +95,7 @@ const SERIAL: u32 = 2_026_112_101;
 const INTERVALS: [u32; 4] = [7200, 1800, 86_400, 5];
 
 impl Answer {
-    /// What the program is given, made by the product; `None` where it must not answer.
+    /// The form for the program, made by the product; `None` where it must not answer.
     pub fn body(&self) -> Option<Body> {
         self.section().body()
     }
@@ -178,7 +178,7 @@ impl Answer {
         writer.message
     }
 
-    /// Whether parsers read in the reply what this says, whichever record came first.
+    /// Whether parsers read this answer from the reply, whichever record is first.
     fn is_read_in(&self, query: &Message, reading: &Reading) -> bool {
         let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
         let question = &query.questions[0];
@@ -262,7 +262,7 @@ fn soa_names(zone: &str) -> (String, String) {
 /// Encodes a message with compression within its answers.
 struct Writer {
     message: Vec<u8>,
-    /// Names and ends of names, and where they stand.
+    /// Names and suffixes of names, and their offsets.
     names: Vec<(Vec<u8>, usize)>,
 }
 
@@ -319,12 +319,12 @@ pub enum What {
     TakenAway(Answer, Term),
 }
 
-/// What must become of a query.
+/// The expected result for a query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expect {
     /// It is answered with the first entry.
     Answered,
-    /// So it is, and userspace is asked for a newer answer.
+    /// So it is, and userspace is asked for a refresh.
     Refreshed,
     /// Userspace has to answer.
     Taken,
@@ -332,7 +332,7 @@ pub enum Expect {
     NoTarget,
 }
 
-/// What is in the tables, what is asked, and what must come of it.
+/// The entries of the tables, a query, and the expected result.
 #[derive(Clone, Debug)]
 pub struct Case {
     pub name: String,
@@ -522,7 +522,7 @@ impl Table {
         self.add(Expect::Answered, name, vec![cached], rule, query, why)
     }
 
-    /// Handed over in spite of the entry.
+    /// Handed over despite the entry.
     fn taken(
         &mut self,
         name: impl Into<String>,
@@ -1316,7 +1316,7 @@ fn text_of(len: usize) -> String {
 }
 
 fn ages(t: &mut Table) {
-    let told_for = |fresh_ms, grace, fixed_ttl| {
+    let expiring_in = |fresh_ms, grace, fixed_ttl| {
         cached("foo", endpoint()).for_term(Term {
             fresh: Duration::from_millis(fresh_ms),
             grace: Duration::from_secs(grace),
@@ -1327,7 +1327,7 @@ fn ages(t: &mut Table) {
     for seconds in [20, 30, 3600, 86_400, 604_800] {
         t.answered(
             format!("{seconds} s left"),
-            told_for(seconds * 1000, 5, None),
+            expiring_in(seconds * 1000, 5, None),
             ask(broker()),
             "the TTL counts down",
         );
@@ -1357,7 +1357,7 @@ fn ages(t: &mut Table) {
     t.add(
         Expect::Refreshed,
         "grace",
-        vec![told_for(0, 60, None)],
+        vec![expiring_in(0, 60, None)],
         KAFKA,
         ask(broker()),
         "answered with a TTL of 1 while userspace asks again",
@@ -1365,7 +1365,7 @@ fn ages(t: &mut Table) {
     t.add(
         Expect::Refreshed,
         "grace, IPv6, QinQ, OPT",
-        vec![told_for(0, 60, None).at(FIRST_V6)],
+        vec![expiring_in(0, 60, None).at(FIRST_V6)],
         KAFKA,
         map(
             ask_at(
@@ -1379,20 +1379,20 @@ fn ages(t: &mut Table) {
     t.add(
         Expect::Refreshed,
         "grace of an answer with a fixed TTL",
-        vec![told_for(0, 60, Some(30))],
+        vec![expiring_in(0, 60, Some(30))],
         KAFKA,
         ask(broker()),
         "in its grace everything is answered with a TTL of 1",
     );
     t.taken(
         "past its grace",
-        told_for(0, 0, None),
+        expiring_in(0, 0, None),
         ask(broker()),
         "too old for anybody",
     );
     t.answered(
         "fixed TTL",
-        told_for(600_000, 5, Some(17)),
+        expiring_in(600_000, 5, Some(17)),
         ask(broker()),
         "what outlived its TTL is answered with one that does not count down (RFC 8767 §4)",
     );

@@ -1,4 +1,4 @@
-//! Builds frames byte by byte; knows nothing of the pipeline that reads them, so that a shared mistake cannot hide.
+//! Builds frames byte by byte, independently of the pipeline that reads them, so that no mistake is shared.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 pub struct Frame {
     /// From the Ethernet header on, tags included.
     pub bytes: Vec<u8>,
-    /// Segment size, when the buffer stands for several datagrams (UDP_SEGMENT).
+    /// Segment size, when the buffer is several datagrams (UDP_SEGMENT).
     pub gso_size: Option<u16>,
     /// Whether only the Ethernet header is in the linear part of the buffer.
     pub paged: bool,
@@ -401,7 +401,7 @@ mod tests {
 
     #[test]
     fn a_known_frame() {
-        // Sums computed by hand, so that the builder is not its own judge.
+        // Sums computed by hand, so that the builder is not checked against itself.
         let packet = udp_to(Ipv4Addr::new(10, 1, 2, 4).into(), vec![1, 2, 3]).with(|p| p.ttl = 1);
         let bytes = packet.build().bytes;
         assert_eq!(bytes.len(), 14 + 20 + 8 + 3);

@@ -1,4 +1,4 @@
-//! The engines: each puts a frame through the pipeline in its own way and reports what became of it.
+//! The engines: each runs the pipeline over a frame in its own way and reports the result.
 
 mod slice;
 mod test_run;
@@ -26,20 +26,19 @@ use super::{
     table::{Case, Engines, Expect},
 };
 
-/// What became of a frame.
+/// The result for a frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It went on; whoever stands behind saw it.
+    /// It passed: the programs behind saw it.
     Passed(Reason),
-    /// Userspace got it, and nobody else.
+    /// Userspace got it, and no other program.
     Taken(Event),
-    /// It came back as this frame, and nobody but whoever sent it saw that; userspace may have been asked for a newer
-    /// answer.
+    /// It came back as this frame to its sender alone; userspace may have been asked for a refresh.
     Answered {
         reply: Vec<u8>,
         refresh: Option<Event>,
     },
-    /// It went nowhere.
+    /// It was dropped.
     Unanswered,
 }
 
@@ -166,7 +165,7 @@ pub fn agree<'a>(engine: &mut dyn Engine, cases: impl Iterator<Item = &'a Case>)
     ran
 }
 
-/// Tells the engine what each case says, asks it, and returns the DNS messages that came back, each with its case.
+/// Fills the engine's tables for each case, runs its query, and returns the DNS messages that came back, each with its case.
 ///
 /// # Panics
 /// When the engine does not agree with the table, with every case that it disagrees on.
@@ -214,7 +213,7 @@ pub fn agree_on_answers<'a>(
     replies
 }
 
-/// What may become of a case's frame.
+/// The possible results for a case's frame.
 fn wanted(case: &answers::Case, elapsed: Duration, engine: &dyn Engine) -> Vec<Outcome> {
     let event = event(case.rule as u32, case.l3_offset(), &case.frame(), engine);
     let refresh = match case.expect {

@@ -1,4 +1,4 @@
-//! A loaded program with everything that its tests look at.
+//! A loaded program, with its ring, maps and counters for tests.
 
 use std::{
     sync::Arc,
@@ -41,7 +41,7 @@ pub fn compile(rules: &[Rule]) -> Arc<RuleSet> {
     Arc::new(RuleSet::compile(&specs).expect("rules of a fixture"))
 }
 
-/// No limit, room for every case of the table, first on tcx.
+/// No limit, space for every case of the table, first on tcx.
 pub fn options(rules: Arc<RuleSet>) -> LoadOptions {
     LoadOptions {
         servers: servers(),
@@ -64,7 +64,7 @@ pub fn everybody() -> Vec<IpNet> {
     vec![IpNet::V4(Ipv4Net::default()), IpNet::V6(Ipv6Net::default())]
 }
 
-/// The same for the rules of the table of answers, with room for them.
+/// The same for the rules of the table of answers, with space for them.
 pub fn answering() -> LoadOptions {
     LoadOptions {
         answers: AnswerOptions {
@@ -77,7 +77,7 @@ pub fn answering() -> LoadOptions {
     }
 }
 
-/// A program, its ring and its heartbeat, which stands at an hour from now.
+/// A program, its ring and its heartbeat, whose deadline is an hour from now.
 pub struct Loaded {
     pub datapath: Datapath,
     pub heartbeat: Arc<Heartbeat>,
@@ -178,7 +178,7 @@ impl Loaded {
         })
     }
 
-    /// What userspace has been handed and has not taken yet.
+    /// The records in the ring that userspace has not taken yet.
     pub fn drain(&mut self) -> Vec<Intercepted> {
         let mut queries = Vec::new();
         while self.ring.drain(&mut queries) > 0 {}
@@ -242,7 +242,7 @@ impl Loaded {
         Ok(())
     }
 
-    /// What became of the one frame that came in since the counters stood at `before`; `reply` has it if it came back.
+    /// The result for the one frame that came in since the counters were `before`; `reply` has it if it came back.
     pub fn outcome(
         &mut self,
         before: &[u64],
@@ -304,7 +304,7 @@ fn event(query: &Intercepted) -> Event {
 /// Waits until `done` holds.
 ///
 /// # Panics
-/// When it does not within ten seconds, which is no measure of speed: what is waited for comes at once or never.
+/// When it does not within ten seconds, far more than it takes.
 pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(10);
     while !done() {

@@ -1,9 +1,9 @@
-//! Turns frames of the table into frames that nobody thought of.
+//! Mutates frames of the table at random.
 
 use rand::{Rng, RngExt as _};
 
-/// Bytes on which parsers decide.
-const TELLING: &[u8] = &[
+/// Bytes that parsers treat specially.
+const SPECIAL_BYTES: &[u8] = &[
     0, 1, 5, 6, 17, 0x29, 0x35, 0x3f, 0x40, 0x45, 0x46, 0x7f, 0x80, 0x81, 0xc0, 0xff,
 ];
 
@@ -15,7 +15,7 @@ pub fn mutate(rng: &mut impl Rng, frame: &[u8], other: &[u8]) -> Vec<u8> {
         if bytes.len() < 20 {
             break;
         }
-        // Most headers say what they say: what comes behind the addresses is where most is decided.
+        // Mostly behind the addresses, which most checks look at.
         let from = if rng.random_bool(0.7) {
             20.min(bytes.len() - 1)
         } else {
@@ -24,9 +24,9 @@ pub fn mutate(rng: &mut impl Rng, frame: &[u8], other: &[u8]) -> Vec<u8> {
         let at = rng.random_range(from..bytes.len());
         match rng.random_range(0..8) {
             0 | 1 => bytes[at] ^= 1 << rng.random_range(0..8),
-            2 => bytes[at] = TELLING[rng.random_range(0..TELLING.len())],
+            2 => bytes[at] = SPECIAL_BYTES[rng.random_range(0..SPECIAL_BYTES.len())],
             3 => bytes[at] = rng.random(),
-            4 => bytes.insert(at, TELLING[rng.random_range(0..TELLING.len())]),
+            4 => bytes.insert(at, SPECIAL_BYTES[rng.random_range(0..SPECIAL_BYTES.len())]),
             5 => {
                 let end = (at + rng.random_range(1..8)).min(bytes.len());
                 bytes.drain(at..end);

@@ -1,5 +1,5 @@
-//! Programs beside the product's, which let frames go on: one counts them, one is only there. Assembled by hand, so that
-//! the product's object holds the product alone.
+//! Programs beside the product's, which pass frames: one counts them, one does nothing else. Assembled by hand, so that the
+//! product's object holds the product alone.
 
 use std::{
     fs, io,
@@ -12,7 +12,7 @@ use anyhow::Context as _;
 
 use super::wire::{c_path, run};
 
-/// Where the observer sits.
+/// The hook of the observer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     /// Behind the programs that are on tcx now.
@@ -148,7 +148,7 @@ fn create_map() -> anyhow::Result<OwnedFd> {
         max_entries: 1,
         map_flags: 0,
     };
-    // SAFETY: no pointers; the descriptor is new and owned by nobody else.
+    // SAFETY: no pointers; the descriptor is new and has no other owner.
     unsafe {
         let fd = bpf(BPF_MAP_CREATE, &attributes).context("the observer's map")?;
         Ok(OwnedFd::from_raw_fd(fd))
@@ -225,7 +225,7 @@ pub(super) fn load(program_type: u32, program: &[u64], name: [u8; 16]) -> anyhow
         flags: 0,
         name,
     };
-    // SAFETY: the program, the licence and the log outlive the call; the descriptor is new and owned by nobody else.
+    // SAFETY: the program, the licence and the log outlive the call; the descriptor is new and has no other owner.
     unsafe {
         let fd = bpf(BPF_PROG_LOAD, &attributes)
             .with_context(|| format!("a program: {}", String::from_utf8_lossy(&log)))?;
@@ -258,7 +258,7 @@ fn link(
         _pad: 0,
         expected_revision: 0,
     };
-    // SAFETY: no pointers; the descriptor is new and owned by nobody else.
+    // SAFETY: no pointers; the descriptor is new and has no other owner.
     unsafe {
         let fd = bpf(BPF_LINK_CREATE, &attributes).context("attaching a program")?;
         Ok(OwnedFd::from_raw_fd(fd))

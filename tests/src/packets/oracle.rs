@@ -1,4 +1,4 @@
-//! What a pattern matches, decided label by label: no automaton, no table, nothing in common with what it judges.
+//! Matches patterns label by label: without automaton and table, independent of the code under test.
 
 /// Index of the first pattern that matches a name in wire format.
 pub fn find<'a>(patterns: impl IntoIterator<Item = &'a str>, wire: &[u8]) -> Option<usize> {
@@ -44,7 +44,7 @@ fn matches(pattern: &str, labels: &[&[u8]]) -> bool {
         })
 }
 
-/// Neither of the two bytes that stand for boundaries, in presentation form and in the matcher.
+/// Neither of the two bytes that are boundaries, in presentation form and in the matcher.
 fn is_plain(label: &[u8]) -> bool {
     !label.iter().any(|byte| [b'.', 0xff].contains(byte))
 }

@@ -1,4 +1,4 @@
-//! What a kernel has, found by trying it: distributions carry features back, so versions say little.
+//! The features of a kernel, found by trying: distributions backport features, so versions say little.
 
 use super::observer::{instruction, load};
 

@@ -1,4 +1,4 @@
-//! The table: frames, what must become of them, and why. Cases are data; every engine must agree on all of them.
+//! The table: frames, the expected results, and why. Cases are data; every engine must agree on all of them.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -6,7 +6,7 @@ use dns_common::verdict::Reason;
 
 use super::build::*;
 
-/// One frame and what must become of it.
+/// One frame and its expected result.
 #[derive(Clone, Debug)]
 pub struct Case {
     pub name: &'static str,
@@ -16,10 +16,10 @@ pub struct Case {
     pub engines: Engines,
 }
 
-/// What must become of a frame.
+/// The expected result for a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expect {
-    /// It goes on untouched, counted under this reason.
+    /// It passes unchanged, counted under this reason.
     Pass(Reason),
     /// It goes to userspace whole, under the rule of this index in [`SEVERAL`], with its IP header at this offset.
     Taken { rule: u32, l3_offset: u16 },
@@ -49,7 +49,7 @@ impl Engines {
         };
         Self {
             slice: true,
-            // It wants a whole IP header, one page, and knows neither GSO nor pages.
+            // It needs a whole IP header and one page, without GSO and pages.
             test_run: (shortest..=3000).contains(&len) && frame.gso_size.is_none() && !frame.paged,
             // It wants an Ethernet header, and makes several buffers of what is larger than a page.
             xdp: len >= 14 && frame.gso_size.is_none() && !frame.paged,
@@ -138,7 +138,7 @@ pub const NOT_FROM_A_FRAME: &[(Reason, &str)] = &[
         Reason::RateLimited,
         "programs.rs: an interface's token bucket",
     ),
-    (Reason::RingFull, "programs.rs: a ring that nobody drains"),
+    (Reason::RingFull, "programs.rs: a ring that is not drained"),
     (Reason::NoTarget, "an entry of the responder's"),
     (
         Reason::Internal,
@@ -435,7 +435,7 @@ fn names(t: &mut Table) {
         "separator byte inside the namespace label",
         in_namespace(&[b"a\xffb"]),
         Reason::NoRule,
-        "0xFF stands for label boundaries in the matcher and must not be one when it is data",
+        "0xFF is the label boundary in the matcher and must not be one when it is data",
     );
     t.pass(
         "NUL inside the namespace label",
@@ -497,7 +497,7 @@ fn names(t: &mut Table) {
     t.taken(
         "UTF-8 in a leading label",
         with_leading(&["brök€r".as_bytes()]),
-        "`*` takes labels of any bytes but the two that stand for boundaries",
+        "`*` takes labels of any bytes but the two that are boundaries",
     );
     t.pass(
         "separator byte in place of a boundary of the literal part",
@@ -726,7 +726,7 @@ fn names(t: &mut Table) {
         "label type 01",
         ask([b"\x41\x01", &name(BROKER)[..]].concat()),
         Reason::BadName,
-        "extended labels (RFC 6891 §5) are history and nobody parses them alike",
+        "extended labels (RFC 6891 §5) are obsolete and parsers disagree on them",
     );
     t.pass(
         "label type 10",
@@ -836,7 +836,7 @@ fn dns_header(t: &mut Table) {
         "QR=1",
         broker().flags(0x8180),
         Reason::Response,
-        "a response to port 53 is somebody's mistake or attack, not a query",
+        "a response to port 53 is a mistake or an attack, not a query",
     );
     for (case, flags, why) in [
         ("opcode IQUERY", 0x0800, "obsolete (RFC 3425)"),
@@ -1002,7 +1002,7 @@ fn records_behind_the_question(t: &mut Table) {
             .additional(opt(1232, 0, &[]))
             .with(|m| m.counts[3] = Some(1)),
         Reason::NoRule,
-        "the second is bytes behind the message, and read as its end no name of a rule stands in front of it",
+        "the second is bytes behind the message, and read as its end there is no name of a rule in front of it",
     );
     t.pass(
         "OPT with an owner",
@@ -1543,7 +1543,7 @@ fn ipv4(t: &mut Table) {
         "router alert",
         broker_query().with(|p| p.options = vec![0x94, 4, 0, 0]),
         Reason::IpOptions,
-        "options move everything behind them; nobody sends DNS so",
+        "options move everything behind them; no client sends DNS so",
     );
     t.pass(
         "40 bytes of options",
@@ -1661,7 +1661,7 @@ fn ipv6(t: &mut Table) {
         (
             "hop-by-hop options",
             0,
-            "what stands behind an extension header is not looked for",
+            "what follows an extension header is not looked for",
         ),
         ("routing header", 43, "as hop-by-hop options"),
         ("destination options", 60, "as hop-by-hop options"),

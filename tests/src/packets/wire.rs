@@ -29,7 +29,7 @@ pub struct Wire {
     /// The host end of the pod's veth, in the calling thread's namespace.
     pub interface: Interface,
     sender: Sender,
-    // Last, so that sockets close before their namespace goes.
+    // Last, so that sockets close before their namespace is deleted.
     pod: Namespace,
     node: Namespace,
 }
@@ -103,7 +103,7 @@ impl Wire {
     }
 }
 
-/// A named network namespace that goes with its value.
+/// A named network namespace, deleted when dropped.
 struct Namespace {
     name: String,
     file: File,
@@ -130,7 +130,7 @@ impl Drop for Namespace {
     }
 }
 
-/// Nothing speaks in the calling thread's namespace by itself.
+/// Disables unsolicited traffic in the calling thread's namespace.
 fn quiet() -> anyhow::Result<()> {
     for scope in ["all", "default"] {
         fs::write(format!("/proc/sys/net/ipv6/conf/{scope}/disable_ipv6"), "1")
@@ -299,7 +299,7 @@ impl Receiver {
         })
     }
 
-    /// Makes room for this many bytes of frames that nobody has taken yet.
+    /// Sets the receive buffer to this many bytes of frames.
     pub fn set_buffer(&self, bytes: i32) -> anyhow::Result<()> {
         // SAFETY: an int and its size.
         let result = unsafe {
@@ -499,7 +499,7 @@ impl PagedSender {
 
 impl Drop for PagedSender {
     fn drop(&mut self) {
-        // SAFETY: the mapping that `new` made, used by nobody else.
+        // SAFETY: the mapping that `new` made, not used elsewhere.
         unsafe { libc::munmap(self.slot.cast(), SLOT) };
     }
 }

@@ -1,4 +1,4 @@
-//! Both parsers read the same, and refuse what is no message.
+//! Both parsers read the same, and refuse what is not a message.
 
 use super::{both, hickory, miekg};
 
@@ -38,7 +38,7 @@ fn both_read_a_reply() {
 }
 
 #[test]
-fn both_refuse_what_is_malformed() {
+fn both_parsers_refuse_malformed_messages() {
     let good = reply();
     let changed = |at: usize, value: u8| {
         let mut message = good.clone();

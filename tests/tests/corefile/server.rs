@@ -26,7 +26,7 @@ use hickory_proto::{
 const PATIENCE: Duration = Duration::from_secs(20);
 const ATTEMPTS: usize = 5;
 
-/// What becomes of a name.
+/// The outcome for a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// A CNAME to this name, or what this name has.
@@ -119,7 +119,7 @@ fn serve(socket: &UdpSocket, names: &Mutex<HashMap<String, String>>, stop: &Atom
     }
 }
 
-/// A port that nothing listens on, and that no client's socket gets from the kernel either.
+/// A port without a listener that the kernel does not give to a client's socket either.
 fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let start = (std::process::id() % 100) as u16 * 100;
@@ -205,7 +205,7 @@ impl CoreDns {
             .filter(|reply| reply.metadata.message_type == MessageType::Response)
     }
 
-    /// What becomes of a name with its final dot.
+    /// The outcome for a name with its final dot.
     pub fn ask(&self, name: &str, upstream: &Upstream) -> Outcome {
         let reply = (0..ATTEMPTS)
             .find_map(|_| self.query(name, PATIENCE / ATTEMPTS as u32))

@@ -31,7 +31,7 @@ use hickory_proto::{
     rr::{RData, RecordType, rdata::A},
 };
 
-/// Far more than anything here takes on a machine that is not out of order.
+/// Far more than anything here takes on a working machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a client waits for its one reply.
 pub const REPLY: Duration = Duration::from_secs(10);
@@ -123,7 +123,7 @@ pub fn world_with(foo: Vec<IpAddr>) -> World {
     world
 }
 
-/// A query in wire format, with everything in it that hickory would not send.
+/// A query in wire format, also one that hickory would not send.
 #[derive(Clone, Debug)]
 pub struct Wire {
     pub qname: String,
@@ -205,7 +205,7 @@ pub fn exchange(server: IpAddr, message: &[u8], patience: Duration) -> Option<Ve
                 return Some(buffer[..length].to_vec());
             }
             Ok(_) => {}
-            // A server that is not there answers with ICMP; nobody else's reply can come then.
+            // A closed port is answered with ICMP; no other reply can come then.
             Err(_) => return None,
         }
     }
@@ -244,7 +244,7 @@ pub fn exchange_tcp(pod: &Pod, server: IpAddr, message: &[u8]) -> Option<Vec<u8>
     pod.netns().enter(exchange).unwrap().ok()
 }
 
-/// A message with ID and TTLs zeroed, the OPT's flags kept: what two askers of one server have in common.
+/// A message with ID and TTLs zeroed, the OPT's flags kept: what two replies of one server have in common.
 pub fn without_id_and_ttls(message: &[u8]) -> Vec<u8> {
     let mut message = message.to_vec();
     let count = |at: usize| usize::from(u16::from_be_bytes([message[at], message[at + 1]]));
@@ -376,15 +376,15 @@ impl Metrics {
     }
 }
 
-/// Asks, again if need be, until no query of a round needed the responder: what the programs know expires, so that one may
-/// at any time. `ask` judges what it gets, whoever answered; it is told how many rounds went before.
+/// Asks, again if need be, until no query of a round needed the responder: cached answers expire, so that a query may need it
+/// at any time. `ask` judges the replies, whichever answered; it gets the number of earlier rounds.
 pub fn until_the_programs_answer(gregor: &Gregor, what: &str, mut ask: impl FnMut(usize)) {
     let mut round = 0;
     until(&format!("{what}: answered in the kernel"), || {
         let before = Metrics::of(gregor);
-        let told = TellWhatMoved(gregor, &before);
+        let changes = PrintChangesOnDrop(gregor, &before);
         ask(round);
-        drop(told);
+        drop(changes);
         round += 1;
         let after = Metrics::of(gregor);
         let grown = |value: fn(&Metrics) -> f64| value(&after) - value(&before);
@@ -394,15 +394,15 @@ pub fn until_the_programs_answer(gregor: &Gregor, what: &str, mut ask: impl FnMu
 }
 
 /// When a test fails, prints what gregor has counted since.
-struct TellWhatMoved<'a>(&'a Gregor, &'a Metrics);
+struct PrintChangesOnDrop<'a>(&'a Gregor, &'a Metrics);
 
-impl Drop for TellWhatMoved<'_> {
+impl Drop for PrintChangesOnDrop<'_> {
     fn drop(&mut self) {
         if !thread::panicking() {
             return;
         }
         let Ok(page) = self.0.metrics() else {
-            return eprintln!("gregor does not tell its metrics");
+            return eprintln!("gregor does not serve its metrics");
         };
         for (series, value) in &Metrics::parse(&page).0 {
             let grown = value - self.1.get(series);
@@ -522,7 +522,7 @@ pub struct UdpServer {
 }
 
 impl UdpServer {
-    /// Each query gets what `reply` makes of it.
+    /// `reply` makes the reply to each query.
     pub fn start(
         lab: &Lab,
         address: SocketAddr,
@@ -541,7 +541,7 @@ impl UdpServer {
                 if let Ok((length, client)) = socket.recv_from(&mut buffer)
                     && let Some(reply) = reply(&buffer[..length])
                 {
-                    // The client may be gone.
+                    // The client may have ended.
                     let _ = socket.send_to(&reply, client);
                 }
             }
@@ -576,11 +576,11 @@ impl HeldUpstream {
     pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 99);
 
     pub fn start(lab: &Lab) -> Self {
-        let (tell_asked, asked) = mpsc::channel();
+        let (report_asked, asked) = mpsc::channel();
         let (release, released) = mpsc::channel();
         let server = UdpServer::start(lab, Self::SERVER, move |query| {
             let query = Message::from_vec(query).unwrap();
-            let _ = tell_asked.send(());
+            let _ = report_asked.send(());
             released.recv().ok()?;
             let mut reply = query.clone();
             reply.metadata.message_type = MessageType::Response;
@@ -607,7 +607,7 @@ impl HeldUpstream {
     }
 }
 
-/// What one asker of a [`Load`] asks for, over and over.
+/// The questions of one thread of a [`Load`], repeated.
 pub struct Asks {
     pub questions: Vec<(String, RecordType)>,
     pub is_right: fn(&Message) -> bool,
@@ -713,13 +713,13 @@ impl Load {
 }
 
 impl Drop for Load {
-    /// Also when a test fails: nobody goes on asking beside the tests that follow.
+    /// Also when a test fails: the load must not run beside the tests that follow.
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
     }
 }
 
-/// Other gregors of this machine that `detach --all` would take off, too.
+/// Other gregors of this machine that `detach --all` would detach, too.
 fn other_gregors(own: &Gregor) -> Vec<String> {
     fs::read_dir("/proc")
         .unwrap()

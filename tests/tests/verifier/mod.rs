@@ -1,4 +1,4 @@
-//! What the verifier says of each program that this process loads, also of those that it accepts.
+//! The verifier's report on each program that this process loads, also on those that it accepts.
 //!
 //! `verified_insns` in the kernel's own listing of programs exists from 5.16 on, and aya asks for a log only when a load has
 //! failed. So this module takes the place of libc's `syscall`, through which aya calls bpf(2): a load without a log gets one
@@ -42,7 +42,7 @@ const BPF_LOG_STATS: u32 = 4;
 /// More than statistics and one message ever take.
 const LOG_BYTES: usize = 1 << 16;
 
-/// The head of `union bpf_attr` for BPF_PROG_LOAD, as far as it is of interest here.
+/// The beginning of `union bpf_attr` for BPF_PROG_LOAD.
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct ProgLoad {
@@ -130,8 +130,8 @@ fn load(attributes: &mut [u8]) -> c_long {
     let log = text(&log);
     let refused = (result < 0).then(|| {
         let errno = -result as c_int;
-        let told = (name.clone(), errno, log.clone());
-        *REFUSED.lock().unwrap_or_else(PoisonError::into_inner) = Some(told);
+        let refusal = (name.clone(), errno, log.clone());
+        *REFUSED.lock().unwrap_or_else(PoisonError::into_inner) = Some(refusal);
         reason(&log, errno)
     });
     JUDGED

@@ -61,7 +61,7 @@ fn whole(cargo: &mut Command, tree: &Path) -> Result<PathBuf> {
     let mut flags = COVERAGE.to_vec();
     if has_address_sanitizer(&host)? {
         flags.push("-Zsanitizer=address");
-        // The sanitizer is unstable; what else that allows nobody here asks for.
+        // The sanitizer is unstable; no other unstable feature is used.
         cargo.env("RUSTC_BOOTSTRAP", "1");
     } else {
         say("this toolchain has no runtime of the address sanitizer: fuzzing without");
@@ -88,7 +88,7 @@ fn short(cargo: &mut Command) -> Result<PathBuf> {
     Ok(machine::target_directory()?.join("debug"))
 }
 
-/// cargo tells the crates of two copies of a workspace apart by nothing but time: those of the other copy go first.
+/// cargo distinguishes the crates of two copies of a workspace by time alone: those of the other copy are removed first.
 fn switch_tree(directory: &Path, host: &str, tree: &Path) -> Result<()> {
     let marker = directory.join("built-from");
     let tree = tree.display().to_string();

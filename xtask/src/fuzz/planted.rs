@@ -17,7 +17,7 @@ use crate::{
     table::{self, Cell, Colour, cell},
 };
 
-/// A text of one source file and the wrong one that takes its place.
+/// A text of one source file and the wrong one that replaces it.
 struct Planted {
     target: Target,
     what: &'static str,
@@ -187,7 +187,7 @@ fn copy_sources(to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Leaves alone what is as it should be: cargo builds again what was written.
+/// Does not write unchanged files: cargo builds again what was written.
 fn mirror(root: &Path, source: &Path, to: &Path) -> Result<()> {
     fs::create_dir_all(to)?;
     let (from, to_path) = (root.join(source), to.join(source));

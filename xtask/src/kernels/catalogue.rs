@@ -1,4 +1,4 @@
-//! Which kernels the matrix has, and which of the archive's packages each name stands for. Knows names only.
+//! Which kernels the matrix has, and the package of the archive for each name. It handles names only.
 
 use std::path::Path;
 
@@ -67,7 +67,7 @@ impl Wanted {
         let (kernel, processors) = match name.split_once(':') {
             Some((kernel, processors)) => match processors.parse() {
                 Ok(processors @ 1..=8) => (kernel, processors),
-                _ => bail!("{name}: behind the colon stands a number of processors, 1 to 8"),
+                _ => bail!("{name}: a number of processors, 1 to 8, must follow the colon"),
             },
             None => (name, 1),
         };
@@ -101,7 +101,7 @@ impl Wanted {
         })
     }
 
-    /// Anybody's kernel.
+    /// A kernel from files.
     pub fn given(image: &Path, processors: u32) -> Self {
         let name = image
             .file_name()
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn names_stand_for_the_newest_or_the_oldest_of_a_series() {
+    fn names_mean_the_newest_or_the_oldest_of_a_series() {
         let releases = releases();
         for (name, expected) in [
             ("5.10-cloud", Some("5.10.0-46-cloud-amd64")),
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn what_names_no_kernel_is_refused() {
+    fn names_of_no_kernel_are_refused() {
         for name in [
             "",
             "6",

@@ -1,4 +1,4 @@
-//! One guest under qemu without hardware support: boots, is watched, ends or is ended.
+//! One guest under qemu without hardware support: boots it, reads its console, and ends it.
 
 use std::{
     fs::File,
@@ -30,7 +30,7 @@ pub struct Machine<'a> {
     pub limit: Duration,
 }
 
-/// What came of it.
+/// Its result.
 #[derive(Debug)]
 pub struct Ended {
     pub records: Vec<Record>,
@@ -56,7 +56,7 @@ impl Machine<'_> {
             .context("starting qemu through setpriv (package util-linux)")?;
         let console = child.stdout.take().context("stdout is piped")?;
 
-        // The console ends with qemu, whoever ends that.
+        // The console ends with qemu.
         let ended = Arc::new(AtomicBool::new(false));
         let late = Arc::new(AtomicBool::new(false));
         let watch = {
@@ -121,7 +121,7 @@ impl Machine<'_> {
             Architecture::X86_64 => ("qemu-system-x86_64", "q35", "ttyS0"),
             Architecture::Aarch64 => ("qemu-system-aarch64", "virt", "ttyAMA0"),
         };
-        // It goes with this process, however that ends.
+        // It is killed with this process, however that ends.
         let mut command = Command::new("setpriv");
         command
             .args(["--pdeathsig", "KILL", program])

@@ -1,4 +1,4 @@
-//! A kernel on this machine: its image and its modules, from the archive by way of a cache, or from anybody's files.
+//! A kernel on this machine: its image and its modules, from the archive by way of a cache, or from given files.
 
 use std::{
     fs,
@@ -41,8 +41,8 @@ pub fn cache() -> Result<PathBuf> {
     Ok(directory)
 }
 
-/// The kernel that a name stands for, downloaded if need be; `None` when the archive has none of that name. One with its
-/// modules comes before a newer one without.
+/// The kernel of a name, downloaded if need be; `None` when the archive has none of that name. One with its modules comes
+/// before a newer one without.
 pub fn find(wanted: &Wanted, apt: &Apt, releases: &[Release]) -> Result<Option<(String, Kernel)>> {
     let mut without_modules = None;
     for release in wanted.candidates(releases) {
@@ -160,7 +160,7 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Anybody's kernel.
+/// A kernel from files.
 pub fn given(image: &Path, modules: &Path) -> Result<Kernel> {
     if !image.is_file() {
         bail!("--image {}: no such file", image.display());

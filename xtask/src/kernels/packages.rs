@@ -45,7 +45,7 @@ pub fn packages_of(apt: &Apt, release: &Release) -> Result<Option<(Vec<String>, 
         let Some(dependency) = line.trim().strip_prefix("Depends: ") else {
             continue;
         };
-        // In angle brackets stand packages that do not exist.
+        // Packages in angle brackets do not exist.
         let name = dependency.trim_matches(['<', '>']);
         let exists = name == dependency;
         if !name.ends_with(&release.text) {

@@ -1,4 +1,4 @@
-//! docs/kernels.md and the figures beside it: what a full run writes, and what every run is held against.
+//! docs/kernels.md and the figures beside it: what a full run writes, and the baseline of every run.
 
 use std::{
     collections::BTreeMap,
@@ -77,7 +77,7 @@ impl Records {
         row.program(column).map(|program| program.instructions)
     }
 
-    /// Puts a run in the place of the last one and writes figures and page; returns the page's path.
+    /// Replaces the last run by this one and writes figures and page; returns the page's path.
     pub fn write(mut self, report: &Report) -> Result<PathBuf> {
         self.0.insert(report.architecture.clone(), Run::of(report));
         write(&Self::path()?, &self.json()?)?;
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_what_the_next_run_is_held_against() {
+    fn the_written_figures_are_the_baseline_of_the_next_run() {
         let mut records = Records::default();
         records.0.insert("x86_64".to_owned(), Run::of(&report()));
         let read: Records = serde_json::from_str(&records.json().unwrap()).unwrap();

@@ -54,7 +54,7 @@ const TESTS: &[Tests] = &[
         quick: &["the_table_under_test_run", "answers_under_test_run"],
         full: &[
             "the_table_under_test_run_with_one_rule",
-            "the_table_with_answers_that_nobody_has",
+            "the_table_with_answers_to_other_questions",
             "no_answers",
             "answers_without_a_responder",
             "addresses_take_turns",
@@ -62,7 +62,7 @@ const TESTS: &[Tests] = &[
             "an_interface_that_is_not_ours_passes",
             "over_the_token_bucket_matched_queries_pass",
             "a_full_ring_passes",
-            "other_servers_are_remembered",
+            "queries_to_other_servers_are_counted",
         ],
         limit_seconds: 1200,
     },
@@ -72,7 +72,7 @@ const TESTS: &[Tests] = &[
         quick: &["the_table"],
         full: &[
             "the_table_with_one_rule",
-            "only_allowed_sources_are_listened_to",
+            "only_allowed_sources_are_answered",
         ],
         limit_seconds: 1200,
     },

@@ -1,4 +1,4 @@
-//! What came of each kernel: as a table on the terminal, as JSON, and as the question whether all of it is right.
+//! The result of each kernel: as a table on the terminal, as JSON, and whether all of it passed.
 
 use std::collections::BTreeMap;
 
@@ -35,7 +35,7 @@ pub struct KernelReport {
     pub no_lab: Option<String>,
 }
 
-/// How an item went on a kernel.
+/// The result of an item on a kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Mark {
     Right,
@@ -86,7 +86,7 @@ impl KernelReport {
             .tests
             .iter()
             .filter(|test| test.outcome == Outcome::Failed)
-            // A program that did not load has said so above.
+            // A program that did not load is reported above.
             .filter(|test| test.group != "load" || !self.refuses(&test.name))
             .collect();
         if self.refuses("tc") {
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_applicable_is_neither_right_nor_wrong() {
+    fn items_that_are_not_applicable_neither_pass_nor_fail() {
         let kernel = KernelReport {
             loads: vec![
                 load("tc", None, None),
@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_said_once_and_in_the_kernels_words() {
+    fn a_refusal_is_listed_once_in_the_kernels_words() {
         let kernel = KernelReport {
             loads: vec![load("tc", Some("R1 offset is outside of the packet"), None)],
             tests: vec![

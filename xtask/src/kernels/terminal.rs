@@ -1,4 +1,4 @@
-//! A report on the terminal: a row per kernel, and below it what the marks stand for.
+//! A report on the terminal: a row per kernel, and below it the meaning of the marks.
 
 use gregor_lab::guest::Load;
 
@@ -33,7 +33,7 @@ impl Report {
         (head, rows)
     }
 
-    /// What the marks stand for, each with its kernels.
+    /// The meaning of the marks, each with its kernels.
     pub fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
         for (number, item) in self.items().iter().enumerate() {

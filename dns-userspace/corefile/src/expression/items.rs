@@ -12,7 +12,7 @@ pub enum Item {
     Byte(char),
     /// `.+` or `.*`, captured or not.
     Any(Option<Group>),
-    /// A class that stands for one label, captured or not; whether it takes more than RFC 1123 does.
+    /// A class that matches one label, captured or not; whether it takes more than RFC 1123 does.
     Label(Option<Group>, bool),
     /// What no pattern can say.
     Other,
@@ -110,7 +110,7 @@ pub fn is_optional_dot(ast: &Ast) -> bool {
     }
 }
 
-/// The one character of a lower-cased name that a part stands for.
+/// The one character of a lower-cased name that a part matches.
 fn single(ast: &Ast) -> Option<char> {
     let takes: Vec<u8> = match ast {
         Ast::Literal(literal) => vec![u8::try_from(literal.c).ok()?],

@@ -26,7 +26,7 @@ impl Scope<'_> {
     }
 }
 
-/// Rules that together stand for one `match`.
+/// Rules that together replace one `match`.
 #[derive(Clone, Debug)]
 pub struct Converted {
     /// What each matches, and its `cname`.

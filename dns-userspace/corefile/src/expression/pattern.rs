@@ -18,7 +18,7 @@ const HYPHENS: &str = "[a-z0-9-]+";
 /// One label of a pattern.
 enum Label {
     Literal(String),
-    /// Its name, and what stands for it in an expression that takes all that the group takes.
+    /// Its name, and its form in an expression that takes all that the group takes.
     Capture(String, &'static str),
 }
 
@@ -39,7 +39,7 @@ pub fn convert(
     let mut warnings = shape.warnings.clone();
     if !expression.end {
         warnings.push(
-            "the expression has no `\\.$`: it also matched names of the zone that go on behind it; the rule does not"
+            "the expression has no `\\.$`: it also matched longer names of the zone; the rule does not"
                 .to_owned(),
         );
     }
@@ -181,7 +181,7 @@ impl Shape {
         star.into_iter().chain(labels).collect::<Vec<_>>().join(".")
     }
 
-    /// The names of the patterns, with `capture` for each, or all that its group took; and those that go on behind.
+    /// The names of the patterns, with `capture` for each, or all that its group took; and the longer ones.
     fn set(&self, capture: Option<&str>, goes_on: bool) -> Option<Set> {
         let labels: Vec<String> = self
             .labels

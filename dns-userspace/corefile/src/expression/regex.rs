@@ -122,7 +122,7 @@ fn restricted(text: &str, ast: &Ast, names: &Set, scope: &Scope<'_>) -> Option<S
 struct End {
     /// What takes the rest of the name now, if anything in the text does.
     rest: Option<Range<usize>>,
-    /// Whether the name's final dot stands behind that.
+    /// Whether the name's final dot follows.
     dot_follows: bool,
     may_be_empty: bool,
     /// Whether it says that the name ends there.

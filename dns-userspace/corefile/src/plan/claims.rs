@@ -67,12 +67,12 @@ impl Claim {
             && languages.is_within(names, &self.set)
     }
 
-    /// Whether its names are taken whatever is asked, and whoever asks.
+    /// Whether its names are taken for every type and every client.
     pub fn takes_surely(&self) -> bool {
         !matches!(self.taken, Taken::ForType(_) | Taken::Conditionally)
     }
 
-    /// What to say where nothing is left, and whether that depends on who asks.
+    /// The reason where nothing is left, and whether that depends on the client.
     pub fn covers(&self, line: usize) -> (String, bool) {
         let text = match &self.taken {
             Taken::ByRule => format!("never used: line {line} takes these names first"),
@@ -83,7 +83,7 @@ impl Claim {
             ),
             Taken::ForType(qtype) => format!("line {line} answers queries of type {qtype} first"),
             Taken::Conditionally => format!(
-                "what answers these names depends on who asks, or which address (line {line})"
+                "the answer to these names depends on the client, or on the address that was asked (line {line})"
             ),
         };
         (text, self.taken == Taken::Conditionally)
@@ -111,7 +111,7 @@ impl Claim {
                 "line {line} answers queries of type {qtype} first for some of its names{example}: the rule answers these too"
             ),
             Taken::Conditionally => format!(
-                "what answers some of its names{example} depends on who asks, or which address (line {line}): the rule answers them always"
+                "the answer to some of its names{example} depends on the client, or on the address that was asked (line {line}): the rule answers them always"
             ),
         })
     }

@@ -1,4 +1,4 @@
-//! What of a block matters: its rewrites and templates, and what stands around such.
+//! The parts of a block that matter: its rewrites and templates, and what surrounds them.
 
 use super::{Content, Plan};
 use crate::parser::{Block, Directive, Place};

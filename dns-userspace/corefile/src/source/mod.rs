@@ -43,7 +43,7 @@ impl Document {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Found {
     pub documents: Vec<Document>,
-    /// Why nothing was found, or what stands outside of the documents.
+    /// Why nothing was found, or what is outside of the documents.
     pub problems: Vec<(usize, String)>,
     /// Lines outside of the documents that name a plugin, when there are documents.
     pub outside: Vec<(usize, &'static str)>,
@@ -85,7 +85,9 @@ pub fn find(text: &str) -> Found {
     } else if let Some((line, word)) = outside.first() {
         found.problems.push((
             *line,
-            format!("`{word}` stands here, but this is {kind}, and no Corefile was found in it; {REMEDY}"),
+            format!(
+                "`{word}` is here, but this is {kind}, and no Corefile was found in it; {REMEDY}"
+            ),
         ));
     }
     found
@@ -248,8 +250,8 @@ fn is_comment(line: &str) -> bool {
     line.trim_start().starts_with('#')
 }
 
-/// The lines, from 1, on which the name of an imported plugin stands as a word outside of comments; and whether it is a
-/// YAML key there, as that of a pod template is.
+/// The lines, from 1, on which the name of an imported plugin is a word outside of comments; and whether it is a YAML key
+/// there, as that of a pod template is.
 pub fn mentions(text: &str) -> impl Iterator<Item = (usize, &'static str, bool)> {
     text.split('\n').enumerate().flat_map(|(index, line)| {
         // A comment, unless what follows has line breaks that are still escaped.
@@ -267,7 +269,7 @@ pub fn mentions(text: &str) -> impl Iterator<Item = (usize, &'static str, bool)>
     })
 }
 
-/// The lines on which such a word stands in a comment.
+/// The lines on which such a word is in a comment.
 pub fn commented(text: &str) -> impl Iterator<Item = (usize, &'static str)> {
     text.split('\n').enumerate().flat_map(|(index, line)| {
         let comment = line.find('#').map_or("", |at| &line[at..]);

@@ -14,7 +14,7 @@ pub struct Scalar {
     pub last_line: usize,
 }
 
-/// Whether the value of a YAML key is the head of a block scalar.
+/// Whether the value of a YAML key is the header of a block scalar.
 pub fn is_block_header(value: &str) -> bool {
     let value = value.split(" #").next().unwrap_or("").trim();
     let mut chars = value.chars();
@@ -77,7 +77,7 @@ pub fn scalars(text: &str) -> Vec<Scalar> {
     found
 }
 
-/// A string of whole lines, whose head is at `at`.
+/// A string of whole lines, whose header is at `at`.
 fn whole_lines(lines: &[&str], at: usize) -> Option<Scalar> {
     described(lines, at)
         .or_else(|| heredoc(lines, at))
@@ -86,18 +86,18 @@ fn whole_lines(lines: &[&str], at: usize) -> Option<Scalar> {
 
 /// `KEY:` and `----` on a line each, as `kubectl describe configmap` prints them.
 fn described(lines: &[&str], at: usize) -> Option<Scalar> {
-    let head = |at: usize| -> Option<&str> {
+    let header = |at: usize| -> Option<&str> {
         let key = lines.get(at)?.strip_suffix(':')?;
         let ruled = lines
             .get(at + 1)
             .is_some_and(|line| line.trim_end() == "----");
         (ruled && !key.contains(char::is_whitespace)).then_some(key)
     };
-    let key = head(at)?;
+    let key = header(at)?;
     let start = at + 2;
     let end = (start..lines.len())
         .find(|&line| {
-            head(line).is_some()
+            header(line).is_some()
                 || matches!(lines[line].trim_end(), "BinaryData" | "Events:")
                 || lines[line].starts_with("Events: ")
         })
@@ -186,7 +186,7 @@ fn block(lines: &[&str], at: usize) -> Option<Scalar> {
     })
 }
 
-/// An action of Helm that stands alone on its line, wherever it is indented to.
+/// An action of Helm that is alone on its line, at any indentation.
 fn is_action(line: &str) -> bool {
     line.trim_start().starts_with("{{")
 }

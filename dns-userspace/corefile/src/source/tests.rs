@@ -192,7 +192,7 @@ fn one_corefile_in_many_wrappings() {
 }
 
 #[test]
-fn what_is_not_in_force_is_not_read() {
+fn inactive_parts_are_not_read() {
     let escaped = escaped();
     let old = escaped
         .replace("a.example", "old.example")
@@ -227,7 +227,7 @@ fn parts_have_the_names_of_their_keys() {
 }
 
 #[test]
-fn words_without_a_corefile_are_a_problem() {
+fn directive_names_outside_of_a_corefile_are_reported() {
     for (text, line) in [
         // Values that a chart makes a Corefile from.
         (
@@ -259,7 +259,7 @@ fn words_without_a_corefile_are_a_problem() {
 }
 
 #[test]
-fn a_corefile_is_no_wrapping() {
+fn a_plain_corefile_is_not_unwrapped() {
     for text in [
         COREFILE.to_owned(),
         "# kind: ConfigMap\n. {\n}\n".to_owned(),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::finding::Finding;
 
-/// Longer than this, clients and programs go on with an address that its tenant has given up long ago.
+/// Longer than this, clients and programs go on with an address that its tenant no longer uses.
 const LONG: Duration = Duration::from_secs(3600);
 
 /// A warning for a `max_ttl` of more than an hour.

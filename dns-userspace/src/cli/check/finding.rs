@@ -1,4 +1,4 @@
-//! One thing that was looked at, what came of it, and what to do about it.
+//! One finding: what was checked, with what result, and the remedy.
 
 use serde::Serialize;
 
@@ -10,7 +10,7 @@ pub enum Level {
     Error,
 }
 
-/// One thing that was looked at.
+/// The result of one check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
     pub level: Level,

@@ -81,7 +81,7 @@ pub async fn look(settings: Option<&Settings>) -> Vec<Finding> {
     findings
 }
 
-/// Veths that are not taken for pods'.
+/// Veths that do not count as those of pods.
 async fn left_out(selection: &discover::Selection) -> Vec<Finding> {
     if !matches!(selection, discover::Selection::PodVeths) {
         return Vec::new();
@@ -108,7 +108,7 @@ fn judge_xdp(
     match (remedy, mode) {
         (Err(error), _) => Finding::error(
             what,
-            format!("cannot tell whether it takes VLAN tags out of frames: {error}"),
+            format!("cannot find out whether it takes VLAN tags out of frames: {error}"),
             "make sure that it is there",
         ),
         (Ok(Some(command)), _) => Finding::error(
@@ -125,7 +125,7 @@ fn judge_xdp(
         ),
         (Ok(None), None) => Finding::ok(
             what,
-            "native XDP where the driver can, else generic; Linux 6.3 and later tell which beforehand",
+            "native XDP where the driver can, else generic; Linux 6.3 and later say which beforehand",
         ),
     }
 }
@@ -191,7 +191,7 @@ fn judge_interface(
         && !found.is_empty()
     {
         let found = found.join(", ");
-        let detail = format!("in front of gregor: {found}; it sees only what these let go on");
+        let detail = format!("in front of gregor: {found}; it sees only what these pass on");
         return if is_against_order {
             Finding::error(
                 what,
@@ -203,7 +203,7 @@ fn judge_interface(
             Finding::warning(
                 what,
                 detail,
-                "they have to return TCX_NEXT or TC_ACT_UNSPEC for what they let through: TC_ACT_OK ends the chain",
+                "they have to return TCX_NEXT or TC_ACT_UNSPEC for what they pass on: TC_ACT_OK ends the chain",
             )
         };
     }
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn other_programs_are_told() {
+    fn other_programs_are_listed() {
         let interface = Interface {
             index: 7,
             name: "veth7".to_owned(),
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_in_front_is_against_the_order_or_not() {
+    fn programs_in_front_agree_with_the_order_or_not() {
         let interface = Interface {
             index: 7,
             name: "veth7".to_owned(),
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn xdp_modes_and_what_stands_in_their_way() {
+    fn xdp_modes_and_what_prevents_them() {
         let interface = Interface {
             index: 2,
             name: "eth0".to_owned(),

@@ -1,4 +1,4 @@
-//! Whether the metrics address can be had.
+//! Whether the metrics address can be bound.
 
 use std::{
     io,

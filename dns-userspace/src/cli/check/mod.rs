@@ -31,7 +31,7 @@ Examples:
   gregor check --config /etc/gregor/gregor.toml
   gregor check --config gregor.toml --json
 
-Exits with 0 when nothing stands in the way of `gregor run`, with 1 when something does. Warnings do not count.
+Exits with 0 when `gregor run` would work, with 1 when it would not. Warnings do not count.
 The programs are loaded with the configuration's rules, and attached to nothing; with a configuration, its servers are
 asked for one made-up name per rule.")]
 pub struct Args {

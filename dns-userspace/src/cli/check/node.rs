@@ -5,8 +5,8 @@ use std::path::Path;
 use super::finding::{Finding, Level};
 use crate::datapath::{Memlock, Node, STATE, State, StateError, Wanted, size};
 
-/// What has nothing to do with the configuration. `wanted` is what the maps take; what a kernel lacks is an error only where
-/// the programs do not load.
+/// What does not depend on the configuration. `wanted` is what the maps take; what a kernel lacks is an error only where the
+/// programs do not load.
 pub fn judge(node: &Node, wanted: &Wanted, is_loaded: bool) -> Vec<Finding> {
     vec![
         Finding::ok("kernel", release()),
@@ -38,7 +38,7 @@ fn judge_jit(setting: Option<&str>) -> Finding {
         ),
         Some(_) => Finding::ok("jit", "on"),
         // The sysctl belongs to the first network namespace only.
-        None => Finding::ok("jit", "cannot be told from this network namespace"),
+        None => Finding::ok("jit", "not visible in this network namespace"),
     }
 }
 
@@ -110,7 +110,7 @@ fn judge_memlock(found: Memlock, needed: u64) -> Finding {
     }
 }
 
-/// What the process takes beside the maps when it has just started, with some room.
+/// Memory of a process that has just started, beside the maps, with some reserve.
 const PROCESS: u64 = 8 << 20;
 
 fn judge_memory(limit: Option<u64>, wanted: &Wanted) -> Finding {
@@ -119,7 +119,7 @@ fn judge_memory(limit: Option<u64>, wanted: &Wanted) -> Finding {
     let start = wanted.bytes + PROCESS;
     let reload = start + wanted.of_reload;
     let Some(limit) = limit else {
-        return Finding::ok("memory", "no limit of a cgroup is in sight");
+        return Finding::ok("memory", "no cgroup limit is visible");
     };
     let detail = format!(
         "the limit of the cgroup is {}; gregor needs about {}, and {} at a reload",
@@ -145,14 +145,14 @@ mod tests {
     use super::{super::finding::Level, *};
 
     #[test]
-    fn memory_is_to_do_for_a_second_matcher() {
+    fn memory_must_suffice_for_a_second_matcher() {
         let wanted = Wanted {
             bytes: 20 << 20,
             of_reload: 5 << 20,
             ..Wanted::default()
         };
         for (limit, level, detail) in [
-            (None, Level::Ok, "no limit"),
+            (None, Level::Ok, "no cgroup limit"),
             (
                 Some(256 << 20),
                 Level::Ok,

@@ -13,10 +13,10 @@ use crate::{
     datapath::{Attempt, Base, Datapath, SteerMode, Wanted, size, wanted},
 };
 
-/// What became of one program.
+/// The result of loading one program.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Program {
-    /// `maps` when it did not come to a program.
+    /// `maps` when the maps could not be created.
     name: String,
     loaded: bool,
     /// Instructions that the verifier walked; absent where the kernel does not say.
@@ -37,16 +37,16 @@ pub struct Program {
     is_optional: bool,
 }
 
-/// What became of all of them.
+/// The results of loading all of them.
 #[derive(Clone, Debug)]
-pub struct Tried {
+pub struct LoadResults {
     pub programs: Vec<Program>,
     /// What the maps take.
     pub wanted: Wanted,
 }
 
-impl Tried {
-    /// Whether `gregor run` would come as far.
+impl LoadResults {
+    /// Whether `gregor run` could load them too.
     pub fn is_loaded(&self) -> bool {
         self.programs
             .iter()
@@ -123,8 +123,8 @@ impl Program {
     }
 }
 
-/// Loads, and lets go again.
-pub fn load(settings: &Settings, limit: Duration) -> Tried {
+/// Loads the programs, and unloads them.
+pub fn load(settings: &Settings, limit: Duration) -> LoadResults {
     let options = settings.load_options();
     let directories = log_directories(Path::new(super::super::CONTROL));
     let attempt = Attempt {
@@ -156,7 +156,7 @@ pub fn load(settings: &Settings, limit: Duration) -> Tried {
             }
         }
     }
-    Tried {
+    LoadResults {
         programs,
         wanted: wanted(&options),
     }
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_loaded_has_its_numbers() {
+    fn loaded_programs_have_their_figures() {
         let program = Program::loaded("gregor", 12_345, Duration::from_millis(80));
         let finding = program.finding();
         assert_eq!(
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_refused_has_reason_remedy_and_log_on_one_line() {
+    fn refused_programs_have_reason_remedy_and_log_on_one_line() {
         let program = failed();
         let finding = program.finding();
         assert_eq!(finding.level, Level::Error);
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn maps_are_told_with_the_part_of_a_processor() {
+    fn the_line_about_maps_has_the_part_of_each_processor() {
         let wanted = Wanted {
             bytes: 20 << 20,
             of_reload: 5 << 20,
@@ -259,7 +259,7 @@ mod tests {
             ..failed()
         };
         assert_eq!(steering.finding().level, Level::Warning);
-        let tried = |programs| Tried {
+        let tried = |programs| LoadResults {
             programs,
             wanted: Wanted::default(),
         };

@@ -58,7 +58,7 @@ impl Report {
             text,
             "{}",
             if self.ok {
-                "nothing stands in the way of `gregor run`"
+                "`gregor run` would work"
             } else {
                 "`gregor run` would not work as it should: see the errors above"
             }

@@ -17,7 +17,7 @@ use crate::{
     rules::Rule,
 };
 
-/// Stands for a captured label in a probe; no tenant is called that.
+/// The captured label in a probe; no tenant has this name.
 const PROBE: &str = "gregor-check-probe";
 
 /// What TCP will do at each server.
@@ -46,7 +46,7 @@ pub async fn tcp(settings: &Settings) -> Vec<Finding> {
 fn judge_tcp(what: String, mode: SteerMode, local: bool) -> Finding {
     let consequence = match (local, mode) {
         (true, SteerMode::AfterTruncation) => {
-            "a client whose answer does not fit is told TC=1, and the responder answers when it returns over TCP"
+            "a client whose answer does not fit gets TC=1, and the responder answers when it retries over TCP"
         }
         (true, SteerMode::Always) => {
             "the responder answers what a rule matches over TCP and relays the rest"
@@ -160,7 +160,7 @@ mod tests {
     #[test]
     fn tcp_is_only_steered_where_it_ends() {
         for (mode, local, part) in [
-            (SteerMode::AfterTruncation, true, "told TC=1"),
+            (SteerMode::AfterTruncation, true, "gets TC=1"),
             (
                 SteerMode::AfterTruncation,
                 false,

@@ -50,7 +50,7 @@ fn miss(pattern: &str, labels: &[&str]) -> Option<Miss> {
         } else if !expected.eq_ignore_ascii_case(found) {
             return Some(Miss {
                 matched,
-                why: format!("`{found}` stands where it says `{expected}`"),
+                why: format!("`{found}` in the place of `{expected}`"),
             });
         }
     }
@@ -96,12 +96,12 @@ mod tests {
             (
                 "a.kafka.foo.svc.cluster.com",
                 0,
-                "`com` stands where it says `local`",
+                "`com` in the place of `local`",
             ),
             (
                 "a.kafka.foo.pod.cluster.local",
                 2,
-                "`pod` stands where it says `svc`",
+                "`pod` in the place of `svc`",
             ),
             (
                 "a.kafka.fo_o.svc.cluster.local",
@@ -111,7 +111,7 @@ mod tests {
             (
                 "a.kafka.foo.bar.svc.cluster.local",
                 4,
-                "`foo` stands where it says `kafka`",
+                "`foo` in the place of `kafka`",
             ),
             (
                 "kafka.foo.svc.cluster.local",

@@ -1,4 +1,4 @@
-//! One mapped table of the programs: an index, its entries, and which key has which slot on whose account.
+//! One mapped table of the programs: an index, its entries, and which key has which slot for which interface.
 
 use dns_common::{
     answer::{self, Key, WAYS, Ways},
@@ -10,7 +10,7 @@ use aya::Ebpf;
 use super::super::{DatapathError, mapping::Mapping, object::mapping};
 use crate::fair::{FairMap, Limits};
 
-/// An index, its entries, and who has which.
+/// An index, its entries, and their owners.
 pub(super) struct Table<T> {
     index: Mapping<Ways>,
     entries: Mapping<T>,
@@ -121,8 +121,8 @@ impl<T: AsRef<[Word]>> Table<T> {
         ways(&self.index, hash)
     }
 
-    /// The slot of a key, or a free one that no program can find yet; `None` when there is no room for it. `gone` is called
-    /// with each key that had to go.
+    /// The slot of a key, or a free one that no program can find yet; `None` when the table is full. `gone` is called with each
+    /// key that was evicted.
     pub fn place(
         &mut self,
         ifindex: u32,
@@ -148,7 +148,7 @@ impl<T: AsRef<[Word]>> Table<T> {
         })
     }
 
-    /// A free slot for a key that is on no account; `None` when there is no room for it.
+    /// A free slot for a key without an owner; `None` when the table is full.
     pub fn place_unowned(&mut self, key: &Key, seed: u64) -> Option<Place> {
         let hash = key.hash(seed);
         let way = free_way(self.ways(hash)?, hash)?;
@@ -203,7 +203,7 @@ fn free_way(ways: &Ways, hash: u64) -> Option<usize> {
     tags.iter().position(|tag| *tag == 0)
 }
 
-/// Leads from a hash to a slot, where there is room for it.
+/// Leads from a hash to a slot, where the bucket has a free way.
 pub(super) fn show(index: &Mapping<Ways>, hash: u64, slot: u32) {
     if let Some(ways) = ways(index, hash)
         && let Some(way) = free_way(ways, hash)

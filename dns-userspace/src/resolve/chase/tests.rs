@@ -16,13 +16,17 @@ fn run(qtype: RecordType, replies: Replies) -> Outcome {
     let mut chase = Chase::new(name(TARGET), qtype, false);
     let count = replies.len();
     for (number, ((owner, qtype), reply)) in replies.into_iter().enumerate() {
-        assert_eq!(chase.asks(), (&name(owner), qtype), "question {number}");
+        assert_eq!(
+            chase.next_question(),
+            (&name(owner), qtype),
+            "question {number}"
+        );
         if let Some(outcome) = chase.take(reply.as_ref().map_err(|failure| *failure)) {
             assert_eq!(number + 1, count, "questions are left over");
             return outcome;
         }
     }
-    panic!("the chase is not over: it asks {:?}", chase.asks());
+    panic!("the chase is not over: it asks {:?}", chase.next_question());
 }
 
 fn alias() -> Result<Message, Failure> {
@@ -61,7 +65,7 @@ fn a_chain_whose_end_has_no_address_is_no_answer_for_either_family() {
 
 /// The same behind servers that ask the root, which denies such names.
 #[test]
-fn an_end_that_spells_an_address_has_none_whatever_is_said_of_it() {
+fn an_end_that_spells_an_address_has_none_whatever_the_reply() {
     use RecordType::{A, AAAA};
     for (own, other) in [(A, AAAA), (AAAA, A)] {
         let replies = vec![((TARGET, own), alias()), ((END, own), nxdomain())];
@@ -77,7 +81,7 @@ fn an_end_that_spells_an_address_has_none_whatever_is_said_of_it() {
 
 /// dnsmasq says nothing at all; others have a record of another class, owner or type there.
 #[test]
-fn a_target_of_which_nothing_is_said_is_no_answer() {
+fn an_empty_reply_about_the_target_is_no_answer() {
     use RecordType::{A, AAAA};
     let mut chaos = a(TARGET, 9, [10, 0, 0, 1]);
     chaos.dns_class = DNSClass::CH;
@@ -124,7 +128,7 @@ fn a_denial_of_another_type_is_enough_and_silence_about_it_is_not() {
 }
 
 #[test]
-fn an_address_that_is_known_is_not_asked_for() {
+fn a_cached_address_is_not_asked_for() {
     for reply in [nodata(), nothing()] {
         let mut chase = Chase::new(name(TARGET), RecordType::AAAA, true);
         let outcome = chase.take(reply.as_ref().map_err(|failure| *failure));
@@ -159,7 +163,7 @@ fn nxdomain_for_the_other_family_is_about_the_name() {
 }
 
 #[test]
-fn a_family_that_is_not_learned_about_decides_nothing() {
+fn a_failed_look_up_of_a_family_decides_nothing() {
     use RecordType::{A, AAAA};
     let servfail = || Ok(message(ServFail, vec![], vec![]));
     for (reply, failure) in [

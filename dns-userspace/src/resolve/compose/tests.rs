@@ -70,7 +70,7 @@ fn these_exact_bytes() {
 }
 
 #[test]
-fn the_same_section_stands_behind_questions_of_any_length() {
+fn the_same_section_follows_questions_of_any_length() {
     let section = Section::new(&addresses(&[TARGET, END], 3, 60)).unwrap();
     let long = format!("{}{}", "abcdefghi.".repeat(24), "x.");
     for qname in ["x.", QNAME, &long] {
@@ -113,7 +113,7 @@ fn addresses_are_rotated() {
 }
 
 #[test]
-fn the_limit_takes_as_many_addresses_as_fit_and_never_sets_tc() {
+fn as_many_addresses_as_fit_and_never_tc() {
     let answer_of = addresses(&[TARGET, END], 120, 60);
     for (opt, limit) in [
         (None, 512),
@@ -136,7 +136,7 @@ fn the_limit_takes_as_many_addresses_as_fit_and_never_sets_tc() {
 }
 
 #[test]
-fn opt_comes_back_with_our_size_and_the_do_bit_alone() {
+fn the_opt_of_a_reply_has_our_size_and_the_do_bit() {
     for dnssec_ok in [false, true] {
         let message = parse(&compose(
             Some((4096, dnssec_ok)),
@@ -210,7 +210,7 @@ fn other_types_keep_their_rdata() {
 }
 
 #[test]
-fn a_chain_that_leaves_no_room_for_an_address_is_no_answer() {
+fn a_chain_behind_which_no_address_fits_gives_no_answer() {
     let label = "x".repeat(60);
     let names: Vec<String> = (0..3)
         .map(|number| format!("{number}{label}.{number}{label}.{number}{label}."))
@@ -306,7 +306,7 @@ proptest! {
 }
 
 #[test]
-fn what_a_datagram_leaves_out_a_stream_has() {
+fn a_stream_has_the_addresses_that_a_datagram_leaves_out() {
     let section = Section::new(&addresses(&[TARGET, END], 60, 9)).unwrap();
     let query = query(QNAME, RecordType::A, None);
     let cut = answer(&query, &section, 9, 7, Transport::Udp).unwrap();
@@ -458,8 +458,8 @@ fn rrset_of() -> impl Strategy<Value = (RecordType, Vec<Vec<u8>>)> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(3000))]
 
-    /// Whatever is asked and whatever the answer: where the program answers, it answers as the responder would, byte for
-    /// byte; and where it does not, the entry has no room for the answer or the client none for all of it.
+    /// Whatever is asked and whatever the answer: where the program answers, it answers as the responder would, byte for byte;
+    /// and where it does not, the answer does not fit into the entry or not all of it into the client's message.
     #[test]
     fn the_program_answers_as_the_responder_does(
         labels in prop::collection::vec("[A-Za-z0-9]{1,3}|[a-z0-9]{1,63}", 1..6),

@@ -51,7 +51,7 @@ impl<C: Clone> Engine<C> {
         now: Instant,
         actions: &mut Vec<Action<C>>,
     ) {
-        self.stats.stale.add();
+        self.stats.lock().stale_answers += 1;
         let ttl = STALE_TTL.min(query.ttl_cap);
         let left = entry.stale_for(self.options.serve_stale, now);
         let fresh = left.min(NEGATIVE_LIFETIME);

@@ -16,11 +16,11 @@ use crate::{
     },
 };
 
-/// A query that a rule matches. `C` is where its reply goes, which the engine only hands on.
+/// A query that a rule matches. `C` is where its reply goes, which the engine only passes through.
 #[derive(Clone, Debug)]
 pub struct MatchedQuery<C> {
     pub client: C,
-    /// The interface that it came in on, on whose account it is.
+    /// The interface that it came in on, to whose limits it counts.
     pub ifindex: u32,
     pub query: Query,
     /// What is to be looked up for it.
@@ -51,7 +51,7 @@ pub struct Published {
 /// An entry of one table of published answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PublishKey {
-    /// Tells the table of one program from that of another.
+    /// Identifies the table of one program.
     pub table: usize,
     pub key: answer::Key,
 }
@@ -65,7 +65,7 @@ impl<C> MatchedQuery<C> {
     }
 }
 
-/// What happens to the engine.
+/// The input of the engine.
 #[derive(Debug)]
 pub enum Event<C> {
     /// A query is to be answered, or passed on.
@@ -78,7 +78,7 @@ pub enum Event<C> {
     LookedUp(LookUp, Outcome),
     /// A look-up ended without an outcome (shutdown).
     Abandoned(LookUp),
-    /// An interface is gone.
+    /// An interface was removed.
     InterfaceGone(u32),
 }
 

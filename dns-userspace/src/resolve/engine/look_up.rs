@@ -11,7 +11,7 @@ use crate::resolve::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LookUp {
     pub key: Key,
-    /// The interface on whose account it is.
+    /// The interface to whose limits it counts.
     pub ifindex: u32,
     /// The type that is asked for now.
     pub qtype: RecordType,
@@ -68,8 +68,8 @@ impl LookUp {
             return Step::Ask(self);
         }
         match self.unconfirmed.take() {
-            // The upstream has one family and denies the other: the name comes or goes, and both count as not there, or
-            // a resolver that asks for both would see NXDOMAIN beside an answer.
+            // The upstream has one family and denies the other: the name is being added or removed, and both count as absent,
+            // or a resolver that asks for both would see NXDOMAIN beside an answer.
             Some(_) if outcome == Outcome::NoTarget => Step::Confirmed(self, Outcome::NoTarget),
             Some(answer) => Step::Confirmed(self, answer),
             None => {

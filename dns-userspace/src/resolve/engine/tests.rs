@@ -248,7 +248,7 @@ fn a_failed_look_up_gives_the_last_good_answer_until_serve_stale_ends() {
 }
 
 #[test]
-fn a_local_failure_passes_unknown_names_and_gives_existing_ones_no_reply() {
+fn a_local_failure_passes_uncached_names_and_gives_existing_ones_no_reply() {
     let mut sim = Sim::new(options());
     let local = || Outcome::Failed(Failure::Local);
     sim.query(1, RecordType::A);
@@ -443,7 +443,7 @@ fn the_same_seed_and_events_give_the_same_actions() {
 }
 
 #[test]
-fn over_its_limit_an_interface_passes_and_others_do_not() {
+fn over_its_limit_the_queries_of_an_interface_pass_and_others_do_not() {
     let mut sim = Sim::new(ResponderOptions {
         chases_per_interface: 1,
         ..options()
@@ -474,7 +474,7 @@ fn an_abandoned_look_up_passes_its_waiting_queries_on() {
 }
 
 #[test]
-fn the_entries_of_a_gone_interface_make_room_for_others() {
+fn the_entries_of_a_removed_interface_are_evicted_first() {
     let mut sim = Sim::new(ResponderOptions {
         max_answers: 4,
         answers_per_interface: 4,
@@ -501,10 +501,7 @@ fn the_entries_of_a_gone_interface_make_room_for_others() {
         is_cached
     };
     ask(&mut sim, 4, 10);
-    assert!(
-        !cached(&mut sim, 10),
-        "the other interface has all the room"
-    );
+    assert!(!cached(&mut sim, 10), "the other interface has all entries");
     assert_eq!(sim.feed(Event::InterfaceGone(3)), []);
     sim.pass(5);
     ask(&mut sim, 4, 11);

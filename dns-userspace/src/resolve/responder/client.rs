@@ -1,4 +1,4 @@
-//! Where a query came from: how it is answered or passed on, and what the monitor shows of it.
+//! Where a query came from: how it is answered or passed on, and its record for the monitor.
 
 use std::{sync::Arc, time::Instant};
 

@@ -1,4 +1,4 @@
-//! From an intercepted frame to what the rules make of its query.
+//! From an intercepted frame to its query and the target that the rules give it.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -13,7 +13,7 @@ use crate::{
     rules::RuleSet,
 };
 
-/// What the rules make of a query.
+/// The target of a query, by the rules.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
     /// Targets of rules that are names of further rules, in chain order.
@@ -27,7 +27,7 @@ pub(super) struct Plan {
     pub(super) published_by: Option<(u64, Vec<String>)>,
 }
 
-/// What a rule, and the rules that its target leads to, make of a name; `None` when it does not match after all.
+/// Applies a rule, and the rules that its target leads to, to a name; `None` when it does not match after all.
 pub(super) fn plan(rules: &RuleSet, index: usize, qname: &[u8]) -> Option<Plan> {
     let chain = rules.follow(index, qname)?;
     let ttl_seconds = chain
@@ -57,7 +57,7 @@ pub(super) fn parse(frame: &QueryFrame) -> Option<(Query, SocketAddr)> {
     let datagram = Datagram::parse(&frame.frame, frame.l3_offset)?;
     let query = Query::parse(frame.frame.get(datagram.message)?)?;
     let mut server = datagram.destination;
-    // A link-local server is only reached by way of its link.
+    // A link-local server is reached over its link only.
     if let (SocketAddr::V6(server), IpAddr::V6(address)) = (&mut server, datagram.destination.ip())
         && address.is_unicast_link_local()
     {

@@ -1,4 +1,4 @@
-//! What `gregor monitor` shows of a query.
+//! The record of a query for `gregor monitor`.
 
 use std::time::{Instant, SystemTime};
 
@@ -49,7 +49,7 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
             let mut record = watched.record.clone();
             record.time = SystemTime::now();
             outcome(&mut record, watched.since);
-            self.monitor.tell(record);
+            self.monitor.publish(record);
         }
     }
 }

@@ -21,7 +21,7 @@ use crate::{
         engine::{Action, AnswerAction, Event},
         query::Query,
         source::TargetSource,
-        stats::{PassReason, Replied},
+        stats::{PassReason, ReplyKind},
         stream::StreamReply,
     },
 };
@@ -122,21 +122,20 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
                     return self.send_servfail(client, query, namespace.as_deref(), TOO_LONG);
                 };
                 if is_steered {
-                    self.stats.truncated.add();
+                    self.stats.lock().truncated += 1;
                     compose::truncate(&mut message);
                 }
                 message
             }
         };
-        let replied = if answer.is_stale {
-            Replied::Stale
+        let kind = if answer.is_stale {
+            ReplyKind::Stale
         } else {
-            Replied::Answer
+            ReplyKind::Answer
         };
-        self.stats.noerror.add();
-        self.stats.replied(namespace.as_deref(), replied);
+        self.stats.lock().replied(namespace.as_deref(), kind);
         self.send(client, &message);
-        self.report_answer(client, "NOERROR", answer.is_stale);
+        self.report_answer(client, kind.rcode(), answer.is_stale);
     }
 
     fn send_servfail(
@@ -146,10 +145,10 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
         namespace: Option<&str>,
         error: ExtendedError,
     ) {
-        self.stats.servfail.add();
-        self.stats.replied(namespace, Replied::Servfail);
+        let kind = ReplyKind::Servfail;
+        self.stats.lock().replied(namespace, kind);
         self.send(client, &compose::servfail(query, error));
-        self.report_answer(client, "SERVFAIL", false);
+        self.report_answer(client, kind.rcode(), false);
     }
 
     /// Whether a client that does not get its whole answer now gets it over TCP.
@@ -171,11 +170,11 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
 
     /// The client asks again, and the failure here is over by then, or its next server answers.
     fn leave_unanswered(&self, client: &Client, reason: PassReason) {
-        self.stats.unanswered.add();
+        self.stats.lock().unanswered += 1;
         if let ReplyPath::Stream { reply, .. } = &client.reply_path
             && let Err(error) = reply.send(StreamReply::NoReply)
         {
-            debug!(ifindex = client.ifindex(), %error, "the connection is gone");
+            debug!(ifindex = client.ifindex(), %error, "the connection is closed");
         }
         self.report(client, |record, _| {
             record.verdict = Verdict::Unanswered;
@@ -184,7 +183,7 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
     }
 
     pub(super) fn pass_on(&self, client: &Client, reason: PassReason) {
-        self.stats.passed(reason);
+        self.stats.lock().passed_on(reason);
         let sent = match &client.reply_path {
             ReplyPath::Frame(frame) => self.injector.pass_on(frame),
             ReplyPath::Stream { reply, .. } => reply.send(StreamReply::PassOn),
@@ -198,7 +197,7 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
 
     fn count_error(&self, client: &Client, sent: io::Result<()>, text: &str) {
         if let Err(error) = sent {
-            self.stats.send_errors.add();
+            self.stats.lock().send_errors += 1;
             debug!(ifindex = client.ifindex(), %error, "{text}");
         }
     }

@@ -50,8 +50,8 @@ fn pass(seconds: u64) {
     PASSED.set(PASSED.get() + Duration::from_secs(seconds));
 }
 
-type Asked = (Name, RecordType, SocketAddr);
-type Pending = VecDeque<(Asked, oneshot::Sender<Outcome>)>;
+type Question = (Name, RecordType, SocketAddr);
+type Pending = VecDeque<(Question, oneshot::Sender<Outcome>)>;
 
 /// Look-ups wait until the test gives them an outcome.
 #[derive(Clone, Default)]
@@ -112,8 +112,18 @@ struct Lab {
 
 impl Lab {
     fn new(options: ResponderOptions) -> Lab {
+        Lab::with_stats(options, &Arc::default())
+    }
+
+    fn with_stats(options: ResponderOptions, stats: &Arc<Stats>) -> Lab {
         let (source, injector) = (Scripted::default(), Recorder::default());
-        let responder = Responder::with_clock(options, source.clone(), injector.clone(), clock);
+        let responder = Responder::with_clock(
+            options,
+            source.clone(),
+            injector.clone(),
+            stats.clone(),
+            clock,
+        );
         Lab {
             responder: Arc::new(responder),
             source,
@@ -162,7 +172,7 @@ impl Lab {
     }
 
     /// Ends the oldest look-up.
-    async fn resolve(&self, outcome: Outcome) -> Asked {
+    async fn resolve(&self, outcome: Outcome) -> Question {
         self.settle().await;
         let (asked, sender) = self.source.pending.lock().unwrap().pop_front().unwrap();
         sender.send(outcome).unwrap();
@@ -313,9 +323,26 @@ async fn the_first_query_is_looked_up_and_the_next_is_answered_from_the_cache() 
     let second = lab.reply();
     assert_eq!(second.answers[0], cname(&other, 15, TARGET));
     assert_eq!(lab.pending().await, 0);
-    let snapshot = lab.responder.snapshot();
-    assert_eq!((snapshot.queries, snapshot.chases), (2, 1));
-    assert_eq!(snapshot.namespaces["foo"].answers, 2);
+    let status = lab.responder.status();
+    assert_eq!((status.queries, status.chases), (2, 1));
+    assert_eq!(status.namespaces["foo"]["answer"], 2);
+}
+
+#[tokio::test]
+async fn the_counters_of_a_responder_go_on_in_its_successor() {
+    let stats = Arc::new(Stats::default());
+    for queries in 1..=3 {
+        let lab = Lab::with_stats(ResponderOptions::default(), &stats);
+        lab.asks(3, 1, QNAME, RecordType::A);
+        lab.resolve(found(1, 20)).await;
+        let status = lab.responder.status();
+        assert_eq!(
+            (status.queries, status.replies["NOERROR"]),
+            (queries, queries)
+        );
+        assert_eq!(status.namespaces["foo"]["answer"], queries);
+        assert_eq!(status.stores["answers"], 1, "of the one in force");
+    }
 }
 
 #[tokio::test]
@@ -339,7 +366,7 @@ async fn one_look_up_answers_all_waiting_queries_retries_included() {
         lab.asks(ifindex, id, QNAME, RecordType::A);
     }
     assert_eq!(lab.pending().await, 1);
-    assert_eq!(lab.responder.snapshot().in_flight, 1);
+    assert_eq!(lab.responder.status().chases_in_flight, 1);
     lab.resolve(found(2, 20)).await;
     let replies = lab.sent();
     let to: Vec<(u32, u8)> = replies
@@ -350,7 +377,7 @@ async fn one_look_up_answers_all_waiting_queries_retries_included() {
         })
         .collect();
     assert_eq!(to, [(3, 1), (3, 1), (3, 2), (4, 1)]);
-    assert_eq!(lab.responder.snapshot().in_flight, 0);
+    assert_eq!(lab.responder.status().chases_in_flight, 0);
     lab.responder.drained().await;
 }
 
@@ -381,13 +408,13 @@ async fn answers_to_one_qtype_alternate_although_others_come_between() {
 }
 
 #[tokio::test]
-async fn without_target_every_query_goes_on_to_the_cache() {
+async fn without_target_every_query_passes_to_the_cache() {
     let lab = Lab::new(ResponderOptions::default());
     lab.asks(3, 1, QNAME, RecordType::A);
     lab.asks(4, 1, QNAME, RecordType::A);
     lab.resolve(Outcome::NoTarget).await;
     assert_eq!(lab.sent(), [Sent::PassedOn(3), Sent::PassedOn(4)]);
-    // Known for every qtype now, but not for long.
+    // Cached for every qtype now, but not for long.
     lab.asks(3, 1, QNAME, RecordType::AAAA);
     lab.asks(3, 1, QNAME, RecordType::MX);
     assert_eq!(lab.sent(), [Sent::PassedOn(3), Sent::PassedOn(3)]);
@@ -396,7 +423,7 @@ async fn without_target_every_query_goes_on_to_the_cache() {
     lab.asks(3, 1, QNAME, RecordType::A);
     lab.resolve(found(1, 20)).await;
     assert_eq!(lab.reply().answers.len(), 2);
-    assert_eq!(lab.responder.snapshot().passed["no_target"], 4);
+    assert_eq!(lab.responder.status().passed_on["no_target"], 4);
 }
 
 #[tokio::test]
@@ -431,16 +458,16 @@ async fn a_failing_upstream_gets_the_last_good_answer_until_serve_stale() {
     pass(4);
     lab.asks(3, 3, QNAME, RecordType::A);
     assert_eq!(lab.reply().answers.len(), 2);
-    assert_eq!(lab.responder.snapshot().stale_answers, 2);
+    assert_eq!(lab.responder.status().stale_answers, 2);
 
     pass(66);
     lab.asks(3, 4, QNAME, RecordType::A);
     lab.resolve(timeout()).await;
     let reply = lab.reply();
     assert!(is_servfail(&reply) && reply.answers.is_empty());
-    let snapshot = lab.responder.snapshot();
-    assert_eq!(snapshot.chase_failures["timeout"], 2);
-    assert_eq!(snapshot.replies["SERVFAIL"], 1);
+    let status = lab.responder.status();
+    assert_eq!(status.chase_failures["timeout"], 2);
+    assert_eq!(status.replies["SERVFAIL"], 1);
 }
 
 #[tokio::test]
@@ -469,13 +496,13 @@ async fn a_failing_upstream_gives_the_last_good_answer_else_servfail_with_its_ex
         let reply = Message::from_vec(bytes).unwrap();
         assert!(is_servfail(&reply), "{failure:?}");
         assert_eq!(extended_error_code(bytes), code, "{failure:?}");
-        let counted = lab.responder.snapshot().chase_failures;
+        let counted = lab.responder.status().chase_failures;
         assert_eq!(counted[failure.label()], 2, "{failure:?}");
     }
 }
 
 #[tokio::test]
-async fn failures_are_remembered_for_five_seconds_and_not_as_success() {
+async fn failures_are_cached_for_five_seconds_and_not_as_success() {
     let lab = Lab::new(ResponderOptions::default());
     lab.asks(3, 1, QNAME, RecordType::A);
     lab.resolve(timeout()).await;
@@ -520,7 +547,7 @@ async fn a_local_failure_is_never_servfail() {
         assert_eq!((ttl(&stale), stale.answers.len()), (30, 2));
     }
 
-    // Another type of a name that exists: the cache would deny the name.
+    // Another type of a name that exists: the existing cache would deny the name.
     for qtype in [RecordType::AAAA, RecordType::TXT] {
         lab.asks(3, 3, QNAME, qtype);
         lab.resolve(local_failure()).await;
@@ -533,19 +560,19 @@ async fn a_local_failure_is_never_servfail() {
     lab.resolve(local_failure()).await;
     assert_eq!(lab.sent(), [Sent::PassedOn(3)]);
 
-    let snapshot = lab.responder.snapshot();
-    assert_eq!(snapshot.passed["local_failure"], 2);
-    assert_eq!(snapshot.unanswered, 2);
-    assert_eq!(snapshot.stale_answers, 3);
-    assert_eq!(snapshot.replies["SERVFAIL"], 0);
-    assert_eq!(snapshot.chase_failures["local"], 7);
+    let status = lab.responder.status();
+    assert_eq!(status.passed_on["local_failure"], 2);
+    assert_eq!(status.unanswered, 2);
+    assert_eq!(status.stale_answers, 3);
+    assert_eq!(status.replies["SERVFAIL"], 0);
+    assert_eq!(status.chase_failures["local"], 7);
 }
 
 #[tokio::test]
-async fn a_local_failure_takes_nothing_from_the_program() {
+async fn a_local_failure_withdraws_nothing_from_the_program() {
     let lab = Lab::new(ResponderOptions::default());
     let published = Arc::new(Published::default());
-    // Known to the program only, as after a change of the configuration.
+    // In the program's table only, as after a change of the configuration.
     from_program(&lab, &published, RecordType::A, true);
     lab.resolve(local_failure()).await;
     assert_eq!((published.take(), lab.sent()), (vec![], vec![]));
@@ -579,11 +606,11 @@ async fn a_broken_chain_is_servfail_and_no_stale_answer() {
     assert!(is_servfail(&lab.reply()));
     lab.asks(3, 3, QNAME, RecordType::A);
     assert!(is_servfail(&lab.reply()));
-    assert_eq!(lab.responder.snapshot().broken_chains, 1);
+    assert_eq!(lab.responder.status().broken_chains, 1);
 }
 
 #[tokio::test]
-async fn over_its_cap_an_interface_passes_and_others_do_not() {
+async fn over_its_limit_the_queries_of_an_interface_pass_and_others_do_not() {
     let lab = Lab::new(ResponderOptions {
         chases_per_interface: 2,
         ..ResponderOptions::default()
@@ -596,12 +623,12 @@ async fn over_its_cap_an_interface_passes_and_others_do_not() {
     lab.asks(4, 1, &of(4), RecordType::A);
     assert_eq!(lab.sent(), []);
     assert_eq!(lab.pending().await, 3);
-    assert_eq!(lab.responder.snapshot().passed["busy"], 3);
+    assert_eq!(lab.responder.status().passed_on["busy"], 3);
 }
 
 /// SEMANTICS rule 13: a pass would make the cache deny the name.
 #[tokio::test]
-async fn over_its_cap_an_interface_gets_what_is_known() {
+async fn over_its_limit_an_interface_gets_cached_answers() {
     let lab = Lab::new(ResponderOptions {
         chases_per_interface: 1,
         ..ResponderOptions::default()
@@ -621,7 +648,7 @@ async fn over_its_cap_an_interface_gets_what_is_known() {
     assert_eq!(lab.sent(), []);
     lab.asks(3, 5, &QNAME.replace("foo", "baz"), RecordType::A);
     assert_eq!(lab.sent(), [Sent::PassedOn(3)]);
-    assert_eq!(lab.responder.snapshot().passed["busy"], 1);
+    assert_eq!(lab.responder.status().passed_on["busy"], 1);
 }
 
 #[tokio::test]
@@ -630,7 +657,7 @@ async fn queries_that_no_rule_matches_or_that_do_not_parse_are_passed_on() {
     lab.asks(3, 1, "lkc-1.example.", RecordType::A);
     lab.asks_with(3, &query_bytes(1, QNAME, RecordType::A, None)[..30]);
     assert_eq!(lab.sent(), [Sent::PassedOn(3), Sent::PassedOn(3)]);
-    let passed = lab.responder.snapshot().passed;
+    let passed = lab.responder.status().passed_on;
     assert_eq!((passed["no_rule"], passed["query"]), (1, 1));
 }
 
@@ -643,7 +670,7 @@ async fn a_look_up_that_panics_passes_its_waiting_queries_on() {
     lab.source.pending.lock().unwrap().clear();
     lab.settle().await;
     assert_eq!(lab.sent(), [Sent::PassedOn(3)]);
-    assert_eq!(lab.responder.snapshot().in_flight, 0);
+    assert_eq!(lab.responder.status().chases_in_flight, 0);
     lab.asks(3, 2, QNAME, RecordType::A);
     assert_eq!(lab.pending().await, 1);
 }
@@ -700,7 +727,7 @@ async fn rules_decide_about_the_target_and_their_ttl_is_a_cap() {
     let reply = lab.reply();
     assert_eq!(reply.answers[0], cname(&shouted, 7, TARGET));
     assert!(reply.queries[0].name().eq_case(&name(&shouted)));
-    assert_eq!(lab.responder.snapshot().namespaces["foo"].answers, 1);
+    assert_eq!(lab.responder.status().namespaces["foo"]["answer"], 1);
 
     // A rule that is not there, and one that does not match: what the kernel says is checked.
     ask(1, QNAME);
@@ -802,13 +829,13 @@ async fn outcomes_are_published_and_a_query_that_the_program_answered_gets_no_se
     };
     assert_eq!(published.take(), [Publication::Answer(3, key, term)]);
 
-    // Its time is over, and the program asks for a newer one.
+    // It has expired, and the program asks for a refresh.
     pass(21);
     from_program(&lab, &published, RecordType::A, true);
     lab.resolve(found(2, 20)).await;
     assert_eq!(published.take(), [Publication::Answer(3, key, term)]);
     assert_eq!(lab.sent(), []);
-    assert_eq!(lab.responder.snapshot().queries, 1);
+    assert_eq!(lab.responder.status().queries, 1);
 
     // The upstream fails: the last good answer, for as long as the failure is remembered.
     pass(21);
@@ -822,7 +849,7 @@ async fn outcomes_are_published_and_a_query_that_the_program_answered_gets_no_se
     };
     assert_eq!(published.take(), [Publication::Answer(3, key, stale)]);
 
-    // The target is gone.
+    // The target was deleted.
     pass(6);
     from_program(&lab, &published, RecordType::A, true);
     lab.resolve(Outcome::NoTarget).await;
@@ -831,7 +858,7 @@ async fn outcomes_are_published_and_a_query_that_the_program_answered_gets_no_se
         [Publication::NoTarget(key, NEGATIVE_LIFETIME)]
     );
     assert_eq!(lab.sent(), [], "the program answered all of these itself");
-    // Known now, to whoever asks next; for what is left.
+    // Cached now: the next query publishes it, for what is left.
     pass(2);
     from_program(&lab, &published, RecordType::AAAA, false);
     assert_eq!(
@@ -906,7 +933,7 @@ async fn without_a_good_answer_the_published_one_is_withdrawn() {
             published[0],
             Publication::Withdrawn(kernel_key(RecordType::A))
         );
-        // What is said of the target holds for both families.
+        // The outcome holds for both families.
         for (qtype, expected) in [
             (RecordType::AAAA, for_all),
             (RecordType::HTTPS, false),
@@ -919,7 +946,7 @@ async fn without_a_good_answer_the_published_one_is_withdrawn() {
         assert_eq!(lab.sent(), []);
         pass(6);
     }
-    // Types that are not kept never get there.
+    // Types that are not kept are never published.
     from_program(&lab, &published, RecordType::TXT, false);
     lab.resolve(found(1, 20)).await;
     assert_eq!(published.take(), []);

@@ -113,7 +113,7 @@ async fn a_target_with_a_only_is_nodata_for_aaaa() {
 }
 
 #[tokio::test]
-async fn what_the_end_says_decides_between_nxdomain_and_failure() {
+async fn the_rcode_of_the_end_decides_between_nxdomain_and_failure() {
     let gone = (END, RecordType::A, ResponseCode::NXDomain, vec![], vec![]);
     let broken = zone(vec![bare_cname(RecordType::A), gone]);
     let outcome = look_up(broken, RecordType::A).await.outcome;
@@ -146,7 +146,7 @@ async fn a_whole_chain_takes_one_question() {
 }
 
 #[tokio::test]
-async fn a_target_that_is_not_there_is_no_target() {
+async fn a_target_that_does_not_exist_gives_no_target() {
     let missing = (
         TARGET,
         RecordType::A,
@@ -161,7 +161,7 @@ async fn a_target_that_is_not_there_is_no_target() {
 
 #[tokio::test]
 async fn the_whole_chase_ends_with_its_timeout() {
-    // Holds the port and says nothing.
+    // Holds the port and never replies.
     let silent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let server = silent.local_addr().unwrap();
     let timeout = Duration::from_millis(50);

@@ -25,13 +25,13 @@ pub struct RetryPolicy {
 pub enum Received {
     /// A datagram from the server with the ID of the question.
     Reply(Vec<u8>),
-    /// Datagrams from the server's address with an ID that no question of the socket has had.
+    /// Datagrams from the server's address with an ID that no query of the socket has had.
     Mismatches(u32),
     /// An ICMP error.
     Unreachable,
 }
 
-/// What is to be done next.
+/// The next step.
 #[derive(Debug)]
 pub enum Next {
     /// Send this over UDP, then call [`Exchange::sent`].
@@ -96,7 +96,7 @@ impl Exchange {
         &self.question
     }
 
-    /// Some time has passed.
+    /// A timer has expired.
     pub fn time(&mut self, now: Instant) -> Next {
         if now >= self.policy.deadline {
             return Next::Done(Err(self.failure));
@@ -149,7 +149,7 @@ impl Exchange {
                 Check::OtherCase if self.question.is_mixed_case() => {
                     return Next::Done(Ok(Attempt::OtherCase));
                 }
-                // Not even lower case is kept: over TCP the reply is the server's.
+                // Not even lower case is kept: TCP shows whether the reply is the server's.
                 Check::OtherCase => (MAX_MISMATCHES, Failure::Timeout),
                 Check::BareError => (0, Failure::Rcode),
                 Check::Ignored => (1, Failure::Timeout),

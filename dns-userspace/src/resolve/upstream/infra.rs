@@ -21,7 +21,7 @@ pub const REMEMBERED_FOR: Duration = Duration::from_secs(600);
 /// Most servers in the cache. Few are ever asked; link-local ones count once per interface.
 const MAX_SERVERS: usize = 256;
 
-/// What a question is made of.
+/// The form of a question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Style {
     /// An OPT.
@@ -88,8 +88,8 @@ pub fn case_doubt(reply: &Message) -> Option<CaseDoubt> {
     }
 }
 
-/// Whether the reply in lower case shows that the one before was due to the case alone. A server that failed for a moment
-/// is not remembered for it.
+/// Whether the reply in lower case shows that the one before was due to the case alone. A failure of the server for a moment is
+/// not recorded.
 pub fn case_matters(first: &Message, second: &Message) -> bool {
     let positive = second.metadata.response_code == ResponseCode::NoError
         && (!second.answers.is_empty() || case_doubt(second).is_none());
@@ -121,7 +121,7 @@ impl InfraCache {
         }
     }
 
-    /// Remembers that a server does without an OPT, or wants lower case.
+    /// Records that a server needs queries without an OPT, or in lower case.
     pub fn learn(&self, server: SocketAddr, reason: RetryReason, now: Instant) {
         let mut servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
         if servers.len() >= MAX_SERVERS && !servers.contains_key(&server) {
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn the_number_of_servers_is_bounded_and_old_ones_make_room() {
+    fn the_number_of_servers_is_bounded_and_old_ones_are_evicted() {
         let (infra, now) = (InfraCache::default(), Instant::now());
         for number in 0..2 * MAX_SERVERS as u16 {
             infra.learn(server(number), RetryReason::WithoutEdns, now);
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_be_due_to_the_case() {
+    fn replies_that_may_be_due_to_the_case() {
         use ResponseCode::*;
         let owner = "kafka-upstream.foo.svc.cluster.local.";
         let positive = message(NoError, vec![a(owner, 9, [10, 0, 0, 1])], vec![]);

@@ -1,8 +1,8 @@
 //! The sockets that look-ups ask through: bounded in number, each connected to one server.
 //!
-//! While there is room, a look-up has a socket, and so a random port, of its own. Beyond that, look-ups of one server share
-//! what is open: each still has an ID that no other had on that socket, and letters in random case. A socket takes new
-//! look-ups for a short time only, and closes with the last of them, so that no port lasts.
+//! Up to the limit, a look-up has a socket, and so a random port, of its own. Beyond that, look-ups of one server share the
+//! open sockets: each still has an ID that no other had on that socket, and letters in random case. A socket takes new look-ups
+//! for a short time only, and closes with the last of them, so that no port is used for long.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -122,7 +122,7 @@ impl Pool {
     /// A place on a socket that is connected to `server`. Must be called on a tokio runtime.
     ///
     /// # Errors
-    /// When no socket can be opened and none of that server is open: never a fault of the server.
+    /// When no socket can be opened and none of that server is open: never a failure of the server.
     pub fn lease(self: &Arc<Self>, server: SocketAddr) -> io::Result<Lease> {
         let mut sockets = lock(&self.sockets);
         let open = self.open.load(Ordering::Relaxed);
@@ -185,8 +185,8 @@ impl Pool {
     }
 }
 
-/// An open socket of `server` that takes a further look-up: any of the young ones, else the youngest, so that the older
-/// ones come to their end.
+/// An open socket of `server` that takes a further look-up: any of the young ones, else the youngest, so that the older ones
+/// close.
 fn shared(sockets: &[Arc<Connected>], server: SocketAddr, now: Instant) -> Option<Arc<Connected>> {
     let of_server = || sockets.iter().filter(|socket| socket.server == server);
     of_server()

@@ -1,4 +1,4 @@
-//! A question to an upstream, and what a message that comes back is to it; no I/O.
+//! A question to an upstream, and how a received message relates to it; no I/O.
 
 use dns_common::wire::{
     CLASS_IN, DNS_HEADER_LEN, FLAG_OPCODE, FLAG_QR, FLAG_RD, FLAG_TC, TYPE_OPT,

@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_opt_is_left_out_and_learned_when_the_reply_without_is_no_refusal() {
+    fn a_refused_opt_is_left_out_and_cached_when_the_reply_without_it_is_not_a_refusal() {
         for (second, expected) in [
             (positive(), vec![RetryReason::WithoutEdns]),
             (reply(ResponseCode::NotImp), vec![]),

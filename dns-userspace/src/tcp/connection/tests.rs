@@ -25,21 +25,21 @@ use crate::{
 /// Longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Keeps queries until the test answers them.
+/// Keeps received queries until the test answers them.
 #[derive(Default)]
-struct Asked {
+struct Received {
     queries: Mutex<Vec<StreamQuery>>,
     more: Notify,
 }
 
-impl Answer for Asked {
+impl Answer for Received {
     fn answer(&self, query: StreamQuery) {
         self.queries.lock().unwrap().push(query);
         self.more.notify_one();
     }
 }
 
-impl Asked {
+impl Received {
     async fn wait_for(&self, count: usize) -> Vec<StreamQuery> {
         let enough = async {
             while self.queries.lock().unwrap().len() < count {
@@ -56,7 +56,7 @@ fn reply(query: &StreamQuery, reply: StreamReply) {
 }
 
 struct Lab {
-    asked: Arc<Asked>,
+    asked: Arc<Received>,
     service: Arc<Service>,
     server: TcpListener,
     client: TcpStream,
@@ -72,7 +72,7 @@ impl Lab {
             ttl_seconds: 60,
             follow: true,
         }]);
-        let asked = Arc::new(Asked::default());
+        let asked = Arc::new(Received::default());
         let served = Served {
             servers: vec![IpAddr::from([127, 0, 0, 1])],
             rules: Arc::new(rules.unwrap()),
@@ -169,8 +169,8 @@ async fn replies_are_sent_in_the_order_in_which_they_come() {
     assert_eq!(asked[0].query.question(), &mine[12..]);
     reply(&asked[0], StreamReply::Answer(b"the whole answer".to_vec()));
     assert_eq!(lab.receive().await.unwrap(), b"the whole answer");
-    let numbers = lab.service.numbers();
-    assert_eq!((numbers.answered, numbers.relayed), (1, 1));
+    let counters = lab.service.counters();
+    assert_eq!((counters.answered, counters.relayed), (1, 1));
 }
 
 #[tokio::test]
@@ -199,7 +199,7 @@ async fn a_server_that_closes_with_replies_due_ends_the_connection() {
     reply(&asked[0], StreamReply::Answer(vec![1; 20]));
     assert_eq!(lab.receive().await, Some(vec![1; 20]));
     assert_eq!(lab.receive().await, None);
-    assert_eq!(lab.service.numbers().lost, 1);
+    assert_eq!(lab.service.counters().lost, 1);
 }
 
 /// A server may close idle connections.
@@ -220,7 +220,7 @@ async fn a_server_that_closes_an_idle_connection_loses_nothing() {
         // The other end has noticed once it has closed, too.
         assert_eq!(receive(&mut from_us).await, None);
     }
-    assert_eq!(lab.service.numbers().lost, 0);
+    assert_eq!(lab.service.counters().lost, 0);
 }
 
 #[tokio::test]
@@ -237,7 +237,7 @@ async fn queries_in_flight_are_bounded() {
         let answer = vec![next.query.id as u8; 12];
         reply(&next, StreamReply::Answer(answer.clone()));
         assert_eq!(lab.receive().await.unwrap(), answer);
-        // Each reply makes room for one.
+        // Each reply frees a slot.
         if replied + IN_FLIGHT <= ALL {
             waiting.extend(lab.asked.wait_for(1).await);
         }
@@ -266,12 +266,12 @@ async fn answers_that_wait_for_a_client_are_bounded_in_bytes() {
         let answer = vec![query.query.id as u8; LARGE];
         assert_eq!(lab.receive().await, Some(answer));
     }
-    // The others are lost, and there is room again.
+    // The others are lost, and memory is free again.
     lab.send(&[&query(99, MATCHING)]).await;
     let last = lab.asked.wait_for(1).await;
     reply(&last[0], StreamReply::Answer(vec![99; LARGE]));
     assert_eq!(lab.receive().await, Some(vec![99; LARGE]));
-    assert_eq!(lab.service.numbers().lost, (IN_FLIGHT - fit) as u64);
+    assert_eq!(lab.service.counters().lost, (IN_FLIGHT - fit) as u64);
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use gregor_lab::{
     world::{CLUSTER_DNS_V4, NODE_LOCAL_V4},
 };
 
-use super::{Contender, Needs, Stand};
+use super::{Contender, Needs, Testbed};
 
 /// Which of the two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,16 +49,16 @@ impl Contender for CoreDns {
         format!("{program} with this Corefile:\n{corefile}")
     }
 
-    fn start(&self, needs: &Needs) -> Result<Stand> {
-        let mut stand = Stand::new(needs)?;
-        start(&mut stand, self.kind, needs)?;
-        Ok(stand)
+    fn start(&self, needs: &Needs) -> Result<Testbed> {
+        let mut testbed = Testbed::new(needs)?;
+        start(&mut testbed, self.kind, needs)?;
+        Ok(testbed)
     }
 }
 
-/// Starts it in a stand's node.
-pub fn start(stand: &mut Stand, kind: Kind, needs: &Needs) -> Result<()> {
-    let directory = stand.lab.directory().join("bench-cache");
+/// Starts it in the testbed's node.
+pub fn start(testbed: &mut Testbed, kind: Kind, needs: &Needs) -> Result<()> {
+    let directory = testbed.lab.directory().join("bench-cache");
     fs::create_dir_all(&directory)?;
     let path = directory.join("Corefile");
     fs::write(&path, corefile(kind, needs.ttl))?;
@@ -73,7 +73,7 @@ pub fn start(stand: &mut Stand, kind: Kind, needs: &Needs) -> Result<()> {
         None => Command::new(tools::coredns()?),
     };
     command.arg("-conf").arg(&path).current_dir(&directory);
-    stand.start_server(command)
+    testbed.start_server(command)
 }
 
 /// NodeLocal's own binary, which is CoreDNS with the interface and the rules around it, where there is one.
@@ -91,8 +91,8 @@ fn program_name(kind: Kind) -> &'static str {
     }
 }
 
-/// As in the article and in NodeLocal's manifest; without `log`, which nobody leaves on under load. Where answers are to
-/// last, NodeLocal's cache is as large and keeps as long as they need.
+/// As in the article and in NodeLocal's manifest; without `log`, which is usually off under load. Where answers are to last,
+/// NodeLocal's cache is as large and keeps as long as they need.
 fn corefile(kind: Kind, ttl: Option<u32>) -> String {
     let (size, longest) = ttl.map_or((9984, 30), |ttl| (1 << 18, ttl));
     match kind {

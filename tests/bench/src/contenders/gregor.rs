@@ -9,9 +9,9 @@ use gregor_lab::{
 };
 
 use super::{
-    Contender, Needs, Stand,
+    Contender, Needs, Testbed,
     coredns::{self, Kind},
-    stand::takes,
+    testbed::takes,
 };
 
 /// How gregor is configured, beyond the rule of the article.
@@ -25,7 +25,7 @@ pub struct Setup {
     pub rules: String,
     /// TTL of the article's rule, if not the article's, and how long an answer is kept.
     pub ttl: Option<u32>,
-    /// Room for answers, if not the default.
+    /// Limit of answers, if not the default.
     pub answers: Option<usize>,
 }
 
@@ -49,7 +49,7 @@ impl Setup {
         }
         if self.responder_only {
             let off = format!("{text}{answer}kernel = false\n");
-            // One that does not know the key has nothing but its responder.
+            // A version without the key has only its responder.
             if takes(&off).is_ok() {
                 return off;
             }
@@ -112,10 +112,10 @@ impl Contender for Gregor {
         )
     }
 
-    fn start(&self, needs: &Needs) -> Result<Stand> {
-        let mut stand = Stand::new(needs)?;
-        coredns::start(&mut stand, self.cache, needs)?;
-        stand.start_gregor(&self.setup().config())?;
-        Ok(stand)
+    fn start(&self, needs: &Needs) -> Result<Testbed> {
+        let mut testbed = Testbed::new(needs)?;
+        coredns::start(&mut testbed, self.cache, needs)?;
+        testbed.start_gregor(&self.setup().config())?;
+        Ok(testbed)
     }
 }

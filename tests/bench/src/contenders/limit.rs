@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::{Contender, Needs, Stand};
+use super::{Contender, Needs, Testbed};
 
 pub struct Limit {
     id: &'static str,
@@ -45,9 +45,9 @@ impl Contender for Limit {
         self.about.to_owned()
     }
 
-    fn start(&self, needs: &Needs) -> Result<Stand> {
-        let mut stand = Stand::new(needs)?;
-        stand.attach_for_good(self.program)?;
-        Ok(stand)
+    fn start(&self, needs: &Needs) -> Result<Testbed> {
+        let mut testbed = Testbed::new(needs)?;
+        testbed.attach_for_good(self.program)?;
+        Ok(testbed)
     }
 }

@@ -4,13 +4,13 @@ mod cluster;
 mod coredns;
 mod gregor;
 mod limit;
-mod stand;
+mod testbed;
 mod unbound;
 
 use anyhow::{Context as _, Result};
 
 pub use gregor::Setup as GregorSetup;
-pub use stand::{Needs, Senders, Stand, frames_for, in_namespace, names_of, namespace};
+pub use testbed::{Needs, Senders, Testbed, frames_for, in_namespace, names_of, namespace};
 
 /// Something that answers DNS queries of pods.
 pub trait Contender: Sync {
@@ -24,7 +24,7 @@ pub trait Contender: Sync {
     fn about(&self) -> String;
 
     /// Installs or builds what is missing, makes a lab and starts it there.
-    fn start(&self, needs: &Needs) -> Result<Stand>;
+    fn start(&self, needs: &Needs) -> Result<Testbed>;
 }
 
 pub const DISCARD: &str = "discard";

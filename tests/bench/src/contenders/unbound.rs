@@ -8,7 +8,7 @@ use gregor_lab::{
     world::{CLUSTER_DNS_V4, NODE_LOCAL_V4},
 };
 
-use super::{Contender, Needs, Stand, stand::namespace};
+use super::{Contender, Needs, Testbed, testbed::namespace};
 
 pub struct Unbound;
 
@@ -28,16 +28,16 @@ impl Contender for Unbound {
         )
     }
 
-    fn start(&self, needs: &Needs) -> Result<Stand> {
-        let mut stand = Stand::new(needs)?;
-        let directory = stand.lab.directory().join("bench-cache");
+    fn start(&self, needs: &Needs) -> Result<Testbed> {
+        let mut testbed = Testbed::new(needs)?;
+        let directory = testbed.lab.directory().join("bench-cache");
         fs::create_dir_all(&directory)?;
         let path = directory.join("unbound.conf");
         fs::write(&path, configuration(needs.pods, cores()))?;
         let mut command = Command::new(tools::unbound()?);
         command.arg("-d").arg("-c").arg(&path);
-        stand.start_server(command)?;
-        Ok(stand)
+        testbed.start_server(command)?;
+        Ok(testbed)
     }
 }
 

@@ -5,7 +5,7 @@ use hdrhistogram::Histogram;
 use super::svg::{Anchor, Scale, Svg};
 use crate::{
     contenders::{DISCARD, REFLECTOR, REFLECTOR_LONG},
-    say,
+    figures,
     stats::Interval,
 };
 
@@ -50,7 +50,7 @@ pub fn bars(label: &str, unit: &str, bars: &[Bar]) -> String {
             "tick",
             (x, bottom + 16.0),
             Anchor::Middle,
-            &say::value(tick, unit),
+            &figures::value(tick, unit),
         );
     }
     for (row, bar) in bars.iter().enumerate() {
@@ -65,7 +65,7 @@ pub fn bars(label: &str, unit: &str, bars: &[Bar]) -> String {
             20.0,
         );
         for value in &bar.rounds {
-            let title = say::value(*value, unit);
+            let title = figures::value(*value, unit);
             svg.dot("round", scale.place(value.max(0.0)), y + 10.0, 2.2, &title);
         }
         let furthest = bar.rounds.iter().copied().fold(bar.median, f64::max);
@@ -74,7 +74,7 @@ pub fn bars(label: &str, unit: &str, bars: &[Bar]) -> String {
             "value",
             (x, y + 15.0),
             Anchor::Start,
-            &say::value(bar.median, unit),
+            &figures::value(bar.median, unit),
         );
     }
     svg.finish(label)
@@ -93,7 +93,7 @@ pub fn latency(label: &str, curves: &[Curve]) -> String {
     const RIGHT: f64 = 190.0;
     const HEIGHT: f64 = 340.0;
     const BOTTOM: f64 = HEIGHT - 40.0;
-    /// Percentiles that are labelled, and the last that enough queries stand behind.
+    /// Percentiles that are labelled, and the last with enough queries.
     const QUANTILES: [f64; 6] = [0.0, 0.5, 0.9, 0.99, 0.999, 0.9999];
     let mut svg = Svg::new(WIDTH, HEIGHT);
     let micro = |times: &Histogram<u64>, quantile: f64| {
@@ -123,7 +123,7 @@ pub fn latency(label: &str, curves: &[Curve]) -> String {
             "tick",
             (LEFT - 8.0, y + 4.0),
             Anchor::End,
-            &say::value(tick, "µs"),
+            &figures::value(tick, "µs"),
         );
     }
     let mut labels = Vec::new();
@@ -222,7 +222,7 @@ pub fn growth(label: &str, points: &[Point], limit: Option<f64>) -> String {
     svg.path("curve ours", &line);
     for point in points {
         let (x, y) = place(point, point.median);
-        svg.dot("point", x, y, 3.5, &say::ratio(point.median));
+        svg.dot("point", x, y, 3.5, &figures::ratio(point.median));
         svg.text(
             "tick",
             (x, BOTTOM + 18.0),
@@ -233,7 +233,7 @@ pub fn growth(label: &str, points: &[Point], limit: Option<f64>) -> String {
             "value",
             (x, y - 9.0),
             Anchor::Middle,
-            &say::digits(point.median),
+            &figures::digits(point.median),
         );
     }
     svg.text(
@@ -251,7 +251,7 @@ pub fn pairs(label: &str, ratios: &[f64], interval: Option<Interval>, bound: f64
     const HEIGHT: f64 = 92.0;
     const BOTTOM: f64 = HEIGHT - 26.0;
     let mut svg = Svg::new(WIDTH, HEIGHT);
-    // Wide enough for the middle of them; the rest stands at the edge.
+    // Wide enough for the middle of them; the rest is at the edge.
     let reach = interval
         .map_or(0.1, |i| (i.high - 1.0).abs().max((i.low - 1.0).abs()))
         .max((bound - 1.0).abs())
@@ -276,7 +276,13 @@ pub fn pairs(label: &str, ratios: &[f64], interval: Option<Interval>, bound: f64
     }
     for (index, ratio) in ratios.iter().enumerate() {
         let y = 36.0 + (index % 5) as f64 * 6.0;
-        svg.dot("round", scale.place(*ratio), y, 2.6, &say::ratio(*ratio));
+        svg.dot(
+            "round",
+            scale.place(*ratio),
+            y,
+            2.6,
+            &figures::ratio(*ratio),
+        );
     }
     svg.finish(label)
 }

@@ -14,8 +14,9 @@ use self::{
 use super::{
     analyse::FIRST,
     contenders::{GREGOR_NODELOCAL, NODELOCAL, REFLECTOR, RESPONDER},
-    journal::say as say_time,
-    metric, say,
+    figures,
+    journal::duration_text,
+    metric,
     schema::{CellReport, Claim, Figure, Report},
     terminal,
 };
@@ -62,7 +63,7 @@ fn head(body: &mut String, report: &Report) {
             super::plan::Mode::Quick => "quick",
             super::plan::Mode::Full => "full",
         },
-        say_time(std::time::Duration::from_secs_f64(report.seconds)),
+        duration_text(std::time::Duration::from_secs_f64(report.seconds)),
         date(report.started),
         escape(&machine.cpu),
         machine.cores,
@@ -174,7 +175,7 @@ fn throughput(body: &mut String, report: &Report) {
             "throughput/10-pods" => ("10 pods, each with its own namespace", ""),
             "throughput/100-pods" => ("100 pods, each with its own namespace", ""),
             "cold" => (
-                "Matched names that nobody has asked for before",
+                "Matched names that were not asked for before",
                 "Each name is asked once; a cache has to make each answer, gregor's answers do not depend on the first label.",
             ),
             "dnsperf" => (
@@ -292,9 +293,9 @@ fn pairs(body: &mut String, report: &Report) {
             Some(interval) => format!(
                 "{} rounds, median {}, 95 % from {} to {}",
                 interval.count,
-                say::ratio(interval.median),
-                say::digits(interval.low),
-                say::ratio(interval.high)
+                figures::ratio(interval.median),
+                figures::digits(interval.low),
+                figures::ratio(interval.high)
             ),
             None => format!("{} pairs: too few for an interval", ratios.len()),
         };
@@ -452,7 +453,7 @@ fn row(body: &mut String, cell: &CellReport, figure: &Figure, first: bool) {
         figure
             .ratios
             .get(other)
-            .map_or(String::new(), |ratio| say::ratio(ratio.median))
+            .map_or(String::new(), |ratio| figures::ratio(ratio.median))
     };
     let summary = &figure.summary;
     let _ = writeln!(
@@ -461,9 +462,9 @@ fn row(body: &mut String, cell: &CellReport, figure: &Figure, first: bool) {
         // Long names break where their parts meet.
         escape(name).replace('/', "/<wbr>"),
         escape(&figure.metric.replace('_', " ")),
-        say::value(summary.median, &figure.unit),
-        say::value(summary.lower_quartile, &figure.unit),
-        say::value(summary.upper_quartile, &figure.unit),
+        figures::value(summary.median, &figure.unit),
+        figures::value(summary.lower_quartile, &figure.unit),
+        figures::value(summary.upper_quartile, &figure.unit),
         summary.count,
         to(NODELOCAL),
         to(REFLECTOR)

@@ -34,7 +34,7 @@ pub struct Span {
     pub duration: Duration,
 }
 
-/// No run is longer: whoever asks for more has made a mistake.
+/// No run is longer: a larger value is a mistake.
 const LONGEST: Duration = Duration::from_secs(60);
 /// Fewer free places in the window are not worth a system call.
 const WORTHWHILE: u64 = 8;

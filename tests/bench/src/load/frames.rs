@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_to_ask_is_an_error() {
+    fn an_empty_list_of_names_is_an_error() {
         assert!(queries(&path(), &[]).is_err());
     }
 }

@@ -45,7 +45,7 @@ pub struct Names {
     pub namespaces: Vec<String>,
     /// Different first labels; every name is asked equally often.
     pub labels: usize,
-    /// Number of the first of them: another one makes names that nobody has asked for.
+    /// Number of the first of them: another one makes names that were not asked for before.
     pub first: usize,
     /// In place of the labels between the first one and the namespace, and of those behind it.
     pub around: (String, String),

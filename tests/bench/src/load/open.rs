@@ -18,7 +18,7 @@ use super::super::latency;
 use gregor_tests::packets::build::{name, question};
 
 const TYPE_A: u16 = 1;
-/// Queries that can be told apart by their ID.
+/// Queries that their IDs can distinguish.
 const IDS: usize = 1 << 16;
 /// No query is waited for longer than this after the last one was sent.
 const DRAIN: Duration = Duration::from_millis(500);
@@ -99,7 +99,8 @@ fn send(
         loop {
             match socket.send(query) {
                 Ok(_) => break,
-                // Nobody listens at this moment, which an earlier query has found out: it is lost, this one may not be.
+                // There is no listener at this moment, by the ICMP error of an earlier query: that one is lost, this one may
+                // not be.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
                 Err(error) => return Err(error.into()),
             }

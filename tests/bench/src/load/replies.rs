@@ -6,7 +6,7 @@ use anyhow::Result;
 use aya::maps::{MapData, PerCpuArray};
 use serde::{Deserialize, Serialize};
 
-/// Replies by what they say.
+/// Replies by kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Replies {
     /// NOERROR with records in the answer section.

@@ -1,4 +1,4 @@
-//! What must become of a frame, read off its bytes with slices and `Option` alone.
+//! The expected result for a frame, read from its bytes with slices and `Option` alone.
 
 use std::{net::IpAddr, ops::Range};
 
@@ -12,7 +12,7 @@ use crate::wire::Message;
 pub struct Expected {
     pub rule: usize,
     pub l3_offset: usize,
-    /// Where the DNS message stands.
+    /// The offset of the DNS message.
     pub message: Range<usize>,
     /// Index of the server asked.
     pub server: usize,
@@ -101,7 +101,7 @@ fn question(fixture: &Fixture, message: &[u8]) -> Option<(usize, bool)> {
     };
     let parsed = Message::parse(message)?;
     let name = crate::wire::to_wire(&parsed.questions[0].name);
-    // The only question has nothing to point to; a name that is longer than its labels was compressed.
+    // The only question has no earlier name to point to; a name that is longer than its labels was compressed.
     if message.get(12..12 + name.len())? != name {
         return None;
     }

@@ -1,4 +1,4 @@
-//! The answers that the tables hold, and what the compose step makes of each: two ways that must lead to the same bytes.
+//! The answers in the tables, and the compose step's replies from each: both must give the same bytes.
 
 use dns_common::{
     answer::{Absent, Key, Lifetime, MemoryTables, RuleEntry, Settings, Slot, Tables, Ways},
@@ -14,7 +14,7 @@ use hickory_proto::rr::{Name, RecordType, rdata::SOA};
 pub const NOW_NS: u64 = 1_000_000_000_000;
 const SECOND: u64 = 1_000_000_000;
 
-/// What is captured where, so that each question finds something else.
+/// The captures, so that each question finds another entry.
 const FRESH: &str = "foo";
 const FIXED: &str = "bar";
 const STALE: &str = "a";
@@ -33,7 +33,7 @@ pub struct Known {
     records: usize,
 }
 
-/// What the tables must say.
+/// The expected result of a look-up.
 pub enum Says<'a> {
     /// No entry.
     Nothing,
@@ -59,7 +59,7 @@ impl Known {
             .filter_map(|rotation| fuzzing::answer(query, &self.section, self.ttl(), rotation))
     }
 
-    /// Whether a reply to this query holds all there is.
+    /// Whether a reply to this query is complete.
     pub fn fits(&self, query: &Query) -> bool {
         let limit = query
             .edns
@@ -169,7 +169,7 @@ pub fn fill(rules: &RuleSet) -> (MemoryTables, Vec<Known>) {
     (tables, known)
 }
 
-/// What the tables of [`fill`] say to a question.
+/// The result of a look-up in the tables of [`fill`].
 pub fn says<'a>(
     known: &'a [Known],
     rule: usize,
@@ -203,7 +203,7 @@ fn lifetime(first: Option<&str>) -> Lifetime {
     Lifetime {
         fresh_until_ns,
         serve_until_ns,
-        // What is over is so for good.
+        // An expired entry stays expired.
         stale_until_ns: serve_until_ns,
         fixed_ttl: if first == Some(FIXED) { 7 } else { 0 },
     }

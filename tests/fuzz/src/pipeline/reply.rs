@@ -1,4 +1,4 @@
-//! Judges a frame that was made the answer to another: who it is for, what it says, whether its sums are right.
+//! Judges a frame that was made the answer to another: its addresses, its message, and its checksums.
 
 use gregor::resolve::Query;
 

@@ -10,7 +10,7 @@ use std::{
 use super::{find, run_quietly, say};
 use anyhow::{Context as _, Result, bail};
 
-/// Names by which the lines of sources.list(5) that are Debian's are known.
+/// Names that identify Debian's lines of sources.list(5).
 const CODENAMES: &[&str] = &[
     "bullseye",
     "bookworm",

@@ -252,7 +252,7 @@ pub fn iperf3() -> Result<PathBuf> {
     packaged("iperf3", "iperf3")
 }
 
-/// The node-cache binary; nobody packages it, so it is only looked for.
+/// The node-cache binary; there is no package, so it is only looked for.
 pub fn node_cache() -> Result<PathBuf> {
     find("node-cache").context(
         "no `node-cache` on PATH: build it from kubernetes/dns, or use `--cache coredns`, which is the same server with NodeLocal's Corefile",
@@ -507,7 +507,8 @@ fn installed_go() -> Option<PathBuf> {
     })
 }
 
-/// Go from PATH or from Debian; one too old to fetch its successor is told which to fetch, through the module proxy.
+/// Go from PATH or from Debian; for one that is too old to fetch its successor, a newer one is fetched through the module
+/// proxy.
 fn go() -> Result<Go> {
     let binary = match installed_go() {
         Some(binary) => binary,

@@ -1,4 +1,4 @@
-//! What a person sees while something takes long: an elapsed line on a terminal, plain lines elsewhere.
+//! Progress of long operations: an elapsed line on a terminal, plain lines elsewhere.
 
 use std::{
     fs::{self, File},
@@ -14,10 +14,10 @@ use super::cache_dir;
 
 /// Lines of output to show when a command fails.
 const TAIL_LINES: usize = 25;
-/// How often a plain log hears that something still goes on.
+/// The interval of progress lines in a plain log.
 const REMINDER: Duration = Duration::from_secs(60);
 
-/// One line to the person waiting.
+/// Prints one line of progress.
 pub fn say(line: &str) {
     let _ = writeln!(stderr(), "gregor: {line}");
 }

@@ -29,7 +29,7 @@ pub struct Slice {
     answers: MemoryTables,
     /// The time at which frames come in.
     pub now_ns: u64,
-    /// Whether answers are found by the ends of names, too.
+    /// Whether answers are found by the suffixes of names, too.
     pub knows_suffixes: bool,
     /// By how much a frame may grow.
     pub room: usize,
@@ -56,7 +56,7 @@ impl Slice {
     }
 }
 
-/// The key of an entry; `qtype` 0 stands for all of them.
+/// The key of an entry; `qtype` 0 is all of them.
 fn key(entry: &Entry, qtype: u16) -> Option<Key> {
     let servers = table::servers();
     let mut family = servers

@@ -14,7 +14,7 @@ use crate::packets::{
     wire::{Receiver, Wire},
 };
 
-/// The attached program, its wire, and who else is on the hook.
+/// The attached program, its wire, and the observers.
 pub struct Veth<'a> {
     pub loaded: Loaded,
     wire: &'a Wire,

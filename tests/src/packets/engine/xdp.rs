@@ -11,7 +11,7 @@ use crate::packets::{
     table::{Engines, Rule},
 };
 
-/// The program, loaded with a set of rules and attached nowhere; everybody is a source that is listened to.
+/// The program, loaded with a set of rules and attached nowhere; every source is allowed.
 pub struct Xdp(Loaded);
 
 impl Xdp {

@@ -23,7 +23,7 @@ fn hierarchy(mount: &str) -> Option<PathBuf> {
         .then(|| path.into())
 }
 
-/// That which counts memory.
+/// The hierarchy that counts memory.
 pub fn of_memory() -> Option<PathBuf> {
     hierarchies().into_iter().find(|path| {
         path.ends_with("memory")

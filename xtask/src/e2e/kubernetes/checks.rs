@@ -1,4 +1,5 @@
-//! What is checked in the cluster, in the order in which an installation lives: before it, with it, through rollouts and deaths, after it.
+//! The checks in the cluster, in the order of an installation's life: before it, with it, through rollouts and crashes, after
+//! it.
 
 use std::{
     collections::BTreeSet,
@@ -68,7 +69,7 @@ impl Results {
         }
     }
 
-    /// Makes a check; the next one is made whatever comes of it.
+    /// Runs a check; the next one runs whatever its result.
     pub fn check(&mut self, what: &str, check: impl FnOnce() -> Result<String>) {
         match check() {
             Ok(said) => {
@@ -450,7 +451,7 @@ fn rolled_out(cluster: &Cluster, namespace: &str, what: &str) -> Result<()> {
     let namespace = format!("--namespace={namespace}");
     let rollout = cluster.kubectl(&["rollout", "status", &namespace, what, "--timeout=120s"]);
     if let Err(error) = rollout {
-        // What the pods say is what a person would look at next.
+        // The logs of the pods help to find the reason.
         let pods = cluster
             .kubectl(&["describe", "pods", &namespace])
             .unwrap_or_default();
@@ -463,7 +464,7 @@ fn rolled_out(cluster: &Cluster, namespace: &str, what: &str) -> Result<()> {
     Ok(())
 }
 
-/// The DaemonSet is rolled out, and the pods that it replaced are gone.
+/// The DaemonSet is rolled out, and the pods that it replaced have ended.
 fn settled(cluster: &Cluster) -> Result<()> {
     rolled_out(cluster, "kube-system", DAEMON_SET)?;
     cluster.wait_until("the pods before are gone", MINUTE, || {
@@ -623,7 +624,7 @@ fn endpoint(namespace: &str) -> &'static [&'static str] {
         .map_or(NOBODYS, |(_, addresses)| *addresses)
 }
 
-/// What a pod's resolver asks first, some brokers, and a name that no rule knows.
+/// What a pod's resolver asks first, some brokers, and a name that no rule matches.
 fn questions(namespace: &str) -> Vec<Question> {
     let mut questions: Vec<Question> = (1..=5)
         .map(|number| {
@@ -641,7 +642,7 @@ fn questions(namespace: &str) -> Vec<Question> {
     questions
 }
 
-/// Something happens while a pod of each tenant on each node goes on asking.
+/// Runs something under the load of a pod of each tenant on each node.
 fn under_load(cluster: &Cluster, what: impl FnOnce() -> Result<()>) -> Result<String> {
     let mut load = Load::new();
     for node in NODES {
@@ -751,7 +752,7 @@ fn metrics(cluster: &Cluster) -> Result<String> {
     Ok(format!("{used} uses"))
 }
 
-/// A second rule comes by the ConfigMap and is in force.
+/// A second rule is added by the ConfigMap and takes effect.
 fn config_change(cluster: &Cluster) -> Result<Duration> {
     let values = serde_json::json!([
         {
@@ -801,7 +802,7 @@ fn config_change(cluster: &Cluster) -> Result<Duration> {
     Ok(took)
 }
 
-/// The ConfigMap is spoiled and put right again.
+/// The ConfigMap is made invalid and corrected again.
 fn refused_config(cluster: &Cluster) -> Result<String> {
     let error = |node| -> Result<Value> { Ok(status(cluster, node)?["config"]["error"].clone()) };
     let spoiled = "[intercept]\nservers = [\"nowhere\"]";
@@ -900,7 +901,7 @@ fn crowd(cluster: &Cluster) -> Result<String> {
     Ok(format!("up and attached after {:.0} s", up.as_secs_f64()))
 }
 
-/// What gregor could leave on a node.
+/// What gregor could leave behind on a node.
 #[derive(Debug, PartialEq, Eq)]
 struct Footprint {
     interfaces: Vec<String>,

@@ -79,7 +79,7 @@ impl Left {
         }
         let _ = fs::remove_file(self.directory.join("sysctls"));
         for node in NODES {
-            // Nothing of it is mounted any more: mounts went with the namespace.
+            // Nothing of it is mounted any more: mounts ended with the namespace.
             let _ = fs::remove_dir_all(self.directory.join(node.to_string()));
         }
     }
@@ -102,7 +102,7 @@ fn delete_netns(name: &str) {
     }
 }
 
-/// A cluster that runs. Dropped, it is gone.
+/// A running cluster, removed when dropped.
 pub struct Cluster {
     pub directory: PathBuf,
     components: Components,
@@ -213,8 +213,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// A wire with a gateway that leads nowhere, and the nodes on it. The machine's own namespace has no part in it, so that nothing
-    /// of the cluster can leave by it.
+    /// A wire with a gateway that leads nowhere, and the nodes on it. The machine's own namespace is not connected to it, so
+    /// that nothing of the cluster can leave by it.
     fn networks(&self) -> Result<()> {
         let ip = |namespace: &str, arguments: &str| {
             let mut command = Command::new("ip");
@@ -381,7 +381,7 @@ impl Cluster {
 
     pub fn helm(&self, arguments: &[&str]) -> Result<String> {
         let mut command = self.in_node(NODES[0], &self.components.helm);
-        // Its repositories and plugins are of no use here.
+        // Its repositories and plugins are not needed here.
         command
             .env("HELM_CACHE_HOME", self.directory.join("helm"))
             .env("HELM_CONFIG_HOME", self.directory.join("helm"))
@@ -532,7 +532,7 @@ fn saved_sysctls(directory: &Path) -> Vec<(PathBuf, String)> {
         .unwrap_or_default()
 }
 
-/// What of a cluster is on the machine.
+/// What is left of a cluster on the machine.
 pub fn traces(directory: &Path) -> Vec<String> {
     let mut found = Vec::new();
     let namespaces = NODES.map(NodeName::netns);

@@ -117,8 +117,8 @@ fn build_kubernetes(directory: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A module that can build the commands: the staging modules, which k8s.io/kubernetes replaces by its own directories,
-/// stand for their published twins, and everything else has the version that k8s.io/kubernetes has.
+/// A module that can build the commands: the staging modules, which k8s.io/kubernetes replaces by its own directories, replace
+/// their published copies, and everything else has the version that k8s.io/kubernetes has.
 fn go_mod() -> Result<String> {
     let module = format!("k8s.io/kubernetes@v{KUBERNETES_VERSION}");
     let upstream = fs::read_to_string(downloaded(&module, "GoMod")?)?;
@@ -149,7 +149,7 @@ fn go_mod() -> Result<String> {
     Ok(text)
 }
 
-/// The module of a `require` line for a staging module, whose version stands for a directory.
+/// The module of a `require` line for a staging module, whose version means a directory.
 fn staging_module(line: &str) -> Option<&str> {
     let (module, rest) = line.trim().split_once(' ')?;
     (module.starts_with("k8s.io/") && rest.starts_with("v0.0.0") && !rest.starts_with("v0.0.0-"))
@@ -203,7 +203,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn staging_modules_are_told_from_others() {
+    fn staging_modules_are_recognised() {
         assert_eq!(staging_module("\tk8s.io/api v0.0.0"), Some("k8s.io/api"));
         assert_eq!(
             staging_module("\tk8s.io/kube-openapi v0.0.0-20260317180543-43fb72c5454a"),

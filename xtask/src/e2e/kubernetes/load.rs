@@ -21,7 +21,7 @@ use nix::sched::{CloneFlags, setns};
 /// Between two queries of one pod.
 const PAUSE: Duration = Duration::from_millis(4);
 
-/// A question and what must come of it.
+/// A question and the expected addresses.
 #[derive(Clone, Debug)]
 pub struct Question {
     pub qname: String,
@@ -49,7 +49,7 @@ pub struct Load {
     started: Instant,
 }
 
-/// What came of it.
+/// Its result.
 #[derive(Debug)]
 pub struct Outcome {
     pub queries: u64,
@@ -86,7 +86,7 @@ impl Load {
         let pod = pod.to_owned();
         let started = self.started;
         let thread = thread::Builder::new().spawn(move || {
-            let tell = |line: String| {
+            let report = |line: String| {
                 let mut wrong = wrong
                     .lock()
                     .unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -94,7 +94,7 @@ impl Load {
             };
             // This thread alone, and it ends in there.
             if let Err(error) = setns(file, CloneFlags::CLONE_NEWNET) {
-                return tell(format!("{pod}: entering its network namespace: {error}"));
+                return report(format!("{pod}: entering its network namespace: {error}"));
             }
             for question in questions.iter().cycle() {
                 if stop.load(Ordering::Relaxed) {
@@ -102,7 +102,7 @@ impl Load {
                 }
                 let at = started.elapsed();
                 if let Err(why) = ask(server, question) {
-                    tell(format!(
+                    report(format!(
                         "{pod}, {:.1} s: {} {why}",
                         at.as_secs_f64(),
                         question.qname
@@ -162,7 +162,7 @@ pub fn fetch(pid: u32, address: &str, path: &str) -> Result<String> {
     }
 }
 
-/// The reason when it is not as it should be.
+/// The error, if the reply is not the expected one.
 fn ask(server: IpAddr, question: &Question) -> Result<(), String> {
     let reply = Ask::new(server, &question.qname, RecordType::A)
         .send()

@@ -5,11 +5,11 @@ use super::{
     images::{COREDNS, GLIBC, MUSL},
 };
 
-/// A broker as its client knows it.
+/// A broker's name as its client has it.
 pub const BROKER: &str = "lkc-1.eu-west-1.aws.private.kafka.managed";
-/// Where it leads who has no endpoint of its own.
+/// The address for a tenant without an endpoint of its own.
 pub const PUBLIC: &str = "203.0.113.7";
-/// A name that no rule knows, and its address.
+/// A name that no rule matches, and its address.
 pub const FOREIGN: &str = "outside.example.org";
 pub const FOREIGN_ADDRESS: &str = "192.0.2.55";
 

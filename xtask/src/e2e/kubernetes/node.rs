@@ -1,6 +1,6 @@
-//! The first process of a node: it mounts what a machine has, starts the node's programs, and reaps what they leave.
+//! The first process of a node: it mounts what a machine has, starts the node's programs, and reaps orphans.
 //!
-//! It runs in namespaces of its own (mount, uts, ipc, pid, network). Its end is the end of everything in them.
+//! It runs in namespaces of its own (mount, uts, ipc, pid, network). When it ends, everything in them ends.
 
 use std::{
     fs::{self, File},

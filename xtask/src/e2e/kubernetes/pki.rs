@@ -1,4 +1,4 @@
-//! The certificates of a cluster, and who they make its components.
+//! The certificates of a cluster, and the users that they identify.
 
 use std::{fs, net::IpAddr, path::Path};
 
@@ -9,7 +9,7 @@ use rcgen::{
 };
 use serde_json::json;
 
-/// The first address of the Services' network, which stands for the API server.
+/// The first address of the Services' network, which is the API server's.
 pub const API_SERVICE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 96, 0, 1));
 
 /// A certificate authority that writes into one directory.
@@ -19,7 +19,7 @@ pub struct Authority<'a> {
     server: String,
 }
 
-/// Whose certificate it is.
+/// The subject of a certificate.
 pub struct Subject<'a> {
     pub name: &'a str,
     pub organisation: Option<&'a str>,

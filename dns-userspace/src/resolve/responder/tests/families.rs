@@ -1,4 +1,4 @@
-//! A and AAAA while a Service comes or goes and caches have one family and deny the other.
+//! A and AAAA while a Service is created or deleted and caches have one family and deny the other.
 
 use super::*;
 
@@ -32,7 +32,7 @@ fn passes(sent: &[Sent; 2]) -> [bool; 2] {
 
 /// The upstream still has one family while the other is denied already.
 #[tokio::test]
-async fn while_a_service_goes_one_look_up_at_most_contradicts_itself() {
+async fn while_a_service_is_deleted_at_most_one_look_up_contradicts_itself() {
     for gone in BOTH {
         let lab = Lab::new(ResponderOptions::default());
         let whole = |qtype| match qtype {
@@ -55,7 +55,7 @@ async fn while_a_service_goes_one_look_up_at_most_contradicts_itself() {
             assert_eq!(ends, [true, true], "{gone} gone, round {round}");
             pass(5);
         }
-        // Gone altogether.
+        // Both are gone.
         let none = |_| Outcome::NoTarget;
         assert_eq!(passes(&ask_both(&lab, none).await), [true, true]);
     }
@@ -63,7 +63,7 @@ async fn while_a_service_goes_one_look_up_at_most_contradicts_itself() {
 
 /// The upstream still denies one family of a new Service.
 #[tokio::test]
-async fn while_a_service_comes_both_families_are_denied_until_both_are_there() {
+async fn while_a_service_is_created_both_families_are_denied_until_both_exist() {
     for late in BOTH {
         let lab = Lab::new(ResponderOptions::default());
         assert_eq!(
@@ -88,20 +88,20 @@ async fn while_a_service_comes_both_families_are_denied_until_both_are_there() {
         }
         pass(5);
         assert_eq!(passes(&ask_both(&lab, whole).await), [false, false]);
-        let chases = lab.responder.snapshot().chases;
+        let chases = lab.responder.status().chases;
         pass(5);
         assert_eq!(passes(&ask_both(&lab, whole).await), [false, false]);
         assert_eq!(
-            lab.responder.snapshot().chases,
+            lab.responder.status().chases,
             chases + 2,
             "nothing is confirmed any more"
         );
     }
 }
 
-/// A pod that only ever asks for one family is not held up by the other.
+/// A pod that only ever asks for one family is not delayed by the other.
 #[tokio::test]
-async fn one_family_alone_comes_back_at_once() {
+async fn one_family_alone_is_served_again_at_once() {
     for qtype in BOTH {
         let lab = Lab::new(ResponderOptions::default());
         lab.asks(3, 1, QNAME, qtype);

@@ -57,7 +57,7 @@ async fn a_target_that_is_another_rules_name_is_followed_inside() {
             a(TARGET, 7, [10, 0, 0, 1])
         ]
     );
-    assert_eq!(lab.responder.snapshot().namespaces["foo"].answers, 1);
+    assert_eq!(lab.responder.status().namespaces["foo"]["answer"], 1);
     // The zonal name by itself has an answer of its own.
     ask(&lab, &rules, ZONAL, RecordType::A);
     lab.resolve(found(1, 20)).await;
@@ -136,7 +136,7 @@ async fn a_chain_that_comes_back_to_a_rules_target_is_a_loop() {
     let back = Outcome::Answer(addresses(&[TARGET, ZONAL], 1, 20));
     lab.resolve(back).await;
     assert!(is_servfail(&lab.reply()));
-    assert_eq!(lab.responder.snapshot().chase_failures["loop"], 1);
+    assert_eq!(lab.responder.status().chase_failures["loop"], 1);
 }
 
 /// A loop that only a group of several labels makes is not seen when the rules are compiled.
@@ -182,5 +182,5 @@ async fn repeated_names_of_a_regex_are_answered_without_a_look_up() {
         ask(&lab, &rules, qname, RecordType::A);
         assert_eq!(lab.reply().answers.len(), 2, "{qname}");
     }
-    assert_eq!(lab.responder.snapshot().chases, 1);
+    assert_eq!(lab.responder.status().chases, 1);
 }

@@ -1,5 +1,5 @@
-//! A limit is never a denial: what is known is answered however often it is asked for, and a name that exists never passes
-//! to the cache, which would deny it for every type (RFC 8020).
+//! A limit is never a denial: cached answers are served however often they are asked for, and a name that exists never passes
+//! to the existing cache, which would deny it for every type (RFC 8020).
 
 use tokio::sync::mpsc;
 
@@ -41,9 +41,12 @@ async fn sixty_queries_of_another_type_in_a_row_are_one_look_up() {
             assert_eq!(reply.metadata.response_code, ResponseCode::NoError);
             assert_eq!(reply.answers[0], cname(QNAME, 30, TARGET), "{qtype}");
         }
-        let snapshot = lab.responder.snapshot();
-        assert_eq!(snapshot.chases, 1, "{qtype}");
-        assert_eq!((snapshot.store.answers, snapshot.store.other_types), (0, 1));
+        let status = lab.responder.status();
+        assert_eq!(status.chases, 1, "{qtype}");
+        assert_eq!(
+            (status.stores["answers"], status.stores["other_types"]),
+            (0, 1)
+        );
     }
 }
 
@@ -58,8 +61,8 @@ async fn sixty_at_once_wait_for_one_look_up() {
     assert_eq!(lab.replies().len(), 60);
 }
 
-/// A pod that goes through the types of a name that exists: look-ups are limited, and what is over the limit gets silence,
-/// never the cache.
+/// A pod that goes through the types of a name that exists: look-ups are limited, and queries over the limit get no reply and
+/// are never passed.
 #[tokio::test]
 async fn types_beyond_the_limit_are_never_denied() {
     let existing = [
@@ -78,10 +81,10 @@ async fn types_beyond_the_limit_are_never_denied() {
         }
         assert_eq!(lab.pending().await, limit);
         assert_eq!(lab.sent(), [], "{first}");
-        let snapshot = lab.responder.snapshot();
-        assert_eq!(snapshot.unanswered as usize, 60 - limit);
-        assert_eq!(snapshot.passed["rate_limited"], 0);
-        // Another pod is not held up, and what is known is still answered.
+        let status = lab.responder.status();
+        assert_eq!(status.unanswered as usize, 60 - limit);
+        assert_eq!(status.passed_on["rate_limited"], 0);
+        // Another pod is not affected, and cached answers are still served.
         lab.asks(4, 1, QNAME, RecordType::Unknown(2000));
         assert_eq!(lab.pending().await, limit + 1);
     }
@@ -102,14 +105,14 @@ async fn an_expired_answer_is_given_beyond_the_limit() {
 }
 
 #[tokio::test]
-async fn of_a_name_that_nothing_is_known_of_the_cache_may_tell() {
+async fn a_name_without_a_cached_answer_is_left_to_the_existing_cache() {
     let lab = Lab::new(ResponderOptions::default());
     for number in 0..=OTHER_TYPES_PER_SECOND {
         let qname = QNAME.replace("foo", &format!("ns-{number}"));
         lab.asks(3, 1, &qname, RecordType::TXT);
     }
     assert_eq!(lab.sent(), [Sent::PassedOn(3)]);
-    assert_eq!(lab.responder.snapshot().passed["rate_limited"], 1);
+    assert_eq!(lab.responder.status().passed_on["rate_limited"], 1);
 }
 
 /// RFC 8482 §4.1. Java's JNDI asks so.
@@ -123,7 +126,7 @@ async fn any_is_answered_with_the_cname_alone() {
     assert_eq!(reply.answers, [cname(QNAME, 30, TARGET)]);
     assert!(reply.authorities.is_empty());
     assert_eq!(reply.queries[0].query_type(), RecordType::ANY);
-    // Known now, for CNAME too.
+    // Cached now, for CNAME too.
     lab.asks(3, 2, QNAME, RecordType::CNAME);
     lab.asks(3, 3, QNAME, RecordType::ANY);
     assert_eq!(lab.replies().len(), 2);
@@ -143,7 +146,7 @@ async fn answers_of_other_types_are_bounded_and_end_with_the_name() {
         lab.resolve(nodata(RecordType::Unknown(1000 + number)))
             .await;
     }
-    assert_eq!(lab.responder.snapshot().store.other_types, 1);
+    assert_eq!(lab.responder.status().stores["other_types"], 1);
     lab.sent();
     // NXDOMAIN for one of them: none comes back.
     lab.asks(3, 1, QNAME, RecordType::A);
@@ -152,11 +155,11 @@ async fn answers_of_other_types_are_bounded_and_end_with_the_name() {
     lab.sent();
     lab.asks(3, 1, QNAME, RecordType::Unknown(1199));
     assert_eq!(lab.pending().await, 1);
-    assert_eq!(lab.responder.snapshot().store.other_types, 0);
+    assert_eq!(lab.responder.status().stores["other_types"], 0);
 }
 
 #[tokio::test]
-async fn many_targets_of_other_types_stay_within_their_room() {
+async fn answers_of_other_types_for_many_targets_are_bounded() {
     let lab = Lab::new(ResponderOptions::default());
     for number in 0..200 {
         pass(1);
@@ -164,12 +167,12 @@ async fn many_targets_of_other_types_stay_within_their_room() {
         lab.asks(3, 1, &qname, RecordType::TXT);
         lab.resolve(txt(3600)).await;
     }
-    assert_eq!(lab.responder.snapshot().store.other_types, 64);
+    assert_eq!(lab.responder.status().stores["other_types"], 64);
 }
 
 /// A client that is over its rate over TCP.
 #[tokio::test]
-async fn over_the_rate_of_a_stream_what_is_known_is_answered_and_nothing_is_denied() {
+async fn over_the_rate_of_a_stream_cached_answers_are_served_and_nothing_is_denied() {
     let rules = kafka_rule(60);
     let lab = Lab::new(ResponderOptions::default());
     let (sender, mut replies) = mpsc::channel(9);
@@ -192,7 +195,7 @@ async fn over_the_rate_of_a_stream_what_is_known_is_answered_and_nothing_is_deni
     ask(QNAME, RecordType::A, false);
     assert_eq!(replies.recv().await, Some((0, StreamReply::PassOn)));
     ask(QNAME, RecordType::A, true);
-    // Who is over its rate may wait for a look-up that is under way.
+    // A client over its rate may wait for a look-up in flight.
     ask(QNAME, RecordType::A, false);
     lab.resolve(found(1, 10)).await;
     ask(QNAME, RecordType::A, false);

@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test]
-async fn a_target_without_any_address_is_servfail_for_both_families_and_says_why() {
+async fn a_target_without_any_address_is_servfail_with_an_extended_error_for_both_families() {
     for asked in [RecordType::A, RecordType::AAAA] {
         for end in [name("10.0.0.5."), name("fd00.example."), name(TARGET)] {
             let lab = Lab::new(ResponderOptions::default());
@@ -14,12 +14,12 @@ async fn a_target_without_any_address_is_servfail_for_both_families_and_says_why
             let wire = reply.to_vec().unwrap();
             let text = b"the target has no address of either family";
             assert!(wire.windows(text.len()).any(|window| window == text));
-            // One look-up has shown it for both families.
+            // One look-up is enough for both families.
             for qtype in [RecordType::A, RecordType::AAAA] {
                 lab.asks(3, 2, QNAME, qtype);
                 assert!(is_servfail(&lab.reply()), "{asked} then {qtype}");
             }
-            assert_eq!(lab.responder.snapshot().no_address, 1);
+            assert_eq!(lab.responder.status().targets_without_address, 1);
             // The CNAME is what is asked for there.
             lab.asks(3, 3, QNAME, RecordType::CNAME);
             lab.resolve(nodata(RecordType::CNAME)).await;
@@ -32,7 +32,7 @@ async fn a_target_without_any_address_is_servfail_for_both_families_and_says_why
 
 /// The tenant has changed its Service to an address: no last good answer, for neither family.
 #[tokio::test]
-async fn what_was_known_before_does_not_come_back() {
+async fn earlier_answers_do_not_come_back() {
     let lab = Lab::new(ResponderOptions::default());
     for (qtype, known) in [
         (RecordType::A, found(1, 10)),
@@ -93,7 +93,7 @@ async fn an_address_of_the_other_family_is_not_looked_for_again_and_again() {
     lab.resolve(found(1, 5)).await;
     lab.asks(3, 2, QNAME, RecordType::AAAA);
     lab.resolve(nodata(RecordType::AAAA)).await;
-    // A NODATA is not an address, and what was known long ago is not known.
+    // A NODATA is not an address, and an address that expired long ago does not count.
     pass(6);
     lab.asks(3, 3, QNAME, RecordType::A);
     lab.resolve(found(1, 5)).await;

@@ -96,7 +96,7 @@ fn a_local_failure_ends_at_once_and_an_unreachable_server_at_the_deadline() {
 }
 
 #[test]
-fn the_reply_is_taken_and_says_whether_it_needed_the_opt_left_out() {
+fn the_reply_is_taken_and_shows_whether_the_opt_was_left_out() {
     for (tries, expected) in [(2, false), (3, true)] {
         let (mut exchange, start) = exchange(Style::FULL);
         for number in 0..tries {
@@ -186,7 +186,7 @@ fn a_server_that_does_not_keep_lower_case_is_asked_over_tcp_at_once() {
         exchange.received(Received::Reply(upper.clone()), start),
         Next::AskTcp(_)
     ));
-    // A connection is hard to forge, so that case need not vouch for it.
+    // A connection is hard to forge, so that case is not needed against forgery.
     assert!(matches!(
         exchange.tcp_ended(Ok(upper)),
         Next::Done(Ok(Attempt::Reply {

@@ -20,7 +20,7 @@ fn port(lease: &Lease) -> u16 {
     lease.socket.socket.local_addr().unwrap().port()
 }
 
-/// A message of an ID, with one byte to tell it from others.
+/// A message with an ID, and one byte that distinguishes it.
 fn message(id: u16, byte: u8) -> Vec<u8> {
     [&id.to_be_bytes()[..], &[byte]].concat()
 }
@@ -33,7 +33,7 @@ async fn closed(pool: &Pool, open: usize) {
 }
 
 #[tokio::test]
-async fn each_look_up_has_a_port_of_its_own_while_there_is_room() {
+async fn each_look_up_has_a_port_of_its_own_up_to_the_limit() {
     let pool = Arc::new(Pool::new(16));
     let (_socket, server) = server().await;
     let leases: Vec<Lease> = (0..12).map(|_| lease(&pool, server)).collect();
@@ -106,7 +106,7 @@ async fn guesses_count_for_all_and_late_replies_for_none() {
     drop(ended);
     let guess = (0..).find(|id| ![first.id(), second.id(), late].contains(id));
     let send = async |id| socket.send_to(&message(id, 0), client).await.unwrap();
-    // The right reply behind a guess comes first: a look-up that has it needs to know of no guess.
+    // The right reply behind a guess comes first: a look-up that has it does not need the guesses.
     send(late).await;
     send(guess.unwrap()).await;
     send(second.id()).await;
@@ -122,7 +122,7 @@ async fn guesses_count_for_all_and_late_replies_for_none() {
 }
 
 #[tokio::test]
-async fn what_comes_from_elsewhere_is_not_received() {
+async fn datagrams_from_other_addresses_are_not_received() {
     let pool = Arc::new(Pool::new(1));
     let (socket, server) = server().await;
     let (other, _) = self::server().await;
@@ -140,7 +140,7 @@ async fn what_comes_from_elsewhere_is_not_received() {
 }
 
 #[tokio::test]
-async fn a_closed_port_is_unreachable_for_all_who_ask_it() {
+async fn a_closed_port_is_unreachable_for_every_look_up() {
     let pool = Arc::new(Pool::new(1));
     let (socket, server) = server().await;
     drop(socket);

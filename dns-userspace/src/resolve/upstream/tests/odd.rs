@@ -1,4 +1,4 @@
-//! Servers that do not take EDNS, do not keep the case of a question, know names in lower case only, or have no TCP.
+//! Servers that do not take EDNS, do not keep the case of a question, have names in lower case only, or have no TCP.
 
 use std::sync::Mutex;
 
@@ -176,7 +176,7 @@ async fn a_server_that_lower_cases_the_question_is_asked_in_lower_case() {
 
 /// In upper case, or as a zone file spells it: not even lower case comes back.
 #[tokio::test]
-async fn a_server_that_spells_the_question_its_own_way_is_asked_over_tcp() {
+async fn a_server_that_changes_the_case_of_the_question_is_asked_over_tcp() {
     let zone_file = |byte: &u8| {
         if *byte == b'k' || *byte == b'K' {
             b'K'
@@ -193,7 +193,7 @@ async fn a_server_that_spells_the_question_its_own_way_is_asked_over_tcp() {
 }
 
 #[tokio::test]
-async fn a_name_that_is_known_in_lower_case_only_is_found() {
+async fn a_name_that_exists_in_lower_case_only_is_found() {
     for (label, flags) in [
         ("NXDOMAIN", NXDOMAIN),
         ("REFUSED", 0x8185),

@@ -1,5 +1,5 @@
-//! What gregor leaves alone stays as it was, byte for byte, and the cache sees the pod; what it answers follows the rules
-//! for answers when upstreams fail, change, or contradict themselves.
+//! Passed queries are unchanged, byte for byte, and the cache sees the pod's address; answers follow the rules when upstreams
+//! fail, change, or contradict themselves.
 
 #![allow(
     clippy::unwrap_used,
@@ -44,11 +44,11 @@ const CLUSTER: IpAddr = IpAddr::V4(CLUSTER_DNS_V4);
 /// How a query is expected to reach the cache.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Way {
-    /// The program lets it go, for this reason.
+    /// The program passes it, for this reason.
     Kernel(&'static str),
     /// The responder looked for a target, found none and sent it on.
     Responder,
-    /// The program does not even count it.
+    /// The program does not count it.
     Unseen,
 }
 
@@ -205,7 +205,7 @@ fn lab_with_a_reference(cache: CacheKind, cluster: ClusterKind) -> (Lab, String)
     (lab, config)
 }
 
-fn passes_untouched(cache: CacheKind, cluster: ClusterKind) {
+fn queries_pass_unchanged(cache: CacheKind, cluster: ClusterKind) {
     let (lab, config) = lab_with_a_reference(cache, cluster);
     let before: Vec<_> = clients()
         .iter()
@@ -328,7 +328,7 @@ fn went(what: &str, way: Way, before: &Metrics, after: &Metrics) {
         }
         Way::Responder => {
             assert_eq!(taken, grown(&|m| m.passed_on("no_target")), "{what}");
-            // Known by then, most of the time: the program passes it.
+            // In the program's table by then, most of the time: the program passes it.
             let passed = taken + grown(&|m| m.passed("no_target"));
             assert_eq!(passed, 1.0, "{what}");
         }
@@ -345,28 +345,28 @@ fn went(what: &str, way: Way, before: &Metrics, after: &Metrics) {
 }
 
 #[test]
-fn nothing_changes_behind_coredns_as_nodelocal_runs_it() {
-    passes_untouched(CacheKind::CoreDns { template: false }, ClusterKind::CoreDns);
+fn passed_queries_are_unchanged_behind_coredns_as_nodelocal() {
+    queries_pass_unchanged(CacheKind::CoreDns { template: false }, ClusterKind::CoreDns);
 }
 
 #[test]
-fn nothing_changes_behind_the_articles_template() {
-    passes_untouched(CacheKind::CoreDns { template: true }, ClusterKind::CoreDns);
+fn passed_queries_are_unchanged_behind_the_articles_template() {
+    queries_pass_unchanged(CacheKind::CoreDns { template: true }, ClusterKind::CoreDns);
 }
 
 #[test]
-fn nothing_changes_behind_unbound() {
-    passes_untouched(CacheKind::Unbound, ClusterKind::CoreDns);
+fn passed_queries_are_unchanged_behind_unbound() {
+    queries_pass_unchanged(CacheKind::Unbound, ClusterKind::CoreDns);
 }
 
 #[test]
-fn nothing_changes_behind_the_embedded_cache() {
-    passes_untouched(CacheKind::Embedded, ClusterKind::Embedded);
+fn passed_queries_are_unchanged_behind_the_embedded_cache() {
+    queries_pass_unchanged(CacheKind::Embedded, ClusterKind::Embedded);
 }
 
-/// What a template answers for a tenant without target is the operator's own, and arrives as it is.
+/// The template's answer for a tenant without target reaches the pod unchanged.
 #[test]
-fn the_operators_bare_cname_arrives() {
+fn a_bare_cname_of_the_operators_template_reaches_the_pod() {
     let (lab, config) =
         lab_with_a_reference(CacheKind::CoreDns { template: true }, ClusterKind::CoreDns);
     let _gregor = lab
@@ -429,7 +429,7 @@ fn failing_config(lab: &Lab) -> String {
     )
 }
 
-/// From the moment that the upstream is gone: the last good answer, and nothing else, until `serve_stale` is over.
+/// From the moment that the upstream has ended: the last good answer, and nothing else, until `serve_stale` is over.
 fn last_good_answer_then_servfail(lab: &Lab, gregor: &Gregor, server: IpAddr, started: Instant) {
     let foo = lab.pod("foo");
     let mut stale = 0;
@@ -473,7 +473,7 @@ fn a_dead_cluster_dns_leaves_the_last_good_answer() {
     }
     let cluster = lab.cluster().process().unwrap();
     cluster.signal(Signal::SIGSTOP);
-    // Never seen: nothing to fall back on.
+    // Not cached: there is no last good answer.
     is_servfail(lab.pod("bar"), CLUSTER, &qualified("bar"));
     assert!(Metrics::of(&gregor).get(r#"gregor_chase_failures_total{reason="timeout"}"#) > 0.0);
     last_good_answer_then_servfail(&lab, &gregor, CLUSTER, started);
@@ -501,13 +501,13 @@ fn a_resolver_behind_a_dead_cluster_dns_stays_on_its_endpoint() {
     let cluster = lab.cluster().process().unwrap();
     cluster.signal(Signal::SIGSTOP);
     let stale = || Metrics::of(&gregor).get("gregor_stale_answers_total");
-    // The program goes on answering it, and it is counted when a look-up fails: not at each question.
+    // The program keeps answering it, and it is counted when a look-up fails: not at each question.
     until("an A of the past, once the cache has none either", || {
         let reply = ask(foo, CACHE, &qualified("foo"), RecordType::A);
         assert_eq!(addresses(&reply), sorted(FOO_ADDRESSES));
         (stale() > 0.0).then_some(())
     });
-    // From here on the program has it, and goes on to answer it.
+    // From here on the program has it, and keeps answering it.
     let before = Metrics::of(&gregor).intercepted();
     assert_eq!(foo.getent(BROKER).unwrap(), sorted(FOO_ADDRESSES));
     assert!(Metrics::of(&gregor).intercepted() > before);
@@ -515,7 +515,7 @@ fn a_resolver_behind_a_dead_cluster_dns_stays_on_its_endpoint() {
 }
 
 #[test]
-fn without_a_route_to_the_cluster_dns_a_known_name_keeps_its_answer() {
+fn without_a_route_to_the_cluster_dns_a_cached_name_keeps_its_answer() {
     let lab = Lab::builder("e2eunr")
         .pod("foo")
         .pod("bar")
@@ -531,7 +531,7 @@ fn without_a_route_to_the_cluster_dns_a_known_name_keeps_its_answer() {
     };
     foo();
     lab.node().ip("link set uplink down\n").unwrap();
-    // Never seen: the server's own affair, and it is not there.
+    // Not cached: passed to the server, which cannot be reached.
     let (query, _) = Wire::new(&qualified("bar"), RecordType::A).bytes();
     let reply = exchange_within(lab.pod("bar"), CLUSTER, &query, Duration::from_secs(1));
     assert_eq!(reply, None);
@@ -560,9 +560,9 @@ fn point_at(lab: &Lab, namespace: &str, target: Option<&str>) {
     });
 }
 
-/// A Service that comes, changes and goes is followed, one TTL later at the latest.
+/// Changes of a Service take effect one TTL later at the latest, its creation and deletion too.
 #[test]
-fn a_target_that_changes_is_followed() {
+fn a_changed_target_is_served_within_its_ttl() {
     let lab = Lab::builder("e2echange")
         .pod("foo")
         .pod("baz")
@@ -623,7 +623,7 @@ fn a_target_that_changes_is_followed() {
 }
 
 #[test]
-fn a_target_that_leads_nowhere_is_a_failure_and_said_to_be_one() {
+fn a_broken_chain_is_servfail_with_a_warning() {
     let lab = Lab::builder("e2ebroken")
         .pod("foo")
         .cache(CacheKind::None)
@@ -644,7 +644,7 @@ fn a_target_that_leads_nowhere_is_a_failure_and_said_to_be_one() {
         "{}",
         gregor.log()
     );
-    // Repaired: served within the time that a failure is remembered.
+    // Repaired: served within the time that a failure is cached.
     point_at(&lab, "foo", Some(FOO_ENDPOINT));
     until("repaired", || {
         let reply = ask(lab.pod("foo"), CLUSTER, &qualified("foo"), RecordType::A);
@@ -768,7 +768,7 @@ fn a_missing_family_is_nodata_behind_the_embedded_cache() {
 
 /// Header, question and OPT of an answer: SEMANTICS of what a client may rely on, byte by byte.
 #[test]
-fn what_an_answer_carries() {
+fn header_question_and_opt_of_an_answer() {
     let lab = Lab::builder("e2eform")
         .pod("foo")
         .cache(CacheKind::Embedded)
@@ -830,7 +830,7 @@ fn what_an_answer_carries() {
     assert!(!lab.cache().asked().iter().any(|asked| asked.qname == name));
 }
 
-/// An upstream that knows one target, an alias of a name with TXT, HTTPS and SVCB records.
+/// An upstream with one target, an alias of a name with TXT, HTTPS and SVCB records.
 fn serve_other_types(socket: &UdpSocket) {
     let mut buffer = [0; 4096];
     while let Ok((length, client)) = socket.recv_from(&mut buffer) {

@@ -1,4 +1,4 @@
-//! A contender at work in a lab of its own, with generators in its pods.
+//! A contender in a lab of its own, with generators in its pods.
 
 use std::{
     fs,
@@ -28,7 +28,7 @@ use crate::{
     machine,
 };
 
-/// What a stand is to have.
+/// The requirements of a testbed.
 #[derive(Clone, Debug)]
 pub struct Needs {
     /// One per Kubernetes namespace.
@@ -54,8 +54,8 @@ pub fn namespace(index: usize) -> String {
 /// Generators, by the thread that they run on.
 pub type Senders = Vec<Vec<Frames>>;
 
-/// A contender at work.
-pub struct Stand {
+/// A running contender.
+pub struct Testbed {
     pub lab: Lab,
     pub gregor: Option<Gregor>,
     /// How long the last program that answers took from its start to its readiness.
@@ -70,7 +70,7 @@ pub struct Stand {
     cores: usize,
 }
 
-impl Stand {
+impl Testbed {
     /// Pods and a cluster DNS, with nothing to answer on the node, and the receiver of replies in each pod.
     pub(super) fn new(needs: &Needs) -> Result<Self> {
         let mut builder = Lab::builder("bench")
@@ -354,16 +354,16 @@ mod tests {
 
     const COUNT: usize = 5000;
 
-    fn once(stand: &Stand, names: &[String]) -> Flow {
-        let mut senders = stand.senders(1, 1, |_| names.to_vec()).unwrap();
-        stand.run_once(&mut senders[0][0], 64).unwrap()
+    fn once(testbed: &Testbed, names: &[String]) -> Flow {
+        let mut senders = testbed.senders(1, 1, |_| names.to_vec()).unwrap();
+        testbed.run_once(&mut senders[0][0], 64).unwrap()
     }
 
     #[test]
     fn every_frame_is_answered_and_counted_once() {
-        let mut stand = by_id(REFLECTOR).unwrap().start(&Needs::default()).unwrap();
+        let mut testbed = by_id(REFLECTOR).unwrap().start(&Needs::default()).unwrap();
         let names = Names::of(Traffic::Matched, &namespace(0), COUNT).list(COUNT);
-        let flow = once(&stand, &names);
+        let flow = once(&testbed, &names);
         assert_eq!(flow.sent, COUNT as u64);
         assert_eq!(flow.replies.answers, COUNT as u64, "{flow:?}");
         assert_eq!((flow.replies.all(), flow.lost_in_all), (COUNT as u64, 0));
@@ -371,17 +371,17 @@ mod tests {
         let sent: usize = names.iter().map(|name| name.len() + 2 + 4 + 12 + 42).sum();
         assert_eq!(flow.replies.bytes, (sent + 16 * COUNT) as u64);
 
-        let mut senders = stand.senders(1, 1, |_| names.clone()).unwrap();
+        let mut senders = testbed.senders(1, 1, |_| names.clone()).unwrap();
         let span = Span {
             warm_up: Duration::ZERO,
             duration: Duration::from_millis(50),
         };
-        let flow = stand.run(&mut senders, Pace::Window(100), span).unwrap();
+        let flow = testbed.run(&mut senders, Pace::Window(100), span).unwrap();
         assert!(
             flow.replies.answers > 0 && flow.lost_in_all == 0,
             "{flow:?}"
         );
-        let dropped = stand
+        let dropped = testbed
             .run_discarding(&mut senders, flow.same_pace(), span)
             .unwrap();
         assert!(
@@ -389,12 +389,12 @@ mod tests {
             "{dropped:?}"
         );
         // What dropped is gone again.
-        assert_eq!(once(&stand, &names).lost_in_all, 0);
+        assert_eq!(once(&testbed, &names).lost_in_all, 0);
 
         // Sockets in the same pod get their replies: the receiver takes those of the generator alone.
-        let server = stand.server();
+        let server = testbed.server();
         let ask = names[..10].to_vec();
-        let closed::Waits { times, lost } = stand
+        let closed::Waits { times, lost } = testbed
             .pod()
             .netns()
             .enter(move || closed::run(server, &ask, Duration::from_millis(50)))
@@ -402,7 +402,7 @@ mod tests {
             .unwrap();
         assert!(!times.is_empty() && lost == 0, "{lost} of {}", times.len());
         let ask = names[..10].to_vec();
-        let outcome = stand
+        let outcome = testbed
             .pod()
             .netns()
             .enter(move || open::run(server, &ask, 1000, Duration::from_millis(100)))
@@ -413,16 +413,16 @@ mod tests {
     }
 
     #[test]
-    fn replies_are_told_apart() {
-        let stand = by_id(NODELOCAL).unwrap().start(&Needs::default()).unwrap();
+    fn replies_are_counted_by_kind() {
+        let testbed = by_id(NODELOCAL).unwrap().start(&Needs::default()).unwrap();
         let matched = Names::of(Traffic::Matched, &namespace(0), 40).list(40);
         let foreign = Names::of(Traffic::Foreign, &namespace(0), 40).list(40);
         for names in [matched, foreign] {
-            let replies = once(&stand, &names).replies;
+            let replies = once(&testbed, &names).replies;
             assert_eq!((replies.answers, replies.all()), (40, 40), "{replies:?}");
         }
         let missing: Vec<String> = (0..40).map(|n| format!("n{n}.cluster.local")).collect();
-        let replies = once(&stand, &missing).replies;
+        let replies = once(&testbed, &missing).replies;
         assert_eq!((replies.nxdomain, replies.all()), (40, 40), "{replies:?}");
     }
 }

@@ -61,7 +61,7 @@ fn label(random: &mut StdRng, longest: usize) -> String {
         .collect()
 }
 
-/// An answer as a chase might have shown it: some with a long chain, some without an address, some too long for UDP.
+/// An answer as a chase might return it: some with a long chain, some without an address, some too long for UDP.
 fn answer(random: &mut StdRng, target: &str, qtype: u16) -> (Answer, usize) {
     let mut names = vec![name(target)];
     for _ in 0..random.random_range(0..3) {
@@ -132,7 +132,7 @@ fn message(random: &mut StdRng, known: &Known) -> Vec<u8> {
     };
     let mut bytes = message.build();
     bytes[..2].copy_from_slice(&random.random::<[u8; 2]>());
-    // RD, AD and CD are all that a query may have; DO stands in the OPT's flags.
+    // RD, AD and CD are all that a query may have; DO is in the OPT's flags.
     bytes[2] = random.random_range(0..2u8);
     bytes[3] = [0, 0x10, 0x20, 0x30][random.random_range(0..4usize)];
     bytes

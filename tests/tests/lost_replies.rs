@@ -1,5 +1,5 @@
-//! What the tenants' resolvers make of one query that is left without a reply, and of one that gets SERVFAIL, before the
-//! answer is there: why gregor keeps silent about a name that exists and that it cannot look up. Wants root.
+//! How the tenants' resolvers react to one query without a reply, and to one with SERVFAIL, before the answer is there: why
+//! gregor sends no reply for a name that exists and that it cannot look up. Wants root.
 
 #![allow(
     clippy::unwrap_used,
@@ -69,7 +69,7 @@ fn reply(query: &[u8], first: First, since: &mut Option<Instant>) -> Option<Vec<
 }
 
 #[test]
-fn after_silence_a_resolver_asks_again_and_after_servfail_it_goes_elsewhere() {
+fn resolvers_retry_after_no_reply_and_go_on_after_servfail() {
     let lab = Lab::builder("silence")
         .pod("foo")
         .cache(CacheKind::None)

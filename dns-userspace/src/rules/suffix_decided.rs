@@ -1,14 +1,14 @@
-//! Which rules settle a name by its last labels alone: those with a leading `*` of which no earlier rule takes a part.
+//! Which rules match by the last labels of a name alone: those with a leading `*` whose names no earlier rule matches.
 //!
-//! For these the program may know an answer by the end of the name (`dns_common::answer::locate_by_suffix`). To say no
-//! where yes would do costs time only, so whatever is hard to tell is a no.
+//! For these the program may find an answer by the suffix of the name (`dns_common::answer::locate_by_suffix`). The result is
+//! conservative: `false` for a rule that could be `true` only costs time.
 
 use std::collections::HashMap;
 
 use super::pattern::{Pattern, PatternLabel};
 
-/// Nodes visited in all; more than some thousands of rules of usual shape take.
-const PATIENCE: usize = 4_000_000;
+/// Limit of visited nodes; more than some thousands of rules of usual shape take.
+const MAX_VISITS: usize = 4_000_000;
 
 /// Labels of the rules so far, from the root on.
 #[derive(Debug, Default)]
@@ -37,50 +37,50 @@ impl Node {
         self.literals.is_empty() && self.capture.is_none()
     }
 
-    /// Whether a name that `labels` end, with more in front of them, can be one of a rule in here.
-    fn meets(&self, labels: &[&PatternLabel], patience: &mut usize) -> bool {
-        if self.ends_any || *patience == 0 {
+    /// Whether a name that ends with `labels`, and has more in front of them, can match a rule of this subtree.
+    fn meets(&self, labels: &[&PatternLabel], visits_left: &mut usize) -> bool {
+        if self.ends_any || *visits_left == 0 {
             return true;
         }
-        *patience -= 1;
+        *visits_left -= 1;
         let Some((label, rest)) = labels.split_first() else {
             // Rules that go on from here have more labels; one that ends here, without `*`, has too few.
             return !self.is_leaf();
         };
         let capture = self.capture.as_deref();
-        if capture.is_some_and(|node| node.meets(rest, patience)) {
+        if capture.is_some_and(|node| node.meets(rest, visits_left)) {
             return true;
         }
         match label {
             PatternLabel::Literal(text) => self
                 .literals
                 .get(&text.to_ascii_lowercase())
-                .is_some_and(|node| node.meets(rest, patience)),
+                .is_some_and(|node| node.meets(rest, visits_left)),
             PatternLabel::Capture(_) => self
                 .literals
                 .values()
-                .any(|node| node.meets(rest, patience)),
+                .any(|node| node.meets(rest, visits_left)),
         }
     }
 }
 
-/// For each rule whether it is one; `None` stands for a rule that is not a pattern.
-pub fn lone(patterns: &[Option<&Pattern>]) -> Vec<bool> {
+/// For each rule, whether the suffix decides it; `None` is a rule that is not a pattern.
+pub fn by_rule(patterns: &[Option<&Pattern>]) -> Vec<bool> {
     let mut seen = Node::default();
-    let mut patience = PATIENCE;
+    let mut visits_left = MAX_VISITS;
     let mut unclear = false;
     patterns
         .iter()
         .map(|pattern| {
             let Some(pattern) = pattern else {
-                // What a regular expression takes is hard to tell.
+                // The names of a regular expression are not analysed.
                 unclear = true;
                 return false;
             };
             let labels: Vec<&PatternLabel> = pattern.labels.iter().rev().collect();
-            let lone = !unclear && pattern.any_labels && !seen.meets(&labels, &mut patience);
+            let decides = !unclear && pattern.any_labels && !seen.meets(&labels, &mut visits_left);
             seen.insert(pattern);
-            lone
+            decides
         })
         .collect()
 }
@@ -89,25 +89,25 @@ pub fn lone(patterns: &[Option<&Pattern>]) -> Vec<bool> {
 mod tests {
     use super::*;
 
-    fn lone_of(patterns: &[&str]) -> Vec<bool> {
+    fn decided(patterns: &[&str]) -> Vec<bool> {
         let parsed: Vec<Pattern> = patterns
             .iter()
             .map(|text| Pattern::parse(text).unwrap())
             .collect();
-        lone(&parsed.iter().map(Some).collect::<Vec<_>>())
+        by_rule(&parsed.iter().map(Some).collect::<Vec<_>>())
     }
 
     #[test]
-    fn a_rule_is_alone_unless_an_earlier_one_takes_names_of_its_own() {
+    fn the_suffix_decides_a_rule_unless_an_earlier_one_matches_some_of_its_names() {
         let kafka = "*.kafka.{namespace}.svc.cluster.local";
-        assert_eq!(lone_of(&[kafka]), [true]);
+        assert_eq!(decided(&[kafka]), [true]);
         assert_eq!(
-            lone_of(&[kafka, "*.db.{namespace}.svc.cluster.local"]),
+            decided(&[kafka, "*.db.{namespace}.svc.cluster.local"]),
             [true, true]
         );
         // Later rules do not matter.
         assert_eq!(
-            lone_of(&[kafka, "a.kafka.foo.svc.cluster.local"]),
+            decided(&[kafka, "a.kafka.foo.svc.cluster.local"]),
             [true, false]
         );
         for earlier in [
@@ -118,26 +118,26 @@ mod tests {
             "*.{x}.{namespace}.svc.cluster.local",
             kafka,
         ] {
-            assert!(!lone_of(&[earlier, kafka])[1], "{earlier}");
+            assert!(!decided(&[earlier, kafka])[1], "{earlier}");
         }
         for earlier in [
-            // Exactly as many labels as stand behind `*`, or fewer.
+            // Exactly as many labels as follow `*`, or fewer.
             "kafka.foo.svc.cluster.local",
             "foo.svc.cluster.local",
             "*.kafka.{namespace}.pod.cluster.local",
             "*.other.foo.svc.cluster.local",
         ] {
-            assert!(lone_of(&[earlier, kafka])[1], "{earlier}");
+            assert!(decided(&[earlier, kafka])[1], "{earlier}");
         }
         // Without `*` there is nothing in front.
-        assert_eq!(lone_of(&["kafka.{namespace}.svc"]), [false]);
+        assert_eq!(decided(&["kafka.{namespace}.svc"]), [false]);
     }
 
     #[test]
-    fn after_a_regular_expression_nobody_is_alone() {
+    fn the_suffix_decides_no_rule_after_a_regular_expression() {
         let pattern = Pattern::parse("*.kafka.{namespace}.svc").unwrap();
         assert_eq!(
-            lone(&[Some(&pattern), None, Some(&pattern)]),
+            by_rule(&[Some(&pattern), None, Some(&pattern)]),
             [true, false, false]
         );
     }

@@ -356,7 +356,7 @@ pub const METRICS: &[Metric] = &[
     .shown(Section::Tcp, "open"),
     Metric::counter(
         "tcp_queries",
-        "Messages over steered connections, by what became of them",
+        "Messages over steered connections, by result",
         |status| {
             let tcp = &status.tcp.counters;
             fixed([

@@ -29,7 +29,7 @@ const DEAD: Index = 0;
 /// Above every state: one transition never leaves the table.
 const MAX_STATE: usize = TABLE_LEN - 256;
 /// With more steps between states than these, they do not fit into the table: dead ends, cases of letters and ends of names
-/// that are compared as a whole take some away, but not so many.
+/// that are compared as a whole save some, but not so many.
 const MOST_STEPS: usize = 8 * TABLE_LEN;
 /// States between two looks at the time.
 const STATES_A_LOOK: usize = 256;

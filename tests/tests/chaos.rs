@@ -40,7 +40,7 @@ fn promises_are_kept(place: Place) {
     let verdict = run(QUICK, place, None);
     assert_eq!(verdict.broken, Vec::<String>::new());
     let sent: u64 = verdict.rows.values().flat_map(|row| row.counts.sent).sum();
-    assert!(sent > 10_000, "{sent} queries: too few to tell");
+    assert!(sent > 10_000, "{sent} queries: too few for a result");
 }
 
 #[test]

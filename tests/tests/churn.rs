@@ -95,7 +95,7 @@ fn frame() -> Vec<u8> {
     frame
 }
 
-/// Publishes, replaces, withdraws and evicts until `enough` is set; returns how often.
+/// Publishes, replaces, withdraws and evicts until `done` is set; returns how often.
 fn churn(answers: &Answers, rules: &RuleSet, done: &AtomicBool) -> u64 {
     let keys: Vec<Key> = (0..KEYS)
         .map(|key| answers.key(rules.rules()[key % 2].id(), 1, FIRST_V4, &[namespace(key)]))
@@ -181,7 +181,7 @@ fn no_look_up_returns_bytes_of_another_key() {
         .map_or(10_000_000, |count| count.parse().expect("a number"));
     let seen = run("churn", |seen| seen.lookups >= lookups || seen.foreign > 0);
     assert_eq!(seen.foreign, 0, "{seen:?}");
-    assert!(seen.own > lookups / 50, "{seen:?}: too few to tell");
+    assert!(seen.own > lookups / 50, "{seen:?}: too few for a result");
 }
 
 #[test]

@@ -156,7 +156,8 @@ fn a_reload_that_fails_after_loading_leaves_the_last_good_configuration() {
     until("the reload fails", || {
         assert!(gregor.process().exited().is_none(), "{}", gregor.log());
         let log = gregor.log();
-        log.contains("the last good one goes on").then_some(())
+        log.contains("the last good one stays in force")
+            .then_some(())
     });
     fs::remove_file(&trigger).unwrap();
     assert_eq!(rules(&gregor), 1);

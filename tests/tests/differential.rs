@@ -1227,7 +1227,7 @@ fn invariants(case: &Case<'_>) -> Result<(), String> {
             answer.extended_error == (answer.is_servfail() && edns.is_some()),
         ),
         (
-            "a chain for everybody who has a target",
+            "a chain for every tenant with a target",
             answer.is_servfail()
                 || (answer.truncated && answer.chain.is_empty())
                 || answer.chain.first().is_some_and(|(owner, target)| {

@@ -769,7 +769,7 @@ impl Case<'_> {
         if read.tc {
             let query = self.shape.query(&reply.qname, self.qtype);
             let whole = exchange_tcp(lab.pod("foo"), self.server, &query);
-            let whole = whole.unwrap_or_else(|| panic!("{what}: TC, and nobody answers over TCP"));
+            let whole = whole.unwrap_or_else(|| panic!("{what}: TC, and no answer over TCP"));
             let [whole] = &reading::both(&[whole]).unwrap()[..] else {
                 panic!("one message, one reading");
             };

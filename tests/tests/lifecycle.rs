@@ -590,7 +590,7 @@ fn a_bad_configuration_leaves_the_last_good_one() {
     }
     let log = gregor.log();
     assert!(
-        log.contains("ERROR") && log.contains("the last good one goes on"),
+        log.contains("ERROR") && log.contains("the last good one stays in force"),
         "{log}"
     );
 

@@ -77,7 +77,7 @@ fn needs(said: &str) -> Vec<String> {
         }
     }
     if !has_symbols {
-        needs.push("its symbols are stripped, so nothing can be said of what it calls".to_owned());
+        needs.push("its symbols are stripped, so its calls cannot be checked".to_owned());
     }
     needs
 }

@@ -44,7 +44,7 @@ const FILES: [(&str, &[&str]); 3] = [
 /// What the chart is rendered for where there is no cluster.
 pub const KUBE_VERSION: &str = "1.36.0";
 
-/// Values, and what the chart makes of them.
+/// Values, and the expected manifests.
 const MAKES: [(&str, &str); 25] = [
     ("preset=nodelocal", "servers = [\"169.254.20.10\"]"),
     (

@@ -245,7 +245,7 @@ fn demonstrate(lab: &Lab, cache: Cache, with_gregor: bool) -> Result<bool> {
         let right = same(&found, &question.addresses) && cache_was_asked != question.ours;
         as_expected &= right;
         let who = match (found.is_empty(), cache_was_asked) {
-            (true, _) => "nobody".to_owned(),
+            (true, _) => "none".to_owned(),
             (false, true) => format!("{}\nwhich saw {}", cache.describe(), pod.v4),
             (false, false) => "gregor".to_owned(),
         };

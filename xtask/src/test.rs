@@ -186,7 +186,7 @@ fn chart(tally: &mut Tally) {
     }
 }
 
-/// The order of loads and stores around an answer, where herd7 can be had.
+/// The order of loads and stores around an answer, where herd7 is available.
 fn litmus(tally: &mut Tally) -> Result<()> {
     headline("litmus tests");
     match Herd::find() {

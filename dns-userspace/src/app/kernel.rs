@@ -40,7 +40,7 @@ enum Request {
     End(End, oneshot::Sender<()>),
 }
 
-/// What becomes of the programs.
+/// Whether the programs are detached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
     /// They are detached from every interface, and nothing stays pinned.

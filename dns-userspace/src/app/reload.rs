@@ -44,7 +44,7 @@ impl App {
             let error = format!("{error:#}");
             tracing::error!(
                 error,
-                "the new configuration is refused; the last good one goes on"
+                "the new configuration is refused; the last good one stays in force"
             );
             self.state.refused(error);
         }

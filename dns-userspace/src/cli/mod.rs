@@ -55,7 +55,7 @@ enum Command {
     Check(check::Args),
     /// Show the state of the running gregor.
     Status(status::Args),
-    /// Show what becomes of each intercepted query, as it happens.
+    /// Show the outcome of each intercepted query, as it happens.
     Monitor(monitor::Args),
     /// Whether the running gregor is alive or ready, as an exit code.
     Probe(probe::Args),
@@ -210,7 +210,7 @@ Commands:
             "  run      Attach to the pods' interfaces and answer until SIGTERM",
             "  check    Look at kernel, privileges, hooks and configuration before anything is attached",
             "  status   Show the state of the running gregor",
-            "  monitor  Show what becomes of each intercepted query, as it happens",
+            "  monitor  Show the outcome of each intercepted query, as it happens",
             "  explain  Say what would happen to a query, and why",
             "  import   Turn another program's configuration into rules",
             "  detach   Take every program of gregor off this node, also while a hung gregor holds them",

@@ -62,7 +62,10 @@ fn render(status: &Status) -> String {
         ),
     );
     if let Some(error) = &status.config.error {
-        line("", &format!("REFUSED, the last good one goes on: {error}"));
+        line(
+            "",
+            &format!("REFUSED, the last good one stays in force: {error}"),
+        );
     }
     for warning in &status.config.warnings {
         line("", &format!("warning: {warning}"));
@@ -332,7 +335,7 @@ tcp (after-truncation)
         let text = render(&status);
         for part in [
             "ready        no: not every interface that is present is attached",
-            "REFUSED, the last good one goes on: line 3: no",
+            "REFUSED, the last good one stays in force: line 3: no",
             "warning: rule `kafka` is shadowed",
             "interfaces (0 of 1 attached)",
             "veth7 (7) NOT ATTACHED: it is busy",

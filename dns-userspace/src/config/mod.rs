@@ -246,7 +246,7 @@ impl Config {
     }
 }
 
-/// [`load`], for a text that is at hand.
+/// [`load`] for a text in memory.
 pub fn compile(
     path: &Path,
     text: &str,

@@ -379,7 +379,7 @@ pub(super) fn leave(link: Link) {
 }
 
 /// Whether another process detached a program from an interface that is still there: a filter with its qdisc, a link by
-/// BPF_LINK_DETACH. x is an event of its own.
+/// BPF_LINK_DETACH. The removal of an interface is an event of its own.
 pub(super) fn is_removed(link: &Link, interface: &Interface, order: Order) -> bool {
     let is_on_hook = match link {
         Link::Bpf(link, _) => link.is_attached(),

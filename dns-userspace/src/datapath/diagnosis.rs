@@ -39,7 +39,7 @@ impl fmt::Display for Diagnosis {
 pub struct Wanted {
     /// To within a few per cent; 0 when that is not known.
     pub bytes: u64,
-    /// The part of it that a reload makes anew, beside what is in use.
+    /// The part of it that a reload allocates again, beside what is in use.
     pub of_reload: u64,
     /// Processors that this machine may have, and the part of `bytes` that each of them has.
     pub processors: u64,

@@ -20,7 +20,7 @@ const RING_PAGES: u64 = 3;
 pub(super) struct Footprint {
     /// To within a few per cent.
     pub bytes: u64,
-    /// The part of it that a reload makes anew.
+    /// The part of it that a reload allocates again.
     pub of_reload: u64,
     /// The part of it that each possible processor has.
     pub per_processor: u64,
@@ -109,7 +109,7 @@ mod tests {
 
     /// The matcher's table of 4 MiB, and little else.
     #[test]
-    fn a_reload_makes_the_matcher_anew() {
+    fn a_reload_allocates_the_matcher_again() {
         const MIB: u64 = 1 << 20;
         let of = |answers| options::tests::footprint(answers, 2).of_reload;
         assert!((4 * MIB..6 * MIB).contains(&of(8192)), "{}", of(8192));

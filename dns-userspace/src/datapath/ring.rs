@@ -82,7 +82,7 @@ fn decode(record: &[u8], sets: &RuleSets, answers: &Arc<Answers>) -> Option<Inte
     let frame = frame.get(..len)?;
     let (rules, rule) = sets
         .find(header.rule)
-        .unwrap_or_else(|| matched_anew(frame, sets));
+        .unwrap_or_else(|| match_again(frame, sets));
     Some(Intercepted {
         ifindex: header.ifindex,
         rule,
@@ -100,7 +100,7 @@ fn decode(record: &[u8], sets: &RuleSets, answers: &Arc<Answers>) -> Option<Inte
 
 /// A query for an earlier process, under rules that may have changed: the rule that matches it now, or an index out of range
 /// where none does.
-fn matched_anew(frame: &[u8], sets: &RuleSets) -> (Arc<RuleSet>, usize) {
+fn match_again(frame: &[u8], sets: &RuleSets) -> (Arc<RuleSet>, usize) {
     let rules = sets.current();
     let rule = Exchange::parse(frame).and_then(|exchange| rules.find(&exchange.qname));
     (rules, rule.unwrap_or(usize::MAX))

@@ -95,7 +95,7 @@ impl Links {
         Arc::clone(&self.errors)
     }
 
-    /// The next changes: first all present interfaces (perhaps none), then each change. After an error it starts anew, and
+    /// The next changes: first all present interfaces (perhaps none), then each change. After an error it starts again, and
     /// what changed meanwhile comes as events. Cancel-safe.
     pub async fn next(&mut self) -> Vec<Event> {
         loop {

@@ -356,7 +356,7 @@ pub const METRICS: &[Metric] = &[
     .shown(Section::Tcp, "open"),
     Metric::counter(
         "tcp_queries",
-        "Messages over steered connections, by what became of them",
+        "Messages over steered connections, by result",
         |status| {
             let tcp = &status.tcp.counters;
             fixed([
@@ -403,7 +403,7 @@ pub const METRICS: &[Metric] = &[
     .by(&["result"]),
     Metric::gauge(
         "config_last_load_successful",
-        "0 when the last configuration was refused and the one before goes on",
+        "0 when the last configuration was refused and the previous one stays in force",
         |status| yes(status.config.error.is_none()),
     )
     .advice("0: `gregor check --config FILE` lists every error"),

@@ -29,13 +29,13 @@ pub struct Status {
     pub kernel: KernelStatus,
     pub responder: ResponderStatus,
     pub tcp: TcpStatus,
-    /// Errors of rtnetlink, after each of which all interfaces were listed anew.
+    /// Errors of rtnetlink, after each of which all interfaces were listed again.
     pub interface_resyncs: u64,
     /// Tasks that panicked since the start.
     pub panics: u64,
 }
 
-/// What `/readyz` is made of.
+/// The inputs of `/readyz`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Readiness {
@@ -51,7 +51,7 @@ pub struct Readiness {
     pub standby: bool,
 }
 
-/// What `/healthz` and `/readyz` are made of: never the numbers of the programs, whose tables others may be writing.
+/// The inputs of `/healthz` and `/readyz`: without the numbers of the programs, whose tables others may be writing.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Vital {
     pub readiness: Readiness,
@@ -237,7 +237,7 @@ impl Vital {
 }
 
 impl Status {
-    /// What health and readiness are made of.
+    /// The inputs of health and readiness.
     pub fn vital(&self) -> Vital {
         Vital {
             readiness: self.readiness.clone(),

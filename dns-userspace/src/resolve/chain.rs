@@ -125,8 +125,8 @@ impl Walk {
 
     /// Takes the reply to a question for [`Walk::next_name`]. `None` when the end of the chain has to be asked for itself.
     ///
-    /// A reply that ends in a CNAME says nothing about the end, whatever its rcode: CoreDNS drops the rcode of what it
-    /// chased, and a NODATA's SOA is only to be had from the end's own zone.
+    /// A reply that ends in a CNAME says nothing about the end, whatever its rcode: CoreDNS drops the rcode of what it chased,
+    /// and only the end's own zone has the SOA of a NODATA.
     pub fn take(&mut self, reply: &Message) -> Option<Outcome> {
         let asked = self.names.len();
         let exists = match reply.metadata.response_code {

@@ -1,7 +1,7 @@
 //! A pod's DNS message, as far as an answer needs it; no I/O.
 //!
-//! The programs have checked the framing already. It is checked again, because a reply is made of what is found here,
-//! and whatever does not parse goes on to the existing cache, which may have a better answer than an error.
+//! The programs have checked the framing already. It is checked again, because the reply repeats it, and what does not parse is
+//! passed to the existing cache, which may have a better answer than an error.
 
 use dns_common::wire::{
     CLASS_IN, DNS_HEADER_LEN, FLAG_CD, FLAG_OPCODE, FLAG_QR, FLAG_RD, FULL_COOKIE_LEN, MAX_NAME,

@@ -143,20 +143,19 @@ impl ResponderStatus {
             return;
         };
         let namespaces = &mut self.namespaces;
+        if let Some(counts) = namespaces.get_mut(namespace) {
+            return add(counts, kind.label());
+        }
         let may_be_added = namespaces.len() < MAX_NAMESPACES && kind != ReplyKind::Servfail;
-        let line = if may_be_added || namespaces.contains_key(namespace) {
+        let line = if may_be_added {
             namespace
         } else {
             OTHER_NAMESPACES
         };
-        match namespaces.get_mut(line) {
-            Some(counts) => add(counts, kind.label()),
-            None => {
-                let mut counts = zeros(ReplyKind::ALL.map(ReplyKind::label));
-                add(&mut counts, kind.label());
-                namespaces.insert(line.to_owned(), counts);
-            }
-        }
+        let counts = namespaces
+            .entry(line.to_owned())
+            .or_insert_with(|| zeros(ReplyKind::ALL.map(ReplyKind::label)));
+        add(counts, kind.label());
     }
 }
 
@@ -166,7 +165,12 @@ fn zeros(labels: impl IntoIterator<Item = &'static str>) -> ByLabel {
 }
 
 fn add(counts: &mut ByLabel, label: &'static str) {
-    *counts.entry(label.into()).or_default() += 1;
+    match counts.get_mut(label) {
+        Some(count) => *count += 1,
+        None => {
+            counts.insert(label.into(), 1);
+        }
+    }
 }
 
 /// What a reply is, for the counts of its namespace.

@@ -41,7 +41,7 @@ pub struct ReplyTo {
     /// The slot of the query in its connection.
     pub slot: u32,
     pub replies: mpsc::Sender<(u32, StreamReply)>,
-    /// Bytes of answers in `replies`; the connection takes off what it takes out.
+    /// Bytes of answers in `replies`; the connection subtracts what it takes out.
     pub queued: Arc<AtomicUsize>,
 }
 

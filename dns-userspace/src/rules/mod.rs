@@ -43,7 +43,7 @@ pub const DEFAULT_TTL: u32 = 60;
 /// Largest `ttl`, in seconds: a day.
 pub const MAX_TTL: u32 = 86_400;
 
-/// Most rules that one name is led through.
+/// Most rules that are applied to one name in a row.
 const MAX_FOLLOWED: usize = 10;
 
 /// A rule as it is written.
@@ -53,7 +53,7 @@ pub struct RuleSpec {
     pub matches: MatchSpec,
     pub cname: String,
     pub ttl_seconds: u32,
-    /// Whether a target that is another rule's name is led through that rule.
+    /// Whether a target that is another rule's name is resolved by that rule.
     pub follow: bool,
 }
 
@@ -389,7 +389,7 @@ impl Rule {
             MatchSpec::Regex(text) => RegexMatcher::parse(text)
                 .and_then(|(regex, language)| {
                     match table::check_size(&language, budget) {
-                        // Then all the rules take too long, which is said once.
+                        // Then all the rules take too long, which is reported once.
                         Ok(()) | Err(Spent::Time) => {}
                         Err(Spent::Memory | Spent::Table) => {
                             return Err(Problem::new(
@@ -1036,7 +1036,7 @@ mod tests {
             &[("a.b", "c.d"), ("c.d", "e.f")],
             // From foo.x to bar.y to bar.x, and no further.
             &[("foo.x", "bar.y"), ("{a}.y", "{a}.x")],
-            // An exact rule takes the target away from the wildcard.
+            // An exact rule matches the target before the wildcard.
             &[("t.a.b", "c.d"), ("*.a.b", "t.a.b")],
         ] {
             if let Err(complaints) = compile(rules) {

@@ -1,8 +1,9 @@
 //! From the languages of all rules to one table in the layout of [`dns_common::dfa`].
 //!
 //! A language is given over names in the form `label FF label FF` (each label and the dot behind it). The walk reads
-//! `FF label FF label` from its end, so it starts in the state of the reversed language's automaton after one separator, and the rule that accepts a name is determined one separator early: a state of the table is a state of the
-//! automaton, whether a separator was just read, and the rule that the name up to there matches.
+//! `FF label FF label` from its end, so it starts in the state of the reversed language's automaton after one separator, and
+//! the rule that accepts a name is determined one separator early: a state of the table is a state of the automaton, whether a
+//! separator was just read, and the rule that the name up to there matches.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -32,7 +33,7 @@ const DEAD: Index = 0;
 /// Above every state: one transition never leaves the table.
 const MAX_STATE: usize = TABLE_LEN - 256;
 /// With more steps between states than these, they do not fit into the table: dead ends, cases of letters and ends of names
-/// that are compared as a whole take some away, but not so many.
+/// that are compared as a whole save some, but not so many.
 const MOST_STEPS: usize = 8 * TABLE_LEN;
 /// States between two looks at the time.
 const STATES_A_LOOK: usize = 256;

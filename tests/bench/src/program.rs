@@ -24,7 +24,7 @@ use hickory_proto::rr::{Name, RecordType};
 use super::{limits::Limits, metric, stats};
 use gregor_tests::packets::{
     build::{name, question, udp_to},
-    loaded::{LOOPBACK, Loaded, everybody},
+    loaded::{LOOPBACK, Loaded, every_source},
 };
 
 const SERVER: &str = "169.254.20.10";
@@ -177,7 +177,7 @@ impl Subject {
             rules: Arc::new(rules),
             hook,
             order: Order::First,
-            sources: everybody(),
+            sources: every_source(),
             ring_bytes: 1 << 24,
             limit: Limit {
                 queries_per_second: 0,

@@ -47,7 +47,7 @@ func serve(name, suffix string, addresses []string) error {
 		kfake.NumBrokers(brokers),
 		kfake.ClusterID(name),
 		kfake.SeedTopics(brokers, topic),
-		// What the library listens at is what its metadata tells.
+		// The library listens at the addresses in its metadata.
 		kfake.ListenFn(func(string, string) (net.Listener, error) {
 			broker := next
 			next++

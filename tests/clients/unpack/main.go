@@ -186,7 +186,7 @@ func flat(rr dns.RR) (*record, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Type, class, TTL and length stand between owner and rdata.
+	// Type, class, TTL and length are between owner and rdata.
 	data := hex.EncodeToString(wire[owner+10 : end])
 	return &record{hex.EncodeToString(name[:owner]), header.Rrtype, header.Class, header.Ttl, data}, nil
 }

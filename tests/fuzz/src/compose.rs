@@ -135,7 +135,9 @@ fn judge_records(input: &Input, message: &Message) {
     match message.authorities.as_slice() {
         [] => {}
         [record] => {
-            let (zone, soa) = soa.filter(|_| negative).expect("an SOA that nobody gave");
+            let (zone, soa) = soa
+                .filter(|_| negative)
+                .expect("an SOA that the answer does not have");
             assert_eq!(record.rtype, 6);
             assert_eq!(crate::wire::to_wire(&record.owner), wire_name(zone));
             let mname = record.target.as_ref().expect("an SOA's first name");

@@ -138,7 +138,7 @@ fn judge_matched(
         return assert_eq!(outcome.handed_over, None);
     }
     assert_eq!(outcome.verdict, Verdict::Taken);
-    let matched = outcome.handed_over.expect("taken by nobody");
+    let matched = outcome.handed_over.expect("a query that was handed over");
     judge_handed_over(&matched, frame, expected, false);
 }
 

@@ -125,7 +125,7 @@ fn judge(found: &Answer, qtype: RecordType, accepted: &[Vec<u8>]) {
                         .target
                         .as_ref()
                         .is_some_and(|target| same_name(target, &pair[1]))),
-                "alias {index} is nobody's"
+                "alias {index} is in no reply"
             );
             assert!(
                 !chain[index + 1..]

@@ -744,7 +744,7 @@ fn families_and_tags(t: &mut Table) {
             map(ask_at(server, broker()), |packet| {
                 packet.with(|p| p.trailer = vec![0x5a; 11])
             }),
-            "what stands behind the IP packet is no part of the reply",
+            "what follows the IP packet is not part of the reply",
         );
         t.answered(
             format!("traffic class, flow label and TTL to the {label} server"),
@@ -995,7 +995,7 @@ fn captures(t: &mut Table) {
         "capture in front",
         cached("", plain(2)).by(CAPTURE_FIRST, &["tenant-7"]),
         ask(question(name("tenant-7.db.test"), A)),
-        "nothing stands before it",
+        "there is nothing in front of it",
     );
     t.taken(
         "rule by regex",
@@ -1199,7 +1199,7 @@ fn sizes(t: &mut Table) {
                 vec![cached("foo", plain(20))],
                 KAFKA,
                 ask(message),
-                "512 is the least that everybody takes, and the most without OPT (RFC 1035 §4.2.1)",
+                "512 is the least that every client takes, and the most without OPT (RFC 1035 §4.2.1)",
             );
         }
     }
@@ -1388,7 +1388,7 @@ fn ages(t: &mut Table) {
         "past its grace",
         expiring_in(0, 0, None),
         ask(broker()),
-        "too old for anybody",
+        "too old for any use",
     );
     t.answered(
         "fixed TTL",

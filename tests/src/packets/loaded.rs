@@ -48,7 +48,7 @@ pub fn options(rules: Arc<RuleSet>) -> LoadOptions {
         rules,
         hook: Hook::Tcx,
         order: Order::First,
-        sources: everybody(),
+        sources: every_source(),
         ring_bytes: 1 << 20,
         limit: Limit {
             queries_per_second: 0,
@@ -60,7 +60,7 @@ pub fn options(rules: Arc<RuleSet>) -> LoadOptions {
 }
 
 /// Every source, for programs that ask.
-pub fn everybody() -> Vec<IpNet> {
+pub fn every_source() -> Vec<IpNet> {
     vec![IpNet::V4(Ipv4Net::default()), IpNet::V6(Ipv6Net::default())]
 }
 

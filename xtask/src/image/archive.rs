@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::layer::{Layer, gzip};
 
-/// What an image is made of.
+/// The contents of an image.
 #[derive(Clone, Debug)]
 pub struct Image {
     /// NAME:TAG.

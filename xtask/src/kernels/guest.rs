@@ -18,7 +18,7 @@ use gregor_lab::guest::{MARK, Record};
 
 use super::Architecture;
 
-/// What a guest is made of.
+/// The files of a guest.
 #[derive(Clone, Debug)]
 pub struct Machine<'a> {
     pub architecture: Architecture,

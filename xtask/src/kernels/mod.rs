@@ -52,7 +52,7 @@ pub struct Options {
     /// Only these parts
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Part>,
-    /// Anybody's kernel instead of Debian's: its image
+    /// A kernel from a file instead of Debian's: its image
     #[arg(long, value_name = "FILE", requires = "modules", conflicts_with_all = ["quick", "kernels"])]
     image: Option<PathBuf>,
     /// The modules of --image: the directory of its release below /lib/modules

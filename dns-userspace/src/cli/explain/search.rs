@@ -31,7 +31,7 @@ pub(super) fn parse_list(lists: &[String]) -> Vec<String> {
         .collect()
 }
 
-/// What resolvers make of a list of this length.
+/// Warns of a list that resolvers cut or leave out.
 pub(super) fn warning(search: &[String]) -> Option<String> {
     let bytes = search.join(" ").len();
     let mut limits = Vec::new();

@@ -178,7 +178,7 @@ impl<T: AsRef<[Word]>> Table<T> {
         Some(slot)
     }
 
-    /// Takes a slot away from a key that has left `keys`.
+    /// Releases the slot of a key that has left `keys`.
     fn vacate(&mut self, key: &Key, slot: u32, seed: u64) {
         clear(self.ways(key.hash(seed)), slot);
         if let Some(entry) = self.entry(slot) {

@@ -41,7 +41,7 @@ fn a_whole_chain_in_one_reply_is_an_answer_with_its_minimum_ttl() {
         answer.names,
         [name(TARGET), name("mid.example."), name(END)]
     );
-    // In lower case, whatever the upstream made of ours.
+    // In lower case, whatever the case in the reply.
     assert!(answer.names[1].eq_case(&name("mid.example.")));
     assert_eq!(answer.rdata, [[10, 0, 0, 1], [10, 0, 0, 2]]);
     assert_eq!(answer.ttl_seconds, 7);

@@ -89,7 +89,7 @@ mod tests {
             assert_eq!(message.queries[0].name().to_ascii(), format!("{name}."));
             keys.insert((port, message.metadata.id));
         }
-        assert_eq!(keys.len(), frames.len(), "replies can be told apart");
+        assert_eq!(keys.len(), frames.len(), "every reply identifies its query");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Images of the cluster's pods, made of programs of this machine.
+//! Images of the cluster's pods, built from programs of this machine.
 
 use std::{
     fs,

@@ -114,7 +114,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     })
 }
 
-/// The image under test, and the same again under another name: what a release makes of a rollout.
+/// The image under test, and the same under another name, for a rollout.
 fn image(images: &std::path::Path) -> Result<image::Written> {
     let next = image::write(&image::Options {
         tag: Some(format!("gregor:{NEXT}")),

@@ -543,6 +543,12 @@ impl Scratch {
         unsafe { (&raw const self.frame).read_volatile() }
     }
 
+    /// First byte after the message of the query that [`finish`] is to look at.
+    #[inline(always)]
+    pub fn end(&self) -> u32 {
+        self.frame().end
+    }
+
     /// Notes what the question asks for and what room its answer has; its name's length is known.
     #[inline(always)]
     fn ask(&mut self) -> Result<(), Reason> {

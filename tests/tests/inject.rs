@@ -218,10 +218,17 @@ fn passes_on(lab: &Lab, injector: &Injector, namespace: &str, server: &str) {
     let cache = lab.socket(namespace, server, 53);
     let query = lab.query(server, b"is it me you are looking for");
 
-    injector.pass_on(&query).unwrap();
-    let (message, from) = receive(&cache).unwrap_or_else(|error| panic!("{server}: {error}"));
-    assert_eq!(message, b"is it me you are looking for");
-    assert_eq!(from, pod.local_addr().unwrap());
+    let mut from = pod.local_addr().unwrap();
+    // A trailer that no program removes is padding.
+    for trailer in [None, Some([7; 16])] {
+        let mut query = query.clone();
+        query.reinjection.trailer = trailer;
+        injector.pass_on(&query).unwrap();
+        let message;
+        (message, from) = receive(&cache).unwrap_or_else(|error| panic!("{server}: {error}"));
+        assert_eq!(message, b"is it me you are looking for");
+        assert_eq!(from, pod.local_addr().unwrap());
+    }
 
     // And its reply finds the pod as if nothing had happened.
     cache.send_to(b"an answer", from).unwrap();
@@ -278,6 +285,11 @@ fn what_cannot_be_sent_is_an_error() {
     for result in [injector.reply(&no_query, b"!"), injector.pass_on(&no_query)] {
         assert_eq!(result.unwrap_err().kind(), io::ErrorKind::InvalidInput);
     }
+    // Brought back once, and taken by a program that does not know the trailer.
+    let mut in_a_circle = lab.query(LOCAL[0], b"?");
+    in_a_circle.reinjection.trailer = Some([7; 16]);
+    in_a_circle.frame.extend([7; 16]);
+    assert!(injector.pass_on(&in_a_circle).is_err());
     let device = Arc::new(AtomicU32::new(4_000_000));
     let injector = lab.enter("node", || Injector::open(device).unwrap());
     assert!(injector.pass_on(&lab.query(LOCAL[0], b"?")).is_err());

@@ -265,8 +265,8 @@ fn passes_as_without_gregor(hook: &str, mode: Option<&str>) {
             lab.start_gregor(&binary, config).unwrap()
         };
         let config = config(&watched.lab, hook, mode);
-        // Any program that generic XDP runs has Linux 6.18 hide the Ethernet header from programs on TC: where gregor is to
-        // be compared with nothing, one stays that listens to nobody.
+        // Behind generic XDP, Linux 6.18 hides the Ethernet header from programs on TC: what gregor is compared with there
+        // is its own program, which listens to nobody.
         let nobody = config.replace("\"0.0.0.0/0\", \"::/0\"", "\"192.0.2.0/24\"");
         let listens_to_nobody = (mode == Some("generic")).then(|| start(&watched.lab, &nobody));
         let without = watched.ask(checksum, || true);

@@ -47,8 +47,8 @@ pub const RETURNED: u32 = 0x6772;
 pub const KEEPS_TC_INDEX: u32 = 1 << 31;
 
 /// Behind a query that the responder brings back to an interface where the kernel runs the XDP program (generic XDP), which
-/// gets it once more there and cannot read `tc_index`: the program removes the trailer and lets the query pass. Random, the
-/// same for all programs with the same maps, and in no frame that leaves the node; each half as `u64::from_ne_bytes`.
+/// gets it once more there and cannot read `tc_index`: the program removes the trailer and lets the query pass. Random, and
+/// the same for all programs with the same maps; each half as `u64::from_ne_bytes`.
 pub type Trailer = [u64; 2];
 /// Its bytes.
 pub const TRAILER_LEN: u32 = size_of::<Trailer>() as u32;

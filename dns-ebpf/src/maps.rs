@@ -57,6 +57,9 @@ pub static OTHER_SERVERS: LruHashMap<[u64; 2], u64> = LruHashMap::with_max_entri
 pub static SOURCES: LpmTrie<[u64; 2], u8> = LpmTrie::with_max_entries(abi::MAX_SOURCES, 0);
 
 #[map]
+pub static TRAILER: Array<abi::Trailer> = Array::with_max_entries(1, 0);
+
+#[map]
 pub static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
 
 /// Sized by the loader.

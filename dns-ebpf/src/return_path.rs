@@ -12,7 +12,7 @@ use aya_ebpf::{
     macros::classifier,
     programs::TcContext,
 };
-use dns_common::abi::RETURNED;
+use dns_common::abi::{KEEPS_TC_INDEX, RETURNED};
 
 /// Egress of the return device. The responder names the interface in the frame's mark; a frame without one is not the
 /// responder's and goes nowhere.
@@ -22,13 +22,16 @@ pub fn gregor_return(context: TcContext) -> i32 {
     // SAFETY: the kernel's context, read and written in the one width that the verifier takes. The helper takes an index
     // and a flag.
     unsafe {
-        let target = (&raw const (*skb).mark).read_volatile();
+        let mark = (&raw const (*skb).mark).read_volatile();
+        let target = mark & !KEEPS_TC_INDEX;
         if target == 0 {
             return TC_ACT_SHOT;
         }
         // As the pod's frame has: a mark does not cross namespaces.
         (&raw mut (*skb).mark).write_volatile(0);
-        (&raw mut (*skb).tc_index).write_volatile(RETURNED);
+        if mark & KEEPS_TC_INDEX == 0 {
+            (&raw mut (*skb).tc_index).write_volatile(RETURNED);
+        }
         bpf_redirect(target, u64::from(BPF_F_INGRESS)) as i32
     }
 }

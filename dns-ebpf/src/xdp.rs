@@ -13,20 +13,25 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use dns_common::{
+    abi::{MAX_FRAME, TRAILER_LEN},
     checksum::changed_checksum,
     packet::{Packet, Scalar, VlanTag, Window},
     scratch::{REPLY_LEN, Scratch},
+    verdict::{Reason, Verdict},
     verifier,
 };
 
 use crate::{
     host::{self, Frame},
-    maps::{self, MOVED},
+    maps::{self, MOVED, TRAILER},
     process,
 };
 
 /// XDP_PACKET_HEADROOM: what every driver leaves in front of a frame.
 const HEADROOM: u32 = 256;
+
+/// Bounds where a trailer begins: behind the longest frame that is handed over.
+const TRAILER_AT: u32 = MAX_FRAME.next_power_of_two() as u32 - 1;
 
 pub struct Buffer {
     context: *mut xdp_md,
@@ -107,7 +112,7 @@ impl Frame for Buffer {
 
     #[inline(always)]
     fn finish(context: *mut xdp_md) -> u32 {
-        gregor_finish_xdp(context)
+        gregor_pass_or_finish_xdp(context)
     }
 
     #[inline(always)]
@@ -150,6 +155,51 @@ extern "C" fn gregor_finish_xdp(context: *mut xdp_md) -> u32 {
 #[unsafe(no_mangle)]
 extern "C" fn gregor_reply_xdp(context: *mut xdp_md) -> u32 {
     host::reply::<Buffer>(context)
+}
+
+/// Lets a query pass that the responder has brought back, and leaves all others to [`gregor_finish_xdp`]. A stage of its own:
+/// as a part of that one it would be walked with all that follows.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn gregor_pass_or_finish_xdp(context: *mut xdp_md) -> u32 {
+    if take_trailer(context) {
+        // It was counted when it was taken.
+        return Verdict::Pass(Reason::NotDns).counter() as u32;
+    }
+    gregor_finish_xdp(context)
+}
+
+/// Removes the trailer of a query that the responder has brought back; `false` where there is none. Only what may match is
+/// looked at so: a query that a reload has made foreign meanwhile keeps its trailer, as padding.
+#[inline(always)]
+fn take_trailer(context: *mut xdp_md) -> bool {
+    let Some(end) = maps::scratch().map(|scratch| scratch.end()) else {
+        return false;
+    };
+    let buffer = Buffer::from_raw(context);
+    let len = buffer.len();
+    if len < TRAILER_LEN || len - TRAILER_LEN < end {
+        return false;
+    }
+    let at = verifier::pointer(
+        buffer.data,
+        verifier::index::<TRAILER_AT>(len - TRAILER_LEN),
+    );
+    if at + TRAILER_LEN as usize > buffer.data_end {
+        return false;
+    }
+    let Some(trailer) = TRAILER.get(0) else {
+        return false;
+    };
+    let found = at as *const u64;
+    // SAFETY: within the buffer; on alignment see `Skb::load`.
+    let found = unsafe { [found.read_volatile(), found.add(1).read_volatile()] };
+    if found[0] != trailer[0] || found[1] != trailer[1] {
+        return false;
+    }
+    // SAFETY: the context is the kernel's. Where that fails the trailer stays, as padding.
+    unsafe { bpf_xdp_adjust_tail(context, -(TRAILER_LEN as i32)) };
+    true
 }
 
 impl Packet for Buffer {

@@ -8,18 +8,20 @@ use std::{
     io,
     net::{IpAddr, SocketAddr, UdpSocket},
     process::Command,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicU32},
     thread,
     time::Duration,
 };
 
 use dns_common::answer;
 use gregor::{
-    inject::{Inject, Injector, InjectorOptions, QueryFrame},
-    model::{Intercepted, LastGood, Publish, Term},
+    datapath::ReturnPath,
+    inject::{Inject, Injector, QueryFrame},
+    model::{Intercepted, LastGood, Publish, Reinjection, Term},
     resolve::{DnsSource, Responder, ResponderOptions},
     rules::{MatchSpec, RuleSet, RuleSpec},
 };
+use gregor_tests::packets::build::internet_checksum;
 use nix::sched::{CloneFlags, setns};
 
 const POD_PORT: u16 = 40_053;
@@ -134,11 +136,13 @@ impl Lab {
     }
 
     fn injector(&self) -> Injector {
-        let options = InjectorOptions {
-            mark: Some(0x67),
-            ..InjectorOptions::default()
-        };
-        self.enter("node", || Injector::open(options).unwrap())
+        self.enter("node", || {
+            let path = ReturnPath::open().unwrap();
+            let device = Arc::clone(path.index());
+            // It goes with the namespace, which the thread that would drop it is not in.
+            std::mem::forget(path);
+            Injector::open(device).unwrap()
+        })
     }
 
     fn query(&self, server: &str, message: &[u8]) -> QueryFrame {
@@ -149,6 +153,7 @@ impl Lab {
         QueryFrame {
             ifindex,
             vlan: None,
+            reinjection: Reinjection::default(),
             l3_offset: 14,
             frame: frame(pod.parse().unwrap(), server.parse().unwrap(), message),
         }
@@ -169,7 +174,7 @@ fn mac(address: [u8; 6]) -> String {
     address.map(|byte| format!("{byte:02x}")).join(":")
 }
 
-/// A query as the pod's kernel leaves it on the veth: the UDP checksum is not done.
+/// A query as the pod's kernel leaves it on the veth: the UDP checksum is only begun.
 fn frame(pod: IpAddr, server: IpAddr, message: &[u8]) -> Vec<u8> {
     let mut frame = [HOST_MAC, POD_MAC].concat();
     let udp_len = 8 + message.len() as u16;
@@ -180,6 +185,8 @@ fn frame(pod: IpAddr, server: IpAddr, message: &[u8]) -> Vec<u8> {
             frame.extend([0x12, 0x34, 0x40, 0, 63, 17, 0, 0]);
             frame.extend(pod.octets());
             frame.extend(server.octets());
+            let sum = internet_checksum(&[&frame[14..]]);
+            frame[24..26].copy_from_slice(&sum.to_be_bytes());
         }
         (IpAddr::V6(pod), IpAddr::V6(server)) => {
             frame.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
@@ -190,7 +197,9 @@ fn frame(pod: IpAddr, server: IpAddr, message: &[u8]) -> Vec<u8> {
         }
         _ => unreachable!("one family"),
     }
-    for word in [POD_PORT, 53, udp_len, 0xbad0] {
+    let addresses = &frame[if pod.is_ipv4() { 26 } else { 22 }..];
+    let begun = !internet_checksum(&[addresses, &17u16.to_be_bytes(), &udp_len.to_be_bytes()]);
+    for word in [POD_PORT, 53, udp_len, begun] {
         frame.extend(word.to_be_bytes());
     }
     frame.extend(message);
@@ -209,10 +218,17 @@ fn passes_on(lab: &Lab, injector: &Injector, namespace: &str, server: &str) {
     let cache = lab.socket(namespace, server, 53);
     let query = lab.query(server, b"is it me you are looking for");
 
-    injector.pass_on(&query).unwrap();
-    let (message, from) = receive(&cache).unwrap_or_else(|error| panic!("{server}: {error}"));
-    assert_eq!(message, b"is it me you are looking for");
-    assert_eq!(from, pod.local_addr().unwrap());
+    let mut from = pod.local_addr().unwrap();
+    // A trailer that no program removes is padding.
+    for trailer in [None, Some([7; 16])] {
+        let mut query = query.clone();
+        query.reinjection.trailer = trailer;
+        injector.pass_on(&query).unwrap();
+        let message;
+        (message, from) = receive(&cache).unwrap_or_else(|error| panic!("{server}: {error}"));
+        assert_eq!(message, b"is it me you are looking for");
+        assert_eq!(from, pod.local_addr().unwrap());
+    }
 
     // And its reply reaches the pod.
     cache.send_to(b"an answer", from).unwrap();
@@ -269,8 +285,14 @@ fn a_failed_send_is_an_error() {
     for result in [injector.reply(&no_query, b"!"), injector.pass_on(&no_query)] {
         assert_eq!(result.unwrap_err().kind(), io::ErrorKind::InvalidInput);
     }
-    let unroutable = lab.query("192.0.2.1", b"?");
-    assert!(injector.pass_on(&unroutable).is_err());
+    // Brought back once, and taken by a program that does not know the trailer.
+    let mut in_a_circle = lab.query(LOCAL[0], b"?");
+    in_a_circle.reinjection.trailer = Some([7; 16]);
+    in_a_circle.frame.extend([7; 16]);
+    assert!(injector.pass_on(&in_a_circle).is_err());
+    let device = Arc::new(AtomicU32::new(4_000_000));
+    let injector = lab.enter("node", || Injector::open(device).unwrap());
+    assert!(injector.pass_on(&lab.query(LOCAL[0], b"?")).is_err());
 }
 
 /// A DNS query without OPT, of class IN and type A.
@@ -363,6 +385,7 @@ fn the_responder_answers_a_tenant_and_leaves_the_others_to_the_cache() {
                         answers: Arc::new(NoProgram),
                         is_answered: false,
                         vlan: None,
+                        reinjection: frame.reinjection,
                         l3_offset: frame.l3_offset,
                         frame: frame.frame,
                     });

@@ -17,7 +17,9 @@ use std::{
 };
 
 use dns_common::verdict::Reason;
-use e2e::{Load, Metrics, REPLY, Wire, addresses, qualified, sorted, until};
+use e2e::{
+    Load, Metrics, REPLY, Wire, addresses, ethtool, keep_tags, qualified, sorted, until, wire,
+};
 use gregor::datapath::{Hook, LoadOptions};
 use gregor_tests::{
     lab::{
@@ -28,7 +30,6 @@ use gregor_tests::{
         build::{internet_checksum, name, opt, question, udp_to},
         engine::{Outcome, Xdp, agree},
         loaded::{LOOPBACK, Loaded, compile, options},
-        observer::Passing,
         probe,
         table::{ALONE, SEVERAL, broker_query, cases},
     },
@@ -118,32 +119,6 @@ fn only_allowed_sources_are_answered() {
     for refused in [&[][..], &["203.0.113.0/24"], &["fd00::/8"]] {
         assert_eq!(outcome(refused), Outcome::Passed(Reason::Source));
     }
-}
-
-/// The pod's end of its veth, as a machine behind a wire would be: checksums are done before a frame leaves. Whether the
-/// program on the node's end runs natively depends on the pod's end.
-fn wire(lab: &Lab, pod: &Pod, mode: &str) -> Option<Passing> {
-    ethtool(pod.netns(), "-K eth0 tx off");
-    ethtool(lab.node(), &keep_tags(&pod.host_interface));
-    if mode == "native" {
-        let passing = pod.netns().enter(|| Passing::attach("eth0"));
-        return Some(passing.unwrap().unwrap());
-    }
-    // More queues to send from than the other end has to receive with.
-    ethtool(pod.netns(), "-L eth0 tx 2");
-    None
-}
-
-fn keep_tags(interface: &str) -> String {
-    format!("-K {interface} rxvlan off rx-vlan-stag-hw-parse off")
-}
-
-fn ethtool(netns: &Netns, arguments: &str) {
-    let mut command = Command::new(tools::ethtool().unwrap());
-    command.args(arguments.split_whitespace());
-    let output = netns.output(command).unwrap();
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "ethtool {arguments}: {error}");
 }
 
 fn config(lab: &Lab, pod: &Pod) -> String {

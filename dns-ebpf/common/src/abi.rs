@@ -32,6 +32,7 @@ pub mod maps {
     pub const ABSENT: &str = "ABSENT";
     pub const SUFFIX_INDEX: &str = "SUFFIX_INDEX";
     pub const HITS: &str = "HITS";
+    pub const TRAILER: &str = "TRAILER";
     pub const MONITOR: &str = "MONITOR";
     pub const MONITOR_RING: &str = "MONITOR_RING";
 }
@@ -41,6 +42,17 @@ pub mod maps {
 /// Not a mark: CNIs and kube-proxy give meaning to the bits of marks, and a program in front of gregor's would see it. A pod
 /// that sets this number by a program of its own has nothing of it but that its query passes.
 pub const RETURNED: u32 = 0x6772;
+
+/// In the mark of a query on its way to the return device, beside the index of the interface, which is below it: no TC program
+/// of gregor's is there, so `tc_index` stays as it is. CNIs give meaning to its bits too.
+pub const KEEPS_TC_INDEX: u32 = 1 << 31;
+
+/// Behind a query that the responder brings back to an interface where the kernel runs the XDP program (generic XDP), which
+/// gets it once more there and cannot read `tc_index`: the program removes the trailer and lets the query pass. Random, and
+/// the same for all programs with the same maps; each half as `u64::from_ne_bytes`.
+pub type Trailer = [u64; 2];
+/// Its bytes.
+pub const TRAILER_LEN: u32 = size_of::<Trailer>() as u32;
 
 /// Most networks of `allow_sources`.
 pub const MAX_SOURCES: u32 = 256;

@@ -10,8 +10,8 @@ use arc_swap::ArcSwap;
 
 use super::{kernel::End, settings::Settings, state::Responding};
 use crate::{
-    datapath::{DatapathError, Hook, Intercepted, ReturnPath, one_line},
-    inject::{Injector, InjectorOptions},
+    datapath::{Intercepted, ReturnPath, one_line},
+    inject::Injector,
     monitor::Hub,
     resolve::{DnsSource, Responder, ResponderStatus, Stats, Steer, StreamQuery},
     tcp::Answer,
@@ -22,8 +22,10 @@ type Live = Responder<DnsSource, Injector>;
 /// Hands queries to the responder in force.
 pub struct Respond {
     live: ArcSwap<Live>,
-    /// Opened with the first TC hook, and closed at the end.
+    /// Closed at the end.
     return_path: Mutex<Option<ReturnPath>>,
+    /// Its index, which changes when it is made anew.
+    return_device: Arc<AtomicU32>,
     steer: Arc<dyn Steer>,
     hub: Arc<Hub>,
     /// Of all responders that were in force.
@@ -44,15 +46,16 @@ impl Respond {
         steer: Arc<dyn Steer>,
         hub: Arc<Hub>,
     ) -> anyhow::Result<Arc<Self>> {
-        let return_path = Mutex::default();
-        let device = return_device(&return_path, settings)
+        let return_path = ReturnPath::open()
             .map_err(|error| anyhow::anyhow!("queries cannot pass: {}", one_line(&error)))?;
+        let return_device = Arc::clone(return_path.index());
         let stats = Arc::default();
         Ok(Arc::new(Self {
-            live: ArcSwap::from_pointee(open(settings, device, &steer, &hub, &stats).context(
+            live: ArcSwap::from_pointee(open(settings, &return_device, &steer, &hub, &stats).context(
                 "cannot open the sockets for replies; CAP_NET_RAW is needed, `gregor check` says what is missing",
             )?),
-            return_path,
+            return_path: Mutex::new(Some(return_path)),
+            return_device,
             steer,
             hub,
             stats,
@@ -76,10 +79,14 @@ impl Respond {
         if self.settings().same_responder(settings) {
             return Ok(None);
         }
-        let device = return_device(&self.return_path, settings)
-            .map_err(|error| io::Error::other(one_line(&error)))?;
         Ok(Some(Prepared {
-            live: Arc::new(open(settings, device, &self.steer, &self.hub, &self.stats)?),
+            live: Arc::new(open(
+                settings,
+                &self.return_device,
+                &self.steer,
+                &self.hub,
+                &self.stats,
+            )?),
             settings: settings.clone(),
         }))
     }
@@ -142,24 +149,9 @@ impl Answer for Respond {
     }
 }
 
-/// Index of the device by which queries pass on this hook; `None` for XDP.
-fn return_device(
-    path: &Mutex<Option<ReturnPath>>,
-    settings: &Settings,
-) -> Result<Option<Arc<AtomicU32>>, DatapathError> {
-    if settings.load_options().hook == Hook::Xdp {
-        return Ok(None);
-    }
-    let mut path = path.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(path) = &*path {
-        return Ok(Some(Arc::clone(path.index())));
-    }
-    Ok(Some(Arc::clone(path.insert(ReturnPath::open()?).index())))
-}
-
 fn open(
     settings: &Settings,
-    device: Option<Arc<AtomicU32>>,
+    return_device: &Arc<AtomicU32>,
     steer: &Arc<dyn Steer>,
     hub: &Arc<Hub>,
     stats: &Arc<Stats>,
@@ -167,10 +159,7 @@ fn open(
     let responder = Responder::new(
         settings.responder_options(),
         DnsSource::new(settings.timeout),
-        Injector::open(InjectorOptions {
-            return_device: device,
-            ..InjectorOptions::default()
-        })?,
+        Injector::open(Arc::clone(return_device))?,
         Arc::clone(stats),
     );
     let responder = responder.with_steering(Arc::clone(steer));

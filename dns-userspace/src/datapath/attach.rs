@@ -12,7 +12,7 @@ use super::{
     Interface, PROGRAM, XDP_PROGRAM,
     clsact::{self, Filter},
     link::{self, BpfLink, Place},
-    offload,
+    netdev, offload,
     pins::{STATE, linked_programs},
 };
 
@@ -115,9 +115,11 @@ pub(super) enum Link {
 }
 
 impl Link {
-    /// A link that was pinned. The mode of an XDP program is not looked up: native, where the driver supports it.
-    pub fn adopted(link: BpfLink, hook: Hook) -> Self {
-        Link::Bpf(link, (hook == Hook::Xdp).then_some(XdpMode::Native))
+    /// A link that was pinned. Where the kernel does not say who runs an XDP program, it is taken to be the kernel: a
+    /// query that the responder brings back has a trailer then.
+    pub fn adopted(link: BpfLink, hook: Hook, index: u32) -> Self {
+        let mode = || netdev::attached_xdp_mode(index).unwrap_or(XdpMode::Generic);
+        Link::Bpf(link, (hook == Hook::Xdp).then(mode))
     }
 
     /// `None` on a TC hook.

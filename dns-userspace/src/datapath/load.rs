@@ -15,7 +15,7 @@ use aya::{
     },
 };
 use dns_common::{
-    abi::{MAX_SERVERS, MAX_SOURCES, Servers, maps},
+    abi::{MAX_SERVERS, MAX_SOURCES, Servers, Trailer, maps},
     answer::{RuleEntry, Settings},
     dfa,
 };
@@ -33,7 +33,7 @@ use super::{
     probe,
     program::Pending,
     server_id::{halves, server_id},
-    shared::{Pinned, Shared},
+    shared::{Pinned, Secrets, Shared},
     steer::{self, Steering},
 };
 
@@ -172,7 +172,7 @@ impl Datapath {
                     Some(pinned) if pinned.new_tables => Some(Tables::open(
                         &mut ebpf,
                         &options.answers,
-                        pinned.seed,
+                        pinned.secrets.seed,
                         shares_lanes,
                     )?),
                     _ => None,
@@ -184,20 +184,37 @@ impl Datapath {
                 (Arc::clone(shared), Some(Pending { tables, view }), settings)
             }
             Origin::Private | Origin::Pinned(_) => {
-                let seed = pinned
+                let Secrets { seed, trailer } = pinned
                     .as_ref()
-                    .map_or_else(rand::random, |pinned| pinned.seed);
+                    .map_or_else(Secrets::random, |pinned| pinned.secrets);
                 let mut tables = Tables::open(&mut ebpf, &options.answers, seed, shares_lanes)?;
                 if let Some(other) = pinned.as_ref().and_then(|pinned| pinned.import.as_ref()) {
                     tables.import(other);
                 }
                 let settings = tables.settings(&view);
-                let shared = Shared::open(&mut ebpf, tables, view, &options.rules)?;
+                let shared = Shared::open(
+                    &mut ebpf,
+                    tables,
+                    view,
+                    &options.rules,
+                    trailer,
+                    options.hook,
+                )?;
                 (Arc::new(shared), None, settings)
             }
         };
         let mut map: Array<_, Plain<Settings>> = take(&mut ebpf, maps::SETTINGS)?;
         set(&mut map, maps::SETTINGS, 0, &Plain(settings))?;
+        // Missing in objects of before, which measurements compare with.
+        if ebpf.map(maps::TRAILER).is_some() {
+            let mut map: Array<_, Plain<Trailer>> = take(&mut ebpf, maps::TRAILER)?;
+            set(
+                &mut map,
+                maps::TRAILER,
+                0,
+                &Plain(shared.reinjections.trailer()),
+            )?;
+        }
 
         let paths = pinned.map_or_else(Vec::new, |pinned| pinned.paths);
         if pending.is_none() {

@@ -37,6 +37,7 @@ mod pins;
 mod pod;
 mod probe;
 mod program;
+mod reinjections;
 mod return_path;
 mod ring;
 mod rule_sets;

@@ -1,6 +1,7 @@
-//! Asks the kernel whether the driver of an interface runs XDP programs itself, without attaching one.
+//! Asks the kernel whether the driver of an interface runs XDP programs itself, without attaching one, and who runs the one
+//! that is attached.
 //!
-//! The answer is in the generic netlink family `netdev` of Linux 6.3; its few messages are encoded here.
+//! The former is in the generic netlink family `netdev` of Linux 6.3; the few messages are encoded here.
 
 use std::io;
 
@@ -21,6 +22,12 @@ const NETDEV_A_DEV_XDP_FEATURES: u16 = 3;
 const NETDEV_XDP_ACT_BASIC: u64 = 1;
 /// `struct genlmsghdr`.
 const HEADER: usize = 4;
+// linux/if_link.h
+const IFLA_XDP_ATTACHED: u16 = 2;
+const XDP_ATTACHED_DRV: u8 = 1;
+const XDP_ATTACHED_SKB: u8 = 2;
+/// `struct ifinfomsg`.
+const LINK_HEADER: usize = 16;
 
 /// How each of these interfaces would run a program; `None` where the kernel does not say.
 pub fn xdp_modes(indexes: &[u32]) -> Vec<Option<XdpMode>> {
@@ -29,6 +36,28 @@ pub fn xdp_modes(indexes: &[u32]) -> Vec<Option<XdpMode>> {
         .iter()
         .map(|index| asked.as_ref().ok()?.mode(*index).ok())
         .collect()
+}
+
+/// Who runs the XDP program that is on an interface.
+///
+/// # Errors
+/// When the interface is gone, has none, or has one that its hardware runs.
+pub(super) fn attached_xdp_mode(index: u32) -> io::Result<XdpMode> {
+    let mut body = [0; LINK_HEADER];
+    body[4..8].copy_from_slice(&index.to_ne_bytes());
+    let mut mode = None;
+    Netlink::open(libc::NETLINK_ROUTE)?.ask(libc::RTM_GETLINK, false, &body, |_, message| {
+        let link = message.get(LINK_HEADER..).unwrap_or_default();
+        let attached = attribute(link, libc::IFLA_XDP)
+            .and_then(|xdp| attribute(xdp, IFLA_XDP_ATTACHED))
+            .and_then(|value| value.first());
+        mode = match attached {
+            Some(&XDP_ATTACHED_DRV) => Some(XdpMode::Native),
+            Some(&XDP_ATTACHED_SKB) => Some(XdpMode::Generic),
+            _ => None,
+        };
+    })?;
+    mode.ok_or_else(|| io::ErrorKind::NotFound.into())
 }
 
 struct Asker {

@@ -125,6 +125,9 @@ impl Datapath {
         let program = program_of(&mut self.ebpf, self.program)?;
         match attach::attach(program, interface, hook, order) {
             Ok(link) => {
+                self.shared
+                    .reinjections
+                    .attached(interface.index, link.mode());
                 let pin = self.pin(interface, &link);
                 let attached = Attached {
                     interface: interface.clone(),
@@ -241,6 +244,7 @@ impl Datapath {
         if let Some(attached) = self.links.remove(&index) {
             attached.detach();
         }
+        self.shared.reinjections.detached(index);
         self.shared.interfaces().remove(index);
         self.shared.answers.release_interface(index);
     }
@@ -375,6 +379,7 @@ impl Datapath {
             buffer,
             Arc::clone(&self.shared.rules),
             Arc::clone(&self.shared.answers),
+            Arc::clone(&self.shared.reinjections),
         )
         .map_err(|error| DatapathError::Ring {
             name: maps::RING,

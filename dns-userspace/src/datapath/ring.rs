@@ -9,7 +9,7 @@ use dns_common::{
 };
 use tokio::io::unix::AsyncFd;
 
-use super::{Answers, Intercepted, rule_sets::RuleSets};
+use super::{Answers, Intercepted, reinjections::Reinjections, rule_sets::RuleSets};
 use crate::{monitor::Exchange, rules::RuleSet};
 
 /// How long [`Ring::next`] waits before it returns without a query, so that its caller can renew the heartbeat.
@@ -23,6 +23,7 @@ pub struct Ring {
     buffer: AsyncFd<RingBuf<MapData>>,
     rules: Arc<RuleSets>,
     answers: Arc<Answers>,
+    reinjections: Arc<Reinjections>,
 }
 
 impl Ring {
@@ -30,6 +31,7 @@ impl Ring {
         buffer: RingBuf<MapData>,
         rules: Arc<RuleSets>,
         answers: Arc<Answers>,
+        reinjections: Arc<Reinjections>,
     ) -> io::Result<Self> {
         // SAFETY: the ring buffer owns its descriptor, keeps it open as long as it lives, and always returns the same.
         let buffer = unsafe { AsyncFd::register(buffer) }?;
@@ -37,6 +39,7 @@ impl Ring {
             buffer,
             rules,
             answers,
+            reinjections,
         })
     }
 
@@ -62,7 +65,7 @@ impl Ring {
                 break;
             };
             records += 1;
-            match decode(&record, &self.rules, &self.answers) {
+            match decode(&record, &self.rules, &self.answers, &self.reinjections) {
                 Some(query) => out.push(query),
                 None => tracing::error!(bytes = record.len(), "ring record not understood"),
             }
@@ -71,7 +74,12 @@ impl Ring {
     }
 }
 
-fn decode(record: &[u8], sets: &RuleSets, answers: &Arc<Answers>) -> Option<Intercepted> {
+fn decode(
+    record: &[u8],
+    sets: &RuleSets,
+    answers: &Arc<Answers>,
+    reinjections: &Reinjections,
+) -> Option<Intercepted> {
     let (header, frame) = record.split_at_checked(size_of::<EventHeader>())?;
     // SAFETY: `header` has the size of an EventHeader, which any bytes are.
     let header = unsafe { header.as_ptr().cast::<EventHeader>().read_unaligned() };
@@ -93,6 +101,7 @@ fn decode(record: &[u8], sets: &RuleSets, answers: &Arc<Answers>) -> Option<Inte
             tci: header.vlan_tci,
             tpid: header.vlan_tpid,
         }),
+        reinjection: reinjections.reinjection(header.ifindex),
         l3_offset: usize::from(header.l3_offset),
         frame: frame.to_vec(),
     })

@@ -10,17 +10,22 @@ use aya::{
     maps::{Array, HashMap as BpfHashMap, MapData, MapError, PerCpuArray, RingBuf},
 };
 use aya_obj::Object;
-use dns_common::{abi::maps as names, answer::Slot, verdict::COUNTERS};
+use dns_common::{
+    abi::{Trailer, maps as names},
+    answer::Slot,
+    verdict::COUNTERS,
+};
 use nix::sys::stat::stat;
 
 use super::{
-    Answers, DatapathError, Heartbeat, Switch,
+    Answers, DatapathError, Heartbeat, Hook, Switch,
     answers::{Tables, View},
     interfaces::Interfaces,
     mapping::Mapping,
     object::{mapping, take},
     pins::{Shape, State, StateError, unpin},
     pod::Plain,
+    reinjections::Reinjections,
     rule_sets::RuleSets,
     steer::SteeringMaps,
 };
@@ -57,10 +62,12 @@ const TABLES: [&str; 5] = [
 
 /// The properties of the tables that are not in the tables themselves.
 const META: &str = "META";
-const META_WORDS: u32 = 3;
+const META_WORDS: u32 = 5;
 const SEED: u32 = 0;
 const NETNS_DEVICE: u32 = 1;
 const NETNS_INODE: u32 = 2;
+/// And the word behind it.
+const TRAILER: u32 = 3;
 
 /// The pinned maps as a program is to find them.
 pub(super) struct Pinned {
@@ -72,7 +79,24 @@ pub(super) struct Pinned {
     pub import: Option<Mapping<Slot>>,
     /// Whether the tables are created again.
     pub new_tables: bool,
+    pub secrets: Secrets,
+}
+
+/// What no pod may know.
+#[derive(Clone, Copy)]
+pub(super) struct Secrets {
+    /// Of the tables' hashes.
     pub seed: u64,
+    pub trailer: Trailer,
+}
+
+impl Secrets {
+    pub fn random() -> Self {
+        Self {
+            seed: rand::random(),
+            trailer: rand::random(),
+        }
+    }
 }
 
 impl Pinned {
@@ -103,7 +127,7 @@ impl Pinned {
             new: Vec::new(),
             import: None,
             new_tables: TABLES.iter().any(|name| fits(name) == Some(false)),
-            seed: meta(state)?,
+            secrets: meta(state)?,
         };
         for name in SHARED {
             let Some(fits) = fits(name) else { continue };
@@ -128,19 +152,26 @@ fn old_answers(path: &std::path::Path) -> Option<Mapping<Slot>> {
     Mapping::new(aya::maps::Map::Array(map)).ok()
 }
 
-/// Reads what is pinned beside the tables, or pins it; returns their seed.
-fn meta(state: &State) -> Result<u64, DatapathError> {
+/// Reads what is pinned beside the tables, or pins it.
+fn meta(state: &State) -> Result<Secrets, DatapathError> {
     let failed = |error| DatapathError::Map { name: META, error };
     let path = state.map(META);
     let (device, inode) = network_namespace();
-    if path.exists() {
+    let mut secrets = Secrets::random();
+    if let Some(shape) = Shape::of_pin(&path) {
         let data = MapData::from_pin(&path).map_err(failed)?;
         let meta: Array<_, u64> = Array::try_from(aya::maps::Map::Array(data)).map_err(failed)?;
         let word = |index| meta.get(&index, 0).map_err(failed);
         if (word(NETNS_DEVICE)?, word(NETNS_INODE)?) != (device, inode) {
             return Err(StateError::OtherNetwork(state.root().to_owned()).into());
         }
-        return word(SEED);
+        secrets.seed = word(SEED)?;
+        if shape.elements == META_WORDS {
+            secrets.trailer = [word(TRAILER)?, word(TRAILER + 1)?];
+            return Ok(secrets);
+        }
+        // Of a version whose programs know no trailer.
+        unpin(&path);
     }
     let mut meta: Array<MapData, u64> =
         Array::create(META_WORDS, 0).map_err(|error| match error {
@@ -150,13 +181,18 @@ fn meta(state: &State) -> Result<u64, DatapathError> {
             },
             error => failed(error),
         })?;
-    let seed = rand::random();
-    for (index, word) in [(SEED, seed), (NETNS_DEVICE, device), (NETNS_INODE, inode)] {
+    for (index, word) in [
+        (SEED, secrets.seed),
+        (NETNS_DEVICE, device),
+        (NETNS_INODE, inode),
+        (TRAILER, secrets.trailer[0]),
+        (TRAILER + 1, secrets.trailer[1]),
+    ] {
         meta.set(index, word, 0).map_err(failed)?;
     }
     meta.pin(&path)
         .map_err(|error| DatapathError::Pin { path, error })?;
-    Ok(seed)
+    Ok(secrets)
 }
 
 /// Device and inode of the network namespace of this thread.
@@ -177,6 +213,7 @@ pub struct Shared {
     ring: Mutex<Option<RingBuf<MapData>>>,
     decisions: Mutex<Option<RingBuf<MapData>>>,
     pub(super) rules: Arc<RuleSets>,
+    pub(super) reinjections: Arc<Reinjections>,
     /// Every shared map once more, to pin it again where its pin was removed.
     pins: Mutex<Vec<(std::path::PathBuf, MapData)>>,
 }
@@ -188,6 +225,8 @@ impl Shared {
         tables: Tables,
         view: View,
         rules: &Arc<RuleSet>,
+        trailer: Trailer,
+        hook: Hook,
     ) -> Result<Self, DatapathError> {
         Ok(Self {
             interfaces: Mutex::new(Interfaces::new(ebpf)?),
@@ -200,6 +239,7 @@ impl Shared {
             ring: Mutex::new(Some(take(ebpf, names::RING)?)),
             decisions: Mutex::new(Some(take(ebpf, names::MONITOR_RING)?)),
             rules: Arc::new(RuleSets::new(rules)),
+            reinjections: Arc::new(Reinjections::new(trailer, hook)),
             pins: Mutex::default(),
         })
     }

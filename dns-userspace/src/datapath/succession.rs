@@ -75,7 +75,7 @@ impl Datapath {
                     index,
                     name: name.clone(),
                 },
-                link: Link::adopted(link, self.options.hook),
+                link: Link::adopted(link, self.options.hook, index),
                 pin: Some(path),
             };
             self.take_left(held, &peers);
@@ -139,6 +139,7 @@ impl Datapath {
         });
         match replaced {
             Ok(link) => {
+                self.shared.reinjections.attached(index, link.mode());
                 let attached = Attached {
                     interface,
                     link,
@@ -212,6 +213,7 @@ impl Datapath {
             return Ok(self.take_links(previous));
         }
         if let Err(error) = self.attach_beside(previous, is_wanted) {
+            previous.note_programs();
             previous.pending = before;
             if let Err(error) = previous.put_in_force() {
                 tracing::error!(
@@ -225,7 +227,17 @@ impl Datapath {
         for (_, attached) in previous.links.drain() {
             attached.detach();
         }
+        self.note_programs();
         Ok(Vec::new())
+    }
+
+    /// Queries that are brought back meet this program alone from now on.
+    fn note_programs(&self) {
+        let programs = self.links.iter();
+        let programs = programs.map(|(index, held)| (*index, held.link.mode()));
+        self.shared
+            .reinjections
+            .replace(self.options.hook, programs);
     }
 
     /// Puts the program in the place of an earlier one, link by link.

@@ -112,22 +112,6 @@ pub fn reply(query: &QueryFrame, message: &[u8]) -> Option<Vec<u8>> {
     Some(frame)
 }
 
-/// The IP packet of the query as the pod sent it, but for its UDP checksum, which is complete: that of a local pod is
-/// partial (CHECKSUM_PARTIAL), and the network card that would have completed it never saw the frame.
-pub fn original_packet(query: &QueryFrame) -> Option<(Vec<u8>, SocketAddr)> {
-    let datagram = Datagram::parse(&query.frame, query.l3_offset)?;
-    let mut packet = query.frame.get(datagram.packet.clone())?.to_vec();
-    let udp_at = datagram.udp.start - datagram.packet.start;
-    packet[udp_at + 6..udp_at + 8].fill(0);
-    let sum = udp_checksum(
-        datagram.source.ip(),
-        datagram.destination.ip(),
-        &packet[udp_at..],
-    );
-    packet[udp_at + 6..udp_at + 8].copy_from_slice(&sum.to_be_bytes());
-    Some((packet, datagram.destination))
-}
-
 /// The frame of the query as the pod sent it, with the tag that the kernel keeps outside the frame, and with a complete
 /// UDP checksum in place of a partial one of a local pod. A wrong checksum stays wrong, and a missing one stays missing.
 pub fn original_frame(query: &QueryFrame) -> Option<Vec<u8>> {

@@ -6,9 +6,9 @@ mod socket;
 use std::io;
 
 pub use frame::Datagram;
-pub use socket::{Injector, InjectorOptions};
+pub use socket::Injector;
 
-use crate::model::{Intercepted, VlanTag};
+use crate::model::{Intercepted, Reinjection, VlanTag};
 
 /// An intercepted query without the rules that matched it: all that is needed to answer it or to pass it on.
 #[derive(Clone, Debug)]
@@ -17,6 +17,7 @@ pub struct QueryFrame {
     pub ifindex: u32,
     /// Tag that the kernel keeps outside the frame; a reply carries it inside.
     pub vlan: Option<VlanTag>,
+    pub reinjection: Reinjection,
     /// Where the IP header starts in `frame`.
     pub l3_offset: usize,
     /// The frame from its Ethernet header on, as the pod sent it.
@@ -28,6 +29,7 @@ impl From<Intercepted> for QueryFrame {
         QueryFrame {
             ifindex: query.ifindex,
             vlan: query.vlan,
+            reinjection: query.reinjection,
             l3_offset: query.l3_offset,
             frame: query.frame,
         }
@@ -42,9 +44,9 @@ pub trait Inject: Send + Sync + 'static {
     /// When the frame is not what [`QueryFrame`] promises, or the interface is gone or full.
     fn reply(&self, query: &QueryFrame, message: &[u8]) -> io::Result<()>;
 
-    /// Sends the query to the server that the pod asked, source address included, as if gregor were not there.
+    /// Sends the query back into the ingress of its interface, where it goes on as if gregor were not there.
     ///
     /// # Errors
-    /// When the frame is not what [`QueryFrame`] promises, or there is no route.
+    /// When the frame is not what [`QueryFrame`] promises, or the return device is gone or full.
     fn pass_on(&self, query: &QueryFrame) -> io::Result<()>;
 }

@@ -1,16 +1,13 @@
-//! The sockets behind [`Inject`]: AF_PACKET towards pods and towards the return device, raw IP where there is none.
+//! The sockets behind [`Inject`]: AF_PACKET towards pods and towards the return device.
 //!
 //! A query that passes goes to the return device, whose program brings it back to the ingress that it was taken from
-//! (`datapath/return_path.rs`): reverse path filter, input rules and policies see it as they would without gregor.
-//!
-//! With `hook = "xdp"` it would enter the XDP program again where the kernel runs that, and is sent by a raw IP socket with
-//! the client's address as its source. Where the asked address is local to the node, the kernel routes such a packet over
-//! `lo` with the route already attached; where it is not, it leaves by the ordinary output path, so that a Service address
-//! is translated there, and the reply translated back. Which sources may come is what `allow_sources` says.
+//! (`datapath/return_path.rs`): reverse path filter, input rules and policies see it as they would without gregor. Its mark
+//! says which interface that is. gregor's own program there lets it by: on a TC hook by its `tc_index`; native XDP does not
+//! see it, because the driver has nothing to do with it; generic XDP sees it once more and knows it by a trailer behind the
+//! frame ([`dns_common::abi::Trailer`]), which it removes. Where the program is gone meanwhile, the trailer is padding.
 
 use std::{
     io,
-    net::SocketAddr,
     os::fd::{AsRawFd, RawFd},
     sync::{
         Arc, Mutex, PoisonError,
@@ -18,51 +15,32 @@ use std::{
     },
 };
 
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use dns_common::abi::KEEPS_TC_INDEX;
+use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::{Inject, QueryFrame, frame};
 
-/// How the sockets are opened.
-#[derive(Clone, Debug, Default)]
-pub struct InjectorOptions {
-    /// SO_MARK of queries that are passed on, so that policy can tell them from others.
-    pub mark: Option<u32>,
-    /// Index of the device by which queries go back to where they came from, which may be made anew; without one they leave by
-    /// raw IP sockets.
-    pub return_device: Option<Arc<AtomicU32>>,
-}
-
-/// Sends frames to interfaces and packets to servers in the network namespace of the thread that opened it.
+/// Sends frames to interfaces in the network namespace of the thread that opened it.
 #[derive(Debug)]
 pub struct Injector {
     packet: Socket,
-    returning: Option<Returning>,
-    raw_v4: Socket,
-    /// Missing where the kernel runs without IPv6.
-    raw_v6: Option<Socket>,
+    returning: Returning,
 }
 
 impl Injector {
-    /// Opens the sockets; needs CAP_NET_RAW, and CAP_NET_ADMIN for a mark.
+    /// Opens the sockets; needs CAP_NET_RAW, and CAP_NET_ADMIN for marks. Queries go back by the device with this index, which
+    /// may be made anew.
     ///
     /// # Errors
     /// When a socket cannot be opened or set up.
-    pub fn open(options: InjectorOptions) -> io::Result<Injector> {
+    pub fn open(return_device: Arc<AtomicU32>) -> io::Result<Injector> {
         // Protocol 0: this socket sends and never receives.
         let packet = Socket::new(Domain::PACKET, Type::RAW.nonblocking(), None)?;
         // The reply bypasses the egress hook, where a policy that never saw the query may drop it.
         bypass_qdisc(packet.as_raw_fd())?;
-        let raw_v4 = open_raw(Domain::IPV4, options.mark)?;
-        let raw_v6 = match open_raw(Domain::IPV6, options.mark) {
-            Ok(socket) => Some(socket),
-            Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => None,
-            Err(error) => return Err(error),
-        };
         Ok(Injector {
             packet,
-            returning: options.return_device.map(Returning::open).transpose()?,
-            raw_v4,
-            raw_v6,
+            returning: Returning::open(return_device)?,
         })
     }
 }
@@ -71,7 +49,7 @@ impl Injector {
 #[derive(Debug)]
 struct Returning {
     device: Arc<AtomicU32>,
-    /// Its mark is the index of the interface that the frame goes back to.
+    /// Its mark is the index of the interface that the frame goes back to, with [`KEEPS_TC_INDEX`] or without.
     socket: Mutex<Socket>,
 }
 
@@ -86,10 +64,23 @@ impl Returning {
     }
 
     fn send(&self, query: &QueryFrame) -> io::Result<()> {
-        let frame = frame::original_frame(query).ok_or_else(not_a_query)?;
+        let mut frame = frame::original_frame(query).ok_or_else(not_a_query)?;
+        let mut mark = query.ifindex;
+        if query.reinjection.keeps_tc_index {
+            mark |= KEEPS_TC_INDEX;
+        }
+        if let Some(trailer) = query.reinjection.trailer {
+            // It has been back already, and the program there does not know the trailer: it would come back for ever.
+            if frame.ends_with(&trailer) {
+                return Err(io::Error::other(
+                    "the XDP program has taken a query that was brought back to it",
+                ));
+            }
+            frame.extend(trailer);
+        }
         let address = link_address(self.device.load(Ordering::Relaxed), &frame)?;
         let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
-        socket.set_mark(query.ifindex)?;
+        socket.set_mark(mark)?;
         let sent = socket.send_to(&frame, &address)?;
         whole(sent, frame.len())
     }
@@ -105,23 +96,7 @@ impl Inject for Injector {
     }
 
     fn pass_on(&self, query: &QueryFrame) -> io::Result<()> {
-        if let Some(returning) = &self.returning {
-            return returning.send(query);
-        }
-        let (packet, mut server) = frame::original_packet(query).ok_or_else(not_a_query)?;
-        // Raw IPv6 sockets take a port for a protocol number.
-        server.set_port(0);
-        if let SocketAddr::V6(server) = &mut server
-            && server.ip().is_unicast_link_local()
-        {
-            server.set_scope_id(query.ifindex);
-        }
-        let socket = match server {
-            SocketAddr::V4(_) => &self.raw_v4,
-            SocketAddr::V6(_) => self.raw_v6.as_ref().ok_or(io::ErrorKind::Unsupported)?,
-        };
-        let sent = socket.send_to(&packet, &server.into())?;
-        whole(sent, packet.len())
+        self.returning.send(query)
     }
 }
 
@@ -138,19 +113,6 @@ fn whole(sent: usize, length: usize) -> io::Result<()> {
     } else {
         Err(io::ErrorKind::WriteZero.into())
     }
-}
-
-/// A raw socket whose sender writes the IP header; IPPROTO_RAW receives nothing.
-fn open_raw(domain: Domain, mark: Option<u32>) -> io::Result<Socket> {
-    let socket = Socket::new(
-        domain,
-        Type::RAW.nonblocking(),
-        Some(Protocol::from(libc::IPPROTO_RAW)),
-    )?;
-    if let Some(mark) = mark {
-        socket.set_mark(mark)?;
-    }
-    Ok(socket)
 }
 
 fn bypass_qdisc(socket: RawFd) -> io::Result<()> {

@@ -15,6 +15,6 @@ pub use interface::{Interface, RETURN_DEVICES};
 pub use limit::Limit;
 pub use name::wire_name;
 pub use publish::{LastGood, Publish, Term};
-pub use query::{Intercepted, VlanTag};
+pub use query::{Intercepted, Reinjection, VlanTag};
 pub use steering::{Listeners, SteerMode, SteeredClients};
 pub use transport::Transport;

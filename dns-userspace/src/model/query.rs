@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use dns_common::abi::TRAILER_LEN;
 pub use dns_common::packet::VlanTag;
 
 use super::publish::Publish;
@@ -22,9 +23,19 @@ pub struct Intercepted {
     pub is_answered: bool,
     /// Tag that the kernel keeps outside the frame; a reply carries it inside.
     pub vlan: Option<VlanTag>,
+    pub reinjection: Reinjection,
     /// Where the IP header starts in `frame`.
     pub l3_offset: usize,
     /// The frame from its Ethernet header on, as the pod sent it. The pipeline has checked the lengths of its headers,
     /// that it is UDP to a configured server, and that the DNS message is one question and at most one OPT of version 0.
     pub frame: Vec<u8>,
+}
+
+/// What a query needs in order to pass the programs of its interface, should it go back there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reinjection {
+    /// No TC program of gregor's has to recognise it.
+    pub keeps_tc_index: bool,
+    /// What goes behind the frame, where an XDP program of gregor's gets it once more: see [`dns_common::abi::Trailer`].
+    pub trailer: Option<[u8; TRAILER_LEN as usize]>,
 }

@@ -12,8 +12,8 @@ use dns_common::{
 };
 use gregor::{
     datapath::{
-        AnswerOptions, Datapath, DatapathError, HIT_LANES, Heartbeat, Hook, Intercepted, Limit,
-        LoadOptions, Order, Ring,
+        AnswerOptions, Attempt, Base, Datapath, DatapathError, HIT_LANES, Heartbeat, Hook,
+        Intercepted, Limit, LoadOptions, Order, Ring, State,
     },
     rules::{MatchSpec, RuleSet, RuleSpec},
 };
@@ -115,6 +115,16 @@ const XDP: Actions = Actions {
 impl Loaded {
     pub fn new(options: &LoadOptions) -> anyhow::Result<Self> {
         Self::with(options, || Datapath::load(options))
+    }
+
+    /// The program of a process whose maps are pinned in this directory.
+    pub fn pinned(options: &LoadOptions, state: &State) -> anyhow::Result<Self> {
+        let attempt = Attempt {
+            base: Base::pinned(state),
+            logging: false,
+            limit: Duration::from_secs(60),
+        };
+        Self::with(options, || attempt.load(options, &mut |_, _| {}))
     }
 
     /// The program that logs what it decides.

@@ -28,6 +28,8 @@ pub struct Seen {
     pub frames: u64,
     /// Length of the last one, without a tag that the kernel keeps outside.
     pub last_len: u64,
+    /// Its `tc_index`.
+    pub last_tc_index: u64,
 }
 
 /// An XDP program that lets everything pass, run by the driver: a veth takes what its peer sends back by XDP only where
@@ -182,11 +184,13 @@ fn load_observer(map: &OwnedFd) -> anyhow::Result<OwnedFd> {
         instruction(0x18, 1, BPF_PSEUDO_MAP_FD, 0, map.as_raw_fd()), // r1 = map
         0,
         instruction(0x85, 0, 0, 0, BPF_FUNC_MAP_LOOKUP_ELEM),
-        instruction(0x15, 0, 0, 4, 0), // if r0 == 0, skip four
-        instruction(0xb7, 1, 0, 0, 1), // r1 = 1
-        instruction(0xdb, 0, 1, 0, 0), // lock *(u64 *)(r0 + 0) += r1
-        instruction(0x61, 2, 6, 0, 0), // r2 = skb->len
-        instruction(0x7b, 0, 2, 8, 0), // *(u64 *)(r0 + 8) = r2
+        instruction(0x15, 0, 0, 6, 0),  // if r0 == 0, skip six
+        instruction(0xb7, 1, 0, 0, 1),  // r1 = 1
+        instruction(0xdb, 0, 1, 0, 0),  // lock *(u64 *)(r0 + 0) += r1
+        instruction(0x61, 2, 6, 0, 0),  // r2 = skb->len
+        instruction(0x7b, 0, 2, 8, 0),  // *(u64 *)(r0 + 8) = r2
+        instruction(0x61, 2, 6, 44, 0), // r2 = skb->tc_index
+        instruction(0x7b, 0, 2, 16, 0), // *(u64 *)(r0 + 16) = r2
         instruction(0xb7, 0, 0, 0, TC_ACT_UNSPEC),
         instruction(0x95, 0, 0, 0, 0), // exit
     ];

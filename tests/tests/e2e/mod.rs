@@ -21,9 +21,10 @@ use std::{
 
 use gregor_tests::{
     lab::{
-        Gregor, Lab, Pod, patience, skip,
+        Gregor, Lab, Netns, Pod, patience, skip,
         world::{BROKER, Data, FOO_ENDPOINT, Record, World},
     },
+    packets::observer::Passing,
     tools,
 };
 use hickory_proto::{
@@ -343,6 +344,13 @@ impl Metrics {
     /// Queries that the programs did not let pass.
     pub fn intercepted(&self) -> f64 {
         self.taken() + self.answered()
+    }
+
+    /// Everything that the programs have counted.
+    pub fn requests(&self) -> f64 {
+        let series = self.0.iter();
+        let requests = series.filter(|(name, _)| name.starts_with("gregor_dns_requests_total"));
+        requests.map(|(_, count)| count).sum()
     }
 
     /// Queries that the programs let pass for this reason.
@@ -751,4 +759,30 @@ pub fn alone(test: &str, own: &Gregor) -> bool {
         &format!("another gregor runs here, which it would detach: pid {others}"),
     );
     false
+}
+
+/// The pod's end of its veth, as a machine behind a wire would be: checksums are done before a frame leaves. Who runs the
+/// program on the node's end follows from what the pod's end is like.
+pub fn wire(lab: &Lab, pod: &Pod, mode: &str) -> Option<Passing> {
+    ethtool(pod.netns(), "-K eth0 tx off");
+    ethtool(lab.node(), &keep_tags(&pod.host_interface));
+    if mode == "native" {
+        let passing = pod.netns().enter(|| Passing::attach("eth0"));
+        return Some(passing.unwrap().unwrap());
+    }
+    // More queues to send from than the other end has to receive with.
+    ethtool(pod.netns(), "-L eth0 tx 2");
+    None
+}
+
+pub fn keep_tags(interface: &str) -> String {
+    format!("-K {interface} rxvlan off rx-vlan-stag-hw-parse off")
+}
+
+pub fn ethtool(netns: &Netns, arguments: &str) {
+    let mut command = Command::new(tools::ethtool().unwrap());
+    command.args(arguments.split_whitespace());
+    let output = netns.output(command).unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "ethtool {arguments}: {error}");
 }

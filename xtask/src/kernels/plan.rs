@@ -118,6 +118,13 @@ const TESTS: &[Tests] = &[
         full: &[],
         limit_seconds: 300,
     },
+    Tests {
+        part: Part::Lab,
+        program: "reinjection",
+        quick: &["a_query_that_is_brought_back_passes"],
+        full: &[],
+        limit_seconds: 300,
+    },
 ];
 
 /// The steps of a guest; of all parts when none is named.

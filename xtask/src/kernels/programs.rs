@@ -46,6 +46,7 @@ fn native(steps: &[Step]) -> Result<Programs> {
         ("/usr/sbin/ip", Some(tools::iproute2()?)),
         ("/usr/sbin/tc", tools::find("tc")),
         ("/usr/bin/getent", tools::find("getent")),
+        ("/usr/sbin/ethtool", Some(tools::ethtool()?)),
     ] {
         if let Some(path) = path {
             called.push((at.to_owned(), path));

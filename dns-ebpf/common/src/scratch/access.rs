@@ -163,6 +163,12 @@ impl Scratch {
         // SAFETY: a field of ours.
         unsafe { (&raw const self.frame).read_volatile() }
     }
+
+    /// First byte after the message of the query that the pipeline's last stage is to look at.
+    #[inline(always)]
+    pub fn end(&self) -> u32 {
+        self.frame().end
+    }
 }
 
 /// Reads a word at any alignment.

@@ -3,6 +3,7 @@ use std::net::SocketAddr;
 use proptest::prelude::*;
 
 use super::*;
+use crate::model::Reinjection;
 
 const POD_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const HOST_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
@@ -30,6 +31,7 @@ fn query(source: &str, destination: &str, tags: &[u8], message: &[u8]) -> QueryF
     QueryFrame {
         ifindex: 7,
         vlan: None,
+        reinjection: Reinjection::default(),
         l3_offset,
         frame,
     }
@@ -84,17 +86,38 @@ fn tags_inside_and_outside_the_frame_come_back_in_order() {
 }
 
 #[test]
-fn the_original_packet_is_unpadded_and_its_checksum_complete() {
+fn the_original_frame_has_its_padding_and_a_begun_checksum_is_complete() {
     for (pod, server) in [V4, V6] {
-        let query = query(pod, server, &[], b"question");
-        let (packet, to) = original_packet(&query).unwrap();
-        assert_eq!(to, server.parse().unwrap());
-        assert_eq!(sums(&packet, 0).1, 0xffff);
-        let original = &query.frame[14..query.frame.len() - 5];
-        let checksum = packet.len() - b"question".len() - 2;
-        assert_eq!(packet[..checksum], original[..checksum]);
-        assert_eq!(packet[checksum + 2..], original[checksum + 2..]);
+        let mut query = query(pod, server, &[], b"question");
+        let datagram = Datagram::parse(&query.frame, 14).unwrap();
+        let checksum = datagram.udp.start + 6;
+        let wrong = query.frame.clone();
+        assert_eq!(original_frame(&query), Some(wrong));
+
+        let begun = partial_checksum(
+            datagram.source.ip(),
+            datagram.destination.ip(),
+            datagram.udp.len(),
+        );
+        query.frame[checksum..checksum + 2].copy_from_slice(&begun.to_be_bytes());
+        let whole = original_frame(&query).unwrap();
+        assert_eq!(sums(&whole[..datagram.packet.end], 14).1, 0xffff);
+        assert_eq!(whole[..checksum], query.frame[..checksum]);
+        assert_eq!(whole[checksum + 2..], query.frame[checksum + 2..]);
     }
+}
+
+#[test]
+fn the_original_frame_has_the_tag_that_was_outside() {
+    let mut query = query(V4.0, V4.1, &[0x81, 0, 0, 9], b"question");
+    query.vlan = Some(VlanTag {
+        tci: 0x2005,
+        tpid: 0x88a8,
+    });
+    let whole = original_frame(&query).unwrap();
+    assert_eq!(whole[..12], query.frame[..12]);
+    assert_eq!(whole[12..22], [0x88, 0xa8, 0x20, 5, 0x81, 0, 0, 9, 8, 0]);
+    assert_eq!(whole[16..], query.frame[12..]);
 }
 
 #[test]
@@ -112,7 +135,7 @@ fn what_is_no_plain_datagram_is_refused() {
         let mut bad = good.clone();
         bad.frame[at] = value;
         assert_eq!(reply(&bad, b"answer"), None, "byte {at}");
-        assert_eq!(original_packet(&bad), None, "byte {at}");
+        assert_eq!(original_frame(&bad), None, "byte {at}");
     }
 }
 
@@ -133,8 +156,8 @@ proptest! {
 
     #[test]
     fn no_frame_makes_it_panic(frame in prop::collection::vec(any::<u8>(), 0..120), l3_offset in 0..130usize) {
-        let query = QueryFrame { ifindex: 1, vlan: None, l3_offset, frame };
+        let query = QueryFrame { ifindex: 1, vlan: None, reinjection: Reinjection::default(), l3_offset, frame };
         let _ = reply(&query, b"answer");
-        let _ = original_packet(&query);
+        let _ = original_frame(&query);
     }
 }

@@ -22,7 +22,7 @@ use tokio::sync::oneshot;
 
 use super::*;
 use crate::{
-    model::Term,
+    model::{Reinjection, Term},
     resolve::{
         cache::NEGATIVE_LIFETIME,
         chain::{Answer, Failure, Outcome},
@@ -228,6 +228,7 @@ fn frame(ifindex: u32, message: &[u8]) -> QueryFrame {
     QueryFrame {
         ifindex,
         vlan: None,
+        reinjection: Reinjection::default(),
         l3_offset: 14,
         frame,
     }
@@ -716,6 +717,7 @@ async fn rules_decide_about_the_target_and_their_ttl_is_a_cap() {
             answers: published.clone(),
             is_answered: false,
             vlan: query.vlan,
+            reinjection: query.reinjection,
             l3_offset: query.l3_offset,
             frame: query.frame,
         });

@@ -32,6 +32,7 @@ fn ask(lab: &Lab, rules: &Arc<RuleSet>, qname: &str, qtype: RecordType) {
         answers: Arc::new(Published::default()),
         is_answered: false,
         vlan: query.vlan,
+        reinjection: query.reinjection,
         l3_offset: query.l3_offset,
         frame: query.frame,
     });

@@ -1,16 +1,15 @@
 //! Bytes of the frames that gregor sends, made from the frame that came in; no I/O.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     ops::Range,
 };
 
 use dns_common::wire::{ETH_LEN, ETHERTYPE_OFFSET, IPPROTO_UDP, IPV4_LEN, IPV6_LEN, UDP_LEN};
 
 use super::QueryFrame;
-use crate::model::VlanTag;
+use crate::model::{Headers, VlanTag, be16};
 
-const IPV4: usize = IPV4_LEN as usize;
 const IPV6: usize = IPV6_LEN as usize;
 const UDP: usize = UDP_LEN as usize;
 const TTL: u8 = 64;
@@ -36,35 +35,12 @@ impl Datagram {
     /// extension headers, or when its lengths disagree.
     pub fn parse(frame: &[u8], l3_offset: usize) -> Option<Datagram> {
         let ip = frame.get(l3_offset..)?;
-        let (header, length, source, destination) = match ip.first()? >> 4 {
-            4 => {
-                let header: &[u8; IPV4] = ip.first_chunk()?;
-                let fragment = be16(header, 6)? & 0x3fff;
-                if header[0] != 0x45 || header[9] != IPPROTO_UDP || fragment != 0 {
-                    return None;
-                }
-                let length = usize::from(be16(header, 2)?);
-                let source = Ipv4Addr::from(*header[12..].first_chunk::<4>()?);
-                let destination = Ipv4Addr::from(*header[16..].first_chunk::<4>()?);
-                (IPV4, length, source.into(), destination.into())
-            }
-            6 => {
-                let header: &[u8; IPV6] = ip.first_chunk()?;
-                if header[6] != IPPROTO_UDP {
-                    return None;
-                }
-                let length = IPV6 + usize::from(be16(header, 4)?);
-                let source = Ipv6Addr::from(*header[8..].first_chunk::<16>()?);
-                let destination = Ipv6Addr::from(*header[24..].first_chunk::<16>()?);
-                (
-                    IPV6,
-                    length,
-                    IpAddr::from(source),
-                    IpAddr::from(destination),
-                )
-            }
-            _ => return None,
-        };
+        let Headers {
+            source,
+            destination,
+            ip_len: header,
+            packet_len: length,
+        } = Headers::parse(ip)?;
         let udp = ip.get(header..length)?;
         if udp.len() < UDP || usize::from(be16(udp, 4)?) != udp.len() {
             return None;
@@ -72,8 +48,8 @@ impl Datagram {
         let start = l3_offset + header;
         let end = l3_offset + length;
         Some(Datagram {
-            source: SocketAddr::new(source, be16(udp, 0)?),
-            destination: SocketAddr::new(destination, be16(udp, 2)?),
+            source,
+            destination,
             packet: l3_offset..end,
             udp: start..end,
             message: start + UDP..end,
@@ -214,10 +190,6 @@ fn fold(mut sum: u64) -> u16 {
         sum = (sum & 0xffff) + (sum >> 16);
     }
     sum as u16
-}
-
-fn be16(bytes: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_be_bytes(*bytes.get(at..)?.first_chunk()?))
 }
 
 #[cfg(test)]

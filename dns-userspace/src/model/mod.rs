@@ -3,6 +3,7 @@
 //! Nothing here uses aya or tokio, so that whatever decides builds and is tested without a kernel. The datapath converts
 //! from the kernel's ABI where it reads and writes maps.
 
+mod headers;
 mod interface;
 mod limit;
 mod name;
@@ -11,9 +12,10 @@ mod query;
 mod steering;
 mod transport;
 
+pub use headers::{Headers, be16};
 pub use interface::{Interface, RETURN_DEVICES};
 pub use limit::Limit;
-pub use name::wire_name;
+pub use name::{name_length, wire_name};
 pub use publish::{LastGood, Publish, Term};
 pub use query::{Intercepted, Reinjection, VlanTag};
 pub use steering::{Listeners, SteerMode, SteeredClients};

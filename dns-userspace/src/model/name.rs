@@ -1,5 +1,6 @@
 //! Domain names in wire format (RFC 1035 §3.1).
 
+use dns_common::wire::MAX_NAME;
 use hickory_proto::rr::Name;
 
 /// A name in wire format, uncompressed, root label included.
@@ -11,4 +12,19 @@ pub fn wire_name(name: &Name) -> Vec<u8> {
     }
     wire.push(0);
     wire
+}
+
+/// Bytes of the uncompressed name that `bytes` begins with, root label included; `None` where there is none.
+pub fn name_length(bytes: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    loop {
+        let length = usize::from(*bytes.get(at)?);
+        at += 1 + length;
+        if length > 63 || at > MAX_NAME as usize {
+            return None;
+        }
+        if length == 0 {
+            return Some(at);
+        }
+    }
 }

@@ -1,12 +1,14 @@
 //! Client, server and question, read from the beginning of a frame; no I/O.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 
 use dns_common::wire::{
-    DNS_HEADER_LEN, ETH_LEN, ETH_P_8021AD, ETH_P_8021Q, ETHERTYPE_OFFSET, FLAG_QR, IPPROTO_UDP,
-    IPV4_LEN, IPV6_LEN, MAX_NAME, UDP_LEN, VLAN_LEN,
+    DNS_HEADER_LEN, ETH_LEN, ETH_P_8021AD, ETH_P_8021Q, ETHERTYPE_OFFSET, FLAG_QR, UDP_LEN,
+    VLAN_LEN,
 };
 use hickory_proto::{op::ResponseCode, rr::RecordType};
+
+use crate::model::{Headers, be16, name_length};
 
 /// A query or the reply to one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,36 +36,13 @@ impl Exchange {
     }
 
     fn of_packet(ip: &[u8]) -> Option<Exchange> {
-        let (protocol, source, destination, header) = match ip.first()? >> 4 {
-            4 => {
-                let header: &[u8; IPV4_LEN as usize] = ip.first_chunk()?;
-                if header[0] != 0x45 {
-                    return None;
-                }
-                let source = Ipv4Addr::from(*header[12..].first_chunk::<4>()?);
-                let destination = Ipv4Addr::from(*header[16..].first_chunk::<4>()?);
-                (header[9], source.into(), destination.into(), header.len())
-            }
-            6 => {
-                let header: &[u8; IPV6_LEN as usize] = ip.first_chunk()?;
-                let source = Ipv6Addr::from(*header[8..].first_chunk::<16>()?);
-                let destination = Ipv6Addr::from(*header[24..].first_chunk::<16>()?);
-                (
-                    header[6],
-                    IpAddr::from(source),
-                    IpAddr::from(destination),
-                    header.len(),
-                )
-            }
-            _ => return None,
-        };
-        if protocol != IPPROTO_UDP {
-            return None;
-        }
-        let udp = ip.get(header..)?;
-        let source = SocketAddr::new(source, be16(udp, 0)?);
-        let destination = SocketAddr::new(destination, be16(udp, 2)?);
-        let message = udp.get(UDP_LEN as usize..)?;
+        let Headers {
+            source,
+            destination,
+            ip_len,
+            ..
+        } = Headers::parse(ip)?;
+        let message = ip.get(ip_len + UDP_LEN as usize..)?;
         let flags = be16(message, 2)?;
         let (qname, qtype) = question(message.get(DNS_HEADER_LEN as usize..)?)?;
         let is_reply = flags & FLAG_QR != 0;
@@ -129,26 +108,16 @@ impl Exchange {
 
 /// The qname and the qtype that a question section begins with.
 fn question(bytes: &[u8]) -> Option<(&[u8], u16)> {
-    let mut at = 0;
-    loop {
-        let length = usize::from(*bytes.get(at)?);
-        at += 1 + length;
-        if length > 63 || at > MAX_NAME as usize {
-            return None;
-        }
-        if length == 0 {
-            return Some((bytes.get(..at)?, be16(bytes, at)?));
-        }
-    }
-}
-
-fn be16(bytes: &[u8], at: usize) -> Option<u16> {
-    let pair = bytes.get(at..)?.first_chunk::<2>()?;
-    Some(u16::from_be_bytes(*pair))
+    let at = name_length(bytes)?;
+    Some((&bytes[..at], be16(bytes, at)?))
 }
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::net::Ipv6Addr;
+
+    use dns_common::wire::IPPROTO_UDP;
+
     use super::*;
 
     /// An untagged frame over IPv4 from 10.0.0.2:5353 to 169.254.20.10:53 that asks for `name` A.

@@ -4,10 +4,12 @@
 //! passed to the existing cache, which may have a better answer than an error.
 
 use dns_common::wire::{
-    CLASS_IN, DNS_HEADER_LEN, FLAG_CD, FLAG_OPCODE, FLAG_QR, FLAG_RD, FULL_COOKIE_LEN, MAX_NAME,
-    OPT_LEN, OPTION_COOKIE, QUESTION_TAIL, TYPE_ANY, TYPE_OPT, qtype_passes,
+    CLASS_IN, DNS_HEADER_LEN, FLAG_CD, FLAG_OPCODE, FLAG_QR, FLAG_RD, FULL_COOKIE_LEN, OPT_LEN,
+    OPTION_COOKIE, QUESTION_TAIL, TYPE_ANY, TYPE_OPT, qtype_passes,
 };
 use hickory_proto::rr::RecordType;
+
+use crate::model::name_length;
 
 const HEADER: usize = DNS_HEADER_LEN as usize;
 const OPT: usize = OPT_LEN as usize;
@@ -121,21 +123,6 @@ impl Query {
     /// The name in wire format, in the case that it was sent in.
     pub fn qname(&self) -> &[u8] {
         &self.question[..self.question.len() - QUESTION_TAIL as usize]
-    }
-}
-
-/// Bytes of the uncompressed name that `bytes` begins with, root label included.
-fn name_length(bytes: &[u8]) -> Option<usize> {
-    let mut at = 0;
-    loop {
-        let length = usize::from(*bytes.get(at)?);
-        at += 1 + length;
-        if length > 63 || at > MAX_NAME as usize {
-            return None;
-        }
-        if length == 0 {
-            return Some(at);
-        }
     }
 }
 

@@ -5,7 +5,9 @@
 
 use std::collections::HashMap;
 
-use dns_common::wire::{DNS_HEADER_LEN, FLAG_QR, MAX_NAME};
+use dns_common::wire::{DNS_HEADER_LEN, FLAG_QR};
+
+use crate::model::name_length;
 
 const HEADER: usize = DNS_HEADER_LEN as usize;
 const QUESTION_TAIL: usize = 4;
@@ -103,17 +105,7 @@ fn question(message: &[u8]) -> Option<&[u8]> {
         return None;
     }
     let body = message.get(HEADER..)?;
-    let mut at = 0;
-    loop {
-        let length = usize::from(*body.get(at)?);
-        at += 1 + length;
-        if length > 63 || at > MAX_NAME as usize {
-            return None;
-        }
-        if length == 0 {
-            return body.get(..at + QUESTION_TAIL);
-        }
-    }
+    body.get(..name_length(body)? + QUESTION_TAIL)
 }
 
 fn is_transfer(question: &[u8]) -> bool {

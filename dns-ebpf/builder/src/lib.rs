@@ -80,13 +80,19 @@ fn compile(
         // 32-bit arithmetic and jumps: Linux 5.1 and later.
         "-Ctarget-cpu=v3".to_owned(),
     ];
-    let target_dir = target_directory(out)?.join([&["ebpf", machine], features].concat().join("-"));
+    let target_dir = target_directory(out)?.join(format!("ebpf-{machine}"));
+    // Left there by the inner cargo while it holds its lock: in the target directory, objects of other features have the
+    // same name, and build scripts run side by side.
+    let name = [&[object], features].concat().join("-");
+    let artifacts = out.join(format!("{name}.d"));
     let output = cargo
         .args(["build", "--quiet", "--release", "--package", package])
         .args(["--bin", object, "--target", TARGET, "-Zbuild-std=core"])
         .args(["--features", &features.join(",")])
         .arg("--target-dir")
         .arg(&target_dir)
+        .args(["-Zunstable-options", "--artifact-dir"])
+        .arg(&artifacts)
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
         .env_remove("RUSTC_WRAPPER")
         .env_remove("RUSTC_WORKSPACE_WRAPPER")
@@ -102,16 +108,15 @@ fn compile(
     for line in String::from_utf8_lossy(&output.stderr).lines() {
         println!("cargo:warning={line}");
     }
-    let built = target_dir.join(TARGET).join("release").join(object);
-    let name = [&[object], features].concat().join("-");
+    let built = artifacts.join(object);
     fs::copy(&built, out.join(name)).with_context(|| format!("copying {}", built.display()))?;
     Ok(())
 }
 
 /// Where the outer cargo builds: `OUT_DIR` is target/PROFILE/build/PACKAGE/out, or target/TRIPLE/PROFILE/build/PACKAGE/out.
 ///
-/// The programs get a directory of their own in it, since the outer cargo holds the lock of its own: one for all profiles,
-/// but one for each machine and set of features. Build scripts run side by side, and the object's name is the same.
+/// The programs get a directory of their own in it, since the outer cargo holds the lock of its own: one for each machine, so
+/// that `core` is compiled once for all profiles and features.
 fn target_directory(out: &Path) -> anyhow::Result<&Path> {
     let directory = out
         .ancestors()

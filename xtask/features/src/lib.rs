@@ -1,0 +1,5 @@
+//! Nothing but its dependencies: see `Cargo.toml`.
+//!
+//! `cargo xtask run` compiles xtask and then gregor. Cargo gives a crate the features that the package being built asks for, so
+//! a crate with other features in the second build would be compiled once more, and all that use it.
+#![no_std]

@@ -42,7 +42,7 @@ pub trait Frame: Packet {
     fn as_ptr(&self) -> *mut Self::Context;
 
     /// [`finish`] as a stage.
-    fn finish(context: *mut Self::Context) -> u32;
+    fn finish(&self, scratch: &Scratch) -> u32;
 
     /// [`reply`] as a stage.
     fn reply(context: *mut Self::Context) -> u32;
@@ -299,7 +299,7 @@ impl<F: Frame> Host<F> for Kernel {
     #[inline(always)]
     fn finish(&self, packet: &mut F, scratch: &mut Scratch) -> Verdict {
         verifier::share(scratch);
-        Verdict::from_counter(F::finish(packet.as_ptr()))
+        Verdict::from_counter(packet.finish(scratch))
     }
 
     #[inline(always)]

@@ -129,8 +129,8 @@ impl Frame for Skb {
     }
 
     #[inline(always)]
-    fn finish(context: *mut __sk_buff) -> u32 {
-        gregor_finish_skb(context)
+    fn finish(&self, _scratch: &Scratch) -> u32 {
+        gregor_finish_skb(self.context)
     }
 
     #[inline(always)]

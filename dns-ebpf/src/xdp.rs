@@ -111,8 +111,13 @@ impl Frame for Buffer {
     }
 
     #[inline(always)]
-    fn finish(context: *mut xdp_md) -> u32 {
-        gregor_pass_or_finish_xdp(context)
+    fn finish(&self, scratch: &Scratch) -> u32 {
+        // Hardly a query has so much behind its IP packet.
+        if self.len().wrapping_sub(scratch.end()) >= TRAILER_LEN {
+            gregor_pass_or_finish_xdp(self.context)
+        } else {
+            gregor_finish_xdp(self.context)
+        }
     }
 
     #[inline(always)]
@@ -169,21 +174,15 @@ extern "C" fn gregor_pass_or_finish_xdp(context: *mut xdp_md) -> u32 {
     gregor_finish_xdp(context)
 }
 
-/// Removes the trailer of a query that the responder has brought back; `false` where there is none. Only what may match is
-/// looked at so: a query that a reload has made foreign meanwhile keeps its trailer, as padding.
+/// Removes the trailer of a query that the responder has brought back; `false` where there is none. The frame is longer than
+/// its IP packet by a trailer at least. Only what may match is looked at so: a query that a reload has made foreign meanwhile
+/// keeps its trailer, as padding.
 #[inline(always)]
 fn take_trailer(context: *mut xdp_md) -> bool {
-    let Some(end) = maps::scratch().map(|scratch| scratch.end()) else {
-        return false;
-    };
     let buffer = Buffer::from_raw(context);
-    let len = buffer.len();
-    if len < TRAILER_LEN || len - TRAILER_LEN < end {
-        return false;
-    }
     let at = verifier::pointer(
         buffer.data,
-        verifier::index::<TRAILER_AT>(len - TRAILER_LEN),
+        verifier::index::<TRAILER_AT>(buffer.len().wrapping_sub(TRAILER_LEN)),
     );
     if at + TRAILER_LEN as usize > buffer.data_end {
         return false;

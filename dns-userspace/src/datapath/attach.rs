@@ -12,7 +12,8 @@ use super::{
     Interface, PROGRAM, XDP_PROGRAM,
     clsact::{self, Filter},
     link::{self, BpfLink, Place},
-    netdev, offload,
+    netdev::{self, XdpMode},
+    offload,
     pins::{STATE, linked_programs},
 };
 
@@ -34,24 +35,6 @@ impl Hook {
         match self {
             Hook::Tcx | Hook::Clsact => PROGRAM,
             Hook::Xdp => XDP_PROGRAM,
-        }
-    }
-}
-
-/// What runs an XDP program.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum XdpMode {
-    /// The driver.
-    Native,
-    /// The kernel, where the driver cannot: after it has made an skb.
-    Generic,
-}
-
-impl XdpMode {
-    pub fn name(self) -> &'static str {
-        match self {
-            XdpMode::Native => "native",
-            XdpMode::Generic => "generic",
         }
     }
 }

@@ -50,7 +50,7 @@ mod sys;
 mod verifier;
 
 pub use answers::{AnswerOptions, AnswerSizes, Answers, Given};
-pub use attach::{Hook, InFront, Order, XdpMode, detect_hook, has_tcx, programs_on};
+pub use attach::{Hook, InFront, Order, detect_hook, has_tcx, programs_on};
 pub use attempt::{Attempt, verifier_log};
 pub use base::Base;
 pub use breakglass::{DetachReport, detach_all};
@@ -62,7 +62,7 @@ pub use heartbeat::{HEARTBEAT_VALID, Heartbeat};
 pub use log::{LOG_TARGET, ProgramLog};
 pub use memlock::{Memlock, raise_memlock};
 pub use monitor::{Decided, Decision, Decisions, Switch};
-pub use netdev::xdp_modes;
+pub use netdev::{XdpMode, xdp_modes};
 pub use node::{Node, missing_capabilities};
 pub use offload::vlan_offload_remedy;
 pub use options::{HIT_LANES, LoadOptions, wanted};

@@ -5,10 +5,7 @@
 
 use std::io;
 
-use super::{
-    XdpMode,
-    netlink::{Netlink, attributes},
-};
+use super::netlink::{Netlink, attributes};
 
 // linux/genetlink.h, linux/netdev.h
 const GENL_ID_CTRL: u16 = 0x10;
@@ -28,6 +25,24 @@ const XDP_ATTACHED_DRV: u8 = 1;
 const XDP_ATTACHED_SKB: u8 = 2;
 /// `struct ifinfomsg`.
 const LINK_HEADER: usize = 16;
+
+/// What runs an XDP program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum XdpMode {
+    /// The driver.
+    Native,
+    /// The kernel, where the driver cannot: after it has made an skb.
+    Generic,
+}
+
+impl XdpMode {
+    pub fn name(self) -> &'static str {
+        match self {
+            XdpMode::Native => "native",
+            XdpMode::Generic => "generic",
+        }
+    }
+}
 
 /// How each of these interfaces would run a program; `None` where the kernel does not say.
 pub fn xdp_modes(indexes: &[u32]) -> Vec<Option<XdpMode>> {

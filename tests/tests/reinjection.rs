@@ -24,7 +24,7 @@ use gregor_tests::{
         observer::{Observer, Place},
         probe,
         table::{BROKER, FIRST_V4, FIRST_V6, SEVERAL, broker_query},
-        wire::{Wire, on_a_wire, run},
+        wire::{Wire, on_a_wire_of, run},
     },
     tools,
 };
@@ -58,16 +58,12 @@ impl Attached {
     fn new(wire: &Wire, mut loaded: Loaded, mode: XdpMode) -> Self {
         let name = &wire.interface.name;
         run("ethtool", &keep_tags(name)).unwrap();
-        if mode == XdpMode::Generic {
-            // See `e2e::wire`.
-            wire.in_pod(|| run("ethtool", "-L eth0 tx 2")).unwrap();
-        }
         loaded.datapath.attach(&wire.interface).unwrap();
         assert_eq!(loaded.datapath.mode(wire.interface.index), Some(mode));
         let return_path = ReturnPath::open().unwrap();
         Self {
             loaded,
-            behind: Observer::attach(name, Place::Tcx).unwrap(),
+            behind: Observer::attach(name, Place::Clsact { priority: 100 }).unwrap(),
             injector: Injector::open(Arc::clone(return_path.index())).unwrap(),
             _return_path: return_path,
         }
@@ -116,6 +112,14 @@ impl Attached {
     }
 }
 
+/// Queues of the pod's end from which it follows who runs the program on the node's end.
+fn queues_for(mode: XdpMode) -> u32 {
+    match mode {
+        XdpMode::Native => 1,
+        XdpMode::Generic => 2,
+    }
+}
+
 fn padded(mut frame: Frame, padding: &[u8]) -> Frame {
     frame.bytes.extend(padding);
     frame
@@ -144,7 +148,7 @@ fn a_query_that_is_brought_back_passes() {
         return;
     }
     for mode in [XdpMode::Native, XdpMode::Generic] {
-        on_a_wire(|wire| {
+        on_a_wire_of(queues_for(mode), |wire| {
             let mut on = Attached::new(wire, Loaded::new(&xdp()).unwrap(), mode);
             for frame in queries() {
                 let len = on.passes(wire, &frame);
@@ -163,7 +167,7 @@ fn a_made_up_trailer_is_padding() {
     if !has_xdp("a_made_up_trailer_is_padding") {
         return;
     }
-    on_a_wire(|wire| {
+    on_a_wire_of(queues_for(XdpMode::Generic), |wire| {
         let mut on = Attached::new(wire, Loaded::new(&xdp()).unwrap(), XdpMode::Generic);
         let plain = broker_query().build();
         let query = on.take(wire, &plain);
@@ -198,7 +202,7 @@ fn the_trailer_of_a_predecessor_is_known() {
     }
     let root = format!("/sys/fs/bpf/gregor-test-{}", std::process::id());
     let state = State::open(Path::new(&root)).unwrap();
-    on_a_wire(|wire| {
+    on_a_wire_of(queues_for(XdpMode::Generic), |wire| {
         let first = Loaded::pinned(&xdp(), &state).unwrap();
         let mut on = Attached::new(wire, first, XdpMode::Generic);
         let frame = broker_query().build();

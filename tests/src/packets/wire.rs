@@ -36,8 +36,15 @@ pub struct Wire {
 
 /// Runs `body` on a thread of its own inside a fresh node namespace.
 pub fn on_a_wire<T: Send>(body: impl FnOnce(&mut Wire) -> T + Send) -> T {
+    on_a_wire_of(1, body)
+}
+
+/// The same where the pod's end has so many queues to send from; a veth runs XDP natively where its other end has no more than
+/// it has for receiving, one.
+pub fn on_a_wire_of<T: Send>(queues: u32, body: impl FnOnce(&mut Wire) -> T + Send) -> T {
     std::thread::scope(|scope| {
-        let thread = scope.spawn(|| body(&mut Wire::new().expect("namespaces and a veth: root?")));
+        let thread =
+            scope.spawn(|| body(&mut Wire::new(queues).expect("namespaces and a veth: root?")));
         match thread.join() {
             Ok(value) => value,
             Err(panic) => std::panic::resume_unwind(panic),
@@ -46,7 +53,7 @@ pub fn on_a_wire<T: Send>(body: impl FnOnce(&mut Wire) -> T + Send) -> T {
 }
 
 impl Wire {
-    fn new() -> anyhow::Result<Self> {
+    fn new(queues: u32) -> anyhow::Result<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let prefix = format!(
             "gpk{}-{}",
@@ -60,8 +67,8 @@ impl Wire {
         node.enter()?;
         quiet()?;
         ip(&format!(
-            "link add {NODE_END} mtu {MTU} arp off type veth peer name {POD_END} mtu {MTU} arp off netns {}",
-            pod.name
+            "link add {POD_END} numtxqueues {queues} mtu {MTU} arp off netns {} type veth peer name {NODE_END} mtu {MTU} arp off netns {}",
+            pod.name, node.name
         ))?;
         ip(&format!("link set {NODE_END} up"))?;
         pod.enter()?;

@@ -109,6 +109,7 @@ fn check_reports_whether_the_node_is_suitable() {
         "ok program gregor ",
         "ok program gregor_tcp ",
         "ok maps about ",
+        "ok return path made its veths and their program, and removed them",
         "hook",
         "ok interface veth-foo free",
         "`gregor run` would work",
@@ -340,6 +341,16 @@ fn check_reports_problems() {
         "WARNING cache 169.254.20.10 does not answer",
         "correct [intercept] servers",
     ]);
+
+    // Something else has the name of one of gregor's devices.
+    lab.node().ip("link add gregor0-peer type veth peer name other\n").unwrap();
+    let taken = run(&lab, &["check"]);
+    assert_eq!(taken.code, 1, "{}{}", taken.out, taken.err);
+    taken.has(&[
+        "ERROR return path queries cannot pass: the pair of veths by which queries pass (gregor0 and gregor0-peer)",
+        "whatever else has the names of these devices",
+    ]);
+    lab.node().ip("link del gregor0-peer\n").unwrap();
 
     let bad = config.replace("cname =", "cnam =");
     let line = bad

@@ -97,6 +97,17 @@ impl ReturnPath {
         })
     }
 
+    /// Makes the device and removes it again. `true`, and nothing is done, where there is one already.
+    ///
+    /// # Errors
+    /// As [`ReturnPath::open`].
+    pub fn try_out() -> Result<bool, DatapathError> {
+        if if_nametoindex(RETURN_DEVICES[0]).is_ok() {
+            return Ok(true);
+        }
+        Self::open().map(|_| false)
+    }
+
     /// Leaves the device and its program to a successor: on tcx the program goes with this process, and the successor's is on
     /// it by then, or puts its own there before a query passes.
     pub fn leave(self) {

@@ -11,6 +11,7 @@ mod nameservers;
 mod node;
 mod programs;
 mod report;
+mod return_path;
 mod servers;
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
@@ -32,7 +33,8 @@ Examples:
   gregor check --config gregor.toml --json
 
 Exits with 0 when `gregor run` would work, with 1 when it would not. Warnings do not count.
-The programs are loaded with the configuration's rules, and attached to nothing; with a configuration, its servers are
+The programs are loaded with the configuration's rules, and attached to no interface of a pod's; the devices by which queries pass
+are made and removed again; with a configuration, its servers are
 asked for one made-up name per rule.")]
 pub struct Args {
     /// The configuration to check as well; without, only the node is looked at.
@@ -90,6 +92,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let tried = programs::load(settings.as_ref().unwrap_or(&example), args.load_timeout);
     findings.splice(0..0, node::judge(&node, &tried.wanted, tried.is_loaded()));
     findings.extend(tried.findings());
+    findings.push(return_path::try_out());
     if let Some(settings) = &settings {
         findings.push(metrics::judge(settings.listen));
     }

@@ -343,7 +343,9 @@ fn check_reports_problems() {
     ]);
 
     // Something else has the name of one of gregor's devices.
-    lab.node().ip("link add gregor0-peer type veth peer name other\n").unwrap();
+    lab.node()
+        .ip("link add gregor0-peer type veth peer name other\n")
+        .unwrap();
     let taken = run(&lab, &["check"]);
     assert_eq!(taken.code, 1, "{}{}", taken.out, taken.err);
     taken.has(&[

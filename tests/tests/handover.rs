@@ -8,9 +8,11 @@
 
 mod e2e;
 
-use std::net::IpAddr;
+use std::{fs, net::IpAddr, path::Path};
 
+use dns_common::abi;
 use e2e::{Asks, Load, MORE, Metrics, REPLY, addresses, programs_on, qualified, sorted, until};
+use gregor::datapath::STATE;
 use gregor_tests::{
     lab::{
         Ask, Gregor, Lab, Pod,
@@ -197,11 +199,10 @@ fn a_successor_of_a_process_that_removes_everything_starts_anew() {
     assert_eq!(load.finish(), Vec::<String>::new());
 }
 
-/// The one that takes over knows nothing of its own when the upstream is away: what the programs have is the last good
-/// answer, for as long as it would be were it its own.
-#[test]
-fn answers_of_a_killed_gregor_outlive_an_upstream_that_is_away() {
-    let mut lab = lab("e2eaway");
+/// A process that takes over has looked nothing up itself: while the upstream is away, what the programs have is the last good
+/// answer. `meanwhile` is done between the two processes; the log of the second one says `taken`.
+fn answers_outlive_their_process(prefix: &str, meanwhile: impl FnOnce(&Lab), taken: &str) {
+    let mut lab = lab(prefix);
     let gregor = successor(&lab, 0);
     wait_for_log(&gregor, "gregor::app: ready");
     let ask = |lab: &Lab| {
@@ -213,9 +214,12 @@ fn answers_of_a_killed_gregor_outlive_an_upstream_that_is_away() {
     gregor.signal(Signal::SIGKILL);
     until("it ends", || gregor.process().exited());
     lab.stop_cache();
+    meanwhile(&lab);
     let gregor = successor(&lab, 1);
     wait_for_log(&gregor, "gregor::app: ready");
-    assert!(gregor.log().contains("took over from an earlier process"));
+    assert!(gregor.log().contains(taken), "{}", gregor.log());
+    let interface = &lab.pod("foo").host_interface;
+    assert_eq!(programs_on(&lab, interface), ["gregor"]);
     // A failed look-up takes nothing away: there is another one only where an answer was to be refreshed again.
     until("failed look-ups", || {
         let reply = ask(&lab);
@@ -225,4 +229,23 @@ fn answers_of_a_killed_gregor_outlive_an_upstream_that_is_away() {
         let failures: u64 = failures.values().filter_map(|count| count.as_u64()).sum();
         (failures > 1).then_some(())
     });
+}
+
+#[test]
+fn answers_of_a_killed_gregor_outlive_an_upstream_that_is_away() {
+    let taken = "took over from an earlier process";
+    answers_outlive_their_process("e2eaway", |_| {}, taken);
+}
+
+/// What is pinned looks like that of another version.
+#[test]
+fn answers_of_another_abi_version_outlive_an_upstream_that_is_away() {
+    let rename = |lab: &Lab| {
+        let own = format!("v{}", abi::VERSION);
+        let other = format!("v{}", abi::VERSION + 1);
+        let rename = move || fs::rename(Path::new(STATE).join(own), Path::new(STATE).join(other));
+        lab.node().enter(rename).unwrap().unwrap();
+    };
+    let taken = "taking over the answers of another version";
+    answers_outlive_their_process("e2eother", rename, taken);
 }

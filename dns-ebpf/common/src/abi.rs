@@ -5,6 +5,8 @@ use crate::{verdict::COUNTERS, word::Word};
 /// Raised whenever anything in this module, a table of [`crate::dfa`] or [`crate::answer`], or
 /// [`crate::name::LiteralWord`] changes its layout.
 pub const VERSION: u32 = 4;
+/// Version of [`crate::answer::Slot`] and of what is in it: answers are taken over from another ABI version that has the same.
+pub const ANSWERS_LAYOUT: u64 = 1;
 
 /// Names of the maps, as the loader and the programs spell them.
 pub mod maps {

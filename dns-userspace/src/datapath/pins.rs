@@ -173,13 +173,17 @@ impl State {
         links
     }
 
+    /// The folders of other ABI versions.
+    pub(super) fn other_versions(&self) -> impl Iterator<Item = PathBuf> {
+        let own = self.version();
+        versions(&self.root).filter(move |path| *path != own)
+    }
+
     /// Removes what other ABI versions have pinned, which detaches their programs.
     pub(super) fn remove_other_versions(&self) {
-        for path in versions(&self.root) {
-            if path != self.version() {
-                tracing::info!(path = %path.display(), "removing what another version has pinned");
-                remove_version(&path);
-            }
+        for path in self.other_versions() {
+            tracing::info!(path = %path.display(), "removing what another version has pinned");
+            remove_version(&path);
         }
     }
 

@@ -11,9 +11,10 @@ use aya::{
 };
 use aya_obj::Object;
 use dns_common::{
-    abi::{Trailer, maps as names},
+    abi::{ANSWERS_LAYOUT, DEADLINE, Trailer, maps as names},
     answer::Slot,
     verdict::COUNTERS,
+    word::Word,
 };
 use nix::sys::stat::stat;
 
@@ -62,12 +63,13 @@ const TABLES: [&str; 5] = [
 
 /// The properties of the tables that are not in the tables themselves.
 const META: &str = "META";
-const META_WORDS: u32 = 5;
+const META_WORDS: u32 = 6;
 const SEED: u32 = 0;
 const NETNS_DEVICE: u32 = 1;
 const NETNS_INODE: u32 = 2;
 /// And the word behind it.
 const TRAILER: u32 = 3;
+const LAYOUT: u32 = 5;
 
 /// The pinned maps as a program is to find them.
 pub(super) struct Pinned {
@@ -134,7 +136,7 @@ impl Pinned {
             let path = state.map(name);
             let renewed = prepared.new_tables && TABLES.contains(&name);
             if renewed && name == names::ANSWERS {
-                prepared.import = old_answers(&path);
+                prepared.import = old_answers(&path).or_else(|| answers_of_another_version(state));
             }
             if !fits || renewed {
                 unpin(&path);
@@ -146,10 +148,43 @@ impl Pinned {
     }
 }
 
-/// The answers in a table that is about to be replaced; `None` where there is none of this ABI.
+/// The answers in a table that is about to be replaced; `None` where there is none.
 fn old_answers(path: &std::path::Path) -> Option<Mapping<Slot>> {
     let map = path.exists().then(|| MapData::from_pin(path).ok())??;
     Mapping::new(aya::maps::Map::Array(map)).ok()
+}
+
+/// The answers of another ABI version that has the same layout of them. Its programs hand nothing over from now on: nobody
+/// would take it.
+fn answers_of_another_version(state: &State) -> Option<Mapping<Slot>> {
+    let map = |path: std::path::PathBuf| {
+        let map = path.exists().then(|| MapData::from_pin(path).ok())??;
+        Some(aya::maps::Map::Array(map))
+    };
+    let mut answers = None;
+    for version in state.other_versions() {
+        let deadline = map(version.join(names::HEARTBEAT)).and_then(|map| Mapping::new(map).ok());
+        if let Some(word) = deadline
+            .as_ref()
+            .and_then(|words: &Mapping<Word>| words.element(DEADLINE as usize))
+        {
+            word.store(0);
+        }
+        let Some(Ok(meta)) = map(version.join(META)).map(Array::<_, u64>::try_from) else {
+            continue;
+        };
+        // Those of before have fewer words.
+        let word = |index| meta.get(&index, 0).ok();
+        let (device, inode) = network_namespace();
+        let is_same = word(LAYOUT) == Some(ANSWERS_LAYOUT)
+            && word(NETNS_DEVICE) == Some(device)
+            && word(NETNS_INODE) == Some(inode);
+        if is_same && let Some(found) = old_answers(&version.join(names::ANSWERS)) {
+            tracing::info!(path = %version.display(), "taking over the answers of another version");
+            answers = Some(found);
+        }
+    }
+    answers
 }
 
 /// Reads what is pinned beside the tables, or pins it.
@@ -170,7 +205,7 @@ fn meta(state: &State) -> Result<Secrets, DatapathError> {
             secrets.trailer = [word(TRAILER)?, word(TRAILER + 1)?];
             return Ok(secrets);
         }
-        // Of a version whose programs know no trailer.
+        // Made by a build of before, which had fewer words.
         unpin(&path);
     }
     let mut meta: Array<MapData, u64> =
@@ -187,6 +222,7 @@ fn meta(state: &State) -> Result<Secrets, DatapathError> {
         (NETNS_INODE, inode),
         (TRAILER, secrets.trailer[0]),
         (TRAILER + 1, secrets.trailer[1]),
+        (LAYOUT, ANSWERS_LAYOUT),
     ] {
         meta.set(index, word, 0).map_err(failed)?;
     }

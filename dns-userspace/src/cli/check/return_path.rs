@@ -6,7 +6,10 @@ use crate::datapath::{ReturnPath, one_line};
 pub fn try_out() -> Finding {
     const WHAT: &str = "return path";
     match ReturnPath::try_out() {
-        Ok(true) => Finding::ok(WHAT, "a gregor that runs, or was killed, has made its veths"),
+        Ok(true) => Finding::ok(
+            WHAT,
+            "a gregor that runs, or was killed, has made its veths",
+        ),
         Ok(false) => Finding::ok(WHAT, "made its veths and their program, and removed them"),
         Err(error) => Finding::error(
             WHAT,

@@ -67,14 +67,16 @@ struct Reader {
 }
 
 impl Imports {
-    /// Reads the crate whose root is `lib.rs` in `src`.
+    /// Reads the crate whose root is `lib.rs` in `src`, or `main.rs` where there is no such file.
     pub fn read(src: &Path) -> Imports {
         let mut reader = Reader {
             root: src.to_owned(),
             modules: Vec::new(),
             macro_path: Regex::new(r"[A-Za-z_]\w*(?: ?:: ?[A-Za-z_]\w*)+").unwrap(),
         };
-        reader.file(&src.join("lib.rs"), None, src);
+        let root = ["lib.rs", "main.rs"].map(|root| src.join(root));
+        let root = root.iter().find(|root| root.exists()).unwrap();
+        reader.file(root, None, src);
         let mut imports = Imports::default();
         for (index, module) in reader.modules.iter().enumerate() {
             let files = imports.files.entry(module.file.clone()).or_default();

@@ -4,7 +4,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, MutexGuard, Once, PoisonError, Weak,
+        Arc, Mutex, Once, Weak,
         atomic::{AtomicI32, Ordering},
     },
     thread,
@@ -12,7 +12,7 @@ use std::{
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::{netns, process::Process};
+use crate::{netns, process::Process, sync::lock};
 
 static LIVE: Mutex<Vec<Weak<Mutex<Made>>>> = Mutex::new(Vec::new());
 static EXIT_CODE: AtomicI32 = AtomicI32::new(130);
@@ -54,11 +54,6 @@ pub(crate) fn register() -> Arc<Mutex<Made>> {
     live.retain(|weak| weak.strong_count() > 0);
     live.push(Arc::downgrade(&made));
     made
-}
-
-/// Locks, also after a panic elsewhere: cleaning up matters more then, not less.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn watch_signals() {

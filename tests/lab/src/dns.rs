@@ -27,10 +27,10 @@ use tokio::{
 };
 
 use crate::{
-    cleanup::lock,
     config,
     netns::Netns,
     patience,
+    sync::lock,
     world::{CLUSTER_TTL, Data, World},
 };
 

@@ -15,6 +15,7 @@ mod node;
 mod patience;
 mod process;
 mod skip;
+mod sync;
 pub mod tools;
 pub mod world;
 

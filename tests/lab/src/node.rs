@@ -19,7 +19,7 @@ use hickory_proto::{op::Message, rr::RecordType};
 
 use crate::{
     capabilities,
-    cleanup::{self, Made, lock},
+    cleanup::{self, Made},
     client::Ask,
     config,
     dns::{Cache, Embedded, LoggedQuery, Role},
@@ -27,6 +27,7 @@ use crate::{
     netns::Netns,
     patience,
     process::Process,
+    sync::lock,
     tools,
     world::{CLUSTER_DNS_V4, CLUSTER_DNS_V6, NODE_LOCAL_V4, NODE_LOCAL_V6, World},
 };

@@ -15,7 +15,7 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::{cleanup::lock, netns::Netns, patience};
+use crate::{netns::Netns, patience, sync::lock};
 
 /// How long a program may take to end by itself.
 const GRACE: Duration = Duration::from_secs(5);

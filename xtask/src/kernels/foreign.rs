@@ -12,7 +12,12 @@ use gregor_lab::{
     tools::{self, apt},
 };
 
-use super::{Architecture, image::Programs, kernel, packages, programs};
+use super::{
+    Architecture,
+    built::{executables, names},
+    image::Programs,
+    packages,
+};
 use crate::{cross, elf, setup};
 
 /// What has the programs that tests call.
@@ -23,7 +28,7 @@ const CALLED: [&str; 3] = ["/usr/sbin/ip", "/usr/sbin/tc", "/usr/bin/getent"];
 pub fn build(architecture: Architecture, steps: &[Step]) -> Result<Programs> {
     setup::ensure_build()?;
     let target = architecture.target();
-    let names = programs::names(steps);
+    let names = names(steps);
     let live = steps.iter().any(|step| step.group == "lab");
     // Optimised, since emulated processors are slow. In one call, so that all are made from the same libraries.
     let mut cargo = cross::cargo(target, "build")?;
@@ -34,7 +39,7 @@ pub fn build(architecture: Architecture, steps: &[Step]) -> Result<Programs> {
     if live {
         cargo.args(["--package", "dns-userspace", "--bin", "gregor"]);
     }
-    let mut built = programs::executables(&mut cargo)?;
+    let mut built = executables(&mut cargo)?;
     let mut tests = Vec::new();
     for name in names {
         let path = built
@@ -65,7 +70,7 @@ pub fn build(architecture: Architecture, steps: &[Step]) -> Result<Programs> {
 /// Where Debian's programs are unpacked.
 fn packaged(architecture: Architecture) -> Result<PathBuf> {
     let debian = architecture.debian();
-    let root = kernel::cache()?.join(format!("programs-{debian}"));
+    let root = packages::cache()?.join(format!("programs-{debian}"));
     let _lock = tools::exclusive("kernels")?;
     if root.exists() {
         return Ok(root);

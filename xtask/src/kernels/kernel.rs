@@ -34,13 +34,6 @@ impl Kernel {
     }
 }
 
-/// Where kernels are kept.
-pub fn cache() -> Result<PathBuf> {
-    let directory = tools::cache_dir()?.join("kernels");
-    fs::create_dir_all(&directory)?;
-    Ok(directory)
-}
-
 /// The kernel of a name, downloaded if need be; `None` when the archive has none of that name. One with its modules comes
 /// before a newer one without.
 pub fn find(wanted: &Wanted, apt: &Apt, releases: &[Release]) -> Result<Option<(String, Kernel)>> {
@@ -65,7 +58,7 @@ pub fn find(wanted: &Wanted, apt: &Apt, releases: &[Release]) -> Result<Option<(
 }
 
 fn cached(release: &Release) -> Result<Option<Kernel>> {
-    let directory = cache()?.join(&release.text);
+    let directory = packages::cache()?.join(&release.text);
     let (image, modules) = (directory.join("vmlinuz"), directory.join("modules"));
     Ok(image.exists().then(|| Kernel {
         image,
@@ -84,7 +77,7 @@ fn get(release: &Release, packages: &[String], apt: &Apt) -> Result<(String, Ker
 
 /// Downloads and unpacks aside, and keeps the image and those directories of modules that the tests may need.
 fn fetch(packages: &[String], apt: &Apt, release: &Release) -> Result<()> {
-    let directory = cache()?.join(&release.text);
+    let directory = packages::cache()?.join(&release.text);
     let _lock = tools::exclusive("kernels")?;
     if cached(release)?.is_some() {
         return Ok(());

@@ -23,6 +23,7 @@ use crate::{
     table::{self, Colour, cell},
 };
 
+mod built;
 mod catalogue;
 mod cpio;
 mod foreign;
@@ -157,7 +158,8 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         architecture: options.arch.name().to_owned(),
         kernels,
     };
-    report.judge(&records);
+    let architecture = report.architecture.clone();
+    report.judge(|kernel, column| records.instructions(&architecture, kernel, column));
     if options.is_full() {
         let page = records.write(&report)?;
         say(&format!("wrote {}", page.display()));

@@ -1,9 +1,11 @@
 //! Debian's kernel packages: which there are, and which make up a kernel.
 
-use anyhow::{Context as _, Result};
-use gregor_lab::tools::apt::Apt;
+use std::{fs, path::PathBuf};
 
-use super::{catalogue::Release, kernel};
+use anyhow::{Context as _, Result};
+use gregor_lab::tools::{self, apt::Apt};
+
+use super::catalogue::Release;
 
 /// Where kernels, and what is run on them, come from.
 const SUITES: &[&str] = &[
@@ -22,7 +24,7 @@ const SUITES: &[&str] = &[
 
 /// Fetches new lists where there are none of this week, or if `update` asks for it.
 pub fn open(architecture: &'static str, update: bool) -> Result<Apt> {
-    Apt::open(&kernel::cache()?, architecture, SUITES, update)
+    Apt::open(&cache()?, architecture, SUITES, update)
         .context("the packages come from there; `cargo xtask kernels --image FILE --modules DIR` takes a kernel of your own")
 }
 
@@ -33,6 +35,13 @@ pub fn releases(apt: &Apt) -> Result<Vec<Release>> {
         .lines()
         .filter_map(|package| Release::of_package(package.trim(), apt.architecture()))
         .collect())
+}
+
+/// Where kernels are kept.
+pub fn cache() -> Result<PathBuf> {
+    let directory = tools::cache_dir()?.join("kernels");
+    fs::create_dir_all(&directory)?;
+    Ok(directory)
 }
 
 /// The packages that make up a kernel, and whether its modules are among them; `None` when the archive no longer has

@@ -1,15 +1,16 @@
 //! What runs in a guest: the test binaries that `cargo xtask test` builds, gregor, and the programs that tests call.
 
-use std::{
-    collections::BTreeMap,
-    path::PathBuf,
-    process::{Command, Stdio},
-};
+use std::{collections::BTreeMap, path::PathBuf};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use gregor_lab::{guest::Step, tools};
 
-use super::{Architecture, foreign, image::Programs};
+use super::{
+    Architecture,
+    built::{executables, names},
+    foreign,
+    image::Programs,
+};
 use crate::{build, cross::Arch, machine, setup};
 
 /// Builds and finds everything for these steps.
@@ -63,18 +64,6 @@ fn native(steps: &[Step]) -> Result<Programs> {
     })
 }
 
-/// The test programs of the steps, each once.
-pub fn names(steps: &[Step]) -> Vec<String> {
-    let mut names: Vec<String> = Vec::new();
-    for step in steps {
-        let name = step.program.rsplit('/').next().unwrap_or_default();
-        if !names.iter().any(|known| known == name) {
-            names.push(name.to_owned());
-        }
-    }
-    names
-}
-
 /// Builds the tests and process 1, as `cargo xtask test` builds them, and returns where they are.
 fn test_binaries(steps: &[Step]) -> Result<BTreeMap<String, PathBuf>> {
     let mut cargo = machine::cargo()?;
@@ -85,30 +74,4 @@ fn test_binaries(steps: &[Step]) -> Result<BTreeMap<String, PathBuf>> {
     }
     cargo.args(["--message-format", "json-render-diagnostics"]);
     executables(&mut cargo)
-}
-
-/// Runs cargo and returns the programs that it made, by the names of their targets.
-pub fn executables(cargo: &mut Command) -> Result<BTreeMap<String, PathBuf>> {
-    let output = cargo
-        .stdin(Stdio::null())
-        .stderr(Stdio::inherit())
-        .output()
-        .context("running cargo")?;
-    if !output.status.success() {
-        bail!("building the tests: {}", output.status);
-    }
-    let mut found = BTreeMap::new();
-    for line in String::from_utf8_lossy(&output.stdout).lines() {
-        let message: serde_json::Value = serde_json::from_str(line)?;
-        // A binary comes a second time as the harness of its own unit tests.
-        let target = &message["target"];
-        if target["kind"][0] == "bin" && message["profile"]["test"] == true {
-            continue;
-        }
-        let name = target["name"].as_str();
-        if let (Some(name), Some(path)) = (name, message["executable"].as_str()) {
-            found.insert(name.to_owned(), PathBuf::from(path));
-        }
-    }
-    Ok(found)
 }

@@ -5,8 +5,6 @@ use std::collections::BTreeMap;
 use gregor_lab::guest::{Load, Outcome, Record, Test};
 use serde::{Deserialize, Serialize};
 
-use super::page::Records;
-
 /// A run of the matrix.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Report {
@@ -178,8 +176,9 @@ impl Column {
 }
 
 impl Report {
-    /// Adds to each kernel's troubles what is wrong with its numbers.
-    pub fn judge(&mut self, records: &Records) {
+    /// Adds to each kernel's troubles what is wrong with its numbers. `recorded` is what a program cost on a kernel of a name
+    /// in the last full run.
+    pub fn judge(&mut self, recorded: impl Fn(&str, &Column) -> Option<u32>) {
         let columns = self.columns();
         for kernel in &mut self.kernels {
             if kernel.not_run.is_none() && kernel.release.is_empty() {
@@ -190,7 +189,7 @@ impl Report {
                     continue;
                 };
                 let now = load.walk.instructions;
-                let before = records.instructions(&self.architecture, &kernel.name, column);
+                let before = recorded(&kernel.name, column);
                 if let Some(before) = before.filter(|before| is_growth(*before, now)) {
                     kernel.troubles.push(format!(
                         "{}: {} instructions, more than a tenth above the {} of docs/kernels.json",

@@ -2,8 +2,11 @@
 
 use std::{process::Command, sync::atomic::Ordering, time::Duration};
 
-use dns_common::verdict::{EXPIRED, Reason, TAKEN, Verdict};
-use gregor::datapath::{HIT_LANES, Hook, Limit, LoadOptions, Order, ReturnPath, Term};
+use dns_common::{
+    answer::Body,
+    verdict::{EXPIRED, Reason, TAKEN, Verdict},
+};
+use gregor::datapath::{HIT_LANES, Hook, Limit, LoadOptions, Order, ReturnPath, State, Term};
 use gregor_tests::{
     packets::{
         answers::{self, Expect},
@@ -11,7 +14,7 @@ use gregor_tests::{
         engine::{Engine as _, Outcome, TestRun, Veth, agree, agree_on_answers},
         loaded::{LOOPBACK, Loaded, answering, compile, options, wait_until},
         observer::{Observer, Place},
-        table::{ALONE, SEVERAL, broker_query, broker_query_of, cases},
+        table::{ALONE, FIRST_V4, SEVERAL, broker_query, broker_query_of, cases},
         wire::on_a_wire,
     },
     reading,
@@ -470,6 +473,47 @@ fn adopted() {
             assert_eq!(outcome.verdict(), Verdict::Taken, "{hook:?}");
         });
     }
+}
+
+/// A process that takes over full tables evicts what was published longest ago, whichever slot it has.
+#[test]
+fn taken_over_answers_keep_their_order_of_eviction() {
+    const TOTAL: usize = 8;
+    let root = format!("/sys/fs/bpf/gregor-order-{}", std::process::id());
+    let state = State::open(std::path::Path::new(&root)).unwrap();
+    let mut options = options(compile(ALONE));
+    options.answers.total = TOTAL;
+    options.answers.per_interface = TOTAL;
+    let publish = |loaded: &Loaded, namespace: &str, seconds: u64| {
+        let rule = loaded.datapath.rules().rules()[0].id();
+        let answers = loaded.datapath.answers();
+        let key = answers.key(rule, 1, FIRST_V4, &[namespace.to_owned()]);
+        let term = Term {
+            unattended: Duration::from_secs(seconds),
+            ..Term::default()
+        };
+        answers.publish(1, &key.unwrap(), &Body::default(), &term);
+        key.unwrap()
+    };
+    let first = Loaded::pinned(&options, &state).unwrap();
+    let keys: Vec<_> = (0..TOTAL)
+        .map(|number| publish(&first, &format!("ns-{number}"), 1000 + number as u64))
+        .collect();
+    // The first one is refreshed.
+    publish(&first, "ns-0", 2000);
+    let mut first = first;
+    first.datapath.leave();
+    drop(first);
+
+    let mut next = Loaded::pinned(&options, &state).unwrap();
+    publish(&next, "another", 1000);
+    let answers = next.datapath.answers().clone();
+    let kept: Vec<bool> = keys
+        .iter()
+        .map(|key| answers.last_good(key).exists)
+        .collect();
+    assert_eq!(kept, [true, false, true, true, true, true, true, true]);
+    next.datapath.remove();
 }
 
 /// A UDP_SEGMENT send of an ordinary socket: one buffer, several queries, none of them lost.

@@ -223,12 +223,18 @@ impl Tables {
     /// Copies the entries of a table of another size; what has no room is left out.
     pub fn import(&mut self, other: &Mapping<Slot>) {
         let now = monotonic_ns();
-        for from in (0..other.len()).filter_map(|index| other.element(index)) {
-            if let Some(key) = answer::key_of(&from.entry)
-                && answer::until_of(&from.entry) > now
-            {
-                self.copy(&key, from);
-            }
+        let slots = (0..other.len()).filter_map(|index| other.element(index));
+        let with_key = slots.filter_map(|slot| Some((answer::key_of(&slot.entry)?, slot)));
+        let valid = with_key.filter(|(_, slot)| answer::until_of(&slot.entry) > now);
+        self.copy_newest(valid.collect());
+    }
+
+    /// Copies as many as there is room for, those that were published last as the newest.
+    fn copy_newest(&mut self, mut slots: Vec<(Key, &Slot)>) {
+        slots.sort_by_key(|(_, slot)| answer::until_of(&slot.entry));
+        let left_out = slots.len().saturating_sub(self.options.total);
+        for (key, from) in &slots[left_out..] {
+            self.copy(key, from);
         }
     }
 
@@ -247,10 +253,10 @@ impl Tables {
     }
 
     /// Every slot, to be copied from.
-    fn slots(&self) -> impl Iterator<Item = (&Key, &Slot)> {
+    fn slots(&self) -> impl Iterator<Item = (Key, &Slot)> {
         self.answers
             .keys()
-            .filter_map(|(key, slot)| Some((key, self.answers.entry(slot)?)))
+            .filter_map(|(key, slot)| Some((*key, self.answers.entry(slot)?)))
     }
 }
 
@@ -312,9 +318,7 @@ impl Answers {
         let inner = guard.as_mut()?;
         inner.settle_all();
         let tables = tables.map(|mut tables| {
-            for (key, from) in inner.tables.slots() {
-                tables.copy(key, from);
-            }
+            tables.copy_newest(inner.tables.slots().collect());
             std::mem::replace(&mut inner.tables, tables)
         });
         let limits = inner.tables.options;

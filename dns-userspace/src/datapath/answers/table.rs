@@ -56,6 +56,7 @@ impl<T: AsRef<[Word]>> Table<T> {
     /// end between any two stores.
     fn adopt(&mut self, slots: u32, seed: u64, now_ns: u64) {
         let mut taken = vec![false; slots as usize];
+        let mut found = Vec::new();
         for slot in 0..slots {
             let Some(entry) = self.entries.element(slot as usize).map(AsRef::as_ref) else {
                 continue;
@@ -64,8 +65,18 @@ impl<T: AsRef<[Word]>> Table<T> {
                 answer::until_of(entry) > now_ns && self.is_found(key.hash(seed), slot)
             });
             match key {
-                Some(key) if self.keys.adopt(key, slot) => taken[slot as usize] = true,
-                _ => answer::release(entry),
+                Some(key) => found.push((answer::until_of(entry), slot, key)),
+                None => answer::release(entry),
+            }
+        }
+        // Those that were published longest ago are evicted first. In the order of their slots that would be the names that are
+        // known longest, which are the ones that are asked for all the time.
+        found.sort_unstable_by_key(|(until, slot, _)| (*until, *slot));
+        for (_, slot, key) in found {
+            if self.keys.adopt(key, slot) {
+                taken[slot as usize] = true;
+            } else if let Some(entry) = self.entries.element(slot as usize) {
+                answer::release(entry.as_ref());
             }
         }
         for bucket in 0..self.index.len() {

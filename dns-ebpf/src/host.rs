@@ -273,7 +273,7 @@ impl<F: Frame> Host<F> for Kernel {
             // SAFETY: a value of this type lives there; all who write it at one time write the same.
             unsafe {
                 if !packet.finds_process() {
-                    // Where it was never found, as behind a VRF, that says nothing: the deadline decides.
+                    // Where it was never found, the look-up may not work: the deadline decides.
                     if (*interface).process == process {
                         return Err(Reason::NoResponder);
                     }

@@ -266,11 +266,12 @@ fn passes_as_without_gregor(hook: &str, mode: Option<&str>) {
         };
         let config = config(&watched.lab, hook, mode);
         // Behind generic XDP, Linux 6.18 hides the Ethernet header from programs on TC: what gregor is compared with there
-        // is its own program, which listens to nobody.
-        let nobody = config.replace("\"0.0.0.0/0\", \"::/0\"", "\"192.0.2.0/24\"");
-        let listens_to_nobody = (mode == Some("generic")).then(|| start(&watched.lab, &nobody));
+        // is its own program, which takes no source of the lab.
+        let without_sources = config.replace("\"0.0.0.0/0\", \"::/0\"", "\"192.0.2.0/24\"");
+        let takes_no_source =
+            (mode == Some("generic")).then(|| start(&watched.lab, &without_sources));
         let without = watched.ask(checksum, || true);
-        if let Some(gregor) = listens_to_nobody {
+        if let Some(gregor) = takes_no_source {
             gregor.stop();
         }
         let gregor = start(&watched.lab, &config);

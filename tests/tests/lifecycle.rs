@@ -183,8 +183,7 @@ fn uncached_names_pass(lab: &Lab, pod: &Pod) {
     lab.cache().forget();
 }
 
-/// Asks once for a name that is not cached: a process that is gone is noticed with that query, which nobody would take from the
-/// ring.
+/// Asks once for a name that is not cached: that the process is gone is noticed with this query. In the ring it would be lost.
 fn an_uncached_name_passes_at_once(lab: &Lab, pod: &Pod) {
     lab.cache().forget();
     let (query, _) = Wire::new(&qualified(&pod.namespace), RecordType::AAAA).bytes();

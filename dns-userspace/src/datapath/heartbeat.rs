@@ -14,36 +14,37 @@ use super::mapping::Mapping;
 pub const HEARTBEAT_VALID: Duration = Duration::from_nanos(abi::HEARTBEAT_VALID_NS);
 
 /// The deadline past which matched queries pass to the existing cache, and the socket by which programs notice the end of this
-/// process before that. Renewed from the loop that drains the ring, so that a loop which hangs is a loop which is not asked.
+/// process before that. Renewed from the loop that drains the ring, so that the programs stop handing queries to a loop that hangs.
 pub struct Heartbeat {
     words: Mapping<Word>,
-    /// Never read from. Missing where it cannot be had: the deadline is enough then.
-    socket: Option<UdpSocket>,
+    /// Never read from; closed with the process.
+    _socket: Option<UdpSocket>,
+    /// Its port; 0 without a socket: the deadline alone counts then.
+    port: u64,
 }
 
 impl Heartbeat {
     /// Opens the socket in the network namespace of the calling thread, which is that of the interfaces.
     pub(super) fn new(words: Mapping<Word>) -> Self {
-        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0));
-        if let Err(error) = &socket {
-            tracing::debug!(%error, "no socket on the loopback address: the programs notice the end of this process after a second");
-        }
+        let opened = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))
+            .and_then(|socket| Ok((socket.local_addr()?.port(), socket)));
+        let (port, socket) = match opened {
+            Ok((port, socket)) => (port, Some(socket)),
+            Err(error) => {
+                tracing::debug!(%error, "no socket on the loopback address: the programs notice the end of this process after a second");
+                (0, None)
+            }
+        };
         Self {
             words,
-            socket: socket.ok(),
+            _socket: socket,
+            port: port.into(),
         }
     }
 
     /// Renews the deadline by this much.
     pub fn renew(&self, valid: Duration) {
-        let address = self
-            .socket
-            .as_ref()
-            .and_then(|socket| socket.local_addr().ok());
-        self.set(
-            abi::PROCESS,
-            address.map_or(0, |address| address.port().into()),
-        );
+        self.set(abi::PROCESS, self.port);
         let deadline = monotonic_ns().saturating_add(valid.as_nanos() as u64);
         self.set(abi::DEADLINE, deadline);
     }

@@ -154,8 +154,8 @@ fn old_answers(path: &std::path::Path) -> Option<Mapping<Slot>> {
     Mapping::new(aya::maps::Map::Array(map)).ok()
 }
 
-/// The answers of another ABI version that has the same layout of them. Its programs hand nothing over from now on: nobody
-/// would take it.
+/// The answers of another ABI version that has the same layout of them. Its programs hand nothing over from now on: their
+/// ring is not read.
 fn answers_of_another_version(state: &State) -> Option<Mapping<Slot>> {
     let map = |path: std::path::PathBuf| {
         let map = path.exists().then(|| MapData::from_pin(path).ok())??;

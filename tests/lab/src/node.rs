@@ -580,6 +580,11 @@ route add ::/0 via fd00:244:{index:x}::1
         self.start_server(&self.dns, command, log, address)
     }
 
+    /// Starts any other program of the caller's own in the node; it ends with the lab.
+    pub fn spawn_in_node(&self, command: Command, log: &str) -> Result<Process> {
+        start(&self.made, &self.node, command, &self.directory.join(log))
+    }
+
     fn start_server(
         &self,
         netns: &Netns,

@@ -173,6 +173,10 @@ pub fn all(cluster: &Cluster, components: &Components, results: &mut Results) ->
             helm(cluster, "install", &[])?;
             rolled_out(cluster, "kube-system", DAEMON_SET)?;
             let took = started.elapsed();
+            for node in NODES {
+                let said = status(cluster, node)?["node"].clone();
+                ensure!(said == node.to_string(), "{node} says that it is {said}");
+            }
             let status = status(cluster, NODES[0])?;
             let servers: Vec<&str> = status["servers"]
                 .as_array()

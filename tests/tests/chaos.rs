@@ -18,6 +18,7 @@ fn run(plan: Plan, place: Place, plant: Option<Plant>) -> Verdict {
         pods: 3,
         seed: rand::random(),
         plant,
+        only: Vec::new(),
         time: None,
     };
     let outcome = chaos::run("e2echaos", &run).unwrap();

@@ -14,7 +14,7 @@ use super::{
 };
 
 /// A fault, injected into gregor or its environment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 pub enum Fault {
     /// Nothing.
     Quiet,
@@ -107,8 +107,10 @@ counts! {
         /// Handed over after the death, from an interface where the process had not been found yet, and no successor came
         /// in time.
         pub unnoticed: u64,
-        /// Lost by the existing cache.
+        /// Lost by the existing cache: it was away, or its socket was full.
         pub lost_by_cache: u64,
+        /// Replies that the kernel dropped at the full socket of a pod.
+        pub lost_by_load: u64,
         pub wrong: u64,
         /// Known names without their endpoint.
         pub leaked: u64,
@@ -133,8 +135,17 @@ enum Excuse {
     Cache,
 }
 
+/// Queries that the kernel dropped at the existing cache's socket, which was full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drops {
+    pub from: Duration,
+    pub until: Duration,
+    pub count: u64,
+}
+
 /// Judges what pods have seen in these rounds.
-pub fn judge(rounds: &[Round], seen: &Seen) -> Verdict {
+pub fn judge(rounds: &[Round], seen: &Seen, drops: &[Drops]) -> Verdict {
+    let mut drops = drops.to_vec();
     let mut verdict = Verdict::default();
     for round in rounds {
         verdict.rows.entry(round.fault).or_default().rounds += 1;
@@ -158,6 +169,10 @@ pub fn judge(rounds: &[Round], seen: &Seen) -> Verdict {
                 row.wrong += 1;
                 "wrong answers"
             }
+            Problem::Dropped => {
+                row.lost_by_load += 1;
+                continue;
+            }
             Problem::Leaked(_) | Problem::Lost if is_exposed(&events, incident) => {
                 row.exposed += 1;
                 continue;
@@ -176,6 +191,10 @@ pub fn judge(rounds: &[Round], seen: &Seen) -> Verdict {
                     continue;
                 }
                 Some(Excuse::Cache) => {
+                    row.lost_by_cache += 1;
+                    continue;
+                }
+                None if take(&mut drops, incident) => {
                     row.lost_by_cache += 1;
                     continue;
                 }
@@ -217,7 +236,7 @@ pub fn judge(rounds: &[Round], seen: &Seen) -> Verdict {
 
 fn describe(incident: &Incident) -> String {
     let what = match &incident.what {
-        Problem::Lost => "no reply",
+        Problem::Lost | Problem::Dropped => "no reply",
         Problem::Wrong(text) | Problem::Leaked(text) => text,
     };
     format!(
@@ -227,6 +246,25 @@ fn describe(incident: &Incident) -> String {
         incident.pod,
         incident.sent.as_secs_f64()
     )
+}
+
+/// Whether one of the drops at the cache may be this query, which is then counted. One for a new name may have waited at the
+/// responder before it passed.
+fn take(drops: &mut [Drops], incident: &Incident) -> bool {
+    let from = incident.sent;
+    let until = match incident.kind {
+        // The program answers it.
+        Kind::Known => return false,
+        Kind::New => from + super::load::TIMEOUT,
+        Kind::Foreign => from,
+    };
+    let found = drops.iter_mut().find(|drops| {
+        drops.count > 0 && drops.until + SLACK >= from && drops.from <= until + SLACK
+    });
+    found.is_some_and(|drops| {
+        drops.count -= 1;
+        true
+    })
 }
 
 fn is_exposed(events: &[&Event], incident: &Incident) -> bool {
@@ -321,12 +359,12 @@ mod tests {
     }
 
     fn broken(round: Round, incidents: &[Incident]) -> Vec<String> {
-        judge(&[round], &seen(incidents)).broken
+        judge(&[round], &seen(incidents), &[]).broken
     }
 
     #[test]
     fn a_run_without_incidents_breaks_nothing() {
-        let verdict = judge(&[round(Fault::Upgrade, &[])], &seen(&[]));
+        let verdict = judge(&[round(Fault::Upgrade, &[])], &seen(&[]), &[]);
         assert_eq!(verdict.broken, Vec::<String>::new());
         assert_eq!(verdict.rows[&Fault::Upgrade].counts.sent[0], 600);
     }
@@ -348,7 +386,7 @@ mod tests {
         };
         let row = |served, kind, sent| {
             let lost = incident(sent, kind, Problem::Lost);
-            let verdict = judge(&[round(Fault::Kill, &[died(served)])], &seen(&[lost]));
+            let verdict = judge(&[round(Fault::Kill, &[died(served)])], &seen(&[lost]), &[]);
             let row = verdict.rows[&Fault::Kill].clone();
             (row.lost, row.outstanding, row.unnoticed)
         };
@@ -433,23 +471,56 @@ mod tests {
         assert_eq!(lost(7.9), 1);
     }
 
+    /// As many as the kernel has counted, and no more.
+    #[test]
+    fn drops_at_the_cache_excuse_as_many_queries() {
+        let drops = [Drops {
+            from: at(10.0),
+            until: at(10.2),
+            count: 2,
+        }];
+        let lost = |kind, sent: &[f64]| {
+            let lost = |sent: &f64| incident(*sent, kind, Problem::Lost);
+            let lost: Vec<Incident> = sent.iter().map(lost).collect();
+            let verdict = judge(&[round(Fault::Stop, &[])], &seen(&lost), &drops);
+            let row = verdict.rows[&Fault::Stop].clone();
+            (row.lost, row.lost_by_cache)
+        };
+        assert_eq!(lost(Kind::Foreign, &[10.0, 10.1, 10.1]), (1, 2));
+        assert_eq!(lost(Kind::Foreign, &[9.0, 11.0]), (2, 0));
+        assert_eq!(lost(Kind::New, &[4.0, 9.0, 11.0]), (2, 1));
+        assert_eq!(lost(Kind::Known, &[10.1]), (1, 0));
+        let dropped = incident(10.0, Kind::Known, Problem::Dropped);
+        let verdict = judge(&[round(Fault::Stop, &[])], &seen(&[dropped]), &[]);
+        assert_eq!(verdict.broken, Vec::<String>::new());
+        assert_eq!(verdict.rows[&Fault::Stop].lost_by_load, 1);
+    }
+
     #[test]
     fn new_names_are_served_where_a_gregor_is() {
         let mut seen = seen(&[]);
         let counts = seen.counts.get_mut(&0).unwrap();
         counts.passed = 50;
         let quiet = round(Fault::Quiet, &[]);
-        assert_eq!(judge(std::slice::from_ref(&quiet), &seen).broken.len(), 1);
-        assert_eq!(judge(&[round(Fault::Absence, &[])], &seen).broken.len(), 0);
+        assert_eq!(
+            judge(std::slice::from_ref(&quiet), &seen, &[]).broken.len(),
+            1
+        );
+        assert_eq!(
+            judge(&[round(Fault::Absence, &[])], &seen, &[])
+                .broken
+                .len(),
+            0
+        );
         seen.counts.get_mut(&0).unwrap().passed = 5;
-        assert_eq!(judge(&[quiet], &seen).broken.len(), 0);
+        assert_eq!(judge(&[quiet], &seen, &[]).broken.len(), 0);
     }
 
     #[test]
     fn a_second_reply_to_a_query_breaks_a_promise() {
         let mut seen = seen(&[]);
         seen.counts.get_mut(&0).unwrap().twice = 1;
-        let broken = judge(&[round(Fault::Upgrade, &[])], &seen).broken;
+        let broken = judge(&[round(Fault::Upgrade, &[])], &seen, &[]).broken;
         assert_eq!(broken, ["upgrade: 1 queries got two replies"]);
     }
 }

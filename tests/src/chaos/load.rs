@@ -22,7 +22,7 @@ use super::{
     counts::{Merge as _, counts},
     upstream::{self, Clock},
 };
-use crate::lab::{Ask, Pod, patience};
+use crate::lab::{Ask, Pod, dropped_at, hold_bursts, patience};
 
 /// How long a client waits for its reply.
 pub const TIMEOUT: Duration = Duration::from_secs(5);
@@ -83,6 +83,8 @@ pub struct Incident {
 pub enum Problem {
     /// No reply within [`TIMEOUT`].
     Lost,
+    /// The same, and the kernel has dropped a datagram at the pod's full socket.
+    Dropped,
     /// An address that is not the name's and never was.
     Wrong(String),
     /// A known name without the address of its endpoint.
@@ -181,6 +183,8 @@ impl Load {
             order: VecDeque::new(),
             waiting: 0,
             last_reply: [None; 3],
+            port: 0,
+            dropped: 0,
             seen: Seen::default(),
         };
         let stopped = Arc::clone(&stop);
@@ -265,12 +269,18 @@ struct Asker {
     order: VecDeque<u16>,
     waiting: usize,
     last_reply: [Option<Instant>; 3],
+    /// Of its socket.
+    port: u16,
+    /// Queries that count as dropped at its socket.
+    dropped: u64,
     seen: Seen,
 }
 
 impl Asker {
     fn run(mut self, stop: &AtomicBool) -> io::Result<Seen> {
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        hold_bursts(&socket)?;
+        self.port = socket.local_addr()?.port();
         let server = SocketAddr::new(self.shared.server, 53);
         let mut buffer = [0; 4096];
         let mut next = Instant::now();
@@ -377,7 +387,13 @@ impl Asker {
                 && !sent.is_answered
             {
                 self.waiting -= 1;
-                self.happened(&sent, Problem::Lost);
+                let problem = if dropped_at(self.port).unwrap_or(0) > self.dropped {
+                    self.dropped += 1;
+                    Problem::Dropped
+                } else {
+                    Problem::Lost
+                };
+                self.happened(&sent, problem);
             }
         }
     }
@@ -512,6 +528,8 @@ mod tests {
             order: VecDeque::from([0]),
             waiting: 1,
             last_reply: [None; 3],
+            port: 0,
+            dropped: 0,
             seen: Seen::default(),
         };
         let qname = match kind {

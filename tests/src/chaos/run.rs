@@ -7,9 +7,10 @@ use gregor::datapath::{Hook, has_tcx};
 use rand::{SeedableRng as _, rngs::StdRng, seq::SliceRandom as _};
 
 use super::{
+    drops::Watch,
     faults::{Driver, Plant, Settings},
     judge::{self, Fault, Verdict},
-    load::{Load, Seen, Shared},
+    load::{Incident, Load, Seen, Shared},
     upstream::{Clock, Upstream},
 };
 use crate::{
@@ -116,6 +117,12 @@ pub struct Options {
     /// Of the order of the faults, to have the same one again
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
+    /// These faults alone, as often as otherwise
+    #[arg(long, value_name = "FAULT", value_delimiter = ',')]
+    only: Vec<Fault>,
+    /// Write each incident to this file
+    #[arg(long, value_name = "FILE")]
+    pub incidents: Option<std::path::PathBuf>,
     /// Break something on purpose, which has to be found
     #[arg(long, value_name = "FAULT")]
     plant: Option<Plant>,
@@ -129,6 +136,8 @@ pub struct Run {
     pub pods: u8,
     pub seed: u64,
     pub plant: Option<Plant>,
+    /// The faults of the plan that are injected; all if empty.
+    pub only: Vec<Fault>,
     /// Runs for this time.
     pub time: Option<Duration>,
 }
@@ -151,6 +160,7 @@ impl Run {
             pods: options.pods,
             seed: options.seed.unwrap_or_else(rand::random),
             plant: options.plant,
+            only: options.only.clone(),
             time: options.seconds.map(Duration::from_secs),
         }
     }
@@ -161,6 +171,10 @@ impl Run {
 pub struct Outcome {
     pub verdict: Verdict,
     pub skipped: Vec<String>,
+    /// What the pods have seen.
+    pub incidents: Vec<Incident>,
+    /// Datagrams that the kernel dropped at the existing cache, which were queries of pods or of gregor.
+    pub dropped_at_cache: u64,
 }
 
 /// Makes a lab called `name` and runs the plan in it.
@@ -196,6 +210,7 @@ pub fn run(name: &str, run: &Run) -> Result<Outcome> {
         .pods()
         .map(|pod| Load::start(pod, &shared, run.plan.rate))
         .collect::<Result<Vec<Load>>>()?;
+    let watch = Watch::start(driver.lab().node(), clock)?;
     std::thread::sleep(Duration::from_secs(1));
     if run.plant == Some(Plant::Heartbeat) {
         driver.stop_for_good();
@@ -210,6 +225,9 @@ pub fn run(name: &str, run: &Run) -> Result<Outcome> {
     loop {
         let mut faults: Vec<Fault> = Vec::new();
         for (fault, times) in run.plan.faults {
+            if !run.only.is_empty() && !run.only.contains(fault) {
+                continue;
+            }
             match driver.cannot(*fault) {
                 None => faults.extend(std::iter::repeat_n(*fault, *times)),
                 Some(why) => {
@@ -244,6 +262,9 @@ pub fn run(name: &str, run: &Run) -> Result<Outcome> {
     }
     driver.end();
     seen.add(std::mem::take(&mut driver.seen));
-    outcome.verdict = judge::judge(&driver.rounds, &seen);
+    let drops = watch.finish()?;
+    outcome.dropped_at_cache = drops.iter().map(|drops| drops.count).sum();
+    outcome.verdict = judge::judge(&driver.rounds, &seen, &drops);
+    outcome.incidents = seen.incidents;
     Ok(outcome)
 }

@@ -21,6 +21,7 @@ mod footprint;
 mod heap;
 mod heartbeat;
 mod interfaces;
+mod journal;
 mod link;
 mod load;
 mod log;

@@ -13,6 +13,7 @@ use super::{
     attach::{self, Link},
     egress::PeersElsewhere,
     error::one_line,
+    journal::{Journal, TAKEN},
     link::BpfLink,
     object::program_of,
     pins::{pin_link, unpin},
@@ -375,16 +376,36 @@ impl Datapath {
             .shared
             .take_ring()
             .ok_or(DatapathError::Missing(maps::RING))?;
+        let (journal, left) = self.journal()?;
         Ring::new(
             buffer,
             Arc::clone(&self.shared.rules),
             Arc::clone(&self.shared.answers),
             Arc::clone(&self.shared.reinjections),
+            journal,
+            left,
         )
         .map_err(|error| DatapathError::Ring {
             name: maps::RING,
             error,
         })
+    }
+
+    /// Where queries are kept for a successor, and those that a predecessor has left there.
+    fn journal(&self) -> Result<(Option<Arc<Journal>>, Vec<Vec<u8>>), DatapathError> {
+        let Some(state) = &self.state else {
+            return Ok((None, Vec::new()));
+        };
+        let (journal, left) = Journal::open(&state.map(TAKEN))
+            .map_err(|error| DatapathError::Ring { name: TAKEN, error })?;
+        if !left.is_empty() {
+            tracing::info!(
+                queries = left.len(),
+                "answering what an earlier process had taken"
+            );
+        }
+        self.shared.keep_journal(&journal);
+        Ok((Some(journal), left))
     }
 
     /// Whether programs report their own decisions.

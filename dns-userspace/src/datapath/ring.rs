@@ -9,7 +9,12 @@ use dns_common::{
 };
 use tokio::io::unix::AsyncFd;
 
-use super::{Answers, Intercepted, reinjections::Reinjections, rule_sets::RuleSets};
+use super::{
+    Answers, Intercepted,
+    journal::{Filled, Journal},
+    reinjections::Reinjections,
+    rule_sets::RuleSets,
+};
 use crate::{monitor::Exchange, rules::RuleSet};
 
 /// How long [`Ring::next`] waits before it returns without a query, so that its caller can renew the heartbeat.
@@ -24,6 +29,10 @@ pub struct Ring {
     rules: Arc<RuleSets>,
     answers: Arc<Answers>,
     reinjections: Arc<Reinjections>,
+    /// Where nothing is pinned, what this process has taken ends with it.
+    journal: Option<Arc<Journal>>,
+    /// Records that an earlier process had taken and not answered.
+    left: Vec<Vec<u8>>,
 }
 
 impl Ring {
@@ -32,6 +41,8 @@ impl Ring {
         rules: Arc<RuleSets>,
         answers: Arc<Answers>,
         reinjections: Arc<Reinjections>,
+        journal: Option<Arc<Journal>>,
+        left: Vec<Vec<u8>>,
     ) -> io::Result<Self> {
         // SAFETY: the ring buffer owns its descriptor, keeps it open as long as it lives, and always returns the same.
         let buffer = unsafe { AsyncFd::register(buffer) }?;
@@ -40,6 +51,8 @@ impl Ring {
             rules,
             answers,
             reinjections,
+            journal,
+            left,
         })
     }
 
@@ -59,14 +72,32 @@ impl Ring {
 
     /// Takes what is there without waiting; returns how many records there were.
     pub fn drain(&mut self, out: &mut Vec<Intercepted>) -> usize {
-        let mut records = 0;
+        let mut records = self.left.len();
+        for record in self.left.drain(..) {
+            out.extend(decode(
+                &record,
+                &self.rules,
+                &self.answers,
+                &self.reinjections,
+            ));
+        }
         while records < BATCH {
             let Some(record) = self.buffer.get_mut().next() else {
                 break;
             };
             records += 1;
             match decode(&record, &self.rules, &self.answers, &self.reinjections) {
-                Some(query) => out.push(query),
+                Some(mut query) => {
+                    // The pod has its answer already where the program has given it.
+                    let journal = self.journal.as_ref().filter(|_| !query.is_answered);
+                    let filled = journal.and_then(|journal| {
+                        let len = size_of::<EventHeader>() + query.frame.len();
+                        journal.fill(record.get(..len)?)
+                    });
+                    drop(record);
+                    query.held = filled.map(Filled::hold);
+                    out.push(query);
+                }
                 None => tracing::error!(bytes = record.len(), "ring record not understood"),
             }
         }
@@ -97,6 +128,7 @@ fn decode(
         rules,
         answers: answers.clone(),
         is_answered: header.flags & IS_ANSWERED != 0,
+        held: None,
         vlan: (header.vlan_tpid != 0).then_some(VlanTag {
             tci: header.vlan_tci,
             tpid: header.vlan_tpid,

@@ -2,7 +2,7 @@
 
 use std::{
     net::{IpAddr, Ipv6Addr},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 use aya::{
@@ -22,6 +22,7 @@ use super::{
     Answers, DatapathError, Heartbeat, Hook, Switch,
     answers::{Tables, View},
     interfaces::Interfaces,
+    journal::{self, Journal, TAKEN},
     mapping::Mapping,
     object::{mapping, take},
     pins::{Shape, State, StateError, unpin},
@@ -144,6 +145,7 @@ impl Pinned {
             }
             prepared.paths.push((name, path));
         }
+        prepared.paths.push((TAKEN, journal::prepare(state)?));
         Ok(prepared)
     }
 }
@@ -252,6 +254,8 @@ pub struct Shared {
     pub(super) reinjections: Arc<Reinjections>,
     /// Every shared map once more, to pin it again where its pin was removed.
     pins: Mutex<Vec<(std::path::PathBuf, MapData)>>,
+    /// Where there is one: once the ring is read.
+    journal: OnceLock<Arc<Journal>>,
 }
 
 impl Shared {
@@ -277,6 +281,7 @@ impl Shared {
             rules: Arc::new(RuleSets::new(rules)),
             reinjections: Arc::new(Reinjections::new(trailer, hook)),
             pins: Mutex::default(),
+            journal: OnceLock::new(),
         })
     }
 
@@ -290,6 +295,18 @@ impl Shared {
 
     pub(super) fn take_decisions(&self) -> Option<RingBuf<MapData>> {
         lock(&self.decisions).take()
+    }
+
+    pub(super) fn keep_journal(&self, journal: &Arc<Journal>) {
+        // The ring is taken once, and this with it.
+        let _ = self.journal.set(Arc::clone(journal));
+    }
+
+    /// A successor has it from here on.
+    pub(super) fn let_go_of_journal(&self) {
+        if let Some(journal) = self.journal.get() {
+            journal.let_go();
+        }
     }
 
     /// Keeps the pinned maps open, so that [`Shared::pin_again`] can.

@@ -75,6 +75,14 @@ impl Slot {
 /// See the module.
 pub(super) struct Journal(Mutex<Option<Inner>>);
 
+/// A journal, where something is pinned: without, what a process has taken ends with it.
+#[derive(Default)]
+pub(super) struct Opened {
+    pub journal: Option<Arc<Journal>>,
+    /// Records that an earlier process had taken and not answered.
+    pub left: Vec<Vec<u8>>,
+}
+
 struct Inner {
     slots: Mapping<Slot>,
     free: Vec<u32>,
@@ -156,17 +164,20 @@ pub(super) fn prepare(state: &State) -> Result<std::path::PathBuf, DatapathError
 }
 
 impl Journal {
-    /// Opens the map of [`prepare`]. Returns the records too that an earlier process had taken and not answered.
+    /// Opens the map of [`prepare`].
     ///
     /// # Errors
     /// When it cannot be opened.
-    pub fn open(path: &std::path::Path) -> io::Result<(Arc<Self>, Vec<Vec<u8>>)> {
+    pub fn open(path: &std::path::Path) -> io::Result<Opened> {
         let map = MapData::from_pin(path).map_err(io::Error::other)?;
         let slots: Mapping<Slot> = Mapping::new(Map::Array(map))?;
-        let records = take_all(&slots);
+        let left = take_all(&slots);
         let free = (0..slots.len() as u32).rev().collect();
         let journal = Self(Mutex::new(Some(Inner { slots, free })));
-        Ok((Arc::new(journal), records))
+        Ok(Opened {
+            journal: Some(Arc::new(journal)),
+            left,
+        })
     }
 
     /// Copies a record; `None` where there is no room for it.
@@ -224,6 +235,17 @@ fn take_all(slots: &Mapping<Slot>) -> Vec<Vec<u8>> {
         .collect();
     records.sort_by_key(|(taken_ns, _)| *taken_ns);
     records.into_iter().map(|(_, record)| record).collect()
+}
+
+/// What another version's process had taken, where its records are like this one's.
+pub(super) fn take_of(path: &std::path::Path) -> Vec<Vec<u8>> {
+    if !path.exists() {
+        return Vec::new();
+    }
+    let slots = MapData::from_pin(path)
+        .ok()
+        .and_then(|map| Mapping::new(Map::Array(map)).ok());
+    slots.as_ref().map_or_else(Vec::new, take_all)
 }
 
 #[cfg(test)]

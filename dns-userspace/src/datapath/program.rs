@@ -13,7 +13,7 @@ use super::{
     attach::{self, Link},
     egress::PeersElsewhere,
     error::one_line,
-    journal::{Journal, TAKEN},
+    journal::{Journal, Opened, TAKEN},
     link::BpfLink,
     object::program_of,
     pins::{pin_link, unpin},
@@ -376,14 +376,14 @@ impl Datapath {
             .shared
             .take_ring()
             .ok_or(DatapathError::Missing(maps::RING))?;
-        let (journal, left) = self.journal()?;
+        let journal = self.journal()?;
         Ring::new(
             buffer,
             Arc::clone(&self.shared.rules),
             Arc::clone(&self.shared.answers),
             Arc::clone(&self.shared.reinjections),
             journal,
-            left,
+            self.shared.take_other_rings(),
         )
         .map_err(|error| DatapathError::Ring {
             name: maps::RING,
@@ -391,21 +391,22 @@ impl Datapath {
         })
     }
 
-    /// Where queries are kept for a successor, and those that a predecessor has left there.
-    fn journal(&self) -> Result<(Option<Arc<Journal>>, Vec<Vec<u8>>), DatapathError> {
+    fn journal(&self) -> Result<Opened, DatapathError> {
         let Some(state) = &self.state else {
-            return Ok((None, Vec::new()));
+            return Ok(Opened::default());
         };
-        let (journal, left) = Journal::open(&state.map(TAKEN))
+        let opened = Journal::open(&state.map(TAKEN))
             .map_err(|error| DatapathError::Ring { name: TAKEN, error })?;
-        if !left.is_empty() {
+        if !opened.left.is_empty() {
             tracing::info!(
-                queries = left.len(),
+                queries = opened.left.len(),
                 "answering what an earlier process had taken"
             );
         }
-        self.shared.keep_journal(&journal);
-        Ok((Some(journal), left))
+        if let Some(journal) = &opened.journal {
+            self.shared.keep_journal(journal);
+        }
+        Ok(opened)
     }
 
     /// Whether programs report their own decisions.

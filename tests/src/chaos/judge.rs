@@ -20,6 +20,10 @@ pub enum Fault {
     Quiet,
     /// A successor takes over, the predecessor gets SIGTERM.
     Upgrade,
+    /// The same with a successor of another ABI version that has the same layouts, and back.
+    OtherAbi,
+    /// The same with one that has others.
+    OtherLayout,
     /// SIGKILL, and a start at once.
     Kill,
     /// SIGKILL, and a start after a while.
@@ -43,6 +47,8 @@ impl Fault {
         match self {
             Self::Quiet => "quiet",
             Self::Upgrade => "upgrade",
+            Self::OtherAbi => "other ABI",
+            Self::OtherLayout => "other layout",
             Self::Kill => "kill -9",
             Self::Absence => "kill -9, absent",
             Self::Stop => "SIGSTOP",
@@ -58,7 +64,7 @@ impl Fault {
     fn is_served_throughout(self) -> bool {
         matches!(
             self,
-            Self::Quiet | Self::Upgrade | Self::Reload | Self::Churn
+            Self::Quiet | Self::Upgrade | Self::OtherAbi | Self::Reload | Self::Churn
         )
     }
 }

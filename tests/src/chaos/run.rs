@@ -44,6 +44,8 @@ pub struct Plan {
 pub const QUICK: Plan = Plan {
     faults: &[
         (Fault::Upgrade, 8),
+        (Fault::OtherAbi, 1),
+        (Fault::OtherLayout, 1),
         (Fault::Kill, 8),
         (Fault::Absence, 1),
         (Fault::Stop, 2),
@@ -62,6 +64,8 @@ const USUAL: Plan = Plan {
     faults: &[
         (Fault::Quiet, 2),
         (Fault::Upgrade, 25),
+        (Fault::OtherAbi, 2),
+        (Fault::OtherLayout, 2),
         (Fault::Kill, 25),
         (Fault::Absence, 2),
         (Fault::Stop, 8),
@@ -80,6 +84,8 @@ const LONG: Plan = Plan {
     faults: &[
         (Fault::Quiet, 5),
         (Fault::Upgrade, 100),
+        (Fault::OtherAbi, 5),
+        (Fault::OtherLayout, 5),
         (Fault::Kill, 100),
         (Fault::Absence, 5),
         (Fault::Stop, 30),
@@ -166,6 +172,16 @@ impl Run {
     }
 }
 
+impl Run {
+    fn faults(&self) -> impl Iterator<Item = &(Fault, usize)> {
+        let is_injected = |fault| self.only.is_empty() || self.only.contains(fault);
+        self.plan
+            .faults
+            .iter()
+            .filter(move |(fault, _)| is_injected(fault))
+    }
+}
+
 /// The verdict, and what could not be tried.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
@@ -201,6 +217,7 @@ pub fn run(name: &str, run: &Run) -> Result<Outcome> {
         rate: run.plan.rate,
         absence: run.plan.absence,
         plant: run.plant,
+        faults: run.faults().map(|(fault, _)| *fault).collect(),
     };
     let mut random = StdRng::seed_from_u64(run.seed);
     let faults = StdRng::seed_from_u64(run.seed);
@@ -224,10 +241,7 @@ pub fn run(name: &str, run: &Run) -> Result<Outcome> {
     };
     loop {
         let mut faults: Vec<Fault> = Vec::new();
-        for (fault, times) in run.plan.faults {
-            if !run.only.is_empty() && !run.only.contains(fault) {
-                continue;
-            }
+        for (fault, times) in run.faults() {
             match driver.cannot(*fault) {
                 None => faults.extend(std::iter::repeat_n(*fault, *times)),
                 Some(why) => {

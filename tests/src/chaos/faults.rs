@@ -171,9 +171,12 @@ impl<'a> Driver<'a> {
             Fault::Kill => self.kill(Duration::ZERO)?,
             Fault::Absence => self.kill(self.settings.absence)?,
             Fault::Stop => {
+                let at = self.shared.clock.elapsed();
                 self.gregor.signal(Signal::SIGSTOP);
                 thread::sleep(STOPPED);
+                let until = self.shared.clock.elapsed();
                 self.gregor.signal(Signal::SIGCONT);
+                self.note(Event::Stopped { at, until });
             }
             Fault::OutOfMemory => self.run_out_of_memory()?,
             Fault::Reload => self.reload()?,

@@ -10,7 +10,7 @@ use dns_common::abi::SUSPECT_NS;
 
 use super::{
     counts::{Merge as _, counts},
-    load::{Counts, Incident, Kind, Problem, Seen},
+    load::{Counts, Incident, Kind, Late, Problem, Seen},
 };
 
 /// A fault, injected into gregor or its environment.
@@ -80,6 +80,8 @@ pub struct Round {
 pub enum Event {
     /// gregor died at `at`, and the next one was ready at `served`.
     Died { at: Duration, served: Duration },
+    /// gregor was stopped, and went on.
+    Stopped { at: Duration, until: Duration },
     /// The existing cache was stopped.
     CacheAway { from: Duration, until: Duration },
     /// Another agent detached the program from this pod's interface.
@@ -130,6 +132,9 @@ counts! {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Verdict {
     pub rows: BTreeMap<Fault, Row>,
+    /// How long after gregor was stopped new names were still handed over to it; the longest time of all. `None` where it never
+    /// was.
+    pub fail_open: Option<Duration>,
     /// One line for each kind of broken promise and fault, with an example.
     pub broken: Vec<String>,
 }
@@ -164,6 +169,7 @@ pub fn judge(rounds: &[Round], seen: &Seen, drops: &[Drops]) -> Verdict {
         }
     }
     let events: Vec<&Event> = rounds.iter().flat_map(|round| &round.events).collect();
+    verdict.fail_open = fail_open(&events, &seen.late);
     let mut examples: BTreeMap<(Fault, &str), (u64, String)> = BTreeMap::new();
     for incident in &seen.incidents {
         let Some(fault) = fault_of(incident.round) else {
@@ -238,6 +244,20 @@ pub fn judge(rounds: &[Round], seen: &Seen, drops: &[Drops]) -> Verdict {
         }
     }
     verdict
+}
+
+fn fail_open(events: &[&Event], late: &[Late]) -> Option<Duration> {
+    let longest = |event: &&Event| {
+        let Event::Stopped { at, until } = **event else {
+            return None;
+        };
+        let waited = late
+            .iter()
+            .filter(|late| (at..until).contains(&late.sent) && late.replied >= until);
+        let after = waited.map(|late| late.sent - at).max();
+        Some(after.unwrap_or_default())
+    };
+    events.iter().filter_map(longest).max()
 }
 
 fn describe(incident: &Incident) -> String {
@@ -361,6 +381,7 @@ mod tests {
         Seen {
             counts: BTreeMap::from([(0, counts)]),
             incidents: incidents.to_vec(),
+            late: Vec::new(),
         }
     }
 
@@ -475,6 +496,30 @@ mod tests {
         assert_eq!(lost(11.0), 0);
         assert_eq!(lost(12.6), 1);
         assert_eq!(lost(7.9), 1);
+    }
+
+    #[test]
+    fn the_program_hands_over_until_the_last_query_that_waited() {
+        let stopped = Event::Stopped {
+            at: at(10.0),
+            until: at(13.0),
+        };
+        let late = |sent, replied| Late {
+            sent: at(sent),
+            replied: at(replied),
+        };
+        let mut seen = seen(&[]);
+        // Waited before; waited; looked up slowly elsewhere.
+        seen.late = vec![
+            late(9.9, 13.1),
+            late(10.9, 13.1),
+            late(11.5, 12.0),
+            late(14.0, 15.0),
+        ];
+        let fail_open =
+            |events: &[Event]| judge(&[round(Fault::Stop, events)], &seen, &[]).fail_open;
+        assert_eq!(fail_open(&[stopped]), Some(at(10.9) - at(10.0)));
+        assert_eq!(fail_open(&[]), None);
     }
 
     /// As many as the kernel has counted, and no more.

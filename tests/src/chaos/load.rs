@@ -30,6 +30,8 @@ pub const TIMEOUT: Duration = Duration::from_secs(5);
 const KNOWN: usize = 8;
 /// Foreign names, asked for in turns.
 const FOREIGN: u32 = 64;
+/// A reply that takes longer is late.
+const LATE: Duration = Duration::from_millis(300);
 /// Most incidents that one pod keeps; further ones are only counted.
 const MOST_INCIDENTS: usize = 100_000;
 
@@ -115,6 +117,15 @@ pub struct Seen {
     /// By round.
     pub counts: BTreeMap<usize, Counts>,
     pub incidents: Vec<Incident>,
+    /// Queries for new names that waited.
+    pub late: Vec<Late>,
+}
+
+/// A query for a new name, by the clock of the run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Late {
+    pub sent: Duration,
+    pub replied: Duration,
 }
 
 impl Seen {
@@ -123,6 +134,7 @@ impl Seen {
             self.counts.entry(round).or_default().merge(&counts);
         }
         self.incidents.extend(other.incidents);
+        self.late.extend(other.late);
     }
 }
 
@@ -428,6 +440,14 @@ impl Asker {
             self.waiting -= 1;
             self.shared.answered.fetch_add(1, Ordering::Relaxed);
             self.replied(sent.kind);
+            let waited = sent.at.elapsed();
+            if sent.kind == Kind::New && waited > LATE && self.seen.late.len() < MOST_INCIDENTS {
+                let replied = self.shared.clock.elapsed();
+                self.seen.late.push(Late {
+                    sent: replied.saturating_sub(waited),
+                    replied,
+                });
+            }
             self.judge(&sent, bytes);
         }
         self.slots[usize::from(id)] = Some(sent);

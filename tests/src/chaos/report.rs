@@ -2,9 +2,11 @@
 
 use std::fmt::Write as _;
 
+use dns_common::abi::HEARTBEAT_VALID_NS;
+
 use super::{
     counts::Merge as _,
-    judge::{Row, Verdict},
+    judge::{Fault, Row, Verdict},
     load::Kind,
 };
 
@@ -68,6 +70,17 @@ pub fn render(verdict: &Verdict) -> String {
     }
     text.push('\n');
     text.push_str(LEGEND);
+    if let Some(fail_open) = verdict.fail_open {
+        let stopped = verdict.rows.get(&Fault::Stop).cloned().unwrap_or_default();
+        let _ = writeln!(
+            text,
+            "after SIGSTOP new names pass within {} ms (the deadline of the programs is {} ms); longest gap of known names meanwhile {} ms, of foreign ones {} ms",
+            fail_open.as_millis(),
+            HEARTBEAT_VALID_NS / 1_000_000,
+            gap(&stopped, Kind::Known),
+            gap(&stopped, Kind::Foreign),
+        );
+    }
     text
 }
 
@@ -86,7 +99,7 @@ mod tests {
     use std::{collections::BTreeMap, time::Duration};
 
     use super::*;
-    use crate::chaos::{judge::Fault, load::Counts};
+    use crate::chaos::load::Counts;
 
     #[test]
     fn a_line_for_each_fault_and_one_for_all() {
@@ -102,7 +115,7 @@ mod tests {
         };
         let verdict = Verdict {
             rows: BTreeMap::from([(Fault::Upgrade, row.clone()), (Fault::Kill, row)]),
-            broken: Vec::new(),
+            ..Verdict::default()
         };
         let text = render(&verdict);
         let lines: Vec<Vec<&str>> = text

@@ -30,6 +30,8 @@ pub(super) const TAKEN: &str = "TAKEN";
 /// As many as there may be look-ups in flight.
 const SLOTS: u32 = 2048;
 const SLOT_WORDS: usize = 32;
+/// What the kernel charges for it.
+pub(super) const BYTES: u64 = SLOTS as u64 * 8 * SLOT_WORDS as u64;
 /// What is left for a record. A longer one is not kept: its name has more than some 130 bytes.
 const RECORD_WORDS: usize = SLOT_WORDS - 2;
 /// A client has given up by then.

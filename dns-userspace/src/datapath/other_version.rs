@@ -95,13 +95,15 @@ impl OtherRing {
     /// Takes at most this many records. Returns `false` once there will be none.
     pub fn take(&mut self, most: usize, mut record: impl FnMut(&[u8])) -> bool {
         let is_attached = self.path.exists();
-        for taken in self.taken.drain(..) {
+        let taken = self.taken.len().min(most);
+        for taken in self.taken.drain(..taken) {
             record(&taken);
         }
-        for _ in 0..most {
+        for _ in taken..most {
             let Some(next) = self.ring.next() else {
                 // A program that began before it was detached is done within microseconds: one more turn is the end.
-                return is_attached || !std::mem::replace(&mut self.is_last_turn, true);
+                let is_over = !is_attached && self.taken.is_empty();
+                return !is_over || !std::mem::replace(&mut self.is_last_turn, true);
             };
             record(&next);
         }

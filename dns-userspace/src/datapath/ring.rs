@@ -102,8 +102,8 @@ impl Ring {
 
     /// Takes what is there without waiting; returns how many records there were.
     pub fn drain(&mut self, out: &mut Vec<Intercepted>) -> usize {
-        let mut records = self.journal.left.len();
-        for record in self.journal.left.drain(..) {
+        let mut records = self.journal.left.len().min(BATCH);
+        for record in self.journal.left.drain(..records) {
             out.extend(decode(
                 &record,
                 &self.rules,

@@ -222,6 +222,8 @@ impl Settings {
                     name: rule.name().to_owned(),
                     pattern: rule.pattern().to_owned(),
                     target: rule.cname().to_owned(),
+                    namespaces: rule.namespaces().map(<[String]>::to_vec),
+                    observes: rule.is_observing(),
                 })
                 .collect(),
         }

@@ -33,6 +33,7 @@ mod netdev;
 mod netlink;
 mod node;
 mod object;
+mod observed;
 mod offload;
 mod options;
 mod other_version;

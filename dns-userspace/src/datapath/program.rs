@@ -16,6 +16,7 @@ use super::{
     journal::{Journal, Opened, TAKEN},
     link::BpfLink,
     object::program_of,
+    observed::Counters,
     pins::{pin_link, unpin},
     shared::Shared,
     steer::{self, Steering},
@@ -73,6 +74,7 @@ pub(super) struct Pending {
     /// Its tables, where they have another size.
     pub tables: Option<Tables>,
     pub view: View,
+    pub observed: Counters,
 }
 
 /// One loaded program with one rule set, and the interfaces that it is attached to.

@@ -1,6 +1,7 @@
 //! The maps that outlive a loaded program, each opened once: a reload adds a program that uses the same ones.
 
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, Ipv6Addr},
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
@@ -24,6 +25,7 @@ use super::{
     mapping::Mapping,
     meta::{self, Secrets},
     object::{mapping, take},
+    observed::{Counters, Observed},
     other_version::{OtherRing, OtherVersions},
     pins::{Shape, State, unpin},
     pod::Plain,
@@ -150,6 +152,7 @@ pub struct Shared {
     ring: Mutex<Option<RingBuf<MapData>>>,
     other_rings: Mutex<Vec<OtherRing>>,
     decisions: Mutex<Option<RingBuf<MapData>>>,
+    pub(super) observed: Observed,
     pub(super) rules: Arc<RuleSets>,
     pub(super) reinjections: Arc<Reinjections>,
     /// Every shared map once more, to pin it again where its pin was removed.
@@ -164,6 +167,7 @@ impl Shared {
         ebpf: &mut Ebpf,
         tables: Tables,
         view: View,
+        observed: Counters,
         rules: &Arc<RuleSet>,
         trailer: Trailer,
         hook: Hook,
@@ -179,6 +183,7 @@ impl Shared {
             ring: Mutex::new(Some(take(ebpf, names::RING)?)),
             other_rings: Mutex::default(),
             decisions: Mutex::new(Some(take(ebpf, names::MONITOR_RING)?)),
+            observed: Observed::new(observed),
             rules: Arc::new(RuleSets::new(rules)),
             reinjections: Arc::new(Reinjections::new(trailer, hook)),
             pins: Mutex::default(),
@@ -288,6 +293,11 @@ impl Shared {
             }
         }
         Ok(sum)
+    }
+
+    /// Names that rules have observed, by rule.
+    pub fn observed(&self) -> BTreeMap<String, u64> {
+        self.observed.sums()
     }
 
     /// Addresses outside the configuration that were asked on port 53, with how often; at most 64.

@@ -1,6 +1,7 @@
 //! Which promises a chaos run has broken: a pure function of the events and of what the pods saw.
 //!
-//! A query that is lost is excused only where the documents say so: the responder had it when it was killed, it was
+//! A query that is lost is excused only where the documents say so: the responder had it when it was killed and no successor came
+//! in time, it was
 //! handed over before the programs noticed that there was no process, the existing cache lost it, or another agent had just
 //! changed what is on the pod's interface.
 
@@ -10,7 +11,7 @@ use dns_common::abi::SUSPECT_NS;
 
 use super::{
     counts::{Merge as _, counts},
-    load::{Counts, Incident, Kind, Late, Problem, Seen},
+    load::{Counts, Incident, Kind, Late, Problem, Seen, TIMEOUT},
 };
 
 /// A fault, injected into gregor or its environment.
@@ -281,7 +282,7 @@ fn take(drops: &mut [Drops], incident: &Incident) -> bool {
     let until = match incident.kind {
         // The program answers it.
         Kind::Known => return false,
-        Kind::New => from + super::load::TIMEOUT,
+        Kind::New => from + TIMEOUT,
         Kind::Foreign => from,
     };
     let found = drops.iter_mut().find(|drops| {
@@ -306,13 +307,19 @@ fn is_exposed(events: &[&Event], incident: &Incident) -> bool {
 
 fn excuse(events: &[&Event], incident: &Incident) -> Option<Excuse> {
     let sent = incident.sent;
-    let outlived = |at: Duration| sent <= at && sent + super::load::TIMEOUT >= at;
+    let outlived = |at: Duration| sent <= at && sent + TIMEOUT >= at;
+    // A successor in time answers what the one before had taken.
+    let is_late = |at: Duration, served: Duration| {
+        served.saturating_sub(at) > IN_TIME || served + 2 * SLACK >= sent + TIMEOUT
+    };
     events.iter().find_map(|event| match event {
         // The program answers cached names, and foreign names pass: a death does not affect them. But a cached name whose
-        // answer has expired is handed over like a new one: before the missing process is noticed, and while the responder
-        // waits for a cache that is away.
-        Event::Died { at, .. }
-            if incident.kind == Kind::Known && outlived(*at) && asked_while_away(events, sent) =>
+        // answer has expired is handed over like a new one: before the missing process is noticed, while the responder waits for a
+        // cache that is away, and when a process goes on that was stopped.
+        Event::Died { at, served }
+            if incident.kind == Kind::Known
+                && outlived(*at)
+                && (is_late(*at, *served) || asked_while_away(events, sent)) =>
         {
             Some(Excuse::Outstanding)
         }
@@ -322,7 +329,7 @@ fn excuse(events: &[&Event], incident: &Incident) -> Option<Excuse> {
             .then_some(Excuse::Unnoticed),
         Event::Died { at, served } if incident.kind == Kind::New => {
             if outlived(*at) {
-                Some(Excuse::Outstanding)
+                is_late(*at, *served).then_some(Excuse::Outstanding)
             } else if sent > *at
                 && sent <= *at + DEADLINE + SLACK
                 && served.saturating_sub(*at) > IN_TIME
@@ -406,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn a_death_excuses_only_what_the_responder_had() {
+    fn a_death_excuses_only_what_the_responder_had_and_no_successor_answered() {
         let died = |served| Event::Died {
             at: at(10.0),
             served: at(served),
@@ -417,8 +424,13 @@ mod tests {
             let row = verdict.rows[&Fault::Kill].clone();
             (row.lost, row.outstanding, row.unnoticed)
         };
-        assert_eq!(row(11.0, Kind::New, 9.9), (0, 1, 0));
+        assert_eq!(row(11.0, Kind::New, 9.9), (1, 0, 0));
         assert_eq!(row(11.0, Kind::Known, 9.9), (1, 0, 0));
+        assert_eq!(row(70.0, Kind::New, 9.9), (0, 1, 0));
+        assert_eq!(row(70.0, Kind::Known, 9.9), (0, 1, 0));
+        assert_eq!(row(70.0, Kind::Foreign, 9.9), (1, 0, 0));
+        // The client had given up.
+        assert_eq!(row(11.0, Kind::New, 6.2), (0, 1, 0));
         assert_eq!(row(11.0, Kind::Foreign, 9.9), (1, 0, 0));
         // The next one serves it.
         assert_eq!(row(11.0, Kind::New, 10.5), (1, 0, 0));

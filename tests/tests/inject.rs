@@ -151,6 +151,7 @@ impl Lab {
             nix::net::if_::if_nametoindex("veth-pod").unwrap()
         });
         QueryFrame {
+            held: None,
             ifindex,
             vlan: None,
             reinjection: Reinjection::default(),
@@ -380,6 +381,7 @@ fn the_responder_answers_a_tenant_and_leaves_the_others_to_the_cache() {
                 let mut replies = Vec::new();
                 for frame in frames {
                     responder.handle(Intercepted {
+                        held: None,
                         ifindex: frame.ifindex,
                         rule: 0,
                         rules: rules.clone(),

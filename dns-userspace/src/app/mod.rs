@@ -339,7 +339,13 @@ impl App {
             tracing::info!("stopping");
             End::Detach
         };
-        self.ring.finish(end).await;
+        // What waits in the ring is this process's own where its successor cannot read it.
+        let ring_end = if self.pins.successors_read_records() {
+            end
+        } else {
+            End::Detach
+        };
+        self.ring.finish(ring_end).await;
         self.kernel.end(end).await;
         // From here on a successor may write the tables.
         drop(self.claim);

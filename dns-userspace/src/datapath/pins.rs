@@ -27,6 +27,11 @@ pub const STATE: &str = "/sys/fs/bpf/gregor";
 /// A directory as a marker: its presence means that the programs were detached on purpose. bpffs takes no plain files.
 const DISMISSED: &str = "detached";
 
+/// A folder in that of a version, whose presence says which records its processes can read.
+fn records() -> String {
+    format!("records-{}", abi::RECORDS_LAYOUT)
+}
+
 /// The folder of links in that of a version.
 const LINKS: &str = "links";
 
@@ -83,7 +88,7 @@ impl State {
         let state = Self {
             root: root.to_owned(),
         };
-        fs::create_dir_all(state.links()).map_err(|error| StateError::Make {
+        state.make_folders().map_err(|error| StateError::Make {
             path: root.to_owned(),
             error,
         })?;
@@ -112,7 +117,7 @@ impl State {
             };
             match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
                 Ok(lock) if self.is_here(&lock) => {
-                    fs::create_dir_all(self.links()).map_err(failed)?;
+                    self.make_folders().map_err(failed)?;
                     // It was for the one before.
                     let _ = fs::remove_dir(self.root.join(DISMISSED));
                     return Ok(Some(Claim { _lock: lock }));
@@ -140,6 +145,18 @@ impl State {
 
     fn version(&self) -> PathBuf {
         self.root.join(format!("v{}", abi::VERSION))
+    }
+
+    fn make_folders(&self) -> io::Result<()> {
+        fs::create_dir_all(self.links())?;
+        fs::create_dir_all(self.version().join(records()))
+    }
+
+    /// Whether every other version that has a folder, as one that waits to take over has, can read what programs of this one hand
+    /// over.
+    pub fn successors_read_records(&self) -> bool {
+        self.other_versions()
+            .all(|version| version.join(records()).exists())
     }
 
     fn links(&self) -> PathBuf {

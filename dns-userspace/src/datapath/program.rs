@@ -13,6 +13,7 @@ use super::{
     attach::{self, Link},
     egress::PeersElsewhere,
     error::one_line,
+    journal::{Journal, Opened, TAKEN},
     link::BpfLink,
     object::program_of,
     observed::Counters,
@@ -377,16 +378,37 @@ impl Datapath {
             .shared
             .take_ring()
             .ok_or(DatapathError::Missing(maps::RING))?;
+        let journal = self.journal()?;
         Ring::new(
             buffer,
             Arc::clone(&self.shared.rules),
             Arc::clone(&self.shared.answers),
             Arc::clone(&self.shared.reinjections),
+            journal,
+            self.shared.take_other_rings(),
         )
         .map_err(|error| DatapathError::Ring {
             name: maps::RING,
             error,
         })
+    }
+
+    fn journal(&self) -> Result<Opened, DatapathError> {
+        let Some(state) = &self.state else {
+            return Ok(Opened::default());
+        };
+        let opened = Journal::open(&state.map(TAKEN))
+            .map_err(|error| DatapathError::Ring { name: TAKEN, error })?;
+        if !opened.left.is_empty() {
+            tracing::info!(
+                queries = opened.left.len(),
+                "answering what an earlier process had taken"
+            );
+        }
+        if let Some(journal) = &opened.journal {
+            self.shared.keep_journal(journal);
+        }
+        Ok(opened)
     }
 
     /// Whether programs report their own decisions.

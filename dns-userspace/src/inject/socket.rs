@@ -81,6 +81,7 @@ impl Returning {
         let address = link_address(self.device.load(Ordering::Relaxed), &frame)?;
         let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
         socket.set_mark(mark)?;
+        query.release();
         let sent = socket.send_to(&frame, &address)?;
         whole(sent, frame.len())
     }
@@ -89,9 +90,9 @@ impl Returning {
 impl Inject for Injector {
     fn reply(&self, query: &QueryFrame, message: &[u8]) -> io::Result<()> {
         let frame = frame::reply(query, message).ok_or_else(not_a_query)?;
-        let sent = self
-            .packet
-            .send_to(&frame, &link_address(query.ifindex, &frame)?)?;
+        let address = link_address(query.ifindex, &frame)?;
+        query.release();
+        let sent = self.packet.send_to(&frame, &address)?;
         whole(sent, frame.len())
     }
 

@@ -17,6 +17,6 @@ pub use interface::{Interface, RETURN_DEVICES};
 pub use limit::Limit;
 pub use name::{name_length, wire_name};
 pub use publish::{LastGood, Publish, Term};
-pub use query::{Intercepted, Reinjection, VlanTag};
+pub use query::{Held, Intercepted, Reinjection, VlanTag};
 pub use steering::{Listeners, SteerMode, SteeredClients};
 pub use transport::Transport;

@@ -113,6 +113,13 @@ const TESTS: &[Tests] = &[
     },
     Tests {
         part: Part::Lab,
+        program: "chaos",
+        quick: &[],
+        full: &["a_short_run"],
+        limit_seconds: 900,
+    },
+    Tests {
+        part: Part::Lab,
         program: "programs",
         quick: &["return_path_that_others_take_away"],
         full: &[],
@@ -145,12 +152,24 @@ pub fn steps(architecture: Architecture, only: &[Part], quick: bool) -> Vec<Step
                 .collect(),
             limit_seconds: tests.limit_seconds,
         })
+        // Without names, a guest runs all of a program's tests.
+        .filter(|step| !step.tests.is_empty())
         .collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_step_runs_all_tests_of_its_program() {
+        for quick in [false, true] {
+            let steps = steps(Architecture::X86_64, &[], quick);
+            assert!(steps.iter().all(|step| !step.tests.is_empty()));
+            let has_chaos = steps.iter().any(|step| step.program.ends_with("chaos"));
+            assert_eq!(has_chaos, !quick);
+        }
+    }
 
     /// A test that is added to the lab is run in guests, too.
     #[test]

@@ -18,6 +18,7 @@ use crate::{
     datapath::{Datapath, DatapathError, Given, Interface, Shared, Steered, one_line},
     discover::{Event, Selection},
     observe::{AnswersStatus, InterfaceStatus, KernelStatus, ProgramStatus},
+    privileges::{Role, restrict_thread},
     resolve::OTHER_NAMESPACES,
 };
 
@@ -72,7 +73,10 @@ impl Kernel {
         };
         let thread = thread::Builder::new()
             .name("kernel".to_owned())
-            .spawn(move || owner.run(inbox, started))?;
+            .spawn(move || {
+                restrict_thread(Role::Kernel);
+                owner.run(inbox, started);
+            })?;
         let kernel = Self {
             requests,
             board,

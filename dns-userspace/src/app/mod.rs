@@ -1,6 +1,6 @@
 //! The life of `gregor run`: a configuration becomes programs in the kernel and a responder; shutdown drains them.
 //!
-//! A thread owns the programs and their places (`kernel`), another one drains the ring, a task follows the interfaces and
+//! A thread owns the programs and their places (`kernel`), another one drains the ring, the main thread follows the interfaces and
 //! does the reloads, one forwards the programs' own decisions to monitors, one serves each listener.
 
 mod attachments;
@@ -49,6 +49,7 @@ use crate::{
     discover::{Event, Links},
     monitor::Hub,
     observe::{self, ConfigStatus},
+    privileges::{Role, restrict_thread},
     tcp::Steering,
 };
 
@@ -75,6 +76,8 @@ pub struct Options {
     pub debug_bpf: bool,
     /// How long the kernel may take to load them.
     pub load_timeout: Duration,
+    /// Of threads that handle queries.
+    pub worker: Role,
 }
 
 /// Runs until SIGTERM or SIGINT, or until an essential part fails.
@@ -122,7 +125,7 @@ struct App {
     pins: Pins,
     logs: Logs,
     /// The reload in progress.
-    pending: Option<JoinHandle<anyhow::Result<Prepared>>>,
+    pending: Option<oneshot::Receiver<anyhow::Result<Prepared>>>,
     /// Whether there was a cause for another one meanwhile.
     again: bool,
 }
@@ -161,11 +164,13 @@ impl App {
         shutdown: Shutdown,
     ) -> anyhow::Result<Self> {
         // Before the first load, so that no change falls in between.
-        let reloads = Reloads::watch(&options.config).context("cannot listen for SIGHUP")?;
+        let reloads = Reloads::watch(&options.config)
+            .await
+            .context("cannot listen for SIGHUP")?;
         let Prepared {
             settings,
             mut datapath,
-        } = prepare(options.clone(), Base::pinned(pins)).await??;
+        } = prepare(options.clone(), Base::pinned(pins))?.await??;
         for warning in &settings.warnings {
             tracing::warn!("{warning}");
         }
@@ -205,7 +210,10 @@ impl App {
             hub,
             links.errors(),
         ));
-        let ring = RingTask::spawn(readers, &respond, &state).context("cannot start a thread")?;
+        let ring = RingTask::spawn(readers, &respond, &state, options.worker)
+            .context("cannot start a thread")?;
+        // The sockets are open.
+        restrict_thread(Role::Main);
         let (steers, steered) = start.await.context("the kernel thread ended early")?;
         let directories = load::log_directories(&options.control);
         tcp.attached(&settings, steered, steers, &directories);
@@ -320,11 +328,14 @@ impl App {
     /// Not after `detach --all`, which removes the device too.
     fn restore_return_path(&self) {
         let (respond, pins) = (Arc::clone(&self.respond), self.pins.clone());
-        tokio::task::spawn_blocking(move || {
+        let result = privileged(move || {
             if !pins.is_dismissed() {
                 respond.restore_return_path();
             }
         });
+        if let Err(error) = result {
+            tracing::warn!(%error, "cannot look after the device by which queries pass");
+        }
     }
 
     /// Leaves the programs to a successor, or detaches them once the ring is drained; then the pods that already asked get
@@ -397,7 +408,12 @@ struct RingTask {
 impl RingTask {
     /// # Errors
     /// When the thread cannot be started.
-    fn spawn(readers: Readers, respond: &Arc<Respond>, state: &Arc<State>) -> io::Result<Self> {
+    fn spawn(
+        readers: Readers,
+        respond: &Arc<Respond>,
+        state: &Arc<State>,
+        role: Role,
+    ) -> io::Result<Self> {
         let Readers {
             runtime,
             ring,
@@ -413,6 +429,7 @@ impl RingTask {
         thread::Builder::new()
             .name("ring".to_owned())
             .spawn(move || {
+                restrict_thread(role);
                 let handle = |query| {
                     let _guard = tasks.enter();
                     respond.handle(query);
@@ -466,8 +483,11 @@ impl Logs {
 }
 
 /// Reads the configuration, compiles its rules and loads its program, away from the serving threads.
-fn prepare(options: Options, base: Base) -> JoinHandle<anyhow::Result<Prepared>> {
-    tokio::task::spawn_blocking(move || {
+fn prepare(
+    options: Options,
+    base: Base,
+) -> anyhow::Result<oneshot::Receiver<anyhow::Result<Prepared>>> {
+    privileged(move || {
         let settings = Settings::load(&options.config, &options.interfaces)?;
         let attempt = Attempt {
             base,
@@ -484,6 +504,22 @@ fn prepare(options: Options, base: Base) -> JoinHandle<anyhow::Result<Prepared>>
         trim_heap();
         Ok(Prepared { settings, datapath })
     })
+    .context("cannot start a thread")
+}
+
+/// Does something on a thread with the capabilities of this one, the main thread, which those of the runtime do not have. An
+/// error of the receiver means that it panicked.
+fn privileged<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<oneshot::Receiver<T>> {
+    let (sender, receiver) = oneshot::channel();
+    thread::Builder::new()
+        .name("privileged".to_owned())
+        .spawn(move || {
+            // The caller may have given up.
+            let _ = sender.send(work());
+        })?;
+    Ok(receiver)
 }
 
 /// How often an address that a predecessor still has is tried.
@@ -512,9 +548,11 @@ async fn serve_when_free(
     }
 }
 
-async fn finished<T>(pending: &mut Option<JoinHandle<T>>) -> Result<T, tokio::task::JoinError> {
+async fn finished<T>(
+    pending: &mut Option<oneshot::Receiver<T>>,
+) -> Result<T, oneshot::error::RecvError> {
     match pending {
-        Some(handle) => handle.await,
+        Some(result) => result.await,
         None => std::future::pending().await,
     }
 }

@@ -9,13 +9,7 @@
 
 mod e2e;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fs,
-    net::IpAddr,
-    path::Path,
-    process::Command,
-};
+use std::{fs, net::IpAddr, path::Path, process::Command};
 
 use e2e::{
     MORE, Metrics, OVERRIDDEN, REPLY, Wire, addresses, exchange_within, large_world, of_family,
@@ -24,7 +18,8 @@ use e2e::{
 use gregor::datapath::{Hook, RETURN_DEVICES, detect_hook};
 use gregor_tests::{
     lab::{
-        Ask, Gregor, Lab, Netns, Pod, Transport, patience, skip,
+        Ask, Gregor, Lab, Netns, Pod, Transport, forbid_bpf, keep_capabilities, limit_memlock,
+        patience, skip, threads,
         world::{
             BAR_ADDRESSES, FOO_ADDRESSES, FOREIGN, FOREIGN_ADDRESSES, NODE_LOCAL_V4, NODE_LOCAL_V6,
         },
@@ -434,106 +429,9 @@ fn tcp_steering() {
     assert_eq!(addresses(&reply), [FOREIGN_ADDRESSES[0]]);
 }
 
-/// Numbers of the capabilities by their names.
-const CAPABILITIES: [(&str, u8); 7] = [
-    ("CAP_DAC_READ_SEARCH", 2),
-    ("CAP_NET_ADMIN", 12),
-    ("CAP_NET_RAW", 13),
-    ("CAP_SYS_ADMIN", 21),
-    ("CAP_SYS_RESOURCE", 24),
-    ("CAP_PERFMON", 38),
-    ("CAP_BPF", 39),
-];
-
-fn set_of(names: &str) -> u64 {
-    names.split_whitespace().fold(0, |set, name| {
-        let (_, number) = CAPABILITIES.iter().find(|known| known.0 == name).unwrap();
-        set | 1 << number
-    })
-}
-
-fn kernel_version() -> (u32, u32) {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
-    let mut next = || numbers.next().unwrap().parse().unwrap();
-    (next(), next())
-}
-
-/// Whether a condition of the table holds here, such as `before 5.17`; and with it, for maps, that the sysctl is set.
-fn holds(condition: &str) -> bool {
-    let (major, minor) = condition.split_once('.').unwrap();
-    let before = (
-        major.trim_start_matches("before ").parse().unwrap(),
-        minor.parse().unwrap(),
-    );
-    let unprivileged = fs::read_to_string("/proc/sys/kernel/unprivileged_bpf_disabled");
-    kernel_version() < before
-        && (before != (5, 19) || unprivileged.is_ok_and(|value| value.trim() != "0"))
-}
-
-/// What docs/security.md says that each thread has here.
-fn documented_threads() -> BTreeMap<String, u64> {
-    let page = include_str!("../../docs/security.md");
-    let (_, table) = page.split_once("| thread | does |").unwrap();
-    table
-        .lines()
-        .skip(2)
-        .take_while(|line| line.starts_with('|'))
-        .map(|line| {
-            let cells: Vec<&str> = line.split('|').map(str::trim).collect();
-            let (now, older) = (cells[3], cells[4]);
-            let names = match older.split_once(": ") {
-                Some((condition, names)) if holds(condition) => names,
-                _ => now,
-            };
-            (cells[1].trim_matches('`').to_owned(), set_of(names))
-        })
-        .collect()
-}
-
-/// Each thread has the documented capabilities, and can get no other. `more` is what the ones that load programs have beside.
-fn threads_are_as_documented(gregor: &Gregor, more: &str) -> BTreeSet<String> {
-    let documented = documented_threads();
-    let tasks = format!("/proc/{}/task", gregor.process().pid());
-    let mut seen = BTreeSet::new();
-    for task in fs::read_dir(tasks).unwrap().map(Result::unwrap) {
-        // One that ends meanwhile.
-        let Ok(status) = fs::read_to_string(task.path().join("status")) else {
-            continue;
-        };
-        let field = |name: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name));
-            line.unwrap_or_else(|| panic!("{name}: {status}"))
-                .trim()
-                .to_owned()
-        };
-        let set = |name| u64::from_str_radix(&field(name), 16).unwrap();
-        let thread = field("Name:");
-        let Some(expected) = documented.get(&thread) else {
-            panic!("{thread} is not in docs/security.md");
-        };
-        let mut expected = *expected;
-        if ["gregor", "privileged", "load"].contains(&thread.as_str()) {
-            expected |= set_of(more);
-        }
-        for name in ["CapEff:", "CapPrm:"] {
-            assert_eq!(set(name), expected, "{thread}: {status}");
-        }
-        assert_eq!((set("CapInh:"), set("CapAmb:")), (0, 0), "{status}");
-        assert_eq!(field("NoNewPrivs:"), "1", "{status}");
-        seen.insert(thread);
-    }
-    for thread in [
-        "gregor",
-        "kernel",
-        "return",
-        "ring",
-        "tokio-rt-worker",
-        "notify-rs inoti",
-    ] {
-        assert!(seen.contains(thread), "no {thread} in {seen:?}");
-    }
-    seen
+/// Each thread has the documented capabilities, and those that load programs `more`.
+fn threads_are_as_documented(gregor: &Gregor, more: &str) {
+    threads::are_as_documented(gregor.process().pid(), more).unwrap();
 }
 
 /// The capabilities in README are enough for everything, and each thread keeps what docs/security.md says.
@@ -636,7 +534,7 @@ fn as_root_threads_have_the_same_capabilities() {
 /// Runs gregor to its end, with these capabilities, and returns what it printed and whether it succeeded.
 fn ran_with(lab: &Lab, capabilities: &[u8], arguments: &[&str]) -> (String, bool) {
     let mut command = Command::new(tools::gregor().unwrap());
-    gregor_tests::lab::keep_capabilities(&mut command, capabilities);
+    keep_capabilities(&mut command, capabilities);
     command
         .args(arguments)
         .env_remove("RUST_LOG")
@@ -657,7 +555,7 @@ fn each_capability_is_needed() {
     for missing in ["CAP_BPF", "CAP_PERFMON", "CAP_NET_ADMIN", "CAP_NET_RAW"] {
         let rest: Vec<u8> = DOCUMENTED_CAPABILITIES
             .into_iter()
-            .filter(|capability| set_of(missing) != 1 << capability)
+            .filter(|capability| threads::set_of(missing).unwrap() != 1 << capability)
             .collect();
         assert_eq!(rest.len(), 3);
         let named = format!("missing {missing}");
@@ -674,7 +572,7 @@ fn each_capability_is_needed() {
         assert!(said.contains(&named), "{missing}: {said}");
         assert!(said.contains("securityContext.capabilities"), "{said}");
         assert!(lab.node().ip("link show gregor0\n").is_err(), "{missing}");
-        if missing != "CAP_NET_ADMIN" {
+        if detect_hook() == Hook::Tcx {
             assert_eq!(e2e::programs_on(&lab, "veth-foo"), [""; 0], "{missing}");
         }
     }
@@ -698,8 +596,8 @@ fn a_seccomp_filter_that_forbids_bpf_is_named() {
     let run = ["run", "--config", config, "--control", control];
     for arguments in [&["check", "--config", config][..], &run] {
         let mut command = Command::new(tools::gregor().unwrap());
-        gregor_tests::lab::keep_capabilities(&mut command, &DOCUMENTED_CAPABILITIES);
-        gregor_tests::lab::forbid_bpf(&mut command);
+        keep_capabilities(&mut command, &DOCUMENTED_CAPABILITIES);
+        forbid_bpf(&mut command);
         command.args(arguments).env_remove("RUST_LOG");
         let output = lab.node().output(command).unwrap();
         let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
@@ -719,11 +617,11 @@ fn a_seccomp_filter_that_forbids_bpf_is_named() {
 #[test]
 fn memlock() {
     let lab = Lab::builder("nodememlock").pod("foo").start().unwrap();
-    let charges = kernel_version() < (5, 11);
+    let charges = threads::kernel_version().unwrap() < (5, 11);
     let started = |capabilities: &[u8]| {
         let mut command = Command::new(tools::gregor().unwrap());
-        gregor_tests::lab::limit_memlock(&mut command, 64 << 10);
-        gregor_tests::lab::keep_capabilities(&mut command, capabilities);
+        limit_memlock(&mut command, 64 << 10);
+        keep_capabilities(&mut command, capabilities);
         lab.start_gregor_as(command, &tools::gregor().unwrap(), &lab.gregor_config())
     };
     match started(&DOCUMENTED_CAPABILITIES) {

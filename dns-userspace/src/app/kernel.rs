@@ -34,6 +34,8 @@ enum Request {
     Links(Vec<Event>),
     /// Attaches again what another process detached or what failed.
     Retry,
+    /// Pins everything again.
+    Pin,
     /// Filters have changed: the same for clsact, for what need not wait for a retry.
     Filters,
     Replace(Box<Datapath>, Selection, oneshot::Sender<Replaced>),
@@ -97,6 +99,11 @@ impl Kernel {
     /// Attaches again what another process detached or what failed.
     pub fn retry(&self) {
         self.send(Request::Retry);
+    }
+
+    /// Pins everything again: what was pinned is gone.
+    pub fn pin(&self) {
+        self.send(Request::Pin);
     }
 
     /// Filters of interfaces have changed.
@@ -179,6 +186,13 @@ impl Owner {
                     self.look_in_front();
                     self.datapath.find_reply_paths();
                 }
+                Some(Request::Pin) => match self.datapath.pin_again() {
+                    Ok(()) => tracing::info!("everything is pinned again"),
+                    Err(error) => tracing::error!(
+                        error = one_line(&error),
+                        "cannot pin again: nothing outlives this process"
+                    ),
+                },
                 Some(Request::Filters) if self.datapath.is_on_clsact() => {
                     self.put_back();
                     self.attachments.attach_due(&mut self.datapath);

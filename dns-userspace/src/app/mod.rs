@@ -123,6 +123,8 @@ struct App {
     base: Base,
     claim: Claim,
     pins: Pins,
+    /// Why nothing is pinned, if so.
+    pins_error: Option<String>,
     logs: Logs,
     /// The reload in progress.
     pending: Option<oneshot::Receiver<anyhow::Result<Prepared>>>,
@@ -253,6 +255,7 @@ impl App {
             base,
             claim,
             pins: pins.clone(),
+            pins_error: None,
             logs,
             pending: None,
             again: false,
@@ -301,6 +304,7 @@ impl App {
                     self.kernel.filters();
                 }
                 _ = retry.tick() => {
+                    self.look_after_pins();
                     self.kernel.retry();
                     self.restore_return_path();
                 }
@@ -320,6 +324,42 @@ impl App {
                         Ok(Err(error)) => Err(error).context("cannot read the ring buffer"),
                         Err(_) => bail!("the ring loop panicked"),
                     };
+                }
+            }
+        }
+    }
+
+    /// Pins everything again where another bpffs was mounted or the directory was removed: otherwise nothing would outlive this
+    /// process.
+    fn look_after_pins(&mut self) {
+        if self.pins.is_claimed_by(&self.claim) {
+            self.pins_error = None;
+            return;
+        }
+        let claimed = Pins::open(&self.options.state).and_then(|pins| match pins.try_claim()? {
+            Some(claim) => Ok(claim),
+            None => Err(crate::datapath::StateError::Held(
+                self.options.state.clone(),
+            )),
+        });
+        match claimed {
+            Ok(claim) => {
+                tracing::warn!(
+                    state = %self.options.state.display(),
+                    "what was pinned is gone: bpffs was mounted anew, or another process removed the directory; pinning again"
+                );
+                self.claim = claim;
+                self.kernel.pin();
+            }
+            Err(error) => {
+                let error = error.to_string();
+                // Logged once, not at every retry.
+                if self.pins_error.as_ref() != Some(&error) {
+                    tracing::error!(
+                        error,
+                        "what was pinned is gone, and nothing outlives this process"
+                    );
+                    self.pins_error = Some(error);
                 }
             }
         }

@@ -24,7 +24,7 @@ use super::{
     interfaces::Interfaces,
     mapping::Mapping,
     object::{mapping, take},
-    pins::{Shape, State, StateError, unpin},
+    pins::{Shape, State, StateError, make_directory, unpin},
     pod::Plain,
     reinjections::Reinjections,
     rule_sets::RuleSets,
@@ -125,7 +125,8 @@ impl Pinned {
             Some(Shape::of_pin(&state.map(name)) == Some(wanted))
         };
         let mut prepared = Self {
-            paths: Vec::new(),
+            // No program has it; it is pinned again with the others.
+            paths: vec![(META, state.map(META))],
             new: Vec::new(),
             import: None,
             new_tables: TABLES.iter().any(|name| fits(name) == Some(false)),
@@ -325,7 +326,7 @@ impl Shared {
             }
             if let Some(directory) = path.parent() {
                 // Pinning the map reports what is wrong with it.
-                let _ = std::fs::create_dir_all(directory);
+                let _ = make_directory(directory);
             }
             unpin(path);
             map.pin(path).map_err(|error| DatapathError::Pin {

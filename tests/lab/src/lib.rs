@@ -16,6 +16,7 @@ mod patience;
 mod process;
 mod skip;
 mod sync;
+pub mod threads;
 pub mod tools;
 pub mod world;
 

@@ -152,6 +152,7 @@ impl Owner {
         mut inbox: mpsc::UnboundedReceiver<Request>,
         started: oneshot::Sender<Steers>,
     ) {
+        tracing::debug!("taking over what is pinned");
         self.datapath.adopt_pinned();
         let steers = self.datapath.attach_steering(None);
         let _ = started.send((steers, self.datapath.steered()));

@@ -529,6 +529,7 @@ fn prepare(
 ) -> anyhow::Result<oneshot::Receiver<anyhow::Result<Prepared>>> {
     privileged(move || {
         let settings = Settings::load(&options.config, &options.interfaces)?;
+        tracing::debug!("the configuration is read");
         let attempt = Attempt {
             base,
             logging: options.debug_bpf,
@@ -541,6 +542,7 @@ fn prepare(
             &mut |stage, took| tracing::info!("{}", load::progress_line(stage, took)),
         )
         .context("cannot load")?;
+        tracing::debug!("the programs are loaded");
         trim_heap();
         Ok(Prepared { settings, datapath })
     })

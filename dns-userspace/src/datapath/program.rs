@@ -228,6 +228,28 @@ impl Datapath {
         }
     }
 
+    /// Pins everything again, after another bpffs was mounted or the directory was removed.
+    ///
+    /// # Errors
+    /// When a map cannot be pinned. A link that cannot be pinned is logged.
+    pub fn pin_again(&mut self) -> Result<(), DatapathError> {
+        let Some(state) = self.state.clone() else {
+            return Ok(());
+        };
+        self.shared.pin_again()?;
+        for index in self.links.keys().copied().collect::<Vec<_>>() {
+            let held = &self.links[&index];
+            let pin = self.pin(&held.interface, &held.link);
+            if let Some(held) = self.links.get_mut(&index) {
+                held.pin = pin;
+            }
+        }
+        if let Some(steering) = &mut self.steering {
+            steering.pin_again(&state.link(steer::PIN));
+        }
+        Ok(())
+    }
+
     /// What a link on an interface is pinned as: place on the hook and interface.
     pub(super) fn place(&self, index: u32) -> String {
         format!("{}{index}", self.place_prefix())

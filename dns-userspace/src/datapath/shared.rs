@@ -27,7 +27,7 @@ use super::{
     object::{mapping, take},
     observed::{Counters, Observed},
     other_version::{OtherRing, OtherVersions},
-    pins::{Shape, State, unpin},
+    pins::{Shape, State, make_directory, unpin},
     pod::Plain,
     reinjections::Reinjections,
     rule_sets::RuleSets,
@@ -108,7 +108,8 @@ impl Pinned {
             Some(Shape::of_pin(&state.map(name)) == Some(wanted))
         };
         let mut prepared = Self {
-            paths: Vec::new(),
+            // No program has it; it is pinned again with the others.
+            paths: vec![(meta::META, state.map(meta::META))],
             new: Vec::new(),
             import: None,
             other_rings,
@@ -256,7 +257,7 @@ impl Shared {
             }
             if let Some(directory) = path.parent() {
                 // Pinning the map reports what is wrong with it.
-                let _ = std::fs::create_dir_all(directory);
+                let _ = make_directory(directory);
             }
             unpin(path);
             map.pin(path).map_err(|error| DatapathError::Pin {

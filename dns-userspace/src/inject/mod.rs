@@ -59,6 +59,16 @@ pub trait Inject: Send + Sync + 'static {
     /// Sends the query back into the ingress of its interface, where it goes on as if gregor were not there.
     ///
     /// # Errors
-    /// When the frame is not what [`QueryFrame`] promises, or the return device is gone or full.
+    /// When the frame is not what [`QueryFrame`] promises, or too many queries wait to be sent.
     fn pass_on(&self, query: &QueryFrame) -> io::Result<()>;
+}
+
+impl<T: Inject> Inject for std::sync::Arc<T> {
+    fn reply(&self, query: &QueryFrame, message: &[u8]) -> io::Result<()> {
+        T::reply(self, query, message)
+    }
+
+    fn pass_on(&self, query: &QueryFrame) -> io::Result<()> {
+        T::pass_on(self, query)
+    }
 }

@@ -510,6 +510,11 @@ route add ::/0 via fd00:244:{index:x}::1
     ) -> Result<Gregor> {
         let mut command = Command::new(binary);
         capabilities::keep(&mut command, capabilities);
+        self.start_gregor_as(command, binary, config)
+    }
+
+    /// [`Lab::start_gregor`] by a command that executes it.
+    pub fn start_gregor_as(&self, command: Command, binary: &Path, config: &str) -> Result<Gregor> {
         let gregor = self.spawn_gregor_as(command, binary, config)?;
         gregor.wait_ready()?;
         Ok(gregor)

@@ -97,6 +97,8 @@ const TESTS: &[Tests] = &[
             "vlan",
             "killed_and_started_again_on_clsact",
             "documented_capabilities",
+            "each_capability_is_needed",
+            "memlock",
         ],
         full: &[
             "ipv6",
@@ -108,6 +110,8 @@ const TESTS: &[Tests] = &[
             "tcp_steering",
             "killed_and_started_again_on_tcx",
             "detach_all",
+            "as_root_threads_have_the_same_capabilities",
+            "a_seccomp_filter_that_forbids_bpf_is_named",
         ],
         limit_seconds: 600,
     },

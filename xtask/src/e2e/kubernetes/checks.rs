@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use gregor_lab::tools::say;
+use gregor_lab::{threads, tools::say};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -236,6 +236,10 @@ pub fn all(cluster: &Cluster, components: &Components, results: &mut Results) ->
         restarts()?;
         Ok(format!("after {:.0} s", took.as_secs_f64()))
     });
+    results.check(
+        "the runtime's default seccomp profile is enough, and each thread has the documented capabilities",
+        || confined(cluster),
+    );
     results.check("the memory limit holds through reloads", || memory(cluster));
     for (round, tag) in [(1, NEXT), (2, env!("CARGO_PKG_VERSION"))] {
         results.check(
@@ -557,6 +561,30 @@ fn process(cluster: &Cluster, pod: &Value) -> Result<u32> {
         .first()
         .copied()
         .with_context(|| format!("{} has no process", name_of(pod)))
+}
+
+/// What confines gregor on each node.
+fn confined(cluster: &Cluster) -> Result<String> {
+    let mut filters = Vec::new();
+    for node in NODES {
+        let pod = gregor_on(cluster, node)?;
+        let profile = &pod["spec"]["securityContext"]["seccompProfile"]["type"];
+        ensure!(profile == "RuntimeDefault", "seccompProfile: {profile}");
+        let pid = process(cluster, &pod)?;
+        for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+            let status = fs::read_to_string(task?.path().join("status"))?;
+            let field = |name: &str| {
+                let line = status.lines().find_map(|line| line.strip_prefix(name));
+                line.map_or("", str::trim).to_owned()
+            };
+            ensure!(field("Seccomp:") == "2", "no filter: {status}");
+            filters.push(format!("{} of mode 2", field("Seccomp_filters:")));
+        }
+        threads::are_as_documented(pid, "")?;
+    }
+    filters.sort();
+    filters.dedup();
+    Ok(format!("seccomp filters: {}", filters.join("; ")))
 }
 
 /// Another pod than this one is ready on a node.

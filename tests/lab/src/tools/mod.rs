@@ -249,8 +249,10 @@ fn launcher(directory: &Path, program: &str, place: &str) -> Result<()> {
     fs::write(
         &path,
         format!(
+            // /lib is below /usr from Debian 13 on.
             "#!/bin/sh\ntree=\"$(dirname \"$0\")/tree\"\n\
-             exec \"$tree/usr/lib64/ld-linux-x86-64.so.2\" --library-path \"$tree/usr/lib/x86_64-linux-gnu\" \
+             test -e \"$tree/lib64\" && root=\"$tree\" || root=\"$tree/usr\"\n\
+             exec \"$root/lib64/ld-linux-x86-64.so.2\" --library-path \"$root/lib/x86_64-linux-gnu\" \
              \"$tree/{place}/{program}\" \"$@\"\n"
         ),
     )?;

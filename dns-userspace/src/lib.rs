@@ -18,4 +18,5 @@ pub mod monitor;
 pub mod observe;
 pub mod resolve;
 pub mod rules;
+pub mod sources;
 pub mod tcp;

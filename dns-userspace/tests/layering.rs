@@ -129,7 +129,7 @@ fn deciding_modules_reach_neither_the_datapath_nor_aya() {
 }
 
 /// Files and folders whose code takes the time, random numbers and input as arguments.
-const SANS_IO: [&str; 16] = [
+const SANS_IO: [&str; 19] = [
     "discover/track",
     "inject/frame",
     "resolve/cache",
@@ -144,6 +144,9 @@ const SANS_IO: [&str; 16] = [
     "resolve/upstream/infra",
     "resolve/upstream/question",
     "resolve/upstream/retry",
+    "sources/backoff",
+    "sources/selector",
+    "sources/services",
     "tcp/framing",
     "tcp/relay",
 ];

@@ -17,7 +17,7 @@ use dns_common::answer;
 use gregor::{
     datapath::ReturnPath,
     inject::{Inject, Injector, QueryFrame},
-    model::{Intercepted, LastGood, Publish, Reinjection, Term},
+    model::{Changes, Intercepted, LastGood, Publish, PublishedEntry, Reinjection, Term},
     resolve::{DnsSource, Responder, ResponderOptions},
     rules::{MatchSpec, RuleSet, RuleSpec},
 };
@@ -426,4 +426,6 @@ impl Publish for NoProgram {
     fn no_target(&self, _: u32, _: &answer::Key, _: Duration) {}
 
     fn withdraw(&self, _: &answer::Key) {}
+
+    fn withdraw_changed(&self, _: &Changes, _: &dyn Fn(&[Name], &PublishedEntry<'_>) -> bool) {}
 }

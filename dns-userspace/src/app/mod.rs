@@ -4,6 +4,7 @@
 //! does the reloads, one forwards the programs' own decisions to monitors, one serves each listener.
 
 mod attachments;
+mod cluster;
 mod follow;
 mod kernel;
 pub mod load;
@@ -32,6 +33,7 @@ use tokio::{
 };
 
 use self::{
+    cluster::Cluster,
     kernel::{End, Kernel},
     owner::Owner,
     respond::Respond,
@@ -49,6 +51,7 @@ use crate::{
     discover::{Event, Links},
     monitor::Hub,
     observe::{self, ConfigStatus},
+    sources::SharedServices,
     tcp::Steering,
 };
 
@@ -109,6 +112,7 @@ struct App {
     state: Arc<State>,
     kernel: Kernel,
     respond: Arc<Respond>,
+    cluster: Cluster,
     tcp: Arc<Tcp>,
     ring: RingTask,
     links: Links,
@@ -177,12 +181,17 @@ impl App {
         let links = Links::open(settings.selection.clone())?;
         let hub = Arc::new(Hub::default());
         let steering = Arc::new(Steering::new(settings.servers.clone()));
-        let respond = Respond::new(&settings, steering.clone(), hub.clone())?;
+        let services = Arc::new(SharedServices::new(
+            settings.cluster_domain.clone(),
+            settings.selectors(),
+        ));
+        let respond = Respond::new(&settings, steering.clone(), hub.clone(), services.clone())?;
         let tcp = Tcp::new(&settings, steering, respond.clone()).await?;
         tcp.prepare(&settings, &mut datapath)?;
 
         tcp.add_program(&datapath);
         let base = datapath.base();
+        let answers = datapath.shared().answers().clone();
         let readers = Readers::take(&mut datapath)?;
         let mut logs = Logs::default();
         logs.follow(datapath.log()?);
@@ -202,9 +211,11 @@ impl App {
             settings.view(),
             respond.clone(),
             tcp.clone(),
+            services.clone(),
             hub,
             links.errors(),
         ));
+        let cluster = Cluster::start(&settings, services, respond.clone(), answers);
         let ring = RingTask::spawn(readers, &respond, &state).context("cannot start a thread")?;
         let (steers, steered) = start.await.context("the kernel thread ended early")?;
         let directories = load::log_directories(&options.control);
@@ -236,6 +247,7 @@ impl App {
             state,
             kernel,
             respond,
+            cluster,
             tcp,
             ring,
             links,
@@ -339,6 +351,7 @@ impl App {
             tracing::info!("stopping");
             End::Detach
         };
+        self.cluster.stop();
         self.ring.finish(end).await;
         self.kernel.end(end).await;
         // From here on a successor may write the tables.

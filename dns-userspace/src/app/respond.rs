@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU32},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, atomic::AtomicU32},
 };
 
 use anyhow::Context as _;
@@ -12,8 +12,10 @@ use super::{kernel::End, settings::Settings, state::Responding};
 use crate::{
     datapath::{Intercepted, ReturnPath, one_line},
     inject::Injector,
+    model::{Changes, Publish},
     monitor::Hub,
     resolve::{DnsSource, Responder, ResponderStatus, Stats, Steer, StreamQuery},
+    sources::SharedServices,
     tcp::Answer,
 };
 
@@ -26,6 +28,9 @@ pub struct Respond {
     return_path: Mutex<Option<ReturnPath>>,
     /// Its index, which changes when it is made anew.
     return_device: Arc<AtomicU32>,
+    /// Those before it, as long as queries wait there.
+    earlier: Mutex<Vec<Weak<Live>>>,
+    services: Arc<SharedServices>,
     steer: Arc<dyn Steer>,
     hub: Arc<Hub>,
     /// Of all responders that were in force.
@@ -45,17 +50,20 @@ impl Respond {
         settings: &Settings,
         steer: Arc<dyn Steer>,
         hub: Arc<Hub>,
+        services: Arc<SharedServices>,
     ) -> anyhow::Result<Arc<Self>> {
         let return_path = ReturnPath::open()
             .map_err(|error| anyhow::anyhow!("queries cannot pass: {}", one_line(&error)))?;
         let return_device = Arc::clone(return_path.index());
         let stats = Arc::default();
         Ok(Arc::new(Self {
-            live: ArcSwap::from_pointee(open(settings, &return_device, &steer, &hub, &stats).context(
+            live: ArcSwap::from_pointee(open(settings, &return_device, &steer, &hub, &services, &stats).context(
                 "cannot open the sockets for replies; CAP_NET_RAW is needed, `gregor check` says what is missing",
             )?),
             return_path: Mutex::new(Some(return_path)),
             return_device,
+            earlier: Mutex::default(),
+            services,
             steer,
             hub,
             stats,
@@ -85,6 +93,7 @@ impl Respond {
                 &self.return_device,
                 &self.steer,
                 &self.hub,
+                &self.services,
                 &self.stats,
             )?),
             settings: settings.clone(),
@@ -94,8 +103,23 @@ impl Respond {
     /// Puts another responder in force. The previous one answers the queries that wait at it.
     pub fn commit(&self, prepared: Prepared) {
         let mut settings = self.settings();
-        self.live.store(prepared.live);
+        let earlier = self.live.swap(prepared.live);
+        let mut all = self.earlier.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|responder| responder.strong_count() > 0);
+        all.push(Arc::downgrade(&earlier));
         *settings = prepared.settings;
+    }
+
+    /// Forgets what is no longer right now that targets have changed, also where queries wait at an earlier responder.
+    pub fn changed(&self, changes: &Changes, answers: &dyn Publish) {
+        let earlier = {
+            let all = self.earlier.lock().unwrap_or_else(PoisonError::into_inner);
+            all.iter().filter_map(Weak::upgrade).collect::<Vec<_>>()
+        };
+        for responder in earlier {
+            responder.changed(changes, answers);
+        }
+        self.live.load_full().changed(changes, answers);
     }
 
     fn settings(&self) -> MutexGuard<'_, Settings> {
@@ -154,11 +178,12 @@ fn open(
     return_device: &Arc<AtomicU32>,
     steer: &Arc<dyn Steer>,
     hub: &Arc<Hub>,
+    services: &Arc<SharedServices>,
     stats: &Arc<Stats>,
 ) -> io::Result<Live> {
     let responder = Responder::new(
         settings.responder_options(),
-        DnsSource::new(settings.timeout),
+        DnsSource::new(settings.timeout).with_targets(services.clone()),
         Injector::open(Arc::clone(return_device))?,
         Arc::clone(stats),
     );

@@ -16,6 +16,7 @@ use crate::{
     observe::RuleStatus,
     resolve::{ResponderOptions, Upstream},
     rules::RuleSet,
+    sources::{ClusterDomain, Selector, selectors},
     tcp::Served,
 };
 
@@ -49,6 +50,9 @@ pub struct Settings {
     /// Whether the program answers what it can.
     pub kernel_answers: bool,
     pub listen: SocketAddr,
+    /// Whether the Services that rules lead to are watched.
+    pub watches_services: bool,
+    pub cluster_domain: ClusterDomain,
     pub warnings: Vec<String>,
 }
 
@@ -119,6 +123,8 @@ impl Settings {
             answers: config.limits.answers,
             kernel_answers: config.answer.kernel,
             listen: config.metrics.listen,
+            watches_services: config.kubernetes.watch,
+            cluster_domain: config.kubernetes.cluster_domain,
             warnings: warnings.iter().map(ToString::to_string).collect(),
         })
     }
@@ -148,6 +154,15 @@ impl Settings {
             },
             hit_lanes: HIT_LANES,
         }
+    }
+
+    /// The Services that rules lead to.
+    pub(super) fn selectors(&self) -> Vec<Selector> {
+        if !self.watches_services {
+            return Vec::new();
+        }
+        let cnames = self.rules.rules().iter().map(|rule| rule.cname());
+        selectors(cnames, &self.cluster_domain)
     }
 
     /// What is served over TCP.

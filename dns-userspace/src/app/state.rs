@@ -13,6 +13,7 @@ use crate::{
     monitor::{Hub, Subscription},
     observe::{ConfigStatus, Readiness, Source, Status, Vital},
     resolve::ResponderStatus,
+    sources::{ServiceStatus, SharedServices},
 };
 
 /// The responder as the pages see it.
@@ -28,6 +29,7 @@ pub struct State {
     config_view: Mutex<ConfigView>,
     responder: Arc<dyn Responding>,
     tcp: Arc<Tcp>,
+    services: Arc<SharedServices>,
     /// Records of queries for monitors.
     pub hub: Arc<Hub>,
     pub pulse: Arc<Pulse>,
@@ -43,6 +45,7 @@ impl State {
         config_view: ConfigView,
         responder: Arc<dyn Responding>,
         tcp: Arc<Tcp>,
+        services: Arc<SharedServices>,
         hub: Arc<Hub>,
         interface_resyncs: Arc<AtomicU64>,
     ) -> Self {
@@ -53,6 +56,7 @@ impl State {
             config_view: Mutex::new(config_view),
             responder,
             tcp,
+            services,
             hub,
             pulse: Arc::new(Pulse::new()),
             stopping: AtomicBool::new(false),
@@ -109,6 +113,10 @@ impl Source for State {
         subscription
     }
 
+    fn target(&self, target: &str) -> Option<ServiceStatus> {
+        self.services.explain(target)
+    }
+
     fn vital(&self) -> Vital {
         Vital {
             readiness: self.readiness(),
@@ -132,6 +140,7 @@ impl Source for State {
             kernel: self.kernel.status(),
             responder: self.responder.status(),
             tcp: self.tcp.status(),
+            kubernetes: self.services.status(),
             interface_resyncs: self.interface_resyncs.load(Ordering::Relaxed),
             panics: panics::count(),
         }

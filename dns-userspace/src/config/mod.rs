@@ -1,6 +1,7 @@
 //! The configuration file: TOML to typed values, checked as a whole, every complaint with file, line, key and remedy.
 
 mod diagnostic;
+mod kubernetes;
 mod reader;
 
 use std::collections::HashMap;
@@ -16,6 +17,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 pub use diagnostic::{ConfigErrors, Diagnostic};
+pub use kubernetes::Kubernetes;
 
 use crate::rules::{Budget, Complaint, DEFAULT_TTL, Key, MAX_TTL, MatchSpec, RuleSet, RuleSpec};
 use diagnostic::Source;
@@ -34,6 +36,7 @@ pub struct Config {
     pub answer: Answer,
     pub limits: Limits,
     pub metrics: Metrics,
+    pub kubernetes: Kubernetes,
     /// Checked one by one; [`RuleSet::compile`] checks them against each other.
     pub rules: Vec<RuleSpec>,
     file: PathBuf,
@@ -339,6 +342,7 @@ impl Config {
                 "answer",
                 "limits",
                 "metrics",
+                "kubernetes",
                 "rule",
             ],
         );
@@ -347,6 +351,7 @@ impl Config {
         let answer = read_answer(&mut reader, &root);
         let limits = read_limits(&mut reader, &root);
         let metrics = read_metrics(&mut reader, &root);
+        let kubernetes = kubernetes::read(&mut reader, &root);
         let (rules, positions) = read_rules(&mut reader, &root);
         let mut warnings = Vec::new();
         if rules.is_empty() && syntax.is_empty() && root.get("rule").is_none() {
@@ -363,6 +368,7 @@ impl Config {
             answer,
             limits,
             metrics,
+            kubernetes,
             rules,
             file: path.to_owned(),
             warnings,

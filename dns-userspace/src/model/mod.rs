@@ -10,13 +10,15 @@ mod name;
 mod publish;
 mod query;
 mod steering;
+mod targets;
 mod transport;
 
 pub use headers::{Headers, be16};
 pub use interface::{Interface, RETURN_DEVICES};
 pub use limit::Limit;
 pub use name::{name_length, wire_name};
-pub use publish::{LastGood, Publish, Term};
+pub use publish::{LastGood, Publish, PublishedEntry, Term};
 pub use query::{Intercepted, Reinjection, VlanTag};
 pub use steering::{Listeners, SteerMode, SteeredClients};
+pub use targets::{Changes, Known, Targets};
 pub use transport::Transport;

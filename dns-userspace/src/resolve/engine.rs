@@ -32,6 +32,7 @@ use super::{
     options::ResponderOptions,
     stats::{PassReason, Stats},
 };
+use crate::model::Changes;
 
 /// Look-ups of one interface for types that the program does not keep.
 pub const OTHER_TYPES_PER_SECOND: u32 = 20;
@@ -52,6 +53,7 @@ pub struct Engine<C> {
     other_types: Limiter,
     /// Refreshes that are delayed.
     delayed: usize,
+    epoch: u64,
     rng: StdRng,
     stats: Arc<Stats>,
 }
@@ -67,6 +69,7 @@ impl<C: Clone> Engine<C> {
             in_flight: InFlight::new(options.chases_per_interface, MAX_CHASES),
             other_types: Limiter::new(now, OTHER_TYPES_PER_SECOND, OTHER_TYPES_PER_SECOND),
             delayed: 0,
+            epoch: 0,
             rng: StdRng::seed_from_u64(seed),
             stats,
             options,
@@ -95,8 +98,24 @@ impl<C: Clone> Engine<C> {
                 self.cache.release(ifindex);
                 self.other_types.release(ifindex);
             }
+            Event::Changed(changes) => self.changed(&changes),
         }
         actions
+    }
+
+    /// Forgets what is no longer right. Look-ups in flight have asked for what the targets were before.
+    fn changed(&mut self, changes: &Changes) {
+        self.epoch += 1;
+        self.cache.forget(changes);
+        self.in_flight.outdate(
+            |key| changes.concern(key.targets()),
+            |query| query.published = Published::default(),
+        );
+    }
+
+    /// How often targets have changed. Answers of an earlier epoch must not be published any more.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
     }
 
     /// Look-ups in flight.
@@ -158,6 +177,12 @@ impl<C: Clone> Engine<C> {
         now: Instant,
         actions: &mut Vec<Action<C>>,
     ) {
+        if self.in_flight.take_outdated(&look_up.key) {
+            self.stats.lock().chases += 1;
+            let (key, ifindex) = (look_up.key, look_up.ifindex);
+            let has_address = self.cache.has_other_address(&key, now);
+            return actions.push(Action::LookUp(LookUp::new(key, ifindex, has_address)));
+        }
         match look_up.take(outcome) {
             Step::Ask(look_up) => actions.push(Action::LookUp(look_up)),
             Step::Confirmed(look_up, outcome) => self.finish(&look_up, &outcome, now, actions),

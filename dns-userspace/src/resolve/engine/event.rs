@@ -6,7 +6,7 @@ use dns_common::{answer, wire::qtype_is_kept};
 
 use super::look_up::LookUp;
 use crate::{
-    model::Term,
+    model::{Changes, Term},
     resolve::{
         cache::{CacheEntry, Key},
         chain::Outcome,
@@ -80,6 +80,8 @@ pub enum Event<C> {
     Abandoned(LookUp),
     /// An interface was removed.
     InterfaceGone(u32),
+    /// Targets have changed: what was known of them is no longer right.
+    Changed(Changes),
 }
 
 /// What is to be done, in this order.

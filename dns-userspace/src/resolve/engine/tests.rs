@@ -1,5 +1,7 @@
 //! Events in, actions out, with a simulated clock.
 
+mod changes;
+
 use std::{
     collections::{HashMap, VecDeque},
     time::{Duration, Instant},

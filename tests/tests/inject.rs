@@ -22,6 +22,7 @@ use gregor::{
     rules::{MatchSpec, RuleSet, RuleSpec},
 };
 use gregor_tests::packets::build::internet_checksum;
+use hickory_proto::rr::Name;
 use nix::sched::{CloneFlags, setns};
 
 const POD_PORT: u16 = 40_053;

@@ -3,12 +3,15 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::{
+    sync::{Mutex, mpsc},
+    task::{JoinHandle, JoinSet},
+};
 
 use super::{respond::Respond, settings::Settings};
 use crate::{
     model::Publish,
-    sources::{Selector, SharedServices},
+    sources::{Note, Reporter, Selector, SharedServices},
 };
 
 /// Changes that come within this time are delivered together: each delivery looks at all answers.
@@ -17,8 +20,17 @@ const GATHER: Duration = Duration::from_millis(50);
 /// See the module.
 pub struct Cluster {
     services: Arc<SharedServices>,
+    reporter: Arc<Reporter>,
+    /// Events to be sent.
+    #[cfg_attr(
+        not(feature = "kubernetes"),
+        expect(dead_code, reason = "nobody sends them")
+    )]
+    notes: Arc<Mutex<mpsc::Receiver<Note>>>,
     /// Of the watches.
     selectors: Vec<Selector>,
+    sends_events: bool,
+    /// The watches, and who sends the Events.
     watches: JoinSet<()>,
     delivery: JoinHandle<()>,
 }
@@ -27,14 +39,19 @@ impl Cluster {
     /// Starts to watch what the configuration names.
     pub fn start(
         settings: &Settings,
-        services: Arc<SharedServices>,
+        reporter: Arc<Reporter>,
+        notes: mpsc::Receiver<Note>,
         respond: Arc<Respond>,
         answers: Arc<dyn Publish>,
     ) -> Cluster {
+        let services = Arc::clone(reporter.services());
         let delivery = tokio::spawn(deliver(Arc::clone(&services), respond, answers));
         let mut cluster = Cluster {
             services,
+            reporter,
+            notes: Arc::new(Mutex::new(notes)),
             selectors: Vec::new(),
+            sends_events: false,
             watches: JoinSet::new(),
             delivery,
         };
@@ -47,7 +64,7 @@ impl Cluster {
         let selectors = settings.selectors();
         self.services
             .select(settings.cluster_domain.clone(), selectors.clone());
-        if selectors != self.selectors {
+        if selectors != self.selectors || settings.sends_events != self.sends_events {
             self.watches.abort_all();
             self.watches = JoinSet::new();
             self.watch(settings);
@@ -62,13 +79,15 @@ impl Cluster {
 
     fn watch(&mut self, settings: &Settings) {
         self.selectors = settings.selectors();
+        self.sends_events = settings.sends_events;
         let spawned = self.spawn(settings);
+        self.reporter.set_on(spawned.is_ok() && self.sends_events);
         self.services.set_mode(spawned);
     }
 
     #[cfg(feature = "kubernetes")]
     fn spawn(&mut self, settings: &Settings) -> Result<(), &'static str> {
-        use crate::sources::watch;
+        use crate::sources::{client, post, watch};
 
         if !settings.watches_services {
             return Err("[kubernetes] watch = false");
@@ -76,10 +95,10 @@ impl Cluster {
         if self.selectors.is_empty() {
             return Err("no rule leads to a Service");
         }
-        if !watch::is_in_cluster() {
+        if !client::is_in_cluster() {
             return Err("not in a cluster");
         }
-        let client = watch::client().map_err(|error| {
+        let client = client::in_cluster().map_err(|error| {
             tracing::warn!(
                 error = format!("{error:#}"),
                 "cannot watch Services; targets are looked up by DNS alone"
@@ -90,6 +109,15 @@ impl Cluster {
             let services = Arc::clone(&self.services);
             self.watches
                 .spawn(watch::follow(client.clone(), selector.clone(), services));
+        }
+        if self.sends_events {
+            let (notes, reporter) = (Arc::clone(&self.notes), Arc::clone(&self.reporter));
+            self.watches.spawn(post::send(
+                client,
+                notes,
+                reporter,
+                Arc::clone(&self.services),
+            ));
         }
         tracing::info!(watches = self.selectors.len(), "Services are watched");
         Ok(())

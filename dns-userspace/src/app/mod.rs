@@ -51,7 +51,7 @@ use crate::{
     discover::{Event, Links},
     monitor::Hub,
     observe::{self, ConfigStatus},
-    sources::SharedServices,
+    sources::{Reporter, SharedServices},
     tcp::Steering,
 };
 
@@ -185,7 +185,8 @@ impl App {
             settings.cluster_domain.clone(),
             settings.selectors(),
         ));
-        let respond = Respond::new(&settings, steering.clone(), hub.clone(), services.clone())?;
+        let (reporter, notes) = Reporter::new(services);
+        let respond = Respond::new(&settings, steering.clone(), hub.clone(), reporter.clone())?;
         let tcp = Tcp::new(&settings, steering, respond.clone()).await?;
         tcp.prepare(&settings, &mut datapath)?;
 
@@ -211,11 +212,10 @@ impl App {
             settings.view(),
             respond.clone(),
             tcp.clone(),
-            services.clone(),
             hub,
             links.errors(),
         ));
-        let cluster = Cluster::start(&settings, services, respond.clone(), answers);
+        let cluster = Cluster::start(&settings, reporter, notes, respond.clone(), answers);
         let ring = RingTask::spawn(readers, &respond, &state).context("cannot start a thread")?;
         let (steers, steered) = start.await.context("the kernel thread ended early")?;
         let directories = load::log_directories(&options.control);

@@ -15,7 +15,7 @@ use crate::{
     model::{Changes, Publish},
     monitor::Hub,
     resolve::{DnsSource, Responder, ResponderStatus, Stats, Steer, StreamQuery},
-    sources::SharedServices,
+    sources::{Reporter, SharedServices},
     tcp::Answer,
 };
 
@@ -30,7 +30,8 @@ pub struct Respond {
     return_device: Arc<AtomicU32>,
     /// Those before it, as long as queries wait there.
     earlier: Mutex<Vec<Weak<Live>>>,
-    services: Arc<SharedServices>,
+    /// What is known of targets beside DNS, and who is told what came of them.
+    reporter: Arc<Reporter>,
     steer: Arc<dyn Steer>,
     hub: Arc<Hub>,
     /// Of all responders that were in force.
@@ -50,20 +51,20 @@ impl Respond {
         settings: &Settings,
         steer: Arc<dyn Steer>,
         hub: Arc<Hub>,
-        services: Arc<SharedServices>,
+        reporter: Arc<Reporter>,
     ) -> anyhow::Result<Arc<Self>> {
         let return_path = ReturnPath::open()
             .map_err(|error| anyhow::anyhow!("queries cannot pass: {}", one_line(&error)))?;
         let return_device = Arc::clone(return_path.index());
         let stats = Arc::default();
         Ok(Arc::new(Self {
-            live: ArcSwap::from_pointee(open(settings, &return_device, &steer, &hub, &services, &stats).context(
+            live: ArcSwap::from_pointee(open(settings, &return_device, &steer, &hub, &reporter, &stats).context(
                 "cannot open the sockets for replies; CAP_NET_RAW is needed, `gregor check` says what is missing",
             )?),
             return_path: Mutex::new(Some(return_path)),
             return_device,
             earlier: Mutex::default(),
-            services,
+            reporter,
             steer,
             hub,
             stats,
@@ -93,7 +94,7 @@ impl Respond {
                 &self.return_device,
                 &self.steer,
                 &self.hub,
-                &self.services,
+                &self.reporter,
                 &self.stats,
             )?),
             settings: settings.clone(),
@@ -165,6 +166,10 @@ impl Responding for Respond {
     fn status(&self) -> ResponderStatus {
         self.live.load().status()
     }
+
+    fn services(&self) -> &SharedServices {
+        self.reporter.services()
+    }
 }
 
 impl Answer for Respond {
@@ -178,15 +183,17 @@ fn open(
     return_device: &Arc<AtomicU32>,
     steer: &Arc<dyn Steer>,
     hub: &Arc<Hub>,
-    services: &Arc<SharedServices>,
+    reporter: &Arc<Reporter>,
     stats: &Arc<Stats>,
 ) -> io::Result<Live> {
     let responder = Responder::new(
         settings.responder_options(),
-        DnsSource::new(settings.timeout).with_targets(services.clone()),
+        DnsSource::new(settings.timeout).with_targets(reporter.services().clone()),
         Injector::open(Arc::clone(return_device))?,
         Arc::clone(stats),
     );
-    let responder = responder.with_steering(Arc::clone(steer));
+    let responder = responder
+        .with_steering(Arc::clone(steer))
+        .with_outcomes(reporter.clone());
     Ok(responder.with_monitor(Arc::clone(hub)))
 }

@@ -52,6 +52,8 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// Whether the Services that rules lead to are watched.
     pub watches_services: bool,
+    /// Whether those get Events.
+    pub sends_events: bool,
     pub cluster_domain: ClusterDomain,
     pub warnings: Vec<String>,
 }
@@ -124,6 +126,7 @@ impl Settings {
             kernel_answers: config.answer.kernel,
             listen: config.metrics.listen,
             watches_services: config.kubernetes.watch,
+            sends_events: config.kubernetes.events,
             cluster_domain: config.kubernetes.cluster_domain,
             warnings: warnings.iter().map(ToString::to_string).collect(),
         })

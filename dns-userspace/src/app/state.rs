@@ -19,6 +19,8 @@ use crate::{
 /// The responder as the pages see it.
 pub trait Responding: Send + Sync + 'static {
     fn status(&self) -> ResponderStatus;
+    /// What it knows of targets beside DNS.
+    fn services(&self) -> &SharedServices;
 }
 
 /// Shared by the tasks; each lock is held for a few system calls at most.
@@ -29,7 +31,6 @@ pub struct State {
     config_view: Mutex<ConfigView>,
     responder: Arc<dyn Responding>,
     tcp: Arc<Tcp>,
-    services: Arc<SharedServices>,
     /// Records of queries for monitors.
     pub hub: Arc<Hub>,
     pub pulse: Arc<Pulse>,
@@ -45,7 +46,6 @@ impl State {
         config_view: ConfigView,
         responder: Arc<dyn Responding>,
         tcp: Arc<Tcp>,
-        services: Arc<SharedServices>,
         hub: Arc<Hub>,
         interface_resyncs: Arc<AtomicU64>,
     ) -> Self {
@@ -56,7 +56,6 @@ impl State {
             config_view: Mutex::new(config_view),
             responder,
             tcp,
-            services,
             hub,
             pulse: Arc::new(Pulse::new()),
             stopping: AtomicBool::new(false),
@@ -114,7 +113,7 @@ impl Source for State {
     }
 
     fn target(&self, target: &str) -> Option<ServiceStatus> {
-        self.services.explain(target)
+        self.responder.services().explain(target)
     }
 
     fn vital(&self) -> Vital {
@@ -140,7 +139,7 @@ impl Source for State {
             kernel: self.kernel.status(),
             responder: self.responder.status(),
             tcp: self.tcp.status(),
-            kubernetes: self.services.status(),
+            kubernetes: self.responder.services().status(),
             interface_resyncs: self.interface_resyncs.load(Ordering::Relaxed),
             panics: panics::count(),
         }

@@ -8,11 +8,13 @@ use crate::sources::ClusterDomain;
 pub struct Kubernetes {
     /// Whether Services that are targets of rules are watched, where gregor runs in a cluster and may.
     pub watch: bool,
+    /// Whether the tenants' Services get Events.
+    pub events: bool,
     /// What the names of Services end with.
     pub cluster_domain: ClusterDomain,
 }
 
-pub(super) const KEYS: [&str; 2] = ["watch", "cluster_domain"];
+pub(super) const KEYS: [&str; 3] = ["watch", "events", "cluster_domain"];
 
 pub(super) fn read(reader: &mut Reader<'_>, root: &Section<'_, '_>) -> Kubernetes {
     let section = reader.section(root, "kubernetes");
@@ -20,6 +22,9 @@ pub(super) fn read(reader: &mut Reader<'_>, root: &Section<'_, '_>) -> Kubernete
     let mut kubernetes = Kubernetes::default();
     if let Some(watch) = reader.boolean(&section, "watch") {
         kubernetes.watch = watch;
+    }
+    if let Some(events) = reader.boolean(&section, "events") {
+        kubernetes.events = events;
     }
     if let Some(text) = reader.string(&section, "cluster_domain", "\"cluster.local\"") {
         match ClusterDomain::new(&text.value) {
@@ -39,6 +44,7 @@ impl Default for Kubernetes {
     fn default() -> Self {
         Kubernetes {
             watch: true,
+            events: true,
             cluster_domain: ClusterDomain::default(),
         }
     }
@@ -63,14 +69,15 @@ mod tests {
     #[test]
     fn without_a_section_services_of_the_usual_domain_are_watched() {
         let default = parse("").unwrap();
-        assert!(default.watch);
+        assert!(default.watch && default.events);
         assert_eq!(
             default.cluster_domain,
             ClusterDomain::new("cluster.local").unwrap()
         );
         let other =
-            parse("[kubernetes]\nwatch = false\ncluster_domain = \"K8s.example.\"").unwrap();
-        assert!(!other.watch);
+            parse("[kubernetes]\nwatch = false\nevents = false\ncluster_domain = \"K8s.example.\"")
+                .unwrap();
+        assert!(!other.watch && !other.events);
         assert_eq!(
             other.cluster_domain,
             ClusterDomain::new("k8s.example").unwrap()
@@ -83,6 +90,10 @@ mod tests {
             (
                 "[kubernetes]\nwatch = \"yes\"",
                 ["c.toml:4", "kubernetes.watch", "true or false"],
+            ),
+            (
+                "[kubernetes]\nevents = 1",
+                ["c.toml:4", "kubernetes.events", "true or false"],
             ),
             (
                 "[kubernetes]\ncluster_domain = \"a b\"",

@@ -492,6 +492,14 @@ pub const METRICS: &[Metric] = &[
     .by(&["reason"])
     .shown(Section::Kubernetes, "error")
     .advice("`forbidden`: the role of the chart is missing; others: the API server, or the way to it"),
+    Metric::counter(
+        "kubernetes_events",
+        "Events on the tenants' Services, by result",
+        |status| each(&status.kubernetes.events),
+    )
+    .by(&["result"])
+    .shown(Section::Kubernetes, "event")
+    .advice("`exists`: another node was first, as it should be; `refused`: the role may not create Events"),
 ];
 
 fn program(status: &Status, value: fn(&ProgramStatus) -> f64) -> Vec<Sample<'_>> {
@@ -699,6 +707,7 @@ pub(super) mod tests {
                 lists: 2,
                 changes: 5,
                 errors: map(&[("forbidden", 1)]),
+                events: map(&[("created", 2)]),
                 error: None,
             },
             interface_resyncs: 2,

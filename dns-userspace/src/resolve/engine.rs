@@ -16,6 +16,7 @@ use std::{
 };
 
 use dns_common::wire::qtype_is_kept;
+use hickory_proto::rr::Name;
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use tracing::debug;
 
@@ -32,7 +33,7 @@ use super::{
     options::ResponderOptions,
     stats::{PassReason, Stats},
 };
-use crate::model::Changes;
+use crate::model::{Changes, TargetState};
 
 /// Look-ups of one interface for types that the program does not keep.
 pub const OTHER_TYPES_PER_SECOND: u32 = 20;
@@ -218,6 +219,9 @@ impl<C: Clone> Engine<C> {
         publish_once(&mut waiting);
         let namespace = waiting.first().and_then(|query| query.namespace.clone());
         self.count(key, outcome, namespace, actions);
+        if let Some((target, state)) = state_of(look_up, outcome) {
+            actions.push(Action::Report(target.clone(), state));
+        }
         for query in waiting {
             match (&entry, outcome) {
                 (Some(entry), _) => {
@@ -279,6 +283,26 @@ impl<C: Clone> Engine<C> {
             qtype: key.qtype.into(),
             text,
         });
+    }
+}
+
+/// What an outcome says of the target that it came from.
+fn state_of<'l>(look_up: &'l LookUp, outcome: &Outcome) -> Option<(&'l Name, TargetState)> {
+    match outcome {
+        // Of several targets, the last one that the answer leads over.
+        Outcome::Answer(answer) => {
+            let targets = look_up.key.targets();
+            let target = targets
+                .filter(|target| answer.names.contains(target))
+                .last()?;
+            Some((target, TargetState::Resolves))
+        }
+        Outcome::BrokenChain => Some((look_up.name(), TargetState::Broken)),
+        Outcome::NoAddress(end) if looks_like_address(end) => {
+            Some((look_up.name(), TargetState::IsAddress))
+        }
+        Outcome::NoAddress(_) => Some((look_up.name(), TargetState::NoAddress)),
+        Outcome::NoTarget | Outcome::Failed(_) => None,
     }
 }
 

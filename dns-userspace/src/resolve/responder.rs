@@ -32,7 +32,7 @@ use super::{
 };
 use crate::{
     inject::{Inject, QueryFrame},
-    model::{Changes, Intercepted, LastGood, Publish, PublishedEntry, Transport},
+    model::{Changes, Intercepted, LastGood, Outcomes, Publish, PublishedEntry, Transport},
     monitor::{Exchange, Hub},
 };
 
@@ -53,6 +53,7 @@ pub struct Responder<S, I> {
     stats: Arc<Stats>,
     steer: Option<Arc<dyn Steer>>,
     monitor: Arc<Hub>,
+    outcomes: Option<Arc<dyn Outcomes>>,
     clock: fn() -> Instant,
 }
 
@@ -92,6 +93,7 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
             stats,
             steer: None,
             monitor: Arc::default(),
+            outcomes: None,
             options,
             clock,
         }
@@ -108,6 +110,14 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
     /// Reports the outcome of each query there, while a monitor is connected.
     pub fn with_monitor(self, monitor: Arc<Hub>) -> Responder<S, I> {
         Responder { monitor, ..self }
+    }
+
+    /// Reports what came of looking targets up there.
+    pub fn with_outcomes(self, outcomes: Arc<dyn Outcomes>) -> Responder<S, I> {
+        Responder {
+            outcomes: Some(outcomes),
+            ..self
+        }
     }
 
     /// Answers a query, passes it on, or lets it wait for a look-up, in a task of its own. Never blocks.

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use super::{
+    events::Subject,
     selector::{ClusterDomain, Selector},
     services::{Kind, Report, Services},
 };
@@ -49,6 +50,40 @@ reasons! {
     Server => "server",
 }
 
+/// What came of an Event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventOutcome {
+    Created,
+    /// Another node had created it.
+    Exists,
+    /// The role is missing, or the namespace is being deleted.
+    Refused,
+    Failed,
+    /// Too many waited.
+    Dropped,
+}
+
+impl EventOutcome {
+    const ALL: [EventOutcome; 5] = [
+        EventOutcome::Created,
+        EventOutcome::Exists,
+        EventOutcome::Refused,
+        EventOutcome::Failed,
+        EventOutcome::Dropped,
+    ];
+
+    /// The name used in metrics.
+    pub const fn label(self) -> &'static str {
+        match self {
+            EventOutcome::Created => "created",
+            EventOutcome::Exists => "exists",
+            EventOutcome::Refused => "refused",
+            EventOutcome::Failed => "failed",
+            EventOutcome::Dropped => "dropped",
+        }
+    }
+}
+
 /// The state of the watches, for metrics and `gregor status`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -69,7 +104,9 @@ pub struct ApiStatus {
     pub changes: u64,
     /// By [`ErrorReason::label`].
     pub errors: BTreeMap<Cow<'static, str>, u64>,
-    /// The last one, while it lasts.
+    /// Events on Services, by [`EventOutcome::label`].
+    pub events: BTreeMap<Cow<'static, str>, u64>,
+    /// The last error, while it lasts.
     pub error: Option<String>,
 }
 
@@ -105,6 +142,7 @@ struct Inner {
     lists: u64,
     changes: u64,
     errors: BTreeMap<Cow<'static, str>, u64>,
+    events: BTreeMap<Cow<'static, str>, u64>,
     error: Option<String>,
 }
 
@@ -121,6 +159,9 @@ impl SharedServices {
                 lists: 0,
                 changes: 0,
                 errors: errors.collect(),
+                events: EventOutcome::ALL
+                    .map(|outcome| (outcome.label().into(), 0))
+                    .into(),
                 error: None,
             }),
             news: Notify::new(),
@@ -168,10 +209,10 @@ impl SharedServices {
         let now = (self.clock)();
         let mut inner = self.lock();
         *inner.errors.entry(reason.label().into()).or_default() += 1;
-        // The watch begins anew, with a list.
+        inner.services.take(selector, Report::Lost, now);
+        // Listed again within seconds: nothing to be seen to.
         if reason != ErrorReason::Gone {
             inner.error = Some(error.to_owned());
-            inner.services.take(selector, Report::Lost, now);
         }
     }
 
@@ -208,20 +249,26 @@ impl SharedServices {
         })
     }
 
-    /// The identity of the Service that a target names: namespace, name, uid, and what it is an alias of.
-    pub fn identity(&self, target: &Name) -> Option<(String, String, String, Name)> {
+    /// Counts an Event.
+    pub fn event(&self, outcome: EventOutcome) {
+        let mut inner = self.lock();
+        *inner.events.entry(outcome.label().into()).or_default() += 1;
+    }
+
+    /// The Service that a target names, if that is an ExternalName.
+    pub fn subject(&self, target: &Name) -> Option<Subject> {
         let now = (self.clock)();
         let inner = self.lock();
         let (service, _) = inner.services.service(target, now)?;
         let Kind::Alias(alias) = &service.kind else {
             return None;
         };
-        Some((
-            service.namespace.clone(),
-            service.name.clone(),
-            service.uid.clone(),
-            alias.clone(),
-        ))
+        Some(Subject {
+            namespace: service.namespace.clone(),
+            name: service.name.clone(),
+            uid: service.uid.clone(),
+            alias: alias.clone(),
+        })
     }
 
     pub fn status(&self) -> ApiStatus {
@@ -230,11 +277,15 @@ impl SharedServices {
         let summary = inner.services.summary(now);
         ApiStatus {
             mode: inner.mode.clone(),
-            watches: inner
-                .services
-                .selectors()
-                .map(ToString::to_string)
-                .collect(),
+            watches: if inner.mode == ON {
+                inner
+                    .services
+                    .selectors()
+                    .map(ToString::to_string)
+                    .collect()
+            } else {
+                Vec::new()
+            },
             connected: summary.connected as u64,
             age_seconds: summary.age.map(|age| age.as_secs_f64()),
             services: [
@@ -246,6 +297,7 @@ impl SharedServices {
             lists: inner.lists,
             changes: inner.changes,
             errors: inner.errors.clone(),
+            events: inner.events.clone(),
             error: inner.error.clone(),
         }
     }
@@ -321,7 +373,8 @@ mod tests {
         let explained = shared.explain(TARGET).unwrap();
         assert_eq!(explained.alias.as_deref(), Some("a.example."));
         shared.failed(&selector, ErrorReason::Gone, "too old");
-        assert_eq!(shared.status().connected, 1, "it is listed again at once");
+        let status = shared.status();
+        assert_eq!((status.connected, status.error), (0, None));
         shared.failed(&selector, ErrorReason::Connection, "refused");
         assert_eq!(shared.status().connected, 0);
         assert_eq!(shared.explain(TARGET).unwrap().known, "alias");

@@ -13,7 +13,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use hickory_proto::rr::Name;
 use k8s_openapi::api::core::v1;
 use kube::{
-    Api, Client, Config, Error, ResourceExt as _,
+    Api, Client, Error, ResourceExt as _,
     api::{ListParams, VersionMatch, WatchEvent, WatchParams},
 };
 use tokio::time::{sleep, timeout};
@@ -21,35 +21,20 @@ use tracing::{info, warn};
 
 use super::{Backoff, ErrorReason, Kind, Report, Selector, Service, SharedServices};
 
-/// For a connection, and for a whole list.
-const CONNECT: Duration = Duration::from_secs(5);
+/// For a whole list, and for the beginning of a watch.
 const LIST: Duration = Duration::from_secs(30);
 /// How long a watch lasts, in seconds: the server ends it. Below the 5 minutes that proxies often allow, and different from node
 /// to node.
 const WATCH: std::ops::Range<u32> = 200..290;
+/// After a restart of the API server every node has to list again: they do so within this time, not all at once. What is known
+/// counts meanwhile.
+const RELIST: Duration = Duration::from_secs(5);
 /// A watch that says nothing for this long hangs: the server sends a bookmark every minute.
 const SILENCE: Duration = Duration::from_secs(150);
 /// No watch is shorter, unless the server ends.
 const SHORTEST: Duration = Duration::from_secs(1);
 /// The version that stands for "whatever the server has in memory".
 const ANY_VERSION: &str = "0";
-
-/// A client for the cluster that this process runs in.
-///
-/// # Errors
-/// When it runs in none: no service account, no address of the API server.
-pub fn client() -> anyhow::Result<Client> {
-    let mut config = Config::incluster()?;
-    config.connect_timeout = Some(CONNECT);
-    // Silence is noticed below; failures are waited out there too.
-    config.default_retry = false;
-    Ok(Client::try_from(config)?)
-}
-
-/// Whether this process runs in a cluster, as far as its environment says.
-pub fn is_in_cluster() -> bool {
-    std::env::var_os("KUBERNETES_SERVICE_HOST").is_some()
-}
 
 /// Watches for as long as it is polled.
 pub async fn follow(client: Client, selector: Selector, services: Arc<SharedServices>) {
@@ -73,8 +58,12 @@ pub async fn follow(client: Client, selector: Selector, services: Arc<SharedServ
             Err((reason, error)) => {
                 watch.services.failed(&watch.selector, reason, &error);
                 if reason == ErrorReason::Gone {
+                    // Listed again: what was missed comes with that.
                     watch.version = None;
-                } else if !is_failing {
+                    sleep(RELIST.mul_f64(rand::random())).await;
+                    continue;
+                }
+                if !is_failing {
                     is_failing = true;
                     warn!(
                         services = %watch.selector,
@@ -117,16 +106,30 @@ impl Watch {
         let events = events.map_err(|_| silent())?.map_err(failed)?;
         let mut events = events.boxed();
         let began = Instant::now();
-        self.report(Report::Heard);
+        let mut is_open = false;
         loop {
-            let event = timeout(SILENCE, events.try_next()).await;
-            if began.elapsed() > SHORTEST || matches!(&event, Ok(Ok(Some(_)))) {
-                backoff.reset();
-                if std::mem::take(is_failing) {
-                    info!(services = %self.selector, "Services are watched again");
+            // Most watches say nothing at first. One that was refused says so at once, after a reply that looks good.
+            let patience = if is_open { SILENCE } else { SHORTEST };
+            let event = match timeout(patience, events.try_next()).await {
+                Ok(event) => Some(event.map_err(failed)?),
+                Err(_) if is_open => return Err(silent()),
+                Err(_) => None,
+            };
+            match &event {
+                Some(Some(WatchEvent::Error(_)) | None) => {}
+                _ => {
+                    is_open = true;
+                    backoff.reset();
+                    if std::mem::take(is_failing) {
+                        info!(services = %self.selector, "Services are watched again");
+                    }
                 }
             }
-            match event.map_err(|_| silent())?.map_err(failed)? {
+            let Some(event) = event else {
+                self.report(Report::Heard);
+                continue;
+            };
+            match event {
                 // One that ends at once would be asked for again and again.
                 None if began.elapsed() < SHORTEST => return Err(cut()),
                 None => return Ok(()),

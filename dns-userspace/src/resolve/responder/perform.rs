@@ -91,6 +91,11 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
             } => self.send_servfail(&client, &query, namespace.as_deref(), error),
             Action::NoReply { client, reason } => self.leave_unanswered(&client, reason),
             Action::PassOn { client, reason } => self.pass_on(&client, reason),
+            Action::Report(target, state) => {
+                if let Some(outcomes) = &self.outcomes {
+                    outcomes.note(&target, state);
+                }
+            }
             Action::Warn {
                 namespace,
                 qtype,

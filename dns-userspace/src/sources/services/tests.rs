@@ -297,7 +297,7 @@ proptest! {
                     Changes::default()
                 }
             };
-            kept.retain(|target, chain| !told.contradict([&*target], chain, false));
+            kept.retain(|target, chain| !told.contradict([target], chain, false));
             for namespace in 0..4u8 {
                 let target = target(&namespace.to_string());
                 let known = store.services.find(&target, store.now);

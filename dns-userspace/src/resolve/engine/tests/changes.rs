@@ -120,3 +120,47 @@ fn what_the_program_had_before_the_change_is_no_fallback_for_those_who_wait() {
     sim.looked_up(timeout());
     assert_eq!(sim.looked_up(timeout()), [Seen::ServFail(1, 22)]);
 }
+
+#[test]
+fn what_came_of_a_look_up_is_reported_for_the_target_that_it_came_from() {
+    const FIRST: &str = "first.example.";
+    let via = |client| {
+        let mut query = query_of(client, "foo", RecordType::A);
+        query.key.via = vec![name(FIRST)];
+        query
+    };
+    let address = Outcome::NoAddress(name("10.0.0.1."));
+    for (outcomes, expected) in [
+        (vec![found_at("a.")], Some((TARGET, TargetState::Resolves))),
+        (
+            vec![
+                Outcome::NoTarget,
+                Outcome::Answer(addresses(&[FIRST, "a."], 1, 20)),
+            ],
+            Some((FIRST, TargetState::Resolves)),
+        ),
+        (
+            vec![Outcome::BrokenChain],
+            Some((TARGET, TargetState::Broken)),
+        ),
+        (
+            vec![Outcome::NoTarget, Outcome::BrokenChain],
+            Some((FIRST, TargetState::Broken)),
+        ),
+        (
+            vec![Outcome::NoAddress(name("a."))],
+            Some((TARGET, TargetState::NoAddress)),
+        ),
+        (vec![address], Some((TARGET, TargetState::IsAddress))),
+        (vec![timeout()], None),
+        (vec![Outcome::NoTarget, Outcome::NoTarget], None),
+    ] {
+        let mut sim = Sim::new(options());
+        sim.feed(Event::Query(via(1)));
+        for outcome in outcomes {
+            sim.looked_up(outcome);
+        }
+        let expected = expected.map(|(target, state)| (target.to_owned(), state));
+        assert_eq!(sim.reported, Vec::from_iter(expected));
+    }
+}

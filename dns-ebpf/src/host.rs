@@ -230,6 +230,11 @@ impl<F: Frame> Host<F> for Kernel {
     }
 
     #[inline(always)]
+    fn observe(&self, index: u32) -> Option<u32> {
+        gregor_observe(index).checked_sub(1)
+    }
+
+    #[inline(always)]
     fn served_expired(&self) {
         maps::count(EXPIRED);
     }
@@ -389,6 +394,13 @@ extern "C" fn gregor_recognise() -> u32 {
         return Recognised::None.code();
     };
     pipeline::recognise(header, table, &MapTails, scratch).code()
+}
+
+/// Takes the place of an entry; returns that of the rule that answers, plus one, or 0.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn gregor_observe(index: u32) -> u32 {
+    pipeline::observe(&MapTables, index, maps::observe).map_or(0, |rule| rule + 1)
 }
 
 /// Returns 1 where there is an entry.

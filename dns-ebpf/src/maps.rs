@@ -66,6 +66,19 @@ pub static SETTINGS: Array<Settings> = Array::with_max_entries(1, 0);
 #[map]
 pub static RULES: Array<RuleEntry> = Array::with_max_entries(1, 0);
 
+/// Names that each rule has observed; sized by the loader.
+#[map]
+static OBSERVED: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// Counts a name for a rule that observes.
+#[inline(always)]
+pub fn observe(counter: u32) {
+    if let Some(count) = OBSERVED.get_ptr_mut(counter) {
+        // SAFETY: the value belongs to this processor.
+        unsafe { *count += 1 };
+    }
+}
+
 // The tables of answers are written through mappings, and sized by the loader.
 
 #[map]

@@ -30,7 +30,11 @@ pub fn report(context: &TcContext, verdict: Verdict) {
         Verdict::Answered
             | Verdict::Unanswered
             | Verdict::Pass(
-                Reason::NoTarget | Reason::NoResponder | Reason::RateLimited | Reason::RingFull
+                Reason::NoTarget
+                    | Reason::NoResponder
+                    | Reason::RateLimited
+                    | Reason::RingFull
+                    | Reason::Observed
             )
     );
     if is_reported

@@ -1,7 +1,7 @@
 //! The table, a regular expression on the presentation form and a comparison label by label agree on which rule matches.
 
 use gregor::rules::RuleSet;
-use gregor::rules::testing::{Oracle, Rng, random_name, random_rules, realistic_rules};
+use gregor::rules::testing::{Expected, Oracle, Rng, random_name, random_rules, realistic_rules};
 
 const NAMES: usize = 1_000;
 
@@ -22,6 +22,8 @@ struct Seen {
     names: usize,
     matched: usize,
     not_first: usize,
+    observed: usize,
+    observed_and_answered: usize,
     /// Names outside of host names: escapes, dots or separators in labels.
     odd: usize,
     longest: usize,
@@ -30,14 +32,21 @@ struct Seen {
 
 fn agree(rules: &RuleSet, oracle: &Oracle, wire: &[u8], context: &str, seen: &mut Seen) {
     let found = rules.find(wire);
+    let observing = rules.observed(wire).into_iter();
+    let expected = Expected {
+        answering: found,
+        observing: observing
+            .filter_map(|rule| rules.index_of(rule.id()))
+            .collect(),
+    };
     assert_eq!(
-        found,
+        expected,
         oracle.by_regex(wire),
         "regex, {context}: {}",
         hex(wire)
     );
     assert_eq!(
-        found,
+        expected,
         oracle.by_labels(wire),
         "labels, {context}: {}",
         hex(wire)
@@ -54,6 +63,8 @@ fn agree(rules: &RuleSet, oracle: &Oracle, wire: &[u8], context: &str, seen: &mu
         seen.matched += 1;
         seen.not_first += usize::from(found > Some(0));
     }
+    seen.observed += usize::from(!expected.observing.is_empty());
+    seen.observed_and_answered += usize::from(!expected.observing.is_empty() && found.is_some());
     seen.names += 1;
     seen.odd += usize::from(
         !wire
@@ -98,6 +109,12 @@ fn three_engines_agree_on_random_rules_and_names() {
         share(seen.not_first) >= 10,
         "{}% not by the first rule",
         share(seen.not_first)
+    );
+    assert!(
+        share(seen.observed) >= 5 && seen.observed_and_answered > 1_000,
+        "{} observed, {} of them answered",
+        seen.observed,
+        seen.observed_and_answered
     );
     assert!(share(seen.odd) >= 5, "{}% odd", share(seen.odd));
     assert_eq!((seen.longest, seen.most_labels), (255, 127));

@@ -19,21 +19,21 @@ use hickory_proto::rr::{Name, RecordType};
 
 /// The second leads to the third.
 const RULES: [Rule; 3] = [
-    Rule {
-        name: "any",
-        pattern: "*.kafka.{namespace}.svc.test",
-        cname: "up.{namespace}.svc.test",
-    },
-    Rule {
-        name: "outer",
-        pattern: "db.{namespace}.svc.test",
-        cname: "inner.{namespace}.svc.test",
-    },
-    Rule {
-        name: "inner",
-        pattern: "inner.{namespace}.svc.test",
-        cname: "up.{namespace}.svc.test",
-    },
+    Rule::new(
+        "any",
+        "*.kafka.{namespace}.svc.test",
+        "up.{namespace}.svc.test",
+    ),
+    Rule::new(
+        "outer",
+        "db.{namespace}.svc.test",
+        "inner.{namespace}.svc.test",
+    ),
+    Rule::new(
+        "inner",
+        "inner.{namespace}.svc.test",
+        "up.{namespace}.svc.test",
+    ),
 ];
 const SERVERS: [IpAddr; 2] = [FIRST_V4, FIRST_V6];
 const NAMESPACES: [&str; 3] = ["foo", "bar", "foo-bar"];

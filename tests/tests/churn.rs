@@ -30,16 +30,12 @@ use gregor_tests::packets::{
 
 /// Answers of the first are found by the suffixes of their names, too.
 const RULES: [Rule; 2] = [
-    Rule {
-        name: "settled",
-        pattern: "*.db.{namespace}.test",
-        cname: "{namespace}.target",
-    },
-    Rule {
-        name: "capture-first",
-        pattern: "{namespace}.other.test",
-        cname: "{namespace}.target",
-    },
+    Rule::new("settled", "*.db.{namespace}.test", "{namespace}.target"),
+    Rule::new(
+        "capture-first",
+        "{namespace}.other.test",
+        "{namespace}.target",
+    ),
 ];
 const SLOTS: usize = 6;
 /// Look-ups of one system call.

@@ -336,6 +336,7 @@ fn the_responder_answers_a_tenant_and_leaves_the_others_to_the_cache() {
         cname: "kafka-upstream.{namespace}.svc.cluster.local".to_owned(),
         ttl_seconds: 60,
         follow: true,
+        ..RuleSpec::default()
     };
     let rules = Arc::new(RuleSet::compile(&[spec]).unwrap());
     for server in LOCAL {

@@ -26,11 +26,7 @@ struct Kind {
 
 const fn kind(pattern: &'static str, before: &'static str, behind: &'static str) -> Kind {
     Kind {
-        rule: Rule {
-            name: before,
-            pattern,
-            cname: "target.{namespace}.test",
-        },
+        rule: Rule::new(before, pattern, "target.{namespace}.test"),
         before,
         behind,
     }

@@ -19,16 +19,16 @@ use hickory_proto::rr::{Name, RecordType, rdata::SOA};
 use rand::{Rng, RngExt as _, SeedableRng as _, rngs::StdRng};
 
 const RULES: [Rule; 2] = [
-    Rule {
-        name: "any",
-        pattern: "*.kafka.{namespace}.svc.test",
-        cname: "up.{namespace}.svc.test",
-    },
-    Rule {
-        name: "one",
-        pattern: "db.{namespace}.svc.test",
-        cname: "db-up.{namespace}.svc.test",
-    },
+    Rule::new(
+        "any",
+        "*.kafka.{namespace}.svc.test",
+        "up.{namespace}.svc.test",
+    ),
+    Rule::new(
+        "one",
+        "db.{namespace}.svc.test",
+        "db-up.{namespace}.svc.test",
+    ),
 ];
 const QTYPES: [u16; 4] = [TYPE_A, TYPE_AAAA, TYPE_CNAME, TYPE_HTTPS];
 const SERVERS: [IpAddr; 2] = [FIRST_V4, FIRST_V6];

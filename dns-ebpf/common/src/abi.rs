@@ -4,7 +4,7 @@ use crate::{verdict::COUNTERS, word::Word};
 
 /// Raised whenever anything in this module, a table of [`crate::dfa`] or [`crate::answer`], or
 /// [`crate::name::LiteralWord`] changes its layout.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 /// Version of [`crate::answer::Slot`] and of what is in it: answers are taken over from another ABI version that has the same.
 pub const ANSWERS_LAYOUT: u64 = 1;
 
@@ -28,6 +28,7 @@ pub mod maps {
     pub const OWN: &str = "OWN";
     pub const SETTINGS: &str = "SETTINGS";
     pub const RULES: &str = "RULES";
+    pub const OBSERVED: &str = "OBSERVED";
     pub const INDEX: &str = "INDEX";
     pub const ANSWERS: &str = "ANSWERS";
     pub const ABSENT_INDEX: &str = "ABSENT_INDEX";

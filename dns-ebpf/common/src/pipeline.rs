@@ -20,7 +20,7 @@ use crate::{
 pub use host::{Address, Host, Matched};
 #[cfg(not(target_arch = "bpf"))]
 pub use memory::MemoryHost;
-pub use stages::{Recognised, locate, locate_by_suffix, recognise, reply};
+pub use stages::{MAX_OBSERVING, Recognised, locate, locate_by_suffix, observe, recognise, reply};
 
 use self::datagram::{may_be_replied_to, parse_datagram, parse_dns_header, source};
 
@@ -135,10 +135,14 @@ fn answer_or_hand_over<P: Packet, H: Host<P>>(
             Recognised::Truncated => return Err(Reason::Truncated),
         };
         let name_len = scratch.name_len & 0xff;
-        let rule = host.rule(rule).ok_or(Reason::Internal)?;
-        scratch.lookup.rule = rule.id;
-        scratch.asked.rule = rule.id;
-        scratch.asked.captures = rule.captures;
+        let mut entry = host.rule(rule).ok_or(Reason::Internal)?;
+        if entry.observed != 0 {
+            let next = host.observe(rule).ok_or(Reason::Observed)?;
+            entry = host.rule(next).ok_or(Reason::Internal)?;
+        }
+        scratch.lookup.rule = entry.id;
+        scratch.asked.rule = entry.id;
+        scratch.asked.captures = entry.captures;
         scratch.ask()?;
         let edns = parse_additional(
             packet,

@@ -74,6 +74,8 @@ reasons! {
     RingFull => "ring_full",
     /// Matched, but the tenant has no target: the existing cache answers.
     NoTarget => "no_target",
+    /// Matched by nothing but rules that observe.
+    Observed => "observed",
     /// A map that must be there is not: nothing can be decided.
     Internal => "internal",
 }

@@ -352,6 +352,7 @@ impl Board {
         };
         KernelStatus {
             requests: KernelStatus::requests(&verdicts),
+            observed: self.maps.observed(),
             answers: AnswersStatus {
                 entries: sizes.answers as u64,
                 no_target: sizes.absent as u64,

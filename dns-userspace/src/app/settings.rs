@@ -164,7 +164,11 @@ impl Settings {
         if !self.watches_services {
             return Vec::new();
         }
-        let cnames = self.rules.rules().iter().map(|rule| rule.cname());
+        let rules = self.rules.rules().iter();
+        // Nothing is looked up for a rule that only observes.
+        let cnames = rules
+            .filter(|rule| !rule.is_observing())
+            .map(|rule| rule.cname());
         selectors(cnames, &self.cluster_domain)
     }
 
@@ -240,6 +244,8 @@ impl Settings {
                     name: rule.name().to_owned(),
                     pattern: rule.pattern().to_owned(),
                     target: rule.cname().to_owned(),
+                    namespaces: rule.namespaces().map(<[String]>::to_vec),
+                    observes: rule.is_observing(),
                 })
                 .collect(),
         }

@@ -109,7 +109,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     let no_rule = candidates
         .iter()
-        .all(|candidate| apply(&settings.rules, candidate).is_none());
+        .all(|candidate| !settings.rules.matches(&wire_name(candidate)));
     super::block_on(async {
         for (number, candidate) in candidates.iter().enumerate() {
             println!("\n{}. {candidate} {}", number + 1, args.qtype);
@@ -167,7 +167,19 @@ impl Explainer<'_> {
     async fn explain(&self, name: &Name) -> (String, Next) {
         let mut text = String::new();
         let rules = &self.settings.rules;
+        let observing = rules.observed(&wire_name(name));
+        for rule in &observing {
+            let _ = writeln!(
+                text,
+                "   rule `{}`: {} matches, and only observes",
+                rule.name(),
+                rule.pattern()
+            );
+        }
         let Some(chain) = apply(rules, name) else {
+            if !observing.is_empty() {
+                return self.pass(text, name).await;
+            }
             let _ = writeln!(text, "   no rule matches");
             if let Some(miss) = nearest(rules.rules(), name) {
                 let _ = writeln!(text, "   nearest: {miss}");

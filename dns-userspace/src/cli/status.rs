@@ -109,7 +109,18 @@ fn render(status: &Status) -> String {
 
     let _ = writeln!(text, "\nrules ({})", status.rules.len());
     for rule in &status.rules {
-        let _ = writeln!(text, "  {}: {} → {}", rule.name, rule.pattern, rule.target);
+        let _ = writeln!(
+            text,
+            "  {}: {} → {}{}{}",
+            rule.name,
+            rule.pattern,
+            rule.target,
+            match &rule.namespaces {
+                Some(namespaces) => format!(", for {}", namespaces.join(" ")),
+                None => String::new(),
+            },
+            if rule.observes { ", ONLY OBSERVES" } else { "" }
+        );
     }
     let _ = writeln!(
         text,
@@ -161,6 +172,10 @@ fn render(status: &Status) -> String {
     let _ = writeln!(text, "\nrequests in the kernel");
     if !counts(&mut text, status, Section::Requests) {
         let _ = writeln!(text, "  none yet");
+    }
+    if !status.kernel.observed.is_empty() {
+        let _ = writeln!(text, "\nobserved");
+        counts(&mut text, status, Section::Observed);
     }
     if !status.kernel.other_servers.is_empty() {
         let _ = writeln!(
@@ -265,6 +280,7 @@ mod tests {
                 name: "kafka".to_owned(),
                 pattern: "*.kafka.{namespace}.svc".to_owned(),
                 target: "up.{namespace}.svc".to_owned(),
+                ..RuleStatus::default()
             }],
             interfaces: vec![InterfaceStatus {
                 index: 7,

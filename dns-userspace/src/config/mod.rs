@@ -19,7 +19,9 @@ use toml::de::{DeTable, DeValue};
 pub use diagnostic::{ConfigErrors, Diagnostic};
 pub use kubernetes::Kubernetes;
 
-use crate::rules::{Budget, Complaint, DEFAULT_TTL, Key, MAX_TTL, MatchSpec, RuleSet, RuleSpec};
+use crate::rules::{
+    Budget, Complaint, DEFAULT_TTL, Key, MAX_TTL, MatchSpec, Mode, RuleSet, RuleSpec,
+};
 use diagnostic::Source;
 use reader::{At, Reader, Section, address};
 
@@ -54,6 +56,8 @@ pub struct Intercept {
     pub hook: Hook,
     pub order: Order,
     pub tcp: Tcp,
+    /// With [`Mode::Observe`] so do all rules.
+    pub mode: Mode,
     /// Source addresses that are served with [`Hook::Xdp`], where there is at least one; not looked at elsewhere.
     pub allow_sources: Vec<IpNet>,
 }
@@ -352,7 +356,12 @@ impl Config {
         let limits = read_limits(&mut reader, &root);
         let metrics = read_metrics(&mut reader, &root);
         let kubernetes = kubernetes::read(&mut reader, &root);
-        let (rules, positions) = read_rules(&mut reader, &root);
+        let (mut rules, positions) = read_rules(&mut reader, &root);
+        if intercept.mode == Mode::Observe {
+            for rule in &mut rules {
+                rule.mode = Mode::Observe;
+            }
+        }
         let mut warnings = Vec::new();
         if rules.is_empty() && syntax.is_empty() && root.get("rule").is_none() {
             warnings.push(reader.source.diagnostic(
@@ -404,10 +413,12 @@ fn read_intercept(reader: &mut Reader<'_>, root: &Section<'_, '_>, complete: boo
             "hook",
             "order",
             "tcp",
+            "mode",
             "allow_sources",
         ],
     );
     let servers = read_servers(reader, &section, complete);
+    let mode = read_mode(reader, &section);
     let interfaces = read_interfaces(reader, &section);
     let allow_sources = read_allow_sources(reader, &section);
     let hook = reader.choice(
@@ -462,6 +473,7 @@ fn read_intercept(reader: &mut Reader<'_>, root: &Section<'_, '_>, complete: boo
         hook: hook.map(|hook| hook.value).unwrap_or_default(),
         order: order.map(|order| order.value).unwrap_or_default(),
         tcp: tcp.map(|tcp| tcp.value).unwrap_or_default(),
+        mode,
         allow_sources,
     }
 }
@@ -777,6 +789,12 @@ fn read_rules(
     (rules, positions)
 }
 
+fn read_mode(reader: &mut Reader<'_>, section: &Section<'_, '_>) -> Mode {
+    let modes = [Mode::Answer, Mode::Observe].map(|mode| (mode.as_str(), mode));
+    let mode = reader.choice(section, "mode", &modes);
+    mode.map_or_else(Mode::default, |mode| mode.value)
+}
+
 /// A rule, if enough of it is there to be checked further.
 fn read_rule(
     reader: &mut Reader<'_>,
@@ -784,7 +802,16 @@ fn read_rule(
 ) -> Option<(RuleSpec, RulePosition)> {
     reader.refuse_unknown(
         section,
-        &["name", "match", "regex", "cname", "ttl", "follow"],
+        &[
+            "name",
+            "match",
+            "regex",
+            "cname",
+            "ttl",
+            "follow",
+            "namespaces",
+            "mode",
+        ],
     );
     let mut required = |key: &str, example: &str| {
         if section.get(key).is_none() {
@@ -809,6 +836,10 @@ fn read_rule(
         .number(section, "ttl", 1..=u64::from(MAX_TTL), "seconds")
         .map_or(DEFAULT_TTL, |ttl| ttl as u32);
     let follow = reader.boolean(section, "follow").unwrap_or(true);
+    let namespaces = reader.strings(section, "namespaces", "[\"foo\", \"team-*\"]");
+    let namespaces =
+        namespaces.map(|texts| texts.into_iter().map(|text| text.value).collect::<Vec<_>>());
+    let mode = read_mode(reader, section);
     let given = [section.get("match"), section.get("regex")];
     match given {
         [Some(_), Some(regex)] => reader.complain(
@@ -837,6 +868,7 @@ fn read_rule(
         (Key::Regex, match_at),
         (Key::Cname, cname.span),
         (Key::Ttl, section.span_of("ttl")),
+        (Key::Namespaces, section.span_of("namespaces")),
     ]);
     let rule = RuleSpec {
         name: name.value,
@@ -844,6 +876,8 @@ fn read_rule(
         cname: cname.value,
         ttl_seconds,
         follow,
+        namespaces,
+        mode,
     };
     let position = RulePosition {
         table: section.span.clone(),
@@ -896,6 +930,63 @@ ttl   = 60
         assert_eq!(config.metrics, Metrics::default());
         assert_eq!(config.limits, Limits::default());
         assert_eq!(rules.rules()[0].ttl_seconds(), 60);
+    }
+
+    #[test]
+    fn namespaces_and_modes_of_rules() {
+        let text = |more: &str| format!("{DESIGN}{more}");
+        let rule = |text: &str| parse(text).unwrap().rules[0].clone();
+        assert_eq!(rule(DESIGN).namespaces, None);
+        assert_eq!(rule(DESIGN).mode, Mode::Answer);
+        let config = text("namespaces = [\"foo\", \"team-*\"]\nmode = \"observe\"");
+        let one = rule(&config);
+        assert_eq!(one.namespaces, Some(vec!["foo".into(), "team-*".into()]));
+        assert_eq!(one.mode, Mode::Observe);
+        let all = DESIGN.replace("[intercept]", "[intercept]\nmode = \"observe\"");
+        assert_eq!(rule(&all).mode, Mode::Observe);
+
+        for (more, key, problem) in [
+            ("namespaces = []", "rule.namespaces", "no namespace"),
+            (
+                "namespaces = [\"a_b\"]",
+                "rule.namespaces",
+                "`_` in \"a_b\"",
+            ),
+            (
+                "namespaces = [\"-a\"]",
+                "rule.namespaces",
+                "no namespace can be called",
+            ),
+            (
+                "namespaces = \"foo\"",
+                "rule.namespaces",
+                "expected an array",
+            ),
+            ("mode = \"watch\"", "rule.mode", "not a value"),
+        ] {
+            let errors = compile(Path::new("gregor.toml"), &text(more)).unwrap_err();
+            let [error] = &errors.0[..] else {
+                panic!("{more}: {errors}");
+            };
+            assert_eq!((error.key.as_str(), error.line), (key, 24), "{error}");
+            assert!(error.problem.contains(problem), "{more}: {error}");
+        }
+        for (from, to, problem) in [
+            (
+                "{namespace}",
+                "foo",
+                "the rule's `match` has no `{namespace}`",
+            ),
+            (
+                "match = \"*.aws.private.kafka.managed.{namespace}.svc.cluster.local\"",
+                "regex = '^(?P<namespace>[a-z]+)\\.x\\.$'",
+                "a rule with `regex`",
+            ),
+        ] {
+            let text = text("namespaces = [\"foo\"]").replace(from, to);
+            let errors = compile(Path::new("gregor.toml"), &text).unwrap_err();
+            assert!(errors.0[0].problem.contains(problem), "{errors}");
+        }
     }
 
     #[test]

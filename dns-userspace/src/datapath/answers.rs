@@ -130,7 +130,9 @@ impl View {
         } else {
             key.server() == 0
         };
-        server && self.rules.index_of(key.rule).is_some()
+        let captures: Vec<_> = key.labels().collect();
+        let captures = captures.iter().map(|(label, len)| &label[..*len]);
+        server && self.rules.answers(key.rule, captures)
     }
 
     /// What names with this key end with, and its hash; `None` where that does not settle the key.

@@ -10,7 +10,7 @@ use std::{
 use aya::{
     EbpfLoader, VerifierLogLevel,
     maps::{
-        Array, MapData,
+        Array, MapData, PerCpuArray,
         lpm_trie::{Key as Prefix, LpmTrie},
     },
 };
@@ -27,6 +27,7 @@ use super::{
     base::Origin,
     mapping::Mapping,
     object::{LOGGING_OBJECT, OBJECT, mapping, program_of, set, take, verify},
+    observed::Counters,
     options::{processors, sizes},
     pins::unpin,
     pod::Plain,
@@ -155,9 +156,15 @@ impl Datapath {
         let mut header: Array<_, Plain<dfa::Header>> = take(&mut ebpf, maps::DFA)?;
         set(&mut header, maps::DFA, 0, &Plain(table.header))?;
         let mut rules: Array<_, Plain<RuleEntry>> = take(&mut ebpf, maps::RULES)?;
-        for (index, rule) in options.rules.rules().iter().enumerate() {
-            set(&mut rules, maps::RULES, index as u32, &Plain(rule.entry()))?;
+        for (index, entry) in options.rules.entries().into_iter().enumerate() {
+            set(&mut rules, maps::RULES, index as u32, &Plain(entry))?;
         }
+        // Missing in objects of before, which measurements compare with.
+        let observed: Option<PerCpuArray<_, u64>> = match ebpf.map(maps::OBSERVED) {
+            Some(_) => Some(take(&mut ebpf, maps::OBSERVED)?),
+            None => None,
+        };
+        let observed = Counters::new(observed, &options.rules);
 
         let shares_lanes = processors > options.hit_lanes;
         let view = View::open(
@@ -181,7 +188,12 @@ impl Datapath {
                     .answers
                     .settings(tables.as_ref(), &view)
                     .ok_or(DatapathError::LetGo)?;
-                (Arc::clone(shared), Some(Pending { tables, view }), settings)
+                let pending = Pending {
+                    tables,
+                    view,
+                    observed,
+                };
+                (Arc::clone(shared), Some(pending), settings)
             }
             Origin::Private | Origin::Pinned(_) => {
                 let Secrets { seed, trailer } = pinned
@@ -196,6 +208,7 @@ impl Datapath {
                     &mut ebpf,
                     tables,
                     view,
+                    observed,
                     &options.rules,
                     trailer,
                     options.hook,

@@ -31,6 +31,7 @@ mod netdev;
 mod netlink;
 mod node;
 mod object;
+mod observed;
 mod offload;
 mod options;
 mod pins;

@@ -15,6 +15,7 @@ use super::{
     error::one_line,
     link::BpfLink,
     object::program_of,
+    observed::Counters,
     pins::{pin_link, unpin},
     shared::Shared,
     steer::{self, Steering},
@@ -72,6 +73,7 @@ pub(super) struct Pending {
     /// Its tables, where they have another size.
     pub tables: Option<Tables>,
     pub view: View,
+    pub observed: Counters,
 }
 
 /// One loaded program with one rule set, and the interfaces that it is attached to.

@@ -1,6 +1,7 @@
 //! The maps that outlive a loaded program, each opened once: a reload adds a program that uses the same ones.
 
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, Ipv6Addr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -24,6 +25,7 @@ use super::{
     interfaces::Interfaces,
     mapping::Mapping,
     object::{mapping, take},
+    observed::{Counters, Observed},
     pins::{Shape, State, StateError, unpin},
     pod::Plain,
     reinjections::Reinjections,
@@ -248,6 +250,7 @@ pub struct Shared {
     pub(super) steering: Option<Arc<SteeringMaps>>,
     ring: Mutex<Option<RingBuf<MapData>>>,
     decisions: Mutex<Option<RingBuf<MapData>>>,
+    pub(super) observed: Observed,
     pub(super) rules: Arc<RuleSets>,
     pub(super) reinjections: Arc<Reinjections>,
     /// Every shared map once more, to pin it again where its pin was removed.
@@ -260,6 +263,7 @@ impl Shared {
         ebpf: &mut Ebpf,
         tables: Tables,
         view: View,
+        observed: Counters,
         rules: &Arc<RuleSet>,
         trailer: Trailer,
         hook: Hook,
@@ -274,6 +278,7 @@ impl Shared {
             steering: SteeringMaps::open(ebpf)?.map(Arc::new),
             ring: Mutex::new(Some(take(ebpf, names::RING)?)),
             decisions: Mutex::new(Some(take(ebpf, names::MONITOR_RING)?)),
+            observed: Observed::new(observed),
             rules: Arc::new(RuleSets::new(rules)),
             reinjections: Arc::new(Reinjections::new(trailer, hook)),
             pins: Mutex::default(),
@@ -362,6 +367,11 @@ impl Shared {
             }
         }
         Ok(sum)
+    }
+
+    /// Names that rules have observed, by rule.
+    pub fn observed(&self) -> BTreeMap<String, u64> {
+        self.observed.sums()
     }
 
     /// Addresses outside the configuration that were asked on port 53, with how often; at most 64.

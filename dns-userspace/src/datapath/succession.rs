@@ -17,7 +17,12 @@ impl Datapath {
     /// Puts this program's rules in force for what userspace reads and writes. Returns what was in force.
     fn put_in_force(&mut self) -> Result<Option<Pending>, DatapathError> {
         self.shared.rules.put_in_force(&self.options.rules);
-        let Some(Pending { tables, view }) = self.pending.take() else {
+        let Some(Pending {
+            tables,
+            view,
+            observed,
+        }) = self.pending.take()
+        else {
             return Ok(None);
         };
         let (tables, view) = self
@@ -28,7 +33,12 @@ impl Datapath {
         if tables.is_some() {
             self.shared.keep(&self.paths)?;
         }
-        Ok(Some(Pending { tables, view }))
+        let observed = self.shared.observed.put_in_force(observed);
+        Ok(Some(Pending {
+            tables,
+            view,
+            observed,
+        }))
     }
 
     /// Takes over what a process has left: programs on interfaces and on the sockets, each replaced in one step. A program on

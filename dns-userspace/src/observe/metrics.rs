@@ -37,6 +37,7 @@ type Sample<'a> = (Vec<&'a str>, f64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Section {
     Requests,
+    Observed,
     OtherServers,
     Answers,
     Responder,
@@ -166,6 +167,14 @@ pub const METRICS: &[Metric] = &[
     .by(&["server"])
     .shown(Section::OtherServers, "")
     .advice("add the address to `[intercept] servers` if pods have it in their resolv.conf"),
+    Metric::counter(
+        "observed_requests",
+        "Requests whose name a rule in `mode = \"observe\"` matched, by rule",
+        |status| each(&status.kernel.observed),
+    )
+    .by(&["rule"])
+    .shown(Section::Observed, "rule")
+    .advice("what the rule would take if it answered"),
     Metric::counter("kernel_answers", "Answers given by the programs, by rule", |status| {
         each(&status.kernel.answers.rules)
     })
@@ -621,6 +630,7 @@ pub(super) mod tests {
                 name: "kafka".to_owned(),
                 pattern: "*.kafka.{namespace}.svc".to_owned(),
                 target: "up.{namespace}.svc".to_owned(),
+                ..RuleStatus::default()
             }],
             interfaces: vec![
                 InterfaceStatus {
@@ -644,6 +654,7 @@ pub(super) mod tests {
             heartbeat_age_seconds: Some(0.1),
             kernel: KernelStatus {
                 requests: KernelStatus::requests(&(0..32).collect::<Vec<_>>()),
+                observed: map(&[("new", 6)]),
                 other_servers: map(&[("8.8.8.8", 7)]),
                 answers: AnswersStatus {
                     entries: 3,
@@ -781,7 +792,7 @@ pub(super) mod tests {
         let text = render(full()).unwrap();
         for line in [
             "gregor_build_info{version=\"0.1.0\"} 1",
-            "gregor_dns_requests_total{verdict=\"taken\",reason=\"matched\"} 20",
+            "gregor_dns_requests_total{verdict=\"taken\",reason=\"matched\"} 21",
             "gregor_dns_requests_total{verdict=\"pass\",reason=\"no_rule\"} 12",
             "gregor_dns_responses_total{rcode=\"NOERROR\"} 8",
             "gregor_responder_passed_on_total{reason=\"no_target\"} 1",

@@ -79,6 +79,10 @@ pub struct RuleStatus {
     pub name: String,
     pub pattern: String,
     pub target: String,
+    /// The namespaces that it is for; absent where it is for all.
+    pub namespaces: Option<Vec<String>>,
+    /// It only counts what it matches.
+    pub observes: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -107,6 +111,8 @@ pub struct InFrontStatus {
 #[serde(default)]
 pub struct KernelStatus {
     pub requests: Vec<Counter>,
+    /// Names that a rule matched in `mode = "observe"`, by rule.
+    pub observed: BTreeMap<String, u64>,
     /// Queries to port 53 of addresses that are not among the servers.
     pub other_servers: BTreeMap<String, u64>,
     pub answers: AnswersStatus,

@@ -71,6 +71,7 @@ pub(super) fn leads_to(rules: &[(usize, Rule)]) -> Vec<Vec<usize>> {
             let mut next: Vec<usize> = index
                 .candidates(&target)
                 .into_iter()
+                .filter(|&other| !rules[other].1.is_observing())
                 .filter(|&other| apply(&rules[other].1, &target).is_some())
                 .collect();
             next.sort_unstable();
@@ -249,7 +250,9 @@ fn unify(pattern: &Pattern, name: &[Symbol]) -> Option<Vec<Symbol>> {
                     && text.starts_with(start.as_str())
                     && text.ends_with(end.as_str()) => {}
             (PatternLabel::Literal(_), _) => return None,
-            (PatternLabel::Capture(_), Symbol::Literal(text)) if !is_rfc1123(text.as_bytes()) => {
+            (PatternLabel::Capture(name), Symbol::Literal(text))
+                if !is_rfc1123(text.as_bytes()) || !pattern.allows(name, text) =>
+            {
                 return None;
             }
             (PatternLabel::Capture(_), label) => captures.push(label.clone()),

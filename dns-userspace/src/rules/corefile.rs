@@ -103,6 +103,7 @@ fn imported(rule: &::corefile::Rule) -> Imported {
             cname: rule.cname.clone(),
             ttl_seconds: rule.ttl_seconds,
             follow: rule.follow,
+            ..RuleSpec::default()
         },
     }
 }

@@ -7,7 +7,8 @@ use sha2::{Digest as _, Sha256};
 
 use super::{Complaint, Key, MatchSpec, Rule, RuleSpec};
 
-/// A hash of a rule and of the terms that its answers are given on. The name is in it because answers are counted by name.
+/// A hash of a rule and of the terms that its answers are given on. The name is in it because answers are counted by name; the
+/// namespaces are not, because an answer is the same whichever others have one.
 pub(super) fn id(spec: &RuleSpec, terms: &str) -> u64 {
     let (kind, matches) = match &spec.matches {
         MatchSpec::Pattern(text) => ("match", text),
@@ -23,11 +24,19 @@ pub(super) fn id(spec: &RuleSpec, terms: &str) -> u64 {
     first_word(hash)
 }
 
-/// Gives the rules another id that may lead on to others: their answers depend on all rules, and on their order.
-pub(super) fn depend_on_all(rules: &mut [(usize, Rule)], leads_on: impl Fn(usize) -> bool) {
+/// Gives the rules another id that may lead on to others: their answers depend on all rules that answer, and on their order.
+pub(super) fn depend_on_all(
+    rules: &mut [(usize, Rule)],
+    specs: &[RuleSpec],
+    leads_on: impl Fn(usize) -> bool,
+) {
     let mut all = Sha256::new();
-    for (_, rule) in rules.iter() {
+    for (index, rule) in rules.iter().filter(|(_, rule)| !rule.is_observing()) {
         all.update(rule.id.to_le_bytes());
+        for text in specs[*index].namespaces.iter().flatten() {
+            all.update((text.len() as u64).to_le_bytes());
+            all.update(text);
+        }
     }
     for (position, (_, rule)) in rules.iter_mut().enumerate() {
         if rule.follow && leads_on(position) {
@@ -79,6 +88,7 @@ mod tests {
             cname: "kafka-upstream.{namespace}.svc.cluster.local".to_owned(),
             ttl_seconds: 60,
             follow: true,
+            ..RuleSpec::default()
         }
     }
 

@@ -1,15 +1,19 @@
 //! Tenant rules: from patterns to one reversed DFA, and from a matched name to its captures and its target.
 //!
 //! A `match` is a leading `*` (one or more labels), literal labels, `{namespace}` and at most one more `{capture}` (each
-//! exactly one RFC 1123 label); its `cname` uses the captures by name, anywhere in a label. A `regex` is matched as
+//! exactly one RFC 1123 label); its `cname` uses the captures by name, anywhere in a label. `namespaces` may name the labels
+//! that `{namespace}` is for. A `regex` is matched as
 //! CoreDNS's `template` does it: unanchored, on the lower-cased name with its final dot; its `cname` uses groups as
-//! `{1}` or, where they are named (`(?P<namespace>…)`), as `{namespace}`. The first rule that matches wins.
+//! `{1}` or, where they are named (`(?P<namespace>…)`), as `{namespace}`. The first rule that
+//! matches and answers wins; those in front of it that observe count the name.
 
 mod budget;
 mod check;
+mod choices;
 pub mod corefile;
 mod costs;
 mod ids;
+mod namespaces;
 mod pattern;
 mod regex;
 mod suffix_decided;
@@ -33,6 +37,8 @@ pub use table::Table;
 
 use crate::model::wire_name;
 use budget::Spent;
+use choices::Choices;
+use namespaces::Namespaces;
 use pattern::{Pattern, PatternLabel, Problem, Template};
 use regex::RegexMatcher;
 
@@ -47,7 +53,7 @@ pub const MAX_TTL: u32 = 86_400;
 const MAX_FOLLOWED: usize = 10;
 
 /// A rule as it is written.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RuleSpec {
     pub name: String,
     pub matches: MatchSpec,
@@ -55,6 +61,28 @@ pub struct RuleSpec {
     pub ttl_seconds: u32,
     /// Whether a target that is another rule's name is resolved by that rule.
     pub follow: bool,
+    /// What `{namespace}` may be: names and globs; `None` for all.
+    pub namespaces: Option<Vec<String>>,
+    pub mode: Mode,
+}
+
+/// What becomes of the names that a rule matches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    #[default]
+    Answer,
+    /// They are counted; nothing else happens by this rule, as if it were not there.
+    Observe,
+}
+
+impl Mode {
+    /// As it is spelled in the file.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Mode::Answer => "answer",
+            Mode::Observe => "observe",
+        }
+    }
 }
 
 /// What a rule matches, as it is written.
@@ -66,6 +94,12 @@ pub enum MatchSpec {
     Regex(String),
 }
 
+impl Default for MatchSpec {
+    fn default() -> Self {
+        MatchSpec::Pattern(String::new())
+    }
+}
+
 /// The key of a rule that a complaint is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Key {
@@ -74,6 +108,7 @@ pub enum Key {
     Regex,
     Cname,
     Ttl,
+    Namespaces,
 }
 
 impl Key {
@@ -85,6 +120,7 @@ impl Key {
             Key::Regex => "regex",
             Key::Cname => "cname",
             Key::Ttl => "ttl",
+            Key::Namespaces => "namespaces",
         }
     }
 }
@@ -121,6 +157,7 @@ pub struct RuleSet {
     /// The index of each id.
     ids: HashMap<u64, usize>,
     table: Table,
+    choices: Choices,
     warnings: Vec<Complaint>,
     /// Of each rule, whether the last labels of a name decide that it matches.
     suffix_decided: Vec<bool>,
@@ -136,12 +173,15 @@ pub struct Rule {
     name: String,
     ttl_seconds: u32,
     follow: bool,
+    mode: Mode,
+    namespaces: Option<Vec<String>>,
     /// The `match` or `regex` key and the `cname` key as written.
     pattern: String,
     cname: String,
     matcher: Matcher,
     /// Names of the captures in the order of [`Match::captures`]; groups may have none.
     captures: Vec<Option<String>>,
+    /// The capture that is called so.
     namespace: Option<usize>,
     target: Template<usize>,
 }
@@ -203,7 +243,7 @@ impl RuleSet {
         let leads_to = check::leads_to(&rules);
         complaints.extend(check::loops(&rules, &leads_to));
         let has_regex = rules.iter().any(|(_, rule)| rule.is_regex());
-        ids::depend_on_all(&mut rules, |position| {
+        ids::depend_on_all(&mut rules, specs, |position| {
             has_regex || !leads_to[position].is_empty()
         });
         let ids = ids::by_id(&rules, &mut complaints);
@@ -211,10 +251,11 @@ impl RuleSet {
             complaints.sort_by_key(|complaint| complaint.rule);
             return Err(complaints);
         }
-        let built = table::build(&languages, budget)
+        let mut choices = Choices::new(rules.iter().map(|(_, rule)| rule.mode));
+        let table = table::build(&languages, &mut choices, budget)
             .map_err(|spent| vec![costs::too_costly(&rules, &languages, budget, spent)])?;
         let rules: Vec<Rule> = rules.into_iter().map(|(_, rule)| rule).collect();
-        let warnings = warnings(&rules, &built.reached);
+        let warnings = warnings(&rules, choices.reached());
         let patterns: Vec<Option<&Pattern>> = rules
             .iter()
             .map(|rule| match &rule.matcher {
@@ -228,7 +269,8 @@ impl RuleSet {
             has_regex,
             rules,
             ids,
-            table: built.table,
+            table,
+            choices,
             warnings,
         })
     }
@@ -247,6 +289,29 @@ impl RuleSet {
         &self.table
     }
 
+    /// What the program finds under the number that its table gives for a name.
+    pub fn entries(&self) -> Vec<RuleEntry> {
+        self.choices.entries(&self.rules)
+    }
+
+    /// Rules that observe, in the order of the program's counters of them.
+    pub fn observing(&self) -> impl Iterator<Item = &Rule> {
+        self.rules.iter().filter(|rule| rule.is_observing())
+    }
+
+    /// Whether names with these captures are answered by the rule with this id.
+    pub fn answers<'c>(&self, id: u64, captures: impl IntoIterator<Item = &'c [u8]>) -> bool {
+        let Some(rule) = self.index_of(id).map(|index| &self.rules[index]) else {
+            return false;
+        };
+        let Matcher::Pattern(pattern) = &rule.matcher else {
+            return !rule.is_observing();
+        };
+        let mut captured = pattern.captures().zip(captures);
+        !rule.is_observing()
+            && captured.all(|(name, label)| pattern.allows(name, &String::from_utf8_lossy(label)))
+    }
+
     /// The suffix of the names that a rule matches, given its captures: in wire format and lower case. `None` where the suffix
     /// does not decide the rule.
     pub fn suffix<'c>(
@@ -260,7 +325,13 @@ impl RuleSet {
         for label in &pattern.labels {
             let label = match label {
                 PatternLabel::Literal(text) => text.as_bytes(),
-                PatternLabel::Capture(_) => captures.next()?,
+                PatternLabel::Capture(name) => {
+                    let label = captures.next()?;
+                    if !pattern.allows(name, &String::from_utf8_lossy(label)) {
+                        return None;
+                    }
+                    label
+                }
             };
             wire.push(label.len() as u8);
             wire.extend(label.iter().map(u8::to_ascii_lowercase));
@@ -286,7 +357,11 @@ impl RuleSet {
 
     fn suffix_decided_pattern(&self, rule: usize) -> Option<&Pattern> {
         match &self.rules.get(rule)?.matcher {
-            Matcher::Pattern(pattern) if *self.suffix_decided.get(rule)? => Some(pattern),
+            Matcher::Pattern(pattern)
+                if *self.suffix_decided.get(rule)? && !self.rules[rule].is_observing() =>
+            {
+                Some(pattern)
+            }
             _ => None,
         }
     }
@@ -364,21 +439,37 @@ impl RuleSet {
         self.leads_on.get(rule).copied().unwrap_or_default()
     }
 
-    /// The first rule that matches a name in wire format (uncompressed, root label included, any case).
+    /// The first rule that answers a name in wire format (uncompressed, root label included, any case).
     pub fn find(&self, qname: &[u8]) -> Option<usize> {
+        self.choices.answering(self.choice(qname)?)
+    }
+
+    /// The rules in front of [`RuleSet::find`]'s that match the name and observe.
+    pub fn observed(&self, qname: &[u8]) -> Vec<&Rule> {
+        let choice = self.choice(qname);
+        let rules = choice.map(|choice| self.choices.observing(choice));
+        let rules = rules.into_iter().flatten();
+        rules.map(|index| &self.rules[index]).collect()
+    }
+
+    /// Whether any rule matches a name, also if it only observes.
+    pub fn matches(&self, qname: &[u8]) -> bool {
+        self.choice(qname).is_some()
+    }
+
+    fn choice(&self, qname: &[u8]) -> Option<u32> {
         if qname.len() > MAX_NAME {
             return None;
         }
         let mut scratch = Scratch::new();
         scratch.bytes[NAME_AT as usize..][..qname.len()].copy_from_slice(qname);
         scratch.split_labels(qname.len() as u32).ok()?;
-        let rule = dfa::find(
+        dfa::find(
             &self.table.header,
             &self.table.entries,
             self.table.tails.as_slice(),
             &mut scratch,
-        )?;
-        Some(rule as usize)
+        )
     }
 }
 
@@ -410,8 +501,19 @@ impl Rule {
             MatchSpec::Pattern(text) => (Key::Match, false, text),
             MatchSpec::Regex(text) => (Key::Regex, true, text),
         };
+        let namespaces = match namespaces_of(spec) {
+            Ok(namespaces) => namespaces,
+            Err(problems) => {
+                for problem in problems {
+                    complain(Key::Namespaces, problem);
+                }
+                None
+            }
+        };
+        let is_restricted = namespaces.is_some();
         let parsed = match &spec.matches {
-            MatchSpec::Pattern(text) => Pattern::parse(text).map(|pattern| {
+            MatchSpec::Pattern(text) => Pattern::parse(text).map(|mut pattern| {
+                pattern.namespaces = namespaces;
                 let captures = pattern.captures().map(|name| Some(name.to_owned()));
                 let captures: Vec<_> = captures.collect();
                 let language = table::language(&pattern);
@@ -464,21 +566,34 @@ impl Rule {
                 None => complain(Key::Cname, unknown_capture(reference, &captures, numbers)),
             }
         }
+        let namespace = captures
+            .iter()
+            .position(|name| name.as_deref() == Some(NAMESPACE));
         for (at, _) in used.iter().enumerate().filter(|(_, used)| !**used) {
-            complain(key, unused_capture(at, &captures, numbers));
+            if !(is_restricted && namespace == Some(at)) {
+                complain(key, unused_capture(at, &captures, numbers));
+            }
+        }
+        if is_restricted && namespace.is_none() {
+            complain(
+                Key::Namespaces,
+                Problem::new(
+                    "the rule's `match` has no `{namespace}`",
+                    "capture it, or leave `namespaces` out",
+                ),
+            );
         }
         let target = template.resolve(position)?;
         if complaints.len() > before {
             return None;
         }
-        let namespace = captures
-            .iter()
-            .position(|name| name.as_deref() == Some(NAMESPACE));
         let rule = Self {
             id: ids::id(spec, terms),
             name: spec.name.clone(),
             ttl_seconds: spec.ttl_seconds,
             follow: spec.follow,
+            mode: spec.mode,
+            namespaces: spec.namespaces.clone(),
             pattern: text.clone(),
             cname: spec.cname.clone(),
             matcher,
@@ -511,6 +626,24 @@ impl Rule {
         &self.pattern
     }
 
+    /// The `namespaces` key.
+    pub fn namespaces(&self) -> Option<&[String]> {
+        self.namespaces.as_deref()
+    }
+
+    /// Whether the rule is for this namespace.
+    pub fn is_for(&self, namespace: &str) -> bool {
+        match &self.matcher {
+            Matcher::Pattern(pattern) => pattern.allows(NAMESPACE, namespace),
+            Matcher::Regex(_) => true,
+        }
+    }
+
+    /// Whether the rule only counts what it matches.
+    pub fn is_observing(&self) -> bool {
+        self.mode == Mode::Observe
+    }
+
     /// Whether the rule has a `regex` key.
     pub fn is_regex(&self) -> bool {
         matches!(self.matcher, Matcher::Regex(_))
@@ -526,12 +659,12 @@ impl Rule {
         self.id
     }
 
-    /// The rule as the program has it.
-    pub fn entry(&self) -> RuleEntry {
+    /// The rule as the program has it, where it answers.
+    fn entry(&self) -> RuleEntry {
         RuleEntry {
             id: self.id,
             captures: self.captures_of_program(),
-            padding: 0,
+            ..RuleEntry::default()
         }
     }
 
@@ -631,6 +764,24 @@ fn absolute(text: &str) -> Option<Name> {
     Name::from_labels(text.split('.').map(str::as_bytes)).ok()
 }
 
+/// What is read of a rule's `namespaces`.
+fn namespaces_of(spec: &RuleSpec) -> Result<Option<Namespaces>, Vec<Problem>> {
+    let Some(texts) = &spec.namespaces else {
+        return Ok(None);
+    };
+    if matches!(spec.matches, MatchSpec::Regex(_)) {
+        return Err(vec![Problem::new(
+            "a rule with `regex` cannot have it",
+            "write the namespaces into the expression, or use `match` with `{namespace}`",
+        )]);
+    }
+    let problems =
+        |problems: Vec<(usize, Problem)>| problems.into_iter().map(|(_, problem)| problem);
+    Namespaces::parse(texts)
+        .map(Some)
+        .map_err(|found| problems(found).collect())
+}
+
 fn check_rule_name(name: &str) -> Result<(), Problem> {
     let good = (1..=MAX_RULE_NAME).contains(&name.len())
         && name
@@ -725,6 +876,7 @@ mod tests {
             cname: cname.into(),
             ttl_seconds: DEFAULT_TTL,
             follow: true,
+            ..RuleSpec::default()
         }
     }
 
@@ -864,6 +1016,39 @@ mod tests {
         let name = wire(&format!("{long}.example"));
         assert_eq!(rules.find(&name), Some(0));
         assert_eq!(rules.rules()[0].apply(&name), None);
+    }
+
+    #[test]
+    fn rules_that_only_differ_in_their_namespaces_are_two() {
+        let of = |name: &str, cname: &str, namespaces: &[&str]| RuleSpec {
+            namespaces: Some(namespaces.iter().map(|&glob| glob.to_owned()).collect()),
+            ..spec(name, KAFKA.0, cname)
+        };
+        let foo = of("foo", "a.{namespace}.test", &["foo", "x*"]);
+        let rest = spec("rest", KAFKA.0, "b.{namespace}.test");
+        let rules = RuleSet::compile(&[foo.clone(), rest.clone()]).unwrap();
+        assert_eq!(rules.warnings(), []);
+        // The other way round the narrower one is never used.
+        let rules = RuleSet::compile(&[rest.clone(), foo.clone()]).unwrap();
+        assert_eq!(rules.warnings().len(), 1);
+        // The same list twice.
+        let again = of("again", "c.{namespace}.test", &["X*", "foo"]);
+        assert!(RuleSet::compile(&[foo.clone(), again]).is_err());
+        // A rule that observes takes nothing from the next one, and leads nowhere.
+        let observing = RuleSpec {
+            mode: Mode::Observe,
+            ..rest
+        };
+        let rules = RuleSet::compile(&[observing, foo]).unwrap();
+        assert_eq!(rules.warnings(), []);
+        let [observing, foo] = rules.rules() else {
+            panic!("two rules");
+        };
+        let captures = |label: &'static str| [label.as_bytes()];
+        assert!(rules.answers(foo.id(), captures("foo")));
+        assert!(!rules.answers(foo.id(), captures("bar")));
+        assert!(!rules.answers(observing.id(), captures("foo")));
+        assert_eq!(rules.suffix(1, captures("bar")), None);
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::namespaces::Namespaces;
+
 /// Longest name on the wire, root label included (RFC 1035 §2.3.4).
 pub const MAX_NAME: usize = 255;
 /// Longest label (RFC 1035 §2.3.4).
@@ -41,6 +43,8 @@ pub struct Pattern {
     pub any_labels: bool,
     /// From the first label towards the root.
     pub labels: Vec<PatternLabel>,
+    /// What `{namespace}` may be; `None` for any label.
+    pub namespaces: Option<Namespaces>,
 }
 
 impl Pattern {
@@ -50,6 +54,7 @@ impl Pattern {
         let mut pattern = Pattern {
             any_labels: false,
             labels: Vec::new(),
+            namespaces: None,
         };
         if let Some(problem) = not_a_name(text) {
             return Err(vec![problem]);
@@ -133,15 +138,30 @@ impl Pattern {
                         return None;
                     }
                 }
-                PatternLabel::Capture(_) => {
+                PatternLabel::Capture(name) => {
                     if !is_rfc1123(label) {
                         return None;
                     }
-                    captured.push(String::from_utf8_lossy(label).to_ascii_lowercase());
+                    let label = String::from_utf8_lossy(label).to_ascii_lowercase();
+                    if !self.allows(name, &label) {
+                        return None;
+                    }
+                    captured.push(label);
                 }
             }
         }
         Some(captured)
+    }
+
+    /// Whether a capture may be this RFC 1123 label.
+    pub fn allows(&self, capture: &str, label: &str) -> bool {
+        self.namespaces_of(capture)
+            .is_none_or(|namespaces| namespaces.contains(label))
+    }
+
+    /// What a capture may be, where that is not any label.
+    pub fn namespaces_of(&self, capture: &str) -> Option<&Namespaces> {
+        self.namespaces.as_ref().filter(|_| capture == NAMESPACE)
     }
 
     /// Whether every name that `other` matches is matched by this pattern too. Conservative: `false` may be wrong.
@@ -162,10 +182,16 @@ impl Pattern {
                 .all(|pair| match pair {
                     (PatternLabel::Literal(a), PatternLabel::Literal(b)) => a == b,
                     (PatternLabel::Literal(_), PatternLabel::Capture(_)) => false,
-                    (PatternLabel::Capture(_), PatternLabel::Literal(b)) => {
-                        is_rfc1123(b.as_bytes())
+                    (PatternLabel::Capture(a), PatternLabel::Literal(b)) => {
+                        is_rfc1123(b.as_bytes()) && self.allows(a, b)
                     }
-                    (PatternLabel::Capture(_), PatternLabel::Capture(_)) => true,
+                    (PatternLabel::Capture(a), PatternLabel::Capture(b)) => {
+                        match (self.namespaces_of(a), other.namespaces_of(b)) {
+                            (None, _) => true,
+                            (Some(_), None) => false,
+                            (Some(ours), Some(theirs)) => ours.covers(theirs),
+                        }
+                    }
                 })
     }
 
@@ -178,7 +204,10 @@ impl Pattern {
             }
             match label {
                 PatternLabel::Literal(literal) => text.push_str(literal),
-                PatternLabel::Capture(_) => text.push_str("{}"),
+                PatternLabel::Capture(name) => match self.namespaces_of(name) {
+                    Some(namespaces) => text.push_str(&format!("{{{}}}", namespaces.text())),
+                    None => text.push_str("{}"),
+                },
             }
         }
         text

@@ -3,7 +3,7 @@
 //! A language is given over names in the form `label FF label FF` (each label and the dot behind it). The walk reads
 //! `FF label FF label` from its end, so it starts in the state of the reversed language's automaton after one separator, and
 //! the rule that accepts a name is determined one separator early: a state of the table is a state of the automaton, whether a
-//! separator was just read, and the rule that the name up to there matches.
+//! separator was just read, and which rules the name up to there matches.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -25,6 +25,7 @@ use regex_automata::{Anchored, MatchKind};
 use regex_syntax::hir::Hir;
 
 use super::budget::{Budget, Spent};
+use super::choices::Choices;
 use super::pattern::{Pattern, PatternLabel};
 use super::regex::{class, repeat};
 
@@ -76,13 +77,6 @@ fn entries() -> Box<dfa::Table> {
     }
 }
 
-/// A table, and which rules are the first to match at least one name.
-#[derive(Debug)]
-pub struct Built {
-    pub table: Table,
-    pub reached: Vec<bool>,
-}
-
 /// The names that a pattern matches, in the form of this module.
 pub fn language(pattern: &Pattern) -> Hir {
     let separator = || class(|byte| byte == SEPARATOR);
@@ -100,6 +94,9 @@ pub fn language(pattern: &Pattern) -> Hir {
                         .map(|expected| class(|byte| byte.to_ascii_lowercase() == expected)),
                 );
             }
+            PatternLabel::Capture(name) if let Some(only) = pattern.namespaces_of(name) => {
+                parts.push(only.language());
+            }
             PatternLabel::Capture(_) => {
                 let inner = || class(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
                 let end = || class(|byte| byte.is_ascii_alphanumeric());
@@ -116,38 +113,30 @@ pub fn language(pattern: &Pattern) -> Hir {
 /// Whether one rule by itself stays within its share of memory.
 pub fn check_size(language: &Hir, budget: &Budget) -> Result<(), Spent> {
     let bytes = RULE_BYTES.min(budget.bytes());
-    States::enumerate(std::slice::from_ref(language), bytes, budget).map(|_| ())
+    let language = std::slice::from_ref(language);
+    States::enumerate(language, &mut Choices::one(), bytes, budget).map(|_| ())
 }
 
-/// The table of all languages together; the first one wins where several match.
-pub fn build(languages: &[Hir], budget: &Budget) -> Result<Built, Spent> {
+/// The table of all languages together; where several match, the choices say what that means.
+pub fn build(languages: &[Hir], choices: &mut Choices, budget: &Budget) -> Result<Table, Spent> {
     if languages.is_empty() {
-        return Ok(Built {
-            table: Table::empty(),
-            reached: Vec::new(),
-        });
+        return Ok(Table::empty());
     }
     if languages.len() > MAX_RULES {
         return Err(Spent::Table);
     }
-    let mut states = States::enumerate(languages, budget.bytes(), budget)?;
+    let mut states = States::enumerate(languages, choices, budget.bytes(), budget)?;
     states.cut_dead_ends();
     states.merge_classes();
-    let mut reached = vec![false; languages.len()];
-    for &accepted in &states.at_end {
-        if let Some(rule) = usize::from(accepted).checked_sub(1) {
-            reached[rule] = true;
-        }
-    }
-    let table = states.lay_out(budget)?;
-    Ok(Built { table, reached })
+    states.lay_out(budget)
 }
 
 /// How much a language adds to a table: by how many states it multiplies those of others, at worst, and how many it has
 /// by itself. What has only names with a certain end multiplies nothing.
 pub fn cost(language: &Hir, budget: &Budget) -> (usize, usize) {
     let bytes = RULE_BYTES.min(budget.bytes());
-    match States::enumerate(std::slice::from_ref(language), bytes, budget) {
+    let language = std::slice::from_ref(language);
+    match States::enumerate(language, &mut Choices::one(), bytes, budget) {
         Ok(mut states) => {
             states.cut_dead_ends();
             (states.behind_any_text(), states.len())
@@ -197,7 +186,7 @@ struct States {
     next: Vec<Index>,
     /// Whether a separator was just read.
     after_separator: Vec<bool>,
-    /// Rule that the name matches if it ends here, plus one.
+    /// Choice for the name if it ends here, plus one.
     at_end: Vec<u16>,
 }
 
@@ -205,7 +194,12 @@ const START: Index = 1;
 
 impl States {
     /// All states that the languages need together.
-    fn enumerate(languages: &[Hir], bytes: usize, budget: &Budget) -> Result<Self, Spent> {
+    fn enumerate(
+        languages: &[Hir],
+        choices: &mut Choices,
+        bytes: usize,
+        budget: &Budget,
+    ) -> Result<Self, Spent> {
         budget.check_time()?;
         let (automaton, mut cache) = automaton(languages, bytes)?;
         let mut classes = [0u8; 256];
@@ -285,7 +279,7 @@ impl States {
                     DEAD
                 } else {
                     let next = next_state(&automaton, &mut cache, state, byte)?;
-                    let accepted = first_accepted(&automaton, &mut cache, state)?;
+                    let accepted = accepted(&automaton, &mut cache, choices, state)?;
                     add(&mut states, &mut pending, (next, true, accepted))
                 };
                 states.next[index as usize * class_count + class] = target;
@@ -822,16 +816,23 @@ fn next_state(
         .map_err(|_| Spent::Memory)
 }
 
-/// The first rule, plus one, that accepts when the input ends in this state.
-fn first_accepted(automaton: &DFA, cache: &mut Cache, state: LazyStateID) -> Result<u16, Spent> {
+/// The choice, plus one, of the rules that accept when the input ends in this state; 0 for none.
+fn accepted(
+    automaton: &DFA,
+    cache: &mut Cache,
+    choices: &mut Choices,
+    state: LazyStateID,
+) -> Result<u16, Spent> {
     let end = automaton
         .next_eoi_state(cache, state)
         .map_err(|_| Spent::Memory)?;
     if !end.is_match() {
         return Ok(0);
     }
-    Ok((0..automaton.match_len(cache, end))
+    let mut rules: Vec<usize> = (0..automaton.match_len(cache, end))
         .map(|index| automaton.match_pattern(cache, end, index).as_usize())
-        .min()
-        .map_or(0, |rule| (rule + 1) as u16))
+        .collect();
+    rules.sort_unstable();
+    let choice = choices.number(rules.into_iter()).ok_or(Spent::Table)?;
+    Ok(choice as u16 + 1)
 }

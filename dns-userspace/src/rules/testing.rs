@@ -2,7 +2,7 @@
 
 use regex::bytes::Regex;
 
-use super::{DEFAULT_TTL, MatchSpec, RuleSpec};
+use super::{DEFAULT_TTL, MatchSpec, Mode, RuleSpec};
 
 /// A small generator (SplitMix64), so that a failure is named by its seed alone and is the same everywhere.
 #[derive(Clone, Debug)]
@@ -64,6 +64,7 @@ pub fn realistic_rules(count: usize) -> Vec<RuleSpec> {
                 cname,
                 ttl_seconds: DEFAULT_TTL,
                 follow: true,
+                ..RuleSpec::default()
             }
         })
         .collect()
@@ -129,6 +130,19 @@ pub fn random_rules(random: &mut Rng, most: usize) -> Vec<RuleSpec> {
             continue;
         }
         seen.push(text);
+        let has_namespace =
+            matches!(&matches, MatchSpec::Pattern(text) if text.contains("{namespace}"));
+        let namespaces = (has_namespace && random.once_in(2)).then(|| {
+            const GLOBS: [&str; 8] = ["a", "foo", "f*", "*-1", "x-*", "*o*", "lkc-*b", "sv*c"];
+            (0..1 + random.below(3))
+                .map(|_| random.pick(&GLOBS).to_owned())
+                .collect()
+        });
+        let mode = if random.once_in(4) {
+            Mode::Observe
+        } else {
+            Mode::Answer
+        };
         // A target that no such pattern matches: its last label is neither among them nor one to capture.
         cname.push_str(".Target_zone");
         specs.push(RuleSpec {
@@ -137,6 +151,8 @@ pub fn random_rules(random: &mut Rng, most: usize) -> Vec<RuleSpec> {
             cname,
             ttl_seconds: DEFAULT_TTL,
             follow: true,
+            namespaces,
+            mode,
         });
     }
     specs
@@ -292,6 +308,9 @@ struct OracleRule {
     regex: Regex,
     /// Whether only names without escapes are matched.
     unescaped_only: bool,
+    /// Globs, one of which the label in the place of `{namespace}` must match.
+    namespaces: Option<Vec<String>>,
+    observes: bool,
 }
 
 impl Oracle {
@@ -305,6 +324,8 @@ impl Oracle {
                     labels: None,
                     regex: bytes_regex(text),
                     unescaped_only: true,
+                    namespaces: None,
+                    observes: spec.mode == Mode::Observe,
                 },
                 MatchSpec::Pattern(text) => {
                     let text = text.to_ascii_lowercase();
@@ -313,6 +334,8 @@ impl Oracle {
                         regex: bytes_regex(&as_regex(&labels)),
                         labels: Some(labels),
                         unescaped_only: false,
+                        namespaces: spec.namespaces.clone(),
+                        observes: spec.mode == Mode::Observe,
                     }
                 }
             })
@@ -320,31 +343,69 @@ impl Oracle {
         Self { rules }
     }
 
-    /// The first rule whose regular expression matches the presentation form.
-    pub fn by_regex(&self, wire: &[u8]) -> Option<usize> {
-        let labels = split(wire)?;
-        if labels.is_empty() {
-            return None;
-        }
-        let (name, escaped) = escape(&labels);
-        self.rules
-            .iter()
-            .position(|rule| !(rule.unescaped_only && escaped) && rule.regex.is_match(&name))
+    /// The rules whose regular expression matches the presentation form.
+    pub fn by_regex(&self, wire: &[u8]) -> Expected {
+        self.first(wire, |rule, labels| {
+            let (name, escaped) = escape(labels);
+            if rule.unescaped_only && escaped {
+                return false;
+            }
+            match (rule.regex.captures(&name), &rule.namespaces) {
+                (None, _) => false,
+                (Some(_), None) => true,
+                (Some(captures), Some(globs)) => captures
+                    .name("namespace")
+                    .is_some_and(|label| globs.iter().any(|glob| fits(glob, label.as_bytes()))),
+            }
+        })
     }
 
-    /// The first rule whose labels match; a `regex` rule is asked as in [`Self::by_regex`].
-    pub fn by_labels(&self, wire: &[u8]) -> Option<usize> {
-        let labels = split(wire)?;
-        if labels.is_empty() {
-            return None;
-        }
-        self.rules.iter().position(|rule| match &rule.labels {
-            Some(pattern) => labels_match(pattern, &labels),
+    /// The rules whose labels match; a `regex` rule is asked as in [`Self::by_regex`].
+    pub fn by_labels(&self, wire: &[u8]) -> Expected {
+        self.first(wire, |rule, labels| match &rule.labels {
+            Some(pattern) => labels_match(pattern, rule.namespaces.as_deref(), labels),
             None => {
-                let (name, escaped) = escape(&labels);
+                let (name, escaped) = escape(labels);
                 !escaped && rule.regex.is_match(&name)
             }
         })
+    }
+
+    fn first(&self, wire: &[u8], matches: impl Fn(&OracleRule, &[&[u8]]) -> bool) -> Expected {
+        let mut expected = Expected::default();
+        let Some(labels) = split(wire).filter(|labels| !labels.is_empty()) else {
+            return expected;
+        };
+        for (index, rule) in self.rules.iter().enumerate() {
+            if !matches(rule, &labels) {
+                continue;
+            }
+            if !rule.observes {
+                expected.answering = Some(index);
+                break;
+            }
+            expected.observing.push(index);
+        }
+        expected
+    }
+}
+
+/// What the rules have to say about a name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Expected {
+    /// The first rule that answers it.
+    pub answering: Option<usize>,
+    /// Those in front of that one which observe it.
+    pub observing: Vec<usize>,
+}
+
+/// Whether a label is one that a glob stands for, by trying every length of each star.
+fn fits(glob: &str, label: &[u8]) -> bool {
+    match (glob.as_bytes(), label) {
+        ([], []) => true,
+        ([b'*', ..], _) => (0..=label.len()).any(|skipped| fits(&glob[1..], &label[skipped..])),
+        ([a, ..], [b, rest @ ..]) => a.eq_ignore_ascii_case(b) && fits(&glob[1..], rest),
+        _ => false,
     }
 }
 
@@ -363,7 +424,12 @@ fn as_regex(labels: &[String]) -> String {
             // Any label in which no byte is `\.` or `\255`.
             r"(?:(?:[^.\\]|\\[^0-9.]|\\(?:[01][0-9][0-9]|2[0-4][0-9]|25[0-4]))+\.)*(?:[^.\\]|\\[^0-9.]|\\(?:[01][0-9][0-9]|2[0-4][0-9]|25[0-4]))+".to_owned()
         } else if label.starts_with('{') {
-            "[a-z0-9](?:[a-z0-9-]*[a-z0-9])?".to_owned()
+            let host = "[a-z0-9](?:[a-z0-9-]*[a-z0-9])?";
+            if label == "{namespace}" {
+                format!("(?P<namespace>{host})")
+            } else {
+                host.to_owned()
+            }
         } else {
             regex::escape(label)
         });
@@ -373,7 +439,7 @@ fn as_regex(labels: &[String]) -> String {
     text
 }
 
-fn labels_match(pattern: &[String], labels: &[&[u8]]) -> bool {
+fn labels_match(pattern: &[String], namespaces: Option<&[String]>, labels: &[&[u8]]) -> bool {
     let mut labels = labels.iter().rev();
     for expected in pattern.iter().rev() {
         if expected == "*" {
@@ -386,7 +452,16 @@ fn labels_match(pattern: &[String], labels: &[&[u8]]) -> bool {
         };
         let fits = if expected.starts_with('{') {
             let host = |b: &u8| b.is_ascii_alphanumeric() || *b == b'-';
-            label.iter().all(host) && label[0] != b'-' && label[label.len() - 1] != b'-'
+            let is_allowed = || match namespaces {
+                Some(globs) if expected == "{namespace}" => {
+                    globs.iter().any(|glob| fits(glob, label))
+                }
+                _ => true,
+            };
+            label.iter().all(host)
+                && label[0] != b'-'
+                && label[label.len() - 1] != b'-'
+                && is_allowed()
         } else {
             label.to_ascii_lowercase() == expected.as_bytes()
         };

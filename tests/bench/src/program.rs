@@ -166,6 +166,7 @@ impl Subject {
             cname: "kafka-upstream.{namespace}.svc.cluster.local".to_owned(),
             ttl_seconds: 60,
             follow: true,
+            ..RuleSpec::default()
         }];
         specs.extend(realistic_rules(count.saturating_sub(1)));
         let started = Instant::now();

@@ -7,7 +7,7 @@ use dns_common::abi::MAX_SERVERS;
 use gregor::{
     config::{self, Config},
     rules::{
-        MAX_TTL, MatchSpec, RuleSet, RuleSpec,
+        MAX_TTL, MatchSpec, Mode, RuleSet, RuleSpec,
         testing::{Oracle, Rng, random_name},
     },
 };
@@ -78,6 +78,10 @@ fn judge_rules(specs: &[RuleSpec], rules: &RuleSet, seed: u64) {
         if pattern.ends_with('.') {
             pattern.pop();
         }
+        // Of the others the oracle knows more.
+        if spec.namespaces.is_some() || spec.mode == Mode::Observe {
+            continue;
+        }
         let found = rules.find(&example(pattern));
         assert!(found.is_some_and(|found| found <= index), "{pattern}");
     }
@@ -91,7 +95,7 @@ fn judge_rules(specs: &[RuleSpec], rules: &RuleSet, seed: u64) {
         }
         assert_eq!(
             rules.find(&name),
-            oracle.by_labels(&name),
+            oracle.by_labels(&name).answering,
             "{}",
             name.escape_ascii()
         );

@@ -41,41 +41,24 @@ const WIDE: usize = 2;
 const TINY_LABELS: usize = 3;
 const ONE_LABEL: usize = 4;
 const CAPTURE_FIRST: usize = 5;
-const TWO: usize = 6;
-const REGEX: usize = 7;
+const TWO: usize = SEVERAL.len();
+const REGEX: usize = SEVERAL.len() + 1;
 
 /// The fixture's rules.
 pub fn rules() -> Arc<RuleSet> {
-    let pattern = |rule: &Rule| {
-        (
-            rule.name,
-            MatchSpec::Pattern(rule.pattern.to_owned()),
-            rule.cname,
-        )
-    };
-    let two = Rule {
-        name: "two",
-        pattern: "*.{cluster}.apart.{namespace}.two.test",
-        cname: "{cluster}.{namespace}.target.test",
-    };
-    let regex = (
-        "regex",
-        MatchSpec::Regex(r"^broker-[0-9]\.(?P<namespace>[a-z]+)\.regex\.test\.$".to_owned()),
-        "{namespace}.target.test",
+    let two = Rule::new(
+        "two",
+        "*.{cluster}.apart.{namespace}.two.test",
+        "{cluster}.{namespace}.target.test",
     );
-    let specs: Vec<RuleSpec> = SEVERAL
-        .iter()
-        .chain([&two])
-        .map(pattern)
-        .chain([regex])
-        .map(|(name, matches, cname)| RuleSpec {
-            name: name.to_owned(),
-            matches,
-            cname: cname.to_owned(),
-            ttl_seconds: 60,
-            follow: true,
-        })
-        .collect();
+    let regex = r"^broker-[0-9]\.(?P<namespace>[a-z]+)\.regex\.test\.$";
+    let regex = RuleSpec {
+        name: "regex".to_owned(),
+        matches: MatchSpec::Regex(regex.to_owned()),
+        ..Rule::new("", "", "{namespace}.target.test").spec()
+    };
+    let patterns = SEVERAL.iter().chain([&two]).map(Rule::spec);
+    let specs: Vec<RuleSpec> = patterns.chain([regex]).collect();
     Arc::new(RuleSet::compile(&specs).expect("rules of a fixture"))
 }
 

@@ -15,7 +15,7 @@ use gregor::{
         AnswerOptions, Attempt, Base, Datapath, DatapathError, HIT_LANES, Heartbeat, Hook,
         Intercepted, Limit, LoadOptions, Order, Ring, State,
     },
-    rules::{MatchSpec, RuleSet, RuleSpec},
+    rules::{RuleSet, RuleSpec},
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -28,16 +28,7 @@ use super::{
 
 /// The rules of a fixture, compiled.
 pub fn compile(rules: &[Rule]) -> Arc<RuleSet> {
-    let specs: Vec<RuleSpec> = rules
-        .iter()
-        .map(|rule| RuleSpec {
-            name: rule.name.to_owned(),
-            matches: MatchSpec::Pattern(rule.pattern.to_owned()),
-            cname: rule.cname.to_owned(),
-            ttl_seconds: 60,
-            follow: true,
-        })
-        .collect();
+    let specs: Vec<RuleSpec> = rules.iter().map(Rule::spec).collect();
     Arc::new(RuleSet::compile(&specs).expect("rules of a fixture"))
 }
 

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use dns_common::verdict::Reason;
+use gregor::rules::{MatchSpec, Mode, RuleSpec};
 
 use super::build::*;
 
@@ -65,49 +66,89 @@ pub struct Rule {
     pub name: &'static str,
     pub pattern: &'static str,
     pub cname: &'static str,
+    /// What `{namespace}` may be; empty for all.
+    pub namespaces: &'static [&'static str],
+    pub mode: Mode,
+}
+
+impl Rule {
+    /// For all namespaces, and answered.
+    pub const fn new(name: &'static str, pattern: &'static str, cname: &'static str) -> Rule {
+        Rule {
+            name,
+            pattern,
+            cname,
+            namespaces: &[],
+            mode: Mode::Answer,
+        }
+    }
+
+    /// As a configuration has it.
+    pub fn spec(&self) -> RuleSpec {
+        let namespaces = self.namespaces.iter().map(|&glob| glob.to_owned());
+        RuleSpec {
+            name: self.name.to_owned(),
+            matches: MatchSpec::Pattern(self.pattern.to_owned()),
+            cname: self.cname.to_owned(),
+            ttl_seconds: 60,
+            follow: true,
+            namespaces: (!self.namespaces.is_empty()).then(|| namespaces.collect()),
+            mode: self.mode,
+        }
+    }
 }
 
 /// The article's rule.
-const KAFKA: Rule = Rule {
-    name: "kafka",
-    pattern: "*.aws.private.kafka.managed.{namespace}.svc.cluster.local",
-    cname: "kafka-upstream.{namespace}.svc.cluster.local",
+const KAFKA: Rule = Rule::new(
+    "kafka",
+    "*.aws.private.kafka.managed.{namespace}.svc.cluster.local",
+    "kafka-upstream.{namespace}.svc.cluster.local",
+);
+const OBSERVED: Rule = Rule {
+    mode: Mode::Observe,
+    ..Rule::new("observed", "*.seen.test", "six.target.test")
 };
-const EXACT: Rule = Rule {
-    name: "exact",
-    pattern: "broker-1.example.test",
-    cname: "one.target.test",
+const BEHIND_OBSERVED: Rule = Rule::new("behind-observed", "*.b.seen.test", "seven.target.test");
+const TEAMS: Rule = Rule {
+    namespaces: &["foo", "team-*"],
+    ..Rule::new(
+        "teams",
+        "*.{namespace}.team.test",
+        "{namespace}.eight.target.test",
+    )
 };
-const WIDE: Rule = Rule {
-    name: "wide",
-    pattern: "*.wide.test",
-    cname: "two.target.test",
-};
-const TINY_LABELS: Rule = Rule {
-    name: "tiny-labels",
-    pattern: "*.x.y",
-    cname: "three.target.test",
-};
-const ONE_LABEL: Rule = Rule {
-    name: "one-label",
-    pattern: "localkafka",
-    cname: "four.target.test",
-};
-const CAPTURE_FIRST: Rule = Rule {
-    name: "capture-first",
-    pattern: "{namespace}.db.test",
-    cname: "db.{namespace}.target.test",
-};
+const EXACT: Rule = Rule::new("exact", "broker-1.example.test", "one.target.test");
+const WIDE: Rule = Rule::new("wide", "*.wide.test", "two.target.test");
+const TINY_LABELS: Rule = Rule::new("tiny-labels", "*.x.y", "three.target.test");
+const ONE_LABEL: Rule = Rule::new("one-label", "localkafka", "four.target.test");
+const CAPTURE_FIRST: Rule = Rule::new(
+    "capture-first",
+    "{namespace}.db.test",
+    "db.{namespace}.target.test",
+);
 
 /// The rules that the cases are written for. Their patterns share no suffix.
-pub const SEVERAL: &[Rule] = &[KAFKA, EXACT, WIDE, TINY_LABELS, ONE_LABEL, CAPTURE_FIRST];
+pub const SEVERAL: &[Rule] = &[
+    KAFKA,
+    EXACT,
+    WIDE,
+    TINY_LABELS,
+    ONE_LABEL,
+    CAPTURE_FIRST,
+    OBSERVED,
+    BEHIND_OBSERVED,
+    TEAMS,
+];
 /// The first of them alone: the matcher compares its literal suffix in words before it takes a step.
 pub const ALONE: &[Rule] = &[KAFKA];
 
 impl Case {
     /// Whether the case holds when only [`ALONE`] is loaded.
     pub fn holds_alone(&self) -> bool {
-        !matches!(self.expect, Expect::Taken { rule, .. } if rule > 0)
+        !matches!(
+            self.expect,
+            Expect::Taken { rule: 1.., .. } | Expect::Pass(Reason::Observed)
+        )
     }
 }
 
@@ -292,6 +333,7 @@ pub fn cases() -> Vec<Case> {
     let mut table = Table(Vec::new());
     queries_that_are_taken(&mut table);
     names(&mut table);
+    modes_and_namespaces(&mut table);
     types_and_classes(&mut table);
     dns_header(&mut table);
     records_behind_the_question(&mut table);
@@ -395,6 +437,49 @@ fn queries_that_are_taken(t: &mut Table) {
             name,
             from(source, broker()),
             "any other address may be a pod's",
+        );
+    }
+}
+
+fn modes_and_namespaces(t: &mut Table) {
+    t.pass(
+        "observed",
+        v4(question(name("a.seen.test"), A)),
+        Reason::Observed,
+        "a rule that observes changes nothing",
+    );
+    t.taken_by(
+        7,
+        "observed in front of another rule",
+        v4(question(name("a.b.seen.test"), A)),
+        "a rule that observes changes nothing, also for names that another one answers",
+    );
+    t.taken_by(
+        8,
+        "a namespace that the rule names",
+        v4(question(name("a.FOO.team.test"), A)),
+        "it is for these",
+    );
+    t.taken_by(
+        8,
+        "a namespace that a glob of the rule is for",
+        v6(question(name("a.team-1.team.test"), AAAA)),
+        "it is for these",
+    );
+    for (case, namespace) in [
+        ("another namespace", "bar"),
+        ("a namespace that begins like one of the rule's", "foo1"),
+        (
+            "a namespace that ends where the star of a glob begins",
+            "team-",
+        ),
+    ] {
+        let asked = name(&format!("a.{namespace}.team.test"));
+        t.pass(
+            case,
+            v4(question(asked, A)),
+            Reason::NoRule,
+            "others get what they got before",
         );
     }
 }

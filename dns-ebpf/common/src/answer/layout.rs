@@ -120,8 +120,10 @@ pub struct RuleEntry {
     /// A hash of everything that its answers depend on: the same in every program that has this rule.
     pub id: u64,
     pub captures: Captures,
-    #[doc(hidden)]
-    pub padding: u32,
+    /// Not 0 for one that only counts what it matches: its place among those counters, plus one.
+    pub observed: u16,
+    /// Where such a one is not the last that matches the name: place of the next entry, plus one.
+    pub next: u16,
 }
 
 /// The tables, as the program and the tests have them.

@@ -56,7 +56,7 @@ impl MemoryTables {
                 .map(|(index, captures)| RuleEntry {
                     id: index as u64,
                     captures,
-                    padding: 0,
+                    ..RuleEntry::default()
                 })
                 .collect(),
             unattended: false,
@@ -69,6 +69,15 @@ impl MemoryTables {
             used: 0,
             used_absent: 0,
         }
+    }
+
+    /// With these entries of a rule set in the place of those that it has; each one's place becomes its id.
+    pub fn with_rules(mut self, rules: Vec<RuleEntry>) -> Self {
+        self.rules = rules;
+        for (place, rule) in self.rules.iter_mut().enumerate() {
+            rule.id = place as u64;
+        }
+        self
     }
 
     /// Says whether a responder is there.

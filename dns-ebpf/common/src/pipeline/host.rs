@@ -38,6 +38,9 @@ pub trait Host<P> {
     /// The rule with this place in the rule set.
     fn rule(&self, index: u32) -> Option<RuleEntry>;
 
+    /// See [`super::observe`].
+    fn observe(&self, index: u32) -> Option<u32>;
+
     /// See [`super::locate_by_suffix`].
     fn locate_by_suffix(&self, scratch: &mut Scratch) -> bool;
 

@@ -3,7 +3,7 @@
 use super::{
     finish,
     host::{Address, Host, Matched},
-    stages::{Recognised, locate, locate_by_suffix, recognise, reply},
+    stages::{Recognised, locate, locate_by_suffix, observe, recognise, reply},
 };
 use crate::{
     abi::Servers,
@@ -51,6 +51,10 @@ impl<P: Packet, T: answer::Tables, S: FnMut(Matched)> Host<P> for MemoryHost<'_,
 
     fn rule(&self, index: u32) -> Option<RuleEntry> {
         self.answers.rule(index)
+    }
+
+    fn observe(&self, index: u32) -> Option<u32> {
+        observe(&self.answers, index, |_| {})
     }
 
     fn served_expired(&self) {}

@@ -71,6 +71,30 @@ pub fn recognise<T: dfa::Tails + ?Sized>(
     }
 }
 
+/// Most rules that observe one name.
+pub const MAX_OBSERVING: u32 = 8;
+
+/// Counts a name, whose entry in the rule set is `index`, for the rules that observe it. The place of the rule that answers it,
+/// if there is one.
+#[inline(always)]
+pub fn observe<T: answer::Tables + ?Sized>(
+    tables: &T,
+    mut index: u32,
+    count: impl Fn(u32),
+) -> Option<u32> {
+    let mut round = 0;
+    while round < MAX_OBSERVING {
+        let rule = tables.rule(index)?;
+        if rule.observed == 0 {
+            return Some(index);
+        }
+        count(u32::from(rule.observed) - 1);
+        index = u32::from(rule.next).checked_sub(1)?;
+        round += 1;
+    }
+    Some(index)
+}
+
 /// Tries the fast path to an answer, for a message that seems to end behind its question or a plain OPT.
 #[inline(always)]
 pub fn locate_by_suffix<T: answer::Tables + ?Sized>(tables: &T, scratch: &mut Scratch) -> bool {

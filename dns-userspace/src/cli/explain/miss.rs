@@ -2,7 +2,7 @@
 
 use hickory_proto::rr::Name;
 
-use crate::rules::Rule;
+use crate::rules::{NAMESPACE, Rule};
 
 /// The rule that a name fails latest, seen from the root, and at which label.
 pub(super) fn nearest(rules: &[Rule], name: &Name) -> Option<String> {
@@ -14,7 +14,7 @@ pub(super) fn nearest(rules: &[Rule], name: &Name) -> Option<String> {
     rules
         .iter()
         .filter(|rule| !rule.is_regex())
-        .filter_map(|rule| Some((rule, miss(rule.pattern(), &labels)?)))
+        .filter_map(|rule| Some((rule, miss(rule, &labels)?)))
         .max_by_key(|(_, miss)| miss.matched)
         // A shared `local` or `com` does not count.
         .filter(|(_, miss)| miss.matched >= 2)
@@ -29,8 +29,25 @@ struct Miss {
     why: String,
 }
 
-/// Compares label by label from the root; `None` when the name matches after all.
-fn miss(pattern: &str, labels: &[&str]) -> Option<Miss> {
+/// Where a name stops following a rule; `None` when it matches after all.
+fn miss(rule: &Rule, labels: &[&str]) -> Option<Miss> {
+    miss_of_pattern(rule.pattern(), labels, |namespace| {
+        let namespaces = rule.namespaces().unwrap_or_default();
+        (!rule.is_for(namespace)).then(|| {
+            format!(
+                "the rule is for the namespaces {}, not for `{namespace}`",
+                namespaces.join(", ")
+            )
+        })
+    })
+}
+
+/// Compares label by label from the root.
+fn miss_of_pattern(
+    pattern: &str,
+    labels: &[&str],
+    refuses: impl Fn(&str) -> Option<String>,
+) -> Option<Miss> {
     let pattern: Vec<&str> = pattern.trim_end_matches('.').split('.').collect();
     let (any, fixed) = match pattern.split_first() {
         Some((&"*", rest)) => (true, rest),
@@ -46,6 +63,11 @@ fn miss(pattern: &str, labels: &[&str]) -> Option<Miss> {
                     matched,
                     why: format!("`{found}` cannot be {{{capture}}}: no RFC 1123 label"),
                 });
+            }
+            if capture == NAMESPACE
+                && let Some(why) = refuses(found)
+            {
+                return Some(Miss { matched, why });
             }
         } else if !expected.eq_ignore_ascii_case(found) {
             return Some(Miss {
@@ -126,7 +148,7 @@ mod tests {
         ] {
             let labels: Vec<&str> = name.split('.').collect();
             assert_eq!(
-                miss(pattern, &labels),
+                miss_of_pattern(pattern, &labels, |_| None),
                 Some(Miss {
                     matched,
                     why: why.to_owned()
@@ -135,16 +157,20 @@ mod tests {
             );
         }
         let labels = ["b", "a", "kafka", "foo", "svc", "cluster", "local"];
-        assert_eq!(miss(pattern, &labels), None);
+        assert_eq!(miss_of_pattern(pattern, &labels, |_| None), None);
         assert_eq!(
-            miss("kafka.example.com", &["a", "kafka", "example", "com"]),
+            miss_of_pattern(
+                "kafka.example.com",
+                &["a", "kafka", "example", "com"],
+                |_| None
+            ),
             Some(Miss {
                 matched: 3,
                 why: "`a` is one label too many".to_owned()
             })
         );
         assert_eq!(
-            miss("kafka.example.com", &["kafka", "example", "com"]),
+            miss_of_pattern("kafka.example.com", &["kafka", "example", "com"], |_| None),
             None
         );
     }

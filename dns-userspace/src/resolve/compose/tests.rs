@@ -385,6 +385,7 @@ mod in_the_kernel {
             cname: "target.test".to_owned(),
             ttl_seconds: 60,
             follow: true,
+            ..RuleSpec::default()
         }])
         .unwrap()
     }
@@ -404,7 +405,7 @@ mod in_the_kernel {
     /// Successive replies to one query, each a message; fewer where the program hands the query over.
     pub fn replies(query: &[u8], qtype: u16, body: &Body, ttl: u32, count: usize) -> Vec<Vec<u8>> {
         let rules = rules();
-        let captures = rules.rules().iter().map(|rule| rule.entry().captures);
+        let captures = rules.entries().into_iter().map(|entry| entry.captures);
         let mut answers = MemoryTables::new(1, captures.collect());
         let key = Key::new(0, qtype, 0, &[]).unwrap();
         let lifetime = Lifetime {

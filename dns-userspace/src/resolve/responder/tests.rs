@@ -258,6 +258,7 @@ fn rules(specs: &[(&str, MatchSpec, &str, u32)]) -> Arc<RuleSet> {
             cname: (*cname).to_owned(),
             ttl_seconds: *ttl_seconds,
             follow: true,
+            ..RuleSpec::default()
         })
         .collect();
     Arc::new(RuleSet::compile(&specs).unwrap())

@@ -71,6 +71,7 @@ impl Lab {
             cname: "up.{namespace}.svc".to_owned(),
             ttl_seconds: 60,
             follow: true,
+            ..RuleSpec::default()
         }]);
         let asked = Arc::new(Received::default());
         let served = Served {

@@ -14,7 +14,8 @@ use gregor_tests::packets::{
 };
 
 /// `{}` is the capture; the second number chooses the rules.
-const NAMES: [(&str, u8); 5] = [
+const NAMES: [(&str, u8); 6] = [
+    ("a.{}.svc.cluster.local", 1),
     ("lkc-1.aws.private.kafka.managed.{}.svc.cluster.local", 0),
     ("{}.db.test", 0),
     ("b.svc4.managed.{}.svc.cluster.local", 2),

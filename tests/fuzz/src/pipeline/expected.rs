@@ -119,7 +119,10 @@ fn question(fixture: &Fixture, message: &[u8]) -> Option<(usize, bool)> {
         has_short_options = is_full_cookie(opt.rdata)
             || opt.rdata.len() <= 256 && options(opt.rdata) <= 16 && !has_server_cookie(opt.rdata);
     }
-    Some((fixture.oracle.by_labels(&name)?, has_short_options))
+    Some((
+        fixture.oracle.by_labels(&name).answering?,
+        has_short_options,
+    ))
 }
 
 /// Whether a root label, qtype and qclass, and an OPT of version 0 without options end the options of an OPT.

@@ -115,11 +115,10 @@ impl Tables for Shared<'_> {
 
 /// The tables of a rule set, and what is in them.
 pub fn fill(rules: &RuleSet) -> (MemoryTables, Vec<Known>) {
-    let captures = rules.rules().iter().map(|rule| rule.entry().captures);
-    let mut tables = MemoryTables::new(4096, captures.collect());
+    let entries = rules.entries();
+    let mut tables = MemoryTables::new(4096, Vec::new()).with_rules(entries.clone());
     let mut known = Vec::new();
-    for (index, rule) in rules.rules().iter().enumerate() {
-        let captures = rule.entry().captures;
+    for (index, RuleEntry { captures, .. }) in entries.into_iter().enumerate() {
         if captures.kept == 0 {
             continue;
         }

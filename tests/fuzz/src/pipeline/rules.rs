@@ -7,7 +7,7 @@ use std::{
 
 use dns_common::{abi::Servers, answer::MemoryTables};
 use gregor::rules::{
-    MatchSpec, RuleSet, RuleSpec,
+    MatchSpec, Mode, RuleSet, RuleSpec,
     testing::{Oracle, realistic_rules},
 };
 
@@ -52,15 +52,15 @@ pub fn fixtures() -> &'static [Fixture] {
         let patterns = |pairs: &[(&str, &str)]| specs(pairs, MatchSpec::Pattern);
         let mut mixed = specs(&REGEXES, MatchSpec::Regex);
         mixed.extend(realistic_rules(24));
-        [
-            patterns(&SEVERAL),
-            patterns(&SEVERAL[..1]),
-            mixed,
-            Vec::new(),
-        ]
-        .iter()
-        .map(|specs| Fixture::new(specs))
-        .collect()
+        let mut observed = patterns(&[("*.{namespace}.svc.cluster.local", "new.{namespace}.test")]);
+        observed[0].name = "new".to_owned();
+        observed[0].mode = Mode::Observe;
+        observed.extend(patterns(&SEVERAL));
+        observed[1].namespaces = Some(vec!["foo".to_owned(), "*-1".to_owned()]);
+        [patterns(&SEVERAL), observed, mixed, Vec::new()]
+            .iter()
+            .map(|specs| Fixture::new(specs))
+            .collect()
     });
     &FIXTURES
 }
@@ -75,6 +75,7 @@ fn specs(pairs: &[(&str, &str)], matches: impl Fn(String) -> MatchSpec) -> Vec<R
             cname: (*cname).to_owned(),
             ttl_seconds: 60,
             follow: true,
+            ..RuleSpec::default()
         })
         .collect()
 }

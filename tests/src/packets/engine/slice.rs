@@ -44,11 +44,12 @@ impl Slice {
     }
 
     pub fn with_rules(rules: Arc<RuleSet>) -> Self {
+        let answers = MemoryTables::none().with_rules(rules.entries());
         Self {
             rules,
             servers: servers(),
             scratch: Scratch::new(),
-            answers: MemoryTables::none(),
+            answers,
             now_ns: NOW_NS,
             knows_suffixes: true,
             room: 2048,
@@ -109,10 +110,8 @@ impl Engine for Slice {
     }
 
     fn fill(&mut self, entries: &[Entry]) -> anyhow::Result<()> {
-        let captures = (self.rules.rules().iter())
-            .map(|rule| rule.entry().captures)
-            .collect();
-        self.answers = MemoryTables::new(2 * entries.len().max(1), captures)
+        self.answers = MemoryTables::new(2 * entries.len().max(1), Vec::new())
+            .with_rules(self.rules.entries())
             .with_starters(&self.rules.starters());
         for (index, entry) in entries.iter().enumerate() {
             let later = &entries[index + 1..];

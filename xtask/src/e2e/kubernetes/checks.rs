@@ -334,6 +334,17 @@ pub fn all(cluster: &Cluster, components: &Components, results: &mut Results) ->
         },
     );
     results.check(
+        "pods with the annotation get their ndots, and their own endpoint",
+        || ndots(cluster),
+    );
+    results.check("a rule is for the namespaces that it names", || {
+        only_foo(cluster)
+    });
+    results.check(
+        "in observe mode every pod gets what it got before, and it is counted",
+        || observed(cluster),
+    );
+    results.check(
         &format!("{CROWD} pods come and go and leave nothing behind"),
         || crowd(cluster),
     );
@@ -408,7 +419,8 @@ fn accepted(cluster: &Cluster, components: &Components, results: &mut Results) -
                     "--set",
                     "podMonitor.enabled=true,prometheusRule.enabled=true,dashboard.enabled=true",
                 ][..],
-                &["--set", "privileged=true,handover=false"],
+                &["--set", "privileged=true,handover=false,mode=observe"],
+                &["--set", "ndotsPolicy.enabled=true"],
                 &["--set", "detach=true,preset=service"],
                 &["--set", "appArmorProfile.type=Unconfined,preset=gke"],
             ] {
@@ -694,39 +706,168 @@ pub fn flawless(outcome: Outcome, who: &str) -> Result<String> {
 /// Pods of a Job-like kind ask as soon as they run, and see their endpoint at once.
 fn first_query(cluster: &Cluster) -> Result<String> {
     const PODS: usize = 5;
+    let ndots = serde_json::json!({ "options": [{ "name": "ndots", "value": "7" }] });
     for number in 0..PODS {
-        let name = format!("first-{number}");
         let (tenant, expected) = TENANTS[number % TENANTS.len()];
-        let namespace = format!("--namespace={tenant}");
-        let pod = serde_json::json!({
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": { "name": name, "namespace": tenant },
-            "spec": {
-                "restartPolicy": "Never",
-                "dnsConfig": { "options": [{ "name": "ndots", "value": "7" }] },
-                "containers": [{
-                    "name": "pod",
-                    "image": super::images::GLIBC,
-                    "imagePullPolicy": "Never",
-                    "command": ["/usr/bin/lookup", BROKER],
-                }],
-            },
-        });
-        cluster.apply(&pod.to_string(), &[])?;
-        cluster.wait_until("the pod has ended", MINUTE, || {
-            let pod = cluster.json(&["get", "pod", &namespace, &name])?;
-            Ok(matches!(
-                pod["status"]["phase"].as_str(),
-                Some("Succeeded" | "Failed")
-            ))
-        })?;
-        let said = cluster.kubectl(&["logs", &namespace, &name])?;
-        let found: BTreeSet<IpAddr> = said.lines().filter_map(|line| line.parse().ok()).collect();
-        ensure!(found == addresses(expected), "{name} in {tenant}: {said}");
-        cluster.kubectl(&["delete", "pod", &namespace, &name, "--now"])?;
+        let pod = job(&format!("first-{number}"), tenant, &Value::Null, &ndots);
+        let found = found_by(cluster, &pod)?;
+        ensure!(found == addresses(expected), "{tenant}: {found:?}");
     }
     Ok(format!("{PODS} pods that ask as soon as they start"))
+}
+
+/// A pod that looks a broker up and ends.
+fn job(name: &str, namespace: &str, annotations: &Value, dns_config: &Value) -> Value {
+    serde_json::json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": { "name": name, "namespace": namespace, "annotations": annotations },
+        "spec": {
+            "restartPolicy": "Never",
+            "dnsConfig": dns_config,
+            "containers": [{
+                "name": "pod",
+                "image": super::images::GLIBC,
+                "imagePullPolicy": "Never",
+                "command": ["/usr/bin/lookup", BROKER],
+            }],
+        },
+    })
+}
+
+/// What such a pod finds; it is deleted then.
+fn found_by(cluster: &Cluster, pod: &Value) -> Result<BTreeSet<IpAddr>> {
+    let namespace = pod["metadata"]["namespace"].as_str().unwrap_or_default();
+    let namespace = format!("--namespace={namespace}");
+    let name = name_of(pod);
+    cluster.apply(&pod.to_string(), &[])?;
+    cluster.wait_until("the pod has ended", MINUTE, || {
+        let pod = cluster.json(&["get", "pod", &namespace, name])?;
+        Ok(matches!(
+            pod["status"]["phase"].as_str(),
+            Some("Succeeded" | "Failed")
+        ))
+    })?;
+    let said = cluster.kubectl(&["logs", &namespace, name])?;
+    cluster.kubectl(&["delete", "pod", &namespace, name, "--now"])?;
+    Ok(said.lines().filter_map(|line| line.parse().ok()).collect())
+}
+
+/// The policy of the chart, and what a pod that it was for finds.
+fn ndots(cluster: &Cluster) -> Result<String> {
+    use serde_json::json;
+    const ANNOTATION: &str = "gregor-dns.github.io/ndots";
+    helm(cluster, "upgrade", &["--set", "ndotsPolicy.enabled=true"])?;
+    let (tenant, expected) = TENANTS[0];
+    let mutated = |annotation: Option<&str>, dns_config: Value| -> Result<Value> {
+        let annotations = match annotation {
+            Some(annotation) => json!({ ANNOTATION: annotation }),
+            None => Value::Null,
+        };
+        let pod = job("ndots", tenant, &annotations, &dns_config);
+        let made = cluster.apply(&pod.to_string(), &["--dry-run=server", "--output=json"])?;
+        let made: Value = serde_json::from_str(&made)?;
+        Ok(made["spec"]["dnsConfig"].clone())
+    };
+    let seven = json!({ "options": [{ "name": "ndots", "value": "7" }] });
+    // A policy takes a moment to come into force.
+    cluster.wait_until("the policy is in force", MINUTE, || {
+        Ok(mutated(Some("7"), Value::Null)? == seven)
+    })?;
+    let others = json!({
+        "searches": ["example.com"],
+        "options": [{ "name": "ndots", "value": "2" }, { "name": "edns0" }],
+    });
+    let merged = json!({
+        "searches": ["example.com"],
+        "options": [{ "name": "edns0" }, { "name": "ndots", "value": "7" }],
+    });
+    let ten = json!({ "options": [{ "name": "ndots", "value": "10" }] });
+    let nine = json!({ "options": [{ "name": "ndots", "value": "9" }] });
+    for (annotation, before, after) in [
+        (Some("7"), others.clone(), merged),
+        (None, others.clone(), others),
+        (None, Value::Null, Value::Null),
+        (Some("7"), ten.clone(), ten.clone()),
+        (Some("10"), nine.clone(), ten),
+        (Some("16"), nine.clone(), nine),
+        (Some("seven"), Value::Null, Value::Null),
+        (Some("07"), Value::Null, Value::Null),
+    ] {
+        let made = mutated(annotation, before.clone())?;
+        ensure!(made == after, "{annotation:?}, {before}: {made}");
+    }
+    let annotated = job("ndots", tenant, &json!({ ANNOTATION: "7" }), &Value::Null);
+    let found = found_by(cluster, &annotated)?;
+    ensure!(found == addresses(expected), "annotated: {found:?}");
+    let plain = job("ndots", tenant, &Value::Null, &Value::Null);
+    let found = found_by(cluster, &plain)?;
+    ensure!(found == addresses(NOBODYS), "not annotated: {found:?}");
+    helm(cluster, "upgrade", &[])?;
+    Ok("8 kinds of pods".to_owned())
+}
+
+/// What `gregor status` says on both nodes comes to be true; a ConfigMap takes a while to reach them.
+fn in_force(cluster: &Cluster, what: &str, holds: impl Fn(&Value) -> bool) -> Result<()> {
+    for node in NODES {
+        cluster.wait_until(&format!("{what} on {node}"), 3 * MINUTE, || {
+            Ok(holds(&status(cluster, node)?))
+        })?;
+    }
+    Ok(())
+}
+
+fn only_foo(cluster: &Cluster) -> Result<String> {
+    let (tenant, _) = TENANTS[0];
+    let rules = serde_json::json!([{
+        "name": "kafka",
+        "match": "*.aws.private.kafka.managed.{namespace}.svc.cluster.local",
+        "cname": "kafka-upstream.{namespace}.svc.cluster.local",
+        "ttl": 60,
+        "namespaces": [tenant, "none-*"],
+    }]);
+    helm(
+        cluster,
+        "upgrade",
+        &["--set-json", &format!("rules={rules}")],
+    )?;
+    in_force(cluster, "the list is in force", |status| {
+        status["rules"][0]["namespaces"].is_array()
+    })?;
+    let said = each_pod_finds(cluster, |namespace| {
+        addresses(if namespace == tenant {
+            endpoint(namespace)
+        } else {
+            NOBODYS
+        })
+    })?;
+    helm(cluster, "upgrade", &[])?;
+    in_force(cluster, "the list is gone", |status| {
+        status["rules"][0]["namespaces"].is_null()
+    })?;
+    own_endpoints(cluster)?;
+    Ok(said)
+}
+
+fn observed(cluster: &Cluster) -> Result<String> {
+    helm(cluster, "upgrade", &["--set", "mode=observe"])?;
+    in_force(cluster, "it observes", |status| {
+        status["rules"][0]["observes"] == true
+    })?;
+    all_public(cluster)?;
+    let mut counts = Vec::new();
+    for node in NODES {
+        let count = status(cluster, node)?["kernel"]["observed"]["kafka"].as_u64();
+        let count = count.context("nothing is counted")?;
+        ensure!(count > 0, "{node}: nothing is counted");
+        counts.push(count.to_string());
+    }
+    helm(cluster, "upgrade", &[])?;
+    in_force(cluster, "it answers", |status| {
+        status["rules"][0]["observes"] == false
+    })?;
+    own_endpoints(cluster)?;
+    Ok(format!("{} matches", counts.join(" and ")))
 }
 
 /// The names of metrics in a text.

@@ -1,8 +1,25 @@
 //! Builds the kernel side, which the binary carries.
 
 fn main() -> anyhow::Result<()> {
-    ebpf_builder::build("dns-ebpf", "gregor-ebpf", "../dns-ebpf")?;
+    let layout: &[&str] = match std::env::var_os("CARGO_FEATURE_OTHER_LAYOUT") {
+        None => &[],
+        Some(_) => &["other-layout"],
+    };
+    ebpf_builder::build_as(
+        "dns-ebpf",
+        "gregor-ebpf",
+        "../dns-ebpf",
+        layout,
+        "gregor-ebpf",
+    )?;
     ebpf_builder::build("dns-ebpf", "gregor-return", "../dns-ebpf")?;
     // For `--debug-bpf`.
-    ebpf_builder::build_with("dns-ebpf", "gregor-ebpf", "../dns-ebpf", &["log"])
+    let log = [&["log"], layout].concat();
+    ebpf_builder::build_as(
+        "dns-ebpf",
+        "gregor-ebpf",
+        "../dns-ebpf",
+        &log,
+        "gregor-ebpf-log",
+    )
 }

@@ -16,6 +16,7 @@ pub mod inject;
 pub mod model;
 pub mod monitor;
 pub mod observe;
+mod privileges;
 pub mod resolve;
 pub mod rules;
 pub mod sources;

@@ -128,6 +128,24 @@ fn deciding_modules_reach_neither_the_datapath_nor_aya() {
     }
 }
 
+/// `no_new_privs` and empty bounding sets rest on it: gregor executes no other program.
+#[test]
+fn no_file_of_gregor_executes_programs() {
+    let imports = userspace();
+    let paths = |part: &str| -> Vec<String> {
+        let all = imports.external.iter();
+        all.flat_map(|(file, paths)| paths.iter().map(move |path| (file, path)))
+            .filter(|(_, path)| path.contains(part))
+            .map(|(file, path)| format!("{file}: {path}"))
+            .collect()
+    };
+    assert!(!paths("process::ExitCode").is_empty(), "std is not read");
+    for part in ["process::Command", "exec", "posix_spawn", "fork"] {
+        let users = paths(part);
+        assert!(users.is_empty(), "{part}: {users:#?}");
+    }
+}
+
 /// Files and folders whose code takes the time, random numbers and input as arguments.
 const SANS_IO: [&str; 19] = [
     "discover/track",

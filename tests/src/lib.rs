@@ -6,6 +6,7 @@ pub use gregor_lab::tools;
 pub mod agent;
 pub mod arm64;
 pub mod chaos;
+pub mod other;
 pub mod packets;
 pub mod reading;
 

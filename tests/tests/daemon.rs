@@ -97,8 +97,8 @@ fn a_second_daemon_is_refused_until_the_first_has_ended() {
     assert_eq!(rules(&next), 1);
 }
 
-/// A script that starts gregor with a library in front of libc, by which it gets no packet sockets while a file is there.
-fn without_packet_sockets(directory: &Path) -> (PathBuf, PathBuf) {
+/// A script that starts gregor with a library in front of libc, by which it gets no listening sockets while a file is there.
+fn without_listeners(directory: &Path) -> (PathBuf, PathBuf) {
     const SOURCE: &str = r#"
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -107,19 +107,19 @@ fn without_packet_sockets(directory: &Path) -> (PathBuf, PathBuf) {
 #include <sys/socket.h>
 #include <unistd.h>
 
-int socket(int domain, int type, int protocol) {
-    const char *file = getenv("NO_PACKET_SOCKETS");
-    if (domain == AF_PACKET && file && access(file, F_OK) == 0) {
+int listen(int socket, int backlog) {
+    const char *file = getenv("NO_LISTENERS");
+    if (file && access(file, F_OK) == 0) {
         errno = EMFILE;
         return -1;
     }
-    int (*real)(int, int, int) = dlsym(RTLD_NEXT, "socket");
-    return real(domain, type, protocol);
+    int (*real)(int, int) = dlsym(RTLD_NEXT, "listen");
+    return real(socket, backlog);
 }
 "#;
     let source = directory.join("socket.c");
     let library = directory.join("socket.so");
-    let trigger = directory.join("no-packet-sockets");
+    let trigger = directory.join("no-listeners");
     fs::write(&source, SOURCE).unwrap();
     let status = Command::new("cc")
         .args(["-shared", "-fPIC", "-o"])
@@ -129,9 +129,9 @@ int socket(int domain, int type, int protocol) {
         .status()
         .unwrap();
     assert!(status.success());
-    let script = directory.join("gregor-without-packet-sockets");
+    let script = directory.join("gregor-without-listeners");
     let text = format!(
-        "#!/bin/sh\nNO_PACKET_SOCKETS={} LD_PRELOAD={} exec {} \"$@\"\n",
+        "#!/bin/sh\nNO_LISTENERS={} LD_PRELOAD={} exec {} \"$@\"\n",
         trigger.display(),
         library.display(),
         tools::gregor().unwrap().display()
@@ -144,14 +144,15 @@ int socket(int domain, int type, int protocol) {
 #[test]
 fn a_reload_that_fails_after_loading_leaves_the_last_good_configuration() {
     let lab = Lab::builder("e2ehalf").pod("foo").start().unwrap();
-    let (binary, trigger) = without_packet_sockets(lab.directory());
+    let (binary, trigger) = without_listeners(lab.directory());
     let config = lab.gregor_config();
-    let gregor = lab.start_gregor(&binary, &config).unwrap();
+    let never = config.replace("[intercept]\n", "[intercept]\ntcp = \"never\"\n");
+    let gregor = lab.start_gregor(&binary, &never).unwrap();
     served(lab.pod("foo"));
 
     fs::write(&trigger, "").unwrap();
-    // With another cap on TTLs comes another responder, with sockets of its own.
-    let next = format!("[answer]\nmax_ttl = \"29s\"\n{config}{MORE}");
+    // TCP is to be steered from now on, which takes listeners.
+    let next = format!("{config}{MORE}");
     gregor.write_config(&next).unwrap();
     until("the reload fails", || {
         assert!(gregor.process().exited().is_none(), "{}", gregor.log());

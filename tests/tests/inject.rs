@@ -8,7 +8,10 @@ use std::{
     io,
     net::{IpAddr, SocketAddr, UdpSocket},
     process::Command,
-    sync::{Arc, atomic::AtomicU32},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     thread,
     time::Duration,
 };
@@ -142,7 +145,7 @@ impl Lab {
             let device = Arc::clone(path.index());
             // It goes with the namespace, which the thread that would drop it is not in.
             std::mem::forget(path);
-            Injector::open(device).unwrap()
+            Injector::open(device, |error| panic!("{error}")).unwrap()
         })
     }
 
@@ -152,6 +155,7 @@ impl Lab {
             nix::net::if_::if_nametoindex("veth-pod").unwrap()
         });
         QueryFrame {
+            held: None,
             ifindex,
             vlan: None,
             reinjection: Reinjection::default(),
@@ -291,8 +295,19 @@ fn a_failed_send_is_an_error() {
     in_a_circle.reinjection.trailer = Some([7; 16]);
     in_a_circle.frame.extend([7; 16]);
     assert!(injector.pass_on(&in_a_circle).is_err());
+    // Those that wait are tried before it closes.
     let device = Arc::new(AtomicU32::new(4_000_000));
-    let injector = lab.enter("node", || Injector::open(device).unwrap());
+    let failures = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&failures);
+    let failed = move |_| {
+        counted.fetch_add(1, Ordering::Relaxed);
+    };
+    let injector = lab.enter("node", || Injector::open(device, failed).unwrap());
+    for _ in 0..2 {
+        injector.pass_on(&lab.query(LOCAL[0], b"?")).unwrap();
+    }
+    injector.close();
+    assert_eq!(failures.load(Ordering::Relaxed), 2);
     assert!(injector.pass_on(&lab.query(LOCAL[0], b"?")).is_err());
 }
 
@@ -381,6 +396,7 @@ fn the_responder_answers_a_tenant_and_leaves_the_others_to_the_cache() {
                 let mut replies = Vec::new();
                 for frame in frames {
                     responder.handle(Intercepted {
+                        held: None,
                         ifindex: frame.ifindex,
                         rule: 0,
                         rules: rules.clone(),

@@ -17,7 +17,7 @@ use std::{
         unix::fs::PermissionsExt as _,
     },
     path::{Path, PathBuf},
-    process,
+    process::{self, Command},
 };
 
 use aya::{maps::MapInfo, programs::loaded_programs};
@@ -95,6 +95,23 @@ impl MemoryGroup {
         text.trim().parse().ok()
     }
 
+    /// Makes it visible in the node, where gregor looks.
+    fn show_in(&self, lab: &Lab) {
+        let is_v1 = self.limit_file == "memory.limit_in_bytes";
+        let place = if is_v1 {
+            "/sys/fs/cgroup/memory"
+        } else {
+            "/sys/fs/cgroup"
+        };
+        let mut command = Command::new("sh");
+        command.arg("-ec").arg(format!(
+            "mount -t tmpfs none /sys/fs/cgroup; mkdir -p {place}; mount --bind {} {place}",
+            self.mounted.display()
+        ));
+        let output = lab.node().output(command).unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
+
     /// A script that runs gregor in here from its first instruction on.
     fn script(&self, directory: &Path) -> PathBuf {
         let script = directory.join("gregor-in-cgroup");
@@ -155,6 +172,60 @@ fn reloads_fit_into_the_limit_of_the_manifest() {
     assert_eq!(programs_on(&lab, "veth-foo"), ["gregor"]);
     let peak = group.peak().unwrap_or(0);
     println!("{} MiB at most over 5 reloads", peak / MIB);
+    gregor.stop();
+}
+
+/// Maps that do not fit into the cgroup are refused by the kernel, not a reason for it to kill somebody: one line, which names limit
+/// and remedy, and `check` says it first. Nothing is left of them.
+#[test]
+fn maps_that_do_not_fit_are_refused() {
+    let group = match MemoryGroup::new() {
+        Ok(group) => group,
+        Err(reason) => return skip("maps_that_do_not_fit_are_refused", &reason),
+    };
+    let limit = 64;
+    group.limit(limit * MIB);
+    let lab = Lab::builder("e2enomem").pod("foo").start().unwrap();
+    group.show_in(&lab);
+    let script = group.script(lab.directory());
+    let config = lab.directory().join("many.toml");
+    let many = format!("{}\n[limits]\nanswers = 100000\n", lab.gregor_config());
+    fs::write(&config, many).unwrap();
+    let control = lab.directory().join("many.sock");
+    for subcommand in ["check", "run"] {
+        let mut command = Command::new(&script);
+        command
+            .arg(subcommand)
+            .arg("--config")
+            .arg(&config)
+            .arg("--control")
+            .arg(&control)
+            .env_remove("RUST_LOG");
+        let output = lab.node().output(command).unwrap();
+        let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+        let said = text.concat();
+        assert_eq!(output.status.code(), Some(1), "{subcommand}: {said}");
+        let line = said.lines().find(|line| line.contains("ENOMEM"));
+        let line = line.unwrap_or_else(|| panic!("{subcommand}: {said}"));
+        for part in [
+            "cannot be created: ENOMEM",
+            &format!(
+                "the memory limit of the cgroup is {limit} MiB; raise it (resources.limits.memory"
+            ),
+            "[limits] answers lower",
+        ] {
+            assert!(line.contains(part), "{subcommand}: {part}: {said}");
+        }
+        println!("{line}");
+        assert_eq!(subcommand == "run", said.lines().count() == 1, "{said}");
+    }
+    assert_eq!(programs_on(&lab, "veth-foo"), [""; 0]);
+    // With the defaults it starts there.
+    let gregor = lab.start_gregor(&script, &lab.gregor_config()).unwrap();
+    assert_eq!(
+        lab.pod("foo").getent(BROKER).unwrap(),
+        sorted(FOO_ADDRESSES)
+    );
     gregor.stop();
 }
 

@@ -12,13 +12,14 @@ mod e2e;
 use std::{fs, net::IpAddr, path::Path, process::Command};
 
 use e2e::{
-    Metrics, REPLY, Wire, addresses, exchange_within, large_world, of_family, qualified, sorted,
-    until, until_the_programs_answer,
+    MORE, Metrics, OVERRIDDEN, REPLY, Wire, addresses, exchange_within, large_world, of_family,
+    qualified, sorted, until, until_the_programs_answer,
 };
-use gregor::datapath::{Hook, detect_hook};
+use gregor::datapath::{Hook, RETURN_DEVICES, detect_hook};
 use gregor_tests::{
     lab::{
-        Ask, Gregor, Lab, Netns, Pod, Transport, patience, skip,
+        Ask, Gregor, Lab, Netns, Pod, Transport, forbid_bpf, keep_capabilities, limit_memlock,
+        patience, skip, threads,
         world::{
             BAR_ADDRESSES, FOO_ADDRESSES, FOREIGN, FOREIGN_ADDRESSES, NODE_LOCAL_V4, NODE_LOCAL_V6,
         },
@@ -428,24 +429,29 @@ fn tcp_steering() {
     assert_eq!(addresses(&reply), [FOREIGN_ADDRESSES[0]]);
 }
 
-/// The capabilities in README are enough, and are all that gregor has.
+/// Each thread has the documented capabilities, and those that load programs `more`.
+fn threads_are_as_documented(gregor: &Gregor, more: &str) {
+    threads::are_as_documented(gregor.process().pid(), more).unwrap();
+}
+
+/// The capabilities in README are enough for everything, and each thread keeps what docs/security.md says.
 #[test]
 fn documented_capabilities() {
-    let lab = lab_with_large_answers("nodecaps");
+    let mut lab = lab_with_large_answers("nodecaps");
     let binary = tools::gregor().unwrap();
     let gregor = lab
         .start_gregor_with(&binary, &lab.gregor_config(), &DOCUMENTED_CAPABILITIES)
         .unwrap();
+    threads_are_as_documented(&gregor, "");
+    // It has no CAP_SETPCAP to clear that with.
     let status = fs::read_to_string(format!("/proc/{}/status", gregor.process().pid())).unwrap();
-    let expected = DOCUMENTED_CAPABILITIES
+    let granted = DOCUMENTED_CAPABILITIES
         .iter()
         .fold(0u64, |set, capability| set | 1 << capability);
-    for set in ["CapEff", "CapPrm", "CapBnd"] {
-        assert!(
-            status.contains(&format!("{set}:\t{expected:016x}")),
-            "{set}: {status}"
-        );
-    }
+    assert!(
+        status.contains(&format!("CapBnd:\t{granted:016x}")),
+        "{status}"
+    );
     let foo = lab.pod("foo");
     for server in [CACHE, CACHE_V6] {
         steers(&gregor, foo, server);
@@ -456,15 +462,185 @@ fn documented_capabilities() {
         assert_eq!(addresses(&reply), sorted(expected));
     });
     has_no_target(&lab, lab.pod("baz"), CACHE);
+
+    // A new interface, and one less.
+    lab.add_pod("qux").unwrap();
+    let is_attached = |gregor: &Gregor, name: &str| {
+        let status = gregor.status().unwrap();
+        let interfaces = status["interfaces"].as_array().unwrap().clone();
+        let is_it = |interface: &serde_json::Value| {
+            interface["name"] == name && interface["error"].is_null()
+        };
+        interfaces.iter().any(is_it)
+    };
+    let veth = lab.pod("qux").host_interface.clone();
+    until("the new pod's interface", || {
+        is_attached(&gregor, &veth).then_some(())
+    });
+    has_no_target(&lab, lab.pod("qux"), CACHE);
+    lab.remove_pod("qux").unwrap();
+    until("it is gone", || {
+        (!is_attached(&gregor, &veth)).then_some(())
+    });
+
+    // Other rules, and another responder: its limits have changed.
+    let more = format!(
+        "{}{MORE}[upstream]\ntimeout = \"3s\"\n",
+        lab.gregor_config()
+    );
+    gregor.write_config(&more).unwrap();
+    until("the new rules", || {
+        assert_eq!(e2e::loads(&gregor, "failure"), 0.0, "{}", gregor.log());
+        (e2e::loads(&gregor, "success") >= 2.0).then_some(())
+    });
+    let overridden = ask(lab.pod("foo"), CACHE, OVERRIDDEN, RecordType::A);
+    assert_eq!(addresses(&overridden), [FOREIGN_ADDRESSES[0]]);
+    steers(&gregor, lab.pod("foo"), CACHE);
+    let [device, _] = RETURN_DEVICES;
+    lab.node().ip(&format!("link del {device}\n")).unwrap();
+    until("the device is made anew", || {
+        gregor.log().contains("it is restored").then_some(())
+    });
+    lab.add_pod("quux").unwrap();
+    has_no_target(&lab, lab.pod("quux"), CACHE);
+    assert!(Metrics::of(&gregor).requests() > 0.0);
+    threads_are_as_documented(&gregor, "");
+    assert!(!gregor.log().contains("EPERM"), "{}", gregor.log());
+    assert!(!gregor.log().contains("not permitted"), "{}", gregor.log());
+
     gregor.signal(Signal::SIGTERM);
     let ended = until("gregor ends", || gregor.process().exited());
     assert_eq!(ended.code(), Some(0), "{}", gregor.log());
     assert!(is_the_caches(&ask(
-        foo,
+        lab.pod("foo"),
         CACHE,
         &qualified("foo"),
         RecordType::A
     )));
+    let left = lab.node().ip(&format!("link show {device}\n"));
+    assert!(left.is_err(), "{device} is there still");
+}
+
+#[test]
+fn as_root_threads_have_the_same_capabilities() {
+    let lab = Lab::builder("nodecapsroot").pod("foo").start().unwrap();
+    let gregor = start(&lab, &lab.gregor_config());
+    is_served(&lab, &gregor, lab.pod("foo"), CACHE);
+    threads_are_as_documented(&gregor, "CAP_DAC_READ_SEARCH");
+    let status = fs::read_to_string(format!("/proc/{}/status", gregor.process().pid())).unwrap();
+    assert!(status.contains("CapBnd:\t0000000000000000"), "{status}");
+}
+
+/// Runs gregor to its end, with these capabilities, and returns what it printed and whether it succeeded.
+fn ran_with(lab: &Lab, capabilities: &[u8], arguments: &[&str]) -> (String, bool) {
+    let mut command = Command::new(tools::gregor().unwrap());
+    keep_capabilities(&mut command, capabilities);
+    command
+        .args(arguments)
+        .env_remove("RUST_LOG")
+        .env("TMPDIR", lab.directory());
+    let output = lab.node().output(command).unwrap();
+    let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+    (text.concat(), output.status.success())
+}
+
+/// Without one of them, gregor refuses to start, with one line that names it, and `check` says so first. Nothing is left.
+#[test]
+fn each_capability_is_needed() {
+    let lab = Lab::builder("nodewithout").pod("foo").start().unwrap();
+    let config = lab.directory().join("without.toml");
+    fs::write(&config, lab.gregor_config()).unwrap();
+    let control = lab.directory().join("without.sock");
+    let (config, control) = (config.to_str().unwrap(), control.to_str().unwrap());
+    for missing in ["CAP_BPF", "CAP_PERFMON", "CAP_NET_ADMIN", "CAP_NET_RAW"] {
+        let rest: Vec<u8> = DOCUMENTED_CAPABILITIES
+            .into_iter()
+            .filter(|capability| threads::set_of(missing).unwrap() != 1 << capability)
+            .collect();
+        assert_eq!(rest.len(), 3);
+        let named = format!("missing {missing}");
+        let (said, is_fine) = ran_with(&lab, &rest, &["check", "--config", config]);
+        assert!(!is_fine, "{missing}: {said}");
+        let line = said.lines().find(|line| line.contains(" capabilities "));
+        assert!(line.is_some_and(|line| line.contains(&named)), "{said}");
+
+        let arguments = ["run", "--config", config, "--control", control];
+        let (said, is_fine) = ran_with(&lab, &rest, &arguments);
+        assert!(!is_fine, "{missing}: {said}");
+        println!("without {missing}: {said}");
+        assert_eq!(said.lines().count(), 1, "{missing}: {said}");
+        assert!(said.contains(&named), "{missing}: {said}");
+        assert!(said.contains("securityContext.capabilities"), "{said}");
+        assert!(lab.node().ip("link show gregor0\n").is_err(), "{missing}");
+        if detect_hook() == Hook::Tcx {
+            assert_eq!(e2e::programs_on(&lab, "veth-foo"), [""; 0], "{missing}");
+        }
+    }
+    // With all of them it starts.
+    let gregor = lab.start_gregor_with(
+        &tools::gregor().unwrap(),
+        &lab.gregor_config(),
+        &DOCUMENTED_CAPABILITIES,
+    );
+    gregor.unwrap().stop();
+}
+
+/// The capabilities are there, and something else forbids bpf(2): that is named, and nothing that is not in force.
+#[test]
+fn a_seccomp_filter_that_forbids_bpf_is_named() {
+    let lab = Lab::builder("nodeseccomp").pod("foo").start().unwrap();
+    let config = lab.directory().join("seccomp.toml");
+    fs::write(&config, lab.gregor_config()).unwrap();
+    let control = lab.directory().join("seccomp.sock");
+    let (config, control) = (config.to_str().unwrap(), control.to_str().unwrap());
+    let run = ["run", "--config", config, "--control", control];
+    for arguments in [&["check", "--config", config][..], &run] {
+        let mut command = Command::new(tools::gregor().unwrap());
+        keep_capabilities(&mut command, &DOCUMENTED_CAPABILITIES);
+        forbid_bpf(&mut command);
+        command.args(arguments).env_remove("RUST_LOG");
+        let output = lab.node().output(command).unwrap();
+        let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+        let said = text.concat();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        let line = said.lines().find(|line| line.contains("cannot be created"));
+        let line = line.unwrap_or_else(|| panic!("{said}"));
+        assert!(
+            line.contains("EPERM") && line.contains("; a seccomp filter forbids bpf(2)"),
+            "{said}"
+        );
+        assert!(!line.contains("AppArmor"), "{said}");
+    }
+}
+
+/// Before Linux 5.11 maps are charged to RLIMIT_MEMLOCK, which takes CAP_SYS_RESOURCE to raise; later it does not matter.
+#[test]
+fn memlock() {
+    let lab = Lab::builder("nodememlock").pod("foo").start().unwrap();
+    let charges = threads::kernel_version().unwrap() < (5, 11);
+    let started = |capabilities: &[u8]| {
+        let mut command = Command::new(tools::gregor().unwrap());
+        limit_memlock(&mut command, 64 << 10);
+        keep_capabilities(&mut command, capabilities);
+        lab.start_gregor_as(command, &tools::gregor().unwrap(), &lab.gregor_config())
+    };
+    match started(&DOCUMENTED_CAPABILITIES) {
+        Ok(gregor) => {
+            assert!(!charges, "64 KiB cannot be enough");
+            gregor.stop();
+        }
+        Err(error) => {
+            let said = format!("{error:#}");
+            assert!(charges, "{said}");
+            assert!(said.contains("RLIMIT_MEMLOCK allows 64 KiB"), "{said}");
+            assert!(said.contains("CAP_SYS_RESOURCE"), "{said}");
+        }
+    }
+    let more = [&DOCUMENTED_CAPABILITIES[..], &[24]].concat();
+    let gregor = started(&more).unwrap();
+    // Only for that.
+    threads_are_as_documented(&gregor, "");
+    is_served(&lab, &gregor, lab.pod("foo"), CACHE);
 }
 
 fn kill(gregor: &Gregor) {
@@ -492,7 +668,6 @@ match = \"db.internal.example\"
 cname = \"www.example.com\"
 ttl   = 3600
 ";
-const OVERRIDDEN: &str = "db.internal.example";
 
 #[test]
 fn killed_and_started_again_on_tcx() {

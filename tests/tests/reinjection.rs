@@ -64,7 +64,7 @@ impl Attached {
         Self {
             loaded,
             behind: Observer::attach(name, Place::Clsact { priority: 100 }).unwrap(),
-            injector: Injector::open(Arc::clone(return_path.index())).unwrap(),
+            injector: Injector::open(Arc::clone(return_path.index()), |_| {}).unwrap(),
             _return_path: return_path,
         }
     }

@@ -242,7 +242,7 @@ fn documented_capabilities_are_enough_to_steer() {
         let status =
             fs::read_to_string(format!("/proc/{}/status", gregor.process().pid())).unwrap();
         assert!(
-            status.contains("CapEff:\t000000c000003000\n"),
+            status.contains("CapBnd:\t000000c000003000\n"),
             "bpf, perfmon, net_admin, net_raw:\n{status}"
         );
         let foo = lab.pod("foo");

@@ -11,7 +11,7 @@ use crate::{build, machine, setup};
 #[command(disable_help_flag = true)]
 pub struct Options {
     /// None for everything beside what people run today: `--quick` for at most 3 minutes, `--resume`, `--cell TEXT`, `--rounds N`, `--list`;
-    /// or `program` for times of the kernel program, `rules [N]` for the time that N rules take to compile, `host` for
+    /// or `program` for times of the kernel program, `churn` for pods that come and go, `rules [N]` for the time that N rules take to compile, `host` for
     /// Criterion's benches and `gate` to judge their ratios, `compare A.json B.json`, `render`
     #[arg(
         trailing_var_arg = true,

@@ -10,8 +10,8 @@ use crate::{build, machine, setup};
 #[derive(Debug, Args)]
 #[command(disable_help_flag = true)]
 pub struct Options {
-    /// None for some minutes and a million queries; `--long`, `--quick`, `--for SECONDS`, `--hook tcx|clsact`, `--rate N`, `--pods N`,
-    /// `--seed N`, `--plant FAULT`, `--help`
+    /// None for some minutes and a million queries; `--long`, `--quick`, `--for SECONDS`, `--hook tcx|clsact`, `--only FAULTS`,
+    /// `--rate N`, `--pods N`, `--seed N`, `--incidents FILE`, `--plant FAULT`, `--help`
     #[arg(
         trailing_var_arg = true,
         allow_hyphen_values = true,

@@ -31,6 +31,18 @@ pub fn build_with(
     source: &str,
     features: &[&str],
 ) -> anyhow::Result<()> {
+    let name = [&[object], features].concat().join("-");
+    build_as(package, object, source, features, &name)
+}
+
+/// The same, and `name` is that of the object in `OUT_DIR`.
+pub fn build_as(
+    package: &str,
+    object: &str,
+    source: &str,
+    features: &[&str],
+    name: &str,
+) -> anyhow::Result<()> {
     println!("cargo:rerun-if-env-changed={TOOLCHAIN}");
     println!("cargo:rerun-if-changed={source}");
     println!("cargo:rerun-if-changed=build.rs");
@@ -49,8 +61,15 @@ pub fn build_with(
         Ok(name) => name,
         Err(_) => find_toolchain()?,
     };
-    compile(&toolchain, &machine, package, object, features, &out)
-        .context("building the eBPF programs; `cargo xtask setup` installs what is missing")
+    compile(
+        &toolchain,
+        &machine,
+        package,
+        object,
+        features,
+        &out.join(name),
+    )
+    .context("building the eBPF programs; `cargo xtask setup` installs what is missing")
 }
 
 fn compile(
@@ -83,8 +102,7 @@ fn compile(
     let target_dir = target_directory(out)?.join(format!("ebpf-{machine}"));
     // Left there by the inner cargo while it holds its lock: in the target directory, objects of other features have the
     // same name, and build scripts run side by side.
-    let name = [&[object], features].concat().join("-");
-    let artifacts = out.join(format!("{name}.d"));
+    let artifacts = out.with_extension("d");
     let output = cargo
         .args(["build", "--quiet", "--release", "--package", package])
         .args(["--bin", object, "--target", TARGET, "-Zbuild-std=core"])
@@ -109,7 +127,7 @@ fn compile(
         println!("cargo:warning={line}");
     }
     let built = artifacts.join(object);
-    fs::copy(&built, out.join(name)).with_context(|| format!("copying {}", built.display()))?;
+    fs::copy(&built, out).with_context(|| format!("copying {}", built.display()))?;
     Ok(())
 }
 

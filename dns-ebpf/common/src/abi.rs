@@ -4,9 +4,24 @@ use crate::{verdict::COUNTERS, word::Word};
 
 /// Raised whenever anything in this module, a table of [`crate::dfa`] or [`crate::answer`], or
 /// [`crate::name::LiteralWord`] changes its layout.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = if cfg!(feature = "other-layout") {
+    2005
+} else if cfg!(feature = "other-abi") {
+    1005
+} else {
+    5
+};
 /// Version of [`crate::answer::Slot`] and of what is in it: answers are taken over from another ABI version that has the same.
-pub const ANSWERS_LAYOUT: u64 = 1;
+pub const ANSWERS_LAYOUT: u64 = 1 + OTHER;
+/// Version of [`EventHeader`], the frame behind it, [`maps::HEARTBEAT`] and the journal of what was taken: queries are taken over
+/// from another ABI version that has the same.
+pub const RECORDS_LAYOUT: u64 = 1 + OTHER;
+/// Of a build for tests whose layouts are other ones.
+const OTHER: u64 = if cfg!(feature = "other-layout") {
+    1000
+} else {
+    0
+};
 
 /// Names of the maps, as the loader and the programs spell them.
 pub mod maps {
@@ -205,6 +220,7 @@ pub struct EventHeader {
     /// [`IS_ANSWERED`] or 0.
     pub flags: u32,
     /// Id of the rule: see [`crate::answer::RuleEntry`].
+    #[cfg(not(feature = "other-layout"))]
     pub rule: u64,
     /// Bytes of the frame that follow, from the Ethernet header on.
     pub frame_len: u16,
@@ -214,6 +230,8 @@ pub struct EventHeader {
     pub vlan_tci: u16,
     /// Its TPID in host byte order, or 0 when there is no such tag.
     pub vlan_tpid: u16,
+    #[cfg(feature = "other-layout")]
+    pub rule: u64,
 }
 
 /// The program has answered this query with what it had; userspace is to find out what is new.

@@ -18,6 +18,7 @@ use crate::{
     datapath::{Datapath, DatapathError, Given, Interface, Shared, Steered, one_line},
     discover::{Event, Selection},
     observe::{AnswersStatus, InterfaceStatus, KernelStatus, ProgramStatus},
+    privileges::{Role, restrict_thread},
     resolve::OTHER_NAMESPACES,
 };
 
@@ -33,6 +34,8 @@ enum Request {
     Links(Vec<Event>),
     /// Attaches again what another process detached or what failed.
     Retry,
+    /// Pins everything again.
+    Pin,
     /// Filters have changed: the same for clsact, for what need not wait for a retry.
     Filters,
     Replace(Box<Datapath>, Selection, oneshot::Sender<Replaced>),
@@ -72,7 +75,10 @@ impl Kernel {
         };
         let thread = thread::Builder::new()
             .name("kernel".to_owned())
-            .spawn(move || owner.run(inbox, started))?;
+            .spawn(move || {
+                restrict_thread(Role::Kernel);
+                owner.run(inbox, started);
+            })?;
         let kernel = Self {
             requests,
             board,
@@ -93,6 +99,11 @@ impl Kernel {
     /// Attaches again what another process detached or what failed.
     pub fn retry(&self) {
         self.send(Request::Retry);
+    }
+
+    /// Pins everything again: what was pinned is gone.
+    pub fn pin(&self) {
+        self.send(Request::Pin);
     }
 
     /// Filters of interfaces have changed.
@@ -141,6 +152,7 @@ impl Owner {
         mut inbox: mpsc::UnboundedReceiver<Request>,
         started: oneshot::Sender<Steers>,
     ) {
+        tracing::debug!("taking over what is pinned");
         self.datapath.adopt_pinned();
         let steers = self.datapath.attach_steering(None);
         let _ = started.send((steers, self.datapath.steered()));
@@ -175,6 +187,13 @@ impl Owner {
                     self.look_in_front();
                     self.datapath.find_reply_paths();
                 }
+                Some(Request::Pin) => match self.datapath.pin_again() {
+                    Ok(()) => tracing::info!("everything is pinned again"),
+                    Err(error) => tracing::error!(
+                        error = one_line(&error),
+                        "cannot pin again: nothing outlives this process"
+                    ),
+                },
                 Some(Request::Filters) if self.datapath.is_on_clsact() => {
                     self.put_back();
                     self.attachments.attach_due(&mut self.datapath);

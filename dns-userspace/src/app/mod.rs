@@ -1,6 +1,6 @@
 //! The life of `gregor run`: a configuration becomes programs in the kernel and a responder; shutdown drains them.
 //!
-//! A thread owns the programs and their places (`kernel`), another one drains the ring, a task follows the interfaces and
+//! A thread owns the programs and their places (`kernel`), another one drains the ring, the main thread follows the interfaces and
 //! does the reloads, one forwards the programs' own decisions to monitors, one serves each listener.
 
 mod attachments;
@@ -51,6 +51,7 @@ use crate::{
     discover::{Event, Links},
     monitor::Hub,
     observe::{self, ConfigStatus},
+    privileges::{Role, restrict_thread},
     sources::{Reporter, SharedServices},
     tcp::Steering,
 };
@@ -78,6 +79,8 @@ pub struct Options {
     pub debug_bpf: bool,
     /// How long the kernel may take to load them.
     pub load_timeout: Duration,
+    /// Of threads that handle queries.
+    pub worker: Role,
 }
 
 /// Runs until SIGTERM or SIGINT, or until an essential part fails.
@@ -124,9 +127,11 @@ struct App {
     base: Base,
     claim: Claim,
     pins: Pins,
+    /// Why nothing is pinned, if so.
+    pins_error: Option<String>,
     logs: Logs,
     /// The reload in progress.
-    pending: Option<JoinHandle<anyhow::Result<Prepared>>>,
+    pending: Option<oneshot::Receiver<anyhow::Result<Prepared>>>,
     /// Whether there was a cause for another one meanwhile.
     again: bool,
 }
@@ -165,11 +170,13 @@ impl App {
         shutdown: Shutdown,
     ) -> anyhow::Result<Self> {
         // Before the first load, so that no change falls in between.
-        let reloads = Reloads::watch(&options.config).context("cannot listen for SIGHUP")?;
+        let reloads = Reloads::watch(&options.config)
+            .await
+            .context("cannot listen for SIGHUP")?;
         let Prepared {
             settings,
             mut datapath,
-        } = prepare(options.clone(), Base::pinned(pins)).await??;
+        } = prepare(options.clone(), Base::pinned(pins))?.await??;
         for warning in &settings.warnings {
             tracing::warn!("{warning}");
         }
@@ -216,7 +223,10 @@ impl App {
             links.errors(),
         ));
         let cluster = Cluster::start(&settings, reporter, notes, respond.clone(), answers);
-        let ring = RingTask::spawn(readers, &respond, &state).context("cannot start a thread")?;
+        let ring = RingTask::spawn(readers, &respond, &state, options.worker)
+            .context("cannot start a thread")?;
+        // The sockets are open.
+        restrict_thread(Role::Main);
         let (steers, steered) = start.await.context("the kernel thread ended early")?;
         let directories = load::log_directories(&options.control);
         tcp.attached(&settings, steered, steers, &directories);
@@ -257,6 +267,7 @@ impl App {
             base,
             claim,
             pins: pins.clone(),
+            pins_error: None,
             logs,
             pending: None,
             again: false,
@@ -305,6 +316,7 @@ impl App {
                     self.kernel.filters();
                 }
                 _ = retry.tick() => {
+                    self.look_after_pins();
                     self.kernel.retry();
                     self.restore_return_path();
                 }
@@ -329,14 +341,53 @@ impl App {
         }
     }
 
+    /// Pins everything again where another bpffs was mounted or the directory was removed: otherwise nothing would outlive this
+    /// process.
+    fn look_after_pins(&mut self) {
+        if self.pins.is_claimed_by(&self.claim) {
+            self.pins_error = None;
+            return;
+        }
+        let claimed = Pins::open(&self.options.state).and_then(|pins| match pins.try_claim()? {
+            Some(claim) => Ok(claim),
+            None => Err(crate::datapath::StateError::Held(
+                self.options.state.clone(),
+            )),
+        });
+        match claimed {
+            Ok(claim) => {
+                tracing::warn!(
+                    state = %self.options.state.display(),
+                    "what was pinned is gone: bpffs was mounted anew, or another process removed the directory; pinning again"
+                );
+                self.claim = claim;
+                self.kernel.pin();
+            }
+            Err(error) => {
+                let error = error.to_string();
+                // Logged once, not at every retry.
+                if self.pins_error.as_ref() != Some(&error) {
+                    tracing::error!(
+                        error,
+                        "what was pinned is gone, and nothing outlives this process"
+                    );
+                    self.pins_error = Some(error);
+                }
+            }
+        }
+    }
+
     /// Not after `detach --all`, which removes the device too.
     fn restore_return_path(&self) {
         let (respond, pins) = (Arc::clone(&self.respond), self.pins.clone());
-        tokio::task::spawn_blocking(move || {
+        let result = privileged(move || {
             if !pins.is_dismissed() {
                 respond.restore_return_path();
             }
         });
+        if let Err(error) = result {
+            tracing::warn!(%error, "cannot look after the device by which queries pass");
+        }
     }
 
     /// Leaves the programs to a successor, or detaches them once the ring is drained; then the pods that already asked get
@@ -352,7 +403,13 @@ impl App {
             End::Detach
         };
         self.cluster.stop();
-        self.ring.finish(end).await;
+        // What waits in the ring is this process's own where its successor cannot read it.
+        let ring_end = if self.pins.successors_read_records() {
+            end
+        } else {
+            End::Detach
+        };
+        self.ring.finish(ring_end).await;
         self.kernel.end(end).await;
         // From here on a successor may write the tables.
         drop(self.claim);
@@ -410,7 +467,12 @@ struct RingTask {
 impl RingTask {
     /// # Errors
     /// When the thread cannot be started.
-    fn spawn(readers: Readers, respond: &Arc<Respond>, state: &Arc<State>) -> io::Result<Self> {
+    fn spawn(
+        readers: Readers,
+        respond: &Arc<Respond>,
+        state: &Arc<State>,
+        role: Role,
+    ) -> io::Result<Self> {
         let Readers {
             runtime,
             ring,
@@ -426,6 +488,7 @@ impl RingTask {
         thread::Builder::new()
             .name("ring".to_owned())
             .spawn(move || {
+                restrict_thread(role);
                 let handle = |query| {
                     let _guard = tasks.enter();
                     respond.handle(query);
@@ -479,9 +542,13 @@ impl Logs {
 }
 
 /// Reads the configuration, compiles its rules and loads its program, away from the serving threads.
-fn prepare(options: Options, base: Base) -> JoinHandle<anyhow::Result<Prepared>> {
-    tokio::task::spawn_blocking(move || {
+fn prepare(
+    options: Options,
+    base: Base,
+) -> anyhow::Result<oneshot::Receiver<anyhow::Result<Prepared>>> {
+    privileged(move || {
         let settings = Settings::load(&options.config, &options.interfaces)?;
+        tracing::debug!("the configuration is read");
         let attempt = Attempt {
             base,
             logging: options.debug_bpf,
@@ -494,9 +561,26 @@ fn prepare(options: Options, base: Base) -> JoinHandle<anyhow::Result<Prepared>>
             &mut |stage, took| tracing::info!("{}", load::progress_line(stage, took)),
         )
         .context("cannot load")?;
+        tracing::debug!("the programs are loaded");
         trim_heap();
         Ok(Prepared { settings, datapath })
     })
+    .context("cannot start a thread")
+}
+
+/// Does something on a thread with the capabilities of this one, the main thread, which those of the runtime do not have. An
+/// error of the receiver means that it panicked.
+fn privileged<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<oneshot::Receiver<T>> {
+    let (sender, receiver) = oneshot::channel();
+    thread::Builder::new()
+        .name("privileged".to_owned())
+        .spawn(move || {
+            // The caller may have given up.
+            let _ = sender.send(work());
+        })?;
+    Ok(receiver)
 }
 
 /// How often an address that a predecessor still has is tried.
@@ -525,9 +609,11 @@ async fn serve_when_free(
     }
 }
 
-async fn finished<T>(pending: &mut Option<JoinHandle<T>>) -> Result<T, tokio::task::JoinError> {
+async fn finished<T>(
+    pending: &mut Option<oneshot::Receiver<T>>,
+) -> Result<T, oneshot::error::RecvError> {
     match pending {
-        Some(handle) => handle.await,
+        Some(result) => result.await,
         None => std::future::pending().await,
     }
 }

@@ -26,10 +26,19 @@ pub enum OwnerError {
         socket.display()
     )]
     Held { socket: PathBuf, holder: String },
-    #[error("cannot lock {}: {error}; give a writable path with --control", path.display())]
+    #[error("cannot lock {}: {error}; {}", path.display(), remedy(error))]
     Lock { path: PathBuf, error: io::Error },
     #[error(transparent)]
     Socket(#[from] ServeError),
+}
+
+fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "free space and inodes there (df, df -i), or give another path with --control"
+        }
+        _ => "give a writable path with --control",
+    }
 }
 
 /// The right to the control socket, and to every interface that this daemon attaches to.

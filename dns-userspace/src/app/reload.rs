@@ -1,9 +1,8 @@
 //! A reload: everything that may fail is done before anything takes effect, and the last good configuration stays in force when
 //! it fails.
 
-use anyhow::Context as _;
 use sd_notify::NotifyState;
-use tokio::task::JoinError;
+use tokio::sync::oneshot::error::RecvError;
 
 use super::{App, Prepared, load, notify, prepare, respond, settings::Settings, watch::Cause};
 use crate::datapath::{Datapath, ProgramLog, one_line};
@@ -25,13 +24,16 @@ impl App {
         }
         tracing::info!(?cause, "loading the configuration again");
         notify(&reloading());
-        self.pending = Some(prepare(self.options.clone(), self.base.clone()));
+        match prepare(self.options.clone(), self.base.clone()) {
+            Ok(pending) => self.pending = Some(pending),
+            Err(error) => self.refuse(&error),
+        }
     }
 
     /// Puts a prepared configuration in force; one that cannot be leaves the last good one running.
     pub(super) async fn finish_reload(
         &mut self,
-        prepared: Result<anyhow::Result<Prepared>, JoinError>,
+        prepared: Result<anyhow::Result<Prepared>, RecvError>,
     ) {
         let result = match prepared
             .unwrap_or_else(|error| Err(error.into()))
@@ -40,14 +42,19 @@ impl App {
             Ok(ready) => self.commit(ready).await,
             Err(error) => Err(error),
         };
-        if let Err(error) = result {
-            let error = format!("{error:#}");
-            tracing::error!(
-                error,
-                "the new configuration is refused; the last good one stays in force"
-            );
-            self.state.refused(error);
+        match result {
+            Ok(()) => notify(&[NotifyState::Ready]),
+            Err(error) => self.refuse(&error),
         }
+    }
+
+    fn refuse(&self, error: &anyhow::Error) {
+        let error = format!("{error:#}");
+        tracing::error!(
+            error,
+            "the new configuration is refused; the last good one stays in force"
+        );
+        self.state.refused(error);
         notify(&[NotifyState::Ready]);
     }
 
@@ -57,10 +64,7 @@ impl App {
             mut datapath,
         } = prepared;
         self.tcp.prepare(&settings, &mut datapath)?;
-        let responder = self
-            .respond
-            .prepare(&settings)
-            .context("cannot open the sockets for replies")?;
+        let responder = self.respond.prepare(&settings);
         let log = datapath
             .log()
             .map_err(|error| anyhow::anyhow!(one_line(&error)))?;

@@ -1,16 +1,12 @@
 //! The responder in force. A reload that changes none of its options keeps it, and with it the last good answers.
 
-use std::{
-    io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, atomic::AtomicU32},
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use anyhow::Context as _;
 use arc_swap::ArcSwap;
 
 use super::{kernel::End, settings::Settings, state::Responding};
 use crate::{
-    datapath::{Intercepted, ReturnPath, one_line},
+    datapath::{Intercepted, Node, ReturnPath, missing_capabilities_remedy, one_line},
     inject::Injector,
     model::{Changes, Publish},
     monitor::Hub,
@@ -19,19 +15,19 @@ use crate::{
     tcp::Answer,
 };
 
-type Live = Responder<DnsSource, Injector>;
+type Live = Responder<DnsSource, Arc<Injector>>;
 
 /// Hands queries to the responder in force.
 pub struct Respond {
     live: ArcSwap<Live>,
     /// Closed at the end.
     return_path: Mutex<Option<ReturnPath>>,
-    /// Its index, which changes when it is made anew.
-    return_device: Arc<AtomicU32>,
     /// Those before it, as long as queries wait there.
     earlier: Mutex<Vec<Weak<Live>>>,
     /// What is known of targets beside DNS, and who is told what came of them.
     reporter: Arc<Reporter>,
+    /// Of all responders: its sockets take capabilities to open.
+    injector: Arc<Injector>,
     steer: Arc<dyn Steer>,
     hub: Arc<Hub>,
     /// Of all responders that were in force.
@@ -55,14 +51,25 @@ impl Respond {
     ) -> anyhow::Result<Arc<Self>> {
         let return_path = ReturnPath::open()
             .map_err(|error| anyhow::anyhow!("queries cannot pass: {}", one_line(&error)))?;
-        let return_device = Arc::clone(return_path.index());
-        let stats = Arc::default();
+        let stats: Arc<Stats> = Arc::default();
+        let counted = Arc::clone(&stats);
+        let failed = move |error| {
+            counted.not_sent();
+            tracing::debug!(%error, "query not passed on");
+        };
+        let injector =
+            Injector::open(Arc::clone(return_path.index()), failed).map_err(|error| {
+                let remedy = missing_capabilities_remedy(&Node::look())
+                    .map_or_else(String::new, |remedy| format!("; {remedy}"));
+                anyhow::anyhow!("cannot open the sockets for replies: {error}{remedy}")
+            })?;
+        let injector = Arc::new(injector);
         Ok(Arc::new(Self {
-            live: ArcSwap::from_pointee(open(settings, &return_device, &steer, &hub, &reporter, &stats).context(
-                "cannot open the sockets for replies; CAP_NET_RAW is needed, `gregor check` says what is missing",
-            )?),
+            live: ArcSwap::from_pointee(open(
+                settings, &injector, &steer, &hub, &reporter, &stats,
+            )),
             return_path: Mutex::new(Some(return_path)),
-            return_device,
+            injector,
             earlier: Mutex::default(),
             reporter,
             steer,
@@ -84,21 +91,21 @@ impl Respond {
 
     /// Opens the responder of another configuration, `None` when the one in force serves it as well. [`Respond::commit`] puts
     /// it in force.
-    pub fn prepare(&self, settings: &Settings) -> io::Result<Option<Prepared>> {
+    pub fn prepare(&self, settings: &Settings) -> Option<Prepared> {
         if self.settings().same_responder(settings) {
-            return Ok(None);
+            return None;
         }
-        Ok(Some(Prepared {
+        Some(Prepared {
             live: Arc::new(open(
                 settings,
-                &self.return_device,
+                &self.injector,
                 &self.steer,
                 &self.hub,
                 &self.reporter,
                 &self.stats,
-            )?),
+            )),
             settings: settings.clone(),
-        }))
+        })
     }
 
     /// Puts another responder in force. The previous one answers the queries that wait at it.
@@ -148,6 +155,7 @@ impl Respond {
     /// Removes the device by which queries pass, unless a successor uses it: the last thing, since those that wait may pass
     /// until then.
     pub fn close(&self, end: End) {
+        self.injector.close();
         let path = self.return_path.lock();
         let path = path.unwrap_or_else(PoisonError::into_inner).take();
         match (path, end) {
@@ -180,20 +188,20 @@ impl Answer for Respond {
 
 fn open(
     settings: &Settings,
-    return_device: &Arc<AtomicU32>,
+    injector: &Arc<Injector>,
     steer: &Arc<dyn Steer>,
     hub: &Arc<Hub>,
     reporter: &Arc<Reporter>,
     stats: &Arc<Stats>,
-) -> io::Result<Live> {
+) -> Live {
     let responder = Responder::new(
         settings.responder_options(),
         DnsSource::new(settings.timeout).with_targets(reporter.services().clone()),
-        Injector::open(Arc::clone(return_device))?,
+        Arc::clone(injector),
         Arc::clone(stats),
     );
     let responder = responder
         .with_steering(Arc::clone(steer))
         .with_outcomes(reporter.clone());
-    Ok(responder.with_monitor(Arc::clone(hub)))
+    responder.with_monitor(Arc::clone(hub))
 }

@@ -48,7 +48,7 @@ pub(super) async fn wait(
     shutdown: &Shutdown,
 ) -> anyhow::Result<Claim> {
     // With maps of its own: those that are pinned are the predecessor's.
-    let tried = prepare(options.clone(), Base::default()).await??;
+    let tried = prepare(options.clone(), Base::default())?.await??;
     drop(tried.datapath);
     // A predecessor that has this very socket keeps it until it ends.
     let is_free = std::os::unix::net::UnixStream::connect(&options.control).is_err();

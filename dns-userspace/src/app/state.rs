@@ -16,6 +16,9 @@ use crate::{
     sources::{ServiceStatus, SharedServices},
 };
 
+/// The variable in which the chart says it.
+const NODE_NAME: &str = "NODE_NAME";
+
 /// The responder as the pages see it.
 pub trait Responding: Send + Sync + 'static {
     fn status(&self) -> ResponderStatus;
@@ -26,6 +29,7 @@ pub trait Responding: Send + Sync + 'static {
 /// Shared by the tasks; each lock is held for a few system calls at most.
 pub struct State {
     started: Instant,
+    node: String,
     kernel: Arc<Board>,
     config: Mutex<ConfigStatus>,
     config_view: Mutex<ConfigView>,
@@ -51,6 +55,7 @@ impl State {
     ) -> Self {
         Self {
             started: Instant::now(),
+            node: node(),
             kernel,
             config: Mutex::new(config),
             config_view: Mutex::new(config_view),
@@ -127,6 +132,7 @@ impl Source for State {
         let view = lock(&self.config_view).clone();
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            node: self.node.clone(),
             uptime_seconds: self.started.elapsed().as_secs_f64(),
             readiness: self.readiness(),
             config: lock(&self.config).clone(),
@@ -144,6 +150,15 @@ impl Source for State {
             panics: panics::count(),
         }
     }
+}
+
+/// What Kubernetes calls the node, which its chart says, or the name that the machine has.
+fn node() -> String {
+    let hostname = || nix::unistd::gethostname().ok()?.into_string().ok();
+    let named = std::env::var(NODE_NAME)
+        .ok()
+        .filter(|name| !name.is_empty());
+    named.or_else(hostname).unwrap_or_default()
 }
 
 /// A panic while a lock was held leaves plain data behind, which is still consistent.

@@ -40,9 +40,12 @@ pub struct Reloads {
 impl Reloads {
     /// Watches the directory of `path`, not the file: a ConfigMap is updated by swapping the `..data` symlink beside
     /// it, and editors replace files. Without a watch, SIGHUP remains.
-    pub fn watch(path: &Path) -> io::Result<Self> {
+    pub async fn watch(path: &Path) -> io::Result<Self> {
         let (sender, changes) = mpsc::channel(1);
-        let watcher = match watch_directory(path, sender) {
+        // The watch has a thread of its own, which has the capabilities of the one that starts it: here, none.
+        let watched = path.to_owned();
+        let watcher = tokio::task::spawn_blocking(move || watch_directory(&watched, sender)).await;
+        let watcher = match watcher.map_err(io::Error::other)? {
             Ok(watcher) => Some(watcher),
             Err(error) => {
                 tracing::warn!(
@@ -161,7 +164,7 @@ mod tests {
     #[tokio::test]
     async fn a_swapped_configmap_is_a_change_once() {
         let map = ConfigMap::new("swap");
-        let mut reloads = Reloads::watch(&map.path()).unwrap();
+        let mut reloads = Reloads::watch(&map.path()).await.unwrap();
         map.update("2", "second");
         assert_eq!(reloads.next().await, Cause::Change);
         assert_eq!(std::fs::read_to_string(map.path()).unwrap(), "second");
@@ -176,7 +179,7 @@ mod tests {
     #[tokio::test]
     async fn a_cancelled_wait_loses_no_change() {
         let map = ConfigMap::new("cancel");
-        let mut reloads = Reloads::watch(&map.path()).unwrap();
+        let mut reloads = Reloads::watch(&map.path()).await.unwrap();
         map.update("2", "second");
         // Gives up while the change settles.
         while reloads.noticed.is_none() {

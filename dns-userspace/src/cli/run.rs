@@ -2,7 +2,11 @@
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
-use crate::{app, datapath::STATE};
+use crate::{
+    app,
+    datapath::{STATE, maps_take_bpf, raise_memlock},
+    privileges::{Role, restrict_process, restrict_thread},
+};
 
 /// Worker threads: the responder waits for the network more than it computes.
 const WORKERS: usize = 4;
@@ -43,9 +47,17 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    restrict_process();
+    // With CAP_SYS_RESOURCE, which no thread has from here on.
+    raise_memlock();
+    let worker = Role::Worker {
+        maps_take_bpf: maps_take_bpf(),
+    };
+    restrict_thread(Role::Start);
     let workers = std::thread::available_parallelism().map_or(1, |cores| cores.get().min(WORKERS));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers)
+        .on_thread_start(move || restrict_thread(worker))
         .enable_all()
         .build()?;
     let result = runtime.block_on(app::run(app::Options {
@@ -56,6 +68,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         handover: args.handover,
         debug_bpf: args.debug_bpf,
         load_timeout: args.load_timeout,
+        worker,
     }));
     // Not waiting for programs that the kernel still verifies: that ends with the process.
     runtime.shutdown_background();

@@ -40,8 +40,12 @@ fn render(status: &Status) -> String {
     line(
         "gregor",
         &format!(
-            "{}, up {}",
+            "{}{}, up {}",
             status.version,
+            match status.node.as_str() {
+                "" => String::new(),
+                node => format!(" on {node}"),
+            },
             humantime::format_duration(uptime)
         ),
     );
@@ -261,6 +265,7 @@ mod tests {
     fn example() -> Status {
         let mut status = Status {
             version: "0.1.0".to_owned(),
+            node: "node-7".to_owned(),
             uptime_seconds: 3723.4,
             readiness: Readiness {
                 standby: false,
@@ -322,7 +327,7 @@ mod tests {
         assert_eq!(
             render(&example()),
             "\
-gregor       0.1.0, up 1h 2m 3s
+gregor       0.1.0 on node-7, up 1h 2m 3s
 ready        yes
 config       /etc/gregor/gregor.toml (loaded 1 times, refused 0)
 hook         tcx, first

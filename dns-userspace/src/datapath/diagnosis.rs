@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::{
     XDP_PROGRAM,
+    confinement::Seccomp,
     error::{DatapathError, ENOTSUPP, Refused, one_line, os_error},
     memlock::Memlock,
     node::Node,
@@ -123,8 +124,12 @@ fn of_program(refused: &Refused, node: &Node, wanted: &Wanted) -> Option<String>
 
 /// What forbids bpf(2).
 fn permission(node: &Node, wanted: &Wanted) -> String {
-    if !node.missing_capabilities.is_empty() {
-        return format!("missing {}; {GRANT}", node.missing_capabilities.join(" "));
+    if let Some(remedy) = missing_capabilities_remedy(node) {
+        return remedy;
+    }
+    if node.confinement.seccomp == Seccomp::Forbids {
+        return "a seccomp filter forbids bpf(2) to this process; allow it there (seccompProfile: RuntimeDefault does, with CAP_BPF)"
+            .to_owned();
     }
     if node.in_user_namespace {
         return "it runs in a user namespace, whose capabilities do not reach bpf(2); run it in the node's (hostUsers: true, \
@@ -139,12 +144,20 @@ fn permission(node: &Node, wanted: &Wanted) -> String {
             size(wanted.bytes)
         );
     }
-    if let Some(mode) = &node.lockdown {
-        return format!(
-            "the kernel is locked down ({mode}), or a security module forbids bpf(2); boot without lockdown="
-        );
+    match node.confinement.in_force().join(", ") {
+        none if none.is_empty() => {
+            "no capability is missing, and this process is under no seccomp filter, AppArmor profile, SELinux type or kernel lockdown; \
+             the kernel's log may say what forbids it"
+                .to_owned()
+        }
+        in_force => format!("no capability is missing; in force for this process: {in_force}; let that allow bpf(2)"),
     }
-    "a security module or a seccomp profile forbids bpf(2); allow it".to_owned()
+}
+
+/// Where capabilities are missing: which, and how to grant them.
+pub fn missing_capabilities_remedy(node: &Node) -> Option<String> {
+    let missing = node.missing_capabilities.join(" ");
+    (!missing.is_empty()).then(|| format!("missing {missing}; {GRANT}"))
 }
 
 fn memory(node: &Node, wanted: &Wanted) -> String {
@@ -175,7 +188,7 @@ mod tests {
 
     use aya::{EbpfError, maps::MapError};
 
-    use super::*;
+    use super::{super::confinement::Confinement, *};
 
     fn node() -> Node {
         Node {
@@ -184,7 +197,7 @@ mod tests {
             memlock: Memlock::NotCharged,
             has_btf: true,
             memory_limit: None,
-            lockdown: None,
+            confinement: Confinement::default(),
         }
     }
 
@@ -235,6 +248,20 @@ mod tests {
             memory_limit: Some(64 << 20),
             ..node()
         };
+        let filtered = Node {
+            confinement: Confinement {
+                seccomp: Seccomp::Forbids,
+                ..Confinement::default()
+            },
+            ..node()
+        };
+        let profiled = Node {
+            confinement: Confinement {
+                module: Some("AppArmor profile docker-default (enforce)".to_owned()),
+                ..Confinement::default()
+            },
+            ..node()
+        };
         let contained = Node {
             in_user_namespace: true,
             ..node()
@@ -251,7 +278,17 @@ mod tests {
                 "RLIMIT_MEMLOCK allows 64 KiB and the maps need about 158 MiB; LimitMEMLOCK=infinity",
             ),
             (libc::EPERM, &contained, "user namespace"),
-            (libc::EPERM, &node(), "seccomp"),
+            (libc::EPERM, &filtered, "; a seccomp filter forbids bpf(2)"),
+            (
+                libc::EPERM,
+                &profiled,
+                "; no capability is missing; in force for this process: AppArmor profile docker-default (enforce); let",
+            ),
+            (
+                libc::EPERM,
+                &node(),
+                "this process is under no seccomp filter",
+            ),
             (
                 libc::ENOMEM,
                 &limited,
@@ -337,7 +374,7 @@ mod tests {
                 "EPERM",
                 "missing CAP_PERFMON",
             ),
-            (libc::EPERM, "", &node(), "EPERM", "seccomp"),
+            (libc::EPERM, "", &node(), "EPERM", "no seccomp filter"),
             (libc::ENOMEM, "", &node(), "ENOMEM", "158 MiB"),
             (
                 libc::EINVAL,

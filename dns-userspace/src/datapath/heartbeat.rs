@@ -42,6 +42,15 @@ impl Heartbeat {
         }
     }
 
+    /// The same words of other programs, without a socket.
+    pub(super) fn of_others(words: Mapping<Word>) -> Self {
+        Self {
+            words,
+            _socket: None,
+            port: 0,
+        }
+    }
+
     /// Renews the deadline by this much.
     pub fn renew(&self, valid: Duration) {
         self.set(abi::PROCESS, self.port);

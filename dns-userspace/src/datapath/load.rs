@@ -26,15 +26,17 @@ use super::{
     answers::{Tables, View},
     base::Origin,
     mapping::Mapping,
+    meta::Secrets,
     object::{LOGGING_OBJECT, OBJECT, mapping, program_of, set, take, verify},
     observed::Counters,
     options::{processors, sizes},
+    other_version::OtherVersions,
     pins::unpin,
     pod::Plain,
     probe,
     program::Pending,
     server_id::{halves, server_id},
-    shared::{Pinned, Secrets, Shared},
+    shared::{Pinned, Shared},
     steer::{self, Steering},
 };
 
@@ -93,7 +95,14 @@ impl Datapath {
         let processors = processors()?;
         let sizes = sizes(options, processors);
         let pinned = match state {
-            Some(state) => Some(Pinned::prepare(state, object, &sizes)?),
+            Some(state) => {
+                // Once for each process.
+                let others = match how.base.0 {
+                    Origin::Pinned(_) => OtherVersions::find(state),
+                    _ => OtherVersions::default(),
+                };
+                Some(Pinned::prepare(state, object, &sizes, others)?)
+            }
             None => None,
         };
         let new = pinned
@@ -117,7 +126,7 @@ impl Datapath {
         object: &[u8],
         program: &'static str,
         how: &How<'_>,
-        pinned: Option<Pinned>,
+        mut pinned: Option<Pinned>,
         sizes: &[(&'static str, u32)],
         processors: usize,
     ) -> Result<Self, DatapathError> {
@@ -213,6 +222,9 @@ impl Datapath {
                     trailer,
                     options.hook,
                 )?;
+                if let Some(pinned) = &mut pinned {
+                    shared.put_other_rings(std::mem::take(&mut pinned.other_rings));
+                }
                 (Arc::new(shared), None, settings)
             }
         };

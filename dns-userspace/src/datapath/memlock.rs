@@ -1,14 +1,22 @@
-//! Whether the kernel charges maps and programs to RLIMIT_MEMLOCK, as Linux before 5.11 does, and the raising of it.
+//! Whether the kernel charges maps and programs to RLIMIT_MEMLOCK, as Linux before 5.11 does, and the raising of it; and whether
+//! it takes a capability to use a map that is open.
 //!
 //! That is tried and not concluded from a version: with a limit of zero, a map of one element is refused or it is not.
 
-use std::{io, sync::OnceLock};
+use std::{
+    io,
+    os::fd::{AsRawFd as _, OwnedFd},
+    sync::OnceLock,
+    thread,
+};
 
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 
-use super::sys::{Attr, descriptor};
+use super::sys::{Attr, bpf_raw, descriptor};
+use crate::privileges::{Role, restrict_thread};
 
 const BPF_MAP_CREATE: libc::c_int = 0;
+const BPF_MAP_LOOKUP_ELEM: libc::c_int = 1;
 const BPF_MAP_TYPE_ARRAY: u32 = 2;
 
 /// The state of the limit.
@@ -42,22 +50,63 @@ fn try_and_raise() -> io::Result<Memlock> {
     let without_room = create_map();
     setrlimit(Resource::RLIMIT_MEMLOCK, soft, hard)?;
     match without_room {
-        Ok(()) => Ok(Memlock::NotCharged),
+        Ok(_) => Ok(Memlock::NotCharged),
         // That is also what a process without CAP_BPF gets: then a higher limit does not help.
         Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
             let limit = raise();
-            create_map().map(|()| limit)
+            create_map().map(|_| limit)
         }
         Err(error) => Err(error),
     }
 }
 
-fn create_map() -> io::Result<()> {
+/// Whether bpf(2) on a map that is open takes CAP_BPF, as it does before Linux 5.19 where kernel.unprivileged_bpf_disabled is set.
+/// Found out by trying, like the limit.
+pub fn maps_take_bpf() -> bool {
+    let Ok(map) = create_map() else {
+        return true;
+    };
+    let looked_up = thread::scope(|scope| {
+        let look_up = || {
+            restrict_thread(Role::Worker {
+                maps_take_bpf: false,
+            });
+            look_up(&map)
+        };
+        scope.spawn(look_up).join()
+    });
+    !matches!(looked_up, Ok(Ok(())))
+}
+
+/// The part of `union bpf_attr` for commands on elements.
+#[repr(C, align(8))]
+struct Element {
+    map: u32,
+    padding: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+fn look_up(map: &OwnedFd) -> io::Result<()> {
+    let (key, mut value) = (0u32, 0u64);
+    let mut attr = Element {
+        map: map.as_raw_fd() as u32,
+        padding: 0,
+        key: std::ptr::from_ref(&key) as u64,
+        value: std::ptr::from_mut(&mut value) as u64,
+        flags: 0,
+    };
+    // SAFETY: the attributes of this command; key and value are as long as those of the map, and outlive the call.
+    unsafe { bpf_raw(BPF_MAP_LOOKUP_ELEM, &mut attr) }.map(drop)
+}
+
+fn create_map() -> io::Result<OwnedFd> {
     const KEY_BYTES: u32 = 4;
     const VALUE_BYTES: u32 = 8;
     const ELEMENTS: u32 = 1;
     let attr = Attr([BPF_MAP_TYPE_ARRAY, KEY_BYTES, VALUE_BYTES, ELEMENTS]);
-    descriptor(BPF_MAP_CREATE, attr).map(drop)
+    descriptor(BPF_MAP_CREATE, attr)
 }
 
 /// As far as this process may: CAP_SYS_RESOURCE removes the limit, any process may raise it to the hard one.

@@ -4,7 +4,10 @@ use std::{fs, path::Path};
 
 use caps::{CapSet, Capability, CapsHashSet};
 
-use super::memlock::{Memlock, raise_memlock};
+use super::{
+    confinement::Confinement,
+    memlock::{Memlock, raise_memlock},
+};
 use crate::cgroup;
 
 /// The capabilities that gregor needs. CAP_SYS_ADMIN is good for the first two.
@@ -26,8 +29,7 @@ pub struct Node {
     pub has_btf: bool,
     /// Of the cgroup, in bytes; `None` without one, or where it is not visible.
     pub memory_limit: Option<u64>,
-    /// `integrity` or `confidentiality`.
-    pub lockdown: Option<String>,
+    pub confinement: Confinement,
 }
 
 impl Node {
@@ -42,9 +44,7 @@ impl Node {
             memlock: raise_memlock(),
             has_btf: Path::new("/sys/kernel/btf/vmlinux").exists(),
             memory_limit: cgroup::memory_limit(),
-            lockdown: fs::read_to_string("/sys/kernel/security/lockdown")
-                .ok()
-                .and_then(|text| lockdown(&text)),
+            confinement: Confinement::look(),
         }
     }
 
@@ -74,13 +74,6 @@ fn is_initial(uid_map: &str) -> bool {
     fields == ["0", "0", "4294967295"]
 }
 
-/// The mode in brackets, unless that is `none`.
-fn lockdown(text: &str) -> Option<String> {
-    let (_, rest) = text.split_once('[')?;
-    let (mode, _) = rest.split_once(']')?;
-    (mode != "none").then(|| mode.to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,14 +91,8 @@ mod tests {
     }
 
     #[test]
-    fn user_namespaces_and_lockdown_modes() {
+    fn user_namespaces() {
         assert!(is_initial("         0          0 4294967295\n"));
         assert!(!is_initial("         0       1000          1\n"));
-        assert_eq!(lockdown("[none] integrity confidentiality\n"), None);
-        assert_eq!(
-            lockdown("none integrity [confidentiality]\n").as_deref(),
-            Some("confidentiality")
-        );
-        assert_eq!(lockdown(""), None);
     }
 }

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 
 use super::{
     AnswerOptions, DatapathError, Hook, Limit, Order, Wanted, answers, footprint::Footprint,
-    object::OBJECT,
+    journal, object::OBJECT,
 };
 use crate::rules::RuleSet;
 
@@ -64,7 +64,7 @@ pub fn wanted(options: &LoadOptions) -> Wanted {
     let processors = processors().unwrap_or(1);
     let footprint = Footprint::of(OBJECT, &sizes(options, processors), processors);
     Wanted {
-        bytes: footprint.bytes,
+        bytes: footprint.bytes + journal::BYTES,
         of_reload: footprint.of_reload,
         processors: processors as u64,
         per_processor: footprint.per_processor,

@@ -7,7 +7,7 @@ use std::{
     collections::HashSet,
     fs::{self, File},
     io,
-    os::unix::fs::MetadataExt as _,
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
     path::{Path, PathBuf},
 };
 
@@ -16,7 +16,11 @@ use dns_common::abi;
 use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg},
-    sys::statfs::{BPF_FS_MAGIC, statfs},
+    sys::{
+        statfs::{BPF_FS_MAGIC, statfs},
+        statvfs::FsFlags,
+    },
+    unistd::geteuid,
 };
 
 use super::{causes::one_line, link::BpfLink};
@@ -27,6 +31,11 @@ pub const STATE: &str = "/sys/fs/bpf/gregor";
 /// A directory as a marker: its presence means that the programs were detached on purpose. bpffs takes no plain files.
 const DISMISSED: &str = "detached";
 
+/// A folder in that of a version, whose presence says which records its processes can read.
+fn records() -> String {
+    format!("records-{}", abi::RECORDS_LAYOUT)
+}
+
 /// The folder of links in that of a version.
 const LINKS: &str = "links";
 
@@ -35,8 +44,12 @@ const LINKS: &str = "links";
 pub enum StateError {
     #[error("{} is not on bpffs; mount it (mount -t bpf bpf /sys/fs/bpf; in a container, mount the node's /sys/fs/bpf), or give a directory of bpffs with --state", .0.display())]
     NotBpffs(PathBuf),
+    #[error("{} is on a bpffs that is mounted read-only; mount it writable (mount -o remount,rw /sys/fs/bpf; in a container, no readOnly: true for the volume)", .0.display())]
+    ReadOnly(PathBuf),
     #[error("cannot make {}: {error}; run as root, or give another directory of bpffs with --state", path.display())]
     Make { path: PathBuf, error: io::Error },
+    #[error("{} is {how}, who could replace what is pinned there; remove it (rm -r {}), or give another directory with --state", path.display(), path.display())]
+    Foreign { path: PathBuf, how: String },
     #[error("cannot lock {}: {error}", path.display())]
     Lock { path: PathBuf, error: io::Error },
     #[error("another gregor owns {}; stop it first, take over from it with --handover, or give this one another directory with --state", .0.display())]
@@ -54,12 +67,12 @@ pub struct State {
 /// The right to write what is pinned.
 #[derive(Debug)]
 pub struct Claim {
-    _lock: Flock<File>,
+    lock: Flock<File>,
 }
 
 impl State {
-    /// Whether a directory is on bpffs, or would be once it is made.
-    pub fn on_bpffs(root: &Path) -> Result<(), StateError> {
+    /// Whether a directory is on a bpffs, or would be once it is made, that this process may write and no other user.
+    pub fn is_usable(root: &Path) -> Result<(), StateError> {
         let make = |error| StateError::Make {
             path: root.to_owned(),
             error,
@@ -74,20 +87,38 @@ impl State {
         if fs_type.filesystem_type() != BPF_FS_MAGIC {
             return Err(StateError::NotBpffs(root.to_owned()));
         }
-        Ok(())
+        if fs_type.flags().contains(FsFlags::ST_RDONLY) {
+            return Err(StateError::ReadOnly(root.to_owned()));
+        }
+        if existing != root {
+            return Ok(());
+        }
+        let metadata = fs::metadata(root).map_err(make)?;
+        match foreign(metadata.uid(), metadata.mode(), geteuid().as_raw()) {
+            None => Ok(()),
+            Some(how) => Err(StateError::Foreign {
+                path: root.to_owned(),
+                how,
+            }),
+        }
     }
 
     /// Makes the directory where it is missing.
     pub fn open(root: &Path) -> Result<Self, StateError> {
-        Self::on_bpffs(root)?;
+        Self::is_usable(root)?;
         let state = Self {
             root: root.to_owned(),
         };
-        fs::create_dir_all(state.links()).map_err(|error| StateError::Make {
+        state.make_folders().map_err(|error| StateError::Make {
             path: root.to_owned(),
             error,
         })?;
         Ok(state)
+    }
+
+    /// Whether a lock is on the directory that is at the path now: it was not removed, and no other bpffs was mounted.
+    pub fn is_claimed_by(&self, claim: &Claim) -> bool {
+        self.is_here(&claim.lock)
     }
 
     /// Whether `detach --all` has detached the programs, or does so now: they are not attached again then.
@@ -105,17 +136,17 @@ impl State {
             let directory = match File::open(&self.root) {
                 // A process that ends in order removes the directory.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    fs::create_dir_all(&self.root).map_err(failed)?;
+                    make_directory(&self.root).map_err(failed)?;
                     continue;
                 }
                 opened => opened.map_err(failed)?,
             };
             match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
                 Ok(lock) if self.is_here(&lock) => {
-                    fs::create_dir_all(self.links()).map_err(failed)?;
+                    self.make_folders().map_err(failed)?;
                     // It was for the one before.
                     let _ = fs::remove_dir(self.root.join(DISMISSED));
-                    return Ok(Some(Claim { _lock: lock }));
+                    return Ok(Some(Claim { lock }));
                 }
                 // It was removed between opening and locking: a lock on it excludes no other process.
                 Ok(_) => {}
@@ -140,6 +171,18 @@ impl State {
 
     fn version(&self) -> PathBuf {
         self.root.join(format!("v{}", abi::VERSION))
+    }
+
+    fn make_folders(&self) -> io::Result<()> {
+        make_directory(&self.links())?;
+        make_directory(&self.version().join(records()))
+    }
+
+    /// Whether every other version that has a folder, as one that waits to take over has, can read what programs of this one hand
+    /// over.
+    pub fn successors_read_records(&self) -> bool {
+        self.other_versions()
+            .all(|version| version.join(records()).exists())
     }
 
     fn links(&self) -> PathBuf {
@@ -199,6 +242,23 @@ impl State {
         // Stays if it has another version.
         let _ = fs::remove_dir(&self.root);
     }
+}
+
+/// Whose a directory is, where others than the user may write it.
+fn foreign(owner: u32, mode: u32, user: u32) -> Option<String> {
+    const OTHERS_WRITE: u32 = 0o022;
+    if owner != user {
+        return Some(format!("owned by user {owner}"));
+    }
+    (mode & OTHERS_WRITE != 0).then(|| "writable for other users".to_owned())
+}
+
+/// With those above it, for this user to write, whatever the umask.
+pub(super) fn make_directory(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(path)
 }
 
 /// The folders of all ABI versions in a directory; whatever else is in it is not gregor's.
@@ -386,6 +446,20 @@ mod tests {
         clear(&root, &mut |_| {});
         assert!(!root.exists());
         dismiss(&root).unwrap();
+    }
+
+    #[test]
+    fn a_directory_that_others_write_is_not_used() {
+        assert_eq!(foreign(0, 0o40755, 0), None);
+        assert_eq!(foreign(1000, 0o40700, 1000), None);
+        assert_eq!(
+            foreign(1000, 0o40700, 0).as_deref(),
+            Some("owned by user 1000")
+        );
+        for mode in [0o40775, 0o40757, 0o41777] {
+            let how = foreign(0, mode, 0);
+            assert_eq!(how.as_deref(), Some("writable for other users"));
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@ use super::{
     attach::{self, Link},
     egress::PeersElsewhere,
     error::one_line,
+    journal::{Journal, Opened, TAKEN},
     link::BpfLink,
     object::program_of,
     observed::Counters,
@@ -227,6 +228,28 @@ impl Datapath {
         }
     }
 
+    /// Pins everything again, after another bpffs was mounted or the directory was removed.
+    ///
+    /// # Errors
+    /// When a map cannot be pinned. A link that cannot be pinned is logged.
+    pub fn pin_again(&mut self) -> Result<(), DatapathError> {
+        let Some(state) = self.state.clone() else {
+            return Ok(());
+        };
+        self.shared.pin_again()?;
+        for index in self.links.keys().copied().collect::<Vec<_>>() {
+            let held = &self.links[&index];
+            let pin = self.pin(&held.interface, &held.link);
+            if let Some(held) = self.links.get_mut(&index) {
+                held.pin = pin;
+            }
+        }
+        if let Some(steering) = &mut self.steering {
+            steering.pin_again(&state.link(steer::PIN));
+        }
+        Ok(())
+    }
+
     /// What a link on an interface is pinned as: place on the hook and interface.
     pub(super) fn place(&self, index: u32) -> String {
         format!("{}{index}", self.place_prefix())
@@ -377,16 +400,37 @@ impl Datapath {
             .shared
             .take_ring()
             .ok_or(DatapathError::Missing(maps::RING))?;
+        let journal = self.journal()?;
         Ring::new(
             buffer,
             Arc::clone(&self.shared.rules),
             Arc::clone(&self.shared.answers),
             Arc::clone(&self.shared.reinjections),
+            journal,
+            self.shared.take_other_rings(),
         )
         .map_err(|error| DatapathError::Ring {
             name: maps::RING,
             error,
         })
+    }
+
+    fn journal(&self) -> Result<Opened, DatapathError> {
+        let Some(state) = &self.state else {
+            return Ok(Opened::default());
+        };
+        let opened = Journal::open(&state.map(TAKEN))
+            .map_err(|error| DatapathError::Ring { name: TAKEN, error })?;
+        if !opened.left.is_empty() {
+            tracing::info!(
+                queries = opened.left.len(),
+                "answering what an earlier process had taken"
+            );
+        }
+        if let Some(journal) = &opened.journal {
+            self.shared.keep_journal(journal);
+        }
+        Ok(opened)
     }
 
     /// Whether programs report their own decisions.

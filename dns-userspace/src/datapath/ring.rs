@@ -9,11 +9,19 @@ use dns_common::{
 };
 use tokio::io::unix::AsyncFd;
 
-use super::{Answers, Intercepted, reinjections::Reinjections, rule_sets::RuleSets};
+use super::{
+    Answers, Intercepted,
+    journal::{Filled, Journal, Opened},
+    other_version::OtherRing,
+    reinjections::Reinjections,
+    rule_sets::RuleSets,
+};
 use crate::{monitor::Exchange, rules::RuleSet};
 
 /// How long [`Ring::next`] waits before it returns without a query, so that its caller can renew the heartbeat.
 const IDLE: Duration = Duration::from_millis(250);
+/// The same while there are rings that do not wake it.
+const IDLE_WITH_OTHERS: Duration = Duration::from_millis(5);
 /// Most queries of one turn. The heartbeat is renewed between turns: on a node whose processors are busy, a turn of a few
 /// hundred replies took longer than the programs wait for it.
 const BATCH: usize = 64;
@@ -24,6 +32,9 @@ pub struct Ring {
     rules: Arc<RuleSets>,
     answers: Arc<Answers>,
     reinjections: Arc<Reinjections>,
+    journal: Opened,
+    /// Until their programs are detached.
+    others: Vec<OtherRing>,
 }
 
 impl Ring {
@@ -32,6 +43,8 @@ impl Ring {
         rules: Arc<RuleSets>,
         answers: Arc<Answers>,
         reinjections: Arc<Reinjections>,
+        journal: Opened,
+        others: Vec<OtherRing>,
     ) -> io::Result<Self> {
         // SAFETY: the ring buffer owns its descriptor, keeps it open as long as it lives, and always returns the same.
         let buffer = unsafe { AsyncFd::register(buffer) }?;
@@ -40,38 +53,89 @@ impl Ring {
             rules,
             answers,
             reinjections,
+            journal,
+            others,
         })
     }
 
     /// Appends what is there, at most 64 queries; waits for the first for at most 250 ms.
     pub async fn next(&mut self, out: &mut Vec<Intercepted>) -> io::Result<()> {
+        for other in &self.others {
+            other.renew();
+        }
         if self.drain(out) > 0 {
             // The ring may hold more: let others run, then come back without waiting.
             tokio::task::yield_now().await;
             return Ok(());
         }
-        if let Ok(ready) = tokio::time::timeout(IDLE, self.buffer.readable_mut()).await {
+        if let Ok(ready) = tokio::time::timeout(self.idle(), self.buffer.readable_mut()).await {
             ready?.clear_ready();
             self.drain(out);
         }
         Ok(())
     }
 
+    fn idle(&self) -> Duration {
+        if self.others.is_empty() {
+            IDLE
+        } else {
+            IDLE_WITH_OTHERS
+        }
+    }
+
+    fn drain_others(&mut self, out: &mut Vec<Intercepted>) -> usize {
+        let Self {
+            rules,
+            answers,
+            reinjections,
+            others,
+            ..
+        } = self;
+        let before = out.len();
+        others.retain_mut(|other| {
+            other.take(BATCH, |record| {
+                out.extend(decode(record, rules, answers, reinjections));
+            })
+        });
+        out.len() - before
+    }
+
     /// Takes what is there without waiting; returns how many records there were.
     pub fn drain(&mut self, out: &mut Vec<Intercepted>) -> usize {
-        let mut records = 0;
+        let mut records = self.journal.left.len().min(BATCH);
+        for record in self.journal.left.drain(..records) {
+            out.extend(decode(
+                &record,
+                &self.rules,
+                &self.answers,
+                &self.reinjections,
+            ));
+        }
+        records += self.drain_others(out);
         while records < BATCH {
             let Some(record) = self.buffer.get_mut().next() else {
                 break;
             };
             records += 1;
             match decode(&record, &self.rules, &self.answers, &self.reinjections) {
-                Some(query) => out.push(query),
+                Some(mut query) => {
+                    let filled = fill(self.journal.journal.as_ref(), &record, &query);
+                    drop(record);
+                    query.held = filled.map(Filled::hold);
+                    out.push(query);
+                }
                 None => tracing::error!(bytes = record.len(), "ring record not understood"),
             }
         }
         records
     }
+}
+
+/// A slot of the journal for a query, unless the program has given the pod its answer already.
+fn fill(journal: Option<&Arc<Journal>>, record: &[u8], query: &Intercepted) -> Option<Filled> {
+    let journal = journal.filter(|_| !query.is_answered)?;
+    let len = size_of::<EventHeader>() + query.frame.len();
+    journal.fill(record.get(..len)?)
 }
 
 fn decode(
@@ -97,6 +161,7 @@ fn decode(
         rules,
         answers: answers.clone(),
         is_answered: header.flags & IS_ANSWERED != 0,
+        held: None,
         vlan: (header.vlan_tpid != 0).then_some(VlanTag {
             tci: header.vlan_tci,
             tpid: header.vlan_tpid,

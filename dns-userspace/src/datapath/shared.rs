@@ -3,30 +3,31 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv6Addr},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 use aya::{
     Ebpf,
-    maps::{Array, HashMap as BpfHashMap, MapData, MapError, PerCpuArray, RingBuf},
+    maps::{HashMap as BpfHashMap, MapData, PerCpuArray, RingBuf},
 };
 use aya_obj::Object;
 use dns_common::{
-    abi::{ANSWERS_LAYOUT, DEADLINE, Trailer, maps as names},
+    abi::{Trailer, maps as names},
     answer::Slot,
     verdict::COUNTERS,
-    word::Word,
 };
-use nix::sys::stat::stat;
 
 use super::{
     Answers, DatapathError, Heartbeat, Hook, Switch,
     answers::{Tables, View},
     interfaces::Interfaces,
+    journal::{self, Journal, TAKEN},
     mapping::Mapping,
+    meta::{self, Secrets},
     object::{mapping, take},
     observed::{Counters, Observed},
-    pins::{Shape, State, StateError, unpin},
+    other_version::{OtherRing, OtherVersions},
+    pins::{Shape, State, make_directory, unpin},
     pod::Plain,
     reinjections::Reinjections,
     rule_sets::RuleSets,
@@ -63,16 +64,6 @@ const TABLES: [&str; 5] = [
     names::HITS,
 ];
 
-/// The properties of the tables that are not in the tables themselves.
-const META: &str = "META";
-const META_WORDS: u32 = 6;
-const SEED: u32 = 0;
-const NETNS_DEVICE: u32 = 1;
-const NETNS_INODE: u32 = 2;
-/// And the word behind it.
-const TRAILER: u32 = 3;
-const LAYOUT: u32 = 5;
-
 /// The pinned maps as a program is to find them.
 pub(super) struct Pinned {
     /// Where each map is, or will be.
@@ -81,26 +72,11 @@ pub(super) struct Pinned {
     pub new: Vec<std::path::PathBuf>,
     /// The answers of tables that are created again.
     pub import: Option<Mapping<Slot>>,
+    /// Rings that programs of another version hand over to.
+    pub other_rings: Vec<OtherRing>,
     /// Whether the tables are created again.
     pub new_tables: bool,
     pub secrets: Secrets,
-}
-
-/// What no pod may know.
-#[derive(Clone, Copy)]
-pub(super) struct Secrets {
-    /// Of the tables' hashes.
-    pub seed: u64,
-    pub trailer: Trailer,
-}
-
-impl Secrets {
-    pub fn random() -> Self {
-        Self {
-            seed: rand::random(),
-            trailer: rand::random(),
-        }
-    }
 }
 
 impl Pinned {
@@ -110,7 +86,12 @@ impl Pinned {
         state: &State,
         object: &[u8],
         sizes: &[(&'static str, u32)],
+        others: OtherVersions,
     ) -> Result<Self, DatapathError> {
+        let OtherVersions {
+            answers: mut other_answers,
+            rings: other_rings,
+        } = others;
         let object = Object::parse(object).map_err(|error| DatapathError::Object(error.into()))?;
         let fits = |name: &str| {
             let map = object.maps.get(name)?;
@@ -127,18 +108,20 @@ impl Pinned {
             Some(Shape::of_pin(&state.map(name)) == Some(wanted))
         };
         let mut prepared = Self {
-            paths: Vec::new(),
+            // No program has it; it is pinned again with the others.
+            paths: vec![(meta::META, state.map(meta::META))],
             new: Vec::new(),
             import: None,
+            other_rings,
             new_tables: TABLES.iter().any(|name| fits(name) == Some(false)),
-            secrets: meta(state)?,
+            secrets: meta::secrets(state)?,
         };
         for name in SHARED {
             let Some(fits) = fits(name) else { continue };
             let path = state.map(name);
             let renewed = prepared.new_tables && TABLES.contains(&name);
             if renewed && name == names::ANSWERS {
-                prepared.import = old_answers(&path).or_else(|| answers_of_another_version(state));
+                prepared.import = old_answers(&path).or_else(|| other_answers.take());
             }
             if !fits || renewed {
                 unpin(&path);
@@ -146,6 +129,7 @@ impl Pinned {
             }
             prepared.paths.push((name, path));
         }
+        prepared.paths.push((TAKEN, journal::prepare(state)?));
         Ok(prepared)
     }
 }
@@ -154,88 +138,6 @@ impl Pinned {
 fn old_answers(path: &std::path::Path) -> Option<Mapping<Slot>> {
     let map = path.exists().then(|| MapData::from_pin(path).ok())??;
     Mapping::new(aya::maps::Map::Array(map)).ok()
-}
-
-/// The answers of another ABI version that has the same layout of them. Its programs hand nothing over from now on: their
-/// ring is not read.
-fn answers_of_another_version(state: &State) -> Option<Mapping<Slot>> {
-    let map = |path: std::path::PathBuf| {
-        let map = path.exists().then(|| MapData::from_pin(path).ok())??;
-        Some(aya::maps::Map::Array(map))
-    };
-    let mut answers = None;
-    for version in state.other_versions() {
-        let deadline = map(version.join(names::HEARTBEAT)).and_then(|map| Mapping::new(map).ok());
-        if let Some(word) = deadline
-            .as_ref()
-            .and_then(|words: &Mapping<Word>| words.element(DEADLINE as usize))
-        {
-            word.store(0);
-        }
-        let Some(Ok(meta)) = map(version.join(META)).map(Array::<_, u64>::try_from) else {
-            continue;
-        };
-        // Those of before have fewer words.
-        let word = |index| meta.get(&index, 0).ok();
-        let (device, inode) = network_namespace();
-        let is_same = word(LAYOUT) == Some(ANSWERS_LAYOUT)
-            && word(NETNS_DEVICE) == Some(device)
-            && word(NETNS_INODE) == Some(inode);
-        if is_same && let Some(found) = old_answers(&version.join(names::ANSWERS)) {
-            tracing::info!(path = %version.display(), "taking over the answers of another version");
-            answers = Some(found);
-        }
-    }
-    answers
-}
-
-/// Reads what is pinned beside the tables, or pins it.
-fn meta(state: &State) -> Result<Secrets, DatapathError> {
-    let failed = |error| DatapathError::Map { name: META, error };
-    let path = state.map(META);
-    let (device, inode) = network_namespace();
-    let mut secrets = Secrets::random();
-    if let Some(shape) = Shape::of_pin(&path) {
-        let data = MapData::from_pin(&path).map_err(failed)?;
-        let meta: Array<_, u64> = Array::try_from(aya::maps::Map::Array(data)).map_err(failed)?;
-        let word = |index| meta.get(&index, 0).map_err(failed);
-        if (word(NETNS_DEVICE)?, word(NETNS_INODE)?) != (device, inode) {
-            return Err(StateError::OtherNetwork(state.root().to_owned()).into());
-        }
-        secrets.seed = word(SEED)?;
-        if shape.elements == META_WORDS {
-            secrets.trailer = [word(TRAILER)?, word(TRAILER + 1)?];
-            return Ok(secrets);
-        }
-        // Made by a build of before, which had fewer words.
-        unpin(&path);
-    }
-    let mut meta: Array<MapData, u64> =
-        Array::create(META_WORDS, 0).map_err(|error| match error {
-            MapError::CreateError { io_error, .. } => DatapathError::CreateMap {
-                name: META.to_owned(),
-                error: io_error,
-            },
-            error => failed(error),
-        })?;
-    for (index, word) in [
-        (SEED, secrets.seed),
-        (NETNS_DEVICE, device),
-        (NETNS_INODE, inode),
-        (TRAILER, secrets.trailer[0]),
-        (TRAILER + 1, secrets.trailer[1]),
-        (LAYOUT, ANSWERS_LAYOUT),
-    ] {
-        meta.set(index, word, 0).map_err(failed)?;
-    }
-    meta.pin(&path)
-        .map_err(|error| DatapathError::Pin { path, error })?;
-    Ok(secrets)
-}
-
-/// Device and inode of the network namespace of this thread.
-fn network_namespace() -> (u64, u64) {
-    stat("/proc/thread-self/ns/net").map_or((0, 0), |found| (found.st_dev, found.st_ino))
 }
 
 /// See the module.
@@ -249,12 +151,15 @@ pub struct Shared {
     /// Missing in objects that hold nothing but a program for interfaces.
     pub(super) steering: Option<Arc<SteeringMaps>>,
     ring: Mutex<Option<RingBuf<MapData>>>,
+    other_rings: Mutex<Vec<OtherRing>>,
     decisions: Mutex<Option<RingBuf<MapData>>>,
     pub(super) observed: Observed,
     pub(super) rules: Arc<RuleSets>,
     pub(super) reinjections: Arc<Reinjections>,
     /// Every shared map once more, to pin it again where its pin was removed.
     pins: Mutex<Vec<(std::path::PathBuf, MapData)>>,
+    /// Where there is one: once the ring is read.
+    journal: OnceLock<Arc<Journal>>,
 }
 
 impl Shared {
@@ -277,11 +182,13 @@ impl Shared {
             heartbeat: Arc::new(Heartbeat::new(mapping(ebpf, names::HEARTBEAT)?)),
             steering: SteeringMaps::open(ebpf)?.map(Arc::new),
             ring: Mutex::new(Some(take(ebpf, names::RING)?)),
+            other_rings: Mutex::default(),
             decisions: Mutex::new(Some(take(ebpf, names::MONITOR_RING)?)),
             observed: Observed::new(observed),
             rules: Arc::new(RuleSets::new(rules)),
             reinjections: Arc::new(Reinjections::new(trailer, hook)),
             pins: Mutex::default(),
+            journal: OnceLock::new(),
         })
     }
 
@@ -293,8 +200,28 @@ impl Shared {
         lock(&self.ring).take()
     }
 
+    pub(super) fn put_other_rings(&self, rings: Vec<OtherRing>) {
+        *lock(&self.other_rings) = rings;
+    }
+
+    pub(super) fn take_other_rings(&self) -> Vec<OtherRing> {
+        std::mem::take(&mut *lock(&self.other_rings))
+    }
+
     pub(super) fn take_decisions(&self) -> Option<RingBuf<MapData>> {
         lock(&self.decisions).take()
+    }
+
+    pub(super) fn keep_journal(&self, journal: &Arc<Journal>) {
+        // The ring is taken once, and this with it.
+        let _ = self.journal.set(Arc::clone(journal));
+    }
+
+    /// A successor has it from here on.
+    pub(super) fn let_go_of_journal(&self) {
+        if let Some(journal) = self.journal.get() {
+            journal.let_go();
+        }
     }
 
     /// Keeps the pinned maps open, so that [`Shared::pin_again`] can.
@@ -330,7 +257,7 @@ impl Shared {
             }
             if let Some(directory) = path.parent() {
                 // Pinning the map reports what is wrong with it.
-                let _ = std::fs::create_dir_all(directory);
+                let _ = make_directory(directory);
             }
             unpin(path);
             map.pin(path).map_err(|error| DatapathError::Pin {

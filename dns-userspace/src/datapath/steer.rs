@@ -6,7 +6,7 @@ use std::{
     io,
     net::IpAddr,
     os::fd::AsFd as _,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -259,18 +259,19 @@ impl Steering {
                 let netns = File::open("/proc/thread-self/ns/net").map_err(DatapathError::Link)?;
                 let link = BpfLink::create(program, Place::SocketLookup(netns.as_fd()))
                     .map_err(DatapathError::Link)?;
-                let pin = pin.filter(|path| match pin_link(&link, path) {
-                    Ok(()) => true,
-                    Err(error) => {
-                        tracing::warn!(%error, "the link for TCP cannot be pinned: it ends with this process");
-                        false
-                    }
-                });
+                let pin = pin.and_then(|path| pinned(&link, &path));
                 self.link = Some(Held { link, pin });
             }
         }
         self.is_attached = true;
         Ok(())
+    }
+
+    /// Pins the link again.
+    pub fn pin_again(&mut self, path: &Path) {
+        if let Some(held) = &mut self.link {
+            held.pin = pinned(&held.link, path);
+        }
     }
 
     /// Whether connections are being steered.
@@ -312,6 +313,17 @@ impl Steering {
             verify_time,
             verified_instructions: info.verified_instruction_count().unwrap_or(0),
         })
+    }
+}
+
+/// Where a link is pinned; one that cannot be pinned lasts as long as this process.
+fn pinned(link: &BpfLink, path: &Path) -> Option<PathBuf> {
+    match pin_link(link, path) {
+        Ok(()) => Some(path.to_owned()),
+        Err(error) => {
+            tracing::warn!(%error, "the link for TCP cannot be pinned: it ends with this process");
+            None
+        }
     }
 }
 

@@ -199,6 +199,7 @@ impl Datapath {
     /// Leaves everything that is pinned where it is, and writes no more: a successor takes over.
     pub fn leave(&mut self) {
         self.shared.answers.let_go();
+        self.shared.let_go_of_journal();
         for (_, attached) in self.links.drain() {
             attach::leave(attached.link);
         }

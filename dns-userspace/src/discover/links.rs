@@ -20,7 +20,7 @@ use rtnetlink::{
     packet_core::{NetlinkMessage, NetlinkPayload},
     packet_route::{
         AddressFamily, RouteNetlinkMessage,
-        link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage},
+        link::{LinkAttribute, LinkInfo, LinkMessage},
     },
     sys::{
         AsyncSocket as _, AsyncSocketExt as _, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE,
@@ -212,11 +212,9 @@ fn listen() -> io::Result<TokioSocket> {
 
 /// The present interfaces that a selection wants.
 pub async fn present(selection: &Selection) -> Result<Vec<Interface>, DiscoverError> {
-    let requests = Requests::open().map_err(DiscoverError::Open)?;
-    Ok(dump(requests.handle.clone())
-        .await?
-        .into_iter()
-        .filter(|link| selection.wants(link))
+    let links = all().await?.into_iter();
+    let wanted = links.filter(|link| selection.wants(link));
+    Ok(wanted
         .map(|link| Interface {
             index: link.index,
             name: link.name,
@@ -256,15 +254,10 @@ async fn dump(handle: Handle) -> Result<Vec<Link>, DiscoverError> {
         .map_err(DiscoverError::Dump)
 }
 
-/// The uplinks that would count as pod veths if no default route left by them.
-pub async fn uplink_veths() -> Result<Vec<String>, DiscoverError> {
+/// All links of this network namespace.
+pub async fn all() -> Result<Vec<Link>, DiscoverError> {
     let requests = Requests::open().map_err(DiscoverError::Open)?;
-    Ok(dump(requests.handle.clone())
-        .await?
-        .into_iter()
-        .filter(|link| link.is_uplink && link.veth && link.peer_elsewhere)
-        .map(|link| link.name)
-        .collect())
+    dump(requests.handle.clone()).await
 }
 
 /// Ends with its owner.
@@ -308,7 +301,7 @@ fn link(message: &LinkMessage) -> Option<Link> {
     let mut link = Link {
         index: message.header.index,
         name: String::new(),
-        veth: false,
+        kind: String::new(),
         peer_elsewhere: false,
         is_uplink: false,
     };
@@ -317,9 +310,11 @@ fn link(message: &LinkMessage) -> Option<Link> {
             LinkAttribute::IfName(name) => link.name.clone_from(name),
             LinkAttribute::LinkNetNsId(_) => link.peer_elsewhere = true,
             LinkAttribute::LinkInfo(infos) => {
-                link.veth = infos
-                    .iter()
-                    .any(|info| matches!(info, LinkInfo::Kind(InfoKind::Veth)));
+                for info in infos {
+                    if let LinkInfo::Kind(kind) = info {
+                        link.kind = kind.to_string();
+                    }
+                }
             }
             _ => {}
         }
@@ -329,7 +324,7 @@ fn link(message: &LinkMessage) -> Option<Link> {
 
 #[cfg(test)]
 mod tests {
-    use rtnetlink::packet_core::NetlinkHeader;
+    use rtnetlink::{packet_core::NetlinkHeader, packet_route::link::InfoKind};
 
     use super::*;
 
@@ -395,7 +390,7 @@ mod tests {
         let expected = Link {
             index: 5,
             name: "veth5".to_owned(),
-            veth: true,
+            kind: "veth".to_owned(),
             peer_elsewhere: true,
             is_uplink: false,
         };

@@ -8,6 +8,6 @@ mod route;
 mod track;
 
 pub use error::DiscoverError;
-pub use links::{Links, present, uplink_veths};
+pub use links::{Links, all, present};
 pub use route::{Routes, own_addresses};
-pub use track::{Event, Link, Selection, SelectionError, Tracker};
+pub use track::{Event, Left, Link, Selection, SelectionError, Taken, Tracker};

@@ -11,8 +11,8 @@ use crate::model::{Interface, RETURN_DEVICES};
 pub struct Link {
     pub index: u32,
     pub name: String,
-    /// IFLA_INFO_KIND is `veth`.
-    pub veth: bool,
+    /// IFLA_INFO_KIND, such as `veth`; empty for hardware.
+    pub kind: String,
     /// IFLA_LINK_NETNSID is there: the peer lives in another network namespace.
     pub peer_elsewhere: bool,
     /// A default route leaves by it: it is the node's uplink, also where the node itself is a container with a veth.
@@ -67,14 +67,49 @@ impl Selection {
 
     /// Whether a link is to be attached to.
     pub fn wants(&self, link: &Link) -> bool {
+        self.judge(link).is_ok()
+    }
+
+    /// Why a link is to be attached to, or, as an error, why it is left alone.
+    pub fn judge(&self, link: &Link) -> Result<Taken, Left> {
         if RETURN_DEVICES.contains(&link.name.as_str()) {
-            return false;
+            return Err(Left::Own);
         }
         match self {
-            Self::PodVeths => link.veth && link.peer_elsewhere && !link.is_uplink,
-            Self::Globs(globs) => globs.is_match(&link.name),
+            Self::PodVeths => match link.kind.as_str() {
+                "veth" if link.is_uplink => Err(Left::Uplink),
+                "veth" if link.peer_elsewhere => Ok(Taken::PodVeth),
+                "veth" => Err(Left::PeerHere),
+                _ => Err(Left::Kind),
+            },
+            Self::Globs(globs) if globs.is_match(&link.name) => Ok(Taken::Named),
+            Self::Globs(_) => Err(Left::NotNamed),
         }
     }
+}
+
+/// Why a link is attached to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// A veth whose peer is in another network namespace.
+    PodVeth,
+    /// Its name matches a glob.
+    Named,
+}
+
+/// Why a link is left alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Left {
+    /// gregor's own device.
+    Own,
+    /// A veth by which a default route leaves.
+    Uplink,
+    /// A veth whose peer is in this network namespace.
+    PeerHere,
+    /// It is no veth.
+    Kind,
+    /// Its name matches no glob.
+    NotNamed,
 }
 
 /// What happened to the wanted interfaces.
@@ -166,7 +201,7 @@ mod tests {
         Link {
             index,
             name: name.to_owned(),
-            veth: kind.contains("veth"),
+            kind: if kind.contains("veth") { "veth" } else { "" }.to_owned(),
             peer_elsewhere: kind.contains("elsewhere"),
             is_uplink: kind.contains("uplink"),
         }

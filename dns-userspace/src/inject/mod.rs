@@ -3,18 +3,20 @@
 pub mod frame;
 mod socket;
 
-use std::io;
+use std::{io, sync::Arc};
 
 pub use frame::Datagram;
 pub use socket::Injector;
 
-use crate::model::{Intercepted, Reinjection, VlanTag};
+use crate::model::{Held, Intercepted, Reinjection, VlanTag};
 
 /// An intercepted query without the rules that matched it: all that is needed to answer it or to pass it on.
 #[derive(Clone, Debug)]
 pub struct QueryFrame {
     /// Interface that it came in on.
     pub ifindex: u32,
+    /// Released just before it is answered or passed on.
+    pub held: Option<Arc<dyn Held>>,
     /// Tag that the kernel keeps outside the frame; a reply carries it inside.
     pub vlan: Option<VlanTag>,
     pub reinjection: Reinjection,
@@ -28,10 +30,20 @@ impl From<Intercepted> for QueryFrame {
     fn from(query: Intercepted) -> Self {
         QueryFrame {
             ifindex: query.ifindex,
+            held: query.held,
             vlan: query.vlan,
             reinjection: query.reinjection,
             l3_offset: query.l3_offset,
             frame: query.frame,
+        }
+    }
+}
+
+impl QueryFrame {
+    /// No other process answers it from here on.
+    pub fn release(&self) {
+        if let Some(held) = &self.held {
+            held.release();
         }
     }
 }
@@ -47,6 +59,16 @@ pub trait Inject: Send + Sync + 'static {
     /// Sends the query back into the ingress of its interface, where it goes on as if gregor were not there.
     ///
     /// # Errors
-    /// When the frame is not what [`QueryFrame`] promises, or the return device is gone or full.
+    /// When the frame is not what [`QueryFrame`] promises, or too many queries wait to be sent.
     fn pass_on(&self, query: &QueryFrame) -> io::Result<()>;
+}
+
+impl<T: Inject> Inject for std::sync::Arc<T> {
+    fn reply(&self, query: &QueryFrame, message: &[u8]) -> io::Result<()> {
+        T::reply(self, query, message)
+    }
+
+    fn pass_on(&self, query: &QueryFrame) -> io::Result<()> {
+        T::pass_on(self, query)
+    }
 }

@@ -5,20 +5,29 @@
 //! says which interface that is. gregor's own program there lets it by: on a TC hook by its `tc_index`; native XDP does not
 //! see it, because the driver has nothing to do with it; generic XDP sees it once more and knows it by a trailer behind the
 //! frame ([`dns_common::abi::Trailer`]), which it removes. Where the program is gone meanwhile, the trailer is padding.
+//!
+//! A mark takes a capability, which the threads that read queries do not have: a thread that does nothing else sends the frames
+//! that have one.
 
 use std::{
     io,
     os::fd::{AsRawFd, RawFd},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, Ordering},
+        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
+    thread::{self, JoinHandle},
 };
 
 use dns_common::abi::KEEPS_TC_INDEX;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::{Inject, QueryFrame, frame};
+use crate::{model::Held, privileges};
+
+/// Most frames that wait for the thread that sends them; more are not passed on.
+const MAX_WAITING: usize = 1024;
 
 /// Sends frames to interfaces in the network namespace of the thread that opened it.
 #[derive(Debug)]
@@ -28,39 +37,61 @@ pub struct Injector {
 }
 
 impl Injector {
-    /// Opens the sockets; needs CAP_NET_RAW, and CAP_NET_ADMIN for marks. Queries go back by the device with this index, which
-    /// may be made anew.
+    /// Opens the sockets; needs CAP_NET_RAW, and CAP_NET_ADMIN for marks before Linux 5.17. Queries go back by the device with
+    /// this index, which may be made anew. `failed` is called with the error of each that could not be sent.
     ///
     /// # Errors
-    /// When a socket cannot be opened or set up.
-    pub fn open(return_device: Arc<AtomicU32>) -> io::Result<Injector> {
+    /// When a socket cannot be opened or set up, or a thread cannot be started.
+    pub fn open(
+        return_device: Arc<AtomicU32>,
+        failed: impl Fn(io::Error) + Send + 'static,
+    ) -> io::Result<Injector> {
         // Protocol 0: this socket sends and never receives.
         let packet = Socket::new(Domain::PACKET, Type::RAW.nonblocking(), None)?;
         // The reply bypasses the egress hook, where a policy that never saw the query may drop it.
         bypass_qdisc(packet.as_raw_fd())?;
         Ok(Injector {
             packet,
-            returning: Returning::open(return_device)?,
+            returning: Returning::open(return_device, failed)?,
         })
+    }
+
+    /// Sends the queries that wait, and passes none on after that.
+    pub fn close(&self) {
+        self.returning.close();
     }
 }
 
-/// The socket towards the return device.
+/// The thread that sends to the return device.
 #[derive(Debug)]
-struct Returning {
-    device: Arc<AtomicU32>,
-    /// Its mark is the index of the interface that the frame goes back to, with [`KEEPS_TC_INDEX`] or without.
-    socket: Mutex<Socket>,
+struct Returning(Mutex<Option<Thread>>);
+
+#[derive(Debug)]
+struct Thread {
+    frames: SyncSender<Marked>,
+    thread: JoinHandle<()>,
+}
+
+/// A frame, and the index of the interface that it goes back to, with [`KEEPS_TC_INDEX`] or without.
+struct Marked {
+    mark: u32,
+    frame: Vec<u8>,
+    /// To be released just before it is sent.
+    held: Option<Arc<dyn Held>>,
 }
 
 impl Returning {
-    fn open(device: Arc<AtomicU32>) -> io::Result<Self> {
+    fn open(
+        device: Arc<AtomicU32>,
+        failed: impl Fn(io::Error) + Send + 'static,
+    ) -> io::Result<Self> {
         // Without PACKET_QDISC_BYPASS: the program is on the egress hook.
         let socket = Socket::new(Domain::PACKET, Type::RAW.nonblocking(), None)?;
-        Ok(Self {
-            device,
-            socket: Mutex::new(socket),
-        })
+        let (frames, waiting) = sync_channel(MAX_WAITING);
+        let thread = thread::Builder::new()
+            .name("return".to_owned())
+            .spawn(move || send_all(&socket, &device, &waiting, failed))?;
+        Ok(Self(Mutex::new(Some(Thread { frames, thread }))))
     }
 
     fn send(&self, query: &QueryFrame) -> io::Result<()> {
@@ -78,20 +109,65 @@ impl Returning {
             }
             frame.extend(trailer);
         }
-        let address = link_address(self.device.load(Ordering::Relaxed), &frame)?;
-        let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
-        socket.set_mark(mark)?;
-        let sent = socket.send_to(&frame, &address)?;
-        whole(sent, frame.len())
+        let thread = self.lock();
+        let Some(thread) = &*thread else {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        };
+        let held = query.held.clone();
+        let sent = thread.frames.try_send(Marked { mark, frame, held });
+        sent.map_err(|error| match error {
+            TrySendError::Full(_) => io::ErrorKind::WouldBlock.into(),
+            TrySendError::Disconnected(_) => io::ErrorKind::BrokenPipe.into(),
+        })
+    }
+
+    fn close(&self) {
+        let Some(Thread { frames, thread }) = self.lock().take() else {
+            return;
+        };
+        drop(frames);
+        let _ = thread.join();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Thread>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Returning {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// Sends until there are no senders any more.
+fn send_all(
+    socket: &Socket,
+    device: &AtomicU32,
+    waiting: &Receiver<Marked>,
+    failed: impl Fn(io::Error),
+) {
+    privileges::restrict_to_marks(|| socket.set_mark(1));
+    for Marked { mark, frame, held } in waiting {
+        let sent = socket.set_mark(mark).and_then(|()| {
+            let address = link_address(device.load(Ordering::Relaxed), &frame)?;
+            if let Some(held) = &held {
+                held.release();
+            }
+            whole(socket.send_to(&frame, &address)?, frame.len())
+        });
+        if let Err(error) = sent {
+            failed(error);
+        }
     }
 }
 
 impl Inject for Injector {
     fn reply(&self, query: &QueryFrame, message: &[u8]) -> io::Result<()> {
         let frame = frame::reply(query, message).ok_or_else(not_a_query)?;
-        let sent = self
-            .packet
-            .send_to(&frame, &link_address(query.ifindex, &frame)?)?;
+        let address = link_address(query.ifindex, &frame)?;
+        query.release();
+        let sent = self.packet.send_to(&frame, &address)?;
         whole(sent, frame.len())
     }
 

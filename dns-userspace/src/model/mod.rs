@@ -20,7 +20,7 @@ pub use limit::Limit;
 pub use name::{name_length, wire_name};
 pub use outcomes::{Outcomes, TargetState};
 pub use publish::{LastGood, Publish, PublishedEntry, Term};
-pub use query::{Intercepted, Reinjection, VlanTag};
+pub use query::{Held, Intercepted, Reinjection, VlanTag};
 pub use steering::{Listeners, SteerMode, SteeredClients};
 pub use targets::{Changes, Known, Targets};
 pub use transport::Transport;

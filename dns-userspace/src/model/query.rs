@@ -1,6 +1,6 @@
 //! An intercepted query as the kernel program handed it to userspace.
 
-use std::sync::Arc;
+use std::{fmt::Debug, sync::Arc};
 
 use dns_common::abi::TRAILER_LEN;
 pub use dns_common::packet::VlanTag;
@@ -21,6 +21,8 @@ pub struct Intercepted {
     pub answers: Arc<dyn Publish>,
     /// The program has answered this query too, with an answer that is to be refreshed.
     pub is_answered: bool,
+    /// Set where a successor of this process takes the query over until it is released.
+    pub held: Option<Arc<dyn Held>>,
     /// Tag that the kernel keeps outside the frame; a reply carries it inside.
     pub vlan: Option<VlanTag>,
     pub reinjection: Reinjection,
@@ -29,6 +31,12 @@ pub struct Intercepted {
     /// The frame from its Ethernet header on, as the pod sent it. The pipeline has checked the lengths of its headers,
     /// that it is UDP to a configured server, and that the DNS message is one question and at most one OPT of version 0.
     pub frame: Vec<u8>,
+}
+
+/// A query that outlives its process until it is answered or passed on.
+pub trait Held: Debug + Send + Sync {
+    /// To be called just before that, so that it never happens twice; dropping it does the same.
+    fn release(&self);
 }
 
 /// What a query needs in order to pass the programs of its interface, should it go back there.

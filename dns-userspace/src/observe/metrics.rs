@@ -608,6 +608,7 @@ pub(super) mod tests {
         };
         Status {
             version: "0.1.0".to_owned(),
+            node: String::new(),
             uptime_seconds: 12.5,
             readiness: Readiness {
                 standby: false,

@@ -15,6 +15,8 @@ const STUCK_SECONDS: f64 = 10.0;
 #[serde(default)]
 pub struct Status {
     pub version: String,
+    /// The node that it runs on.
+    pub node: String,
     /// Seconds since the process started to serve.
     pub uptime_seconds: f64,
     pub readiness: Readiness,

@@ -108,6 +108,11 @@ impl Stats {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A query that was to pass could not be sent.
+    pub fn not_sent(&self) {
+        self.lock().send_errors += 1;
+    }
+
     /// Everything at one moment.
     pub(super) fn status(&self, in_flight: usize, sizes: Sizes) -> ResponderStatus {
         let stores = [

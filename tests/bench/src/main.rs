@@ -1,6 +1,7 @@
 //! The benchmarks, as `cargo xtask bench` starts them: what is measured, and beside what.
 
 mod analyse;
+mod churn;
 mod claims;
 mod compare;
 mod contenders;
@@ -41,6 +42,8 @@ struct Cli {
 enum Task {
     /// Times of the kernel program by BPF_PROG_TEST_RUN, as ratios to a reflector of a fixed answer
     Program(program::Options),
+    /// Pods that come and go: time to a program, a burst, a restart, memory; exit code 1 when a figure is missed
+    Churn(churn::Options),
     /// Two reports beside each other; exit code 1 when something is worse
     Compare(compare::Options),
     /// Judges the ratios between Criterion's benches; exit code 1 when one is over its limit
@@ -60,6 +63,7 @@ fn main() -> anyhow::Result<ExitCode> {
     let within = match cli.task {
         None => run::run(&cli.run)?,
         Some(Task::Program(options)) => program::run(&options)?,
+        Some(Task::Churn(options)) => churn::run(&options)?,
         Some(Task::Compare(options)) => compare::run(&options)?,
         Some(Task::Gate(options)) => gate::run(&options)?,
         Some(Task::Render(render)) => {

@@ -1,4 +1,4 @@
-//! Starts a program with a few capabilities, whatever the test itself may do.
+//! Starts a program with less than the test itself may do: few capabilities, a limit of locked memory, a filter of system calls.
 
 use std::{io, os::unix::process::CommandExt as _, process::Command};
 
@@ -28,4 +28,70 @@ pub fn keep(command: &mut Command, capabilities: &[u8]) {
     };
     // SAFETY: between fork and exec it makes system calls and nothing else: no memory is allocated, no lock is taken.
     unsafe { command.pre_exec(drop_all) };
+}
+
+/// Starts it with this limit for locked memory, soft and hard.
+pub fn limit_memlock(command: &mut Command, bytes: u64) {
+    let limit = libc::rlimit {
+        rlim_cur: bytes,
+        rlim_max: bytes,
+    };
+    // SAFETY: one system call, with a value of the closure's own.
+    unsafe {
+        command.pre_exec(
+            move || match libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit) {
+                0 => Ok(()),
+                _ => Err(io::Error::last_os_error()),
+            },
+        );
+    }
+}
+
+/// Starts it with a seccomp filter that refuses bpf(2) with EPERM and allows everything else.
+pub fn forbid_bpf(command: &mut Command) {
+    const NUMBER: u32 = 0;
+    let statement = |code: u32, k: u32| libc::sock_filter {
+        code: code as u16,
+        jt: 0,
+        jf: 0,
+        k,
+    };
+    let load = statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, NUMBER);
+    let is_bpf = libc::sock_filter {
+        jf: 1,
+        ..statement(
+            libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
+            libc::SYS_bpf as u32,
+        )
+    };
+    let mut filter = [
+        load,
+        is_bpf,
+        statement(
+            libc::BPF_RET | libc::BPF_K,
+            libc::SECCOMP_RET_ERRNO | libc::EPERM as u32,
+        ),
+        statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW),
+    ];
+    let install = move || {
+        let program = libc::sock_fprog {
+            len: filter.len() as u16,
+            filter: filter.as_mut_ptr(),
+        };
+        // SAFETY: the kernel copies the filter, which is live and as long as it says.
+        let result = unsafe {
+            libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+            libc::prctl(
+                libc::PR_SET_SECCOMP,
+                libc::SECCOMP_MODE_FILTER,
+                &raw const program,
+            )
+        };
+        match result {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    };
+    // SAFETY: system calls and nothing else.
+    unsafe { command.pre_exec(install) };
 }

@@ -28,6 +28,7 @@ use tokio::{
 
 use crate::{
     config,
+    datagrams::hold_bursts,
     netns::Netns,
     patience,
     sync::lock,
@@ -135,6 +136,7 @@ fn bind(addresses: &[IpAddr]) -> Result<(Vec<UdpSocket>, Vec<TcpListener>)> {
     for &address in addresses {
         let address = SocketAddr::new(address, 53);
         let socket = StdUdp::bind(address).with_context(|| format!("binding {address}"))?;
+        hold_bursts(&socket)?;
         socket.set_nonblocking(true)?;
         udp.push(UdpSocket::from_std(socket)?);
         let listener = std::net::TcpListener::bind(address)?;

@@ -510,6 +510,11 @@ route add ::/0 via fd00:244:{index:x}::1
     ) -> Result<Gregor> {
         let mut command = Command::new(binary);
         capabilities::keep(&mut command, capabilities);
+        self.start_gregor_as(command, binary, config)
+    }
+
+    /// [`Lab::start_gregor`] by a command that executes it.
+    pub fn start_gregor_as(&self, command: Command, binary: &Path, config: &str) -> Result<Gregor> {
         let gregor = self.spawn_gregor_as(command, binary, config)?;
         gregor.wait_ready()?;
         Ok(gregor)
@@ -578,6 +583,11 @@ route add ::/0 via fd00:244:{index:x}::1
         address: IpAddr,
     ) -> Result<Process> {
         self.start_server(&self.dns, command, log, address)
+    }
+
+    /// Starts any other program of the caller's own in the node; it ends with the lab.
+    pub fn spawn_in_node(&self, command: Command, log: &str) -> Result<Process> {
+        start(&self.made, &self.node, command, &self.directory.join(log))
     }
 
     fn start_server(

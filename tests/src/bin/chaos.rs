@@ -14,9 +14,22 @@ struct Cli {
 }
 
 fn main() -> anyhow::Result<ExitCode> {
-    let run = Run::of(&Cli::parse().options);
+    let options = Cli::parse().options;
+    let run = Run::of(&options);
     let outcome = chaos::run("chaos", &run)?;
     print!("\n{}", chaos::render(&outcome.verdict));
+    println!(
+        "the kernel dropped {} queries at the existing cache",
+        outcome.dropped_at_cache
+    );
+    if let Some(path) = &options.incidents {
+        let lines: String = outcome
+            .incidents
+            .iter()
+            .map(|one| format!("{one:?}\n"))
+            .collect();
+        std::fs::write(path, lines)?;
+    }
     for skipped in &outcome.skipped {
         println!("skipped: {skipped}");
     }

@@ -22,6 +22,7 @@ use super::{
 use crate::{
     agent::{detach_by_force, pinned_links},
     lab::{Gregor, Lab, patience},
+    other::Other,
     tools,
 };
 
@@ -57,12 +58,18 @@ pub struct Settings {
     /// How long no process runs after a kill.
     pub absence: Duration,
     pub plant: Option<Plant>,
+    /// What will be injected.
+    pub faults: Vec<Fault>,
 }
 
 /// The one gregor of a run, its lab, and the rounds so far.
 pub struct Driver<'a> {
     lab: &'a mut Lab,
+    /// This version's.
+    own: PathBuf,
+    /// What runs.
     binary: PathBuf,
+    others: Vec<(Fault, Result<PathBuf>)>,
     config: String,
     settings: Settings,
     shared: Arc<Shared>,
@@ -89,13 +96,23 @@ impl<'a> Driver<'a> {
         random: StdRng,
     ) -> Result<Self> {
         let binary = tools::gregor()?;
+        let others = [
+            (Fault::OtherAbi, Other::Abi),
+            (Fault::OtherLayout, Other::Layout),
+        ]
+        .into_iter()
+        .filter(|(fault, _)| settings.faults.contains(fault))
+        .map(|(fault, other)| (fault, other.binary()))
+        .collect();
         let config = config(lab, settings.hook);
         let memory = Group::make(lab.name());
         let gregor = spawn(lab, &binary, &config, settings.plant, 0)?;
         wait_for_log(&gregor, READY)?;
         Ok(Self {
             lab,
+            own: binary.clone(),
             binary,
+            others,
             config,
             settings,
             shared,
@@ -118,7 +135,11 @@ impl<'a> Driver<'a> {
     pub fn cannot(&self, fault: Fault) -> Option<String> {
         match (&self.memory, fault) {
             (Err(error), Fault::OutOfMemory) => Some(format!("{error:#}")),
-            _ => None,
+            _ => {
+                let other = self.others.iter().find(|(of, _)| *of == fault);
+                let error = other.and_then(|(_, binary)| binary.as_ref().err())?;
+                Some(format!("{error:#}"))
+            }
         }
     }
 
@@ -146,12 +167,16 @@ impl<'a> Driver<'a> {
         match fault {
             Fault::Quiet => thread::sleep(Duration::from_secs(3)),
             Fault::Upgrade => self.upgrade()?,
+            Fault::OtherAbi | Fault::OtherLayout => self.upgrade_and_back(fault)?,
             Fault::Kill => self.kill(Duration::ZERO)?,
             Fault::Absence => self.kill(self.settings.absence)?,
             Fault::Stop => {
+                let at = self.shared.clock.elapsed();
                 self.gregor.signal(Signal::SIGSTOP);
                 thread::sleep(STOPPED);
+                let until = self.shared.clock.elapsed();
                 self.gregor.signal(Signal::SIGCONT);
+                self.note(Event::Stopped { at, until });
             }
             Fault::OutOfMemory => self.run_out_of_memory()?,
             Fault::Reload => self.reload()?,
@@ -206,6 +231,21 @@ impl<'a> Driver<'a> {
             self.settings.plant,
             self.started,
         )
+    }
+
+    /// To another version and back.
+    fn upgrade_and_back(&mut self, fault: Fault) -> Result<()> {
+        let other = self.others.iter().find(|(of, _)| *of == fault);
+        self.binary = match other {
+            Some((_, Ok(binary))) => binary.clone(),
+            Some((_, Err(error))) => bail!("{error:#}"),
+            None => bail!("no binary of another version"),
+        };
+        self.upgrade()?;
+        self.is_served()?;
+        self.pause(400);
+        self.binary = self.own.clone();
+        self.upgrade()
     }
 
     fn upgrade(&mut self) -> Result<()> {

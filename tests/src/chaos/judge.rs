@@ -1,6 +1,7 @@
 //! Which promises a chaos run has broken: a pure function of the events and of what the pods saw.
 //!
-//! A query that is lost is excused only where the documents say so: the responder had it when it was killed, it was
+//! A query that is lost is excused only where the documents say so: the responder had it when it was killed and no successor came
+//! in time, it was
 //! handed over before the programs noticed that there was no process, the existing cache lost it, or another agent had just
 //! changed what is on the pod's interface.
 
@@ -10,16 +11,20 @@ use dns_common::abi::SUSPECT_NS;
 
 use super::{
     counts::{Merge as _, counts},
-    load::{Counts, Incident, Kind, Problem, Seen},
+    load::{Counts, Incident, Kind, Late, Problem, Seen, TIMEOUT},
 };
 
 /// A fault, injected into gregor or its environment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 pub enum Fault {
     /// Nothing.
     Quiet,
     /// A successor takes over, the predecessor gets SIGTERM.
     Upgrade,
+    /// The same with a successor of another ABI version that has the same layouts, and back.
+    OtherAbi,
+    /// The same with one that has others.
+    OtherLayout,
     /// SIGKILL, and a start at once.
     Kill,
     /// SIGKILL, and a start after a while.
@@ -43,6 +48,8 @@ impl Fault {
         match self {
             Self::Quiet => "quiet",
             Self::Upgrade => "upgrade",
+            Self::OtherAbi => "other ABI",
+            Self::OtherLayout => "other layout",
             Self::Kill => "kill -9",
             Self::Absence => "kill -9, absent",
             Self::Stop => "SIGSTOP",
@@ -58,7 +65,7 @@ impl Fault {
     fn is_served_throughout(self) -> bool {
         matches!(
             self,
-            Self::Quiet | Self::Upgrade | Self::Reload | Self::Churn
+            Self::Quiet | Self::Upgrade | Self::OtherAbi | Self::Reload | Self::Churn
         )
     }
 }
@@ -74,6 +81,8 @@ pub struct Round {
 pub enum Event {
     /// gregor died at `at`, and the next one was ready at `served`.
     Died { at: Duration, served: Duration },
+    /// gregor was stopped, and went on.
+    Stopped { at: Duration, until: Duration },
     /// The existing cache was stopped.
     CacheAway { from: Duration, until: Duration },
     /// Another agent detached the program from this pod's interface.
@@ -107,8 +116,10 @@ counts! {
         /// Handed over after the death, from an interface where the process had not been found yet, and no successor came
         /// in time.
         pub unnoticed: u64,
-        /// Lost by the existing cache.
+        /// Lost by the existing cache: it was away, or its socket was full.
         pub lost_by_cache: u64,
+        /// Replies that the kernel dropped at the full socket of a pod.
+        pub lost_by_load: u64,
         pub wrong: u64,
         /// Known names without their endpoint.
         pub leaked: u64,
@@ -122,6 +133,9 @@ counts! {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Verdict {
     pub rows: BTreeMap<Fault, Row>,
+    /// How long after gregor was stopped new names were still handed over to it; the longest time of all. `None` where it never
+    /// was.
+    pub fail_open: Option<Duration>,
     /// One line for each kind of broken promise and fault, with an example.
     pub broken: Vec<String>,
 }
@@ -133,8 +147,17 @@ enum Excuse {
     Cache,
 }
 
+/// Queries that the kernel dropped at the existing cache's socket, which was full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drops {
+    pub from: Duration,
+    pub until: Duration,
+    pub count: u64,
+}
+
 /// Judges what pods have seen in these rounds.
-pub fn judge(rounds: &[Round], seen: &Seen) -> Verdict {
+pub fn judge(rounds: &[Round], seen: &Seen, drops: &[Drops]) -> Verdict {
+    let mut drops = drops.to_vec();
     let mut verdict = Verdict::default();
     for round in rounds {
         verdict.rows.entry(round.fault).or_default().rounds += 1;
@@ -147,6 +170,7 @@ pub fn judge(rounds: &[Round], seen: &Seen) -> Verdict {
         }
     }
     let events: Vec<&Event> = rounds.iter().flat_map(|round| &round.events).collect();
+    verdict.fail_open = fail_open(&events, &seen.late);
     let mut examples: BTreeMap<(Fault, &str), (u64, String)> = BTreeMap::new();
     for incident in &seen.incidents {
         let Some(fault) = fault_of(incident.round) else {
@@ -157,6 +181,10 @@ pub fn judge(rounds: &[Round], seen: &Seen) -> Verdict {
             Problem::Wrong(_) => {
                 row.wrong += 1;
                 "wrong answers"
+            }
+            Problem::Dropped => {
+                row.lost_by_load += 1;
+                continue;
             }
             Problem::Leaked(_) | Problem::Lost if is_exposed(&events, incident) => {
                 row.exposed += 1;
@@ -176,6 +204,10 @@ pub fn judge(rounds: &[Round], seen: &Seen) -> Verdict {
                     continue;
                 }
                 Some(Excuse::Cache) => {
+                    row.lost_by_cache += 1;
+                    continue;
+                }
+                None if take(&mut drops, incident) => {
                     row.lost_by_cache += 1;
                     continue;
                 }
@@ -215,9 +247,23 @@ pub fn judge(rounds: &[Round], seen: &Seen) -> Verdict {
     verdict
 }
 
+fn fail_open(events: &[&Event], late: &[Late]) -> Option<Duration> {
+    let longest = |event: &&Event| {
+        let Event::Stopped { at, until } = **event else {
+            return None;
+        };
+        let waited = late
+            .iter()
+            .filter(|late| (at..until).contains(&late.sent) && late.replied >= until);
+        let after = waited.map(|late| late.sent - at).max();
+        Some(after.unwrap_or_default())
+    };
+    events.iter().filter_map(longest).max()
+}
+
 fn describe(incident: &Incident) -> String {
     let what = match &incident.what {
-        Problem::Lost => "no reply",
+        Problem::Lost | Problem::Dropped => "no reply",
         Problem::Wrong(text) | Problem::Leaked(text) => text,
     };
     format!(
@@ -227,6 +273,25 @@ fn describe(incident: &Incident) -> String {
         incident.pod,
         incident.sent.as_secs_f64()
     )
+}
+
+/// Whether one of the drops at the cache may be this query, which is then counted. One for a new name may have waited at the
+/// responder before it passed.
+fn take(drops: &mut [Drops], incident: &Incident) -> bool {
+    let from = incident.sent;
+    let until = match incident.kind {
+        // The program answers it.
+        Kind::Known => return false,
+        Kind::New => from + TIMEOUT,
+        Kind::Foreign => from,
+    };
+    let found = drops.iter_mut().find(|drops| {
+        drops.count > 0 && drops.until + SLACK >= from && drops.from <= until + SLACK
+    });
+    found.is_some_and(|drops| {
+        drops.count -= 1;
+        true
+    })
 }
 
 fn is_exposed(events: &[&Event], incident: &Incident) -> bool {
@@ -242,13 +307,19 @@ fn is_exposed(events: &[&Event], incident: &Incident) -> bool {
 
 fn excuse(events: &[&Event], incident: &Incident) -> Option<Excuse> {
     let sent = incident.sent;
-    let outlived = |at: Duration| sent <= at && sent + super::load::TIMEOUT >= at;
+    let outlived = |at: Duration| sent <= at && sent + TIMEOUT >= at;
+    // A successor in time answers what the one before had taken.
+    let is_late = |at: Duration, served: Duration| {
+        served.saturating_sub(at) > IN_TIME || served + 2 * SLACK >= sent + TIMEOUT
+    };
     events.iter().find_map(|event| match event {
         // The program answers cached names, and foreign names pass: a death does not affect them. But a cached name whose
-        // answer has expired is handed over like a new one: before the missing process is noticed, and while the responder
-        // waits for a cache that is away.
-        Event::Died { at, .. }
-            if incident.kind == Kind::Known && outlived(*at) && asked_while_away(events, sent) =>
+        // answer has expired is handed over like a new one: before the missing process is noticed, while the responder waits for a
+        // cache that is away, and when a process goes on that was stopped.
+        Event::Died { at, served }
+            if incident.kind == Kind::Known
+                && outlived(*at)
+                && (is_late(*at, *served) || asked_while_away(events, sent)) =>
         {
             Some(Excuse::Outstanding)
         }
@@ -258,7 +329,7 @@ fn excuse(events: &[&Event], incident: &Incident) -> Option<Excuse> {
             .then_some(Excuse::Unnoticed),
         Event::Died { at, served } if incident.kind == Kind::New => {
             if outlived(*at) {
-                Some(Excuse::Outstanding)
+                is_late(*at, *served).then_some(Excuse::Outstanding)
             } else if sent > *at
                 && sent <= *at + DEADLINE + SLACK
                 && served.saturating_sub(*at) > IN_TIME
@@ -317,16 +388,17 @@ mod tests {
         Seen {
             counts: BTreeMap::from([(0, counts)]),
             incidents: incidents.to_vec(),
+            late: Vec::new(),
         }
     }
 
     fn broken(round: Round, incidents: &[Incident]) -> Vec<String> {
-        judge(&[round], &seen(incidents)).broken
+        judge(&[round], &seen(incidents), &[]).broken
     }
 
     #[test]
     fn a_run_without_incidents_breaks_nothing() {
-        let verdict = judge(&[round(Fault::Upgrade, &[])], &seen(&[]));
+        let verdict = judge(&[round(Fault::Upgrade, &[])], &seen(&[]), &[]);
         assert_eq!(verdict.broken, Vec::<String>::new());
         assert_eq!(verdict.rows[&Fault::Upgrade].counts.sent[0], 600);
     }
@@ -341,19 +413,24 @@ mod tests {
     }
 
     #[test]
-    fn a_death_excuses_only_what_the_responder_had() {
+    fn a_death_excuses_only_what_the_responder_had_and_no_successor_answered() {
         let died = |served| Event::Died {
             at: at(10.0),
             served: at(served),
         };
         let row = |served, kind, sent| {
             let lost = incident(sent, kind, Problem::Lost);
-            let verdict = judge(&[round(Fault::Kill, &[died(served)])], &seen(&[lost]));
+            let verdict = judge(&[round(Fault::Kill, &[died(served)])], &seen(&[lost]), &[]);
             let row = verdict.rows[&Fault::Kill].clone();
             (row.lost, row.outstanding, row.unnoticed)
         };
-        assert_eq!(row(11.0, Kind::New, 9.9), (0, 1, 0));
+        assert_eq!(row(11.0, Kind::New, 9.9), (1, 0, 0));
         assert_eq!(row(11.0, Kind::Known, 9.9), (1, 0, 0));
+        assert_eq!(row(70.0, Kind::New, 9.9), (0, 1, 0));
+        assert_eq!(row(70.0, Kind::Known, 9.9), (0, 1, 0));
+        assert_eq!(row(70.0, Kind::Foreign, 9.9), (1, 0, 0));
+        // The client had given up.
+        assert_eq!(row(11.0, Kind::New, 6.2), (0, 1, 0));
         assert_eq!(row(11.0, Kind::Foreign, 9.9), (1, 0, 0));
         // The next one serves it.
         assert_eq!(row(11.0, Kind::New, 10.5), (1, 0, 0));
@@ -434,22 +511,79 @@ mod tests {
     }
 
     #[test]
+    fn the_program_hands_over_until_the_last_query_that_waited() {
+        let stopped = Event::Stopped {
+            at: at(10.0),
+            until: at(13.0),
+        };
+        let late = |sent, replied| Late {
+            sent: at(sent),
+            replied: at(replied),
+        };
+        let mut seen = seen(&[]);
+        // Waited before; waited; looked up slowly elsewhere.
+        seen.late = vec![
+            late(9.9, 13.1),
+            late(10.9, 13.1),
+            late(11.5, 12.0),
+            late(14.0, 15.0),
+        ];
+        let fail_open =
+            |events: &[Event]| judge(&[round(Fault::Stop, events)], &seen, &[]).fail_open;
+        assert_eq!(fail_open(&[stopped]), Some(at(10.9) - at(10.0)));
+        assert_eq!(fail_open(&[]), None);
+    }
+
+    /// As many as the kernel has counted, and no more.
+    #[test]
+    fn drops_at_the_cache_excuse_as_many_queries() {
+        let drops = [Drops {
+            from: at(10.0),
+            until: at(10.2),
+            count: 2,
+        }];
+        let lost = |kind, sent: &[f64]| {
+            let lost = |sent: &f64| incident(*sent, kind, Problem::Lost);
+            let lost: Vec<Incident> = sent.iter().map(lost).collect();
+            let verdict = judge(&[round(Fault::Stop, &[])], &seen(&lost), &drops);
+            let row = verdict.rows[&Fault::Stop].clone();
+            (row.lost, row.lost_by_cache)
+        };
+        assert_eq!(lost(Kind::Foreign, &[10.0, 10.1, 10.1]), (1, 2));
+        assert_eq!(lost(Kind::Foreign, &[9.0, 11.0]), (2, 0));
+        assert_eq!(lost(Kind::New, &[4.0, 9.0, 11.0]), (2, 1));
+        assert_eq!(lost(Kind::Known, &[10.1]), (1, 0));
+        let dropped = incident(10.0, Kind::Known, Problem::Dropped);
+        let verdict = judge(&[round(Fault::Stop, &[])], &seen(&[dropped]), &[]);
+        assert_eq!(verdict.broken, Vec::<String>::new());
+        assert_eq!(verdict.rows[&Fault::Stop].lost_by_load, 1);
+    }
+
+    #[test]
     fn new_names_are_served_where_a_gregor_is() {
         let mut seen = seen(&[]);
         let counts = seen.counts.get_mut(&0).unwrap();
         counts.passed = 50;
         let quiet = round(Fault::Quiet, &[]);
-        assert_eq!(judge(std::slice::from_ref(&quiet), &seen).broken.len(), 1);
-        assert_eq!(judge(&[round(Fault::Absence, &[])], &seen).broken.len(), 0);
+        assert_eq!(
+            judge(std::slice::from_ref(&quiet), &seen, &[]).broken.len(),
+            1
+        );
+        assert_eq!(
+            judge(&[round(Fault::Absence, &[])], &seen, &[])
+                .broken
+                .len(),
+            0
+        );
         seen.counts.get_mut(&0).unwrap().passed = 5;
-        assert_eq!(judge(&[quiet], &seen).broken.len(), 0);
+        assert_eq!(judge(&[quiet], &seen, &[]).broken.len(), 0);
     }
 
     #[test]
     fn a_second_reply_to_a_query_breaks_a_promise() {
         let mut seen = seen(&[]);
         seen.counts.get_mut(&0).unwrap().twice = 1;
-        let broken = judge(&[round(Fault::Upgrade, &[])], &seen).broken;
+        let broken = judge(&[round(Fault::Upgrade, &[])], &seen, &[]).broken;
         assert_eq!(broken, ["upgrade: 1 queries got two replies"]);
     }
 }

@@ -22,7 +22,7 @@ use super::{
     counts::{Merge as _, counts},
     upstream::{self, Clock},
 };
-use crate::lab::{Ask, Pod, patience};
+use crate::lab::{Ask, Pod, dropped_at, hold_bursts, patience};
 
 /// How long a client waits for its reply.
 pub const TIMEOUT: Duration = Duration::from_secs(5);
@@ -30,6 +30,8 @@ pub const TIMEOUT: Duration = Duration::from_secs(5);
 const KNOWN: usize = 8;
 /// Foreign names, asked for in turns.
 const FOREIGN: u32 = 64;
+/// A reply that takes longer is late.
+const LATE: Duration = Duration::from_millis(300);
 /// Most incidents that one pod keeps; further ones are only counted.
 const MOST_INCIDENTS: usize = 100_000;
 
@@ -83,6 +85,8 @@ pub struct Incident {
 pub enum Problem {
     /// No reply within [`TIMEOUT`].
     Lost,
+    /// The same, and the kernel has dropped a datagram at the pod's full socket.
+    Dropped,
     /// An address that is not the name's and never was.
     Wrong(String),
     /// A known name without the address of its endpoint.
@@ -113,6 +117,15 @@ pub struct Seen {
     /// By round.
     pub counts: BTreeMap<usize, Counts>,
     pub incidents: Vec<Incident>,
+    /// Queries for new names that waited.
+    pub late: Vec<Late>,
+}
+
+/// A query for a new name, by the clock of the run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Late {
+    pub sent: Duration,
+    pub replied: Duration,
 }
 
 impl Seen {
@@ -121,6 +134,7 @@ impl Seen {
             self.counts.entry(round).or_default().merge(&counts);
         }
         self.incidents.extend(other.incidents);
+        self.late.extend(other.late);
     }
 }
 
@@ -181,6 +195,8 @@ impl Load {
             order: VecDeque::new(),
             waiting: 0,
             last_reply: [None; 3],
+            port: 0,
+            dropped: 0,
             seen: Seen::default(),
         };
         let stopped = Arc::clone(&stop);
@@ -265,12 +281,18 @@ struct Asker {
     order: VecDeque<u16>,
     waiting: usize,
     last_reply: [Option<Instant>; 3],
+    /// Of its socket.
+    port: u16,
+    /// Queries that count as dropped at its socket.
+    dropped: u64,
     seen: Seen,
 }
 
 impl Asker {
     fn run(mut self, stop: &AtomicBool) -> io::Result<Seen> {
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        hold_bursts(&socket)?;
+        self.port = socket.local_addr()?.port();
         let server = SocketAddr::new(self.shared.server, 53);
         let mut buffer = [0; 4096];
         let mut next = Instant::now();
@@ -377,7 +399,13 @@ impl Asker {
                 && !sent.is_answered
             {
                 self.waiting -= 1;
-                self.happened(&sent, Problem::Lost);
+                let problem = if dropped_at(self.port).unwrap_or(0) > self.dropped {
+                    self.dropped += 1;
+                    Problem::Dropped
+                } else {
+                    Problem::Lost
+                };
+                self.happened(&sent, problem);
             }
         }
     }
@@ -412,6 +440,14 @@ impl Asker {
             self.waiting -= 1;
             self.shared.answered.fetch_add(1, Ordering::Relaxed);
             self.replied(sent.kind);
+            let waited = sent.at.elapsed();
+            if sent.kind == Kind::New && waited > LATE && self.seen.late.len() < MOST_INCIDENTS {
+                let replied = self.shared.clock.elapsed();
+                self.seen.late.push(Late {
+                    sent: replied.saturating_sub(waited),
+                    replied,
+                });
+            }
             self.judge(&sent, bytes);
         }
         self.slots[usize::from(id)] = Some(sent);
@@ -512,6 +548,8 @@ mod tests {
             order: VecDeque::from([0]),
             waiting: 1,
             last_reply: [None; 3],
+            port: 0,
+            dropped: 0,
             seen: Seen::default(),
         };
         let qname = match kind {

@@ -2,6 +2,7 @@
 //! whether it kept its promises.
 
 mod counts;
+mod drops;
 mod faults;
 mod judge;
 mod load;

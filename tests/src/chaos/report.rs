@@ -2,9 +2,11 @@
 
 use std::fmt::Write as _;
 
+use dns_common::abi::HEARTBEAT_VALID_NS;
+
 use super::{
     counts::Merge as _,
-    judge::{Row, Verdict},
+    judge::{Fault, Row, Verdict},
     load::Kind,
 };
 
@@ -12,7 +14,7 @@ use super::{
 type Column = (&'static str, fn(&Row) -> String);
 
 /// Behind that of the fault.
-const COLUMNS: [Column; 15] = [
+const COLUMNS: [Column; 16] = [
     ("times", |row| row.rounds.to_string()),
     ("queries", |row| {
         row.counts.sent.iter().sum::<u64>().to_string()
@@ -21,6 +23,7 @@ const COLUMNS: [Column; 15] = [
     ("at death", |row| row.outstanding.to_string()),
     ("unnoticed", |row| row.unnoticed.to_string()),
     ("by cache", |row| row.lost_by_cache.to_string()),
+    ("by load", |row| row.lost_by_load.to_string()),
     ("wrong", |row| row.wrong.to_string()),
     ("known leaked", |row| row.leaked.to_string()),
     ("exposed", |row| row.exposed.to_string()),
@@ -34,9 +37,10 @@ const COLUMNS: [Column; 15] = [
 
 /// What the columns mean.
 const LEGEND: &str = "\
-lost: no reply within 5 s, without an excuse. at death: the responder had them when it was killed. unnoticed: handed over \
+lost: no reply within 5 s, without an excuse. at death: the responder had them when it was killed, and no successor came in time. unnoticed: handed over \
 within a second after a death, and no successor within 4 s.
-by cache: while the existing cache was away. wrong: an address that is not the name's and never was. known leaked: known names \
+by cache: while the existing cache was away, or as many as the kernel dropped at its full socket; by load: the same of a pod's \
+socket. wrong: an address that is not the name's and never was. known leaked: known names \
 answered by anything but their endpoint; exposed: the same, or lost, within 5 s after another agent had removed the program.
 new passed: new names that the existing cache answered. gap: longest time in ms without a reply to a pod's queries of that kind.
 oldest: the age of the oldest answer, in steps of 3 s.
@@ -66,6 +70,17 @@ pub fn render(verdict: &Verdict) -> String {
     }
     text.push('\n');
     text.push_str(LEGEND);
+    if let Some(fail_open) = verdict.fail_open {
+        let stopped = verdict.rows.get(&Fault::Stop).cloned().unwrap_or_default();
+        let _ = writeln!(
+            text,
+            "after SIGSTOP new names pass within {} ms (the deadline of the programs is {} ms); longest gap of known names meanwhile {} ms, of foreign ones {} ms",
+            fail_open.as_millis(),
+            HEARTBEAT_VALID_NS / 1_000_000,
+            gap(&stopped, Kind::Known),
+            gap(&stopped, Kind::Foreign),
+        );
+    }
     text
 }
 
@@ -84,7 +99,7 @@ mod tests {
     use std::{collections::BTreeMap, time::Duration};
 
     use super::*;
-    use crate::chaos::{judge::Fault, load::Counts};
+    use crate::chaos::load::Counts;
 
     #[test]
     fn a_line_for_each_fault_and_one_for_all() {
@@ -100,7 +115,7 @@ mod tests {
         };
         let verdict = Verdict {
             rows: BTreeMap::from([(Fault::Upgrade, row.clone()), (Fault::Kill, row)]),
-            broken: Vec::new(),
+            ..Verdict::default()
         };
         let text = render(&verdict);
         let lines: Vec<Vec<&str>> = text
@@ -111,6 +126,6 @@ mod tests {
         assert_eq!(lines[1][..4], ["upgrade", "2", "0", "1"]);
         assert_eq!(lines[2][..5], ["kill", "-9", "2", "0", "1"]);
         assert_eq!(lines[3][..4], ["all", "4", "0", "2"]);
-        assert_eq!(lines[3][11..15], ["6", "7", "8", "9"]);
+        assert_eq!(lines[3][12..16], ["6", "7", "8", "9"]);
     }
 }

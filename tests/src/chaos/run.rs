@@ -7,9 +7,10 @@ use gregor::datapath::{Hook, has_tcx};
 use rand::{SeedableRng as _, rngs::StdRng, seq::SliceRandom as _};
 
 use super::{
+    drops::Watch,
     faults::{Driver, Plant, Settings},
     judge::{self, Fault, Verdict},
-    load::{Load, Seen, Shared},
+    load::{Incident, Load, Seen, Shared},
     upstream::{Clock, Upstream},
 };
 use crate::{
@@ -43,6 +44,8 @@ pub struct Plan {
 pub const QUICK: Plan = Plan {
     faults: &[
         (Fault::Upgrade, 8),
+        (Fault::OtherAbi, 1),
+        (Fault::OtherLayout, 1),
         (Fault::Kill, 8),
         (Fault::Absence, 1),
         (Fault::Stop, 2),
@@ -61,6 +64,8 @@ const USUAL: Plan = Plan {
     faults: &[
         (Fault::Quiet, 2),
         (Fault::Upgrade, 25),
+        (Fault::OtherAbi, 2),
+        (Fault::OtherLayout, 2),
         (Fault::Kill, 25),
         (Fault::Absence, 2),
         (Fault::Stop, 8),
@@ -79,6 +84,8 @@ const LONG: Plan = Plan {
     faults: &[
         (Fault::Quiet, 5),
         (Fault::Upgrade, 100),
+        (Fault::OtherAbi, 5),
+        (Fault::OtherLayout, 5),
         (Fault::Kill, 100),
         (Fault::Absence, 5),
         (Fault::Stop, 30),
@@ -116,6 +123,12 @@ pub struct Options {
     /// Of the order of the faults, to have the same one again
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
+    /// These faults alone, as often as otherwise
+    #[arg(long, value_name = "FAULT", value_delimiter = ',')]
+    only: Vec<Fault>,
+    /// Write each incident to this file
+    #[arg(long, value_name = "FILE")]
+    pub incidents: Option<std::path::PathBuf>,
     /// Break something on purpose, which has to be found
     #[arg(long, value_name = "FAULT")]
     plant: Option<Plant>,
@@ -129,6 +142,8 @@ pub struct Run {
     pub pods: u8,
     pub seed: u64,
     pub plant: Option<Plant>,
+    /// The faults of the plan that are injected; all if empty.
+    pub only: Vec<Fault>,
     /// Runs for this time.
     pub time: Option<Duration>,
 }
@@ -151,8 +166,19 @@ impl Run {
             pods: options.pods,
             seed: options.seed.unwrap_or_else(rand::random),
             plant: options.plant,
+            only: options.only.clone(),
             time: options.seconds.map(Duration::from_secs),
         }
+    }
+}
+
+impl Run {
+    fn faults(&self) -> impl Iterator<Item = &(Fault, usize)> {
+        let is_injected = |fault| self.only.is_empty() || self.only.contains(fault);
+        self.plan
+            .faults
+            .iter()
+            .filter(move |(fault, _)| is_injected(fault))
     }
 }
 
@@ -161,6 +187,10 @@ impl Run {
 pub struct Outcome {
     pub verdict: Verdict,
     pub skipped: Vec<String>,
+    /// What the pods have seen.
+    pub incidents: Vec<Incident>,
+    /// Datagrams that the kernel dropped at the existing cache, which were queries of pods or of gregor.
+    pub dropped_at_cache: u64,
 }
 
 /// Makes a lab called `name` and runs the plan in it.
@@ -187,6 +217,7 @@ pub fn run(name: &str, run: &Run) -> Result<Outcome> {
         rate: run.plan.rate,
         absence: run.plan.absence,
         plant: run.plant,
+        faults: run.faults().map(|(fault, _)| *fault).collect(),
     };
     let mut random = StdRng::seed_from_u64(run.seed);
     let faults = StdRng::seed_from_u64(run.seed);
@@ -196,6 +227,7 @@ pub fn run(name: &str, run: &Run) -> Result<Outcome> {
         .pods()
         .map(|pod| Load::start(pod, &shared, run.plan.rate))
         .collect::<Result<Vec<Load>>>()?;
+    let watch = Watch::start(driver.lab().node(), clock)?;
     std::thread::sleep(Duration::from_secs(1));
     if run.plant == Some(Plant::Heartbeat) {
         driver.stop_for_good();
@@ -209,7 +241,7 @@ pub fn run(name: &str, run: &Run) -> Result<Outcome> {
     };
     loop {
         let mut faults: Vec<Fault> = Vec::new();
-        for (fault, times) in run.plan.faults {
+        for (fault, times) in run.faults() {
             match driver.cannot(*fault) {
                 None => faults.extend(std::iter::repeat_n(*fault, *times)),
                 Some(why) => {
@@ -244,6 +276,9 @@ pub fn run(name: &str, run: &Run) -> Result<Outcome> {
     }
     driver.end();
     seen.add(std::mem::take(&mut driver.seen));
-    outcome.verdict = judge::judge(&driver.rounds, &seen);
+    let drops = watch.finish()?;
+    outcome.dropped_at_cache = drops.iter().map(|drops| drops.count).sum();
+    outcome.verdict = judge::judge(&driver.rounds, &seen, &drops);
+    outcome.incidents = seen.incidents;
     Ok(outcome)
 }

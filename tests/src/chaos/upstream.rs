@@ -23,7 +23,7 @@ use hickory_proto::{
     },
 };
 
-use crate::lab::Netns;
+use crate::lab::{Netns, hold_bursts};
 
 /// How long an endpoint keeps its address.
 pub const GENERATION: Duration = Duration::from_secs(3);
@@ -116,6 +116,7 @@ impl Upstream {
     pub fn start(netns: &Netns, address: IpAddr, clock: Clock) -> Result<Self> {
         let bind = move || -> io::Result<UdpSocket> {
             let socket = UdpSocket::bind(SocketAddr::new(address, 53))?;
+            hold_bursts(&socket)?;
             socket.set_read_timeout(Some(Duration::from_millis(100)))?;
             Ok(socket)
         };

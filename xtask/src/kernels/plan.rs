@@ -97,6 +97,8 @@ const TESTS: &[Tests] = &[
             "vlan",
             "killed_and_started_again_on_clsact",
             "documented_capabilities",
+            "each_capability_is_needed",
+            "memlock",
         ],
         full: &[
             "ipv6",
@@ -108,8 +110,17 @@ const TESTS: &[Tests] = &[
             "tcp_steering",
             "killed_and_started_again_on_tcx",
             "detach_all",
+            "as_root_threads_have_the_same_capabilities",
+            "a_seccomp_filter_that_forbids_bpf_is_named",
         ],
         limit_seconds: 600,
+    },
+    Tests {
+        part: Part::Lab,
+        program: "chaos",
+        quick: &[],
+        full: &["a_short_run"],
+        limit_seconds: 900,
     },
     Tests {
         part: Part::Lab,
@@ -145,12 +156,24 @@ pub fn steps(architecture: Architecture, only: &[Part], quick: bool) -> Vec<Step
                 .collect(),
             limit_seconds: tests.limit_seconds,
         })
+        // Without names, a guest runs all of a program's tests.
+        .filter(|step| !step.tests.is_empty())
         .collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_step_runs_all_tests_of_its_program() {
+        for quick in [false, true] {
+            let steps = steps(Architecture::X86_64, &[], quick);
+            assert!(steps.iter().all(|step| !step.tests.is_empty()));
+            let has_chaos = steps.iter().any(|step| step.program.ends_with("chaos"));
+            assert_eq!(has_chaos, !quick);
+        }
+    }
 
     /// A test that is added to the lab is run in guests, too.
     #[test]

@@ -68,8 +68,11 @@ pub type Entry = [Word; ENTRY_WORDS];
 /// An answer and how it is found by the end of its names: side by side, so that there is one place to fetch from memory.
 #[repr(C, align(64))]
 pub struct Slot {
+    #[cfg(not(feature = "other-layout"))]
     pub suffix: Suffix,
     pub entry: Entry,
+    #[cfg(feature = "other-layout")]
+    pub suffix: Suffix,
 }
 
 impl Slot {

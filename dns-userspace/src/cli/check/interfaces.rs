@@ -1,5 +1,7 @@
 //! The hook, the interfaces that would be attached, and what is on them already.
 
+use std::collections::BTreeMap;
+
 use futures::TryStreamExt as _;
 use rtnetlink::packet_route::tc::{TcAttribute, TcFilterBpfOption, TcOption};
 
@@ -10,7 +12,7 @@ use crate::{
         Hook, Interface, Order, PROGRAM, XdpMode, has_tcx, programs_on, vlan_offload_remedy,
         xdp_modes,
     },
-    discover,
+    discover::{self, Left, Link, Selection},
 };
 
 /// The hook that would be used.
@@ -41,11 +43,9 @@ fn judge_hook(has_tcx: std::io::Result<bool>, configured: Option<Hook>) -> Findi
 
 /// The interfaces that would be attached, and what is on them already.
 pub async fn look(settings: Option<&Settings>) -> Vec<Finding> {
-    let selection = settings.map_or(discover::Selection::PodVeths, |settings| {
-        settings.selection.clone()
-    });
-    let present = match discover::present(&selection).await {
-        Ok(present) => present,
+    let selection = settings.map_or(Selection::PodVeths, |settings| settings.selection.clone());
+    let links = match discover::all().await {
+        Ok(links) => links,
         Err(error) => {
             return vec![Finding::error(
                 "interfaces",
@@ -54,24 +54,31 @@ pub async fn look(settings: Option<&Settings>) -> Vec<Finding> {
             )];
         }
     };
+    let mut findings = left_alone(&selection, &links);
+    let present: Vec<Interface> = links
+        .into_iter()
+        .filter(|link| selection.wants(link))
+        .map(|link| Interface {
+            index: link.index,
+            name: link.name,
+        })
+        .collect();
     if present.is_empty() {
-        return vec![Finding::warning(
+        findings.push(Finding::warning(
             "interfaces",
             "none would be attached now",
             "run this in the node's network namespace; with a CNI without veths, set [intercept] interfaces",
-        )];
+        ));
+        return findings;
     }
     if settings.is_some_and(|settings| settings.hook == Some(Hook::Xdp)) {
         let indexes: Vec<u32> = present.iter().map(|interface| interface.index).collect();
-        return present
-            .iter()
-            .zip(xdp_modes(&indexes))
-            .map(|(interface, mode)| {
-                judge_xdp(interface, mode, vlan_offload_remedy(&interface.name))
-            })
-            .collect();
+        let modes = present.iter().zip(xdp_modes(&indexes));
+        findings.extend(modes.map(|(interface, mode)| {
+            judge_xdp(interface, mode, vlan_offload_remedy(&interface.name))
+        }));
+        return findings;
     }
-    let mut findings = left_out(&selection).await;
     for interface in present {
         let tcx = programs_on(&interface.name).unwrap_or_default();
         let clsact = clsact_filters(&interface).await.unwrap_or_default();
@@ -81,22 +88,56 @@ pub async fn look(settings: Option<&Settings>) -> Vec<Finding> {
     findings
 }
 
-/// Veths that do not count as those of pods.
-async fn left_out(selection: &discover::Selection) -> Vec<Finding> {
-    if !matches!(selection, discover::Selection::PodVeths) {
-        return Vec::new();
+/// Names of one reason that are listed; a node may have hundreds.
+const MAX_NAMES: usize = 8;
+
+/// The links that gregor does not attach to, by the reason for that.
+fn left_alone(selection: &Selection, links: &[Link]) -> Vec<Finding> {
+    let mut by_reason: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for link in links {
+        if let Err(left) = selection.judge(link)
+            && let Some(reason) = reason(left, link)
+        {
+            by_reason.entry(reason).or_default().push(&link.name);
+        }
     }
-    discover::uplink_veths()
-        .await
-        .unwrap_or_default()
-        .into_iter()
-        .map(|name| {
-            Finding::ok(
-                format!("interface {name}"),
-                "the node's uplink, left alone: a default route leaves by it",
+    let finding = |(reason, names): (String, Vec<&str>)| {
+        let listed = names[..names.len().min(MAX_NAMES)].join(", ");
+        let more = match names.len().saturating_sub(MAX_NAMES) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        Finding::ok("left alone", format!("{listed}{more}: {reason}"))
+    };
+    by_reason.into_iter().map(finding).collect()
+}
+
+/// `None` where nobody would expect anything else.
+fn reason(left: Left, link: &Link) -> Option<String> {
+    const BY_NAME: &str = "[intercept] interfaces names such, where pods are behind them";
+    let reason = match (left, link.kind.as_str()) {
+        (Left::Own, _) => return None,
+        _ if link.name == "lo" => return None,
+        (Left::Uplink, _) => "the node's uplink: a default route leaves by it".to_owned(),
+        (Left::PeerHere, _) => "veths whose other end is in this network namespace too".to_owned(),
+        (Left::NotNamed, "veth") if link.peer_elsewhere && !link.is_uplink => {
+            "veths of pods that [intercept] interfaces does not name".to_owned()
+        }
+        (Left::NotNamed, _) => return None,
+        (Left::Kind, "") => {
+            format!("network cards; {BY_NAME}")
+        }
+        (Left::Kind, "bridge") => "bridges: the pods are behind their ports".to_owned(),
+        (Left::Kind, "netkit") => format!("netkit; {BY_NAME}"),
+        (Left::Kind, "tun") => format!("tap or tun, as of virtual machines; {BY_NAME}"),
+        (Left::Kind, kind @ ("macvlan" | "macvtap" | "ipvlan" | "ipvtap")) => {
+            format!(
+                "{kind}: what pods send by their own does not come past the node's network, and cannot be served"
             )
-        })
-        .collect()
+        }
+        (Left::Kind, kind) => format!("{kind}, which no pod is behind"),
+    };
+    Some(reason)
 }
 
 fn judge_xdp(

@@ -4,6 +4,7 @@
 //! in pure ones.
 
 mod answers;
+mod control;
 mod finding;
 mod interfaces;
 mod metrics;
@@ -20,7 +21,10 @@ use self::{
     finding::{Finding, Level},
     report::Report,
 };
-use crate::{app::settings::Settings, datapath::Node};
+use crate::{
+    app::settings::Settings,
+    datapath::{Node, STATE},
+};
 
 /// Where kubeadm and most distributions keep it.
 const KUBELET_CONFIG: &str = "/var/lib/kubelet/config.yaml";
@@ -46,6 +50,9 @@ pub struct Args {
     /// The control socket of a running gregor, for the nameservers that it has seen; none need be there.
     #[arg(long, value_name = "PATH", default_value = super::CONTROL)]
     control: PathBuf,
+    /// Where maps and links would be pinned.
+    #[arg(long, value_name = "DIR", default_value = STATE)]
+    state: PathBuf,
     /// Print the findings as one JSON object.
     #[arg(long)]
     json: bool,
@@ -90,7 +97,11 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     let example = Settings::example()?;
     let tried = programs::load(settings.as_ref().unwrap_or(&example), args.load_timeout);
-    findings.splice(0..0, node::judge(&node, &tried.wanted, tried.is_loaded()));
+    findings.splice(
+        0..0,
+        node::judge(&node, &tried.wanted, tried.is_loaded(), &args.state),
+    );
+    findings.push(control::judge(&args.control));
     findings.extend(tried.findings());
     findings.push(return_path::try_out());
     if let Some(settings) = &settings {

@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use super::finding::{Finding, Level};
-use crate::datapath::{Memlock, Node, STATE, State, StateError, Wanted, size};
+use crate::datapath::{Memlock, Node, State, StateError, Wanted, size};
 
 /// What does not depend on the configuration. `wanted` is what the maps take; what a kernel lacks is an error only where the
 /// programs do not load.
-pub fn judge(node: &Node, wanted: &Wanted, is_loaded: bool) -> Vec<Finding> {
+pub fn judge(node: &Node, wanted: &Wanted, is_loaded: bool, state: &Path) -> Vec<Finding> {
     vec![
         Finding::ok("kernel", release()),
         judge_jit(
@@ -16,7 +16,7 @@ pub fn judge(node: &Node, wanted: &Wanted, is_loaded: bool) -> Vec<Finding> {
                 .as_deref(),
         ),
         judge_btf(node.has_btf, is_loaded),
-        judge_bpffs(State::on_bpffs(Path::new(STATE))),
+        judge_bpffs(state, State::is_usable(state)),
         judge_capabilities(&node.missing_capabilities),
         judge_memlock(node.memlock, wanted.bytes),
         judge_memory(node.memory_limit, wanted),
@@ -60,9 +60,9 @@ fn judge_btf(is_there: bool, is_loaded: bool) -> Finding {
 }
 
 /// Where maps and links are pinned.
-fn judge_bpffs(state: Result<(), StateError>) -> Finding {
+fn judge_bpffs(path: &Path, state: Result<(), StateError>) -> Finding {
     match state {
-        Ok(()) => Finding::ok("bpffs", STATE),
+        Ok(()) => Finding::ok("bpffs", path.display().to_string()),
         Err(error) => Finding {
             level: Level::Error,
             ..Finding::ok("bpffs", error.to_string())

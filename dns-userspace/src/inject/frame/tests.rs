@@ -29,6 +29,7 @@ fn query(source: &str, destination: &str, tags: &[u8], message: &[u8]) -> QueryF
     // Ethernet padding is not part of the packet.
     frame.extend_from_slice(&[0xee; 5]);
     QueryFrame {
+        held: None,
         ifindex: 7,
         vlan: None,
         reinjection: Reinjection::default(),
@@ -156,7 +157,7 @@ proptest! {
 
     #[test]
     fn no_frame_makes_it_panic(frame in prop::collection::vec(any::<u8>(), 0..120), l3_offset in 0..130usize) {
-        let query = QueryFrame { ifindex: 1, vlan: None, reinjection: Reinjection::default(), l3_offset, frame };
+        let query = QueryFrame { held: None, ifindex: 1, vlan: None, reinjection: Reinjection::default(), l3_offset, frame };
         let _ = reply(&query, b"answer");
         let _ = original_frame(&query);
     }

@@ -228,6 +228,7 @@ fn frame(ifindex: u32, message: &[u8]) -> QueryFrame {
     frame.extend([0, 0]);
     frame.extend(message);
     QueryFrame {
+        held: None,
         ifindex,
         vlan: None,
         reinjection: Reinjection::default(),
@@ -714,6 +715,7 @@ async fn rules_decide_about_the_target_and_their_ttl_is_a_cap() {
     let ask = |rule, qname: &str| {
         let query = frame(3, &query_bytes(1, qname, RecordType::A, None));
         lab.responder.handle(Intercepted {
+            held: None,
             ifindex: query.ifindex,
             rule,
             rules: rules.clone(),

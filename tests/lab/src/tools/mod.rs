@@ -221,17 +221,43 @@ pub fn unbound_with_cookies() -> Result<PathBuf> {
             )?;
             apt::unpack(&archives, &directory.join("tree"))?;
             fs::remove_dir_all(&archives)?;
-            let launcher = directory.join("unbound");
-            fs::write(
-                &launcher,
-                "#!/bin/sh\ntree=\"$(dirname \"$0\")/tree\"\n\
-             exec \"$tree/usr/lib64/ld-linux-x86-64.so.2\" --library-path \"$tree/usr/lib/x86_64-linux-gnu\" \
-             \"$tree/usr/sbin/unbound\" \"$@\"\n",
-            )?;
-            fs::set_permissions(&launcher, fs::Permissions::from_mode(0o755))?;
-            Ok(())
+            launcher(directory, "unbound", "usr/sbin")
         },
     )
+}
+
+/// Prometheus of Debian 12, with promtool beside it; run from its own tree with the C library there. Installed, it would start
+/// as a service of the machine.
+pub fn prometheus() -> Result<PathBuf> {
+    build_once_as("prometheus", "bookworm-1", "prometheus", &|directory| {
+        let apt = apt::Apt::open(directory, "amd64", &["bookworm", "bookworm-security"], true)?;
+        let archives = directory.join("packages");
+        let packages = ["prometheus".to_owned(), "libc6".to_owned()];
+        apt.download("fetching Prometheus of Debian 12", &packages, &archives)?;
+        apt::unpack(&archives, &directory.join("tree"))?;
+        fs::remove_dir_all(&archives)?;
+        for program in ["promtool", "prometheus"] {
+            launcher(directory, program, "usr/bin")?;
+        }
+        Ok(())
+    })
+}
+
+/// Starts a program of a tree of packages with the libraries there.
+fn launcher(directory: &Path, program: &str, place: &str) -> Result<()> {
+    let path = directory.join(program);
+    fs::write(
+        &path,
+        format!(
+            "#!/bin/sh\ntree=\"$(dirname \"$0\")/tree\"\n\
+             exec \"$tree/usr/lib64/ld-linux-x86-64.so.2\" --library-path \"$tree/usr/lib/x86_64-linux-gnu\" \
+             \"$tree/{place}/{program}\" \"$@\"\n"
+        ),
+    )?;
+    Ok(fs::set_permissions(
+        &path,
+        fs::Permissions::from_mode(0o755),
+    )?)
 }
 
 /// BIND 9.

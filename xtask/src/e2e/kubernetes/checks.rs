@@ -6,11 +6,12 @@ use std::{
     fs,
     net::IpAddr,
     path::Path,
+    process::Command,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use gregor_lab::tools::say;
+use gregor_lab::{threads, tools::say};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -173,6 +174,10 @@ pub fn all(cluster: &Cluster, components: &Components, results: &mut Results) ->
             helm(cluster, "install", &[])?;
             rolled_out(cluster, "kube-system", DAEMON_SET)?;
             let took = started.elapsed();
+            for node in NODES {
+                let said = status(cluster, node)?["node"].clone();
+                ensure!(said == node.to_string(), "{node} says that it is {said}");
+            }
             let status = status(cluster, NODES[0])?;
             let servers: Vec<&str> = status["servers"]
                 .as_array()
@@ -234,6 +239,10 @@ pub fn all(cluster: &Cluster, components: &Components, results: &mut Results) ->
         restarts()?;
         Ok(format!("after {:.0} s", took.as_secs_f64()))
     });
+    results.check(
+        "the runtime's default seccomp profile is enough, and each thread has the documented capabilities",
+        || confined(cluster),
+    );
     results.check("the memory limit holds through reloads", || memory(cluster));
     for (round, tag) in [(1, NEXT), (2, env!("CARGO_PKG_VERSION"))] {
         results.check(
@@ -337,6 +346,9 @@ pub fn all(cluster: &Cluster, components: &Components, results: &mut Results) ->
         "pods with the annotation get their ndots, and their own endpoint",
         || ndots(cluster),
     );
+    results.check("so they do by Kyverno's policy", || {
+        ndots_by_kyverno(cluster, components)
+    });
     results.check("a rule is for the namespaces that it names", || {
         only_foo(cluster)
     });
@@ -554,6 +566,30 @@ pub fn process(cluster: &Cluster, pod: &Value) -> Result<u32> {
         .with_context(|| format!("{} has no process", name_of(pod)))
 }
 
+/// What confines gregor on each node.
+fn confined(cluster: &Cluster) -> Result<String> {
+    let mut filters = Vec::new();
+    for node in NODES {
+        let pod = gregor_on(cluster, node)?;
+        let profile = &pod["spec"]["securityContext"]["seccompProfile"]["type"];
+        ensure!(profile == "RuntimeDefault", "seccompProfile: {profile}");
+        let pid = process(cluster, &pod)?;
+        for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+            let status = fs::read_to_string(task?.path().join("status"))?;
+            let field = |name: &str| {
+                let line = status.lines().find_map(|line| line.strip_prefix(name));
+                line.map_or("", str::trim).to_owned()
+            };
+            ensure!(field("Seccomp:") == "2", "no filter: {status}");
+            filters.push(format!("{} of mode 2", field("Seccomp_filters:")));
+        }
+        threads::are_as_documented(pid, "")?;
+    }
+    filters.sort();
+    filters.dedup();
+    Ok(format!("seccomp filters: {}", filters.join("; ")))
+}
+
 /// Another pod than this one is ready on a node.
 fn another_is_ready(cluster: &Cluster, node: NodeName, old: &Value) -> Result<()> {
     cluster.wait_until(
@@ -753,27 +789,12 @@ fn found_by(cluster: &Cluster, pod: &Value) -> Result<BTreeSet<IpAddr>> {
     Ok(said.lines().filter_map(|line| line.parse().ok()).collect())
 }
 
-/// The policy of the chart, and what a pod that it was for finds.
-fn ndots(cluster: &Cluster) -> Result<String> {
+const ANNOTATION: &str = "gregor-dns.github.io/ndots";
+
+/// Annotation of a pod, its DNS configuration, and what a policy makes of that.
+fn mutations() -> [(Option<&'static str>, Value, Value); 9] {
     use serde_json::json;
-    const ANNOTATION: &str = "gregor-dns.github.io/ndots";
-    helm(cluster, "upgrade", &["--set", "ndotsPolicy.enabled=true"])?;
-    let (tenant, expected) = TENANTS[0];
-    let mutated = |annotation: Option<&str>, dns_config: Value| -> Result<Value> {
-        let annotations = match annotation {
-            Some(annotation) => json!({ ANNOTATION: annotation }),
-            None => Value::Null,
-        };
-        let pod = job("ndots", tenant, &annotations, &dns_config);
-        let made = cluster.apply(&pod.to_string(), &["--dry-run=server", "--output=json"])?;
-        let made: Value = serde_json::from_str(&made)?;
-        Ok(made["spec"]["dnsConfig"].clone())
-    };
-    let seven = json!({ "options": [{ "name": "ndots", "value": "7" }] });
-    // A policy takes a moment to come into force.
-    cluster.wait_until("the policy is in force", MINUTE, || {
-        Ok(mutated(Some("7"), Value::Null)? == seven)
-    })?;
+    let ndots = |value: &str| json!({ "options": [{ "name": "ndots", "value": value }] });
     let others = json!({
         "searches": ["example.com"],
         "options": [{ "name": "ndots", "value": "2" }, { "name": "edns0" }],
@@ -782,29 +803,93 @@ fn ndots(cluster: &Cluster) -> Result<String> {
         "searches": ["example.com"],
         "options": [{ "name": "edns0" }, { "name": "ndots", "value": "7" }],
     });
-    let ten = json!({ "options": [{ "name": "ndots", "value": "10" }] });
-    let nine = json!({ "options": [{ "name": "ndots", "value": "9" }] });
-    for (annotation, before, after) in [
+    [
+        (Some("7"), Value::Null, ndots("7")),
         (Some("7"), others.clone(), merged),
         (None, others.clone(), others),
         (None, Value::Null, Value::Null),
-        (Some("7"), ten.clone(), ten.clone()),
-        (Some("10"), nine.clone(), ten),
-        (Some("16"), nine.clone(), nine),
+        (Some("7"), ndots("10"), ndots("10")),
+        (Some("10"), ndots("9"), ndots("10")),
+        (Some("16"), ndots("9"), ndots("9")),
         (Some("seven"), Value::Null, Value::Null),
         (Some("07"), Value::Null, Value::Null),
-    ] {
-        let made = mutated(annotation, before.clone())?;
-        ensure!(made == after, "{annotation:?}, {before}: {made}");
+    ]
+}
+
+fn annotated(annotation: Option<&str>, dns_config: &Value) -> Value {
+    let annotations = match annotation {
+        Some(annotation) => serde_json::json!({ ANNOTATION: annotation }),
+        None => serde_json::json!({}),
+    };
+    let mut pod = job("ndots", TENANTS[0].0, &annotations, dns_config);
+    if dns_config.is_null() {
+        pod["spec"]
+            .as_object_mut()
+            .map(|spec| spec.remove("dnsConfig"));
     }
-    let annotated = job("ndots", tenant, &json!({ ANNOTATION: "7" }), &Value::Null);
-    let found = found_by(cluster, &annotated)?;
+    pod
+}
+
+/// The policy of the chart, and what a pod that it was for finds.
+fn ndots(cluster: &Cluster) -> Result<String> {
+    helm(cluster, "upgrade", &["--set", "ndotsPolicy.enabled=true"])?;
+    let (_, expected) = TENANTS[0];
+    let mutated = |annotation: Option<&str>, dns_config: &Value| -> Result<Value> {
+        let pod = annotated(annotation, dns_config).to_string();
+        let made = cluster.apply(&pod, &["--dry-run=server", "--output=json"])?;
+        let made: Value = serde_json::from_str(&made)?;
+        Ok(made["spec"]["dnsConfig"].clone())
+    };
+    let rows = mutations();
+    // A policy takes a moment to come into force.
+    cluster.wait_until("the policy is in force", MINUTE, || {
+        Ok(mutated(rows[0].0, &rows[0].1)? == rows[0].2)
+    })?;
+    for (annotation, before, after) in &rows {
+        let made = mutated(*annotation, before)?;
+        ensure!(made == *after, "{annotation:?}, {before}: {made}");
+    }
+    let found = found_by(cluster, &annotated(Some("7"), &Value::Null))?;
     ensure!(found == addresses(expected), "annotated: {found:?}");
-    let plain = job("ndots", tenant, &Value::Null, &Value::Null);
-    let found = found_by(cluster, &plain)?;
+    let found = found_by(cluster, &annotated(None, &Value::Null))?;
     ensure!(found == addresses(NOBODYS), "not annotated: {found:?}");
     helm(cluster, "upgrade", &[])?;
-    Ok("8 kinds of pods".to_owned())
+    Ok(format!("{} kinds of pods", rows.len()))
+}
+
+/// The same policy for Kyverno, by its command line.
+fn ndots_by_kyverno(cluster: &Cluster, components: &Components) -> Result<String> {
+    let policy = machine::root()?.join("deploy/policies/kyverno-ndots.yaml");
+    let directory = machine::target_directory()?.join("e2e/kubernetes/kyverno");
+    fs::create_dir_all(&directory)?;
+    let rows = mutations();
+    for (annotation, before, after) in &rows {
+        let (from, to) = (directory.join("pod.json"), directory.join("mutated.yaml"));
+        fs::write(&from, annotated(*annotation, before).to_string())?;
+        fs::write(&to, "")?;
+        let output = Command::new(&components.kyverno)
+            .arg("apply")
+            .arg(&policy)
+            .arg("--resource")
+            .arg(&from)
+            .arg("--output")
+            .arg(&to)
+            .output()
+            .context("running kyverno")?;
+        let said = String::from_utf8_lossy(&output.stdout);
+        ensure!(output.status.success(), "kyverno apply: {said}");
+        let made = fs::read_to_string(&to)?;
+        // Written where the policy applies.
+        let made = if made.trim().is_empty() {
+            before.clone()
+        } else {
+            let made = cluster.apply(&made, &["--dry-run=client", "--output=json"])?;
+            let made: Value = serde_json::from_str(&made)?;
+            made["spec"]["dnsConfig"].clone()
+        };
+        ensure!(made == *after, "{annotation:?}, {before}: {made}; {said}");
+    }
+    Ok(format!("{} kinds of pods", rows.len()))
 }
 
 /// What `gregor status` says on both nodes comes to be true; a ConfigMap takes a while to reach them.

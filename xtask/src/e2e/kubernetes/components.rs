@@ -17,6 +17,9 @@ pub const KUBERNETES_VERSION: &str = "1.36.3";
 const PROMETHEUS_OPERATOR: &str = "github.com/prometheus-operator/prometheus-operator@v0.85.0";
 const CUSTOM_RESOURCES: [&str; 2] = ["podmonitors", "prometheusrules"];
 
+/// Its command line applies a policy as its webhook does.
+const KYVERNO_VERSION: &str = "1.19.1";
+
 /// Where everything is.
 #[derive(Clone, Debug)]
 pub struct Components {
@@ -24,12 +27,14 @@ pub struct Components {
     pub binaries: PathBuf,
     pub helm: PathBuf,
     pub coredns: PathBuf,
+    pub kyverno: PathBuf,
     /// Manifests of custom resources.
     pub custom_resources: Vec<PathBuf>,
 }
 
 impl Components {
-    /// Finds, installs or builds; the first time takes some ten minutes, nearly all of it the API server's compilation.
+    /// Finds, installs or builds; the first time takes some quarter of an hour, nearly all of it the compilation of the API server
+    /// and of Kyverno.
     pub fn ensure() -> Result<Self> {
         packages()?;
         let marker = tools::build_once_as(
@@ -46,6 +51,7 @@ impl Components {
             binaries,
             helm: tools::helm()?,
             coredns: tools::coredns()?,
+            kyverno: tools::build_once_as("kyverno", KYVERNO_VERSION, "kyverno", &build_kyverno)?,
             custom_resources: custom_resources()?,
         })
     }
@@ -115,6 +121,18 @@ fn build_kubernetes(directory: &Path) -> Result<()> {
         run_quietly(&format!("building {name} {version}"), &mut go)?;
     }
     Ok(())
+}
+
+/// In its own module, whose replacements a dependency does not have.
+fn build_kyverno(directory: &Path) -> Result<()> {
+    let module = format!("github.com/kyverno/kyverno@v{KYVERNO_VERSION}");
+    let source = downloaded(&module, "Dir")?;
+    let mut go = tools::go_command()?;
+    go.args(["build", "-ldflags", "-s -w", "-o"])
+        .arg(directory.join("kyverno"))
+        .arg("./cmd/cli/kubectl-kyverno")
+        .current_dir(source);
+    run_quietly(&format!("building Kyverno {KYVERNO_VERSION}"), &mut go)
 }
 
 /// A module that can build the commands: the staging modules, which k8s.io/kubernetes replaces by its own directories, replace

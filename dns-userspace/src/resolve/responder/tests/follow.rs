@@ -26,6 +26,7 @@ fn ask(lab: &Lab, rules: &Arc<RuleSet>, qname: &str, qtype: RecordType) {
     let query = frame(3, &query_bytes(1, qname, qtype, None));
     let rule = rules.find(&wire(qname)).unwrap();
     lab.responder.handle(Intercepted {
+        held: None,
         ifindex: query.ifindex,
         rule,
         rules: rules.clone(),

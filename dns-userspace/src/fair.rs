@@ -130,6 +130,18 @@ impl<K: Clone + Eq + Hash, V> FairMap<K, V> {
         self.take(key).map(|slot| slot.value)
     }
 
+    /// Keeps the entries for which this says so.
+    pub fn retain(&mut self, keep: impl Fn(&K, &V) -> bool) {
+        let gone = self
+            .slots
+            .iter()
+            .filter(|(key, slot)| !keep(key, &slot.value));
+        let gone: Vec<K> = gone.map(|(key, _)| key.clone()).collect();
+        for key in gone {
+            self.take(&key);
+        }
+    }
+
     /// Every entry, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
         self.slots.iter().map(|(key, slot)| (key, &slot.value))

@@ -19,4 +19,5 @@ pub mod observe;
 mod privileges;
 pub mod resolve;
 pub mod rules;
+pub mod sources;
 pub mod tcp;

@@ -20,11 +20,12 @@ use dns_common::answer;
 use gregor::{
     datapath::ReturnPath,
     inject::{Inject, Injector, QueryFrame},
-    model::{Intercepted, LastGood, Publish, Reinjection, Term},
+    model::{Changes, Intercepted, LastGood, Publish, PublishedEntry, Reinjection, Term},
     resolve::{DnsSource, Responder, ResponderOptions},
     rules::{MatchSpec, RuleSet, RuleSpec},
 };
 use gregor_tests::packets::build::internet_checksum;
+use hickory_proto::rr::Name;
 use nix::sched::{CloneFlags, setns};
 
 const POD_PORT: u16 = 40_053;
@@ -443,4 +444,6 @@ impl Publish for NoProgram {
     fn no_target(&self, _: u32, _: &answer::Key, _: Duration) {}
 
     fn withdraw(&self, _: &answer::Key) {}
+
+    fn withdraw_changed(&self, _: &Changes, _: &dyn Fn(&[Name], &PublishedEntry<'_>) -> bool) {}
 }

@@ -62,10 +62,16 @@ fn static_binary(options: &Options) -> Result<PathBuf> {
     Ok(binary)
 }
 
+/// What a static binary has beside: it is for images, and those are for clusters. Elsewhere it would only cost compile time.
+const FEATURES: &str = "kubernetes";
+
 fn compile(cargo: &mut std::process::Command, options: &Options) -> Result<()> {
     cargo.args(["--package", "dns-userspace", "--bin", "gregor"]);
     if options.release {
         cargo.arg("--release");
+    }
+    if options.is_static {
+        cargo.args(["--features", FEATURES]);
     }
     let status = cargo.status().context("running cargo")?;
     if !status.success() {

@@ -45,7 +45,7 @@ const FILES: [(&str, &[&str]); 3] = [
 pub const KUBE_VERSION: &str = "1.36.0";
 
 /// Values, and the expected manifests.
-const MAKES: [(&str, &str); 25] = [
+const MAKES: [(&str, &str); 31] = [
     ("preset=nodelocal", "servers = [\"169.254.20.10\"]"),
     (
         "preset=aks",
@@ -89,6 +89,18 @@ const MAKES: [(&str, &str); 25] = [
         "rules[0].name=a,rules[0].match=a.b,rules[0].cname=c.d,rules[0].follow=false",
         "follow = false",
     ),
+    ("kubernetes.watch=true", "verbs: [\"list\", \"watch\"]"),
+    (
+        "kubernetes.watch=true",
+        "automountServiceAccountToken: true",
+    ),
+    ("kubernetes.watch=false", "watch = false"),
+    ("kubernetes.events=true", "verbs: [\"create\"]"),
+    ("kubernetes.events=false", "events = false"),
+    (
+        "kubernetes.clusterDomain=k8s.example",
+        "cluster_domain = \"k8s.example\"",
+    ),
     ("handover=false", "maxUnavailable: 1"),
     ("privileged=true", "privileged: true"),
     ("detach=true", "- SYS_ADMIN"),
@@ -101,7 +113,7 @@ const MAKES: [(&str, &str); 25] = [
 ];
 
 /// Values that it refuses, and what its message names.
-const REFUSES: [(&str, &str); 10] = [
+const REFUSES: [(&str, &str); 12] = [
     ("preset=azure", "preset"),
     ("preset=service", "clusterDNS"),
     ("unknown=1", "unknown"),
@@ -109,6 +121,8 @@ const REFUSES: [(&str, &str); 10] = [
     ("capabilities={CAP_BPF}", "capabilities"),
     ("metrics.port=0", "port"),
     ("image.digest=latest", "digest"),
+    ("kubernetes.watch=yes", "watch"),
+    ("kubernetes.clusterDomain=a b", "clusterDomain"),
     ("handover=yes", "handover"),
     ("rules[0].name=a,rules[0].cname=b", "rules"),
     ("podMonitor.interval=soon", "interval"),

@@ -76,6 +76,14 @@ fn steps(options: &Options, tally: &mut Tally) -> Result<()> {
         unit.args(["--exclude", package]);
     }
     harness("unit tests", filter(&mut unit, options, false), tally)?;
+    // The client of the API server is in the image only, and so are its tests.
+    let mut kubernetes = cargo_test("--package")?;
+    kubernetes.args(["dns-userspace", "--lib", "--features", "kubernetes"]);
+    harness(
+        "unit tests, with the Kubernetes API",
+        filter(&mut kubernetes, options, false).args(["sources::"]),
+        tally,
+    )?;
     if options.unit {
         return Ok(());
     }
@@ -135,6 +143,13 @@ fn lint(tally: &mut Tally) -> Result<()> {
             .args(["clippy", "--workspace", "--all-targets"])
             .args(BPF.iter().flat_map(|package| ["--exclude", package]))
             .args(["--", "-D", "warnings"]),
+        tally,
+    )?;
+    step(
+        "clippy, with the Kubernetes API",
+        machine::cargo()?
+            .args(["clippy", "--package", "dns-userspace", "--all-targets"])
+            .args(["--features", "kubernetes", "--", "-D", "warnings"]),
         tally,
     )?;
     // By itself: in one run with the host crates its panic handler clashes with that of std.

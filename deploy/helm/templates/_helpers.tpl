@@ -16,6 +16,16 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{ $name | trunc 63 | trimSuffix "-" }}
 {{- end }}
 
+{{/* Of what is in no namespace: releases in two namespaces do not share it. */}}
+{{- define "gregor.clusterName" -}}
+{{ printf "%s-%s" .Release.Namespace (include "gregor.name" .) | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{/* Whether it speaks to the API server. */}}
+{{- define "gregor.watches" -}}
+{{- if and .Values.kubernetes.watch (not .Values.detach) }}true{{ end -}}
+{{- end }}
+
 {{- define "gregor.image" -}}
 {{- with .Values.image -}}
 {{- if .digest }}{{ .repository }}@{{ .digest }}{{ else }}{{ .repository }}:{{ .tag | default $.Chart.AppVersion }}{{ end }}

@@ -4,6 +4,7 @@
 //! does the reloads, one forwards the programs' own decisions to monitors, one serves each listener.
 
 mod attachments;
+mod cluster;
 mod follow;
 mod kernel;
 pub mod load;
@@ -32,6 +33,7 @@ use tokio::{
 };
 
 use self::{
+    cluster::Cluster,
     kernel::{End, Kernel},
     owner::Owner,
     respond::Respond,
@@ -50,6 +52,7 @@ use crate::{
     monitor::Hub,
     observe::{self, ConfigStatus},
     privileges::{Role, restrict_thread},
+    sources::{Reporter, SharedServices},
     tcp::Steering,
 };
 
@@ -112,6 +115,7 @@ struct App {
     state: Arc<State>,
     kernel: Kernel,
     respond: Arc<Respond>,
+    cluster: Cluster,
     tcp: Arc<Tcp>,
     ring: RingTask,
     links: Links,
@@ -184,12 +188,18 @@ impl App {
         let links = Links::open(settings.selection.clone())?;
         let hub = Arc::new(Hub::default());
         let steering = Arc::new(Steering::new(settings.servers.clone()));
-        let respond = Respond::new(&settings, steering.clone(), hub.clone())?;
+        let services = Arc::new(SharedServices::new(
+            settings.cluster_domain.clone(),
+            settings.selectors(),
+        ));
+        let (reporter, notes) = Reporter::new(services);
+        let respond = Respond::new(&settings, steering.clone(), hub.clone(), reporter.clone())?;
         let tcp = Tcp::new(&settings, steering, respond.clone()).await?;
         tcp.prepare(&settings, &mut datapath)?;
 
         tcp.add_program(&datapath);
         let base = datapath.base();
+        let answers = datapath.shared().answers().clone();
         let readers = Readers::take(&mut datapath)?;
         let mut logs = Logs::default();
         logs.follow(datapath.log()?);
@@ -212,6 +222,7 @@ impl App {
             hub,
             links.errors(),
         ));
+        let cluster = Cluster::start(&settings, reporter, notes, respond.clone(), answers);
         let ring = RingTask::spawn(readers, &respond, &state, options.worker)
             .context("cannot start a thread")?;
         // The sockets are open.
@@ -246,6 +257,7 @@ impl App {
             state,
             kernel,
             respond,
+            cluster,
             tcp,
             ring,
             links,
@@ -390,6 +402,7 @@ impl App {
             tracing::info!("stopping");
             End::Detach
         };
+        self.cluster.stop();
         // What waits in the ring is this process's own where its successor cannot read it.
         let ring_end = if self.pins.successors_read_records() {
             end

@@ -106,6 +106,7 @@ impl App {
         if settings.listen != self.settings.listen {
             tracing::warn!("[metrics] listen has changed; that takes effect with a restart");
         }
+        self.cluster.reload(&settings);
         self.links.select(settings.selection.clone());
         self.state
             .loaded(settings.view(), settings.warnings.clone());

@@ -1,6 +1,6 @@
 //! The responder in force. A reload that changes none of its options keeps it, and with it the last good answers.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use arc_swap::ArcSwap;
 
@@ -8,8 +8,10 @@ use super::{kernel::End, settings::Settings, state::Responding};
 use crate::{
     datapath::{Intercepted, Node, ReturnPath, missing_capabilities_remedy, one_line},
     inject::Injector,
+    model::{Changes, Publish},
     monitor::Hub,
     resolve::{DnsSource, Responder, ResponderStatus, Stats, Steer, StreamQuery},
+    sources::{Reporter, SharedServices},
     tcp::Answer,
 };
 
@@ -20,6 +22,10 @@ pub struct Respond {
     live: ArcSwap<Live>,
     /// Closed at the end.
     return_path: Mutex<Option<ReturnPath>>,
+    /// Those before it, as long as queries wait there.
+    earlier: Mutex<Vec<Weak<Live>>>,
+    /// What is known of targets beside DNS, and who is told what came of them.
+    reporter: Arc<Reporter>,
     /// Of all responders: its sockets take capabilities to open.
     injector: Arc<Injector>,
     steer: Arc<dyn Steer>,
@@ -41,6 +47,7 @@ impl Respond {
         settings: &Settings,
         steer: Arc<dyn Steer>,
         hub: Arc<Hub>,
+        reporter: Arc<Reporter>,
     ) -> anyhow::Result<Arc<Self>> {
         let return_path = ReturnPath::open()
             .map_err(|error| anyhow::anyhow!("queries cannot pass: {}", one_line(&error)))?;
@@ -58,9 +65,13 @@ impl Respond {
             })?;
         let injector = Arc::new(injector);
         Ok(Arc::new(Self {
-            live: ArcSwap::from_pointee(open(settings, &injector, &steer, &hub, &stats)),
+            live: ArcSwap::from_pointee(open(
+                settings, &injector, &steer, &hub, &reporter, &stats,
+            )),
             return_path: Mutex::new(Some(return_path)),
             injector,
+            earlier: Mutex::default(),
+            reporter,
             steer,
             hub,
             stats,
@@ -90,6 +101,7 @@ impl Respond {
                 &self.injector,
                 &self.steer,
                 &self.hub,
+                &self.reporter,
                 &self.stats,
             )),
             settings: settings.clone(),
@@ -99,8 +111,23 @@ impl Respond {
     /// Puts another responder in force. The previous one answers the queries that wait at it.
     pub fn commit(&self, prepared: Prepared) {
         let mut settings = self.settings();
-        self.live.store(prepared.live);
+        let earlier = self.live.swap(prepared.live);
+        let mut all = self.earlier.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|responder| responder.strong_count() > 0);
+        all.push(Arc::downgrade(&earlier));
         *settings = prepared.settings;
+    }
+
+    /// Forgets what is no longer right now that targets have changed, also where queries wait at an earlier responder.
+    pub fn changed(&self, changes: &Changes, answers: &dyn Publish) {
+        let earlier = {
+            let all = self.earlier.lock().unwrap_or_else(PoisonError::into_inner);
+            all.iter().filter_map(Weak::upgrade).collect::<Vec<_>>()
+        };
+        for responder in earlier {
+            responder.changed(changes, answers);
+        }
+        self.live.load_full().changed(changes, answers);
     }
 
     fn settings(&self) -> MutexGuard<'_, Settings> {
@@ -147,6 +174,10 @@ impl Responding for Respond {
     fn status(&self) -> ResponderStatus {
         self.live.load().status()
     }
+
+    fn services(&self) -> &SharedServices {
+        self.reporter.services()
+    }
 }
 
 impl Answer for Respond {
@@ -160,14 +191,17 @@ fn open(
     injector: &Arc<Injector>,
     steer: &Arc<dyn Steer>,
     hub: &Arc<Hub>,
+    reporter: &Arc<Reporter>,
     stats: &Arc<Stats>,
 ) -> Live {
     let responder = Responder::new(
         settings.responder_options(),
-        DnsSource::new(settings.timeout),
+        DnsSource::new(settings.timeout).with_targets(reporter.services().clone()),
         Arc::clone(injector),
         Arc::clone(stats),
     );
-    let responder = responder.with_steering(Arc::clone(steer));
+    let responder = responder
+        .with_steering(Arc::clone(steer))
+        .with_outcomes(reporter.clone());
     responder.with_monitor(Arc::clone(hub))
 }

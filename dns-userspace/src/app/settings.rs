@@ -16,6 +16,7 @@ use crate::{
     observe::RuleStatus,
     resolve::{ResponderOptions, Upstream},
     rules::RuleSet,
+    sources::{ClusterDomain, Selector, selectors},
     tcp::Served,
 };
 
@@ -49,6 +50,11 @@ pub struct Settings {
     /// Whether the program answers what it can.
     pub kernel_answers: bool,
     pub listen: SocketAddr,
+    /// Whether the Services that rules lead to are watched.
+    pub watches_services: bool,
+    /// Whether those get Events.
+    pub sends_events: bool,
+    pub cluster_domain: ClusterDomain,
     pub warnings: Vec<String>,
 }
 
@@ -119,6 +125,9 @@ impl Settings {
             answers: config.limits.answers,
             kernel_answers: config.answer.kernel,
             listen: config.metrics.listen,
+            watches_services: config.kubernetes.watch,
+            sends_events: config.kubernetes.events,
+            cluster_domain: config.kubernetes.cluster_domain,
             warnings: warnings.iter().map(ToString::to_string).collect(),
         })
     }
@@ -148,6 +157,19 @@ impl Settings {
             },
             hit_lanes: HIT_LANES,
         }
+    }
+
+    /// The Services that rules lead to.
+    pub(super) fn selectors(&self) -> Vec<Selector> {
+        if !self.watches_services {
+            return Vec::new();
+        }
+        let rules = self.rules.rules().iter();
+        // Nothing is looked up for a rule that only observes.
+        let cnames = rules
+            .filter(|rule| !rule.is_observing())
+            .map(|rule| rule.cname());
+        selectors(cnames, &self.cluster_domain)
     }
 
     /// What is served over TCP.

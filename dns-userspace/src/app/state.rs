@@ -13,6 +13,7 @@ use crate::{
     monitor::{Hub, Subscription},
     observe::{ConfigStatus, Readiness, Source, Status, Vital},
     resolve::ResponderStatus,
+    sources::{ServiceStatus, SharedServices},
 };
 
 /// The variable in which the chart says it.
@@ -21,6 +22,8 @@ const NODE_NAME: &str = "NODE_NAME";
 /// The responder as the pages see it.
 pub trait Responding: Send + Sync + 'static {
     fn status(&self) -> ResponderStatus;
+    /// What it knows of targets beside DNS.
+    fn services(&self) -> &SharedServices;
 }
 
 /// Shared by the tasks; each lock is held for a few system calls at most.
@@ -114,6 +117,10 @@ impl Source for State {
         subscription
     }
 
+    fn target(&self, target: &str) -> Option<ServiceStatus> {
+        self.responder.services().explain(target)
+    }
+
     fn vital(&self) -> Vital {
         Vital {
             readiness: self.readiness(),
@@ -138,6 +145,7 @@ impl Source for State {
             kernel: self.kernel.status(),
             responder: self.responder.status(),
             tcp: self.tcp.status(),
+            kubernetes: self.responder.services().status(),
             interface_resyncs: self.interface_resyncs.load(Ordering::Relaxed),
             panics: panics::count(),
         }

@@ -6,7 +6,7 @@ mod search;
 use std::{
     fmt::Write as _,
     net::{IpAddr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
@@ -23,7 +23,11 @@ use self::{
 };
 use crate::{
     app::settings::Settings,
-    resolve::{Answer, Outcome, Step, explain as chase, looks_like_address, wire_name},
+    model::Known,
+    observe::fetch_target,
+    resolve::{
+        Answer, Outcome, Step, explain as chase, explain_known, looks_like_address, wire_name,
+    },
     rules::{Match, Rule, RuleSet},
 };
 
@@ -36,8 +40,8 @@ Examples:
 
 With --namespace the name goes through that namespace's search list as a pod's resolver takes it (ndots says when), with
 --search through that of the pod's resolv.conf; without, or with a dot at its end, it is asked as it is. Resolvers that never
-search ask as with --search ''. Look-ups are made now, from this network namespace; a running
-gregor is not asked and its kept answers are not looked at.")]
+search ask as with --search ''. Look-ups are made now, from this network namespace. A running gregor
+is asked what the Kubernetes API says of the target; its kept answers are not looked at.")]
 pub struct Args {
     /// The name that the pod asks for.
     name: String,
@@ -62,6 +66,9 @@ pub struct Args {
     /// The configuration.
     #[arg(long, value_name = "FILE", default_value = super::CONFIG)]
     config: PathBuf,
+    /// Where the running gregor listens, if there is one.
+    #[arg(long, value_name = "PATH", default_value = super::CONTROL)]
+    control: PathBuf,
 }
 
 fn record_type(text: &str) -> Result<RecordType, String> {
@@ -110,6 +117,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                 settings: &settings,
                 qtype: args.qtype,
                 cache: SocketAddr::new(asked, DNS_PORT),
+                control: &args.control,
             };
             let (text, next) = step.explain(candidate).await;
             print!("{text}");
@@ -151,6 +159,8 @@ struct Explainer<'a> {
     qtype: RecordType,
     /// The existing cache, where queries pass to.
     cache: SocketAddr,
+    /// The control socket of the running gregor.
+    control: &'a Path,
 }
 
 impl Explainer<'_> {
@@ -252,8 +262,10 @@ impl Explainer<'_> {
     async fn look_up(&self, text: &mut String, chain: &[(&Rule, Match)]) -> Outcome {
         let upstream = self.settings.upstream.unwrap_or(self.cache);
         for (_, matched) in chain.iter().rev() {
-            let chase = chase(
+            let known = self.known(text, &matched.target).await;
+            let chase = explain_known(
                 &matched.target,
+                known,
                 self.looked_up(),
                 upstream,
                 self.settings.timeout,
@@ -267,6 +279,42 @@ impl Explainer<'_> {
             }
         }
         Outcome::NoTarget
+    }
+
+    /// What the running gregor knows of a target by the Kubernetes API.
+    async fn known(&self, text: &mut String, target: &Name) -> Known {
+        // It may not run, or be of an earlier version.
+        let Ok(service) = fetch_target(self.control, &target.to_ascii()).await else {
+            return Known::Nothing;
+        };
+        let alias = service
+            .alias
+            .as_deref()
+            .and_then(|alias| Name::from_ascii(alias).ok());
+        match (service.known.as_str(), alias) {
+            ("alias", Some(alias)) => {
+                let _ = writeln!(
+                    text,
+                    "     the Kubernetes API says: externalName {alias} (heard {} s ago)",
+                    service.age_seconds
+                );
+                Known::Alias(alias)
+            }
+            ("absent", _) => {
+                let _ = writeln!(
+                    text,
+                    "     the Kubernetes API says: it was deleted a moment ago"
+                );
+                Known::Absent
+            }
+            _ => {
+                let _ = writeln!(
+                    text,
+                    "     the Kubernetes API says nothing of it, DNS is asked"
+                );
+                Known::Nothing
+            }
+        }
     }
 
     fn answer(&self, chain: &[(&Rule, Match)], answer: &Answer) -> String {

@@ -222,6 +222,29 @@ fn render(status: &Status) -> String {
         _ => writeln!(text, "  {:<22} {}", "local servers", local.join(" ")),
     };
     counts(&mut text, status, Section::Tcp);
+
+    let api = &status.kubernetes;
+    let _ = writeln!(text, "\nkubernetes services ({})", api.mode);
+    if api.mode == "on" {
+        let age = match api.age_seconds {
+            Some(age) => format!(", heard {age:.0} s ago"),
+            None => ", not listed yet".to_owned(),
+        };
+        let _ = writeln!(
+            text,
+            "  {:<22} {} of {} up to date{age}",
+            "watches",
+            api.connected,
+            api.watches.len()
+        );
+        for watch in &api.watches {
+            let _ = writeln!(text, "    {watch}");
+        }
+    }
+    if let Some(error) = &api.error {
+        let _ = writeln!(text, "  NOT WATCHED, DNS says what targets are: {error}");
+    }
+    counts(&mut text, status, Section::Kubernetes);
     text
 }
 
@@ -293,6 +316,7 @@ mod tests {
         status.responder.chases = 2;
         status.responder.truncated = 3;
         status.tcp.mode = "after-truncation".to_owned();
+        status.kubernetes.mode = "off: not in a cluster".to_owned();
         status.tcp.local_servers = vec!["169.254.20.10".parse().unwrap()];
         status.tcp.counters.connections = 2;
         status
@@ -329,6 +353,8 @@ tcp (after-truncation)
   local servers          169.254.20.10
   replies with TC        3
   connections            2
+
+kubernetes services (off: not in a cluster)
 "
         );
     }
@@ -339,6 +365,29 @@ tcp (after-truncation)
         status.hook = "xdp".to_owned();
         status.interfaces[0].mode = Some("generic".to_owned());
         assert!(render(&status).contains("\n  veth7 (7) generic\n"));
+    }
+
+    #[test]
+    fn watches_and_their_age_are_shown() {
+        let mut status = example();
+        let api = &mut status.kubernetes;
+        api.mode = "on".to_owned();
+        api.watches = vec!["up in every namespace".to_owned()];
+        api.connected = 1;
+        api.age_seconds = Some(12.3);
+        api.services.insert("external_name".into(), 2);
+        assert!(render(&status).ends_with(
+            "
+kubernetes services (on)
+  watches                1 of 1 up to date, heard 12 s ago
+    up in every namespace
+  services external_name 2
+"
+        ));
+        status.kubernetes.error = Some("services is forbidden (403)".to_owned());
+        let text = render(&status);
+        let expected = "NOT WATCHED, DNS says what targets are: services is forbidden (403)";
+        assert!(text.contains(expected), "{text}");
     }
 
     #[test]

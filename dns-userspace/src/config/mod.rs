@@ -1,6 +1,7 @@
 //! The configuration file: TOML to typed values, checked as a whole, every complaint with file, line, key and remedy.
 
 mod diagnostic;
+mod kubernetes;
 mod reader;
 
 use std::collections::HashMap;
@@ -16,6 +17,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 pub use diagnostic::{ConfigErrors, Diagnostic};
+pub use kubernetes::Kubernetes;
 
 use crate::rules::{
     Budget, Complaint, DEFAULT_TTL, Key, MAX_TTL, MatchSpec, Mode, RuleSet, RuleSpec,
@@ -36,6 +38,7 @@ pub struct Config {
     pub answer: Answer,
     pub limits: Limits,
     pub metrics: Metrics,
+    pub kubernetes: Kubernetes,
     /// Checked one by one; [`RuleSet::compile`] checks them against each other.
     pub rules: Vec<RuleSpec>,
     file: PathBuf,
@@ -343,6 +346,7 @@ impl Config {
                 "answer",
                 "limits",
                 "metrics",
+                "kubernetes",
                 "rule",
             ],
         );
@@ -351,6 +355,7 @@ impl Config {
         let answer = read_answer(&mut reader, &root);
         let limits = read_limits(&mut reader, &root);
         let metrics = read_metrics(&mut reader, &root);
+        let kubernetes = kubernetes::read(&mut reader, &root);
         let (mut rules, positions) = read_rules(&mut reader, &root);
         if intercept.mode == Mode::Observe {
             for rule in &mut rules {
@@ -372,6 +377,7 @@ impl Config {
             answer,
             limits,
             metrics,
+            kubernetes,
             rules,
             file: path.to_owned(),
             warnings,

@@ -20,6 +20,7 @@ use dns_common::{
     wire::KEPT_QTYPES,
     word::Word,
 };
+use hickory_proto::rr::Name;
 
 pub use self::accounts::Given;
 use self::{
@@ -31,7 +32,7 @@ use super::{
 };
 use crate::{
     fair::Limits,
-    model::{LastGood, Publish, Term},
+    model::{Changes, LastGood, Publish, PublishedEntry, Term},
     rules::RuleSet,
 };
 
@@ -142,6 +143,23 @@ impl View {
         let suffix = self.rules.suffix(rule, captures)?;
         let hash = self.suffixes.hash(&suffix, key)?;
         Some((suffix, hash))
+    }
+
+    /// The targets of the questions with this key, where one of them has changed.
+    fn changed_targets(&self, key: &Key, changes: &Changes) -> Option<Vec<Name>> {
+        let rule = self.rules.index_of(key.rule)?;
+        let captures: Vec<String> = key
+            .labels()
+            .map(|(label, len)| String::from_utf8_lossy(&label[..len]).into_owned())
+            .collect();
+        if self.rules.has_one_target(rule) {
+            let target = self.rules.first_target(rule, &captures)?;
+            if !changes.has_text(&target) {
+                return None;
+            }
+        }
+        let targets = self.rules.targets(rule, &captures);
+        changes.concern(&targets).then_some(targets)
     }
 
     fn hide_suffix(&self, key: &Key, slot: u32) {
@@ -392,6 +410,17 @@ impl Answers {
         }
     }
 
+    /// Takes answers away whose target has changed, and lets the programs ask for targets again that they pass.
+    pub fn remove_changed(
+        &self,
+        changes: &Changes,
+        is_outdated: &dyn Fn(&[Name], &PublishedEntry<'_>) -> bool,
+    ) {
+        if let Some(inner) = self.lock().as_mut() {
+            inner.remove_changed(changes, is_outdated);
+        }
+    }
+
     /// Leaves the entries of an interface that is gone on no account.
     pub fn release_interface(&self, ifindex: u32) {
         if let Some(inner) = self.lock().as_mut() {
@@ -555,6 +584,36 @@ impl Inner {
         }
     }
 
+    fn remove_changed(
+        &mut self,
+        changes: &Changes,
+        is_outdated: &dyn Fn(&[Name], &PublishedEntry<'_>) -> bool,
+    ) {
+        let Self { tables, view, .. } = self;
+        let answers = tables.answers.keys().filter(|(key, slot)| {
+            let targets = view.changed_targets(key, changes);
+            targets.is_some_and(|targets| {
+                let entry = tables.answers.entry(*slot);
+                entry.is_some_and(|slot| {
+                    let body = answer::body_of(&slot.entry);
+                    is_outdated(&targets, &PublishedEntry::Answer(key.qtype(), &body))
+                })
+            })
+        });
+        let answers: Vec<Key> = answers.map(|(key, _)| *key).collect();
+        let absent = tables.absent.keys().filter(|(key, _)| {
+            let targets = view.changed_targets(key, changes);
+            targets.is_some_and(|targets| is_outdated(&targets, &PublishedEntry::NoTarget))
+        });
+        let absent: Vec<Key> = absent.map(|(key, _)| *key).collect();
+        for key in answers {
+            self.remove(&key);
+        }
+        for key in absent {
+            self.tables.absent.remove(&key, self.tables.seed);
+        }
+    }
+
     /// Adds the hits of all slots to the accounts; the slots then begin at zero.
     fn settle_all(&mut self) {
         let Self {
@@ -607,6 +666,14 @@ impl Publish for Answers {
 
     fn withdraw(&self, key: &Key) {
         self.remove(key);
+    }
+
+    fn withdraw_changed(
+        &self,
+        changes: &Changes,
+        is_outdated: &dyn Fn(&[Name], &PublishedEntry<'_>) -> bool,
+    ) {
+        self.remove_changed(changes, is_outdated);
     }
 }
 

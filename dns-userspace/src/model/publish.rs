@@ -3,6 +3,9 @@
 use std::{fmt::Debug, net::IpAddr, time::Duration};
 
 use dns_common::answer::{Body, Key};
+use hickory_proto::rr::Name;
+
+use super::targets::Changes;
 
 /// How long a published answer is served, and with what TTL.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,6 +29,15 @@ pub struct LastGood {
     pub exists: bool,
 }
 
+/// What is published of one key.
+#[derive(Debug)]
+pub enum PublishedEntry<'a> {
+    /// An answer to questions of this type.
+    Answer(u16, &'a Body),
+    /// The target does not exist.
+    NoTarget,
+}
+
 /// A table of answers that the kernel program serves by itself.
 pub trait Publish: Debug + Send + Sync + 'static {
     /// The key of a question under the rule with this id; `None` where the program must not keep its answer.
@@ -38,4 +50,11 @@ pub trait Publish: Debug + Send + Sync + 'static {
     fn no_target(&self, ifindex: u32, key: &Key, left: Duration);
     /// The program sends queries of this key to the responder from now on.
     fn withdraw(&self, key: &Key);
+    /// The same for every key whose rule leads to one of the targets that have changed, and of which `is_outdated` says so,
+    /// given all its targets.
+    fn withdraw_changed(
+        &self,
+        changes: &Changes,
+        is_outdated: &dyn Fn(&[Name], &PublishedEntry<'_>) -> bool,
+    );
 }

@@ -21,7 +21,10 @@ use hyper_util::rt::TokioIo;
 use tokio::{net::UnixStream, time::timeout};
 
 use super::status::Status;
-use crate::monitor::{Filter, Line};
+use crate::{
+    monitor::{Filter, Line},
+    sources::ServiceStatus,
+};
 
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The status of a node with thousands of interfaces and rules is far smaller.
@@ -50,6 +53,14 @@ pub struct Page {
     /// Whether the status code was 200.
     pub is_ok: bool,
     pub text: String,
+}
+
+/// Asks the gregor whose control socket is at `path` what another source than DNS knows of a target.
+pub async fn fetch_target(path: &Path, target: &str) -> Result<ServiceStatus, ClientError> {
+    let reply = get(path, &format!("/target/{target}")).await?;
+    expect_ok(path, &reply)?;
+    let body = whole(path, reply).await?;
+    serde_json::from_slice(&body).map_err(|error| strange(path, error))
 }
 
 /// Asks the gregor whose control socket is at `path`.

@@ -42,6 +42,7 @@ pub enum Section {
     Answers,
     Responder,
     Tcp,
+    Kubernetes,
 }
 
 impl Metric {
@@ -454,6 +455,60 @@ pub const METRICS: &[Metric] = &[
         |status| count(status.kernel.moved),
     )
     .advice("grows: another agent and gregor fight for the front of the hook, see [policy.md](policy.md)"),
+    Metric::gauge(
+        "kubernetes_watches",
+        "Watches of Services that rules lead to",
+        |status| one(status.kubernetes.watches.len() as f64),
+    )
+    .advice("more than one per rule never; [kubernetes.md](kubernetes.md) has what that costs the API server"),
+    Metric::gauge(
+        "kubernetes_watches_connected",
+        "Those of them that are up to date",
+        |status| count(status.kubernetes.connected),
+    )
+    .advice("below `gregor_kubernetes_watches` for minutes: `gregor status` has the error; DNS serves meanwhile"),
+    Metric::gauge(
+        "kubernetes_state_age_seconds",
+        "Time since the API server said something about the Services, on the watch that is silent for the longest; absent before the first list",
+        |status| status.kubernetes.age_seconds.map_or_else(Vec::new, one),
+    )
+    .advice("the server says something every minute; over 300 with no watch connected, targets come from DNS alone"),
+    Metric::gauge(
+        "kubernetes_services",
+        "Services known that may be targets, by type",
+        |status| each(&status.kubernetes.services),
+    )
+    .by(&["type"])
+    .shown(Section::Kubernetes, "services"),
+    Metric::counter(
+        "kubernetes_lists",
+        "Lists of Services that the API server gave",
+        |status| count(status.kubernetes.lists),
+    )
+    .shown(Section::Kubernetes, "lists")
+    .advice("one per watch after the start; grows steadily: watches are cut, or too slow to keep up (`gone`)"),
+    Metric::counter(
+        "kubernetes_target_changes",
+        "Targets that the API server reported as created, changed or deleted, those of the first list included",
+        |status| count(status.kubernetes.changes),
+    )
+    .shown(Section::Kubernetes, "target changes"),
+    Metric::counter(
+        "kubernetes_errors",
+        "Lists and watches that failed, by reason",
+        |status| each(&status.kubernetes.errors),
+    )
+    .by(&["reason"])
+    .shown(Section::Kubernetes, "error")
+    .advice("`forbidden`: the role of the chart is missing; others: the API server, or the way to it"),
+    Metric::counter(
+        "kubernetes_events",
+        "Events on the tenants' Services, by result",
+        |status| each(&status.kubernetes.events),
+    )
+    .by(&["result"])
+    .shown(Section::Kubernetes, "event")
+    .advice("`exists`: another node was first, as it should be; `refused`: the role may not create Events"),
 ];
 
 fn program(status: &Status, value: fn(&ProgramStatus) -> f64) -> Vec<Sample<'_>> {
@@ -536,6 +591,7 @@ pub(super) mod tests {
         AnswersStatus, ConfigStatus, InFrontStatus, InterfaceStatus, KernelStatus, ProgramStatus,
         Readiness, RuleStatus, TcpStatus,
     };
+    use crate::sources::ApiStatus;
     use crate::{resolve::ResponderStatus, tcp};
 
     /// Something in every field.
@@ -654,6 +710,18 @@ pub(super) mod tests {
                     lost: 1,
                 },
             },
+            kubernetes: ApiStatus {
+                mode: "on".to_owned(),
+                watches: vec!["up in every namespace".to_owned()],
+                connected: 1,
+                age_seconds: Some(12.5),
+                services: map(&[("external_name", 3), ("other", 1)]),
+                lists: 2,
+                changes: 5,
+                errors: map(&[("forbidden", 1)]),
+                events: map(&[("created", 2)]),
+                error: None,
+            },
             interface_resyncs: 2,
             panics: 0,
         }
@@ -743,6 +811,9 @@ pub(super) mod tests {
             "gregor_programs_moved_total 4",
             "gregor_panics_total 0",
             "gregor_responder_unanswered_total 5",
+            "gregor_kubernetes_state_age_seconds 12.5",
+            "gregor_kubernetes_services{type=\"external_name\"} 3.0",
+            "gregor_kubernetes_errors_total{reason=\"forbidden\"} 1",
             "gregor_truncated_responses_total 4",
             "gregor_tcp_connections_total 5",
             "gregor_tcp_queries_total{result=\"relayed\"} 7",
@@ -775,6 +846,7 @@ pub(super) mod tests {
                 "server",
                 "store",
                 "table",
+                "type",
                 "verdict",
                 "version"
             ])

@@ -5,7 +5,7 @@ mod metrics;
 mod serve;
 mod status;
 
-pub use client::{ClientError, Monitor, Page, fetch_page, fetch_status};
+pub use client::{ClientError, Monitor, Page, fetch_page, fetch_status, fetch_target};
 pub use metrics::{CONTENT_TYPE, Section, lines, render};
 pub use serve::{ServeError, Source, bind_control, bind_pages, control, pages, serve};
 pub use status::{

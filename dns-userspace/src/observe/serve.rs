@@ -11,7 +11,7 @@ use std::{
 use axum::{
     Json, Router,
     body::Body,
-    extract::{Query, State},
+    extract::{self, Query, State},
     http::{StatusCode, header::CONTENT_TYPE as CONTENT_TYPE_HEADER},
     response::{IntoResponse, Response},
     routing::get,
@@ -23,7 +23,10 @@ use super::{
     metrics::{CONTENT_TYPE, render},
     status::{Status, Vital},
 };
-use crate::monitor::{self, Filter, Subscription};
+use crate::{
+    monitor::{self, Filter, Subscription},
+    sources::ServiceStatus,
+};
 
 /// The source of the pages: one snapshot per request.
 pub trait Source: Send + Sync + 'static {
@@ -31,6 +34,10 @@ pub trait Source: Send + Sync + 'static {
     /// The state for probes, which must not wait for anything.
     fn vital(&self) -> Vital {
         self.status().vital()
+    }
+    /// What another source than DNS knows of a target; `None` for what is no name.
+    fn target(&self, _target: &str) -> Option<ServiceStatus> {
+        None
     }
     /// The outcomes of queries from now on.
     fn monitor(&self) -> Subscription;
@@ -63,10 +70,11 @@ pub fn pages(source: Arc<dyn Source>) -> Router {
         .with_state(source)
 }
 
-/// `/status`, `/monitor`, and for probes `/healthz` and `/readyz`.
+/// `/status`, `/target/NAME`, `/monitor`, and for probes `/healthz` and `/readyz`.
 pub fn control(source: Arc<dyn Source>) -> Router {
     Router::new()
         .route("/status", get(status))
+        .route("/target/{name}", get(target))
         .route("/monitor", get(monitor))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
@@ -143,6 +151,16 @@ async fn status(State(source): State<Arc<dyn Source>>) -> Response {
     match aside(move || source.status()).await {
         Ok(status) => Json(status).into_response(),
         Err(code) => code.into_response(),
+    }
+}
+
+async fn target(
+    State(source): State<Arc<dyn Source>>,
+    extract::Path(name): extract::Path<String>,
+) -> Response {
+    match source.target(&name) {
+        Some(known) => Json(known).into_response(),
+        None => StatusCode::NOT_FOUND.into_response(),
     }
 }
 

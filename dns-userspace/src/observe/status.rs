@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use dns_common::verdict::{EXPIRED, REFRESHED, Reason, Verdict};
 use serde::{Deserialize, Serialize};
 
-use crate::{resolve::ResponderStatus, tcp};
+use crate::{resolve::ResponderStatus, sources::ApiStatus, tcp};
 
 /// A ring loop whose last turn is this long ago hangs: it makes several turns a second.
 const STUCK_SECONDS: f64 = 10.0;
@@ -31,6 +31,7 @@ pub struct Status {
     pub kernel: KernelStatus,
     pub responder: ResponderStatus,
     pub tcp: TcpStatus,
+    pub kubernetes: ApiStatus,
     /// Errors of rtnetlink, after each of which all interfaces were listed again.
     pub interface_resyncs: u64,
     /// Tasks that panicked since the start.

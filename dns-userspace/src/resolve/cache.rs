@@ -22,8 +22,8 @@ use super::{
     chain::{Failure, Outcome},
     compose::Section,
 };
-use crate::fair::FairMap;
 pub use crate::fair::Limits;
+use crate::{fair::FairMap, model::Changes};
 pub use entry::CacheEntry;
 use entry::{LARGE, Large};
 
@@ -55,6 +55,11 @@ type Owner = (Vec<Name>, Name, SocketAddr);
 impl Key {
     fn owner(&self) -> Owner {
         (self.via.clone(), self.target.clone(), self.upstream)
+    }
+
+    /// Every name that may be looked up for it.
+    pub fn targets(&self) -> impl Iterator<Item = &Name> {
+        self.via.iter().chain([&self.target])
     }
 
     /// The same target's key for another type.
@@ -336,6 +341,27 @@ impl Cache {
             of_family,
         };
         self.no_target.insert(ifindex, owner, denial);
+    }
+
+    /// Removes what is no longer right now that targets have changed.
+    pub fn forget(&mut self, changes: &Changes) {
+        let is_outdated = |key: &Key, entry: &Arc<CacheEntry>| {
+            changes.concern(key.targets()) && entry.is_outdated(key.targets(), key.qtype, changes)
+        };
+        self.answers.retain(|key, entry| !is_outdated(key, entry));
+        self.others.retain(|(via, target, _), answers| {
+            let targets = || via.iter().chain([target]);
+            !changes.concern(targets())
+                || !answers
+                    .iter()
+                    .any(|(qtype, entry)| entry.is_outdated(targets(), *qtype, changes))
+        });
+        self.no_target
+            .retain(|(via, target, _), _| !changes.contradict_denial(via.iter().chain([target])));
+        self.failures
+            .retain(|key, _| !changes.concern(key.targets()));
+        self.no_address
+            .retain(|(via, target, _), _| !changes.concern(via.iter().chain([target])));
     }
 
     pub fn sizes(&self) -> Sizes {

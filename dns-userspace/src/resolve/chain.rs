@@ -17,6 +17,9 @@ pub const MAX_RDATA: usize = u16::MAX as usize;
 /// The TTL of a NODATA without SOA, in seconds.
 const NODATA_TTL: u32 = 5;
 
+/// The TTL of what is known without DNS, in seconds: the caps on answers decide, since a change is noticed at once.
+const KNOWN_TTL: u32 = 86_400;
+
 /// The outcome of a look-up of a target and a qtype.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -30,6 +33,19 @@ pub enum Outcome {
     NoAddress(Name),
     /// The look-up failed.
     Failed(Failure),
+}
+
+impl Outcome {
+    /// The target is known to exist, and more is not asked for.
+    pub fn exists(target: Name) -> Outcome {
+        Outcome::Answer(Answer {
+            qtype: RecordType::CNAME,
+            names: vec![target],
+            rdata: Vec::new(),
+            soa: None,
+            ttl_seconds: KNOWN_TTL,
+        })
+    }
 }
 
 /// The chain from the target to its end, and the RRset there.
@@ -111,6 +127,19 @@ impl Walk {
             names: vec![target],
             ttl_seconds: u32::MAX,
         }
+    }
+
+    /// Starts behind a target that is known to be an alias.
+    pub fn over(target: Name, alias: Name, qtype: RecordType) -> Result<Walk, Failure> {
+        let alias = alias.to_lowercase();
+        if alias == target {
+            return Err(Failure::Loop);
+        }
+        Ok(Walk {
+            qtype,
+            names: vec![target, alias],
+            ttl_seconds: KNOWN_TTL,
+        })
     }
 
     pub fn qtype(&self) -> RecordType {

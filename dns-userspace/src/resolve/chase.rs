@@ -12,6 +12,7 @@ use hickory_proto::{
 };
 
 use super::chain::{Failure, Outcome, Walk};
+use crate::model::Known;
 
 const FAMILIES: [RecordType; 2] = [RecordType::A, RecordType::AAAA];
 
@@ -46,6 +47,32 @@ impl Chase {
             walk: Walk::new(target, qtype),
             nodata: None,
         }
+    }
+
+    /// The chase for a target of which something is known, or what is already the outcome.
+    pub fn of_known(
+        target: Name,
+        known: Known,
+        qtype: RecordType,
+        has_address: bool,
+    ) -> Result<Chase, Outcome> {
+        let alias = match known {
+            Known::Nothing => return Ok(Chase::new(target, qtype, has_address)),
+            Known::Absent => return Err(Outcome::NoTarget),
+            Known::Alias(alias) => alias,
+        };
+        if qtype == RecordType::CNAME {
+            return Err(Outcome::exists(target));
+        }
+        if looks_like_address(&alias) {
+            return Err(Outcome::NoAddress(alias));
+        }
+        let walk = Walk::over(target, alias, qtype).map_err(Outcome::Failed)?;
+        Ok(Chase {
+            has_address,
+            walk,
+            nodata: None,
+        })
     }
 
     /// The next question.

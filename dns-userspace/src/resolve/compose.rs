@@ -141,6 +141,51 @@ impl Section {
         section.ttls.iter().all(is_whole).then_some(section)
     }
 
+    /// The names that the chain leads over, the target first. `None` for a section that cannot be read.
+    pub fn chain(&self) -> Option<Vec<Name>> {
+        let mut names = Vec::with_capacity(self.chain_count.into());
+        let mut at = 0;
+        for _ in 0..self.chain_count {
+            let owner_end = if at == 0 { 2 } else { self.name(at)?.1 };
+            let rdata = owner_end + 10;
+            let (name, end) = self.name(rdata)?;
+            names.push(name);
+            at = end;
+        }
+        Some(names)
+    }
+
+    /// The name at this place, and where it ends.
+    fn name(&self, start: usize) -> Option<(Name, usize)> {
+        let mut labels: Vec<&[u8]> = Vec::new();
+        let mut at = start;
+        let mut end = None;
+        loop {
+            if self
+                .pointers
+                .binary_search(&u16::try_from(at).ok()?)
+                .is_ok()
+            {
+                let bytes = self.bytes.get(at..at + 2)?;
+                end.get_or_insert(at + 2);
+                let earlier = usize::from(u16::from_be_bytes([bytes[0], bytes[1]]));
+                // Each one leads back, so there is an end.
+                if earlier >= at {
+                    return None;
+                }
+                at = earlier;
+                continue;
+            }
+            let length = usize::from(*self.bytes.get(at)?);
+            if length == 0 {
+                let name = Name::from_labels(labels).ok()?;
+                return Some((name, end.unwrap_or(at + 1)));
+            }
+            labels.push(self.bytes.get(at + 1..at + 1 + length)?);
+            at += 1 + length;
+        }
+    }
+
     /// Whether there is more than the chain and a denial.
     pub fn has_records(&self) -> bool {
         !self.rrset.is_empty()

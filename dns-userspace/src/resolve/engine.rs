@@ -16,6 +16,7 @@ use std::{
 };
 
 use dns_common::wire::qtype_is_kept;
+use hickory_proto::rr::Name;
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use tracing::debug;
 
@@ -32,6 +33,7 @@ use super::{
     options::ResponderOptions,
     stats::{PassReason, Stats},
 };
+use crate::model::{Changes, TargetState};
 
 /// Look-ups of one interface for types that the program does not keep.
 pub const OTHER_TYPES_PER_SECOND: u32 = 20;
@@ -52,6 +54,7 @@ pub struct Engine<C> {
     other_types: Limiter,
     /// Refreshes that are delayed.
     delayed: usize,
+    epoch: u64,
     rng: StdRng,
     stats: Arc<Stats>,
 }
@@ -67,6 +70,7 @@ impl<C: Clone> Engine<C> {
             in_flight: InFlight::new(options.chases_per_interface, MAX_CHASES),
             other_types: Limiter::new(now, OTHER_TYPES_PER_SECOND, OTHER_TYPES_PER_SECOND),
             delayed: 0,
+            epoch: 0,
             rng: StdRng::seed_from_u64(seed),
             stats,
             options,
@@ -95,8 +99,24 @@ impl<C: Clone> Engine<C> {
                 self.cache.release(ifindex);
                 self.other_types.release(ifindex);
             }
+            Event::Changed(changes) => self.changed(&changes),
         }
         actions
+    }
+
+    /// Forgets what is no longer right. Look-ups in flight have asked for what the targets were before.
+    fn changed(&mut self, changes: &Changes) {
+        self.epoch += 1;
+        self.cache.forget(changes);
+        self.in_flight.outdate(
+            |key| changes.concern(key.targets()),
+            |query| query.published = Published::default(),
+        );
+    }
+
+    /// How often targets have changed. Answers of an earlier epoch must not be published any more.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
     }
 
     /// Look-ups in flight.
@@ -158,6 +178,12 @@ impl<C: Clone> Engine<C> {
         now: Instant,
         actions: &mut Vec<Action<C>>,
     ) {
+        if self.in_flight.take_outdated(&look_up.key) {
+            self.stats.lock().chases += 1;
+            let (key, ifindex) = (look_up.key, look_up.ifindex);
+            let has_address = self.cache.has_other_address(&key, now);
+            return actions.push(Action::LookUp(LookUp::new(key, ifindex, has_address)));
+        }
         match look_up.take(outcome) {
             Step::Ask(look_up) => actions.push(Action::LookUp(look_up)),
             Step::Confirmed(look_up, outcome) => self.finish(&look_up, &outcome, now, actions),
@@ -193,6 +219,9 @@ impl<C: Clone> Engine<C> {
         publish_once(&mut waiting);
         let namespace = waiting.first().and_then(|query| query.namespace.clone());
         self.count(key, outcome, namespace, actions);
+        if let Some((target, state)) = state_of(look_up, outcome) {
+            actions.push(Action::Report(target.clone(), state));
+        }
         for query in waiting {
             match (&entry, outcome) {
                 (Some(entry), _) => {
@@ -254,6 +283,26 @@ impl<C: Clone> Engine<C> {
             qtype: key.qtype.into(),
             text,
         });
+    }
+}
+
+/// What an outcome says of the target that it came from.
+fn state_of<'l>(look_up: &'l LookUp, outcome: &Outcome) -> Option<(&'l Name, TargetState)> {
+    match outcome {
+        // Of several targets, the last one that the answer leads over.
+        Outcome::Answer(answer) => {
+            let targets = look_up.key.targets();
+            let target = targets
+                .filter(|target| answer.names.contains(target))
+                .last()?;
+            Some((target, TargetState::Resolves))
+        }
+        Outcome::BrokenChain => Some((look_up.name(), TargetState::Broken)),
+        Outcome::NoAddress(end) if looks_like_address(end) => {
+            Some((look_up.name(), TargetState::IsAddress))
+        }
+        Outcome::NoAddress(_) => Some((look_up.name(), TargetState::NoAddress)),
+        Outcome::NoTarget | Outcome::Failed(_) => None,
     }
 }
 

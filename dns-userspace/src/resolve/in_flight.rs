@@ -35,6 +35,8 @@ pub struct InFlight<W> {
 struct LookUp<W> {
     /// The interface to whose limits the look-up counts.
     ifindex: u32,
+    /// What it finds may be what its target was before it changed.
+    is_outdated: bool,
     waiting: Vec<(u32, W)>,
 }
 
@@ -88,6 +90,7 @@ impl<W> InFlight<W> {
         load.chases += 1;
         let look_up = LookUp {
             ifindex,
+            is_outdated: false,
             waiting: vec![(ifindex, query)],
         };
         self.look_ups.insert(key.clone(), look_up);
@@ -113,6 +116,26 @@ impl<W> InFlight<W> {
             .into_iter()
             .map(|(_, query)| query)
             .collect()
+    }
+
+    /// Marks the look-ups of these keys as outdated, and calls `each` with the queries that wait for them.
+    pub fn outdate(&mut self, is_outdated: impl Fn(&Key) -> bool, mut each: impl FnMut(&mut W)) {
+        for (key, look_up) in &mut self.look_ups {
+            if is_outdated(key) {
+                look_up.is_outdated = true;
+                look_up
+                    .waiting
+                    .iter_mut()
+                    .for_each(|(_, query)| each(query));
+            }
+        }
+    }
+
+    /// Whether the look-up of a key was marked since it started or since the last call.
+    pub fn take_outdated(&mut self, key: &Key) -> bool {
+        self.look_ups
+            .get_mut(key)
+            .is_some_and(|look_up| std::mem::take(&mut look_up.is_outdated))
     }
 
     /// Look-ups in flight now.

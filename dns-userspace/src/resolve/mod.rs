@@ -23,7 +23,7 @@ pub use limiter::Limiter;
 pub use options::{ResponderOptions, Upstream};
 pub use query::{Edns, Query};
 pub use responder::Responder;
-pub use source::{DnsSource, Explanation, Step, StepReply, TargetSource, explain};
+pub use source::{DnsSource, Explanation, Step, StepReply, TargetSource, explain, explain_known};
 pub use stats::{OTHER_NAMESPACES, PassReason, ResponderStatus, Stats};
 pub use stream::{MAX_QUEUED, ReplyTo, Steer, StreamQuery, StreamReply};
 pub use upstream::RetryReason;

@@ -11,7 +11,7 @@ mod task;
 use std::{
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::watch;
@@ -32,7 +32,7 @@ use super::{
 };
 use crate::{
     inject::{Inject, QueryFrame},
-    model::{Intercepted, LastGood, Publish, Transport},
+    model::{Changes, Intercepted, LastGood, Outcomes, Publish, PublishedEntry, Transport},
     monitor::{Exchange, Hub},
 };
 
@@ -47,10 +47,13 @@ pub struct Responder<S, I> {
     engine: Mutex<Engine<Arc<Client>>>,
     /// Look-ups in flight, as of the last event whose actions are performed.
     in_flight: watch::Sender<usize>,
+    /// See [`Engine::epoch`]: answers of an earlier one are not published.
+    published: Mutex<u64>,
     warnings: Mutex<Limiter>,
     stats: Arc<Stats>,
     steer: Option<Arc<dyn Steer>>,
     monitor: Arc<Hub>,
+    outcomes: Option<Arc<dyn Outcomes>>,
     clock: fn() -> Instant,
 }
 
@@ -85,10 +88,12 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
             injector,
             engine: Mutex::new(engine),
             in_flight: watch::Sender::new(0),
+            published: Mutex::new(0),
             warnings: Mutex::new(warnings),
             stats,
             steer: None,
             monitor: Arc::default(),
+            outcomes: None,
             options,
             clock,
         }
@@ -105,6 +110,14 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
     /// Reports the outcome of each query there, while a monitor is connected.
     pub fn with_monitor(self, monitor: Arc<Hub>) -> Responder<S, I> {
         Responder { monitor, ..self }
+    }
+
+    /// Reports what came of looking targets up there.
+    pub fn with_outcomes(self, outcomes: Arc<dyn Outcomes>) -> Responder<S, I> {
+        Responder {
+            outcomes: Some(outcomes),
+            ..self
+        }
     }
 
     /// Answers a query, passes it on, or lets it wait for a look-up, in a task of its own. Never blocks.
@@ -209,22 +222,18 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
         if let Some(watched) = &mut client.watched {
             watched.record.namespace.clone_from(&plan.namespace);
         }
-        let mut published = Published::default();
         let publish = client.answers.as_ref().and_then(|answers| {
             let (rule, captures) = plan.published_by.as_ref()?;
             let key = answers.key(*rule, query.qtype, server.ip(), captures)?;
-            let LastGood { answer, exists } = answers.last_good(&key);
-            published = Published {
-                answer: answer.and_then(|(body, left)| {
-                    CacheEntry::of_program(body, left, (self.clock)()).map(Arc::new)
-                }),
-                exists,
-            };
             Some(PublishKey {
                 table: Arc::as_ptr(answers).cast::<()>().addr(),
                 key,
             })
         });
+        let published = publish
+            .as_ref()
+            .map(|publish| self.published_before(&client, publish))
+            .unwrap_or_default();
         let key = Key {
             via: plan.via,
             target: plan.target,
@@ -257,9 +266,12 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
 
     /// Feeds an event to the engine, and performs the actions that come back.
     fn apply(self: &Arc<Self>, event: Event<Arc<Client>>) {
-        let actions = self.engine().handle(event, (self.clock)());
+        let (actions, epoch) = {
+            let mut engine = self.engine();
+            (engine.handle(event, (self.clock)()), engine.epoch())
+        };
         for action in actions {
-            self.perform(action);
+            self.perform(action, epoch);
         }
         let engine = self.engine();
         self.in_flight.send_if_modified(|count| {
@@ -276,6 +288,46 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
     /// Forgets the limits of an interface that is gone, and lets any interface push out its cache entries.
     pub fn release_interface(self: &Arc<Self>, ifindex: u32) {
         self.apply(Event::InterfaceGone(ifindex));
+    }
+
+    /// Forgets what is no longer right now that targets have changed: here, and what is published at `answers`. Nothing that was
+    /// looked up before is published afterwards.
+    pub fn changed(self: &Arc<Self>, changes: &Changes, answers: &dyn Publish) {
+        let epoch = {
+            let mut engine = self.engine();
+            engine.handle(Event::Changed(changes.clone()), (self.clock)());
+            engine.epoch()
+        };
+        let mut published = self.published();
+        *published = epoch;
+        answers.withdraw_changed(changes, &|targets, entry| match entry {
+            PublishedEntry::Answer(qtype, body) => {
+                let entry = CacheEntry::of_program((*body).clone(), Duration::ZERO, (self.clock)());
+                entry.is_none_or(|entry| entry.is_outdated(targets, (*qtype).into(), changes))
+            }
+            PublishedEntry::NoTarget => changes.contradict_denial(targets),
+        });
+    }
+
+    /// The epoch of what may be published. Held while something is.
+    fn published(&self) -> MutexGuard<'_, u64> {
+        self.published
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is published of a query's name.
+    fn published_before(&self, client: &Client, publish: &PublishKey) -> Published {
+        let Some(answers) = &client.answers else {
+            return Published::default();
+        };
+        let LastGood { answer, exists } = answers.last_good(&publish.key);
+        Published {
+            answer: answer.and_then(|(body, left)| {
+                CacheEntry::of_program(body, left, (self.clock)()).map(Arc::new)
+            }),
+            exists,
+        }
     }
 
     /// Returns once no query waits for an answer: the last thing before exit, after the last [`Responder::handle`].

@@ -17,7 +17,7 @@ use super::{
     chase::Chase,
     upstream::{self, Pool, RetryPolicy, RetryReason, UpstreamReply},
 };
-use crate::model::Transport;
+use crate::model::{Known, Targets, Transport};
 
 /// Tries within the time of one chase.
 const TRIES: u32 = 4;
@@ -40,6 +40,7 @@ pub trait TargetSource: Send + Sync + 'static {
 pub struct DnsSource {
     timeout: Duration,
     pool: Arc<Pool>,
+    targets: Option<Arc<dyn Targets>>,
 }
 
 impl DnsSource {
@@ -48,7 +49,22 @@ impl DnsSource {
         DnsSource {
             timeout,
             pool: Arc::new(Pool::for_this_process()),
+            targets: None,
         }
+    }
+
+    /// What is known of a target goes before what DNS says of it.
+    pub fn with_targets(self, targets: Arc<dyn Targets>) -> DnsSource {
+        DnsSource {
+            targets: Some(targets),
+            ..self
+        }
+    }
+
+    fn known(&self, target: &Name) -> Known {
+        self.targets
+            .as_ref()
+            .map_or(Known::Nothing, |targets| targets.find(target))
     }
 
     async fn chase(
@@ -57,13 +73,17 @@ impl DnsSource {
         qtype: RecordType,
         server: SocketAddr,
         has_address: bool,
+        known: Known,
         mut steps: Option<&mut Vec<Step>>,
     ) -> Outcome {
         let policy = RetryPolicy {
             deadline: Instant::now() + self.timeout,
             retry_after: self.timeout / TRIES,
         };
-        let mut chase = Chase::new(target.clone(), qtype, has_address);
+        let mut chase = match Chase::of_known(target.clone(), known, qtype, has_address) {
+            Ok(chase) => chase,
+            Err(outcome) => return outcome,
+        };
         loop {
             let asked_at = Instant::now();
             let (name, qtype) = chase.next_question();
@@ -89,7 +109,9 @@ impl TargetSource for DnsSource {
         upstream: SocketAddr,
         has_address: bool,
     ) -> Outcome {
-        self.chase(target, qtype, upstream, has_address, None).await
+        let known = self.known(target);
+        self.chase(target, qtype, upstream, has_address, known, None)
+            .await
     }
 }
 
@@ -160,9 +182,20 @@ pub async fn explain(
     server: SocketAddr,
     timeout: Duration,
 ) -> Explanation {
+    explain_known(target, Known::Nothing, qtype, server, timeout).await
+}
+
+/// The same for a target of which another source than DNS says this.
+pub async fn explain_known(
+    target: &Name,
+    known: Known,
+    qtype: RecordType,
+    server: SocketAddr,
+    timeout: Duration,
+) -> Explanation {
     let mut steps = Vec::new();
     let outcome = DnsSource::new(timeout)
-        .chase(target, qtype, server, false, Some(&mut steps))
+        .chase(target, qtype, server, false, known, Some(&mut steps))
         .await;
     Explanation { steps, outcome }
 }

@@ -402,6 +402,37 @@ impl RuleSet {
         Some(chain)
     }
 
+    /// The target that a rule gives these captures, in lower case without the final dot, before other rules take it further.
+    pub fn first_target(&self, index: usize, captures: &[String]) -> Option<String> {
+        self.rules.get(index)?.target.fill(captures)
+    }
+
+    /// Every target that a rule gives these captures: its own, then those of the rules that it leads to.
+    pub fn targets(&self, index: usize, captures: &[String]) -> Vec<Name> {
+        let Some(rule) = self.rules.get(index) else {
+            return Vec::new();
+        };
+        let first = rule.target.fill(captures);
+        let Some(first) = first.and_then(|text| absolute(&text)) else {
+            return Vec::new();
+        };
+        let wire = wire_name(&first);
+        let mut targets = vec![first];
+        if rule.follow
+            && (self.leads_on(index) || self.has_regex)
+            && let Some(next) = self.find(&wire)
+        {
+            let chain = self.follow(next, &wire).into_iter().flatten();
+            targets.extend(chain.map(|(_, matched)| matched.target));
+        }
+        targets
+    }
+
+    /// Whether the first target of a rule is its only one.
+    pub fn has_one_target(&self, index: usize) -> bool {
+        !self.leads_on(index) && !self.has_regex
+    }
+
     /// Whether the answers of a rule depend on other rules too, because its target may be the name of one: they are then no
     /// longer right when any rule has changed.
     pub fn leads_on(&self, rule: usize) -> bool {

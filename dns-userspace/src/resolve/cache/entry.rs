@@ -9,8 +9,9 @@ use std::{
 };
 
 use dns_common::answer::Body;
+use hickory_proto::rr::{Name, RecordType};
 
-use crate::resolve::compose::Section;
+use crate::{model::Changes, resolve::compose::Section};
 
 /// Sections longer than this share [`LARGE_TOTAL`]; no datagram carries one.
 pub(super) const LARGE: usize = 4096;
@@ -82,6 +83,19 @@ impl CacheEntry {
             rotation: AtomicUsize::default(),
             large: None,
         })
+    }
+
+    /// Whether it, of this type, is no longer right for these targets now that some have changed; nothing can be said of one that cannot be
+    /// read, so it counts as outdated.
+    pub fn is_outdated<'a>(
+        &self,
+        targets: impl IntoIterator<Item = &'a Name>,
+        qtype: RecordType,
+        changes: &Changes,
+    ) -> bool {
+        self.section
+            .chain()
+            .is_none_or(|chain| changes.contradict(targets, &chain, qtype == RecordType::CNAME))
     }
 
     /// The number of replies so far, from where [`CacheEntry::new`] began.

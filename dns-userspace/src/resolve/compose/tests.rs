@@ -275,6 +275,11 @@ proptest! {
         answer_of.soa = (count == 0).then(|| Box::new((name(names[0]), soa_data(9))));
         let query = query(&qname, RecordType::A, opt);
         let section = Section::new(&answer_of).unwrap();
+        prop_assert_eq!(section.chain(), Some(answer_of.names.clone()));
+        if let Some(body) = section.body() {
+            let again = Section::of_body(&body).unwrap();
+            prop_assert_eq!(again.chain(), section.chain());
+        }
         let Some(bytes) = datagram(&query, &section, ttl, rotation) else {
             prop_assert!(section.len() + 12 + query.question().len() + 11 > 512);
             return Ok(());

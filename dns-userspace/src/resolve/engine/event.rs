@@ -3,10 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use dns_common::{answer, wire::qtype_is_kept};
+use hickory_proto::rr::Name;
 
 use super::look_up::LookUp;
 use crate::{
-    model::Term,
+    model::{Changes, TargetState, Term},
     resolve::{
         cache::{CacheEntry, Key},
         chain::Outcome,
@@ -80,6 +81,8 @@ pub enum Event<C> {
     Abandoned(LookUp),
     /// An interface was removed.
     InterfaceGone(u32),
+    /// Targets have changed: what was known of them is no longer right.
+    Changed(Changes),
 }
 
 /// What is to be done, in this order.
@@ -119,6 +122,8 @@ pub enum Action<C> {
     NoReply { client: C, reason: PassReason },
     /// Let the existing cache answer.
     PassOn { client: C, reason: PassReason },
+    /// Tell whoever wants to know what came of looking a target up.
+    Report(Name, TargetState),
     /// Log a warning about a tenant's target, unless there were too many.
     Warn {
         namespace: Option<String>,

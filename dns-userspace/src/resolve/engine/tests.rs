@@ -1,5 +1,7 @@
 //! Events in, actions out, with a simulated clock.
 
+mod changes;
+
 use std::{
     collections::{HashMap, VecDeque},
     time::{Duration, Instant},
@@ -43,6 +45,7 @@ struct Sim {
     now: Instant,
     look_ups: VecDeque<LookUp>,
     delayed: VecDeque<(Duration, MatchedQuery<u32>)>,
+    reported: Vec<(String, TargetState)>,
 }
 
 impl Sim {
@@ -57,6 +60,7 @@ impl Sim {
             now,
             look_ups: VecDeque::new(),
             delayed: VecDeque::new(),
+            reported: Vec::new(),
         }
     }
 
@@ -66,30 +70,37 @@ impl Sim {
 
     fn feed(&mut self, event: Event<u32>) -> Vec<Seen> {
         let actions = self.engine.handle(event, self.now);
-        let seen = |action| match action {
-            Action::LookUp(look_up) => {
-                let (name, qtype) = (look_up.name().to_string(), look_up.qtype);
-                let seen = Seen::LookUp(name, qtype, look_up.has_address);
-                self.look_ups.push_back(look_up);
-                seen
-            }
-            Action::Delay(delay, query) => {
-                let client = query.client;
-                self.delayed.push_back((delay, *query));
-                Seen::Delay(client)
-            }
-            Action::Publish { client, term, .. } => Seen::Publish(client, term),
-            Action::PublishNoTarget { client, left, .. } => Seen::PublishNoTarget(client, left),
-            Action::Withdraw { client, .. } => Seen::Withdraw(client),
-            Action::Answer(answer) => {
-                Seen::Answer(answer.client, answer.ttl_seconds, answer.is_stale)
-            }
-            Action::ServFail { client, error, .. } => Seen::ServFail(client, error.code),
-            Action::NoReply { client, reason } => Seen::NoReply(client, reason),
-            Action::PassOn { client, reason } => Seen::PassOn(client, reason),
-            Action::Warn { .. } => Seen::Warn,
+        let seen = |action| {
+            let seen = match action {
+                Action::LookUp(look_up) => {
+                    let (name, qtype) = (look_up.name().to_string(), look_up.qtype);
+                    let seen = Seen::LookUp(name, qtype, look_up.has_address);
+                    self.look_ups.push_back(look_up);
+                    seen
+                }
+                Action::Delay(delay, query) => {
+                    let client = query.client;
+                    self.delayed.push_back((delay, *query));
+                    Seen::Delay(client)
+                }
+                Action::Publish { client, term, .. } => Seen::Publish(client, term),
+                Action::PublishNoTarget { client, left, .. } => Seen::PublishNoTarget(client, left),
+                Action::Withdraw { client, .. } => Seen::Withdraw(client),
+                Action::Answer(answer) => {
+                    Seen::Answer(answer.client, answer.ttl_seconds, answer.is_stale)
+                }
+                Action::ServFail { client, error, .. } => Seen::ServFail(client, error.code),
+                Action::NoReply { client, reason } => Seen::NoReply(client, reason),
+                Action::PassOn { client, reason } => Seen::PassOn(client, reason),
+                Action::Warn { .. } => Seen::Warn,
+                Action::Report(target, state) => {
+                    self.reported.push((target.to_string(), state));
+                    return None;
+                }
+            };
+            Some(seen)
         };
-        actions.into_iter().map(seen).collect()
+        actions.into_iter().filter_map(seen).collect()
     }
 
     fn query(&mut self, client: u32, qtype: RecordType) -> Vec<Seen> {

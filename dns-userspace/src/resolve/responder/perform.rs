@@ -32,15 +32,21 @@ const TOO_LONG: ExtendedError = ExtendedError {
 };
 
 impl<S: TargetSource, I: Inject> Responder<S, I> {
-    pub(super) fn perform(self: &Arc<Self>, action: Action<Arc<Client>>) {
+    /// `epoch` is the engine's at the time of the action.
+    pub(super) fn perform(self: &Arc<Self>, action: Action<Arc<Client>>, epoch: u64) {
         match action {
             Action::LookUp(look_up) => {
                 tokio::spawn(Task::new(self.clone(), look_up).run());
             }
             Action::Delay(delay, query) => {
                 let responder = self.clone();
+                let mut query = query;
                 tokio::spawn(async move {
                     tokio::time::sleep(delay).await;
+                    // Its target may have changed meanwhile.
+                    if let Some(publish) = &query.publish {
+                        query.published = responder.published_before(&query.client, publish);
+                    }
                     responder.apply(Event::RefreshDue(*query));
                 });
             }
@@ -51,7 +57,10 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
                 entry,
                 term,
             } => {
-                if let (Some(answers), Some(body)) = (&client.answers, &entry.body) {
+                let published = self.published();
+                if *published <= epoch
+                    && let (Some(answers), Some(body)) = (&client.answers, &entry.body)
+                {
                     answers.answer(ifindex, &key, body, &term);
                 }
             }
@@ -61,7 +70,10 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
                 key,
                 left,
             } => {
-                if let Some(answers) = &client.answers {
+                let published = self.published();
+                if *published <= epoch
+                    && let Some(answers) = &client.answers
+                {
                     answers.no_target(ifindex, &key, left);
                 }
             }
@@ -79,6 +91,11 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
             } => self.send_servfail(&client, &query, namespace.as_deref(), error),
             Action::NoReply { client, reason } => self.leave_unanswered(&client, reason),
             Action::PassOn { client, reason } => self.pass_on(&client, reason),
+            Action::Report(target, state) => {
+                if let Some(outcomes) = &self.outcomes {
+                    outcomes.note(&target, state);
+                }
+            }
             Action::Warn {
                 namespace,
                 qtype,

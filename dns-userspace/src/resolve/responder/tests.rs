@@ -1,5 +1,6 @@
 //! The responder against a source whose outcomes the test gives, and an injector that records what is sent.
 
+mod changes;
 mod families;
 mod follow;
 mod known;
@@ -26,7 +27,8 @@ use crate::{
     resolve::{
         cache::NEGATIVE_LIFETIME,
         chain::{Answer, Failure, Outcome},
-        engine::{GRACE, OTHER_TYPES_PER_SECOND},
+        compose::Section,
+        engine::{Action, GRACE, OTHER_TYPES_PER_SECOND},
         testing::*,
     },
     rules::{MatchSpec, RuleSet, RuleSpec},
@@ -752,6 +754,8 @@ enum Publication {
     Answer(u32, answer::Key, Term),
     NoTarget(answer::Key, Duration),
     Withdrawn(answer::Key),
+    /// The number of targets.
+    Changed(usize),
 }
 
 impl Published {
@@ -793,6 +797,15 @@ impl Publish for Published {
 
     fn withdraw(&self, key: &answer::Key) {
         self.0.lock().unwrap().push(Publication::Withdrawn(*key));
+    }
+
+    fn withdraw_changed(
+        &self,
+        changes: &Changes,
+        _: &dyn Fn(&[Name], &PublishedEntry<'_>) -> bool,
+    ) {
+        let changed = Publication::Changed(changes.len());
+        self.0.lock().unwrap().push(changed);
     }
 }
 

@@ -171,3 +171,86 @@ async fn the_whole_chase_ends_with_its_timeout() {
     assert_eq!(step.reply.as_ref().unwrap_err(), &Failure::Timeout);
     assert!(step.elapsed >= timeout);
 }
+
+/// A source that knows one target.
+#[derive(Debug)]
+struct Knows(Known);
+
+impl Targets for Knows {
+    fn find(&self, target: &Name) -> Known {
+        if *target == name(TARGET) {
+            self.0.clone()
+        } else {
+            Known::Nothing
+        }
+    }
+}
+
+async fn look_up_known(known: Known, qtype: RecordType, zone: Zone) -> Outcome {
+    let source = DnsSource::new(LONG).with_targets(Arc::new(Knows(known)));
+    let server = serve(zone).await;
+    source.look_up(&name(TARGET), qtype, server, false).await
+}
+
+/// What a cache still has of the target, and two ends.
+fn outdated() -> Zone {
+    let at = |owner, last| {
+        let answers = vec![a(owner, 40, [10, 0, 0, last])];
+        (owner, RecordType::A, ResponseCode::NoError, answers, vec![])
+    };
+    zone(vec![
+        (
+            TARGET,
+            RecordType::A,
+            ResponseCode::NoError,
+            vec![cname(TARGET, 30, END), a(END, 30, [10, 0, 0, 9])],
+            vec![],
+        ),
+        at(END, 9),
+        at("new.example.", 1),
+        (
+            "gone.example.",
+            RecordType::A,
+            ResponseCode::NXDomain,
+            vec![],
+            vec![],
+        ),
+    ])
+}
+
+fn to(alias: &str) -> Known {
+    Known::Alias(name(alias))
+}
+
+#[tokio::test]
+async fn what_is_known_of_a_target_goes_before_what_a_cache_has_of_it() {
+    let outcome = look_up_known(to("New.Example."), RecordType::A, outdated()).await;
+    let expected = addresses(&[TARGET, "new.example."], 1, 40);
+    assert_eq!(outcome, Outcome::Answer(expected));
+
+    let outcome = look_up_known(Known::Absent, RecordType::A, outdated()).await;
+    assert_eq!(outcome, Outcome::NoTarget);
+
+    let outcome = look_up_known(Known::Nothing, RecordType::A, outdated()).await;
+    let Outcome::Answer(answer) = outcome else {
+        panic!("{outcome:?}");
+    };
+    assert_eq!(answer.names, [name(TARGET), name(END)]);
+}
+
+#[tokio::test]
+async fn a_known_target_whose_end_is_missing_is_broken_and_does_not_count_as_missing() {
+    let outcome = look_up_known(to("gone.example."), RecordType::A, outdated()).await;
+    assert_eq!(outcome, Outcome::BrokenChain);
+    let outcome = look_up_known(to(TARGET), RecordType::A, outdated()).await;
+    assert_eq!(outcome, Outcome::Failed(Failure::Loop));
+}
+
+#[tokio::test]
+async fn a_known_target_that_is_an_address_is_not_asked_for() {
+    // This server knows nothing, and would be asked.
+    let outcome = look_up_known(to("10.1.2.3."), RecordType::A, zone(vec![])).await;
+    assert_eq!(outcome, Outcome::NoAddress(name("10.1.2.3.")));
+    let outcome = look_up_known(to("10.1.2.3."), RecordType::CNAME, zone(vec![])).await;
+    assert_eq!(outcome, Outcome::exists(name(TARGET)));
+}

@@ -25,6 +25,7 @@ use super::{
     config::{CLUSTER_DNS, NODE_LOCAL, NodeName},
     load::{Load, Outcome, Question, fetch},
     manifests::{self, BROKER, FOREIGN, FOREIGN_ADDRESS, PUBLIC, STRANGER, TENANTS},
+    services,
 };
 use crate::{
     image::Written,
@@ -33,9 +34,9 @@ use crate::{
     table::{self, Cell, Colour, cell},
 };
 
-const NAMESPACE: &str = "--namespace=kube-system";
+pub const NAMESPACE: &str = "--namespace=kube-system";
 const DAEMON_SET: &str = "daemonset/gregor";
-const MINUTE: Duration = Duration::from_secs(60);
+pub const MINUTE: Duration = Duration::from_secs(60);
 /// Pods of a crowd: well below the 110 of a node.
 const CROWD: usize = 50;
 const MIB: u64 = 1 << 20;
@@ -221,6 +222,8 @@ pub fn all(cluster: &Cluster, components: &Components, results: &mut Results) ->
         "every metric of the alerts and of the dashboard is on the page",
         || metrics(cluster),
     );
+
+    services::checks(cluster, results);
 
     let restarts = || -> Result<String> {
         let pods = gregors(cluster)?;
@@ -462,7 +465,7 @@ fn dry_run(cluster: &Cluster, manifests: &str) -> Result<usize> {
 }
 
 /// `helm install` or `helm upgrade` with what the cluster needs.
-fn helm(cluster: &Cluster, command: &str, values: &[&str]) -> Result<()> {
+pub fn helm(cluster: &Cluster, command: &str, values: &[&str]) -> Result<()> {
     let chart = chart()?.display().to_string();
     let mut arguments = vec![command, "gregor", &chart, NAMESPACE];
     arguments.extend(["--set", "image.pullPolicy=Never"]);
@@ -489,7 +492,7 @@ fn rolled_out(cluster: &Cluster, namespace: &str, what: &str) -> Result<()> {
 }
 
 /// The DaemonSet is rolled out, and the pods that it replaced have ended.
-fn settled(cluster: &Cluster) -> Result<()> {
+pub fn settled(cluster: &Cluster) -> Result<()> {
     rolled_out(cluster, "kube-system", DAEMON_SET)?;
     cluster.wait_until("the pods before are gone", MINUTE, || {
         Ok(gregors(cluster)?.len() == NODES.len())
@@ -511,7 +514,7 @@ fn pods(cluster: &Cluster, namespace: &str, label: &str) -> Result<Vec<Value>> {
     Ok(list["items"].as_array().cloned().unwrap_or_default())
 }
 
-fn gregors(cluster: &Cluster) -> Result<Vec<Value>> {
+pub fn gregors(cluster: &Cluster) -> Result<Vec<Value>> {
     pods(cluster, "kube-system", "app.kubernetes.io/name=gregor")
 }
 
@@ -524,11 +527,11 @@ fn on(pods: Vec<Value>, node: NodeName) -> Result<Value> {
         .with_context(|| format!("no such pod on {node}"))
 }
 
-fn gregor_on(cluster: &Cluster, node: NodeName) -> Result<Value> {
+pub fn gregor_on(cluster: &Cluster, node: NodeName) -> Result<Value> {
     on(gregors(cluster)?, node)
 }
 
-fn tenant_pod(cluster: &Cluster, namespace: &str, kind: &str, node: NodeName) -> Result<Value> {
+pub fn tenant_pod(cluster: &Cluster, namespace: &str, kind: &str, node: NodeName) -> Result<Value> {
     on(pods(cluster, namespace, &format!("app={kind}"))?, node)
 }
 
@@ -555,7 +558,7 @@ fn restarts_of(pod: &Value) -> u64 {
 }
 
 /// The one process of a pod.
-fn process(cluster: &Cluster, pod: &Value) -> Result<u32> {
+pub fn process(cluster: &Cluster, pod: &Value) -> Result<u32> {
     let processes = cluster.processes(pod)?;
     processes
         .first()
@@ -601,7 +604,7 @@ fn another_is_ready(cluster: &Cluster, node: NodeName, old: &Value) -> Result<()
 }
 
 /// What `gregor status --json` says on a node.
-fn status(cluster: &Cluster, node: NodeName) -> Result<Value> {
+pub fn status(cluster: &Cluster, node: NodeName) -> Result<Value> {
     let pod = gregor_on(cluster, node)?;
     let said = cluster.kubectl(&[
         "exec",
@@ -661,7 +664,7 @@ fn all_public(cluster: &Cluster) -> Result<String> {
     each_pod_finds(cluster, |_| addresses(&[PUBLIC]))
 }
 
-fn own_endpoints(cluster: &Cluster) -> Result<String> {
+pub fn own_endpoints(cluster: &Cluster) -> Result<String> {
     each_pod_finds(cluster, |namespace| addresses(endpoint(namespace)))
 }
 
@@ -673,7 +676,7 @@ fn endpoint(namespace: &str) -> &'static [&'static str] {
 }
 
 /// What a pod's resolver asks first, some brokers, and a name that no rule matches.
-fn questions(namespace: &str) -> Vec<Question> {
+pub fn questions(namespace: &str) -> Vec<Question> {
     let mut questions: Vec<Question> = (1..=5)
         .map(|number| {
             let broker = BROKER.replacen('1', &number.to_string(), 1);
@@ -720,7 +723,7 @@ fn under_load(cluster: &Cluster, what: impl FnOnce() -> Result<()>) -> Result<St
     flawless(outcome, "2 pods on each node")
 }
 
-fn flawless(outcome: Outcome, who: &str) -> Result<String> {
+pub fn flawless(outcome: Outcome, who: &str) -> Result<String> {
     let Outcome {
         queries,
         wrong,

@@ -6,7 +6,7 @@ use std::{
     io::{Read as _, Write as _},
     net::{IpAddr, TcpStream},
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
@@ -15,7 +15,10 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use gregor_lab::Ask;
-use hickory_proto::rr::{RData, RecordType};
+use hickory_proto::{
+    op::ResponseCode,
+    rr::{RData, RecordType},
+};
 use nix::sched::{CloneFlags, setns};
 
 /// Between two queries of one pod.
@@ -143,6 +146,108 @@ impl Drop for Load {
     }
 }
 
+/// A reply: its rcode and its addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    pub rcode: ResponseCode,
+    pub addresses: BTreeSet<IpAddr>,
+}
+
+impl Reply {
+    pub fn addresses(addresses: &[&str]) -> Self {
+        Self {
+            rcode: ResponseCode::NoError,
+            addresses: Question::new("", addresses).addresses,
+        }
+    }
+
+    pub fn nxdomain() -> Self {
+        Self {
+            rcode: ResponseCode::NXDomain,
+            addresses: BTreeSet::new(),
+        }
+    }
+}
+
+/// Since when a reply, or an error, was seen.
+type Seen = Vec<(Instant, Result<Reply, String>)>;
+
+/// Asks one question again and again, and notes when the reply changes.
+pub struct Observer {
+    stop: Arc<AtomicBool>,
+    seen: Arc<Mutex<Seen>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Observer {
+    /// Asks from the network namespace of a process.
+    pub fn start(pid: u32, server: IpAddr, qname: &str) -> Result<Self> {
+        let file = File::open(format!("/proc/{pid}/ns/net"))?;
+        let stop = Arc::<AtomicBool>::default();
+        let seen = Arc::<Mutex<Seen>>::default();
+        let (stops, sees, qname) = (Arc::clone(&stop), Arc::clone(&seen), qname.to_owned());
+        let thread = thread::Builder::new().spawn(move || {
+            let entered = setns(file, CloneFlags::CLONE_NEWNET);
+            while !stops.load(Ordering::Relaxed) {
+                let reply = match entered {
+                    Ok(()) => reply(server, &qname),
+                    Err(error) => Err(format!("entering the network namespace: {error}")),
+                };
+                let mut seen = lock(&sees);
+                if seen.last().is_none_or(|(_, last)| *last != reply) {
+                    seen.push((Instant::now(), reply));
+                }
+                drop(seen);
+                thread::sleep(PAUSE);
+            }
+        })?;
+        Ok(Self {
+            stop,
+            seen,
+            thread: Some(thread),
+        })
+    }
+
+    /// Waits until the reply is this one, and returns since when it is, from `since` on.
+    pub fn until(&self, reply: &Reply, since: Instant, limit: Duration) -> Result<Duration> {
+        loop {
+            let last = lock(&self.seen).last().cloned();
+            match last {
+                Some((at, Ok(last))) if last == *reply => {
+                    return Ok(at.saturating_duration_since(since));
+                }
+                last if since.elapsed() > limit => bail!(
+                    "not after {:.1} s: {reply:?}, but {:?}",
+                    limit.as_secs_f64(),
+                    last.map(|(_, reply)| reply)
+                ),
+                _ => thread::sleep(PAUSE / 4),
+            }
+        }
+    }
+
+    /// Every reply since the start, in order, each once until it changes.
+    pub fn seen(&self) -> Vec<Result<Reply, String>> {
+        let seen = lock(&self.seen);
+        seen.iter().map(|(_, reply)| reply.clone()).collect()
+    }
+}
+
+impl Drop for Observer {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex
+        .lock()
+        .unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
 /// A page over HTTP, from the network namespace of a process.
 pub fn fetch(pid: u32, address: &str, path: &str) -> Result<String> {
     let file = File::open(format!("/proc/{pid}/ns/net"))?;
@@ -164,19 +269,26 @@ pub fn fetch(pid: u32, address: &str, path: &str) -> Result<String> {
 
 /// The error, if the reply is not the expected one.
 fn ask(server: IpAddr, question: &Question) -> Result<(), String> {
-    let reply = Ask::new(server, &question.qname, RecordType::A)
+    let Reply { rcode, addresses } = reply(server, &question.qname)?;
+    if addresses == question.addresses {
+        return Ok(());
+    }
+    Err(format!("{rcode:?} {addresses:?}"))
+}
+
+fn reply(server: IpAddr, qname: &str) -> Result<Reply, String> {
+    let reply = Ask::new(server, qname, RecordType::A)
         .send()
         .map_err(|error| format!("{error:#}"))?;
-    let found: BTreeSet<IpAddr> = reply
+    let addresses = reply
         .answers
         .iter()
         .filter_map(|record| match &record.data {
             RData::A(address) => Some(IpAddr::V4(address.0)),
             _ => None,
-        })
-        .collect();
-    if found == question.addresses {
-        return Ok(());
-    }
-    Err(format!("{:?} {found:?}", reply.metadata.response_code))
+        });
+    Ok(Reply {
+        rcode: reply.metadata.response_code,
+        addresses: addresses.collect(),
+    })
 }

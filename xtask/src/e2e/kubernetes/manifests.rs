@@ -18,6 +18,10 @@ pub const TENANTS: [(&str, &[&str]); 2] = [
     ("foo", &["10.10.1.11", "10.10.2.11"]),
     ("bar", &["10.20.1.21"]),
 ];
+/// Where names of the form `mN.…` have the address 10.30.0.N.
+pub const MOVES: &str = "moves.example";
+/// A name that exists and has no address.
+pub const EMPTY: &str = "empty.example";
 /// A namespace without one.
 pub const STRANGER: &str = "baz";
 
@@ -67,7 +71,14 @@ data:
     }}
     .:53 {{
       errors
-{endpoints}      template IN A private.kafka.managed {{
+{endpoints}      template IN A {MOVES} {{
+        match "^m(?P<n>[0-9]+)[.]"
+        answer "{{{{ .Name }}}} 60 IN A 10.30.0.{{{{ .Group.n }}}}"
+      }}
+      template IN ANY {MOVES} {EMPTY} {{
+        rcode NOERROR
+      }}
+      template IN A private.kafka.managed {{
         answer "{{{{ .Name }}}} 60 IN A {PUBLIC}"
       }}
       template IN ANY private.kafka.managed {{

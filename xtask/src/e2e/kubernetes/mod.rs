@@ -11,6 +11,7 @@ mod manifests;
 mod node;
 mod page;
 mod pki;
+mod services;
 
 use std::{
     fs,

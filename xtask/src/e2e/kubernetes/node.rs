@@ -16,7 +16,10 @@ use clap::Args;
 use nix::{
     errno::Errno,
     mount::{MsFlags, mount},
-    sys::wait::{WaitStatus, wait},
+    sys::{
+        signal::Signal,
+        wait::{WaitStatus, wait},
+    },
     unistd::sethostname,
 };
 
@@ -40,6 +43,10 @@ pub struct NodeOptions {
 
 /// How long a program of the node may take to serve.
 const PATIENCE: Duration = Duration::from_secs(90);
+
+const API_SERVER: &str = "kube-apiserver";
+/// How long it stays away when it is killed.
+pub const API_SERVER_DOWN: Duration = Duration::from_secs(10);
 
 const CGROUPS: &str = "/sys/fs/cgroup";
 
@@ -79,7 +86,7 @@ impl Node {
         let containerd = self.file("containerd.toml");
         self.start("containerd", &["--config".into(), containerd])?;
         if self.name.has_control_plane() {
-            self.start("kube-apiserver", &config::api_server(&self.pki()))?;
+            self.start(API_SERVER, &config::api_server(&self.pki()))?;
         }
         self.import_images()?;
         self.wait_for_api_server()?;
@@ -197,8 +204,9 @@ impl Node {
         until("the API server", || quiet(&mut kubectl))
     }
 
-    /// Orphans of containers come to the first process. An end of one of the node's programs is the end of the test.
-    fn reap(&self) -> Result<()> {
+    /// Orphans of containers come to the first process. An end of one of the node's programs is the end of the test; but an API
+    /// server that was killed comes back.
+    fn reap(&mut self) -> Result<()> {
         loop {
             let ended = match wait() {
                 Ok(WaitStatus::Exited(pid, code)) => (pid, format!("exit code {code}")),
@@ -210,6 +218,13 @@ impl Node {
                 .started
                 .iter()
                 .find(|(pid, _)| *pid == ended.0.as_raw());
+            if let Some((_, API_SERVER)) = name
+                && ended.1 == Signal::SIGKILL.to_string()
+            {
+                thread::sleep(API_SERVER_DOWN);
+                self.start(API_SERVER, &config::api_server(&self.pki()))?;
+                continue;
+            }
             if let Some((_, name)) = name {
                 bail!("{name} ended: {}", ended.1);
             }

@@ -1,0 +1,251 @@
+//! Which Events the tenants' Services get: one per state for the whole cluster, and few of them; no I/O, simulated clock.
+//!
+//! Every node that looks a target up comes to the same name for the same Event, so the API server keeps the first and refuses
+//! the others. The name has the time in it, in steps: a state that comes back later is told again.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use hickory_proto::rr::Name;
+use sha2::{Digest as _, Sha256};
+
+use crate::model::TargetState;
+
+/// The step of the time in the name of an Event.
+const STEP: u64 = 600;
+/// What is wrong is told again in each period of this length, because the API server forgets Events after an hour. A multiple
+/// of [`STEP`], so that all nodes tell it in the same step.
+const PERIOD: u64 = 5 * STEP;
+/// Events that a node may send at once, and how long it takes until it may send another.
+const BURST: u32 = 10;
+const REFILL: Duration = Duration::from_secs(10);
+/// Services that are remembered.
+const MAX_SERVICES: usize = 10_000;
+
+/// The Service that a target names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subject {
+    pub namespace: String,
+    pub name: String,
+    pub uid: String,
+    /// What it is an alias of.
+    pub alias: Name,
+}
+
+/// An Event to be sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    pub subject: Subject,
+    /// The same on every node.
+    pub name: String,
+    pub reason: &'static str,
+    pub message: String,
+    pub is_warning: bool,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Events {
+    /// What was told last of each Service, by its uid.
+    told: HashMap<String, Told>,
+    /// Time that the Events sent so far take, from which the limit follows.
+    full_until: Instant,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Told {
+    alias: Name,
+    state: TargetState,
+    period: u64,
+}
+
+impl Events {
+    pub fn new(now: Instant) -> Events {
+        Events {
+            told: HashMap::new(),
+            full_until: now,
+        }
+    }
+
+    /// Takes the outcome of a look-up; returns the Event that it is worth. `unix_seconds` is what the clocks of all nodes show.
+    pub fn take(
+        &mut self,
+        subject: Subject,
+        state: TargetState,
+        now: Instant,
+        unix_seconds: u64,
+    ) -> Option<Note> {
+        let told = Told {
+            alias: subject.alias.clone(),
+            state,
+            period: match state {
+                TargetState::Resolves => 0,
+                _ => unix_seconds / PERIOD,
+            },
+        };
+        if self.told.get(&subject.uid) == Some(&told) {
+            return None;
+        }
+        let filled = self.full_until.max(now) + REFILL;
+        if filled > now + REFILL * BURST {
+            // Told with a later look-up.
+            return None;
+        }
+        self.full_until = filled;
+        if self.told.len() >= MAX_SERVICES {
+            self.told.clear();
+        }
+        self.told.insert(subject.uid.clone(), told);
+        Some(note(subject, state, unix_seconds))
+    }
+
+    /// The last Event of a Service was not sent after all.
+    pub fn forget(&mut self, uid: &str) {
+        self.told.remove(uid);
+    }
+}
+
+fn note(subject: Subject, state: TargetState, unix_seconds: u64) -> Note {
+    let text = subject.alias.to_ascii();
+    let alias = text.trim_end_matches('.');
+    let (reason, message) = match state {
+        TargetState::Resolves => (
+            "Resolved",
+            format!("{alias} resolves: pods of this namespace get its addresses"),
+        ),
+        TargetState::Broken => (
+            "DoesNotResolve",
+            format!(
+                "{alias} does not exist, or leads to a name that does not (NXDOMAIN): pods of this namespace get SERVFAIL; correct externalName"
+            ),
+        ),
+        TargetState::NoAddress => (
+            "NoAddress",
+            format!(
+                "{alias} has neither an A nor an AAAA record: pods of this namespace get SERVFAIL; correct externalName"
+            ),
+        ),
+        TargetState::IsAddress => (
+            "IsAddress",
+            format!(
+                "externalName must be a name, and {alias} is an address: pods of this namespace get SERVFAIL; for an address, use a Service without selector and an EndpointSlice"
+            ),
+        ),
+    };
+    let step = (unix_seconds / STEP).to_be_bytes();
+    let hash = Sha256::new()
+        .chain_update(subject.uid.as_bytes())
+        .chain_update(alias.as_bytes())
+        .chain_update(reason.as_bytes())
+        .chain_update(step)
+        .finalize();
+    let hash: String = hash[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+    Note {
+        // At most 63 and 17 bytes: names of Events have up to 253.
+        name: format!("{}.{hash}", subject.name),
+        reason,
+        message,
+        is_warning: state != TargetState::Resolves,
+        subject,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AT: u64 = 1_800_000_000 / PERIOD * PERIOD;
+
+    fn subject(uid: &str, alias: &str) -> Subject {
+        Subject {
+            namespace: "foo".to_owned(),
+            name: "up".to_owned(),
+            uid: uid.to_owned(),
+            alias: Name::from_ascii(alias).unwrap(),
+        }
+    }
+
+    fn events() -> (Events, Instant) {
+        let now = Instant::now();
+        (Events::new(now), now)
+    }
+
+    #[test]
+    fn each_state_is_told_once_and_all_nodes_give_it_the_same_name() {
+        let (mut one, now) = events();
+        let (mut other, _) = events();
+        let foo = || subject("1", "a.example.");
+        let first = one.take(foo(), TargetState::Broken, now, AT).unwrap();
+        assert_eq!((first.reason, first.is_warning), ("DoesNotResolve", true));
+        assert!(first.message.starts_with("a.example does not exist"));
+        assert_eq!(one.take(foo(), TargetState::Broken, now, AT + 60), None);
+        let late = other.take(foo(), TargetState::Broken, now, AT + STEP - 1);
+        assert_eq!(late.unwrap().name, first.name);
+        let moved = one.take(subject("1", "b.example."), TargetState::Broken, now, AT);
+        assert_ne!(moved.unwrap().name, first.name);
+        let another = one.take(subject("2", "a.example."), TargetState::Broken, now, AT);
+        assert_ne!(another.unwrap().name, first.name);
+    }
+
+    #[test]
+    fn a_state_that_comes_back_is_told_again() {
+        let (mut events, now) = events();
+        let mut name = |state, at| {
+            let note = events.take(subject("1", "a.example."), state, now, at);
+            note.map(|note| note.name)
+        };
+        let first = name(TargetState::Resolves, AT).unwrap();
+        name(TargetState::Broken, AT + 100).unwrap();
+        assert_ne!(name(TargetState::Resolves, AT + STEP).unwrap(), first);
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_again_before_the_server_forgets_it_and_what_is_right_is_not() {
+        for (state, again) in [
+            (TargetState::Resolves, false),
+            (TargetState::Broken, true),
+            (TargetState::NoAddress, true),
+            (TargetState::IsAddress, true),
+        ] {
+            let (mut events, now) = events();
+            let mut take = |at| events.take(subject("1", "a.example."), state, now, at);
+            assert!(take(AT).is_some());
+            assert!(take(AT + PERIOD - 1).is_none());
+            assert_eq!(take(AT + PERIOD).is_some(), again, "{state:?}");
+        }
+        const { assert!(PERIOD < 3600) };
+    }
+
+    #[test]
+    fn a_node_sends_few_and_what_was_put_off_is_told_later() {
+        let (mut events, now) = events();
+        let mut take = |uid: u32, now| {
+            let subject = subject(&uid.to_string(), "a.example.");
+            events.take(subject, TargetState::Broken, now, AT).is_some()
+        };
+        assert_eq!(
+            (0..100).filter(|uid| take(*uid, now)).count(),
+            BURST as usize
+        );
+        assert!(!take(99, now));
+        assert!(take(99, now + REFILL));
+        assert!(!take(98, now + REFILL));
+        let told = (0..99).filter(|uid| take(*uid, now + Duration::from_secs(3600)));
+        assert_eq!(told.count(), BURST as usize);
+    }
+
+    #[test]
+    fn names_are_names_of_objects() {
+        let (mut events, now) = events();
+        let long = Subject {
+            name: "x".repeat(63),
+            ..subject("1", "a.example.")
+        };
+        let note = events.take(long, TargetState::IsAddress, now, AT).unwrap();
+        assert!(note.name.len() <= 253);
+        let is_good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '.';
+        assert!(note.name.chars().all(is_good), "{}", note.name);
+    }
+}

@@ -1,0 +1,23 @@
+//! Where a target comes from beside DNS: the Services of the cluster, as its API server reports them.
+//!
+//! What is known and what follows from a report is decided here without I/O; `watch` and `post` speak to the API server.
+
+mod backoff;
+#[cfg(feature = "kubernetes")]
+pub mod client;
+mod events;
+#[cfg(feature = "kubernetes")]
+pub mod post;
+mod reporter;
+mod selector;
+mod services;
+mod shared;
+#[cfg(feature = "kubernetes")]
+pub mod watch;
+
+pub use backoff::Backoff;
+pub use events::{Note, Subject};
+pub use reporter::Reporter;
+pub use selector::{ClusterDomain, Selector, selectors};
+pub use services::{Kind, Report, Service, Services};
+pub use shared::{ApiStatus, ErrorReason, EventOutcome, ServiceStatus, SharedServices};

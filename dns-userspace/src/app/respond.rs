@@ -65,9 +65,7 @@ impl Respond {
             })?;
         let injector = Arc::new(injector);
         Ok(Arc::new(Self {
-            live: ArcSwap::from_pointee(open(
-                settings, &injector, &steer, &hub, &reporter, &stats,
-            )),
+            live: ArcSwap::from_pointee(open(settings, &injector, &steer, &hub, &reporter, &stats)),
             return_path: Mutex::new(Some(return_path)),
             injector,
             earlier: Mutex::default(),

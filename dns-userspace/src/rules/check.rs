@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-use super::pattern::{Part, Pattern, PatternLabel, Template, is_rfc1123};
+use super::labels::is_rfc1123;
+use super::pattern::{Part, Pattern, PatternLabel, Template};
 use super::{Complaint, Key, Matcher, Rule};
 
 /// Names given twice and rules that say the same; `rules` holds each rule that is sound by itself, with its index.

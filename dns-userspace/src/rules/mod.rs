@@ -13,6 +13,8 @@ mod choices;
 pub mod corefile;
 mod costs;
 mod ids;
+mod labels;
+mod language;
 mod namespaces;
 mod pattern;
 mod regex;
@@ -32,14 +34,15 @@ use dns_common::{
 use hickory_proto::rr::Name;
 
 pub use budget::Budget;
-pub use pattern::{MAX_LABEL, MAX_NAME, NAMESPACE};
+pub use labels::{MAX_LABEL, MAX_NAME, NAMESPACE};
 pub use table::Table;
 
 use crate::model::wire_name;
 use budget::Spent;
 use choices::Choices;
+use labels::Problem;
 use namespaces::Namespaces;
-use pattern::{Pattern, PatternLabel, Problem, Template};
+use pattern::{Pattern, PatternLabel, Template};
 use regex::RegexMatcher;
 
 /// Longest `name` of a rule.

@@ -2,8 +2,8 @@
 
 use regex_syntax::hir::Hir;
 
-use super::pattern::{MAX_LABEL, Problem, is_rfc1123};
-use super::regex::{class, repeat};
+use super::labels::{MAX_LABEL, Problem, is_rfc1123};
+use super::language::{class, repeat};
 
 /// What `*` stands for in a glob: any number of letters, digits and hyphens, as far as the whole is a label.
 const STAR: char = '*';

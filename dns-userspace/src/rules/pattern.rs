@@ -2,30 +2,8 @@
 
 use std::fmt;
 
+use super::labels::{MAX_LABEL, MAX_NAME, NAMESPACE, Problem, is_rfc1123};
 use super::namespaces::Namespaces;
-
-/// Longest name on the wire, root label included (RFC 1035 §2.3.4).
-pub const MAX_NAME: usize = 255;
-/// Longest label (RFC 1035 §2.3.4).
-pub const MAX_LABEL: usize = 63;
-/// The capture that names the tenant.
-pub const NAMESPACE: &str = "namespace";
-
-/// What is wrong with a text, and what to write instead.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
-    pub problem: String,
-    pub remedy: String,
-}
-
-impl Problem {
-    pub fn new(problem: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self {
-            problem: problem.into(),
-            remedy: remedy.into(),
-        }
-    }
-}
 
 /// One label of a pattern.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -368,18 +346,6 @@ fn too_long(bytes: usize) -> Problem {
 
 fn without_final_dot(text: &str) -> &str {
     text.strip_suffix('.').unwrap_or(text)
-}
-
-/// Whether a label is one of RFC 1123 §2.1: letters, digits and inner hyphens.
-pub fn is_rfc1123(label: &[u8]) -> bool {
-    let ends = [label.first(), label.last()];
-    label.len() <= MAX_LABEL
-        && ends
-            .iter()
-            .all(|end| end.is_some_and(|b| b.is_ascii_alphanumeric()))
-        && label
-            .iter()
-            .all(|&b| b.is_ascii_alphanumeric() || b == b'-')
 }
 
 /// Whether a label can be part of what `*` matches: no literal dot, no separator byte.

@@ -4,9 +4,10 @@
 //! A name with a byte that presentation form would escape is matched by no `regex` rule: neither here nor in the table.
 
 use regex_syntax::ast::{self, Ast};
-use regex_syntax::hir::{Class, ClassBytes, ClassBytesRange, Hir, HirKind, Look, Repetition};
+use regex_syntax::hir::{Class, Hir, HirKind, Look};
 
-use super::pattern::Problem;
+use super::labels::Problem;
+use super::language::{class, repeat};
 use dns_common::name::SEPARATOR;
 
 /// Longest text of a `regex` key.
@@ -217,24 +218,6 @@ fn is_shown_as(shown: u8, byte: u8) -> bool {
 
 fn any_byte(byte: u8) -> bool {
     byte == SEPARATOR || is_unescaped(byte)
-}
-
-/// The class of all bytes that `is_in` takes.
-pub fn class(is_in: impl Fn(u8) -> bool) -> Hir {
-    let ranges = (0..=255u8)
-        .filter(|&byte| is_in(byte))
-        .map(|byte| ClassBytesRange::new(byte, byte));
-    Hir::class(Class::Bytes(ClassBytes::new(ranges)))
-}
-
-/// `sub` repeated.
-pub fn repeat(min: u32, max: Option<u32>, sub: Hir) -> Repetition {
-    Repetition {
-        min,
-        max,
-        greedy: true,
-        sub: Box::new(sub),
-    }
 }
 
 #[cfg(test)]

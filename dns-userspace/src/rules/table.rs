@@ -26,8 +26,8 @@ use regex_syntax::hir::Hir;
 
 use super::budget::{Budget, Spent};
 use super::choices::Choices;
+use super::language::{class, repeat};
 use super::pattern::{Pattern, PatternLabel};
-use super::regex::{class, repeat};
 
 /// No state.
 const DEAD: Index = 0;

@@ -568,7 +568,9 @@ fn each_capability_is_needed() {
         let (said, is_fine) = ran_with(&lab, &rest, &arguments);
         assert!(!is_fine, "{missing}: {said}");
         println!("without {missing}: {said}");
-        assert_eq!(said.lines().count(), 1, "{missing}: {said}");
+        // A slow machine is told that the kernel takes its time.
+        let lines = said.lines().filter(|line| !line.contains("is still"));
+        assert_eq!(lines.count(), 1, "{missing}: {said}");
         assert!(said.contains(&named), "{missing}: {said}");
         assert!(said.contains("securityContext.capabilities"), "{said}");
         assert!(lab.node().ip("link show gregor0\n").is_err(), "{missing}");
@@ -611,6 +613,46 @@ fn a_seccomp_filter_that_forbids_bpf_is_named() {
         );
         assert!(!line.contains("AppArmor"), "{said}");
     }
+}
+
+/// What a process without capabilities sends by the device for queries that pass reaches no interface: it has no mark, and cannot
+/// have one.
+#[test]
+fn an_unprivileged_process_gets_nothing_into_a_pods_interface() {
+    use std::{io, net::Ipv4Addr};
+
+    const NOBODY: libc::c_long = 65_534;
+    let lab = Lab::builder("nodenobody").pod("foo").start().unwrap();
+    let gregor = start(&lab, &lab.gregor_config());
+    is_served(&lab, &gregor, lab.pod("foo"), CACHE);
+    let [device, peer] = RETURN_DEVICES;
+    let frames = || {
+        let mut command = Command::new("cat");
+        command.arg(format!("/sys/class/net/{peer}/statistics/rx_packets"));
+        let output = lab.node().output(command).unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.trim().parse::<u64>().unwrap()
+    };
+    let before = frames();
+    let (query, _) = Wire::new(&qualified("foo"), RecordType::A).bytes();
+    let marked = lab.node().enter(move || {
+        // SAFETY: numbers only; the system call itself is about this thread alone, which ends here.
+        let result = unsafe { libc::syscall(libc::SYS_setresuid, NOBODY, NOBODY, NOBODY) };
+        assert_eq!(result, 0, "{}", io::Error::last_os_error());
+        let socket =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None).unwrap();
+        socket.bind_device(Some(device.as_bytes())).unwrap();
+        socket.set_broadcast(true).unwrap();
+        let to = std::net::SocketAddr::from((Ipv4Addr::BROADCAST, 53));
+        for _ in 0..10 {
+            // The program drops it, of which the sender may hear.
+            let _ = socket.send_to(&query, &to.into());
+        }
+        socket.set_mark(1).map_err(|error| error.raw_os_error())
+    });
+    assert_eq!(marked.unwrap(), Err(Some(libc::EPERM)));
+    is_served(&lab, &gregor, lab.pod("foo"), CACHE);
+    assert_eq!(frames(), before);
 }
 
 /// Before Linux 5.11 maps are charged to RLIMIT_MEMLOCK, which takes CAP_SYS_RESOURCE to raise; later it does not matter.

@@ -731,6 +731,45 @@ fn hostile_clients_harm_only_themselves() {
 }
 
 /// Without a server at the address, a connection ends as it would without gregor.
+/// A process on the node finds the listener's port: it gets nothing there.
+#[test]
+fn a_connection_to_the_listener_itself_is_closed() {
+    let lab = lab(CacheKind::Embedded);
+    let gregor = start(&lab, "always");
+    let table = fs::read_to_string(format!("/proc/{}/net/tcp", gregor.process().pid())).unwrap();
+    let listens_on_loopback = |line: &str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let (address, port) = fields[1].split_once(':')?;
+        (address == "0100007F" && fields[3] == "0A").then(|| u16::from_str_radix(port, 16).unwrap())
+    };
+    let ports: Vec<u16> = table
+        .lines()
+        .skip(1)
+        .filter_map(listens_on_loopback)
+        .collect();
+    let refused = || Metrics::of(&gregor).get("gregor_tcp_connections_refused_total");
+    let before = refused();
+    let (query, _) = Wire::new(&qualified("foo"), RecordType::A).bytes();
+    let mut closed = 0;
+    for port in ports {
+        let question = framed(&query);
+        let received = lab.node().enter(move || {
+            let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+            stream
+                .set_read_timeout(Some(Duration::from_secs(20)))
+                .unwrap();
+            let _ = stream.write_all(&question);
+            let mut received = Vec::new();
+            // Closed with bytes that nobody has read: a reset.
+            let _ = stream.read_to_end(&mut received);
+            received
+        });
+        closed += usize::from(received.unwrap().is_empty());
+    }
+    assert_eq!(closed, 1, "the listener for IPv4; the pages answer");
+    assert_eq!(refused(), before + 1.0);
+}
+
 #[test]
 fn a_relay_without_a_server_closes() {
     let lab = lab(CacheKind::None);

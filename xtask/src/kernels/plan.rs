@@ -112,6 +112,7 @@ const TESTS: &[Tests] = &[
             "detach_all",
             "as_root_threads_have_the_same_capabilities",
             "a_seccomp_filter_that_forbids_bpf_is_named",
+            "an_unprivileged_process_gets_nothing_into_a_pods_interface",
         ],
         limit_seconds: 600,
     },

@@ -179,6 +179,18 @@ const ALERTS: &[Alert] = &[
         labels: EVERY,
     },
     Alert {
+        name: "GregorServicesNotWatched",
+        series: &[
+            ("gregor_kubernetes_watches", "1x100"),
+            ("gregor_kubernetes_watches_connected", "0x100"),
+        ],
+        fires_after: 16,
+        quiet_until: 14,
+        severity: "warning",
+        summary: "gregor on n1 does not hear of changed Services; 'gregor status' there says why. Targets come from DNS.",
+        labels: EVERY,
+    },
+    Alert {
         name: "GregorPanicked",
         series: &[("gregor_panics_total", "0x8 1x40")],
         fires_after: 3,
@@ -204,6 +216,8 @@ const HEALTHY: &[(&str, &str)] = &[
     ("gregor_targets_without_address_total", "1x120"),
     ("gregor_kernel_unplaced_total", "2x120"),
     ("gregor_panics_total", "1x120"),
+    ("gregor_kubernetes_watches", "1x120"),
+    ("gregor_kubernetes_watches_connected", "1x120"),
 ];
 
 fn with_labels(series: &str, labels: &str) -> String {

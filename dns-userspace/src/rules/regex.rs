@@ -4,7 +4,7 @@
 //! A name with a byte that presentation form would escape is matched by no `regex` rule: neither here nor in the table.
 
 use regex_syntax::ast::{self, Ast};
-use regex_syntax::hir::{Class, Hir, HirKind, Look};
+use regex_syntax::hir::{Class, Hir, HirKind, Look, Repetition};
 
 use super::labels::Problem;
 use super::language::{class, repeat};

@@ -74,6 +74,7 @@ pub fn ensure_tests() -> Result<()> {
         ("libc-ares-dev", Path::new("/usr/include/ares.h").exists()),
         ("golang-go", tools::has_go()),
         ("default-jdk-headless", tools::find("javac").is_some()),
+        ("maven", tools::find("mvn").is_some()),
         ("kcat", tools::find("kcat").is_some()),
         ("ethtool", tools::find("ethtool").is_some()),
         ("nftables", tools::find("nft").is_some()),
@@ -92,6 +93,8 @@ pub fn ensure_tests() -> Result<()> {
     tools::go_client()?;
     tools::java_client()?;
     tools::kafka_broker()?;
+    tools::kafka()?;
+    tools::prometheus()?;
     tools::unpack()?;
     tools::coredns()?;
     tools::helm()?;

@@ -24,7 +24,7 @@ pub struct Cluster {
     /// Events to be sent.
     #[cfg_attr(
         not(feature = "kubernetes"),
-        expect(dead_code, reason = "nobody sends them")
+        expect(dead_code, reason = "nothing sends them")
     )]
     notes: Arc<Mutex<mpsc::Receiver<Note>>>,
     /// Of the watches.

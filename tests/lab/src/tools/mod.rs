@@ -60,6 +60,8 @@ c-ares-sys = "=13.0.0"
 "#;
 const CARES_C: &str = include_str!("../../../clients/cares.c");
 const LOOKUP_GO: &str = include_str!("../../../clients/lookup.go");
+const KAFKA_POM: &str = include_str!("../../../clients/kafka/pom.xml");
+const KAFKA_JAVA: &str = include_str!("../../../clients/kafka/Client.java");
 const LOOKUP_JAVA: &str = include_str!("../../../clients/Lookup.java");
 const BROKER: GoModule = go_module!("broker");
 const UNPACK: GoModule = go_module!("unpack");
@@ -425,6 +427,44 @@ pub fn java_client() -> Result<PathBuf> {
         fs::write(
             &launcher,
             "#!/bin/sh\nexec java -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -cp \"$(dirname \"$0\")\" Lookup \"$@\"\n",
+        )?;
+        Ok(fs::set_permissions(
+            &launcher,
+            fs::Permissions::from_mode(0o755),
+        )?)
+    })
+}
+
+/// Apache Kafka from Maven: runs a class of it, `kafka.Kafka` for a broker, or `Client` of `tests/clients/kafka`.
+pub fn kafka() -> Result<PathBuf> {
+    let version = digest(&[KAFKA_POM, KAFKA_JAVA].concat());
+    build_once("kafka", &version, &|directory| {
+        let compiler = packaged("javac", "default-jdk-headless")?;
+        let maven = packaged("mvn", "maven")?;
+        let (source, libraries) = (directory.join("Client.java"), directory.join("lib"));
+        fs::write(directory.join("pom.xml"), KAFKA_POM)?;
+        fs::write(&source, KAFKA_JAVA)?;
+        run_quietly(
+            "fetching Apache Kafka (Maven)",
+            Command::new(maven)
+                .args(["--quiet", "--batch-mode"])
+                .arg("org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies")
+                .arg(format!("-DoutputDirectory={}", libraries.display()))
+                .current_dir(directory),
+        )?;
+        let all = format!("{}/*", libraries.display());
+        run_quietly(
+            "building the Kafka client",
+            Command::new(compiler)
+                .args(["-cp", &all, "-d"])
+                .arg(directory)
+                .arg(source),
+        )?;
+        let launcher = directory.join("kafka");
+        fs::write(
+            &launcher,
+            "#!/bin/sh\nhere=\"$(dirname \"$0\")\"\n\
+             exec java -Xmx256m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -cp \"$here:$here/lib/*\" \"$@\"\n",
         )?;
         Ok(fs::set_permissions(
             &launcher,

@@ -37,8 +37,8 @@ use crate::{
 pub const NAMESPACE: &str = "--namespace=kube-system";
 const DAEMON_SET: &str = "daemonset/gregor";
 pub const MINUTE: Duration = Duration::from_secs(60);
-/// Pods of a crowd: well below the 110 of a node.
-const CROWD: usize = 50;
+/// Pods of a crowd, on two nodes of 110.
+const CROWD: usize = 100;
 const MIB: u64 = 1 << 20;
 /// What a namespace without a Service gets.
 const NOBODYS: &[&str] = &[PUBLIC];

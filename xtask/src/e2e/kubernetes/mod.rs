@@ -11,6 +11,9 @@ mod manifests;
 mod node;
 mod page;
 mod pki;
+mod pods;
+mod policies;
+mod results;
 mod services;
 
 use std::{
@@ -26,7 +29,7 @@ use clap::Args;
 use gregor_lab::tools::say;
 use nix::sys::signal::{SigSet, Signal};
 
-use self::{checks::Results, cluster::Cluster, components::Components};
+use self::{cluster::Cluster, components::Components, results::Results};
 use crate::{image, machine, setup};
 
 pub use node::{NodeOptions, node};

@@ -5,7 +5,7 @@ use std::{fmt::Write as _, fs};
 use anyhow::{Context as _, Result};
 use gregor_lab::tools::say;
 
-use super::{checks::Results, components::KUBERNETES_VERSION};
+use super::{components::KUBERNETES_VERSION, results::Results};
 use crate::machine;
 
 const BEGIN: &str = "<!-- written by `cargo xtask e2e kubernetes --page` -->\n";

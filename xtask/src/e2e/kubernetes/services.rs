@@ -16,15 +16,16 @@ use nix::{
 use serde_json::{Value, json};
 
 use super::{
-    checks::{
-        MINUTE, NAMESPACE, Results, flawless, gregor_on, gregors, helm, own_endpoints, process,
-        questions, settled, status, tenant_pod,
-    },
     cluster::{Cluster, NODES, condition},
     config::{NODE_LOCAL, NodeName},
     load::{Load, Observer, Reply},
     manifests::{BROKER, EMPTY, MOVES, TENANTS},
     node::API_SERVER_DOWN,
+    pods::{
+        MINUTE, NAMESPACE, flawless, gregor_on, gregors, helm, own_endpoints, process, questions,
+        settled, status, tenant_pod,
+    },
+    results::Results,
 };
 
 /// The tenant whose Service is changed. The other one must not notice.
@@ -33,7 +34,7 @@ const STAYS: (&str, &[&str]) = TENANTS[0];
 const SERVICE: &str = "kafka-upstream";
 const CHANGES: usize = 50;
 const ROUNDS: usize = 10;
-/// What the issue allows.
+/// What a change may take.
 const LIMIT: Duration = Duration::from_secs(1);
 /// What the caches of the cluster DNS may keep, and some more.
 const CACHES: Duration = Duration::from_secs(40);

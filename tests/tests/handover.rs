@@ -15,7 +15,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use e2e::{Asks, Load, MORE, Metrics, REPLY, addresses, programs_on, qualified, sorted, until};
+use e2e::{
+    Asks, Load, MORE, Metrics, REPLY, Wire, addresses, exchange_tcp, programs_on, qualified,
+    sorted, until,
+};
 use gregor_tests::{
     lab::{
         Ask, Gregor, Lab, Pod,
@@ -53,7 +56,9 @@ fn lab(prefix: &str) -> Lab {
 
 /// TTLs are short, so that nothing stays cached by luck.
 fn config(lab: &Lab) -> String {
-    lab.gregor_config().replace("ttl   = 60", "ttl   = 1")
+    lab.gregor_config()
+        .replace("ttl   = 60", "ttl   = 1")
+        .replace("[intercept]", "[intercept]\ntcp = \"always\"")
 }
 
 /// The tenants' endpoint, and nothing else.
@@ -427,6 +432,11 @@ fn answers_outlive_their_process(prefix: &str, binaries: [PathBuf; 2], taken: &s
         ask.timeout = REPLY;
         lab.pod("foo").ask(ask).unwrap()
     };
+    let ask_over_tcp = |lab: &Lab| {
+        let (query, _) = Wire::new(&qualified("foo"), RecordType::A).bytes();
+        let reply = exchange_tcp(lab.pod("foo"), CACHE, &query).unwrap();
+        Message::from_vec(&reply).unwrap()
+    };
     assert!(has_endpoint(&ask(&lab)));
     gregor.signal(Signal::SIGKILL);
     until("it ends", || gregor.process().exited());
@@ -440,6 +450,8 @@ fn answers_outlive_their_process(prefix: &str, binaries: [PathBuf; 2], taken: &s
     until("failed look-ups", || {
         let reply = ask(&lab);
         assert!(has_endpoint(&reply), "{reply:?}\n{}", gregor.log());
+        let reply = ask_over_tcp(&lab);
+        assert!(has_endpoint(&reply), "TCP: {reply:?}\n{}", gregor.log());
         let status = gregor.status().unwrap();
         let failures = status["responder"]["chase_failures"].as_object().unwrap();
         let failures: u64 = failures.values().filter_map(|count| count.as_u64()).sum();

@@ -193,13 +193,19 @@ impl App {
             settings.selectors(),
         ));
         let (reporter, notes) = Reporter::new(services);
-        let respond = Respond::new(&settings, steering.clone(), hub.clone(), reporter.clone())?;
+        let answers = datapath.shared().answers().clone();
+        let respond = Respond::new(
+            &settings,
+            steering.clone(),
+            hub.clone(),
+            reporter.clone(),
+            answers.clone(),
+        )?;
         let tcp = Tcp::new(&settings, steering, respond.clone()).await?;
         tcp.prepare(&settings, &mut datapath)?;
 
         tcp.add_program(&datapath);
         let base = datapath.base();
-        let answers = datapath.shared().answers().clone();
         let readers = Readers::take(&mut datapath)?;
         let mut logs = Logs::default();
         logs.follow(datapath.log()?);

@@ -32,6 +32,8 @@ pub struct Respond {
     hub: Arc<Hub>,
     /// Of all responders that were in force.
     stats: Arc<Stats>,
+    /// What the programs serve.
+    answers: Arc<dyn Publish>,
     /// Of the responder in force.
     settings: Mutex<Settings>,
 }
@@ -48,6 +50,7 @@ impl Respond {
         steer: Arc<dyn Steer>,
         hub: Arc<Hub>,
         reporter: Arc<Reporter>,
+        answers: Arc<dyn Publish>,
     ) -> anyhow::Result<Arc<Self>> {
         let return_path = ReturnPath::open()
             .map_err(|error| anyhow::anyhow!("queries cannot pass: {}", one_line(&error)))?;
@@ -73,6 +76,7 @@ impl Respond {
             steer,
             hub,
             stats,
+            answers,
             settings: Mutex::new(settings.clone()),
         }))
     }
@@ -180,7 +184,7 @@ impl Responding for Respond {
 
 impl Answer for Respond {
     fn answer(&self, query: StreamQuery) {
-        self.live.load().handle_stream(query);
+        self.live.load().handle_stream(query, Some(&self.answers));
     }
 }
 

@@ -57,6 +57,17 @@ pub struct Responder<S, I> {
     clock: fn() -> Instant,
 }
 
+/// A query that can be read, and what the rules say of it.
+struct Accepted<'a> {
+    query: Query,
+    server: SocketAddr,
+    plan: Option<Plan>,
+    may_look_up: bool,
+    is_answered: bool,
+    /// Where its last good answer may be.
+    answers: Option<&'a Arc<dyn Publish>>,
+}
+
 /// The program that took a query.
 struct Program {
     answers: Arc<dyn Publish>,
@@ -151,8 +162,13 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
         }
     }
 
-    /// The same for a query from a TCP connection. Every one gets exactly one [`crate::resolve::StreamReply`].
-    pub fn handle_stream(self: &Arc<Self>, stream: StreamQuery) {
+    /// The same for a query from a TCP connection. Every one gets exactly one [`crate::resolve::StreamReply`]. What comes of it is
+    /// not published at `answers`; what is there may be its last good answer.
+    pub fn handle_stream(
+        self: &Arc<Self>,
+        stream: StreamQuery,
+        answers: Option<&Arc<dyn Publish>>,
+    ) {
         self.stats.lock().queries += 1;
         let StreamQuery { query, server, .. } = stream;
         let plan = plan(&stream.rules, stream.rule, query.qname());
@@ -174,7 +190,15 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
             watched,
             answers: None,
         };
-        let matched = self.accept(client, false, query, server, plan, stream.is_within_rate);
+        let accepted = Accepted {
+            query,
+            server,
+            plan,
+            may_look_up: stream.is_within_rate,
+            is_answered: false,
+            answers,
+        };
+        let matched = self.accept(client, accepted);
         if let Some(query) = matched {
             self.apply(Event::Query(query));
         }
@@ -203,18 +227,31 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
             return None;
         };
         let plan = plan(query.qname());
-        self.accept(client, is_answered, query, server, plan, true)
+        let answers = client.answers.clone();
+        let accepted = Accepted {
+            query,
+            server,
+            plan,
+            may_look_up: true,
+            is_answered,
+            answers: answers.as_ref(),
+        };
+        self.accept(client, accepted)
     }
 
     fn accept(
         &self,
         mut client: Client,
-        is_answered: bool,
-        query: Query,
-        server: SocketAddr,
-        plan: Option<Plan>,
-        may_look_up: bool,
+        accepted: Accepted<'_>,
     ) -> Option<MatchedQuery<Arc<Client>>> {
+        let Accepted {
+            query,
+            server,
+            plan,
+            may_look_up,
+            is_answered,
+            answers,
+        } = accepted;
         let Some(plan) = plan else {
             self.reject(&client, is_answered, PassReason::NoRule);
             return None;
@@ -222,18 +259,16 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
         if let Some(watched) = &mut client.watched {
             watched.record.namespace.clone_from(&plan.namespace);
         }
-        let publish = client.answers.as_ref().and_then(|answers| {
+        let place = answers.and_then(|answers| {
             let (rule, captures) = plan.published_by.as_ref()?;
             let key = answers.key(*rule, query.qtype, server.ip(), captures)?;
-            Some(PublishKey {
+            let publish = PublishKey {
                 table: Arc::as_ptr(answers).cast::<()>().addr(),
                 key,
-            })
+            };
+            Some((publish, self.published_before(&**answers, &key)))
         });
-        let published = publish
-            .as_ref()
-            .map(|publish| self.published_before(&client, publish))
-            .unwrap_or_default();
+        let (publish, published) = place.unzip();
         let key = Key {
             via: plan.via,
             target: plan.target,
@@ -243,6 +278,7 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
                 Upstream::Addr(address) => address,
             },
         };
+        let client_publishes = client.answers.is_some();
         Some(MatchedQuery {
             ifindex: client.ifindex(),
             client: Arc::new(client),
@@ -252,8 +288,8 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
             ttl_cap: plan.rule_ttl.min(self.options.max_ttl),
             may_look_up,
             is_answered,
-            publish,
-            published,
+            publish: publish.filter(|_| client_publishes),
+            published: published.unwrap_or_default(),
         })
     }
 
@@ -317,11 +353,8 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
     }
 
     /// What is published of a query's name.
-    fn published_before(&self, client: &Client, publish: &PublishKey) -> Published {
-        let Some(answers) = &client.answers else {
-            return Published::default();
-        };
-        let LastGood { answer, exists } = answers.last_good(&publish.key);
+    fn published_before(&self, answers: &dyn Publish, key: &dns_common::answer::Key) -> Published {
+        let LastGood { answer, exists } = answers.last_good(key);
         Published {
             answer: answer.and_then(|(body, left)| {
                 CacheEntry::of_program(body, left, (self.clock)()).map(Arc::new)

@@ -44,8 +44,9 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
                 tokio::spawn(async move {
                     tokio::time::sleep(delay).await;
                     // Its target may have changed meanwhile.
-                    if let Some(publish) = &query.publish {
-                        query.published = responder.published_before(&query.client, publish);
+                    if let (Some(answers), Some(publish)) = (&query.client.answers, &query.publish)
+                    {
+                        query.published = responder.published_before(&**answers, &publish.key);
                     }
                     responder.apply(Event::RefreshDue(*query));
                 });

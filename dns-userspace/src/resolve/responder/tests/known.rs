@@ -177,7 +177,7 @@ async fn over_the_rate_of_a_stream_cached_answers_are_served_and_nothing_is_deni
     let lab = Lab::new(ResponderOptions::default());
     let (sender, mut replies) = mpsc::channel(9);
     let ask = |qname: &str, qtype: RecordType, is_within_rate: bool| {
-        lab.responder.handle_stream(StreamQuery {
+        let stream = StreamQuery {
             query: Query::parse(&query_bytes(1, qname, qtype, None)).unwrap(),
             client: "10.9.0.2:4000".parse().unwrap(),
             server: SERVER.parse().unwrap(),
@@ -190,7 +190,8 @@ async fn over_the_rate_of_a_stream_cached_answers_are_served_and_nothing_is_deni
                 replies: sender.clone(),
                 queued: Arc::default(),
             },
-        });
+        };
+        lab.responder.handle_stream(stream, None);
     };
     ask(QNAME, RecordType::A, false);
     assert_eq!(replies.recv().await, Some((0, StreamReply::PassOn)));
@@ -206,4 +207,52 @@ async fn over_the_rate_of_a_stream_cached_answers_are_served_and_nothing_is_deni
     ask(QNAME, RecordType::AAAA, false);
     assert_eq!(replies.recv().await, Some((0, StreamReply::NoReply)));
     assert_eq!(lab.pending().await, 0);
+}
+
+/// What an earlier process has published is the last good answer over TCP too; nothing of it is published again.
+#[tokio::test]
+async fn a_failed_look_up_of_a_stream_gives_what_the_program_has() {
+    let rules = kafka_rule(60);
+    let section = Section::new(&addresses(&[TARGET], 2, 20)).unwrap();
+    let answer = (section.body().unwrap(), Duration::from_secs(40));
+    let last_good = LastGood {
+        answer: Some(answer),
+        exists: true,
+    };
+    let published = Arc::new(Published(Mutex::default(), last_good));
+    let answers: Arc<dyn Publish> = published.clone();
+    let lab = Lab::new(ResponderOptions::default());
+    let (sender, mut replies) = mpsc::channel(9);
+    for answers in [None, Some(&answers)] {
+        let stream = StreamQuery {
+            query: Query::parse(&query_bytes(1, QNAME, RecordType::A, None)).unwrap(),
+            client: "10.9.0.2:4000".parse().unwrap(),
+            server: SERVER.parse().unwrap(),
+            ifindex: 3,
+            rules: rules.clone(),
+            rule: 0,
+            is_within_rate: true,
+            reply: ReplyTo {
+                slot: 0,
+                replies: sender.clone(),
+                queued: Arc::default(),
+            },
+        };
+        lab.responder.handle_stream(stream, answers);
+        // The first failure is remembered for the second query.
+        if answers.is_none() {
+            lab.resolve(Outcome::Failed(Failure::Timeout)).await;
+        }
+        let Some((_, StreamReply::Answer(reply))) = replies.recv().await else {
+            panic!("a reply");
+        };
+        let reply = Message::from_vec(&reply).unwrap();
+        let (code, records) = match answers {
+            None => (ResponseCode::ServFail, 0),
+            Some(_) => (ResponseCode::NoError, 3),
+        };
+        assert_eq!(reply.metadata.response_code, code);
+        assert_eq!(reply.answers.len(), records, "{reply:?}");
+    }
+    assert_eq!(published.take(), []);
 }

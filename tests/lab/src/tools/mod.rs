@@ -444,14 +444,18 @@ pub fn kafka() -> Result<PathBuf> {
         let (source, libraries) = (directory.join("Client.java"), directory.join("lib"));
         fs::write(directory.join("pom.xml"), KAFKA_POM)?;
         fs::write(&source, KAFKA_JAVA)?;
-        run_quietly(
-            "fetching Apache Kafka (Maven)",
-            Command::new(maven)
-                .args(["--quiet", "--batch-mode"])
-                .arg("org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies")
-                .arg(format!("-DoutputDirectory={}", libraries.display()))
-                .current_dir(directory),
-        )?;
+        let fetch = || {
+            run_quietly(
+                "fetching Apache Kafka (Maven)",
+                Command::new(&maven)
+                    .args(["--quiet", "--batch-mode"])
+                    .arg("org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies")
+                    .arg(format!("-DoutputDirectory={}", libraries.display()))
+                    .current_dir(directory),
+            )
+        };
+        // Some sixty files: what one attempt has fetched the next one keeps.
+        fetch().or_else(|_| fetch()).or_else(|_| fetch())?;
         let all = format!("{}/*", libraries.display());
         run_quietly(
             "building the Kafka client",

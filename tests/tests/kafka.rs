@@ -1,5 +1,5 @@
 //! Two tenants, two Kafka clusters whose brokers have the same names: each tenant's clients, in Java and with librdkafka, reach
-//! their own. Apache Kafka's own broker (KRaft) tells the names.
+//! their own. Apache Kafka's own broker (KRaft) advertises the names.
 
 #![allow(
     clippy::unwrap_used,

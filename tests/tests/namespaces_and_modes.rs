@@ -100,7 +100,7 @@ fn a_rule_is_for_the_namespaces_that_it_names() {
     assert_eq!(served(), [true, true]);
     become_known(&gregor, foo, "bar", BAR_ADDRESSES);
 
-    // The first one goes: what is known of it is not told any more.
+    // The first one goes: what is known of it is not answered any more.
     reload(&gregor, &only("\"bar\""));
     assert_eq!(served(), [false, true]);
     reload(&gregor, &lab.gregor_config());
@@ -151,7 +151,7 @@ fn a_rule_that_observes_changes_nothing_and_counts() {
     let status = gregor.status_text(&[]).unwrap();
     assert!(status.contains("ONLY OBSERVES"), "{status}");
 
-    // It answers, until it observes again: what the programs knew is not told.
+    // It answers, until it observes again: what the programs knew is not answered.
     reload(&gregor, &lab.gregor_config());
     become_known(&gregor, foo, "foo", FOO_ADDRESSES);
     assert_eq!(observed(), 3.0, "what was counted stays");

@@ -187,7 +187,7 @@ const ALERTS: &[Alert] = &[
         fires_after: 16,
         quiet_until: 14,
         severity: "warning",
-        summary: "gregor on n1 does not hear of changed Services; 'gregor status' there says why. Targets come from DNS.",
+        summary: "gregor on n1 does not watch the Services; 'gregor status' there says why. Targets come from DNS.",
         labels: EVERY,
     },
     Alert {

@@ -208,7 +208,7 @@ fn no_type_information() {
     }
 }
 
-/// Pins go with the bpffs that is unmounted, and a lock on its directory keeps nobody away from the new one's.
+/// Pins go with the bpffs that is unmounted, and a lock on its directory keeps no process away from the new one's.
 #[test]
 fn bpffs_that_is_mounted_anew_under_a_running_gregor() {
     let lab = lab("refanew");

@@ -24,7 +24,7 @@ pub struct Respond {
     return_path: Mutex<Option<ReturnPath>>,
     /// Those before it, as long as queries wait there.
     earlier: Mutex<Vec<Weak<Live>>>,
-    /// What is known of targets beside DNS, and who is told what came of them.
+    /// What is known of targets beside DNS, and where outcomes of look-ups are reported.
     reporter: Arc<Reporter>,
     /// Of all responders: its sockets take capabilities to open.
     injector: Arc<Injector>,

@@ -44,7 +44,7 @@ pub(super) fn sizes(options: &LoadOptions, processors: usize) -> Vec<(&'static s
         (maps::TAILS, options.rules.table().tails.len().max(1) as u32),
         (maps::RING, options.ring_bytes),
         (maps::MORE_INTERFACES, SHARED_SLOTS),
-        (maps::RULES, options.rules.entries().len().max(1) as u32),
+        (maps::RULES, options.rules.entry_count().max(1) as u32),
         (
             maps::OBSERVED,
             options.rules.observing().count().max(1) as u32,

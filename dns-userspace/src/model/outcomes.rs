@@ -1,4 +1,4 @@
-//! What came of looking a target up, for whoever tells its owner.
+//! The outcome of looking a target up, for reports to its owner.
 
 use std::fmt::Debug;
 

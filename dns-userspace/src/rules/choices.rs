@@ -66,7 +66,7 @@ impl Choices {
     }
 
     fn sequence(&mut self, first: u16, rest: u32) -> Option<u32> {
-        let next = self.modes.len() + self.sequences.len();
+        let next = self.count();
         let number = *self.numbers.entry((first, rest)).or_insert(next as u32);
         if number as usize == next {
             if next >= MAX_RULES {
@@ -105,6 +105,11 @@ impl Choices {
             number = rest;
         }
         (rules, Some(number as usize))
+    }
+
+    /// How many numbers there are.
+    pub fn count(&self) -> usize {
+        self.modes.len() + self.sequences.len()
     }
 
     /// What a program has under each number.

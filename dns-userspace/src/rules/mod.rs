@@ -297,6 +297,11 @@ impl RuleSet {
         self.choices.entries(&self.rules)
     }
 
+    /// How many those are.
+    pub fn entry_count(&self) -> usize {
+        self.choices.count()
+    }
+
     /// Rules that observe, in the order of the program's counters of them.
     pub fn observing(&self) -> impl Iterator<Item = &Rule> {
         self.rules.iter().filter(|rule| rule.is_observing())

@@ -1,7 +1,7 @@
 //! Which Events the tenants' Services get: one per state for the whole cluster, and few of them; no I/O, simulated clock.
 //!
 //! Every node that looks a target up comes to the same name for the same Event, so the API server keeps the first and refuses
-//! the others. The name has the time in it, in steps: a state that comes back later is told again.
+//! the others. The name has the time in it, in steps: a state that comes back later is reported again.
 
 use std::{
     collections::HashMap,
@@ -15,8 +15,8 @@ use crate::model::TargetState;
 
 /// The step of the time in the name of an Event.
 const STEP: u64 = 600;
-/// What is wrong is told again in each period of this length, because the API server forgets Events after an hour. A multiple
-/// of [`STEP`], so that all nodes tell it in the same step.
+/// What is wrong is reported again in each period of this length, because the API server forgets Events after an hour. A multiple
+/// of [`STEP`], so that all nodes report it in the same step.
 const PERIOD: u64 = 5 * STEP;
 /// Events that a node may send at once, and how long it takes until it may send another.
 const BURST: u32 = 10;
@@ -48,14 +48,14 @@ pub struct Note {
 /// See the module.
 #[derive(Debug)]
 pub struct Events {
-    /// What was told last of each Service, by its uid.
-    told: HashMap<String, Told>,
+    /// What was reported last of each Service, by its uid.
+    reported: HashMap<String, Reported>,
     /// Time that the Events sent so far take, from which the limit follows.
     full_until: Instant,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Told {
+struct Reported {
     alias: Name,
     state: TargetState,
     period: u64,
@@ -64,7 +64,7 @@ struct Told {
 impl Events {
     pub fn new(now: Instant) -> Events {
         Events {
-            told: HashMap::new(),
+            reported: HashMap::new(),
             full_until: now,
         }
     }
@@ -77,7 +77,7 @@ impl Events {
         now: Instant,
         unix_seconds: u64,
     ) -> Option<Note> {
-        let told = Told {
+        let reported = Reported {
             alias: subject.alias.clone(),
             state,
             period: match state {
@@ -85,25 +85,25 @@ impl Events {
                 _ => unix_seconds / PERIOD,
             },
         };
-        if self.told.get(&subject.uid) == Some(&told) {
+        if self.reported.get(&subject.uid) == Some(&reported) {
             return None;
         }
         let filled = self.full_until.max(now) + REFILL;
         if filled > now + REFILL * BURST {
-            // Told with a later look-up.
+            // Reported with a later look-up.
             return None;
         }
         self.full_until = filled;
-        if self.told.len() >= MAX_SERVICES {
-            self.told.clear();
+        if self.reported.len() >= MAX_SERVICES {
+            self.reported.clear();
         }
-        self.told.insert(subject.uid.clone(), told);
+        self.reported.insert(subject.uid.clone(), reported);
         Some(note(subject, state, unix_seconds))
     }
 
     /// The last Event of a Service was not sent after all.
     pub fn forget(&mut self, uid: &str) {
-        self.told.remove(uid);
+        self.reported.remove(uid);
     }
 }
 
@@ -232,8 +232,8 @@ mod tests {
         assert!(!take(99, now));
         assert!(take(99, now + REFILL));
         assert!(!take(98, now + REFILL));
-        let told = (0..99).filter(|uid| take(*uid, now + Duration::from_secs(3600)));
-        assert_eq!(told.count(), BURST as usize);
+        let reported = (0..99).filter(|uid| take(*uid, now + Duration::from_secs(3600)));
+        assert_eq!(reported.count(), BURST as usize);
     }
 
     #[test]

@@ -51,7 +51,7 @@ impl Reporter {
         self.is_on.store(is_on, Ordering::Relaxed);
     }
 
-    /// An Event was not sent: the next look-up tells it again.
+    /// An Event was not sent: the next look-up reports it again.
     pub fn again(&self, note: &Note) {
         self.events().forget(&note.subject.uid);
     }

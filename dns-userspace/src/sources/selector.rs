@@ -1,7 +1,7 @@
 //! Which Services can be targets of the rules, and so what is watched: as little as the rules allow; no I/O.
 //!
 //! A rule's target is a Service where it is spelled `SERVICE.NAMESPACE.svc.CLUSTER-DOMAIN`. Where SERVICE is written out, the
-//! watch is for that name, of any type: a Service that has become another type can then be told from one that was deleted. Where
+//! watch is for that name, of any type: a Service that has become another type can then be distinguished from one that was deleted. Where
 //! it is not, and the namespace is not either, every Service would match: then only those of type ExternalName are watched.
 
 use std::{collections::BTreeSet, fmt};
@@ -229,7 +229,7 @@ mod tests {
             .len(),
             1
         );
-        // The wider one does not tell a deletion from a change of the type.
+        // The wider one does not distinguish a deletion from a change of the type.
         assert_eq!(
             of(&[
                 "up.{namespace}.svc.cluster.local",

@@ -145,7 +145,7 @@ impl Services {
                 for service in services {
                     let id = id_of(&service);
                     gone.remove(&id);
-                    // What is an alias is told even if it is no news here: there may be answers of an earlier process.
+                    // What is an alias is reported even if it is no news here: there may be answers of an earlier process.
                     let known = watch.apply(service).or_else(|| {
                         let known = watch.find(&id, now);
                         matches!(known, Known::Alias(_)).then_some(known)

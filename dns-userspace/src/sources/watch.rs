@@ -1,7 +1,7 @@
 //! Lists and watches Services at the API server, and reports what it says; decides nothing but when to ask again.
 //!
-//! Not kube's own watcher: that one tells neither bookmarks nor that a watch goes on after a failure, so the age of what is known
-//! could not be told.
+//! Not kube's own watcher: that one reports neither bookmarks nor that a watch goes on after a failure, so the age of what is known
+//! would not be known.
 
 use std::{
     io,

@@ -2,56 +2,30 @@
 
 use std::{
     io,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread::{self, JoinHandle},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
     time::Duration,
 };
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
-use super::{judge::Drops, upstream::Clock};
+use super::{judge::Drops, task::Task, upstream::Clock};
 use crate::lab::{Netns, dropped_at};
 
 const INTERVAL: Duration = Duration::from_millis(200);
 
-/// Runs until it is finished or dropped.
+/// Watches the sockets of a namespace that serve DNS.
 #[derive(Debug)]
-pub struct Watch {
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<io::Result<Vec<Drops>>>>,
-}
+pub struct Watch(Task<Vec<Drops>>);
 
 impl Watch {
-    /// Watches the sockets of the namespace that serve DNS.
     pub fn start(node: &Netns, clock: Clock) -> Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let thread = node.enter_detached(move || watch(clock, &stopped))?;
-        Ok(Self {
-            stop,
-            thread: Some(thread),
-        })
+        Task::start(node, move |stop| watch(clock, stop)).map(Self)
     }
 
     /// What was dropped, and when.
-    pub fn finish(mut self) -> Result<Vec<Drops>> {
-        self.stop.store(true, Ordering::Relaxed);
-        let Some(thread) = self.thread.take() else {
-            bail!("a watch that was finished before");
-        };
-        match thread.join() {
-            Ok(drops) => Ok(drops?),
-            Err(panic) => std::panic::resume_unwind(panic),
-        }
-    }
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+    pub fn finish(self) -> Result<Vec<Drops>> {
+        self.0.finish()
     }
 }
 

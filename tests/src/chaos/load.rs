@@ -8,7 +8,6 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
-    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
@@ -20,6 +19,7 @@ use hickory_proto::{
 
 use super::{
     counts::{Merge as _, counts},
+    task::Task,
     upstream::{self, Clock},
 };
 use crate::lab::{Ask, Pod, dropped_at, hold_bursts, patience};
@@ -172,10 +172,7 @@ impl Shared {
 
 /// A pod that asks.
 #[derive(Debug)]
-pub struct Load {
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<io::Result<Seen>>>,
-}
+pub struct Load(Task<Seen>);
 
 impl Load {
     /// Asks for the pod's tenants until each has been answered, and goes on at `rate` queries per second.
@@ -184,7 +181,6 @@ impl Load {
         for tenant in &tenants {
             make_known(pod, shared, *tenant)?;
         }
-        let stop = Arc::new(AtomicBool::new(false));
         let asker = Asker {
             pod: pod.namespace.clone(),
             shared: Arc::clone(shared),
@@ -199,30 +195,12 @@ impl Load {
             dropped: 0,
             seen: Seen::default(),
         };
-        let stopped = Arc::clone(&stop);
-        let thread = pod.netns().enter_detached(move || asker.run(&stopped))?;
-        Ok(Self {
-            stop,
-            thread: Some(thread),
-        })
+        Task::start(pod.netns(), move |stop| asker.run(stop)).map(Self)
     }
 
     /// Sends nothing more, waits for the replies that are due, and returns what was seen.
-    pub fn finish(mut self) -> Result<Seen> {
-        self.stop.store(true, Ordering::Relaxed);
-        let Some(thread) = self.thread.take() else {
-            bail!("a load that was finished before");
-        };
-        match thread.join() {
-            Ok(seen) => Ok(seen?),
-            Err(panic) => std::panic::resume_unwind(panic),
-        }
-    }
-}
-
-impl Drop for Load {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+    pub fn finish(self) -> Result<Seen> {
+        self.0.finish()
     }
 }
 

@@ -9,6 +9,7 @@ mod load;
 mod memory;
 mod report;
 mod run;
+mod task;
 mod upstream;
 
 pub use faults::Plant;

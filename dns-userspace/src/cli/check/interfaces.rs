@@ -112,7 +112,7 @@ fn left_alone(selection: &Selection, links: &[Link]) -> Vec<Finding> {
     by_reason.into_iter().map(finding).collect()
 }
 
-/// `None` where nobody would expect anything else.
+/// `None` where that is what anyone expects.
 fn reason(left: Left, link: &Link) -> Option<String> {
     const BY_NAME: &str = "[intercept] interfaces names such, where pods are behind them";
     let reason = match (left, link.kind.as_str()) {

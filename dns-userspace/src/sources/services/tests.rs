@@ -90,11 +90,11 @@ fn nothing_is_known_before_the_first_list() {
 #[test]
 fn the_first_list_tells_aliases_and_leaves_the_rest_to_dns() {
     let mut store = Store::new(RULE);
-    let told = store.take(Report::Listed(vec![
+    let reported = store.take(Report::Listed(vec![
         alias("foo", "a.example"),
         other("bar"),
     ]));
-    assert_eq!(told, changes(&[("foo", to("a.example"))]));
+    assert_eq!(reported, changes(&[("foo", to("a.example"))]));
     assert_eq!(store.find("foo"), to("a.example"));
     assert_eq!(store.find("bar"), Known::Nothing);
     assert_eq!(store.find("baz"), Known::Nothing, "it was never there");
@@ -180,14 +180,14 @@ fn a_list_after_a_gap_tells_what_was_missed() {
     ]));
     store.take(Report::Lost);
     store.pass(Duration::from_secs(10));
-    let told = store.take(Report::Listed(vec![
+    let reported = store.take(Report::Listed(vec![
         alias("same", "a.example"),
         alias("moved", "b.example"),
         alias("new", "a.example"),
         other("other"),
     ]));
     assert_eq!(
-        told,
+        reported,
         changes(&[
             // Told again: answers may be older than what is known here.
             ("same", to("a.example")),
@@ -282,7 +282,7 @@ proptest! {
         // The chain of the answer that is kept for each target.
         let mut kept: HashMap<Name, Vec<Name>> = HashMap::new();
         for step in steps {
-            let told = match step {
+            let reported = match step {
                 Step::Listed(list) => {
                     let by_id: HashMap<u8, Option<u8>> = list.into_iter().collect();
                     let list = by_id.into_iter().map(|(n, k)| service(n, k)).collect();
@@ -297,7 +297,7 @@ proptest! {
                     Changes::default()
                 }
             };
-            kept.retain(|target, chain| !told.contradict([target], chain, false));
+            kept.retain(|target, chain| !reported.contradict([target], chain, false));
             for namespace in 0..4u8 {
                 let target = target(&namespace.to_string());
                 let known = store.services.find(&target, store.now);

@@ -1,4 +1,4 @@
-//! The watch against a server that answers as it is told: failures that a real API server does not give on demand.
+//! The watch against a server that answers as scripted: failures that a real API server does not give on demand.
 
 use std::{
     collections::VecDeque,
@@ -47,7 +47,7 @@ async fn answer(State(server): State<Server>, uri: Uri) -> Response {
         Some(Reply::Status(code)) => {
             let status = json!({
                 "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-                "message": "as it is told", "reason": "", "code": code,
+                "message": "as scripted", "reason": "", "code": code,
             });
             let code = StatusCode::from_u16(code).unwrap();
             (code, status.to_string()).into_response()
@@ -69,7 +69,7 @@ async fn answer(State(server): State<Server>, uri: Uri) -> Response {
                 Body::from_stream(lines).into_response()
             }
         }
-        // Nothing more is told: the request waits.
+        // Nothing more is scripted: the request waits.
         None => std::future::pending().await,
     }
 }
@@ -263,7 +263,7 @@ async fn without_a_role_nothing_is_known_until_there_is_one() {
     assert_eq!(lab.known("foo"), Known::Nothing);
     let status = lab.services.status();
     if status.errors["unauthorized"] == 0 {
-        assert_eq!(status.error.as_deref(), Some("as it is told (403)"));
+        assert_eq!(status.error.as_deref(), Some("as scripted (403)"));
         assert_eq!(status.age_seconds, None);
     }
     lab.until("it is allowed", |lab, status| {

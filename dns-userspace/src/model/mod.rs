@@ -4,6 +4,7 @@
 //! from the kernel's ABI where it reads and writes maps.
 
 mod headers;
+mod identity;
 mod interface;
 mod limit;
 mod name;
@@ -15,6 +16,7 @@ mod targets;
 mod transport;
 
 pub use headers::{Headers, be16};
+pub use identity::{Identity, IdentitySource};
 pub use interface::{Interface, RETURN_DEVICES};
 pub use limit::Limit;
 pub use name::{name_length, wire_name};

@@ -8,9 +8,10 @@ use aya_ebpf::{
 use dns_common::{
     abi::{self, EventHeader, MAX_FRAME, Servers},
     answer::{self, Absent, Found, Located, RuleEntry, Settings, Slot, Tables, Ways},
+    client::{Client, Clients, Permit, Who, identify},
     dfa::{Tail, Tails},
     packet::{MAX_OPTIONS, Packet, VlanTag},
-    pipeline::{self, Address, Host, Matched, Recognised},
+    pipeline::{self, Address, BySuffix, Chosen, Host, Matched, Recognised},
     reply::Replied,
     scratch::{NAME_AT, NAME_COPY, Scratch},
     verdict::{EXPIRED, REFRESHED, Reason, Verdict},
@@ -21,8 +22,8 @@ use dns_common::{
 use crate::{
     log,
     maps::{
-        self, ABSENT, ABSENT_INDEX, ANSWERS, DFA, HEARTBEAT, HITS, INDEX, OTHER_SERVERS, RING,
-        RULES, SERVERS, SETTINGS, SOURCES, SUFFIX_INDEX, TABLE, TAILS,
+        self, ABSENT, ABSENT_INDEX, ANSWERS, CLIENT_INDEX, CLIENTS, DFA, HEARTBEAT, HITS, INDEX,
+        OTHER_SERVERS, RING, RULES, SERVERS, SETTINGS, SOURCES, SUFFIX_INDEX, TABLE, TAILS,
     },
     process,
 };
@@ -169,6 +170,23 @@ impl Tables for MapTables {
     }
 }
 
+impl Clients for MapTables {
+    #[inline(always)]
+    fn client_ways(&self, bucket: u32) -> Option<&Ways> {
+        CLIENT_INDEX.get(bucket)
+    }
+
+    #[inline(always)]
+    fn client(&self, slot: u32) -> Option<&Client> {
+        CLIENTS.get(slot)
+    }
+
+    #[inline(always)]
+    fn permits(&self, permit: &Permit) -> bool {
+        is_permitted(permit.rule, permit.client) != 0
+    }
+}
+
 /// Frames up to this size take the smaller record: nearly all queries.
 const SMALL_FRAME: u32 = 256;
 /// Room for every frame that an event carries, as the verifier bounds its length.
@@ -229,9 +247,23 @@ impl<F: Frame> Host<F> for Kernel {
         MapTables.rule(index)
     }
 
+    /// Whoever is on a wire is not known by the interface.
+    const KNOWS_CLIENTS: bool = !F::IS_FROM_A_WIRE;
+
     #[inline(always)]
-    fn observe(&self, index: u32) -> Option<u32> {
-        gregor_observe(index).checked_sub(1)
+    fn ifindex(&self, packet: &F) -> u32 {
+        packet.ifindex()
+    }
+
+    #[inline(always)]
+    fn identify(&self, scratch: &mut Scratch) -> Who {
+        Who::from_code(stage(scratch, gregor_identify))
+    }
+
+    #[inline(always)]
+    fn choose(&self, index: u32, scratch: &mut Scratch) -> Chosen {
+        verifier::share(scratch);
+        Chosen::from_code(gregor_choose(index))
     }
 
     #[inline(always)]
@@ -240,8 +272,15 @@ impl<F: Frame> Host<F> for Kernel {
     }
 
     #[inline(always)]
-    fn locate_by_suffix(&self, scratch: &mut Scratch) -> bool {
-        let located = stage(scratch, gregor_locate_by_suffix) != 0;
+    fn locate_by_suffix(&self, scratch: &mut Scratch) -> BySuffix {
+        let located = BySuffix::from_code(stage(scratch, gregor_locate_by_suffix));
+        log::located_by_suffix(located == BySuffix::Entry);
+        located
+    }
+
+    #[inline(always)]
+    fn locate_by_own_suffix(&self, scratch: &mut Scratch) -> bool {
+        let located = stage(scratch, gregor_locate_by_own_suffix) != 0;
         log::located_by_suffix(located);
         located
     }
@@ -382,6 +421,12 @@ fn is_allowed(high: u64, low: u64) -> u32 {
     u32::from(SOURCES.get(Key::new(128, [high, low])).is_some())
 }
 
+/// The same: the key is on its stack.
+#[inline(never)]
+fn is_permitted(rule: u64, client: u32) -> u32 {
+    u32::from(maps::is_permitted(&Permit::new(rule, client)))
+}
+
 // Stages. Each is a global function, which the verifier checks once and by itself: what one knows does not multiply what
 // another has to walk. Such a function takes the context or numbers, no pointers (before Linux 5.12), and returns a number.
 
@@ -396,19 +441,46 @@ extern "C" fn gregor_recognise() -> u32 {
     pipeline::recognise(header, table, &MapTails, scratch).code()
 }
 
-/// Takes the place of an entry; returns that of the rule that answers, plus one, or 0.
+/// Returns a [`Who`].
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn gregor_observe(index: u32) -> u32 {
-    pipeline::observe(&MapTables, index, maps::observe).map_or(0, |rule| rule + 1)
+extern "C" fn gregor_identify() -> u32 {
+    maps::scratch().map_or(Who::Unknown as u32, |scratch| {
+        identify(&MapTables, scratch) as u32
+    })
+}
+
+/// Takes the place of an entry; returns the code of a [`Chosen`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn gregor_choose(index: u32) -> u32 {
+    pipeline::go_through(index, |index| gregor_choose_next(index)).code()
+}
+
+/// Takes the place of an entry; see [`pipeline::choose_next`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn gregor_choose_next(index: u32) -> u32 {
+    maps::scratch().map_or(0, |scratch| {
+        pipeline::choose_next(&MapTables, index, scratch, maps::observe)
+    })
+}
+
+/// Returns a [`BySuffix`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn gregor_locate_by_suffix() -> u32 {
+    maps::scratch().map_or(BySuffix::Nowhere as u32, |scratch| {
+        pipeline::locate_by_suffix(&MapTables, scratch) as u32
+    })
 }
 
 /// Returns 1 where there is an entry.
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn gregor_locate_by_suffix() -> u32 {
+extern "C" fn gregor_locate_by_own_suffix() -> u32 {
     maps::scratch().map_or(0, |scratch| {
-        u32::from(pipeline::locate_by_suffix(&MapTables, scratch))
+        u32::from(pipeline::locate_by_own_suffix(&MapTables, scratch))
     })
 }
 

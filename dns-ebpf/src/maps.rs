@@ -1,13 +1,14 @@
 //! The maps, each with the one thing that programs do with it. Names and values: `dns_common::abi`.
 
 use aya_ebpf::{
-    bindings::BPF_F_MMAPABLE,
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
     macros::map,
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf, lpm_trie::LpmTrie},
 };
 use dns_common::{
     abi,
     answer::{Absent, RuleEntry, Settings, Slot, Ways},
+    client::{CLIENT_BUCKETS, CLIENT_SLOTS, Client, Permit},
     dfa::{Header, Table, Tail},
     scratch::Scratch,
     verdict::COUNTERS as COUNTER_COUNT,
@@ -79,7 +80,24 @@ pub fn observe(counter: u32) {
     }
 }
 
-// The tables of answers are written through mappings, and sized by the loader.
+// The tables of clients and of answers are written through mappings; those of answers are sized by the loader.
+
+#[map]
+pub static CLIENT_INDEX: Array<Ways> = Array::with_max_entries(CLIENT_BUCKETS, BPF_F_MMAPABLE);
+
+#[map]
+pub static CLIENTS: Array<Client> = Array::with_max_entries(CLIENT_SLOTS, BPF_F_MMAPABLE);
+
+/// Clients that a rule is for, where that is not decided by the query.
+#[map]
+static PERMITS: HashMap<Permit, u8> =
+    HashMap::with_max_entries(abi::MAX_PERMITS, BPF_F_NO_PREALLOC);
+
+/// Whether a client has a permit. A value may be another one's by the time that it is read: nothing is read.
+#[inline(always)]
+pub fn is_permitted(permit: &Permit) -> bool {
+    PERMITS.get_ptr(permit).is_some()
+}
 
 #[map]
 pub static INDEX: Array<Ways> = Array::with_max_entries(1, BPF_F_MMAPABLE);

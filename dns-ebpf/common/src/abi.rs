@@ -5,17 +5,17 @@ use crate::{verdict::COUNTERS, word::Word};
 /// Raised whenever anything in this module, a table of [`crate::dfa`] or [`crate::answer`], or
 /// [`crate::name::LiteralWord`] changes its layout.
 pub const VERSION: u32 = if cfg!(feature = "other-layout") {
-    2005
+    2006
 } else if cfg!(feature = "other-abi") {
-    1005
+    1006
 } else {
-    5
+    6
 };
 /// Version of [`crate::answer::Slot`] and of what is in it: answers are taken over from another ABI version that has the same.
 pub const ANSWERS_LAYOUT: u64 = 1 + OTHER;
 /// Version of [`EventHeader`], the frame behind it, [`maps::HEARTBEAT`] and the journal of what was taken: queries are taken over
 /// from another ABI version that has the same.
-pub const RECORDS_LAYOUT: u64 = 1 + OTHER;
+pub const RECORDS_LAYOUT: u64 = 2 + OTHER;
 /// Of a build for tests whose layouts are other ones.
 const OTHER: u64 = if cfg!(feature = "other-layout") {
     1000
@@ -51,6 +51,9 @@ pub mod maps {
     pub const SUFFIX_INDEX: &str = "SUFFIX_INDEX";
     pub const HITS: &str = "HITS";
     pub const TRAILER: &str = "TRAILER";
+    pub const CLIENT_INDEX: &str = "CLIENT_INDEX";
+    pub const CLIENTS: &str = "CLIENTS";
+    pub const PERMITS: &str = "PERMITS";
     pub const MONITOR: &str = "MONITOR";
     pub const MONITOR_RING: &str = "MONITOR_RING";
 }
@@ -71,6 +74,9 @@ pub const KEEPS_TC_INDEX: u32 = 1 << 31;
 pub type Trailer = [u64; 2];
 /// Its bytes.
 pub const TRAILER_LEN: u32 = size_of::<Trailer>() as u32;
+
+/// Most pairs of a rule and a client that it is for, where that is not decided by the query.
+pub const MAX_PERMITS: u32 = 65_536;
 
 /// Most networks of `allow_sources`.
 pub const MAX_SOURCES: u32 = 256;
@@ -232,6 +238,10 @@ pub struct EventHeader {
     pub vlan_tpid: u16,
     #[cfg(feature = "other-layout")]
     pub rule: u64,
+    /// Id of the client that asks, where the rule depends on it; else 0.
+    pub client: u32,
+    #[doc(hidden)]
+    pub padding: u32,
 }
 
 /// The program has answered this query with what it had; userspace is to find out what is new.

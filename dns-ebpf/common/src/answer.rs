@@ -16,7 +16,6 @@ mod copy;
 mod layout;
 #[cfg(not(target_arch = "bpf"))]
 mod memory;
-mod seqlock;
 mod suffix;
 #[cfg(test)]
 mod tests;
@@ -26,12 +25,13 @@ mod write;
 use crate::scratch::Scratch;
 
 pub use crate::key::{Captures, Key};
+pub use crate::ways::{WAYS, Ways};
 pub use by_key::{Located, locate};
 pub use by_suffix::{locate_by_suffix, suffix_of};
 pub use copy::{Found, claim, read, read_with};
 pub use layout::{
     ABSENT_WORDS, Absent, ENTRY_WORDS, Entry, MAX_POINTERS, MAX_RECORDS, MAX_TTLS, RuleEntry,
-    SECTION_LEN, Settings, Slot, Tables, WAYS, Ways,
+    SECTION_LEN, Settings, Slot, Tables, asks,
 };
 #[cfg(not(target_arch = "bpf"))]
 pub use memory::MemoryTables;

@@ -18,6 +18,7 @@ pub mod answer;
 pub mod checksum;
 #[doc(hidden)]
 pub mod churn;
+pub mod client;
 pub mod dfa;
 mod edns;
 mod key;
@@ -26,7 +27,9 @@ pub mod packet;
 pub mod pipeline;
 pub mod reply;
 pub mod scratch;
+mod seqlock;
 pub mod verdict;
 pub mod verifier;
+mod ways;
 pub mod wire;
 pub mod word;

@@ -7,8 +7,9 @@ mod memory;
 mod stages;
 
 use crate::{
-    abi::MAX_FRAME,
-    answer::{Found, Located, SECTION_LEN},
+    abi::{MAX_FRAME, mapped},
+    answer::{Found, Located, SECTION_LEN, asks},
+    client::Who,
     edns::{Edns, parse_additional, plain_opt},
     packet::{Packet, frame_offset},
     reply::Replied,
@@ -20,7 +21,10 @@ use crate::{
 pub use host::{Address, Host, Matched};
 #[cfg(not(target_arch = "bpf"))]
 pub use memory::MemoryHost;
-pub use stages::{MAX_OBSERVING, Recognised, locate, locate_by_suffix, observe, recognise, reply};
+pub use stages::{
+    BySuffix, Chosen, MAX_CHOICES, Recognised, choose_next, go_through, locate,
+    locate_by_own_suffix, locate_by_suffix, recognise, reply,
+};
 
 use self::datagram::{may_be_replied_to, parse_datagram, parse_dns_header, source};
 
@@ -126,7 +130,13 @@ fn answer_or_hand_over<P: Packet, H: Host<P>>(
     }
     scratch.asked.copied = copied;
 
-    let mut located = host.locate_by_suffix(scratch);
+    let mut located = match host.locate_by_suffix(scratch) {
+        BySuffix::Entry => true,
+        BySuffix::AsksWho => {
+            identify(packet, host, scratch) == Who::Known && host.locate_by_own_suffix(scratch)
+        }
+        BySuffix::Nowhere => false,
+    };
     if !located {
         let rule = match host.recognise(scratch) {
             Recognised::Rule(rule) => rule,
@@ -136,9 +146,13 @@ fn answer_or_hand_over<P: Packet, H: Host<P>>(
         };
         let name_len = scratch.name_len & 0xff;
         let mut entry = host.rule(rule).ok_or(Reason::Internal)?;
-        if entry.observed != 0 {
-            let next = host.observe(rule).ok_or(Reason::Observed)?;
-            entry = host.rule(next).ok_or(Reason::Internal)?;
+        scratch.asked.client = 0;
+        if entry.is_choice() {
+            let rule = choose(packet, host, scratch, rule, entry.identifies != 0)?;
+            entry = host.rule(rule).ok_or(Reason::Internal)?;
+            if entry.asks != asks::NOBODY {
+                scratch.asked.client = scratch.asked.identified;
+            }
         }
         scratch.lookup.rule = entry.id;
         scratch.asked.rule = entry.id;
@@ -168,6 +182,7 @@ fn answer_or_hand_over<P: Packet, H: Host<P>>(
     let now_ns = scratch.asked.now_ns;
     let mut matched = Matched {
         rule: scratch.lookup.rule,
+        client: scratch.asked.client,
         l3_offset,
         frame_len: packet.len(),
         is_answered: false,
@@ -221,6 +236,54 @@ fn answer_or_hand_over<P: Packet, H: Host<P>>(
             }
         }
     }
+}
+
+/// The place of the rule that answers a query, of several that match it or that are not for everybody.
+#[inline(always)]
+fn choose<P: Packet, H: Host<P>>(
+    packet: &P,
+    host: &H,
+    scratch: &mut Scratch,
+    rule: u32,
+    identifies: bool,
+) -> Result<u32, Reason> {
+    let mut none = Reason::OtherClient;
+    scratch.asked.identified = 0;
+    if identifies {
+        none = match identify(packet, host, scratch) {
+            Who::Known => Reason::OtherClient,
+            Who::Impostor => Reason::ForgedClient,
+            Who::Unknown => Reason::UnknownClient,
+        };
+    }
+    match host.choose(rule, scratch) {
+        Chosen::Rule(rule) => Ok(rule),
+        Chosen::Observed => Err(Reason::Observed),
+        Chosen::None => Err(none),
+    }
+}
+
+/// Looks for who asks.
+#[inline(always)]
+fn identify<P: Packet, H: Host<P>>(packet: &P, host: &H, scratch: &mut Scratch) -> Who {
+    if !H::KNOWS_CLIENTS {
+        return Who::Unknown;
+    }
+    let frame = scratch.frame();
+    let l3 = frame.l3_offset;
+    let source = if frame.is_v6 != 0 {
+        packet
+            .load::<u64>(frame_offset(l3 + 8))
+            .and_then(|high| Some([high, packet.load::<u64>(frame_offset(l3 + 16))?]))
+    } else {
+        packet.load::<u32>(frame_offset(l3 + 12)).map(mapped)
+    };
+    let Some(source) = source else {
+        return Who::Unknown;
+    };
+    scratch.asked.ifindex = host.ifindex(packet);
+    scratch.asked.source = source;
+    host.identify(scratch)
 }
 
 /// What becomes of a query that has no answer here and that the responder cannot be asked: where the name is known to exist

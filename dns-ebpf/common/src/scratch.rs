@@ -88,6 +88,12 @@ impl Scratch {
                 room: 0,
                 copied: 0,
                 takes_expired: 0,
+                ifindex: 0,
+                source: [0; 2],
+                identified: 0,
+                client_slot: 0,
+                client_sequence: 0,
+                suffix_at: 0,
                 padding: 0,
             },
             lookup: Lookup {
@@ -188,6 +194,16 @@ pub struct Asked {
     pub copied: u32,
     /// Not 0 where an answer past its time will do.
     pub takes_expired: u32,
+    /// Interface and source address of the query, as IPv6: for [`crate::client::identify`], which leaves the rest.
+    pub ifindex: u32,
+    pub source: [u64; 2],
+    /// Id of the client that asks; 0 for none.
+    pub identified: u32,
+    /// Where the entry of that client is, and the sequence number that it was read under.
+    pub client_slot: u32,
+    pub client_sequence: u64,
+    /// Where the suffix begins that is to be looked for.
+    pub suffix_at: u32,
     #[doc(hidden)]
     pub padding: u32,
 }

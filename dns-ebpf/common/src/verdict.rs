@@ -76,6 +76,12 @@ reasons! {
     NoTarget => "no_target",
     /// Matched by nothing but rules that observe.
     Observed => "observed",
+    /// Matched by nothing but rules that depend on the client, and nobody is known behind the interface.
+    UnknownClient => "unknown_client",
+    /// The same, and the query comes from another address than those of the client behind the interface.
+    ForgedClient => "forged_client",
+    /// Matched by nothing but rules for other clients.
+    OtherClient => "other_client",
     /// A map that must be there is not: nothing can be decided.
     Internal => "internal",
 }

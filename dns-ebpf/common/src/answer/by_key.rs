@@ -1,14 +1,13 @@
 //! Looks for the entry of a question whose rule the matcher has found.
 
-use super::{
-    layout::{
-        HEAD, LENGTHS, RULE, SEQUENCE, SERVE_UNTIL, Settings, Slot, Tables, captures_of, slot_of,
-    },
-    seqlock::Reader,
+use super::layout::{
+    HEAD, LENGTHS, RULE, SEQUENCE, SERVE_UNTIL, Settings, Slot, Tables, captures_of,
 };
 use crate::{
     key::{CAPTURE_WORDS, Captures, head, mix},
     scratch::{NAME_AT, Scratch},
+    seqlock::Reader,
+    ways::slot_of,
 };
 
 impl Scratch {
@@ -33,12 +32,7 @@ impl Scratch {
         if INDEX >= captures.count as usize {
             return (NAME_AT, 0);
         }
-        let label = self
-            .label_count
-            .wrapping_sub(1 + u32::from(captures.behind[INDEX]));
-        let at = self.label(label) + 1;
-        let len = self.label(label.wrapping_add(1)).wrapping_sub(at) & 63;
-        (NAME_AT + at, len)
+        self.label_behind(captures.behind[INDEX])
     }
 
     #[inline(always)]

@@ -6,15 +6,16 @@
 //! the name is hashed and compared in words.
 
 use super::{
-    layout::{HEAD, LENGTHS, RULE, SEQUENCE, Slot, Tables, slot_of},
-    seqlock::Reader,
+    layout::{HEAD, LENGTHS, RULE, SEQUENCE, Slot, Tables},
     suffix::{LENGTH, PAIRS, SUFFIX_LEN, SUFFIX_WORDS, SuffixSettings},
 };
 use crate::{
     key::{head, mix},
     name::has_separator_or_dot,
     scratch::{NAME_AT, Scratch},
+    seqlock::Reader,
     verifier,
+    ways::slot_of,
 };
 
 /// Most labels that `*` may take in on this way.
@@ -31,26 +32,30 @@ const fn first_bytes(len: u32) -> u64 {
 }
 
 impl Scratch {
-    /// Where the suffix of the name begins, which has its length bytes still; 0 for nowhere.
+    /// Where the suffix of the name begins, which has its length bytes still; 0 for nowhere. And whether its answers depend on
+    /// the client.
     #[inline(always)]
-    fn suffix_at(&mut self, settings: &SuffixSettings, end: u32) -> u32 {
+    fn suffix_at(&mut self, settings: &SuffixSettings, end: u32) -> (u32, bool) {
         let mut position = 0u32;
         let mut label = 0;
         while label <= STAR_LABELS {
             let word = self.word(NAME_AT + position);
-            if label != 0
-                && (settings.starters[0].matches(word) || settings.starters[1].matches(word))
-            {
-                return position;
+            if label != 0 {
+                if settings.starters[0].matches(word) {
+                    return (position, settings.asks & 1 != 0);
+                }
+                if settings.starters[1].matches(word) {
+                    return (position, settings.asks & 2 != 0);
+                }
             }
             let length = (word & 0xff) as u32;
             position += length + 1;
             if length == 0 || length > 63 || position >= end {
-                return 0;
+                return (0, false);
             }
             label += 1;
         }
-        0
+        (0, false)
     }
 
     /// Whether what `*` takes in has no byte that the matcher would refuse. It may say no where the matcher says yes.
@@ -98,16 +103,16 @@ impl Scratch {
     }
 }
 
-/// Where the suffix of the name in the scratch begins; 0 for nowhere. `name_len` is set, the length bytes are in their
-/// places.
+/// Where the suffix of the name in the scratch begins, 0 for nowhere, and whether its answers depend on the client. `name_len`
+/// is set, the length bytes are in their places.
 #[inline(always)]
-pub fn suffix_of<T: Tables + ?Sized>(tables: &T, scratch: &mut Scratch) -> u32 {
+pub fn suffix_of<T: Tables + ?Sized>(tables: &T, scratch: &mut Scratch) -> (u32, bool) {
     match tables.settings() {
         Some(settings) if settings.slots != 0 && settings.suffixes.starter_count != 0 => {
             let end = scratch.name_len & 0xff;
             scratch.suffix_at(&settings.suffixes, end)
         }
-        _ => 0,
+        _ => (0, false),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Copies the answer of an entry that was located into the scratch, as it is to be sent.
 
-use super::{layout::*, seqlock::Reader};
+use super::layout::*;
+use crate::seqlock::Reader;
 use crate::{
     checksum::swap,
     scratch::{Lookup, STRIDE, Scratch},

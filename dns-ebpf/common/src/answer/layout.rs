@@ -2,21 +2,21 @@
 
 use super::suffix::{Suffix, SuffixSettings};
 use crate::{
+    client::Clients,
     key::{CAPTURE_WORDS, Captures, MAX_CAPTURES},
     scratch::{COOKIE_WORDS, REPLY_LEN, STRIDE},
+    ways::Ways,
     wire::OPT_LEN,
     word::Word,
 };
 
-/// Slots that one bucket of the index names.
-pub const WAYS: usize = 8;
 /// Words of an entry, the last four of which are only there to be read past the section's end.
 pub const ENTRY_WORDS: usize = 132;
 /// Words of an entry of the table of targets that do not exist.
 pub const ABSENT_WORDS: usize = 24;
 
 // Places of an entry's words.
-pub(super) const SEQUENCE: usize = 0;
+pub(super) use crate::seqlock::SEQUENCE;
 pub(super) const FRESH_UNTIL: usize = 1;
 pub(super) const SERVE_UNTIL: usize = 2;
 pub(super) const CLAIMED: usize = 3;
@@ -60,8 +60,6 @@ pub(super) const fn captures_of(words: usize) -> usize {
     }
 }
 
-/// One bucket of an index: the upper half of a hash, and a slot plus one. 0 is free.
-pub type Ways = [Word; WAYS];
 /// An answer.
 pub type Entry = [Word; ENTRY_WORDS];
 
@@ -125,12 +123,38 @@ pub struct RuleEntry {
     pub captures: Captures,
     /// Not 0 for one that only counts what it matches: its place among those counters, plus one.
     pub observed: u16,
-    /// Where such a one is not the last that matches the name: place of the next entry, plus one.
+    /// Where this rule does not end it: place of the entry that goes on for the name, plus one.
     pub next: u16,
+    /// Who it is for: one of the constants of [`asks`].
+    pub asks: u8,
+    /// Where the client's own namespace is to be captured: place among the captures, plus one.
+    pub own: u8,
+    /// Not 0 where this entry or one that goes on from it asks who the client is.
+    pub identifies: u8,
+    #[doc(hidden)]
+    pub padding: [u8; 5],
+}
+
+/// Whom a rule is for.
+pub mod asks {
+    /// Everybody.
+    pub const NOBODY: u8 = 0;
+    /// Every client that is known.
+    pub const KNOWN: u8 = 1;
+    /// Clients with a permit: see [`crate::client::Permit`].
+    pub const PERMITTED: u8 = 2;
+}
+
+impl RuleEntry {
+    /// Whether this is more than one rule that answers everybody.
+    #[inline(always)]
+    pub fn is_choice(&self) -> bool {
+        self.observed != 0 || self.asks != asks::NOBODY
+    }
 }
 
 /// The tables, as the program and the tests have them.
-pub trait Tables {
+pub trait Tables: Clients {
     fn settings(&self) -> Option<&Settings>;
     /// The rule with this place in the program's rule set.
     fn rule(&self, index: u32) -> Option<RuleEntry>;
@@ -143,25 +167,4 @@ pub trait Tables {
     fn suffix_ways(&self, bucket: u32) -> Option<&Ways>;
     /// Another number for each answer given from a slot, which it counts.
     fn count(&self, slot: u32) -> u32;
-}
-
-#[inline(always)]
-fn word_of<const N: usize>(entry: &[Word; N], index: usize) -> u64 {
-    // SAFETY: callers keep below N; a checked index would pull the panic machinery into the program.
-    unsafe { (*entry.as_ptr().add(index)).load() }
-}
-
-/// The slot that a bucket names for a hash. Without branches: the verifier would go on from each of the ways.
-#[inline(always)]
-pub(super) fn slot_of(ways: &Ways, hash: u64) -> Option<u32> {
-    let mut named = 0u64;
-    let mut way = 0;
-    while way < WAYS {
-        let word = word_of(ways, way);
-        let other = (word ^ hash) >> 32;
-        // All ones where the halves agree: 0 - 1 has the sign that other numbers of 32 bits lose nothing to.
-        named |= word & crate::verifier::spread_sign(other.wrapping_sub(1));
-        way += 1;
-    }
-    (named as u32).checked_sub(1)
 }

@@ -8,8 +8,10 @@ use super::{
     write::{Body, Lifetime, write, write_absent},
 };
 use crate::{
+    client::{CLIENT_BUCKETS, Client, ClientRecord, Clients, Permit, client_bucket, client_hash},
     key::{Captures, Key, mix},
     name::LiteralWord,
+    ways::Ways,
     word::Word,
 };
 
@@ -26,6 +28,9 @@ pub struct MemoryTables {
     hits: Box<[Word]>,
     used: u32,
     used_absent: u32,
+    client_ways: Box<[Ways]>,
+    clients: Vec<Client>,
+    permits: Vec<Permit>,
 }
 
 fn zeroed<const N: usize>(count: usize) -> Box<[[Word; N]]> {
@@ -68,6 +73,9 @@ impl MemoryTables {
             hits: (0..slots.max(1)).map(|_| Word::new(0)).collect(),
             used: 0,
             used_absent: 0,
+            client_ways: zeroed(CLIENT_BUCKETS as usize),
+            clients: Vec::new(),
+            permits: Vec::new(),
         }
     }
 
@@ -77,6 +85,29 @@ impl MemoryTables {
         for (place, rule) in self.rules.iter_mut().enumerate() {
             rule.id = place as u64;
         }
+        self
+    }
+
+    /// With somebody behind an interface.
+    pub fn with_client(mut self, record: &ClientRecord) -> Self {
+        let entry: Client = core::array::from_fn(|_| Word::new(0));
+        record.write(&entry);
+        let slot = self.clients.len() as u32;
+        let bucket = client_bucket(record.ifindex) as usize;
+        place(&self.client_ways[bucket], client_hash(record.ifindex), slot);
+        self.clients.push(entry);
+        self
+    }
+
+    /// With a permit of a client for a rule that asks for them.
+    pub fn with_permit(mut self, permit: Permit) -> Self {
+        self.permits.push(permit);
+        self
+    }
+
+    /// Lets the starters with a bit in `asks` be those of rules whose answers depend on the client.
+    pub fn with_asking_starters(mut self, asks: u32) -> Self {
+        self.settings.suffixes.asks = asks;
         self
     }
 
@@ -162,6 +193,34 @@ fn place(ways: &Ways, hash: u64, slot: u32) -> bool {
             true
         }
         None => false,
+    }
+}
+
+impl Clients for MemoryTables {
+    fn client_ways(&self, bucket: u32) -> Option<&Ways> {
+        self.client_ways.get(bucket as usize)
+    }
+
+    fn client(&self, slot: u32) -> Option<&Client> {
+        self.clients.get(slot as usize)
+    }
+
+    fn permits(&self, permit: &Permit) -> bool {
+        self.permits.contains(permit)
+    }
+}
+
+impl<T: Clients> Clients for &T {
+    fn client_ways(&self, bucket: u32) -> Option<&Ways> {
+        T::client_ways(self, bucket)
+    }
+
+    fn client(&self, slot: u32) -> Option<&Client> {
+        T::client(self, slot)
+    }
+
+    fn permits(&self, permit: &Permit) -> bool {
+        T::permits(self, permit)
     }
 }
 

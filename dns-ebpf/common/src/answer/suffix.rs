@@ -35,6 +35,10 @@ pub struct SuffixSettings {
     pub mask: u32,
     /// Starters in use.
     pub starter_count: u32,
+    /// A bit for each starter whose answers depend on the client.
+    pub asks: u32,
+    #[doc(hidden)]
+    pub padding: u32,
 }
 
 impl SuffixSettings {
@@ -44,6 +48,8 @@ impl SuffixSettings {
         starters: [NO_STARTER; STARTERS],
         mask: 0,
         starter_count: 0,
+        asks: 0,
+        padding: 0,
     };
 
     /// The hash of a suffix in wire format, for the qtype, server and client of a key. `None` when it is too long.

@@ -1,6 +1,7 @@
 use std::vec::Vec;
 
-use super::{layout::SEQUENCE, seqlock::Reader, *};
+use super::{layout::SEQUENCE, *};
+use crate::seqlock::Reader;
 use crate::{key::mix, scratch::NAME_AT, word::Word};
 
 /// xorshift64*, the same in every run.
@@ -548,6 +549,8 @@ fn the_second_look_at_the_sequence_number_counts() {
         key: Key,
         body: Body,
     }
+
+    impl crate::client::Clients for Overtaken<'_> {}
 
     impl Tables for Overtaken<'_> {
         fn settings(&self) -> Option<&Settings> {

@@ -1,13 +1,12 @@
 //! Writes entries so that a reader sees a whole one, or that it does not.
 
 use alloc::vec::Vec;
-use core::sync::atomic::{Ordering, fence};
 
 use super::{
     layout::*,
     suffix::{Suffix, write_suffix},
 };
-use crate::{key::Key, word::Word};
+use crate::{key::Key, seqlock::change, word::Word};
 
 /// An answer as an entry keeps it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -246,16 +245,6 @@ fn write_key(entry: &[Word], key: &Key) {
     for (word, value) in entry[captures_of(entry.len())..].iter().zip(key.captures) {
         word.store(value);
     }
-}
-
-/// Marks an entry as being written, writes, and marks it as another one than before.
-fn change(entry: &[Word], stores: impl FnOnce()) {
-    let sequence = entry[SEQUENCE].load() | 1;
-    entry[SEQUENCE].store(sequence);
-    // No store below may be seen before the one above.
-    fence(Ordering::SeqCst);
-    stores();
-    entry[SEQUENCE].store(sequence + 1);
 }
 
 /// Gives an entry another suffix; one that it has already is left.

@@ -1,9 +1,10 @@
 //! What the pipeline needs around it: tables, clock, the way to the responder.
 
-use super::stages::Recognised;
+use super::stages::{BySuffix, Chosen, Recognised};
 use crate::{
     abi::{EventHeader, IS_ANSWERED, Servers, mapped},
     answer::{Found, Located, RuleEntry},
+    client::Who,
     reply::Replied,
     scratch::Scratch,
     verdict::{Reason, Verdict},
@@ -38,11 +39,23 @@ pub trait Host<P> {
     /// The rule with this place in the rule set.
     fn rule(&self, index: u32) -> Option<RuleEntry>;
 
-    /// See [`super::observe`].
-    fn observe(&self, index: u32) -> Option<u32>;
+    /// Whether somebody may be known behind an interface.
+    const KNOWS_CLIENTS: bool = true;
+
+    /// The interface of a query.
+    fn ifindex(&self, packet: &P) -> u32;
+
+    /// See [`crate::client::identify`].
+    fn identify(&self, scratch: &mut Scratch) -> Who;
+
+    /// See [`super::go_through`].
+    fn choose(&self, index: u32, scratch: &mut Scratch) -> Chosen;
 
     /// See [`super::locate_by_suffix`].
-    fn locate_by_suffix(&self, scratch: &mut Scratch) -> bool;
+    fn locate_by_suffix(&self, scratch: &mut Scratch) -> BySuffix;
+
+    /// See [`super::locate_by_own_suffix`].
+    fn locate_by_own_suffix(&self, scratch: &mut Scratch) -> bool;
 
     /// See [`super::locate`].
     fn locate(&self, scratch: &mut Scratch) -> Located;
@@ -96,6 +109,8 @@ pub struct Matched {
     pub l3_offset: u32,
     /// Bytes of the frame.
     pub frame_len: u32,
+    /// Id of the client that asks, where the rule depends on it; else 0.
+    pub client: u32,
     /// Whether the program answers it itself, and wants a newer answer.
     pub is_answered: bool,
 }
@@ -111,6 +126,8 @@ impl Matched {
             l3_offset: self.l3_offset as u16,
             vlan_tci: 0,
             vlan_tpid: 0,
+            client: self.client,
+            padding: 0,
             flags: if self.is_answered { IS_ANSWERED } else { 0 },
         }
     }

@@ -3,11 +3,15 @@
 use super::{
     finish,
     host::{Address, Host, Matched},
-    stages::{Recognised, locate, locate_by_suffix, observe, recognise, reply},
+    stages::{
+        BySuffix, Chosen, Recognised, choose_next, go_through, locate, locate_by_own_suffix,
+        locate_by_suffix, recognise, reply,
+    },
 };
 use crate::{
     abi::Servers,
     answer::{self, Found, Located, RuleEntry},
+    client::{Who, identify},
     dfa,
     packet::Packet,
     reply::Replied,
@@ -24,6 +28,8 @@ pub struct MemoryHost<'a, T, S: FnMut(Matched)> {
     /// The tables of answers.
     pub answers: T,
     pub now_ns: u64,
+    /// The interface that queries come in on.
+    pub ifindex: u32,
     /// What `admit` answers.
     pub admission: Result<(), Reason>,
     /// Called for each frame handed over.
@@ -53,14 +59,28 @@ impl<P: Packet, T: answer::Tables, S: FnMut(Matched)> Host<P> for MemoryHost<'_,
         self.answers.rule(index)
     }
 
-    fn observe(&self, index: u32) -> Option<u32> {
-        observe(&self.answers, index, |_| {})
+    fn ifindex(&self, _packet: &P) -> u32 {
+        self.ifindex
+    }
+
+    fn identify(&self, scratch: &mut Scratch) -> Who {
+        identify(&self.answers, scratch)
+    }
+
+    fn choose(&self, index: u32, scratch: &mut Scratch) -> Chosen {
+        go_through(index, |index| {
+            choose_next(&self.answers, index, scratch, |_| {})
+        })
     }
 
     fn served_expired(&self) {}
 
-    fn locate_by_suffix(&self, scratch: &mut Scratch) -> bool {
+    fn locate_by_suffix(&self, scratch: &mut Scratch) -> BySuffix {
         locate_by_suffix(&self.answers, scratch)
+    }
+
+    fn locate_by_own_suffix(&self, scratch: &mut Scratch) -> bool {
+        locate_by_own_suffix(&self.answers, scratch)
     }
 
     fn locate(&self, scratch: &mut Scratch) -> Located {

@@ -1,7 +1,8 @@
 //! The stages that look a name up, each in terms of the scratch alone, so that a host may make each a function of its own.
 
 use crate::{
-    answer::{self, Located},
+    answer::{self, Located, RuleEntry, asks},
+    client::{Permit, is_own_namespace},
     dfa,
     name::NameError,
     packet::Packet,
@@ -71,47 +72,157 @@ pub fn recognise<T: dfa::Tails + ?Sized>(
     }
 }
 
-/// Most rules that observe one name.
-pub const MAX_OBSERVING: u32 = 8;
+/// Most rules that are looked at for one name.
+pub const MAX_CHOICES: u32 = 12;
 
-/// Counts a name, whose entry in the rule set is `index`, for the rules that observe it. The place of the rule that answers it,
-/// if there is one.
-#[inline(always)]
-pub fn observe<T: answer::Tables + ?Sized>(
-    tables: &T,
-    mut index: u32,
-    count: impl Fn(u32),
-) -> Option<u32> {
-    let mut round = 0;
-    while round < MAX_OBSERVING {
-        let rule = tables.rule(index)?;
-        if rule.observed == 0 {
-            return Some(index);
+/// Which of the rules that match a name is the one for its client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Chosen {
+    /// The one with this place.
+    Rule(u32),
+    /// None; some have observed it.
+    Observed,
+    /// None.
+    None,
+}
+
+impl Chosen {
+    /// As one register.
+    #[inline(always)]
+    pub const fn code(self) -> u32 {
+        match self {
+            Chosen::None => 0,
+            Chosen::Rule(rule) => rule + 1,
+            Chosen::Observed => u32::MAX,
         }
-        count(u32::from(rule.observed) - 1);
-        index = u32::from(rule.next).checked_sub(1)?;
+    }
+
+    /// The inverse.
+    #[inline(always)]
+    pub const fn from_code(code: u32) -> Chosen {
+        match code {
+            0 => Chosen::None,
+            u32::MAX => Chosen::Observed,
+            code => Chosen::Rule(code - 1),
+        }
+    }
+}
+
+/// What [`choose_next`] found: in the lower half the place of an entry.
+const IS_CHOSEN: u32 = 1 << 31;
+const HAS_OBSERVED: u32 = 1 << 30;
+const PLACE: u32 = 0xffff;
+
+/// Goes through the rules that match a name, whose entry in the rule set is `index`, up to the first that answers the client
+/// in the scratch, 0 for nobody. `next` is [`choose_next`].
+#[inline(always)]
+pub fn go_through(index: u32, mut next: impl FnMut(u32) -> u32) -> Chosen {
+    let mut index = index + 1;
+    let mut observed = 0;
+    let mut round = 0;
+    while round < MAX_CHOICES && index != 0 {
+        let found = next(index - 1);
+        observed |= found;
+        index = found & PLACE;
+        if found & IS_CHOSEN != 0 {
+            return Chosen::Rule(index);
+        }
         round += 1;
     }
-    Some(index)
+    if observed & HAS_OBSERVED != 0 {
+        Chosen::Observed
+    } else {
+        Chosen::None
+    }
+}
+
+/// One turn of [`go_through`]: looks at the rule of one entry, and counts the name where it observes.
+#[inline(always)]
+pub fn choose_next<T: answer::Tables + ?Sized>(
+    tables: &T,
+    index: u32,
+    scratch: &mut Scratch,
+    count: impl Fn(u32),
+) -> u32 {
+    let Some(rule) = tables.rule(index) else {
+        return 0;
+    };
+    let mut next = u32::from(rule.next);
+    if is_for(tables, &rule, scratch) {
+        if rule.observed == 0 {
+            return IS_CHOSEN | index & PLACE;
+        }
+        count(u32::from(rule.observed) - 1);
+        next |= HAS_OBSERVED;
+    }
+    next
+}
+
+#[inline(always)]
+fn is_for<T: answer::Tables + ?Sized>(tables: &T, rule: &RuleEntry, scratch: &mut Scratch) -> bool {
+    let client = scratch.asked.identified;
+    if rule.asks == asks::NOBODY {
+        return true;
+    }
+    client != 0
+        && (rule.own == 0 || is_own_namespace(tables, scratch, rule.captures, rule.own))
+        && (rule.asks != asks::PERMITTED || tables.permits(&Permit::new(rule.id, client)))
+}
+
+/// Where the fast path leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum BySuffix {
+    Nowhere = 0,
+    /// To an entry, named in the scratch.
+    Entry = 1,
+    /// To one that depends on the client: [`locate_by_own_suffix`] comes next.
+    AsksWho = 2,
+}
+
+impl BySuffix {
+    #[inline(always)]
+    pub const fn from_code(code: u32) -> BySuffix {
+        match code {
+            1 => BySuffix::Entry,
+            2 => BySuffix::AsksWho,
+            _ => BySuffix::Nowhere,
+        }
+    }
 }
 
 /// Tries the fast path to an answer, for a message that seems to end behind its question or a plain OPT.
 #[inline(always)]
-pub fn locate_by_suffix<T: answer::Tables + ?Sized>(tables: &T, scratch: &mut Scratch) -> bool {
+pub fn locate_by_suffix<T: answer::Tables + ?Sized>(tables: &T, scratch: &mut Scratch) -> BySuffix {
     let (edns, frame) = (scratch.edns(), scratch.frame());
     let name_len = frame
         .end
         .wrapping_sub(edns.reply_len() + QUESTION_TAIL)
         .wrapping_sub(frame.question_at);
     if !edns.is_simple || name_len > MAX_NAME || name_len + QUESTION_TAIL > scratch.asked.copied {
-        return false;
+        return BySuffix::Nowhere;
     }
     scratch.name_len = name_len;
     // In this order: most names have no such suffix.
-    match answer::suffix_of(tables, scratch) {
-        0 => false,
-        at => scratch.ask().is_ok() && answer::locate_by_suffix(tables, scratch, at),
+    let (at, asks) = answer::suffix_of(tables, scratch);
+    if at == 0 || scratch.ask().is_err() {
+        BySuffix::Nowhere
+    } else if asks {
+        scratch.asked.suffix_at = at;
+        BySuffix::AsksWho
+    } else if answer::locate_by_suffix(tables, scratch, at) {
+        BySuffix::Entry
+    } else {
+        BySuffix::Nowhere
     }
+}
+
+/// The second half of the fast path for an answer that depends on the client, which is known by now.
+#[inline(always)]
+pub fn locate_by_own_suffix<T: answer::Tables + ?Sized>(tables: &T, scratch: &mut Scratch) -> bool {
+    scratch.asked.client = scratch.asked.identified;
+    let at = scratch.asked.suffix_at;
+    answer::locate_by_suffix(tables, scratch, at)
 }
 
 /// Looks for the answer to a recognised question, if it is of a kind that is kept.

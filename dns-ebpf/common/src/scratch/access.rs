@@ -1,6 +1,6 @@
 //! Reads and writes of the scratch at any index, which a mask keeps within bounds: nothing here decides.
 
-use super::{COOKIE_WORDS, Frame, REPLY_MASK, SCRATCH_MASK, STRIDE, Scratch};
+use super::{COOKIE_WORDS, Frame, NAME_AT, REPLY_MASK, SCRATCH_MASK, STRIDE, Scratch};
 use crate::verifier;
 
 impl Scratch {
@@ -143,6 +143,15 @@ impl Scratch {
     #[inline(always)]
     pub(crate) fn rounds(&self) -> u32 {
         verifier::reread(&self.rounds)
+    }
+
+    /// Where the label with so many others behind it begins in the scratch, and its length. The name was split.
+    #[inline(always)]
+    pub(crate) fn label_behind(&self, behind: u8) -> (u32, u32) {
+        let label = self.label_count.wrapping_sub(1 + u32::from(behind));
+        let at = self.label(label) + 1;
+        let len = self.label(label.wrapping_add(1)).wrapping_sub(at) & 63;
+        (NAME_AT + at, len)
     }
 
     /// Big-endian 16-bit integer at `index`.

@@ -1,14 +1,19 @@
 //! Reads words that userspace may overwrite meanwhile: the sequence number first, then the data, then the number again.
 //!
-//! The writer (`write.rs`) makes the number odd, writes, and makes it another even one. What a reader has loaded between two
+//! The writer ([`change`]) makes the number odd, writes, and makes it another even one. What a reader has loaded between two
 //! looks at one even number is of one entry, if the loads happen in that order. x86 keeps loads in order. Other processors
 //! do so only where something orders them, and BPF has no barrier that all supported kernels know: there, the address of
 //! each word depends on the number that was loaded before, and the address of the second look depends on all words (Arm
 //! ARM, B2.3: an address dependency orders two loads, also where its value makes no difference).
 
 use core::marker::PhantomData;
+#[cfg(not(target_arch = "bpf"))]
+use core::sync::atomic::{Ordering, fence};
 
 use crate::word::Word;
+
+/// Place of the sequence number.
+pub(crate) const SEQUENCE: usize = 0;
 
 /// The words of one entry, or of what lies beside it under the same sequence number.
 pub struct Reader<'a, const N: usize> {
@@ -181,4 +186,15 @@ fn dependent<T>(pointer: *const T, earlier: u64) -> *const T {
         let _ = earlier;
         pointer
     }
+}
+
+/// Marks an entry as being written, writes, and marks it as another one than before. There must be one writer at a time.
+#[cfg(not(target_arch = "bpf"))]
+pub(crate) fn change(entry: &[Word], stores: impl FnOnce()) {
+    let sequence = entry[SEQUENCE].load() | 1;
+    entry[SEQUENCE].store(sequence);
+    // No store below may be seen before the one above.
+    fence(Ordering::SeqCst);
+    stores();
+    entry[SEQUENCE].store(sequence + 1);
 }

@@ -114,8 +114,8 @@ fn look_up<const CHECKED: bool>(scratch: &mut Scratch, key: u32) -> u32 {
 #[inline(never)]
 fn by_suffix(scratch: &mut Scratch) -> u32 {
     match suffix_of(&MapTables, scratch) {
-        0 => 0,
-        at => u32::from(locate_by_suffix(&MapTables, scratch, at)),
+        (0, _) => 0,
+        (at, _) => u32::from(locate_by_suffix(&MapTables, scratch, at)),
     }
 }
 

@@ -31,8 +31,8 @@ struct Seen {
 }
 
 fn agree(rules: &RuleSet, oracle: &Oracle, wire: &[u8], context: &str, seen: &mut Seen) {
-    let found = rules.find(wire);
-    let observing = rules.observed(wire).into_iter();
+    let found = rules.find(wire, None);
+    let observing = rules.observed(wire, None).into_iter();
     let expected = Expected {
         answering: found,
         observing: observing
@@ -56,7 +56,7 @@ fn agree(rules: &RuleSet, oracle: &Oracle, wire: &[u8], context: &str, seen: &mu
         // a group may be longer than a label.
         let rule = &rules.rules()[rule];
         assert!(
-            rule.is_regex() || rule.apply(wire).is_some(),
+            rule.is_regex() || rule.apply(wire, None).is_some(),
             "apply, {context}: {}",
             hex(wire)
         );

@@ -58,7 +58,7 @@ fn target(rules: &RuleSet, name: &str) -> Option<String> {
         bytes.extend(label);
     }
     bytes.push(0);
-    let rule = rules.find(&bytes)?;
+    let rule = rules.find(&bytes, None)?;
     let found = rules.rules()[rule].apply(&bytes)?;
     Some(found.target.to_string())
 }

@@ -187,7 +187,7 @@ fn the_program_answers_as_the_responder_does() {
                     let before = answers.sizes().answers;
                     let captures = [namespace.clone()];
                     let id = loaded.datapath.rules().rules()[rule].id();
-                    let key = answers.key(id, qtype, *server, &captures).unwrap();
+                    let key = answers.key(id, qtype, *server, &captures, 0).unwrap();
                     answers.publish(LOOPBACK, &key, &body, &term);
                     answers.sizes().answers == before + 1
                 });

@@ -487,7 +487,7 @@ fn taken_over_answers_keep_their_order_of_eviction() {
     let publish = |loaded: &Loaded, namespace: &str, seconds: u64| {
         let rule = loaded.datapath.rules().rules()[0].id();
         let answers = loaded.datapath.answers();
-        let key = answers.key(rule, 1, FIRST_V4, &[namespace.to_owned()]);
+        let key = answers.key(rule, 1, FIRST_V4, &[namespace.to_owned()], 0);
         let term = Term {
             unattended: Duration::from_secs(seconds),
             ..Term::default()

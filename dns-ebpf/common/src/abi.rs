@@ -76,7 +76,7 @@ pub type Trailer = [u64; 2];
 pub const TRAILER_LEN: u32 = size_of::<Trailer>() as u32;
 
 /// Most pairs of a rule and a client that it is for, where that is not decided by the query.
-pub const MAX_PERMITS: u32 = 65_536;
+pub const MAX_PERMITS: u32 = 16_384;
 
 /// Most networks of `allow_sources`.
 pub const MAX_SOURCES: u32 = 256;

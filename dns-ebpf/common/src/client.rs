@@ -15,9 +15,8 @@ use crate::{
 
 /// Buckets of the index of clients; a power of two.
 pub const CLIENT_BUCKETS: u32 = 1024;
-/// Entries of the table of clients: two for each interface that there may be, as one stays for its readers when another one
-/// takes its place.
-pub const CLIENT_SLOTS: u32 = 4096;
+/// Entries of the table of clients. One stays for its readers a while when another one takes its place.
+pub const CLIENT_SLOTS: u32 = 2048;
 /// Most addresses that a client asks from.
 pub const CLIENT_ADDRESSES: usize = 4;
 /// Words of an entry.

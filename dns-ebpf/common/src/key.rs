@@ -58,6 +58,14 @@ impl Key {
         }
     }
 
+    /// The same for a client; 0 for all of them.
+    pub fn of_client(&self, client: u32) -> Key {
+        Key {
+            lengths: self.lengths & u64::from(u32::MAX) | u64::from(client) << 32,
+            ..*self
+        }
+    }
+
     pub fn qtype(&self) -> u16 {
         self.head as u16
     }

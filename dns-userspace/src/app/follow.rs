@@ -10,6 +10,7 @@ use tokio::time::timeout;
 
 use crate::{
     datapath::{Decided, Decision, Decisions},
+    model::Client,
     monitor::{Exchange, Hub, Record, Verdict},
     rules::RuleSet,
 };
@@ -42,7 +43,8 @@ pub async fn follow(mut decisions: Decisions, hub: Arc<Hub>) -> io::Result<()> {
             result = timeout(RENEW, decisions.next(&mut batch)) => result.unwrap_or(Ok(()))?,
         }
         for decided in batch.drain(..) {
-            if let Some(record) = record(&decided, &decisions.rules()) {
+            let client = decisions.client(decided.ifindex);
+            if let Some(record) = record(&decided, &decisions.rules(), client.as_deref()) {
                 hub.publish(record);
             }
         }
@@ -52,7 +54,7 @@ pub async fn follow(mut decisions: Decisions, hub: Arc<Hub>) -> io::Result<()> {
 }
 
 /// An event has the frame alone: the rule and the namespace are looked up again.
-fn record(decided: &Decided, rules: &RuleSet) -> Option<Record> {
+fn record(decided: &Decided, rules: &RuleSet, client: Option<&Client>) -> Option<Record> {
     let exchange = Exchange::parse(&decided.frame)?;
     let mut record = Record::new(&exchange, SystemTime::now(), decided.ifindex);
     match decided.decision {
@@ -65,12 +67,12 @@ fn record(decided: &Decided, rules: &RuleSet) -> Option<Record> {
     }
     record.rcode = exchange.rcode_text();
     let rule = rules
-        .find(&exchange.qname)
+        .find(&exchange.qname, client)
         .and_then(|index| rules.rules().get(index));
     if let Some(rule) = rule {
         record.rule = Some(rule.name().to_owned());
         record.namespace = rule
-            .apply(&exchange.qname)
+            .apply(&exchange.qname, client)
             .and_then(|matched| matched.namespace);
     }
     Some(record)

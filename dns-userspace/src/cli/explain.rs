@@ -23,7 +23,7 @@ use self::{
 };
 use crate::{
     app::settings::Settings,
-    model::Known,
+    model::{Client, Known},
     observe::fetch_target,
     resolve::{
         Answer, Outcome, Step, explain as chase, explain_known, looks_like_address, wire_name,
@@ -48,9 +48,12 @@ pub struct Args {
     /// The record type that it asks for.
     #[arg(long = "type", value_name = "TYPE", default_value = "A", value_parser = record_type)]
     qtype: RecordType,
-    /// The pod's namespace, for its search list.
+    /// The pod's namespace, for its search list and for rules that depend on who asks.
     #[arg(long, value_name = "NS")]
     namespace: Option<String>,
+    /// A label of the pod, for rules that look at it; may be given again.
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
+    labels: Vec<(String, String)>,
     /// The search list of the pod's resolv.conf, in the place of the namespace's; empty for a resolver that never searches.
     #[arg(long, value_name = "DOMAINS")]
     search: Option<Vec<String>>,
@@ -69,6 +72,11 @@ pub struct Args {
     /// Where the running gregor listens, if there is one.
     #[arg(long, value_name = "PATH", default_value = super::CONTROL)]
     control: PathBuf,
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("write it as KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
 }
 
 fn record_type(text: &str) -> Result<RecordType, String> {
@@ -118,6 +126,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                 qtype: args.qtype,
                 cache: SocketAddr::new(asked, DNS_PORT),
                 control: &args.control,
+                client: args.namespace.clone().map(|namespace| Client {
+                    namespace,
+                    labels: args.labels.iter().cloned().collect(),
+                }),
             };
             let (text, next) = step.explain(candidate).await;
             print!("{text}");
@@ -161,13 +173,15 @@ struct Explainer<'a> {
     cache: SocketAddr,
     /// The control socket of the running gregor.
     control: &'a Path,
+    /// The pod that asks.
+    client: Option<Client>,
 }
 
 impl Explainer<'_> {
     async fn explain(&self, name: &Name) -> (String, Next) {
         let mut text = String::new();
         let rules = &self.settings.rules;
-        let observing = rules.observed(&wire_name(name));
+        let observing = rules.observed(&wire_name(name), self.client.as_ref());
         for rule in &observing {
             let _ = writeln!(
                 text,
@@ -176,11 +190,19 @@ impl Explainer<'_> {
                 rule.pattern()
             );
         }
-        let Some(chain) = apply(rules, name) else {
+        let Some(chain) = apply(rules, name, self.client.as_ref()) else {
             if !observing.is_empty() {
                 return self.pass(text, name).await;
             }
-            let _ = writeln!(text, "   no rule matches");
+            for rule in rules.matching(&wire_name(name)) {
+                let _ = writeln!(
+                    text,
+                    "   rule `{}`: {} matches, and is not for this pod",
+                    rules.rules()[rule].name(),
+                    rules.rules()[rule].pattern()
+                );
+            }
+            let _ = writeln!(text, "   no rule answers");
             if let Some(miss) = nearest(rules.rules(), name) {
                 let _ = writeln!(text, "   nearest: {miss}");
             }
@@ -404,9 +426,13 @@ pub(super) fn rcode(code: ResponseCode) -> String {
 }
 
 /// Applies the rules to a name, one after the other.
-fn apply<'a>(rules: &'a RuleSet, name: &Name) -> Option<Vec<(&'a Rule, Match)>> {
+fn apply<'a>(
+    rules: &'a RuleSet,
+    name: &Name,
+    client: Option<&Client>,
+) -> Option<Vec<(&'a Rule, Match)>> {
     let wire = wire_name(name);
-    rules.follow(rules.find(&wire)?, &wire)
+    rules.follow(rules.find(&wire, client)?, &wire, client)
 }
 
 #[cfg(test)]

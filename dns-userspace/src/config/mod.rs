@@ -1,5 +1,6 @@
 //! The configuration file: TOML to typed values, checked as a whole, every complaint with file, line, key and remedy.
 
+mod clients;
 mod diagnostic;
 mod kubernetes;
 mod reader;
@@ -810,6 +811,7 @@ fn read_rule(
             "ttl",
             "follow",
             "namespaces",
+            "clients",
             "mode",
         ],
     );
@@ -839,6 +841,7 @@ fn read_rule(
     let namespaces = reader.strings(section, "namespaces", "[\"foo\", \"team-*\"]");
     let namespaces =
         namespaces.map(|texts| texts.into_iter().map(|text| text.value).collect::<Vec<_>>());
+    let clients = clients::read(reader, section);
     let mode = read_mode(reader, section);
     let given = [section.get("match"), section.get("regex")];
     match given {
@@ -869,6 +872,7 @@ fn read_rule(
         (Key::Cname, cname.span),
         (Key::Ttl, section.span_of("ttl")),
         (Key::Namespaces, section.span_of("namespaces")),
+        (Key::Clients, section.span_of("clients")),
     ]);
     let rule = RuleSpec {
         name: name.value,
@@ -877,6 +881,7 @@ fn read_rule(
         ttl_seconds,
         follow,
         namespaces,
+        clients,
         mode,
     };
     let position = RulePosition {
@@ -1002,7 +1007,7 @@ ttl   = 60
                     .parse()
                     .unwrap(),
             );
-            Ok::<_, ConfigErrors>(rules.follow(0, &name).unwrap().len())
+            Ok::<_, ConfigErrors>(rules.follow(0, &name, None).unwrap().len())
         };
         for (more, length) in [("", 2), ("follow = true", 2), ("follow = false", 1)] {
             assert_eq!(chain(more).unwrap(), length, "{more}");

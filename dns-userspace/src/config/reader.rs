@@ -52,6 +52,11 @@ impl<'t, 'i> Section<'t, 'i> {
             .map(|(_, value)| value)
     }
 
+    pub fn keys(&self) -> Vec<String> {
+        let keys = self.table.into_iter().flat_map(|table| table.keys());
+        keys.map(|key| key.get_ref().to_string()).collect()
+    }
+
     /// The position of a key's value, or of the table where it is missing.
     pub fn span_of(&self, key: &str) -> Range<usize> {
         self.get(key).map_or(self.span.clone(), Spanned::span)
@@ -97,14 +102,24 @@ impl Reader<'_> {
         root: &Section<'t, 'i>,
         key: &'static str,
     ) -> Section<'t, 'i> {
+        self.section_at(root, key, key)
+    }
+
+    /// The same for a table in another one; `path` is dotted.
+    pub fn section_at<'t, 'i>(
+        &mut self,
+        root: &Section<'t, 'i>,
+        key: &str,
+        path: &'static str,
+    ) -> Section<'t, 'i> {
         match root.get(key) {
-            None => Section::new(key, None, root.span.clone()),
+            None => Section::new(path, None, root.span.clone()),
             Some(value) => {
                 let table = value.get_ref().as_table();
                 if table.is_none() {
-                    self.wrong_type(value, key, "a table", &format!("[{key}]"));
+                    self.wrong_type(value, path, "a table", &format!("[{path}]"));
                 }
-                Section::new(key, table, value.span())
+                Section::new(path, table, value.span())
             }
         }
     }

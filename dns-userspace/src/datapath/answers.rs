@@ -28,7 +28,12 @@ use self::{
     table::Table,
 };
 use super::{
-    DatapathError, heartbeat::monotonic_ns, mapping::Mapping, object::mapping, server_id::server_id,
+    DatapathError,
+    clients::{Clients, Known},
+    heartbeat::monotonic_ns,
+    mapping::Mapping,
+    object::mapping,
+    server_id::server_id,
 };
 use crate::{
     fair::Limits,
@@ -87,6 +92,7 @@ pub(super) struct View {
     per_server: bool,
     stale_ttl: u32,
     rules: Arc<RuleSet>,
+    clients: Arc<Clients>,
     suffixes: SuffixSettings,
     suffix_index: Mapping<Ways>,
 }
@@ -98,6 +104,7 @@ impl View {
         options: &AnswerOptions,
         servers: &[IpAddr],
         rules: &Arc<RuleSet>,
+        clients: Arc<Clients>,
     ) -> Result<Self, DatapathError> {
         let suffix_index: Mapping<Ways> = mapping(ebpf, names::SUFFIX_INDEX)?;
         let mut suffixes = SuffixSettings {
@@ -107,8 +114,9 @@ impl View {
         for factor in &mut suffixes.factors {
             *factor = rand::random::<u64>() | 1;
         }
-        for (place, starter) in suffixes.starters.iter_mut().zip(rules.starters()) {
+        for (place, (starter, asks)) in suffixes.starters.iter_mut().zip(rules.starters()) {
             *place = starter;
+            suffixes.asks |= u32::from(asks) << suffixes.starter_count;
             suffixes.starter_count += 1;
         }
         Ok(Self {
@@ -116,9 +124,22 @@ impl View {
             per_server: options.per_server,
             stale_ttl: options.stale_ttl,
             rules: Arc::clone(rules),
+            clients,
             suffixes,
             suffix_index,
         })
+    }
+
+    pub fn clients(&self) -> &Arc<Clients> {
+        &self.clients
+    }
+
+    /// Who asks the questions with this key, `Ok(None)` for anybody; an error for somebody who is not known any more.
+    fn client(&self, key: &Key) -> Result<Option<Known>, Forgotten> {
+        match key.client() {
+            0 => Ok(None),
+            id => self.clients.known(id).map(Some).ok_or(Forgotten),
+        }
     }
 
     /// Whether answers with this key can be asked for under this configuration.
@@ -132,7 +153,21 @@ impl View {
         };
         let captures: Vec<_> = key.labels().collect();
         let captures = captures.iter().map(|(label, len)| &label[..*len]);
-        server && self.rules.answers(key.rule, captures)
+        let Ok(client) = self.client(key) else {
+            return false;
+        };
+        server
+            && match client {
+                // An earlier process has kept it, and knew more.
+                Some(Known {
+                    client,
+                    is_confirmed: false,
+                }) => self.rules.may_answer(key.rule, captures, &client.namespace),
+                client => {
+                    let client = client.as_ref().map(|known| &*known.client);
+                    self.rules.answers(key.rule, captures, client)
+                }
+            }
     }
 
     /// What names with this key end with, and its hash; `None` where that does not settle the key.
@@ -152,13 +187,15 @@ impl View {
             .labels()
             .map(|(label, len)| String::from_utf8_lossy(&label[..len]).into_owned())
             .collect();
+        let client = self.client(key).ok()?;
+        let client = client.as_ref().map(|known| &*known.client);
         if self.rules.has_one_target(rule) {
-            let target = self.rules.first_target(rule, &captures)?;
+            let target = self.rules.first_target(rule, &captures, client)?;
             if !changes.has_text(&target) {
                 return None;
             }
         }
-        let targets = self.rules.targets(rule, &captures);
+        let targets = self.rules.targets(rule, &captures, client);
         changes.concern(&targets).then_some(targets)
     }
 
@@ -168,6 +205,9 @@ impl View {
         }
     }
 }
+
+/// A client is not known any more.
+struct Forgotten;
 
 /// The tables themselves.
 pub(super) struct Tables {
@@ -353,7 +393,14 @@ impl Answers {
     }
 
     /// The key of a question, if its answer may be kept here: not for servers of one link.
-    pub fn key(&self, rule: u64, qtype: u16, server: IpAddr, captures: &[String]) -> Option<Key> {
+    pub fn key(
+        &self,
+        rule: u64,
+        qtype: u16,
+        server: IpAddr,
+        captures: &[String],
+        client: u32,
+    ) -> Option<Key> {
         let guard = self.lock();
         let view = &guard.as_ref()?.view;
         let mut id = 0;
@@ -364,7 +411,8 @@ impl Answers {
             id = server_id(server);
         }
         let captures: Vec<&[u8]> = captures.iter().map(String::as_bytes).collect();
-        Key::new(rule, qtype, id, &captures).filter(|key| view.knows(key))
+        let key = Key::new(rule, qtype, id, &captures)?.of_client(client);
+        view.knows(&key).then_some(key)
     }
 
     /// What the programs have of the question with this key, whichever process has published it.
@@ -418,6 +466,13 @@ impl Answers {
     ) {
         if let Some(inner) = self.lock().as_mut() {
             inner.remove_changed(changes, is_outdated);
+        }
+    }
+
+    /// Drops what is kept for clients that are not known any more, or that a rule is no longer for.
+    pub(super) fn forget_unknown(&self) {
+        if let Some(inner) = self.lock().as_mut() {
+            inner.forget_unknown();
         }
     }
 
@@ -492,6 +547,22 @@ impl Inner {
             if !self.view.knows(&key) {
                 self.tables.absent.remove(&key, self.tables.seed);
             }
+        }
+    }
+
+    fn forget_unknown(&mut self) {
+        let of_clients = |key: &&Key| key.client() != 0;
+        let tables = &self.tables;
+        let answers = tables.answers.keys().map(|(key, _)| key).filter(of_clients);
+        let absent = tables.absent.keys().map(|(key, _)| key).filter(of_clients);
+        let unknown = |key: &&Key| !self.view.knows(key);
+        let answers: Vec<Key> = answers.filter(unknown).copied().collect();
+        let absent: Vec<Key> = absent.filter(unknown).copied().collect();
+        for key in answers {
+            self.remove(&key);
+        }
+        for key in absent {
+            self.tables.absent.remove(&key, self.tables.seed);
         }
     }
 
@@ -648,8 +719,15 @@ fn hits_of(view: &View, key: &Key, tables: &Tables, slot: u32) -> Option<Hits> {
 }
 
 impl Publish for Answers {
-    fn key(&self, rule: u64, qtype: u16, server: IpAddr, captures: &[String]) -> Option<Key> {
-        Answers::key(self, rule, qtype, server, captures)
+    fn key(
+        &self,
+        rule: u64,
+        qtype: u16,
+        server: IpAddr,
+        captures: &[String],
+        client: u32,
+    ) -> Option<Key> {
+        Answers::key(self, rule, qtype, server, captures, client)
     }
 
     fn last_good(&self, key: &Key) -> LastGood {

@@ -1,7 +1,10 @@
 //! How much memory the kernel will charge for the maps of an object, and which kinds of maps it has, before any is created.
 
 use aya::maps::MapType;
-use aya_obj::{Map, Object, generated::bpf_map_type};
+use aya_obj::{
+    Map, Object,
+    generated::{BPF_F_NO_PREALLOC, bpf_map_type},
+};
 
 use super::shared::SHARED;
 
@@ -80,10 +83,12 @@ fn bytes(map: &Map, elements: u32, processors: usize) -> u64 {
     let Ok(kind) = bpf_map_type::try_from(map.map_type()) else {
         return 0;
     };
+    let is_preallocated = map.map_flags() & BPF_F_NO_PREALLOC == 0;
     let bytes = match kind {
         bpf_map_type::BPF_MAP_TYPE_PERCPU_ARRAY => elements * value * processors as u64,
         bpf_map_type::BPF_MAP_TYPE_HASH | bpf_map_type::BPF_MAP_TYPE_LRU_HASH => {
-            elements * (HASH_ELEMENT + key + value) + elements.next_power_of_two() * HASH_BUCKET
+            let all = if is_preallocated { elements } else { 0 };
+            all * (HASH_ELEMENT + key + value) + elements.next_power_of_two() * HASH_BUCKET
         }
         bpf_map_type::BPF_MAP_TYPE_LPM_TRIE => elements * (TRIE_NODE + key + value),
         bpf_map_type::BPF_MAP_TYPE_RINGBUF => elements + RING_PAGES * PAGE,

@@ -25,6 +25,7 @@ use super::{
     Base, Datapath, DatapathError, Hook, LoadOptions, Stage,
     answers::{Tables, View},
     base::Origin,
+    clients::Clients,
     mapping::Mapping,
     meta::Secrets,
     object::{LOGGING_OBJECT, OBJECT, mapping, program_of, set, take, verify},
@@ -176,11 +177,18 @@ impl Datapath {
         let observed = Counters::new(observed, &options.rules);
 
         let shares_lanes = processors > options.hit_lanes;
+        let clients = match &how.base.0 {
+            Origin::Shared(_, shared) => Arc::clone(&shared.clients),
+            Origin::Private | Origin::Pinned(_) => {
+                Arc::new(Clients::open(&mut ebpf, &options.rules)?)
+            }
+        };
         let view = View::open(
             &mut ebpf,
             &options.answers,
             &options.servers,
             &options.rules,
+            clients,
         )?;
         let (shared, pending, settings) = match &how.base.0 {
             Origin::Shared(_, shared) => {

@@ -12,6 +12,7 @@ mod base;
 mod bounded;
 mod breakglass;
 mod causes;
+mod clients;
 mod clsact;
 mod confinement;
 mod diagnosis;

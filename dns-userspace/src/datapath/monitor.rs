@@ -12,8 +12,10 @@ use dns_common::{
 };
 use tokio::io::unix::AsyncFd;
 
-use super::{DatapathError, heartbeat::monotonic_ns, mapping::Mapping, rule_sets::RuleSets};
-use crate::rules::RuleSet;
+use super::{
+    DatapathError, clients::Clients, heartbeat::monotonic_ns, mapping::Mapping, rule_sets::RuleSets,
+};
+use crate::{model::Client, rules::RuleSet};
 
 /// Most events taken in one turn.
 const BATCH: usize = 64;
@@ -78,6 +80,7 @@ impl Switch {
 pub struct Decisions {
     buffer: AsyncFd<RingBuf<MapData>>,
     rules: Arc<RuleSets>,
+    clients: Arc<Clients>,
     switch: Arc<Switch>,
 }
 
@@ -85,6 +88,7 @@ impl Decisions {
     pub(super) fn open(
         buffer: RingBuf<MapData>,
         rules: Arc<RuleSets>,
+        clients: Arc<Clients>,
         switch: Arc<Switch>,
     ) -> Result<Self, DatapathError> {
         // SAFETY: the ring buffer owns its descriptor, keeps it open as long as it lives, and always returns the same.
@@ -95,6 +99,7 @@ impl Decisions {
         Ok(Self {
             buffer,
             rules,
+            clients,
             switch,
         })
     }
@@ -102,6 +107,11 @@ impl Decisions {
     /// The rule set in force.
     pub fn rules(&self) -> Arc<RuleSet> {
         self.rules.current()
+    }
+
+    /// Who is behind an interface now.
+    pub fn client(&self, ifindex: u32) -> Option<Arc<Client>> {
+        self.clients.behind(ifindex).map(|(_, client)| client)
     }
 
     pub fn switch(&self) -> &Switch {

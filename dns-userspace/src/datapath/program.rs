@@ -21,7 +21,7 @@ use super::{
     shared::Shared,
     steer::{self, Steering},
 };
-use crate::rules::RuleSet;
+use crate::{model::Identity, rules::RuleSet};
 
 /// aya-log's name for its ring buffer.
 const LOG_MAP: &str = "AYA_LOGS";
@@ -269,6 +269,7 @@ impl Datapath {
         if let Some(attached) = self.links.remove(&index) {
             attached.detach();
         }
+        self.shared.identify(index, None);
         self.shared.reinjections.detached(index);
         self.shared.interfaces().remove(index);
         self.shared.answers.release_interface(index);
@@ -386,6 +387,12 @@ impl Datapath {
         self.links.get(&index)?.link.mode()
     }
 
+    /// Says who is behind an interface.
+    #[doc(hidden)]
+    pub fn identify(&self, index: u32, identity: Option<Arc<Identity>>) {
+        self.shared.identify(index, identity);
+    }
+
     /// Gives an interface its token bucket; without one its queries pass.
     #[doc(hidden)]
     pub fn allow_interface(&mut self, index: u32) -> Result<(), DatapathError> {
@@ -404,6 +411,7 @@ impl Datapath {
         Ring::new(
             buffer,
             Arc::clone(&self.shared.rules),
+            Arc::clone(&self.shared.clients),
             Arc::clone(&self.shared.answers),
             Arc::clone(&self.shared.reinjections),
             journal,
@@ -447,6 +455,7 @@ impl Datapath {
         Decisions::open(
             buffer,
             Arc::clone(&self.shared.rules),
+            Arc::clone(&self.shared.clients),
             Arc::clone(&self.shared.switch),
         )
     }

@@ -11,12 +11,13 @@ use tokio::io::unix::AsyncFd;
 
 use super::{
     Answers, Intercepted,
+    clients::Clients,
     journal::{Filled, Journal, Opened},
     other_version::OtherRing,
     reinjections::Reinjections,
     rule_sets::RuleSets,
 };
-use crate::{monitor::Exchange, rules::RuleSet};
+use crate::{model::Client, monitor::Exchange, rules::RuleSet};
 
 /// How long [`Ring::next`] waits before it returns without a query, so that its caller can renew the heartbeat.
 const IDLE: Duration = Duration::from_millis(250);
@@ -30,6 +31,7 @@ const BATCH: usize = 64;
 pub struct Ring {
     buffer: AsyncFd<RingBuf<MapData>>,
     rules: Arc<RuleSets>,
+    clients: Arc<Clients>,
     answers: Arc<Answers>,
     reinjections: Arc<Reinjections>,
     journal: Opened,
@@ -41,6 +43,7 @@ impl Ring {
     pub(super) fn new(
         buffer: RingBuf<MapData>,
         rules: Arc<RuleSets>,
+        clients: Arc<Clients>,
         answers: Arc<Answers>,
         reinjections: Arc<Reinjections>,
         journal: Opened,
@@ -51,6 +54,7 @@ impl Ring {
         Ok(Self {
             buffer,
             rules,
+            clients,
             answers,
             reinjections,
             journal,
@@ -86,6 +90,7 @@ impl Ring {
     fn drain_others(&mut self, out: &mut Vec<Intercepted>) -> usize {
         let Self {
             rules,
+            clients,
             answers,
             reinjections,
             others,
@@ -94,7 +99,7 @@ impl Ring {
         let before = out.len();
         others.retain_mut(|other| {
             other.take(BATCH, |record| {
-                out.extend(decode(record, rules, answers, reinjections));
+                out.extend(decode(record, rules, clients, answers, reinjections));
             })
         });
         out.len() - before
@@ -107,6 +112,7 @@ impl Ring {
             out.extend(decode(
                 &record,
                 &self.rules,
+                &self.clients,
                 &self.answers,
                 &self.reinjections,
             ));
@@ -117,7 +123,13 @@ impl Ring {
                 break;
             };
             records += 1;
-            match decode(&record, &self.rules, &self.answers, &self.reinjections) {
+            match decode(
+                &record,
+                &self.rules,
+                &self.clients,
+                &self.answers,
+                &self.reinjections,
+            ) {
                 Some(mut query) => {
                     let filled = fill(self.journal.journal.as_ref(), &record, &query);
                     drop(record);
@@ -141,6 +153,7 @@ fn fill(journal: Option<&Arc<Journal>>, record: &[u8], query: &Intercepted) -> O
 fn decode(
     record: &[u8],
     sets: &RuleSets,
+    clients: &Clients,
     answers: &Arc<Answers>,
     reinjections: &Reinjections,
 ) -> Option<Intercepted> {
@@ -152,13 +165,23 @@ fn decode(
         return None;
     }
     let frame = frame.get(..len)?;
-    let (rules, rule) = sets
+    let known = match header.client {
+        0 => None,
+        id => clients.known(id).map(|known| (id, known.client)),
+    };
+    let client = known.as_ref().map(|(_, client)| &**client);
+    let (rules, mut rule) = sets
         .find(header.rule)
-        .unwrap_or_else(|| match_again(frame, sets));
+        .unwrap_or_else(|| match_again(frame, sets, client));
+    if header.client != 0 && known.is_none() {
+        // Whoever has asked is not known any more: the query passes.
+        rule = usize::MAX;
+    }
     Some(Intercepted {
         ifindex: header.ifindex,
         rule,
         rules,
+        client: known,
         answers: answers.clone(),
         is_answered: header.flags & IS_ANSWERED != 0,
         held: None,
@@ -174,8 +197,12 @@ fn decode(
 
 /// A query for an earlier process, under rules that may have changed: the rule that matches it now, or an index out of range
 /// where none does.
-fn match_again(frame: &[u8], sets: &RuleSets) -> (Arc<RuleSet>, usize) {
+fn match_again(frame: &[u8], sets: &RuleSets, client: Option<&Client>) -> (Arc<RuleSet>, usize) {
     let rules = sets.current();
-    let rule = Exchange::parse(frame).and_then(|exchange| rules.find(&exchange.qname));
+    let found = |exchange: Exchange| match client {
+        Some(client) => rules.find(&exchange.qname, Some(client)),
+        None => rules.find_for_anybody(&exchange.qname),
+    };
+    let rule = Exchange::parse(frame).and_then(found);
     (rules, rule.unwrap_or(usize::MAX))
 }

@@ -20,6 +20,7 @@ use dns_common::{
 use super::{
     Answers, DatapathError, Heartbeat, Hook, Switch,
     answers::{Tables, View},
+    clients::Clients,
     interfaces::Interfaces,
     journal::{self, Journal, TAKEN},
     mapping::Mapping,
@@ -33,10 +34,10 @@ use super::{
     rule_sets::RuleSets,
     steer::SteeringMaps,
 };
-use crate::rules::RuleSet;
+use crate::{model::Identity, rules::RuleSet};
 
 /// The maps that are shared by programs. All others belong to one rule set.
-pub(super) const SHARED: [&str; 17] = [
+pub(super) const SHARED: [&str; 20] = [
     names::COUNTERS,
     names::RING,
     names::HEARTBEAT,
@@ -49,6 +50,9 @@ pub(super) const SHARED: [&str; 17] = [
     names::OWN,
     names::MONITOR,
     names::MONITOR_RING,
+    names::CLIENT_INDEX,
+    names::CLIENTS,
+    names::PERMITS,
     names::INDEX,
     names::ANSWERS,
     names::ABSENT_INDEX,
@@ -145,6 +149,7 @@ pub struct Shared {
     interfaces: Mutex<Interfaces>,
     counters: PerCpuArray<MapData, Plain<[u64; COUNTERS]>>,
     other_servers: BpfHashMap<MapData, [u64; 2], u64>,
+    pub(super) clients: Arc<Clients>,
     pub(super) answers: Arc<Answers>,
     pub(super) switch: Arc<Switch>,
     pub(super) heartbeat: Arc<Heartbeat>,
@@ -177,6 +182,7 @@ impl Shared {
             interfaces: Mutex::new(Interfaces::new(ebpf)?),
             counters: take(ebpf, names::COUNTERS)?,
             other_servers: take(ebpf, names::OTHER_SERVERS)?,
+            clients: Arc::clone(view.clients()),
             answers: Arc::new(Answers::new(tables, view)),
             switch: Arc::new(Switch::open(ebpf)?),
             heartbeat: Arc::new(Heartbeat::new(mapping(ebpf, names::HEARTBEAT)?)),
@@ -266,6 +272,18 @@ impl Shared {
             })?;
         }
         Ok(())
+    }
+
+    /// Says who is behind an interface; `None` for nobody.
+    pub fn identify(&self, ifindex: u32, identity: Option<Arc<Identity>>) {
+        if self.clients.set(ifindex, identity) {
+            self.answers.forget_unknown();
+        }
+    }
+
+    /// Whether somebody is behind an interface who is only known from an earlier process.
+    pub fn is_unconfirmed(&self, ifindex: u32) -> bool {
+        self.clients.is_unconfirmed(ifindex)
     }
 
     /// The answers that the programs serve by themselves.

@@ -17,6 +17,7 @@ impl Datapath {
     /// Puts this program's rules in force for what userspace reads and writes. Returns what was in force.
     fn put_in_force(&mut self) -> Result<Option<Pending>, DatapathError> {
         self.shared.rules.put_in_force(&self.options.rules);
+        self.shared.clients.put_in_force(&self.options.rules);
         let Some(Pending {
             tables,
             view,
@@ -199,6 +200,7 @@ impl Datapath {
     /// Leaves everything that is pinned where it is, and writes no more: a successor takes over.
     pub fn leave(&mut self) {
         self.shared.answers.let_go();
+        self.shared.clients.let_go();
         self.shared.let_go_of_journal();
         for (_, attached) in self.links.drain() {
             attach::leave(attached.link);

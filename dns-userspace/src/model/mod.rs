@@ -3,6 +3,7 @@
 //! Nothing here uses aya or tokio, so that whatever decides builds and is tested without a kernel. The datapath converts
 //! from the kernel's ABI where it reads and writes maps.
 
+mod client;
 mod headers;
 mod identity;
 mod interface;
@@ -15,6 +16,7 @@ mod steering;
 mod targets;
 mod transport;
 
+pub use client::Client;
 pub use headers::{Headers, be16};
 pub use identity::{Identity, IdentitySource};
 pub use interface::{Interface, RETURN_DEVICES};

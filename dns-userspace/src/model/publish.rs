@@ -41,7 +41,15 @@ pub enum PublishedEntry<'a> {
 /// A table of answers that the kernel program serves by itself.
 pub trait Publish: Debug + Send + Sync + 'static {
     /// The key of a question under the rule with this id; `None` where the program must not keep its answer.
-    fn key(&self, rule: u64, qtype: u16, server: IpAddr, captures: &[String]) -> Option<Key>;
+    /// `client` is the id of the client that asks, 0 where the rule does not depend on it.
+    fn key(
+        &self,
+        rule: u64,
+        qtype: u16,
+        server: IpAddr,
+        captures: &[String],
+        client: u32,
+    ) -> Option<Key>;
     /// What the program has of the question with this key.
     fn last_good(&self, key: &Key) -> LastGood;
     /// The program serves this answer from now on.

@@ -5,7 +5,7 @@ use std::{fmt::Debug, sync::Arc};
 use dns_common::abi::TRAILER_LEN;
 pub use dns_common::packet::VlanTag;
 
-use super::publish::Publish;
+use super::{client::Client, publish::Publish};
 use crate::rules::RuleSet;
 
 /// A query that a rule matched, with everything needed to answer it or to pass it on.
@@ -17,6 +17,8 @@ pub struct Intercepted {
     pub rule: usize,
     /// The rule set that has the rule.
     pub rules: Arc<RuleSet>,
+    /// Who asks, and under which id, where the rule depends on it.
+    pub client: Option<(u32, Arc<Client>)>,
     /// The answers that the program serves by itself.
     pub answers: Arc<dyn Publish>,
     /// The program has answered this query too, with an answer that is to be refreshed.

@@ -793,7 +793,7 @@ pub(super) mod tests {
         let text = render(full()).unwrap();
         for line in [
             "gregor_build_info{version=\"0.1.0\"} 1",
-            "gregor_dns_requests_total{verdict=\"taken\",reason=\"matched\"} 21",
+            "gregor_dns_requests_total{verdict=\"taken\",reason=\"matched\"} 24",
             "gregor_dns_requests_total{verdict=\"pass\",reason=\"no_rule\"} 12",
             "gregor_dns_responses_total{rcode=\"NOERROR\"} 8",
             "gregor_responder_passed_on_total{reason=\"no_target\"} 1",

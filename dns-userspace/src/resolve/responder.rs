@@ -72,6 +72,8 @@ struct Accepted<'a> {
 struct Program {
     answers: Arc<dyn Publish>,
     is_answered: bool,
+    /// Whether the answer depends on who asks.
+    is_known: bool,
 }
 
 impl<S: TargetSource, I: Inject> Responder<S, I> {
@@ -136,9 +138,11 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
     /// Must be called on a tokio runtime.
     pub fn handle(self: &Arc<Self>, intercepted: Intercepted) {
         let (rules, rule) = (intercepted.rules.clone(), intercepted.rule);
+        let client = intercepted.client.clone();
         let program = Program {
             answers: intercepted.answers.clone(),
             is_answered: intercepted.is_answered,
+            is_known: intercepted.client.is_some(),
         };
         let is_answered = program.is_answered;
         let watched = if is_answered {
@@ -151,7 +155,7 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
         };
         let frame = QueryFrame::from(intercepted);
         let query = self.accept_frame(frame, Some(program), watched, |qname| {
-            plan(&rules, rule, qname)
+            plan(&rules, rule, qname, client.as_ref())
         });
         if let Some(query) = query {
             self.apply(if is_answered {
@@ -171,7 +175,7 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
     ) {
         self.stats.lock().queries += 1;
         let StreamQuery { query, server, .. } = stream;
-        let plan = plan(&stream.rules, stream.rule, query.qname());
+        let plan = plan(&stream.rules, stream.rule, query.qname(), None);
         let watched = self.watch(&stream.rules, stream.rule, || {
             let exchange = Exchange {
                 client: stream.client,
@@ -188,6 +192,7 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
                 reply: stream.reply,
             },
             watched,
+            is_known: false,
             answers: None,
         };
         let accepted = Accepted {
@@ -220,6 +225,7 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
         let client = Client {
             reply_path: ReplyPath::Frame(frame),
             watched,
+            is_known: program.as_ref().is_some_and(|program| program.is_known),
             answers: program.map(|program| program.answers),
         };
         let Some((query, server)) = parsed else {
@@ -260,8 +266,9 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
             watched.record.namespace.clone_from(&plan.namespace);
         }
         let place = answers.and_then(|answers| {
-            let (rule, captures) = plan.published_by.as_ref()?;
-            let key = answers.key(*rule, query.qtype, server.ip(), captures)?;
+            let by = plan.published_by.as_ref()?;
+            let (rule, client) = (by.rule, by.client);
+            let key = answers.key(rule, query.qtype, server.ip(), &by.captures, client)?;
             let publish = PublishKey {
                 table: Arc::as_ptr(answers).cast::<()>().addr(),
                 key,

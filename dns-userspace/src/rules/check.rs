@@ -1,7 +1,9 @@
 //! Rules against each other: names given twice, rules that say the same, targets that lead back to a rule.
 
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
+use super::clients::Clients;
 use super::labels::is_rfc1123;
 use super::pattern::{Part, Pattern, PatternLabel, Template};
 use super::{Complaint, Key, Matcher, Rule};
@@ -30,6 +32,11 @@ pub(super) fn duplicates(names: &[&str], rules: &[(usize, Rule)]) -> Vec<Complai
         let (key, text) = match &rule.matcher {
             Matcher::Pattern(pattern) => (Key::Match, pattern.anonymous()),
             Matcher::Regex(_) => (Key::Regex, format!("/{}", rule.pattern)),
+        };
+        // Others may have the next rule.
+        let text = match &rule.asks.clients {
+            Clients::Any => text,
+            clients => format!("{text} for {clients:?}"),
         };
         let Some(&first) = by_match.get(&text) else {
             by_match.insert(text, position);
@@ -76,12 +83,12 @@ pub(super) fn leads_to(rules: &[(usize, Rule)]) -> Vec<Vec<usize>> {
                 .filter(|&other| apply(&rules[other].1, &target).is_some())
                 .collect();
             next.sort_unstable();
-            // Where nothing in the target varies, the first rule that matches is the only one that does.
-            if target
-                .iter()
-                .all(|label| matches!(label, Symbol::Literal(_)))
+            // Where nothing in the target varies, the first rule for everybody that matches is the last one that does.
+            let varies = |label| !matches!(label, &Symbol::Literal(_));
+            if !target.iter().any(varies)
+                && let Some(last) = next.iter().position(|&at| !rules[at].1.asks_who())
             {
-                next.truncate(1);
+                next.truncate(last + 1);
             }
             next
         })
@@ -126,6 +133,7 @@ pub(super) fn shadow(rules: &[Rule], later: usize) -> Option<&Rule> {
     };
     rules[..later]
         .iter()
+        .filter(|rule| !rule.asks_who())
         .find(|rule| matches!(&rule.matcher, Matcher::Pattern(earlier) if earlier.covers(pattern)))
 }
 
@@ -141,7 +149,18 @@ enum Symbol {
 
 fn general_target(rule: &Rule) -> Vec<Symbol> {
     // A group of a `regex` may be more than a label; a loop that needs that is not found.
-    let captures: Vec<Symbol> = (0..rule.captures.len()).map(Symbol::Label).collect();
+    let captures = (0..rule.captures.len()).map(Symbol::Label).collect();
+    target_for(rule, captures)
+}
+
+/// The target of a rule, with what it takes from who asks: the same in all rules.
+fn target_for(rule: &Rule, mut captures: Vec<Symbol>) -> Vec<Symbol> {
+    captures.extend(rule.asks.takes.iter().map(|one| {
+        let mut hash = DefaultHasher::new();
+        one.hash(&mut hash);
+        // Beyond all captures.
+        Symbol::Label(hash.finish() as usize | 1 << 63)
+    }));
     target(&rule.target, &captures)
 }
 
@@ -201,7 +220,7 @@ fn apply(rule: &Rule, name: &[Symbol]) -> Option<Vec<Symbol>> {
     match &rule.matcher {
         Matcher::Pattern(pattern) => {
             let captures = unify(pattern, name)?;
-            Some(target(&rule.target, &captures))
+            Some(target_for(rule, captures))
         }
         Matcher::Regex(regex) => {
             // One name represents all: enough to see a loop that every name takes.
@@ -214,18 +233,11 @@ fn apply(rule: &Rule, name: &[Symbol]) -> Option<Vec<Symbol>> {
                 })
                 .collect();
             let labels: Vec<&[u8]> = sample.iter().map(|label| label.as_bytes()).collect();
-            let captures: Vec<String> = regex
-                .captured(&labels)?
+            let groups = regex.captured(&labels)?;
+            let literals = groups
                 .into_iter()
-                .map(Option::unwrap_or_default)
-                .collect();
-            let filled = rule.target.fill(&captures)?;
-            Some(
-                filled
-                    .split('.')
-                    .map(|label| Symbol::Literal(label.to_owned()))
-                    .collect(),
-            )
+                .map(|group| Symbol::Literal(group.unwrap_or_default()));
+            Some(target_for(rule, literals.collect()))
         }
     }
 }

@@ -1,37 +1,56 @@
-//! What the matcher's result means: for a set of rules that match one name, those that observe it and the first that answers it.
+//! What the matcher's result means: for a set of rules that match one name, those that may leave it to the next one, because they
+//! observe or are not for every client, and the first that answers everybody.
 
 use std::collections::HashMap;
 
-use dns_common::{answer::RuleEntry, dfa::MAX_RULES, pipeline::MAX_OBSERVING};
+use dns_common::{
+    answer::{RuleEntry, asks},
+    dfa::MAX_RULES,
+    pipeline::MAX_CHOICES,
+};
 
 use super::{Mode, Rule};
+
+/// What of a rule decides whether it may leave a name to the next one.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Kind {
+    pub mode: Mode,
+    /// Whether it depends on who asks.
+    pub asks: bool,
+}
+
+impl Kind {
+    fn passes_on(self) -> bool {
+        self.asks || self.mode == Mode::Observe
+    }
+}
 
 /// A number for each sequence of rules that a name can have: that of a rule by itself is the rule's index, others follow.
 #[derive(Debug)]
 pub struct Choices {
-    modes: Vec<Mode>,
+    kinds: Vec<Kind>,
     /// For each rule that observes, its place among those; for others nothing.
     counters: Vec<Option<u16>>,
-    /// Two or more rules each: some that observe, and the number for the rest.
+    /// Two or more rules each: one that may leave the name to the next, and the number for the rest.
     sequences: Vec<(u16, u32)>,
     numbers: HashMap<(u16, u32), u32>,
     reached: Vec<bool>,
 }
 
 impl Choices {
-    pub fn new(modes: impl Iterator<Item = Mode>) -> Self {
-        let modes: Vec<Mode> = modes.collect();
+    pub fn new(kinds: impl Iterator<Item = Kind>) -> Self {
+        let kinds: Vec<Kind> = kinds.collect();
         let mut observing = 0;
-        let counters = modes.iter().map(|mode| {
-            (*mode == Mode::Observe).then(|| {
+        let counters = kinds.iter().map(|kind| {
+            (kind.mode == Mode::Observe).then(|| {
                 observing += 1;
                 observing - 1
             })
         });
         Self {
             counters: counters.collect(),
-            reached: vec![false; modes.len()],
-            modes,
+            reached: vec![false; kinds.len()],
+            kinds,
             sequences: Vec::new(),
             numbers: HashMap::new(),
         }
@@ -39,19 +58,19 @@ impl Choices {
 
     /// For one rule that answers.
     pub fn one() -> Self {
-        Self::new(std::iter::once(Mode::Answer))
+        Self::new(std::iter::once(Kind::default()))
     }
 
     /// The number for a name that these rules match, lowest first. `None` when there are too many such sets.
     pub fn number(&mut self, matching: impl Iterator<Item = usize>) -> Option<u32> {
         let mut rules = Vec::new();
         for rule in matching {
-            let observes = self.modes.get(rule) == Some(&Mode::Observe);
-            if observes && rules.len() == MAX_OBSERVING as usize {
+            let passes_on = self.kinds.get(rule).is_some_and(|kind| kind.passes_on());
+            if passes_on && rules.len() + 1 == MAX_CHOICES as usize {
                 continue;
             }
             rules.push(rule);
-            if !observes {
+            if !passes_on {
                 break;
             }
         }
@@ -82,52 +101,46 @@ impl Choices {
         &self.reached
     }
 
-    /// The rule that answers under a number.
-    pub fn answering(&self, number: u32) -> Option<usize> {
-        let (_, last) = self.walk(number);
-        last.filter(|&rule| self.modes.get(rule) == Some(&Mode::Answer))
-    }
-
-    /// The rules that observe under a number.
-    pub fn observing(&self, number: u32) -> Vec<usize> {
-        let (mut rules, last) = self.walk(number);
-        rules.extend(last.filter(|&rule| self.modes.get(rule) == Some(&Mode::Observe)));
-        rules
-    }
-
-    fn walk(&self, mut number: u32) -> (Vec<usize>, Option<usize>) {
+    /// The rules of a number, in their order.
+    pub fn rules(&self, mut number: u32) -> Vec<usize> {
         let mut rules = Vec::new();
-        while let Some(at) = (number as usize).checked_sub(self.modes.len()) {
+        while let Some(at) = (number as usize).checked_sub(self.kinds.len()) {
             let Some(&(first, rest)) = self.sequences.get(at) else {
-                return (rules, None);
+                return rules;
             };
             rules.push(usize::from(first));
             number = rest;
         }
-        (rules, Some(number as usize))
+        rules.push(number as usize);
+        rules
     }
 
     /// How many numbers there are.
     pub fn count(&self) -> usize {
-        self.modes.len() + self.sequences.len()
+        self.kinds.len() + self.sequences.len()
     }
 
     /// What a program has under each number.
     pub fn entries(&self, rules: &[Rule]) -> Vec<RuleEntry> {
-        let observe = |rule: usize, next: u16| RuleEntry {
-            id: rules[rule].id(),
-            observed: self.counters[rule].map_or(0, |counter| counter + 1),
-            next,
-            ..RuleEntry::default()
-        };
-        let alone = (0..rules.len()).map(|rule| match self.modes[rule] {
-            Mode::Answer => rules[rule].entry(),
-            Mode::Observe => observe(rule, 0),
+        let alone = rules.iter().zip(&self.counters).map(|(rule, counter)| {
+            let entry = rule.entry();
+            RuleEntry {
+                observed: counter.map_or(0, |counter| counter + 1),
+                identifies: u8::from(entry.asks != asks::NOBODY),
+                ..entry
+            }
         });
-        let sequences = self.sequences.iter();
-        alone
-            .chain(sequences.map(|&(first, rest)| observe(first.into(), rest as u16 + 1)))
-            .collect()
+        let mut entries: Vec<RuleEntry> = alone.collect();
+        for &(first, rest) in &self.sequences {
+            // A sequence is made after its rest.
+            let (first, next) = (entries[usize::from(first)], entries[rest as usize]);
+            entries.push(RuleEntry {
+                next: rest as u16 + 1,
+                identifies: first.identifies | next.identifies,
+                ..first
+            });
+        }
+        entries
     }
 }
 
@@ -135,37 +148,48 @@ impl Choices {
 mod tests {
     use super::*;
 
+    const ANSWERS: Kind = Kind {
+        mode: Mode::Answer,
+        asks: false,
+    };
+    const OBSERVES: Kind = Kind {
+        mode: Mode::Observe,
+        asks: false,
+    };
+    const ASKS: Kind = Kind {
+        mode: Mode::Answer,
+        asks: true,
+    };
+
     #[test]
-    fn a_number_stands_for_those_that_observe_and_the_first_that_answers() {
-        use Mode::{Answer, Observe};
-        let mut choices = Choices::new([Observe, Answer, Observe, Answer, Observe].into_iter());
+    fn a_number_stands_for_those_that_pass_on_and_the_first_that_answers_everybody() {
+        let mut choices = Choices::new([OBSERVES, ANSWERS, ASKS, ANSWERS, OBSERVES].into_iter());
         assert_eq!(choices.number([1, 2, 3].into_iter()), Some(1));
         assert_eq!(choices.number([0].into_iter()), Some(0));
         let both = choices.number([0, 1, 3].into_iter()).unwrap();
         let two = choices.number([0, 2, 3, 4].into_iter()).unwrap();
         assert_eq!(choices.number([0, 2, 3].into_iter()), Some(two));
         let none = choices.number([0, 4].into_iter()).unwrap();
-        for (number, observing, answering) in [
-            (1, vec![], Some(1)),
-            (0, vec![0], None),
-            (both, vec![0], Some(1)),
-            (two, vec![0, 2], Some(3)),
-            (none, vec![0, 4], None),
+        for (number, rules) in [
+            (1, vec![1]),
+            (0, vec![0]),
+            (both, vec![0, 1]),
+            (two, vec![0, 2, 3]),
+            (none, vec![0, 4]),
         ] {
-            assert_eq!(choices.observing(number), observing);
-            assert_eq!(choices.answering(number), answering);
+            assert_eq!(choices.rules(number), rules);
         }
         assert_eq!(choices.reached(), [true, true, true, true, true]);
     }
 
     #[test]
-    fn a_name_is_counted_for_so_many_rules_and_answered_in_any_case() {
-        let most = MAX_OBSERVING as usize;
-        let modes = std::iter::repeat_n(Mode::Observe, most + 3).chain([Mode::Answer]);
-        let mut choices = Choices::new(modes);
+    fn so_many_are_looked_at_for_a_name_and_the_one_for_everybody_in_any_case() {
+        let most = MAX_CHOICES as usize - 1;
+        let kinds = std::iter::repeat_n(OBSERVES, most + 3).chain([ANSWERS]);
+        let mut choices = Choices::new(kinds);
         let number = choices.number(0..most + 4).unwrap();
-        assert_eq!(choices.observing(number).len(), most);
-        assert_eq!(choices.answering(number), Some(most + 3));
+        let rules: Vec<usize> = (0..most).chain([most + 3]).collect();
+        assert_eq!(choices.rules(number), rules);
         assert!(!choices.reached()[most]);
     }
 }

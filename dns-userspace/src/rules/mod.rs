@@ -10,6 +10,7 @@
 mod budget;
 mod check;
 mod choices;
+mod clients;
 pub mod corefile;
 mod costs;
 mod ids;
@@ -23,10 +24,10 @@ mod table;
 #[doc(hidden)]
 pub mod testing;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use dns_common::{
-    answer::{Captures, RuleEntry, STARTERS},
+    answer::{Captures, RuleEntry, STARTERS, asks},
     dfa,
     name::LiteralWord,
     scratch::{NAME_AT, Scratch},
@@ -34,12 +35,14 @@ use dns_common::{
 use hickory_proto::rr::Name;
 
 pub use budget::Budget;
+pub use clients::ClientsSpec;
 pub use labels::{MAX_LABEL, MAX_NAME, NAMESPACE};
 pub use table::Table;
 
-use crate::model::wire_name;
+use crate::model::{Client, wire_name};
 use budget::Spent;
-use choices::Choices;
+use choices::{Choices, Kind};
+use clients::{Asks, Clients, FromClient};
 use labels::Problem;
 use namespaces::Namespaces;
 use pattern::{Pattern, PatternLabel, Template};
@@ -66,6 +69,8 @@ pub struct RuleSpec {
     pub follow: bool,
     /// What `{namespace}` may be: names and globs; `None` for all.
     pub namespaces: Option<Vec<String>>,
+    /// Whom the rule is for.
+    pub clients: ClientsSpec,
     pub mode: Mode,
 }
 
@@ -112,6 +117,7 @@ pub enum Key {
     Cname,
     Ttl,
     Namespaces,
+    Clients,
 }
 
 impl Key {
@@ -124,6 +130,7 @@ impl Key {
             Key::Cname => "cname",
             Key::Ttl => "ttl",
             Key::Namespaces => "namespaces",
+            Key::Clients => "clients",
         }
     }
 }
@@ -178,6 +185,7 @@ pub struct Rule {
     follow: bool,
     mode: Mode,
     namespaces: Option<Vec<String>>,
+    asks: Asks,
     /// The `match` or `regex` key and the `cname` key as written.
     pattern: String,
     cname: String,
@@ -186,6 +194,7 @@ pub struct Rule {
     captures: Vec<Option<String>>,
     /// The capture that is called so.
     namespace: Option<usize>,
+    /// What it refers to: captures, and behind them what is taken from who asks.
     target: Template<usize>,
 }
 
@@ -254,7 +263,10 @@ impl RuleSet {
             complaints.sort_by_key(|complaint| complaint.rule);
             return Err(complaints);
         }
-        let mut choices = Choices::new(rules.iter().map(|(_, rule)| rule.mode));
+        let mut choices = Choices::new(rules.iter().map(|(_, rule)| Kind {
+            mode: rule.mode,
+            asks: rule.asks.anything(),
+        }));
         let table = table::build(&languages, &mut choices, budget)
             .map_err(|spent| vec![costs::too_costly(&rules, &languages, budget, spent)])?;
         let rules: Vec<Rule> = rules.into_iter().map(|(_, rule)| rule).collect();
@@ -297,6 +309,16 @@ impl RuleSet {
         self.choices.entries(&self.rules)
     }
 
+    /// The same with the index of a rule in the place of its id.
+    #[doc(hidden)]
+    pub fn entries_by_index(&self) -> Vec<RuleEntry> {
+        let by_index = |mut entry: RuleEntry| {
+            entry.id = self.ids.get(&entry.id).map_or(u64::MAX, |&at| at as u64);
+            entry
+        };
+        self.entries().into_iter().map(by_index).collect()
+    }
+
     /// How many those are.
     pub fn entry_count(&self) -> usize {
         self.choices.count()
@@ -307,17 +329,72 @@ impl RuleSet {
         self.rules.iter().filter(|rule| rule.is_observing())
     }
 
-    /// Whether names with these captures are answered by the rule with this id.
-    pub fn answers<'c>(&self, id: u64, captures: impl IntoIterator<Item = &'c [u8]>) -> bool {
+    /// Whether names with these captures are answered for a client by the rule with this id.
+    pub fn answers<'c>(
+        &self,
+        id: u64,
+        captures: impl IntoIterator<Item = &'c [u8]>,
+        client: Option<&Client>,
+    ) -> bool {
         let Some(rule) = self.index_of(id).map(|index| &self.rules[index]) else {
             return false;
         };
+        // The answers of one kind of rule are none of the other's.
+        if rule.is_observing() || rule.asks.anything() != client.is_some() {
+            return false;
+        }
+        let captures: Vec<String> = captures
+            .into_iter()
+            .map(|label| String::from_utf8_lossy(label).into_owned())
+            .collect();
+        let namespace = rule.namespace.and_then(|at| captures.get(at));
+        if !rule.is_for_client(client, namespace.map(String::as_str)) {
+            return false;
+        }
         let Matcher::Pattern(pattern) = &rule.matcher else {
-            return !rule.is_observing();
+            return true;
         };
-        let mut captured = pattern.captures().zip(captures);
+        let mut captured = pattern.captures().zip(&captures);
+        captured.all(|(name, label)| pattern.allows(name, label))
+    }
+
+    /// The same for a client of whom no more than the namespace is known: whether that does not speak against it.
+    pub fn may_answer<'c>(
+        &self,
+        id: u64,
+        captures: impl IntoIterator<Item = &'c [u8]>,
+        namespace: &str,
+    ) -> bool {
+        let Some(rule) = self.index_of(id).map(|index| &self.rules[index]) else {
+            return false;
+        };
+        let mut captures = captures.into_iter();
+        let asked = rule.namespace.and_then(|at| captures.nth(at));
         !rule.is_observing()
-            && captured.all(|(name, label)| pattern.allows(name, &String::from_utf8_lossy(label)))
+            && rule.asks_who()
+            && (rule.asks.clients != Clients::OwnNamespace
+                || asked.is_some_and(|label| label.eq_ignore_ascii_case(namespace.as_bytes())))
+    }
+
+    /// Labels of clients that rules look at, each once.
+    pub fn client_labels(&self) -> BTreeSet<&str> {
+        self.rules
+            .iter()
+            .flat_map(|rule| rule.asks.labels())
+            .collect()
+    }
+
+    /// Whether any rule depends on who asks.
+    pub fn asks_who(&self) -> bool {
+        self.rules.iter().any(Rule::asks_who)
+    }
+
+    /// Ids of the rules that need a permit for each of their clients, and are for this one.
+    pub fn permits<'a>(&'a self, client: &'a Client) -> impl Iterator<Item = u64> + 'a {
+        self.rules
+            .iter()
+            .filter(|rule| rule.asks.code() == asks::PERMITTED && rule.asks.permits(client))
+            .map(Rule::id)
     }
 
     /// The suffix of the names that a rule matches, given its captures: in wire format and lower case. `None` where the suffix
@@ -348,13 +425,15 @@ impl RuleSet {
         Some(wire)
     }
 
-    /// The first literal bytes of such suffixes, up to eight, of the first rules that have them.
-    pub fn starters(&self) -> Vec<LiteralWord> {
-        let mut starters = Vec::new();
+    /// The first literal bytes of such suffixes, up to eight, of the first rules that have them, and whether these depend on who
+    /// asks.
+    pub fn starters(&self) -> Vec<(LiteralWord, bool)> {
+        let mut starters: Vec<(LiteralWord, bool)> = Vec::new();
         for rule in 0..self.rules.len() {
             let starter = self.suffix_decided_pattern(rule).and_then(starter);
-            if let Some(starter) = starter.filter(|starter| !starters.contains(starter)) {
-                starters.push(starter);
+            let is_new = |starter: &LiteralWord| starters.iter().all(|(word, _)| word != starter);
+            if let Some(starter) = starter.filter(is_new) {
+                starters.push((starter, self.rules[rule].asks_who()));
             }
             if starters.len() == STARTERS {
                 break;
@@ -380,10 +459,15 @@ impl RuleSet {
     }
 
     /// The match of a rule with a name, then those of the rules that its target leads to. Never empty; `None` when the rule
-    /// does not match the name after all.
-    pub fn follow(&self, index: usize, qname: &[u8]) -> Option<Vec<(&Rule, Match)>> {
+    /// does not match the name after all, or is not for this client.
+    pub fn follow(
+        &self,
+        index: usize,
+        qname: &[u8],
+        client: Option<&Client>,
+    ) -> Option<Vec<(&Rule, Match)>> {
         let rule = self.rules.get(index)?;
-        let mut chain = vec![(rule, rule.apply(qname)?)];
+        let mut chain = vec![(rule, rule.apply(qname, client)?)];
         // The analysis of targets assumes that a capture is one label, which a group of an expression need not be.
         if !self.leads_on(index) && !self.has_regex {
             return Some(chain);
@@ -393,9 +477,9 @@ impl RuleSet {
             && chain.len() < MAX_FOLLOWED
         {
             let target = wire_name(&last.target);
-            let next = self.find(&target).map(|index| &self.rules[index]);
-            let Some((rule, matched)) = next.and_then(|rule| Some((rule, rule.apply(&target)?)))
-            else {
+            let next = self.find(&target, client).map(|index| &self.rules[index]);
+            let applied = next.and_then(|rule| Some((rule, rule.apply(&target, client)?)));
+            let Some((rule, matched)) = applied else {
                 break;
             };
             // Loops are refused when the rules are compiled, but for those that need a group of several labels.
@@ -411,16 +495,21 @@ impl RuleSet {
     }
 
     /// The target that a rule gives these captures, in lower case without the final dot, before other rules take it further.
-    pub fn first_target(&self, index: usize, captures: &[String]) -> Option<String> {
-        self.rules.get(index)?.target.fill(captures)
+    pub fn first_target(
+        &self,
+        index: usize,
+        captures: &[String],
+        client: Option<&Client>,
+    ) -> Option<String> {
+        self.rules.get(index)?.fill(captures, client)
     }
 
     /// Every target that a rule gives these captures: its own, then those of the rules that it leads to.
-    pub fn targets(&self, index: usize, captures: &[String]) -> Vec<Name> {
+    pub fn targets(&self, index: usize, captures: &[String], client: Option<&Client>) -> Vec<Name> {
         let Some(rule) = self.rules.get(index) else {
             return Vec::new();
         };
-        let first = rule.target.fill(captures);
+        let first = rule.fill(captures, client);
         let Some(first) = first.and_then(|text| absolute(&text)) else {
             return Vec::new();
         };
@@ -428,9 +517,9 @@ impl RuleSet {
         let mut targets = vec![first];
         if rule.follow
             && (self.leads_on(index) || self.has_regex)
-            && let Some(next) = self.find(&wire)
+            && let Some(next) = self.find(&wire, client)
         {
-            let chain = self.follow(next, &wire).into_iter().flatten();
+            let chain = self.follow(next, &wire, client).into_iter().flatten();
             targets.extend(chain.map(|(_, matched)| matched.target));
         }
         targets
@@ -447,17 +536,37 @@ impl RuleSet {
         self.leads_on.get(rule).copied().unwrap_or_default()
     }
 
-    /// The first rule that answers a name in wire format (uncompressed, root label included, any case).
-    pub fn find(&self, qname: &[u8]) -> Option<usize> {
-        self.choices.answering(self.choice(qname)?)
+    /// The first rule that answers a client's question for a name in wire format (uncompressed, root label included, any case).
+    pub fn find(&self, qname: &[u8], client: Option<&Client>) -> Option<usize> {
+        let matching = self.matching(qname).into_iter();
+        let mut answering = matching.filter(|&index| !self.rules[index].is_observing());
+        answering.find(|&index| self.rules[index].is_for_question(qname, client))
+    }
+
+    /// The same where nobody can say who asks: none where a rule in front depends on it.
+    pub fn find_for_anybody(&self, qname: &[u8]) -> Option<usize> {
+        let mut matching = self.matching(qname).into_iter();
+        let last = matching.find(|&index| {
+            let rule = &self.rules[index];
+            rule.asks_who() || !rule.is_observing()
+        })?;
+        (!self.rules[last].asks_who()).then_some(last)
     }
 
     /// The rules in front of [`RuleSet::find`]'s that match the name and observe.
-    pub fn observed(&self, qname: &[u8]) -> Vec<&Rule> {
+    pub fn observed(&self, qname: &[u8], client: Option<&Client>) -> Vec<&Rule> {
+        let rules = self.matching(qname).into_iter();
+        rules
+            .map(|index| &self.rules[index])
+            .filter(|rule| rule.is_for_question(qname, client))
+            .take_while(|rule| rule.is_observing())
+            .collect()
+    }
+
+    /// The rules that are looked at for a name, in their order; for a client the first one that answers it is the last.
+    pub fn matching(&self, qname: &[u8]) -> Vec<usize> {
         let choice = self.choice(qname);
-        let rules = choice.map(|choice| self.choices.observing(choice));
-        let rules = rules.into_iter().flatten();
-        rules.map(|index| &self.rules[index]).collect()
+        choice.map_or_else(Vec::new, |choice| self.choices.rules(choice))
     }
 
     /// Whether any rule matches a name, also if it only observes.
@@ -558,7 +667,26 @@ impl Rule {
             return None;
         };
 
+        let clients = Clients::parse(&spec.clients).unwrap_or_else(|problems| {
+            for problem in problems {
+                complain(Key::Clients, problem);
+            }
+            Clients::Any
+        });
+        let mut takes: Vec<FromClient> = Vec::new();
+        for reference in template.references() {
+            match FromClient::parse(reference) {
+                Some(Ok(one)) => takes.push(one),
+                Some(Err(problem)) => complain(Key::Cname, problem),
+                None => {}
+            }
+        }
+
         let position = |reference: &str| {
+            if let Some(Ok(one)) = FromClient::parse(reference) {
+                let at = takes.iter().position(|taken| *taken == one)?;
+                return Some(captures.len() + at);
+            }
             let number = reference.parse::<usize>().ok().filter(|_| numbers);
             match number {
                 Some(number) => number.checked_sub(1).filter(|&at| at < captures.len()),
@@ -567,9 +695,10 @@ impl Rule {
                     .position(|name| name.as_deref() == Some(reference)),
             }
         };
-        let mut used = vec![false; captures.len()];
+        let mut used = vec![false; captures.len() + takes.len()];
         for reference in template.references() {
             match position(reference) {
+                None if FromClient::is_reference(reference) => {}
                 Some(at) => used[at] = true,
                 None => complain(Key::Cname, unknown_capture(reference, &captures, numbers)),
             }
@@ -577,10 +706,20 @@ impl Rule {
         let namespace = captures
             .iter()
             .position(|name| name.as_deref() == Some(NAMESPACE));
+        let is_own = clients == Clients::OwnNamespace;
         for (at, _) in used.iter().enumerate().filter(|(_, used)| !**used) {
-            if !(is_restricted && namespace == Some(at)) {
+            if !((is_restricted || is_own) && namespace == Some(at)) {
                 complain(key, unused_capture(at, &captures, numbers));
             }
+        }
+        if is_own && (namespace.is_none() || numbers) {
+            complain(
+                Key::Clients,
+                Problem::new(
+                    "there is no `{namespace}` in the rule's `match` that could be the client's own",
+                    "capture it, or take the client's own with `{client.namespace}` in `cname`",
+                ),
+            );
         }
         if is_restricted && namespace.is_none() {
             complain(
@@ -602,6 +741,7 @@ impl Rule {
             follow: spec.follow,
             mode: spec.mode,
             namespaces: spec.namespaces.clone(),
+            asks: Asks { clients, takes },
             pattern: text.clone(),
             cname: spec.cname.clone(),
             matcher,
@@ -647,6 +787,37 @@ impl Rule {
         }
     }
 
+    /// Whether the rule depends on who asks.
+    pub fn asks_who(&self) -> bool {
+        self.asks.anything()
+    }
+
+    /// Whether the rule is for a client that asks for a name with this `{namespace}`.
+    fn is_for_client(&self, client: Option<&Client>, namespace: Option<&str>) -> bool {
+        if !self.asks.anything() {
+            return true;
+        }
+        client.is_some_and(|client| {
+            let is_own = || namespace.is_some_and(|name| name == client.namespace);
+            self.asks.permits(client) && (self.asks.clients != Clients::OwnNamespace || is_own())
+        })
+    }
+
+    /// The same for a name in wire format that the rule matches.
+    fn is_for_question(&self, qname: &[u8], client: Option<&Client>) -> bool {
+        !self.asks.anything() || self.apply(qname, client).is_some()
+    }
+
+    /// The target for these captures, in lower case without the final dot.
+    fn fill(&self, captures: &[String], client: Option<&Client>) -> Option<String> {
+        if self.asks.takes.is_empty() {
+            return self.target.fill(captures);
+        }
+        let mut values = captures.to_vec();
+        values.extend(self.asks.values(client?)?);
+        self.target.fill(&values)
+    }
+
     /// Whether the rule only counts what it matches.
     pub fn is_observing(&self) -> bool {
         self.mode == Mode::Observe
@@ -672,6 +843,11 @@ impl Rule {
         RuleEntry {
             id: self.id,
             captures: self.captures_of_program(),
+            asks: self.asks.code(),
+            own: match (&self.asks.clients, self.namespace) {
+                (Clients::OwnNamespace, Some(at)) => at as u8 + 1,
+                _ => 0,
+            },
             ..RuleEntry::default()
         }
     }
@@ -708,9 +884,9 @@ impl Rule {
             .map(|(index, name)| name.clone().unwrap_or_else(|| (index + 1).to_string()))
     }
 
-    /// The captures and the target for a name in wire format, or `None` when the rule does not match it after all, or
-    /// when the target would not be a name.
-    pub fn apply(&self, qname: &[u8]) -> Option<Match> {
+    /// The captures and the target for a client's question for a name in wire format, or `None` when the rule does not match it
+    /// after all, when it is not for the client, or when the target would not be a name.
+    pub fn apply(&self, qname: &[u8], client: Option<&Client>) -> Option<Match> {
         let labels = pattern::wire_labels(qname)?;
         let (captures, namespace) = match &self.matcher {
             Matcher::Pattern(pattern) => {
@@ -725,7 +901,10 @@ impl Rule {
                 (captures, namespace)
             }
         };
-        let target = self.target.fill(&captures)?;
+        if !self.is_for_client(client, namespace.as_deref()) {
+            return None;
+        }
+        let target = self.fill(&captures, client)?;
         Some(Match {
             target: absolute(&target)?,
             captures,
@@ -917,8 +1096,8 @@ mod tests {
     fn the_rule_of_the_documentation() {
         let rules = compile(&[KAFKA]).unwrap();
         let name = wire("lkc-1.eu-west-1.AWS.private.kafka.managed.Foo.svc.cluster.LOCAL");
-        assert_eq!(rules.find(&name), Some(0));
-        let found = rules.rules()[0].apply(&name).unwrap();
+        assert_eq!(rules.find(&name, None), Some(0));
+        let found = rules.rules()[0].apply(&name, None).unwrap();
         assert_eq!(found.captures, ["foo"]);
         assert_eq!(found.namespace.as_deref(), Some("foo"));
         assert_eq!(
@@ -935,9 +1114,9 @@ mod tests {
             "amazonaws.com",
             "",
         ] {
-            assert_eq!(rules.find(&wire(other)), None, "{other}");
+            assert_eq!(rules.find(&wire(other), None), None, "{other}");
         }
-        assert_eq!(rules.find(b"\x03a.b\x03aws\x07private\x05kafka\x07managed\x03foo\x03svc\x07cluster\x05local\x00"), None);
+        assert_eq!(rules.find(b"\x03a.b\x03aws\x07private\x05kafka\x07managed\x03foo\x03svc\x07cluster\x05local\x00", None), None);
     }
 
     #[test]
@@ -959,19 +1138,19 @@ mod tests {
             entries[after as usize + usize::from(dfa::ANY_LABELS)],
             dfa::entry(dfa::ANY_LABELS, 1)
         );
-        assert_eq!(rules.find(&wire("x.y.example.com")), Some(0));
-        assert_eq!(rules.find(&wire("example.com")), None);
-        assert_eq!(rules.find(b"\x03x\xffy\x07example\x03com\x00"), None);
-        assert_eq!(rules.find(b"\x03x.y\x07example\x03com\x00"), None);
+        assert_eq!(rules.find(&wire("x.y.example.com"), None), Some(0));
+        assert_eq!(rules.find(&wire("example.com"), None), None);
+        assert_eq!(rules.find(b"\x03x\xffy\x07example\x03com\x00", None), None);
+        assert_eq!(rules.find(b"\x03x.y\x07example\x03com\x00", None), None);
     }
 
     #[test]
     fn an_exact_name_within_the_suffix() {
         let rules = compile(&[("A_b.c", "x.y")]).unwrap();
         assert_eq!(rules.table().header.heads[0].len, 6);
-        assert_eq!(rules.find(&wire("a_B.c")), Some(0));
-        assert_eq!(rules.find(&wire("x.a_b.c")), None);
-        assert_eq!(rules.find(b"\x05a_b\xffc\x00"), None);
+        assert_eq!(rules.find(&wire("a_B.c"), None), Some(0));
+        assert_eq!(rules.find(&wire("x.a_b.c"), None), None);
+        assert_eq!(rules.find(b"\x05a_b\xffc\x00", None), None);
     }
 
     #[test]
@@ -982,9 +1161,9 @@ mod tests {
             ("*.two.example.com", "t.two"),
         ])
         .unwrap();
-        assert_eq!(rules.find(&wire("one.example.com")), Some(0));
-        assert_eq!(rules.find(&wire("x.one.example.com")), Some(1));
-        assert_eq!(rules.find(&wire("x.two.example.com")), Some(1));
+        assert_eq!(rules.find(&wire("one.example.com"), None), Some(0));
+        assert_eq!(rules.find(&wire("x.one.example.com"), None), Some(1));
+        assert_eq!(rules.find(&wire("x.two.example.com"), None), Some(1));
         assert_eq!(rules.warnings().len(), 1);
         assert_eq!(rules.warnings()[0].rule, 2);
         assert!(rules.warnings()[0].problem.contains("`r2`"));
@@ -1002,19 +1181,24 @@ mod tests {
             [],
             "the second alternative can still match"
         );
-        assert_eq!(rules.find(&wire("x.ns.svc.cluster.local")), None);
-        assert_eq!(rules.find(&wire("AB.cz")), Some(0));
+        assert_eq!(rules.find(&wire("x.ns.svc.cluster.local"), None), None);
+        assert_eq!(rules.find(&wire("AB.cz"), None), Some(0));
         let rules = compile(&[(r"/\.(.+)\.svc\.cluster", "{1}.up.x")]).unwrap();
         for name in ["x.NS.svc.cluster", "y.x.a.b.svc.clusters.z"] {
-            assert_eq!(rules.find(&wire(name)), Some(0), "{name}");
+            assert_eq!(rules.find(&wire(name), None), Some(0), "{name}");
         }
         for name in ["ns.svc.cluster", "x.ns.svc.cluste"] {
-            assert_eq!(rules.find(&wire(name)), None, "{name}");
+            assert_eq!(rules.find(&wire(name), None), None, "{name}");
         }
-        let found = rules.rules()[0].apply(&wire("x.a.B.svc.cluster")).unwrap();
+        let found = rules.rules()[0]
+            .apply(&wire("x.a.B.svc.cluster"), None)
+            .unwrap();
         assert_eq!(found.captures, ["a.b"]);
         assert_eq!(found.target.to_string(), "a.b.up.x.");
-        assert_eq!(rules.find(b"\x01x\x03a@b\x03svc\x07cluster\x00"), None);
+        assert_eq!(
+            rules.find(b"\x01x\x03a@b\x03svc\x07cluster\x00", None),
+            None
+        );
     }
 
     #[test]
@@ -1022,8 +1206,8 @@ mod tests {
         let rules = compile(&[("{a}.example", "{a}-{a}.target")]).unwrap();
         let long = "a".repeat(40);
         let name = wire(&format!("{long}.example"));
-        assert_eq!(rules.find(&name), Some(0));
-        assert_eq!(rules.rules()[0].apply(&name), None);
+        assert_eq!(rules.find(&name, None), Some(0));
+        assert_eq!(rules.rules()[0].apply(&name, None), None);
     }
 
     #[test]
@@ -1053,18 +1237,18 @@ mod tests {
             panic!("two rules");
         };
         let captures = |label: &'static str| [label.as_bytes()];
-        assert!(rules.answers(foo.id(), captures("foo")));
-        assert!(!rules.answers(foo.id(), captures("bar")));
-        assert!(!rules.answers(observing.id(), captures("foo")));
+        assert!(rules.answers(foo.id(), captures("foo"), None));
+        assert!(!rules.answers(foo.id(), captures("bar"), None));
+        assert!(!rules.answers(observing.id(), captures("foo"), None));
         assert_eq!(rules.suffix(1, captures("bar")), None);
     }
 
     #[test]
     fn no_rules_match_nothing() {
         let rules = compile(&[]).unwrap();
-        assert_eq!(rules.find(&wire("a.b")), None);
-        assert_eq!(rules.find(&[0]), None);
-        assert_eq!(rules.find(&[0; 300]), None);
+        assert_eq!(rules.find(&wire("a.b"), None), None);
+        assert_eq!(rules.find(&[0], None), None);
+        assert_eq!(rules.find(&[0; 300], None), None);
     }
 
     #[test]
@@ -1205,7 +1389,7 @@ mod tests {
         assert_eq!(leads_on, [true, false, false, true, false, false]);
         let rules = RuleSet::compile(&specs[1..3]).unwrap();
         let name = b"\x01a\x05kafka\x03foo\x03svc\x07cluster\x05local\0";
-        assert_eq!(rules.follow(0, name).unwrap().len(), 1);
+        assert_eq!(rules.follow(0, name, None).unwrap().len(), 1);
     }
 
     #[test]
@@ -1221,7 +1405,7 @@ mod tests {
         ];
         let rules = RuleSet::compile(&swap).unwrap();
         let name = b"\x01a\x07example\x03com\0";
-        let chain = rules.follow(0, name).unwrap();
+        let chain = rules.follow(0, name, None).unwrap();
         assert_eq!(chain.len(), 1);
         assert_eq!(chain[0].1.target.to_ascii(), "b.example.com.");
 
@@ -1233,7 +1417,7 @@ mod tests {
         ];
         let rules = RuleSet::compile(&specs).unwrap();
         let targets: Vec<String> = rules
-            .follow(0, name)
+            .follow(0, name, None)
             .unwrap()
             .iter()
             .map(|(_, matched)| matched.target.to_ascii())

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::clients::FromClient;
 use super::labels::{MAX_LABEL, MAX_NAME, NAMESPACE, Problem, is_rfc1123};
 use super::namespaces::Namespaces;
 
@@ -401,7 +402,7 @@ impl Template<String> {
         let mut problems = Vec::new();
         let mut parts = Vec::new();
         let mut shortest = 1;
-        for (index, label) in without_final_dot(text).split('.').enumerate() {
+        for (index, label) in template_labels(without_final_dot(text)).enumerate() {
             if index > 0 {
                 push_text(&mut parts, ".");
             }
@@ -491,6 +492,19 @@ fn push_text<R>(parts: &mut Vec<Part<R>>, text: &str) {
     }
 }
 
+/// The labels of a `cname`: a dot between braces belongs to a reference.
+fn template_labels(text: &str) -> impl Iterator<Item = &str> {
+    let mut is_inside = false;
+    text.split(move |c| {
+        match c {
+            '{' => is_inside = true,
+            '}' => is_inside = false,
+            _ => {}
+        }
+        c == '.' && !is_inside
+    })
+}
+
 fn parse_template_label(label: &str, numbers: bool) -> Result<Vec<Part<String>>, Problem> {
     if label.is_empty() {
         check_literal(label)?;
@@ -517,7 +531,7 @@ fn parse_template_label(label: &str, numbers: bool) -> Result<Vec<Part<String>>,
         };
         let number = !name.is_empty() && name.bytes().all(|b| b.is_ascii_digit());
         let is_group = numbers && (number || is_group_name(name));
-        if !is_group {
+        if !is_group && !FromClient::is_reference(name) {
             check_capture_name(name)?;
         }
         parts.push(Part::Capture(name.to_owned()));

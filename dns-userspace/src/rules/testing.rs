@@ -2,7 +2,7 @@
 
 use regex::bytes::Regex;
 
-use super::{DEFAULT_TTL, MatchSpec, Mode, RuleSpec};
+use super::{ClientsSpec, DEFAULT_TTL, MatchSpec, Mode, RuleSpec};
 
 /// A small generator (SplitMix64), so that a failure is named by its seed alone and is the same everywhere.
 #[derive(Clone, Debug)]
@@ -152,6 +152,7 @@ pub fn random_rules(random: &mut Rng, most: usize) -> Vec<RuleSpec> {
             ttl_seconds: DEFAULT_TTL,
             follow: true,
             namespaces,
+            clients: ClientsSpec::Any,
             mode,
         });
     }

@@ -92,7 +92,7 @@ impl Dispatch {
     pub fn matches(&self, message: &[u8], ifindex: u32) -> Option<Matched> {
         let query = parse(message)?;
         let served = self.served.load();
-        let rule = served.rules.find(query.qname())?;
+        let rule = served.rules.find_for_anybody(query.qname())?;
         let is_within_rate = self
             .rate
             .lock()

@@ -50,9 +50,9 @@ fn find(criterion: &mut Criterion) {
     let qname = name("broker-1.team1.svc.cluster.local");
     for count in [10, 1000] {
         let rules = RuleSet::compile(&realistic_rules(count)).unwrap();
-        assert!(rules.find(&qname).is_some());
+        assert!(rules.find(&qname, None).is_some());
         group.bench_function(count.to_string(), |bencher| {
-            bencher.iter(|| rules.find(black_box(&qname)));
+            bencher.iter(|| rules.find(black_box(&qname), None));
         });
     }
 }

@@ -82,7 +82,7 @@ fn judge_rules(specs: &[RuleSpec], rules: &RuleSet, seed: u64) {
         if spec.namespaces.is_some() || spec.mode == Mode::Observe {
             continue;
         }
-        let found = rules.find(&example(pattern));
+        let found = rules.find(&example(pattern), None);
         assert!(found.is_some_and(|found| found <= index), "{pattern}");
     }
     let oracle = Oracle::new(&specs);
@@ -94,7 +94,7 @@ fn judge_rules(specs: &[RuleSpec], rules: &RuleSet, seed: u64) {
             continue;
         }
         assert_eq!(
-            rules.find(&name),
+            rules.find(&name, None),
             oracle.by_labels(&name).answering,
             "{}",
             name.escape_ascii()

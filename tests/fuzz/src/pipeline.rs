@@ -92,15 +92,16 @@ fn judge_matched(
     let says = match &query {
         Some(query) if expected.has_short_options => {
             let rule = &fixture.rules.rules()[expected.rule];
-            rule.apply(query.qname()).map_or(Says::Nothing, |matched| {
-                says(
-                    &fixture.known,
-                    expected.rule,
-                    query.qtype,
-                    &matched.captures,
-                    expected.server,
-                )
-            })
+            rule.apply(query.qname(), None)
+                .map_or(Says::Nothing, |matched| {
+                    says(
+                        &fixture.known,
+                        expected.rule,
+                        query.qtype,
+                        &matched.captures,
+                        expected.server,
+                    )
+                })
         }
         _ => Says::Nothing,
     };
@@ -147,7 +148,7 @@ fn exists(message: &[u8], fixture: &Fixture, expected: &Expected) -> bool {
     let parsed = wire::Message::parse(message).expect("a message that matches");
     let name = wire::to_wire(&parsed.questions[0].name);
     let rule = &fixture.rules.rules()[expected.rule];
-    rule.apply(&name).is_some_and(|matched| {
+    rule.apply(&name, None).is_some_and(|matched| {
         [TYPE_A, TYPE_AAAA].into_iter().any(|qtype| {
             let says = says(
                 &fixture.known,
@@ -182,14 +183,14 @@ fn judge_message(message: &[u8], fixture: &Fixture, expected: &Expected) -> Opti
                 panic!("{} questions", message.queries.len());
             };
             let wire = gregor::resolve::wire_name(question.name());
-            assert_eq!(fixture.rules.find(&wire), Some(expected.rule));
+            assert_eq!(fixture.rules.find(&wire, None), Some(expected.rule));
         }
         // hickory parses some options and refuses some of them.
         Err(error) => assert_eq!(&message[10..12], &[0, 1], "{error}"),
     }
     // Captured labels always fit the targets of the fixtures; a group may be longer than a label.
     let rule = &fixture.rules.rules()[expected.rule];
-    assert!(rule.is_regex() || rule.apply(query.qname()).is_some());
+    assert!(rule.is_regex() || rule.apply(query.qname(), None).is_some());
     parsed
 }
 
@@ -214,6 +215,7 @@ fn decide(fixture: &Fixture, frame: &[u8], choice: u8, mut scratch: Scratch) -> 
     bytes.resize(room(frame, choice), 0xa5);
     let handed_over = RefCell::new(Vec::new());
     let host = MemoryHost {
+        ifindex: 1,
         servers: fixture.servers,
         header: &fixture.rules.table().header,
         table: &fixture.rules.table().entries,

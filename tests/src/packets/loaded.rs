@@ -222,7 +222,7 @@ impl Loaded {
         for entry in entries {
             let rule = self.datapath.rules().rules()[entry.rule].id();
             let key = answers
-                .key(rule, entry.qtype, entry.server, &entry.captures)
+                .key(rule, entry.qtype, entry.server, &entry.captures, 0)
                 .context("a key with room for these captures")?;
             self.cached.push(key);
             match &entry.what {

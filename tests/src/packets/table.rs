@@ -1,9 +1,15 @@
 //! The table: frames, the expected results, and why. Cases are data; every engine must agree on all of them.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::SystemTime,
+};
 
 use dns_common::verdict::Reason;
-use gregor::rules::{MatchSpec, Mode, RuleSpec};
+use gregor::{
+    model::{Identity, IdentitySource},
+    rules::{ClientsSpec, MatchSpec, Mode, RuleSpec},
+};
 
 use super::build::*;
 
@@ -69,10 +75,37 @@ pub struct Rule {
     /// What `{namespace}` may be; empty for all.
     pub namespaces: &'static [&'static str],
     pub mode: Mode,
+    pub clients: Clients,
+}
+
+/// Whom a rule of a fixture is for.
+#[derive(Clone, Copy, Debug)]
+pub enum Clients {
+    Any,
+    OwnNamespace,
+    /// Those with this label.
+    Labelled(&'static str, &'static str),
+}
+
+/// The namespace and the label of the pod that the cases are from.
+pub const CLIENT: (&str, (&str, &str)) = ("foo", ("tier", "gold"));
+
+/// The pod that the cases are from, with the addresses of [`udp_to`].
+pub fn client() -> Identity {
+    let (namespace, (key, value)) = CLIENT;
+    Identity {
+        namespace: namespace.to_owned(),
+        pod: "client-0".to_owned(),
+        uid: "uid-0".to_owned(),
+        labels: Some([(key.to_owned(), value.to_owned())].into()),
+        addresses: vec![POD_V4.into(), POD_V6.into()],
+        source: IdentitySource::File,
+        since: SystemTime::UNIX_EPOCH,
+    }
 }
 
 impl Rule {
-    /// For all namespaces, and answered.
+    /// For all namespaces and clients, and answered.
     pub const fn new(name: &'static str, pattern: &'static str, cname: &'static str) -> Rule {
         Rule {
             name,
@@ -80,6 +113,7 @@ impl Rule {
             cname,
             namespaces: &[],
             mode: Mode::Answer,
+            clients: Clients::Any,
         }
     }
 
@@ -93,6 +127,13 @@ impl Rule {
             ttl_seconds: 60,
             follow: true,
             namespaces: (!self.namespaces.is_empty()).then(|| namespaces.collect()),
+            clients: match self.clients {
+                Clients::Any => ClientsSpec::Any,
+                Clients::OwnNamespace => ClientsSpec::OwnNamespace,
+                Clients::Labelled(key, value) => {
+                    ClientsSpec::Labels([(key.to_owned(), vec![value.to_owned()])].into())
+                }
+            },
             mode: self.mode,
         }
     }
@@ -117,6 +158,34 @@ const TEAMS: Rule = Rule {
         "{namespace}.eight.target.test",
     )
 };
+const OWN: Rule = Rule {
+    clients: Clients::OwnNamespace,
+    ..Rule::new(
+        "own",
+        "*.{namespace}.own.test",
+        "{namespace}.nine.target.test",
+    )
+};
+const OTHERS: Rule = Rule::new("others", "*.bar.own.test", "ten.target.test");
+const MINE: Rule = Rule::new("mine", "*.mine.test", "{client.namespace}.mine.target.test");
+const GOLD: Rule = Rule {
+    clients: Clients::Labelled("tier", "gold"),
+    ..Rule::new("gold", "*.gold.test", "eleven.target.test")
+};
+const SILVER: Rule = Rule {
+    clients: Clients::Labelled("tier", "silver"),
+    ..Rule::new("silver", "*.silver.test", "twelve.target.test")
+};
+const OBSERVED_SILVER: Rule = Rule {
+    clients: Clients::Labelled("tier", "silver"),
+    mode: Mode::Observe,
+    ..Rule::new("observed-silver", "*.seen.silver.test", "x.target.test")
+};
+const TIER: Rule = Rule::new(
+    "tier",
+    "*.tier.silver.test",
+    "{client.label.tier}.target.test",
+);
 const EXACT: Rule = Rule::new("exact", "broker-1.example.test", "one.target.test");
 const WIDE: Rule = Rule::new("wide", "*.wide.test", "two.target.test");
 const TINY_LABELS: Rule = Rule::new("tiny-labels", "*.x.y", "three.target.test");
@@ -138,6 +207,13 @@ pub const SEVERAL: &[Rule] = &[
     OBSERVED,
     BEHIND_OBSERVED,
     TEAMS,
+    OWN,
+    OTHERS,
+    MINE,
+    GOLD,
+    SILVER,
+    OBSERVED_SILVER,
+    TIER,
 ];
 /// The first of them alone: the matcher compares its literal suffix in words before it takes a step.
 pub const ALONE: &[Rule] = &[KAFKA];
@@ -147,7 +223,13 @@ impl Case {
     pub fn holds_alone(&self) -> bool {
         !matches!(
             self.expect,
-            Expect::Taken { rule: 1.., .. } | Expect::Pass(Reason::Observed)
+            Expect::Taken { rule: 1.., .. }
+                | Expect::Pass(
+                    Reason::Observed
+                        | Reason::UnknownClient
+                        | Reason::ForgedClient
+                        | Reason::OtherClient
+                )
         )
     }
 }
@@ -297,12 +379,12 @@ impl Table {
         name: &'static str,
         frame: impl IntoFrame,
         why: &'static str,
-    ) {
+    ) -> &mut Case {
         let expect = Expect::Taken {
             rule,
             l3_offset: 14,
         };
-        self.case(name, frame, expect, why);
+        self.case(name, frame, expect, why)
     }
 }
 
@@ -334,6 +416,7 @@ pub fn cases() -> Vec<Case> {
     queries_that_are_taken(&mut table);
     names(&mut table);
     modes_and_namespaces(&mut table);
+    clients(&mut table);
     types_and_classes(&mut table);
     dns_header(&mut table);
     records_behind_the_question(&mut table);
@@ -481,6 +564,107 @@ fn modes_and_namespaces(t: &mut Table) {
             Reason::NoRule,
             "others get what they got before",
         );
+    }
+}
+
+fn clients(t: &mut Table) {
+    let from_others = |message: Message| {
+        v4(message).with(|packet| packet.source = Ipv4Addr::new(10, 1, 2, 250).into())
+    };
+    let on_a_veth = |case: &mut Case| case.engines.xdp = false;
+    on_a_veth(t.taken_by(
+        9,
+        "the client's own namespace",
+        v4(question(name("a.FOO.own.test"), A)),
+        "whoever is behind the veth is in this namespace",
+    ));
+    on_a_veth(t.taken_by(
+        9,
+        "the client's own namespace over IPv6",
+        v6(question(name("a.b.foo.own.test"), AAAA)),
+        "it has addresses of both families",
+    ));
+    for (case, namespace) in [
+        ("the namespace of another client", "baz"),
+        ("a namespace that begins like the client's", "foo1"),
+        ("a namespace that the client's begins like", "fo"),
+        (
+            "a namespace as long as the client's by a multiple of eight",
+            "foo-foo-foo",
+        ),
+    ] {
+        on_a_veth(t.pass(
+            case,
+            v4(question(name(&format!("a.{namespace}.own.test")), A)),
+            Reason::OtherClient,
+            "a question about another namespace is nobody's here",
+        ));
+    }
+    t.taken_by(
+        10,
+        "the next rule for a namespace that is not the client's",
+        v4(question(name("a.bar.own.test"), A)),
+        "the first rule that is for the client is the one",
+    );
+    on_a_veth(t.pass(
+        "a forged source",
+        from_others(question(name("a.foo.own.test"), A)),
+        Reason::ForgedClient,
+        "the address is not one of the pod's",
+    ));
+    on_a_veth(t.taken_by(
+        11,
+        "a target that depends on the client",
+        v4(question(name("a.mine.test"), A)),
+        "the rule is for everybody who is known",
+    ));
+    on_a_veth(t.pass(
+        "a forged source asks for its target",
+        from_others(question(name("a.mine.test"), A)),
+        Reason::ForgedClient,
+        "whose target that would be is not known",
+    ));
+    on_a_veth(t.taken_by(
+        12,
+        "a label that the rule selects",
+        v4(question(name("a.gold.test"), A)),
+        "the pod has it",
+    ));
+    on_a_veth(t.pass(
+        "a label that the pod has not",
+        v4(question(name("a.silver.test"), A)),
+        Reason::OtherClient,
+        "the rule is for others",
+    ));
+    on_a_veth(t.pass(
+        "observed for others",
+        v4(question(name("a.seen.silver.test"), A)),
+        Reason::OtherClient,
+        "neither rule is for this pod",
+    ));
+    on_a_veth(t.taken_by(
+        15,
+        "a label that goes into the target",
+        v4(question(name("a.tier.silver.test"), A)),
+        "an earlier rule is for others",
+    ));
+    for (case, asked) in [
+        ("a namespace on a wire", "a.foo.own.test"),
+        ("a target for a client on a wire", "a.mine.test"),
+        ("a label on a wire", "a.gold.test"),
+    ] {
+        let case = t.pass(
+            case,
+            v4(question(name(asked), A)),
+            Reason::UnknownClient,
+            "many may be behind one interface",
+        );
+        case.engines = Engines {
+            slice: false,
+            test_run: false,
+            xdp: true,
+            veth: false,
+        };
     }
 }
 

@@ -33,6 +33,12 @@ pub struct MemoryTables {
     permits: Vec<Permit>,
 }
 
+impl Default for MemoryTables {
+    fn default() -> Self {
+        Self::none()
+    }
+}
+
 fn zeroed<const N: usize>(count: usize) -> Box<[[Word; N]]> {
     (0..count)
         .map(|_| core::array::from_fn(|_| Word::new(0)))
@@ -79,12 +85,9 @@ impl MemoryTables {
         }
     }
 
-    /// With these entries of a rule set in the place of those that it has; each one's place becomes its id.
+    /// With these entries of a rule set in the place of those that it has.
     pub fn with_rules(mut self, rules: Vec<RuleEntry>) -> Self {
         self.rules = rules;
-        for (place, rule) in self.rules.iter_mut().enumerate() {
-            rule.id = place as u64;
-        }
         self
     }
 
@@ -105,12 +108,6 @@ impl MemoryTables {
         self
     }
 
-    /// Lets the starters with a bit in `asks` be those of rules whose answers depend on the client.
-    pub fn with_asking_starters(mut self, asks: u32) -> Self {
-        self.settings.suffixes.asks = asks;
-        self
-    }
-
     /// Says whether a responder is there.
     pub fn set_unattended(&mut self, unattended: bool) {
         self.unattended = unattended;
@@ -122,13 +119,15 @@ impl MemoryTables {
     }
 
     /// Lets the answers that are added from now on be found by their suffixes as well, where these begin so.
-    pub fn with_starters(mut self, starters: &[LiteralWord]) -> Self {
+    /// Each with whether its answers depend on the client.
+    pub fn with_starters(mut self, starters: &[(LiteralWord, bool)]) -> Self {
         let suffixes = &mut self.settings.suffixes;
         for (index, factor) in suffixes.factors.iter_mut().enumerate() {
             *factor = mix(index as u64 + 1, 1) | 1;
         }
-        for (place, starter) in suffixes.starters.iter_mut().zip(starters) {
+        for (place, (starter, asks)) in suffixes.starters.iter_mut().zip(starters) {
             *place = *starter;
+            suffixes.asks |= u32::from(*asks) << suffixes.starter_count;
             suffixes.starter_count += 1;
         }
         suffixes.mask = self.settings.bucket_mask;

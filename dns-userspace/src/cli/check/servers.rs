@@ -75,10 +75,14 @@ pub async fn cache(settings: &Settings) -> Vec<Finding> {
             let what = format!("cache {}", server.ip());
             let Some(name) = probe_name(rule).filter(|name| {
                 // What another rule would take says nothing about this one.
-                settings
-                    .rules
-                    .find(&wire_name(name))
-                    .is_some_and(|index| std::ptr::eq(&settings.rules.rules()[index], rule))
+                let matching = settings.rules.matching(&wire_name(name));
+                let mut answering = matching
+                    .into_iter()
+                    .map(|index| &settings.rules.rules()[index])
+                    .filter(|rule| !rule.is_observing());
+                answering
+                    .next()
+                    .is_some_and(|first| std::ptr::eq(first, rule))
             }) else {
                 findings.push(Finding::ok(
                     what,

@@ -420,6 +420,7 @@ mod in_the_kernel {
         };
         servers.v4[0] = u32::from_ne_bytes(SERVER);
         let host = MemoryHost {
+            ifindex: 1,
             servers,
             header: &rules.table().header,
             table: &rules.table().entries,

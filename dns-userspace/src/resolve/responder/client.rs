@@ -15,6 +15,8 @@ pub(super) struct Client {
     pub(super) reply_path: ReplyPath,
     /// Set while a monitor is connected.
     pub(super) watched: Option<Box<Watched>>,
+    /// Whether the answer depends on who asks: nobody is known over TCP.
+    pub(super) is_known: bool,
     /// Where answers are published; missing for TCP.
     pub(super) answers: Option<Arc<dyn Publish>>,
 }

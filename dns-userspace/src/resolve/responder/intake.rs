@@ -2,6 +2,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
 
@@ -9,6 +10,7 @@ use hickory_proto::rr::Name;
 
 use crate::{
     inject::{Datagram, QueryFrame},
+    model::Client,
     resolve::query::Query,
     rules::RuleSet,
 };
@@ -23,13 +25,29 @@ pub(super) struct Plan {
     pub(super) namespace: Option<String>,
     /// The least of the rules that take part.
     pub(super) rule_ttl: Duration,
-    /// Id of the rule and captures, where the program may keep its answers.
-    pub(super) published_by: Option<(u64, Vec<String>)>,
+    /// Where the program may keep its answers.
+    pub(super) published_by: Option<PublishedBy>,
 }
 
-/// Applies a rule, and the rules that its target leads to, to a name; `None` when it does not match after all.
-pub(super) fn plan(rules: &RuleSet, index: usize, qname: &[u8]) -> Option<Plan> {
-    let chain = rules.follow(index, qname)?;
+/// What answers that the program keeps depend on, beside the question.
+#[derive(Clone, Debug)]
+pub(super) struct PublishedBy {
+    /// Id of the rule.
+    pub(super) rule: u64,
+    pub(super) captures: Vec<String>,
+    /// Id of the client, where the rule depends on it; else 0.
+    pub(super) client: u32,
+}
+
+/// Applies a rule, and the rules that its target leads to, to a name; `None` when it does not match after all, or is not for
+/// this client.
+pub(super) fn plan(
+    rules: &RuleSet,
+    index: usize,
+    qname: &[u8],
+    client: Option<&(u32, Arc<Client>)>,
+) -> Option<Plan> {
+    let chain = rules.follow(index, qname, client.map(|(_, client)| &**client))?;
     let ttl_seconds = chain
         .iter()
         .map(|(rule, _)| rule.ttl_seconds())
@@ -39,7 +57,12 @@ pub(super) fn plan(rules: &RuleSet, index: usize, qname: &[u8]) -> Option<Plan> 
         .find_map(|(_, matched)| matched.namespace.clone());
     let mut targets = chain.into_iter();
     let (rule, first) = targets.next()?;
-    let published_by = (!rule.is_regex()).then_some((rule.id(), first.captures));
+    let asked_by = client.filter(|_| rule.asks_who());
+    let published_by = (!rule.is_regex()).then_some(PublishedBy {
+        rule: rule.id(),
+        captures: first.captures,
+        client: asked_by.map_or(0, |(id, _)| *id),
+    });
     let mut via = vec![first.target];
     via.extend(targets.map(|(_, matched)| matched.target));
     let target = via.pop()?;

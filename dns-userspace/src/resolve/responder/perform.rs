@@ -171,6 +171,9 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
 
     /// Whether a client that does not get its whole answer now gets it over TCP.
     fn is_steered(&self, client: &Client) -> bool {
+        if client.is_known {
+            return false;
+        }
         let (Some(steer), ReplyPath::Frame(frame)) = (&self.steer, &client.reply_path) else {
             return false;
         };

@@ -715,6 +715,7 @@ async fn rules_decide_about_the_target_and_their_ttl_is_a_cap() {
     let ask = |rule, qname: &str| {
         let query = frame(3, &query_bytes(1, qname, RecordType::A, None));
         lab.responder.handle(Intercepted {
+            client: None,
             held: None,
             ifindex: query.ifindex,
             rule,
@@ -771,9 +772,10 @@ impl Publish for Published {
         qtype: u16,
         _server: IpAddr,
         captures: &[String],
+        client: u32,
     ) -> Option<answer::Key> {
         let captures: Vec<&[u8]> = captures.iter().map(|label| label.as_bytes()).collect();
-        answer::Key::new(rule, qtype, 0, &captures)
+        Some(answer::Key::new(rule, qtype, 0, &captures)?.of_client(client))
     }
 
     fn last_good(&self, _key: &answer::Key) -> LastGood {
@@ -812,6 +814,7 @@ impl Publish for Published {
 /// A program's queries, some of them answered by it already.
 fn from_program(lab: &Lab, published: &Arc<Published>, qtype: RecordType, is_answered: bool) {
     let program = Program {
+        is_known: false,
         answers: published.clone(),
         is_answered,
     };
@@ -821,7 +824,11 @@ fn from_program(lab: &Lab, published: &Arc<Published>, qtype: RecordType, is_ans
             via: vec![],
             target: name(TARGET),
             namespace: Some("foo".to_owned()),
-            published_by: Some((4, vec!["foo".to_owned()])),
+            published_by: Some(intake::PublishedBy {
+                rule: 4,
+                captures: vec!["foo".to_owned()],
+                client: 0,
+            }),
             rule_ttl: Duration::from_secs(60),
         })
     });

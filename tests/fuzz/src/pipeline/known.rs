@@ -75,6 +75,8 @@ impl Known {
 /// Tables that every run reads.
 pub struct Shared<'a>(pub &'a MemoryTables);
 
+impl dns_common::client::Clients for Shared<'_> {}
+
 impl Tables for Shared<'_> {
     fn settings(&self) -> Option<&Settings> {
         self.0.settings()
@@ -115,10 +117,11 @@ impl Tables for Shared<'_> {
 
 /// The tables of a rule set, and what is in them.
 pub fn fill(rules: &RuleSet) -> (MemoryTables, Vec<Known>) {
-    let entries = rules.entries();
+    let entries = rules.entries_by_index();
     let mut tables = MemoryTables::new(4096, Vec::new()).with_rules(entries.clone());
     let mut known = Vec::new();
-    for (index, RuleEntry { captures, .. }) in entries.into_iter().enumerate() {
+    let of_rules = entries.into_iter().take(rules.rules().len());
+    for (index, RuleEntry { captures, .. }) in of_rules.enumerate() {
         if captures.kept == 0 {
             continue;
         }

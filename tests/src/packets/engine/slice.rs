@@ -6,12 +6,13 @@ use anyhow::Context as _;
 use dns_common::{
     abi::{MAX_SERVERS, Servers},
     answer::{Key, Lifetime, MemoryTables},
+    client::{ClientRecord, Permit},
     packet::SlicePacket,
     pipeline::{Matched, MemoryHost, intercept},
     scratch::Scratch,
     verdict::Verdict,
 };
-use gregor::rules::RuleSet;
+use gregor::{model::Client, rules::RuleSet};
 
 use super::{Engine, Event, Outcome};
 use crate::packets::{
@@ -44,17 +45,49 @@ impl Slice {
     }
 
     pub fn with_rules(rules: Arc<RuleSet>) -> Self {
-        let answers = MemoryTables::none().with_rules(rules.entries());
+        let answers = MemoryTables::none().with_rules(rules.entries_by_index());
         Self {
+            answers: with_client(answers, &rules),
             rules,
             servers: servers(),
             scratch: Scratch::new(),
-            answers,
             now_ns: NOW_NS,
             knows_suffixes: true,
             room: 2048,
         }
     }
+}
+
+/// The interface that frames come in on, and the id of the client behind it.
+const INTERFACE: u32 = 7;
+const CLIENT_ID: u32 = 99;
+
+/// With the pod of the table behind the interface.
+fn with_client(tables: MemoryTables, rules: &RuleSet) -> MemoryTables {
+    let pod = table::client();
+    let halves = |address: &IpAddr| {
+        let address = match address {
+            IpAddr::V4(address) => address.to_ipv6_mapped(),
+            IpAddr::V6(address) => *address,
+        };
+        let bits = address.to_bits();
+        [(bits >> 64) as u64, bits as u64].map(u64::to_be)
+    };
+    let tables = tables.with_client(&ClientRecord {
+        ifindex: INTERFACE,
+        id: CLIENT_ID,
+        addresses: pod.addresses.iter().map(halves).collect(),
+        namespace: pod.namespace.clone(),
+        digest: [0; 4],
+    });
+    let client = Client {
+        namespace: pod.namespace,
+        labels: pod.labels.unwrap_or_default(),
+    };
+    let permits = rules.permits(&client).filter_map(|id| rules.index_of(id));
+    permits.fold(tables, |tables, rule| {
+        tables.with_permit(Permit::new(rule as u64, CLIENT_ID))
+    })
 }
 
 /// The key of an entry; `qtype` 0 is all of them.
@@ -111,8 +144,9 @@ impl Engine for Slice {
 
     fn fill(&mut self, entries: &[Entry]) -> anyhow::Result<()> {
         self.answers = MemoryTables::new(2 * entries.len().max(1), Vec::new())
-            .with_rules(self.rules.entries())
+            .with_rules(self.rules.entries_by_index())
             .with_starters(&self.rules.starters());
+        self.answers = with_client(std::mem::take(&mut self.answers), &self.rules);
         for (index, entry) in entries.iter().enumerate() {
             let later = &entries[index + 1..];
             let overruled = later.iter().any(|later| {
@@ -164,6 +198,7 @@ impl Engine for Slice {
         packet.gso = frame.gso_size.is_some();
         let matched = RefCell::new(Vec::new());
         let host = MemoryHost {
+            ifindex: INTERFACE,
             servers: self.servers,
             header: &self.rules.table().header,
             table: &self.rules.table().entries,

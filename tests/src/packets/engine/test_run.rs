@@ -1,5 +1,7 @@
 //! The loaded program under BPF_PROG_TEST_RUN.
 
+use std::sync::Arc;
+
 use anyhow::Context as _;
 use gregor::datapath::LoadOptions;
 
@@ -8,7 +10,7 @@ use crate::packets::{
     answers::Entry,
     build::Frame,
     loaded::{LOOPBACK, Loaded, compile, options},
-    table::{Engines, Rule},
+    table::{self, Engines, Rule},
 };
 
 /// The program, loaded with a set of rules and attached nowhere.
@@ -22,6 +24,9 @@ impl TestRun {
     pub fn with_options(options: &LoadOptions) -> anyhow::Result<Self> {
         let mut loaded = Loaded::new(options)?;
         loaded.datapath.allow_interface(LOOPBACK)?;
+        loaded
+            .datapath
+            .identify(LOOPBACK, Some(Arc::new(table::client())));
         Ok(Self(loaded))
     }
 }

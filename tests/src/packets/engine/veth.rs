@@ -1,5 +1,7 @@
 //! The program attached to the host end of a veth, with an observer behind it.
 
+use std::sync::Arc;
+
 use anyhow::Context as _;
 use dns_common::verdict::{ANSWERED, SPOILED, TAKEN, UNANSWERED};
 use gregor::datapath::{Hook, LoadOptions};
@@ -10,7 +12,7 @@ use crate::packets::{
     build::Frame,
     loaded::{Loaded, compile, options, wait_until},
     observer::{Observer, Place, Seen},
-    table::{Engines, Rule},
+    table::{self, Engines, Rule},
     wire::{Receiver, Wire},
 };
 
@@ -39,6 +41,9 @@ impl<'a> Veth<'a> {
     pub fn with_options(wire: &'a Wire, options: &LoadOptions) -> anyhow::Result<Self> {
         let mut loaded = Loaded::new(options)?;
         loaded.datapath.attach(&wire.interface)?;
+        loaded
+            .datapath
+            .identify(wire.interface.index, Some(Arc::new(table::client())));
         let name = wire.interface.name.as_str();
         let clsact = Observer::attach(name, Place::Clsact { priority: 100 })?;
         let observers = match options.hook {

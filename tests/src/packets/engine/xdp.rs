@@ -1,5 +1,7 @@
 //! The loaded XDP program under BPF_PROG_TEST_RUN, which takes frames that the TC program is not given there.
 
+use std::sync::Arc;
+
 use anyhow::Context as _;
 use gregor::datapath::{Hook, LoadOptions};
 
@@ -8,7 +10,7 @@ use crate::packets::{
     answers::Entry,
     build::Frame,
     loaded::{LOOPBACK, Loaded, compile, options},
-    table::{Engines, Rule},
+    table::{self, Engines, Rule},
 };
 
 /// The program, loaded with a set of rules and attached nowhere; every source is allowed.
@@ -21,6 +23,10 @@ impl Xdp {
             ..options(compile(rules))
         })?;
         loaded.datapath.allow_interface(LOOPBACK)?;
+        // The program does not look.
+        loaded
+            .datapath
+            .identify(LOOPBACK, Some(Arc::new(table::client())));
         Ok(Self(loaded))
     }
 }

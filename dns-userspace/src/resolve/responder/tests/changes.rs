@@ -30,6 +30,7 @@ async fn what_was_decided_before_a_change_is_not_published_after_it() {
         clock(),
     );
     let client = Arc::new(Client {
+        is_known: false,
         reply_path: ReplyPath::Frame(frame(3, b"")),
         watched: None,
         answers: Some(published.clone()),
@@ -113,7 +114,7 @@ struct Judging {
 }
 
 impl Publish for Judging {
-    fn key(&self, _: u64, _: u16, _: IpAddr, _: &[String]) -> Option<answer::Key> {
+    fn key(&self, _: u64, _: u16, _: IpAddr, _: &[String], _: u32) -> Option<answer::Key> {
         None
     }
 

@@ -24,8 +24,9 @@ fn zonal() -> Arc<RuleSet> {
 
 fn ask(lab: &Lab, rules: &Arc<RuleSet>, qname: &str, qtype: RecordType) {
     let query = frame(3, &query_bytes(1, qname, qtype, None));
-    let rule = rules.find(&wire(qname)).unwrap();
+    let rule = rules.find(&wire(qname), None).unwrap();
     lab.responder.handle(Intercepted {
+        client: None,
         held: None,
         ifindex: query.ifindex,
         rule,
@@ -150,7 +151,7 @@ fn following_ends() {
         "{1}.x.y.example",
         60,
     )]);
-    let chain = rules.follow(0, &wire("a.x.example.")).unwrap();
+    let chain = rules.follow(0, &wire("a.x.example."), None).unwrap();
     assert_eq!(chain.len(), 1);
 }
 

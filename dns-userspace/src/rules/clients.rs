@@ -1,0 +1,297 @@
+//! Whom a rule is for, and what its `cname` takes from who asks.
+
+use std::collections::BTreeMap;
+
+use dns_common::answer::asks;
+
+use super::labels::{Problem, is_rfc1123};
+use super::namespaces::Namespaces;
+use crate::model::Client;
+
+/// The prefix of references to who asks.
+const CLIENT: &str = "client.";
+/// The prefix of references to a label of who asks, behind [`CLIENT`].
+const LABEL: &str = "label.";
+/// A value of a label selector that any value matches.
+const ANY_VALUE: &str = "*";
+/// Longest key of a label: prefix, slash and name.
+const MAX_LABEL_KEY: usize = 253 + 1 + 63;
+
+/// The `clients` key as it is written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ClientsSpec {
+    #[default]
+    Any,
+    OwnNamespace,
+    /// Names and globs.
+    Namespaces(Vec<String>),
+    /// Keys of labels, each with the values that it may have; `*` for any.
+    Labels(BTreeMap<String, Vec<String>>),
+}
+
+/// Whom a rule is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Clients {
+    Any,
+    /// Those whose namespace is the one that the name has.
+    OwnNamespace,
+    Namespaces(Namespaces),
+    Labels(BTreeMap<String, Vec<String>>),
+}
+
+/// What a `cname` takes from who asks.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum FromClient {
+    Namespace,
+    Label(String),
+}
+
+impl Clients {
+    /// Reads the key; says everything that is wrong with it.
+    pub fn parse(spec: &ClientsSpec) -> Result<Self, Vec<Problem>> {
+        match spec {
+            ClientsSpec::Any => Ok(Clients::Any),
+            ClientsSpec::OwnNamespace => Ok(Clients::OwnNamespace),
+            ClientsSpec::Namespaces(texts) => Namespaces::parse(texts)
+                .map(Clients::Namespaces)
+                .map_err(|found| found.into_iter().map(|(_, problem)| problem).collect()),
+            ClientsSpec::Labels(labels) => {
+                let problems: Vec<Problem> = check_selector(labels).collect();
+                if problems.is_empty() {
+                    Ok(Clients::Labels(labels.clone()))
+                } else {
+                    Err(problems)
+                }
+            }
+        }
+    }
+
+    /// Labels that it looks at.
+    pub fn labels(&self) -> impl Iterator<Item = &str> {
+        let labels = match self {
+            Clients::Labels(labels) => Some(labels.keys().map(String::as_str)),
+            _ => None,
+        };
+        labels.into_iter().flatten()
+    }
+
+    /// Whether a client is among them, as far as that does not depend on the name that it asks for.
+    fn contains(&self, client: &Client) -> bool {
+        match self {
+            Clients::Any | Clients::OwnNamespace => true,
+            Clients::Namespaces(namespaces) => namespaces.contains(&client.namespace),
+            Clients::Labels(labels) => labels.iter().all(|(key, values)| {
+                client.labels.get(key).is_some_and(|value| {
+                    let matches = |wanted: &String| wanted == ANY_VALUE || wanted == value;
+                    values.iter().any(matches)
+                })
+            }),
+        }
+    }
+}
+
+impl FromClient {
+    /// What a reference stands for; `None` where it is none to who asks.
+    pub fn parse(reference: &str) -> Option<Result<Self, Problem>> {
+        let rest = reference.strip_prefix(CLIENT)?;
+        if rest == super::NAMESPACE {
+            return Some(Ok(FromClient::Namespace));
+        }
+        let Some(key) = rest.strip_prefix(LABEL) else {
+            return Some(Err(Problem::new(
+                format!("`{{{reference}}}` is not known of a client"),
+                "write `{client.namespace}` or `{client.label.KEY}`",
+            )));
+        };
+        Some(match check_label_key(key) {
+            Some(problem) => Err(problem),
+            None => Ok(FromClient::Label(key.to_owned())),
+        })
+    }
+
+    /// Whether a text between braces is such a reference, right or wrong.
+    pub fn is_reference(text: &str) -> bool {
+        text.starts_with(CLIENT)
+    }
+
+    /// Its text for a client: an RFC 1123 label in lower case, or nothing.
+    pub fn of(&self, client: &Client) -> Option<String> {
+        let text = match self {
+            FromClient::Namespace => &client.namespace,
+            FromClient::Label(key) => client.labels.get(key)?,
+        };
+        is_rfc1123(text.as_bytes()).then(|| text.to_ascii_lowercase())
+    }
+}
+
+/// Of one rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Asks {
+    pub clients: Clients,
+    /// In the order of their places behind the captures.
+    pub takes: Vec<FromClient>,
+}
+
+impl Asks {
+    /// Whether the rule depends on who asks.
+    pub fn anything(&self) -> bool {
+        self.clients != Clients::Any || !self.takes.is_empty()
+    }
+
+    /// What the program is to look for: one of the constants of [`asks`].
+    pub fn code(&self) -> u8 {
+        let is_for_all = matches!(self.clients, Clients::Any | Clients::OwnNamespace)
+            && self.takes.iter().all(|one| *one == FromClient::Namespace);
+        match (self.anything(), is_for_all) {
+            (false, _) => asks::NOBODY,
+            (true, true) => asks::KNOWN,
+            (true, false) => asks::PERMITTED,
+        }
+    }
+
+    /// Whether the rule is for a client, as far as that does not depend on the name.
+    pub fn permits(&self, client: &Client) -> bool {
+        self.clients.contains(client) && self.values(client).is_some()
+    }
+
+    /// What `cname` takes from a client; `None` where it has not all of it.
+    pub fn values(&self, client: &Client) -> Option<Vec<String>> {
+        self.takes.iter().map(|one| one.of(client)).collect()
+    }
+
+    /// Labels that the rule looks at.
+    pub fn labels(&self) -> impl Iterator<Item = &str> {
+        let taken = self.takes.iter().filter_map(|one| match one {
+            FromClient::Label(key) => Some(key.as_str()),
+            FromClient::Namespace => None,
+        });
+        self.clients.labels().chain(taken)
+    }
+}
+
+fn check_selector(labels: &BTreeMap<String, Vec<String>>) -> impl Iterator<Item = Problem> {
+    let empty = labels.is_empty().then(|| {
+        Problem::new(
+            "no label is named",
+            "name one, as in { app = \"kafka\" }, or leave the key out for all clients",
+        )
+    });
+    let keys = labels.keys().filter_map(|key| check_label_key(key));
+    let values = labels
+        .iter()
+        .filter(|(_, values)| values.is_empty())
+        .map(|(key, _)| {
+            Problem::new(
+                format!("the list of values of `{key}` is empty"),
+                "name some, or \"*\" for any",
+            )
+        });
+    empty.into_iter().chain(keys).chain(values)
+}
+
+/// What Kubernetes takes for the key of a label.
+fn check_label_key(key: &str) -> Option<Problem> {
+    let (prefix, name) = key.rsplit_once('/').unwrap_or(("", key));
+    let is_inner = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+    let is_name = |text: &str| {
+        let ends = [text.bytes().next(), text.bytes().last()];
+        (1..=63).contains(&text.len())
+            && text.bytes().all(is_inner)
+            && ends.iter().flatten().all(u8::is_ascii_alphanumeric)
+    };
+    let is_prefix = prefix.split('.').all(|label| is_rfc1123(label.as_bytes()));
+    let good = key.len() <= MAX_LABEL_KEY
+        && is_name(name)
+        && (prefix.is_empty() && !key.contains('/') || is_prefix);
+    (!good).then(|| {
+        Problem::new(
+            format!("`{key}` cannot be the key of a label"),
+            "write it as Kubernetes does, as in `app.kubernetes.io/name`",
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(namespace: &str, labels: &[(&str, &str)]) -> Client {
+        let owned = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+        Client {
+            namespace: namespace.to_owned(),
+            labels: labels.iter().map(owned).collect(),
+        }
+    }
+
+    #[test]
+    fn selectors_look_at_every_label() {
+        let labels = [
+            ("app", vec!["kafka", "connect"]),
+            ("example.com/tenant", vec!["*"]),
+        ];
+        let labels = labels.map(|(key, values)| {
+            (
+                key.to_owned(),
+                values.into_iter().map(str::to_owned).collect(),
+            )
+        });
+        let clients = Clients::parse(&ClientsSpec::Labels(labels.into())).unwrap();
+        let contains = |labels: &[(&str, &str)]| clients.contains(&client("foo", labels));
+        assert!(contains(&[
+            ("app", "kafka"),
+            ("example.com/tenant", "a"),
+            ("x", "y")
+        ]));
+        assert!(!contains(&[("app", "web"), ("example.com/tenant", "a")]));
+        assert!(!contains(&[("app", "kafka")]));
+    }
+
+    #[test]
+    fn what_cannot_be_a_label_is_refused() {
+        for key in [
+            "", "-a", "a-", "a b", "/a", "a/", "a/b/c", "a_b/c", "a..b/c",
+        ] {
+            assert!(check_label_key(key).is_some(), "{key}");
+            let spec = ClientsSpec::Labels([(key.to_owned(), vec!["x".to_owned()])].into());
+            assert!(Clients::parse(&spec).is_err(), "{key}");
+        }
+        for key in ["a", "A_b.c-d", "app.kubernetes.io/name"] {
+            assert!(check_label_key(key).is_none(), "{key}");
+        }
+        for spec in [
+            ClientsSpec::Labels(BTreeMap::new()),
+            ClientsSpec::Labels([("a".to_owned(), Vec::new())].into()),
+            ClientsSpec::Namespaces(Vec::new()),
+            ClientsSpec::Namespaces(vec!["a_b".to_owned()]),
+        ] {
+            assert!(Clients::parse(&spec).is_err());
+        }
+    }
+
+    #[test]
+    fn only_labels_of_names_are_taken() {
+        let tenant = FromClient::parse("client.label.example.com/tenant").unwrap();
+        let tenant = tenant.unwrap();
+        let of = |value| tenant.of(&client("foo", &[("example.com/tenant", value)]));
+        assert_eq!(of("Tenant-1"), Some("tenant-1".to_owned()));
+        for bad in ["", "a.b", "a_b", "-a"] {
+            assert_eq!(of(bad), None, "{bad}");
+        }
+        assert_eq!(tenant.of(&client("foo", &[])), None);
+        assert!(FromClient::parse("namespace").is_none());
+        assert!(FromClient::parse("client.pod").unwrap().is_err());
+        assert!(FromClient::parse("client.label.").unwrap().is_err());
+    }
+
+    #[test]
+    fn a_rule_asks_for_no_more_than_it_needs() {
+        let code = |clients, takes| Asks { clients, takes }.code();
+        let label = FromClient::Label("a".to_owned());
+        assert_eq!(code(Clients::Any, vec![]), asks::NOBODY);
+        assert_eq!(code(Clients::OwnNamespace, vec![]), asks::KNOWN);
+        assert_eq!(code(Clients::Any, vec![FromClient::Namespace]), asks::KNOWN);
+        assert_eq!(code(Clients::Any, vec![label]), asks::PERMITTED);
+        let named = Namespaces::parse(&["foo".to_owned()]).unwrap();
+        assert_eq!(code(Clients::Namespaces(named), vec![]), asks::PERMITTED);
+    }
+}

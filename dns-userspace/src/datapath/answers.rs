@@ -711,9 +711,11 @@ fn hits_of(view: &View, key: &Key, tables: &Tables, slot: u32) -> Option<Hits> {
     }
     let rule = view.rules.rules().get(view.rules.index_of(key.rule)?)?;
     let label = rule.namespace().and_then(|at| key.labels().nth(at));
+    let captured = label.map(|(label, len)| String::from_utf8_lossy(&label[..len]).into_owned());
+    let of_client = || Some(view.client(key).ok()??.client.namespace.clone());
     Some(Hits {
         rule: rule.name().to_owned(),
-        namespace: label.map(|(label, len)| String::from_utf8_lossy(&label[..len]).into_owned()),
+        namespace: captured.or_else(of_client),
         count,
     })
 }

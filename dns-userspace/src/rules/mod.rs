@@ -1452,4 +1452,141 @@ mod tests {
             }
         }
     }
+
+    fn client(namespace: &str, labels: &[(&str, &str)]) -> Client {
+        let owned = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+        Client {
+            namespace: namespace.to_owned(),
+            labels: labels.iter().map(owned).collect(),
+        }
+    }
+
+    #[test]
+    fn a_target_is_the_clients_own() {
+        let rules = compile(&[(
+            "*.private.example.com",
+            "up.{client.namespace}.svc.cluster.local",
+        )])
+        .unwrap();
+        let name = wire("lkc-1.private.example.com");
+        let target = |client: &Client| {
+            let chain = rules.follow(rules.find(&name, Some(client))?, &name, Some(client))?;
+            Some(chain[0].1.target.to_ascii())
+        };
+        let foo = client("foo", &[]);
+        assert_eq!(target(&foo).as_deref(), Some("up.foo.svc.cluster.local."));
+        assert_eq!(
+            target(&client("bar", &[])).as_deref(),
+            Some("up.bar.svc.cluster.local.")
+        );
+        assert_eq!(rules.find(&name, None), None, "nobody is known");
+        assert_eq!(rules.find_for_anybody(&name), None);
+        let id = rules.rules()[0].id();
+        let none = || std::iter::empty::<&[u8]>();
+        assert!(rules.answers(id, none(), Some(&foo)));
+        assert!(!rules.answers(id, none(), None));
+        assert_eq!(
+            rules.permits(&foo).count(),
+            0,
+            "it is for all who are known"
+        );
+    }
+
+    #[test]
+    fn the_first_rule_for_the_client_is_the_one() {
+        let mut own = spec("own", "*.k.{namespace}.svc", "up.{namespace}.test");
+        own.clients = ClientsSpec::OwnNamespace;
+        let mut teams = spec("teams", "*.k.{namespace}.svc", "teams.{namespace}.test");
+        teams.clients = ClientsSpec::Namespaces(vec!["team-*".into()]);
+        let labelled = spec(
+            "labelled",
+            "*.b.k.{namespace}.svc",
+            "{client.label.t}.{namespace}.test",
+        );
+        let all = spec("all", "*.c.k.{namespace}.svc", "all.{namespace}.test");
+        let rules = RuleSet::compile(&[own, teams, labelled, all]).unwrap();
+        assert_eq!(rules.warnings(), []);
+        let (foo, team) = (client("foo", &[]), client("team-1", &[("t", "x")]));
+        let bad = client("bar", &[("t", "not.a.label")]);
+        let find = |name: &str, client: &Client| rules.find(&wire(name), Some(client));
+        assert_eq!(find("a.k.foo.svc", &foo), Some(0));
+        assert_eq!(find("a.k.foo.svc", &team), Some(1));
+        assert_eq!(find("a.k.team-1.svc", &team), Some(0));
+        assert_eq!(find("a.b.k.foo.svc", &team), Some(1));
+        assert_eq!(
+            find("a.b.k.foo.svc", &client("bar", &[("t", "y")])),
+            Some(2)
+        );
+        assert_eq!(
+            find("a.b.k.foo.svc", &bad),
+            None,
+            "its value is no label of a name"
+        );
+        assert_eq!(find("a.c.k.foo.svc", &bad), Some(3));
+        assert_eq!(find("a.k.foo.svc", &bad), None);
+        assert_eq!(rules.find_for_anybody(&wire("a.c.k.foo.svc")), None);
+        assert_eq!(rules.client_labels().into_iter().collect::<Vec<_>>(), ["t"]);
+        let permitted: Vec<u64> = rules.permits(&team).collect();
+        let ids = [rules.rules()[1].id(), rules.rules()[2].id()];
+        assert_eq!(permitted, ids);
+    }
+
+    #[test]
+    fn what_a_rule_wants_of_clients_is_checked() {
+        for (pattern, cname, clients, key, expected) in [
+            (
+                "*.k.test",
+                "up.{client.pod}.test",
+                ClientsSpec::Any,
+                Key::Cname,
+                "not known",
+            ),
+            (
+                "*.k.test",
+                "{client.label.-}.test",
+                ClientsSpec::Any,
+                Key::Cname,
+                "key of a label",
+            ),
+            (
+                "*.k.test",
+                "up.test",
+                ClientsSpec::OwnNamespace,
+                Key::Clients,
+                "no `{namespace}`",
+            ),
+            (
+                "/^(?P<namespace>[a-z]+)[.]k[.]$",
+                "up.{namespace}.test",
+                ClientsSpec::OwnNamespace,
+                Key::Clients,
+                "no `{namespace}`",
+            ),
+            (
+                "*.k.test",
+                "up.test",
+                ClientsSpec::Namespaces(vec![]),
+                Key::Clients,
+                "empty",
+            ),
+        ] {
+            let mut rule = spec("r", pattern, cname);
+            rule.clients = clients;
+            let complaints = RuleSet::compile(&[rule]).unwrap_err();
+            assert!(
+                complaints
+                    .iter()
+                    .any(|one| one.key == key && one.problem.contains(expected)),
+                "{pattern} {cname}: {complaints:?}"
+            );
+        }
+        // A loop goes through whoever asks.
+        let back = compile(&[("*.{client}.test", "a.{client.namespace}.test")]);
+        assert!(back.is_err());
+        let own = compile(&[("*.a.test", "x.{client.namespace}.test")]).unwrap_err();
+        assert!(
+            own[0].problem.contains("matches the rule itself"),
+            "{own:?}"
+        );
+    }
 }

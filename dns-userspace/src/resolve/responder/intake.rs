@@ -52,9 +52,11 @@ pub(super) fn plan(
         .iter()
         .map(|(rule, _)| rule.ttl_seconds())
         .fold(u32::MAX, u32::min);
-    let namespace = chain
+    let captured = chain
         .iter()
         .find_map(|(_, matched)| matched.namespace.clone());
+    let of_client = || client.map(|(_, client)| client.namespace.clone());
+    let namespace = captured.or_else(of_client);
     let mut targets = chain.into_iter();
     let (rule, first) = targets.next()?;
     let asked_by = client.filter(|_| rule.asks_who());

@@ -263,7 +263,13 @@ impl<F: Frame> Host<F> for Kernel {
     #[inline(always)]
     fn choose(&self, index: u32, scratch: &mut Scratch) -> Chosen {
         verifier::share(scratch);
-        Chosen::from_code(gregor_choose(index))
+        let found = gregor_choose_next(index);
+        // On a wire a rule that asks is never the first.
+        if !F::IS_FROM_A_WIRE && pipeline::is_first(found) {
+            Chosen::Rule(index)
+        } else {
+            Chosen::from_code(gregor_choose(found))
+        }
     }
 
     #[inline(always)]
@@ -450,11 +456,11 @@ extern "C" fn gregor_identify() -> u32 {
     })
 }
 
-/// Takes the place of an entry; returns the code of a [`Chosen`].
+/// Takes what [`gregor_choose_next`] has returned; returns the code of a [`Chosen`].
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn gregor_choose(index: u32) -> u32 {
-    pipeline::go_through(index, |index| gregor_choose_next(index)).code()
+extern "C" fn gregor_choose(found: u32) -> u32 {
+    pipeline::go_through(found, |index| gregor_choose_next(index)).code()
 }
 
 /// Takes the place of an entry; see [`pipeline::choose_next`].

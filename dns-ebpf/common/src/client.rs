@@ -130,20 +130,21 @@ pub fn identify<T: Clients + ?Sized>(tables: &T, scratch: &mut Scratch) -> Who {
     let mut entry = Reader::after(entry, sequence);
     let id = entry.word(ID) as u32;
     let is_ours = entry.word(IFINDEX) == u64::from(ifindex);
-    let mut has_address = 0u64;
+    let mut who = Who::Impostor;
     let mut index = 0;
     while index < CLIENT_ADDRESSES {
         let place = ADDRESSES + 2 * index;
-        let other = (entry.word(place) ^ source[0]) | (entry.word(place + 1) ^ source[1]);
-        let other = (other | other >> 32) & 0xffff_ffff;
-        has_address |= verifier::spread_sign(other.wrapping_sub(1));
+        if entry.word(place + 1) == source[1] && entry.word(place) == source[0] {
+            who = Who::Known;
+            break;
+        }
         index += 1;
     }
     if sequence & 1 != 0 || id == 0 || !is_ours || entry.last(SEQUENCE) != sequence {
         return Who::Unknown;
     }
-    if has_address == 0 {
-        return Who::Impostor;
+    if who == Who::Impostor {
+        return who;
     }
     scratch.asked.identified = id;
     scratch.asked.client_slot = slot;

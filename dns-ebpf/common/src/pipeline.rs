@@ -22,7 +22,7 @@ pub use host::{Address, Host, Matched};
 #[cfg(not(target_arch = "bpf"))]
 pub use memory::MemoryHost;
 pub use stages::{
-    BySuffix, Chosen, MAX_CHOICES, Recognised, choose_next, go_through, locate,
+    BySuffix, Chosen, MAX_CHOICES, Recognised, choose_next, go_through, is_first, locate,
     locate_by_own_suffix, locate_by_suffix, recognise, reply,
 };
 
@@ -148,8 +148,9 @@ fn answer_or_hand_over<P: Packet, H: Host<P>>(
         let mut entry = host.rule(rule).ok_or(Reason::Internal)?;
         scratch.asked.client = 0;
         if entry.is_choice() {
-            let rule = choose(packet, host, scratch, rule, entry.identifies != 0)?;
-            entry = host.rule(rule).ok_or(Reason::Internal)?;
+            let chosen = choose(packet, host, scratch, rule, entry.identifies != 0)?;
+            // Not kept meanwhile: the stack has no room.
+            entry = host.rule(chosen).ok_or(Reason::Internal)?;
             if entry.asks != asks::NOBODY {
                 scratch.asked.client = scratch.asked.identified;
             }

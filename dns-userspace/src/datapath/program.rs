@@ -393,6 +393,12 @@ impl Datapath {
         self.shared.identify(index, identity);
     }
 
+    /// The id of the client behind an interface.
+    #[doc(hidden)]
+    pub fn client(&self, index: u32) -> Option<u32> {
+        self.shared.clients.behind(index).map(|(id, _)| id)
+    }
+
     /// Gives an interface its token bucket; without one its queries pass.
     #[doc(hidden)]
     pub fn allow_interface(&mut self, index: u32) -> Result<(), DatapathError> {

@@ -17,7 +17,7 @@ use dns_common::verdict::{Reason, Verdict};
 use gregor::{
     datapath::{AnswerOptions, HIT_LANES, Hook, Limit, LoadOptions, Order, Term},
     resolve::{Answer, Section},
-    rules::{MatchSpec, RuleSet, RuleSpec, testing::realistic_rules},
+    rules::{ClientsSpec, MatchSpec, RuleSet, RuleSpec, testing::realistic_rules},
 };
 use hickory_proto::rr::{Name, RecordType};
 
@@ -25,6 +25,7 @@ use super::{limits::Limits, metric, stats};
 use gregor_tests::packets::{
     build::{name, question, udp_to},
     loaded::{LOOPBACK, Loaded, every_source},
+    table,
 };
 
 const SERVER: &str = "169.254.20.10";
@@ -56,6 +57,8 @@ pub struct Options {
 
 /// Most that a case may take, in multiples of the other build's.
 const AGAINST_LIMIT: f64 = 1.05;
+/// Most that a case may take where a rule asks who the client is, in multiples of the same rule for everybody.
+const ASKING_LIMIT: f64 = 1.15;
 /// A difference of nanoseconds that is noise: BPF_PROG_TEST_RUN gives whole ones.
 const RESOLUTION: f64 = 1.0;
 
@@ -157,7 +160,9 @@ impl Subject {
         entries: usize,
         cases: usize,
         object: Option<&[u8]>,
+        clients: ClientsSpec,
     ) -> Result<Self> {
+        let asks_who = clients != ClientsSpec::Any;
         let mut specs = vec![RuleSpec {
             name: "kafka".to_owned(),
             matches: MatchSpec::Pattern(
@@ -166,6 +171,7 @@ impl Subject {
             cname: "kafka-upstream.{namespace}.svc.cluster.local".to_owned(),
             ttl_seconds: 60,
             follow: true,
+            clients,
             ..RuleSpec::default()
         }];
         specs.extend(realistic_rules(count.saturating_sub(1)));
@@ -206,7 +212,13 @@ impl Subject {
             None => Loaded::restored(&options)?,
         };
         restored.datapath.allow_interface(LOOPBACK)?;
-        publish(&restored, entries)?;
+        if asks_who {
+            for datapath in [&loaded.datapath, &restored.datapath] {
+                datapath.identify(LOOPBACK, Some(Arc::new(table::client())));
+            }
+        }
+        let client = restored.datapath.client(LOOPBACK).unwrap_or(0);
+        publish(&restored, entries, client)?;
         Ok(Self {
             restored,
             entries,
@@ -261,7 +273,7 @@ impl Subject {
 
 /// Lets the program answer the matching name with CNAME, CNAME and three addresses, and as many names of other
 /// namespaces as make `entries` in all.
-fn publish(loaded: &Loaded, entries: usize) -> Result<()> {
+fn publish(loaded: &Loaded, entries: usize, client: u32) -> Result<()> {
     let name = |text: &str| Name::from_ascii(text).context("a name");
     let answer = Answer {
         qtype: RecordType::A,
@@ -293,7 +305,7 @@ fn publish(loaded: &Loaded, entries: usize) -> Result<()> {
             _ => format!("tenant-{number:06}"),
         };
         let key = answers
-            .key(rule, TYPE_A, server, &[namespace])
+            .key(rule, TYPE_A, server, &[namespace], client)
             .context("a key")?;
         answers.publish(LOOPBACK, &key, &body, &term);
     }
@@ -339,7 +351,7 @@ impl Times {
         let cases = cases()?;
         Ok(Self {
             limits: Limits::load()?,
-            subject: Subject::new(Hook::Tcx, 1, 1, cases.len(), None)?,
+            subject: Subject::new(Hook::Tcx, 1, 1, cases.len(), None, ClientsSpec::Any)?,
             cases,
         })
     }
@@ -378,16 +390,33 @@ pub fn run(options: &Options) -> Result<bool> {
             } else {
                 ENTRIES
             };
-            Subject::new(hook, count, entries, cases.len(), None)
+            Subject::new(hook, count, entries, cases.len(), None, ClientsSpec::Any)
         })
         .collect::<Result<Vec<_>>>()?;
     let mut other = match &options.against {
         Some(path) => {
             let object = fs::read(path).with_context(|| path.display().to_string())?;
             let count = options.rules[0];
-            Some(Subject::new(hook, count, 1, cases.len(), Some(&object))?)
+            let any = ClientsSpec::Any;
+            Some(Subject::new(
+                hook,
+                count,
+                1,
+                cases.len(),
+                Some(&object),
+                any,
+            )?)
         }
         None => None,
+    };
+    // On a wire nobody is known.
+    let mut own = match hook {
+        Hook::Xdp => None,
+        Hook::Tcx | Hook::Clsact => {
+            let own = ClientsSpec::OwnNamespace;
+            let count = options.rules[0];
+            Some(Subject::new(hook, count, 1, cases.len(), None, own)?)
+        }
     };
 
     let frame = &cases.last().context("no case")?.frame;
@@ -395,7 +424,7 @@ pub fn run(options: &Options) -> Result<bool> {
     for round in 0..options.rounds {
         eprint!("\rround {} of {}", round + 1, options.rounds);
         around.push(Around::time(&mut limits, frame, options.repeat)?);
-        for subject in other.iter_mut().chain(&mut subjects) {
+        for subject in other.iter_mut().chain(&mut own).chain(&mut subjects) {
             for (index, case) in cases.iter().enumerate() {
                 let time = subject.time(case, options.repeat)?;
                 subject.times[index].push(time);
@@ -455,6 +484,24 @@ pub fn run(options: &Options) -> Result<bool> {
                 .collect();
         }
     }
+    if let (Some(own), Some(subject)) = (&own, subjects.first()) {
+        println!("\nclients = \"own-namespace\", in multiples of the same rule for everybody:");
+        for (index, case) in cases.iter().enumerate() {
+            let less = case.not_its_own(empty, undo);
+            let (time, ratio) = (
+                own.net(index, case, empty, undo),
+                paired(&own.times[index], &subject.times[index], less),
+            );
+            let plain = subject.net(index, case, empty, undo);
+            let ok = ratio <= ASKING_LIMIT || time - plain <= RESOLUTION;
+            within &= ok;
+            println!(
+                "  {:<32} {time:>6.0} ns  {ratio:>5.2} ×  limit {ASKING_LIMIT:.2} ×  {}",
+                case.label,
+                if ok { "within" } else { "OVER" }
+            );
+        }
+    }
     if let (Some(other), Some(subject)) = (&mut other, subjects.first()) {
         let summary = other.loaded.datapath.summary()?;
         println!(
@@ -463,16 +510,8 @@ pub fn run(options: &Options) -> Result<bool> {
         );
         for (index, case) in cases.iter().enumerate() {
             let before = other.net(index, case, empty, undo);
-            // Of each round, so that a slow one counts once; what is around the programs is in both.
-            let ratios = subject.times[index]
-                .iter()
-                .zip(&other.times[index])
-                .map(|(after, before)| {
-                    let less = case.not_its_own(empty, undo);
-                    (after - less) / (before - less)
-                })
-                .collect::<Vec<_>>();
-            let ratio = median(&ratios);
+            let less = case.not_its_own(empty, undo);
+            let ratio = paired(&subject.times[index], &other.times[index], less);
             let after = subject.net(index, case, empty, undo);
             let ok = ratio <= AGAINST_LIMIT || after - before <= RESOLUTION;
             within &= ok;
@@ -484,6 +523,14 @@ pub fn run(options: &Options) -> Result<bool> {
         }
     }
     Ok(within)
+}
+
+/// The median ratio of the times of two programs in the same rounds, so that a slow one counts once. `less` is what is around
+/// the programs in both.
+fn paired(after: &[f64], before: &[f64], less: f64) -> f64 {
+    let ratios = after.iter().zip(before);
+    let ratios = ratios.map(|(after, before)| (after - less) / (before - less));
+    median(&ratios.collect::<Vec<_>>())
 }
 
 fn nanoseconds(duration: Duration) -> f64 {

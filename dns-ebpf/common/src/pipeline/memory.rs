@@ -68,9 +68,8 @@ impl<P: Packet, T: answer::Tables, S: FnMut(Matched)> Host<P> for MemoryHost<'_,
     }
 
     fn choose(&self, index: u32, scratch: &mut Scratch) -> Chosen {
-        go_through(index, |index| {
-            choose_next(&self.answers, index, scratch, |_| {})
-        })
+        let mut next = |index| choose_next(&self.answers, index, scratch, |_| {});
+        go_through(next(index), next)
     }
 
     fn served_expired(&self) {}

@@ -113,20 +113,28 @@ const IS_CHOSEN: u32 = 1 << 31;
 const HAS_OBSERVED: u32 = 1 << 30;
 const PLACE: u32 = 0xffff;
 
-/// Goes through the rules that match a name, whose entry in the rule set is `index`, up to the first that answers the client
-/// in the scratch, 0 for nobody. `next` is [`choose_next`].
+/// Whether the first turn of [`go_through`], which is [`choose_next`], was the last.
 #[inline(always)]
-pub fn go_through(index: u32, mut next: impl FnMut(u32) -> u32) -> Chosen {
-    let mut index = index + 1;
-    let mut observed = 0;
-    let mut round = 0;
-    while round < MAX_CHOICES && index != 0 {
-        let found = next(index - 1);
-        observed |= found;
-        index = found & PLACE;
+pub fn is_first(found: u32) -> bool {
+    found & IS_CHOSEN != 0
+}
+
+/// Goes through the rules that match a name, behind the one of which [`choose_next`] has `found` this, up to the first that
+/// answers the client in the scratch, 0 for nobody. `next` is [`choose_next`].
+#[inline(always)]
+pub fn go_through(mut found: u32, mut next: impl FnMut(u32) -> u32) -> Chosen {
+    let mut observed = found;
+    let mut round = 1;
+    loop {
+        let index = found & PLACE;
         if found & IS_CHOSEN != 0 {
             return Chosen::Rule(index);
         }
+        if round >= MAX_CHOICES || index == 0 {
+            break;
+        }
+        found = next(index - 1);
+        observed |= found;
         round += 1;
     }
     if observed & HAS_OBSERVED != 0 {

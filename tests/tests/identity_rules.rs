@@ -1,0 +1,419 @@
+//! Rules that know who asks: from pods whose namespaces and labels a static file says, by unmodified names, with what the
+//! programs have answered before, over changes, restarts, and what a hostile pod tries.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_names,
+    reason = "a panic is the report, and foo is the tenant's name"
+)]
+
+mod e2e;
+
+use std::{
+    fs,
+    net::{IpAddr, SocketAddr, UdpSocket},
+    path::PathBuf,
+    process::Command,
+    time::Duration,
+};
+
+use e2e::{
+    Metrics, Wire, addresses, chain, exchange_tcp, qualified, sorted, until,
+    until_the_programs_answer,
+};
+use gregor_tests::{
+    lab::{
+        Ask, CacheKind, Gregor, Lab, Pod,
+        world::{
+            BAR_ADDRESSES, BROKER, FOO_ADDRESSES, NODE_LOCAL_V4, NODE_LOCAL_V6, PUBLIC_ADDRESS,
+        },
+    },
+    tools,
+};
+use hickory_proto::{
+    op::{Message, ResponseCode},
+    rr::RecordType,
+};
+use nix::sys::signal::Signal;
+
+const CACHE: IpAddr = IpAddr::V4(NODE_LOCAL_V4);
+
+/// The provider's own names, for whoever has a Service.
+const UNMODIFIED: &str = r#"
+[[rule]]
+name  = "unmodified"
+match = "*.aws.private.kafka.managed"
+cname = "kafka-upstream.{client.namespace}.svc.cluster.local"
+"#;
+
+fn ask(pod: &Pod, name: &str) -> Message {
+    pod.ask(Ask::new(CACHE, name, RecordType::A)).unwrap()
+}
+
+/// The IPv4 addresses that a pod gets for a name; none for a denial.
+fn gets(pod: &Pod, name: &str) -> Vec<IpAddr> {
+    addresses(&ask(pod, name))
+}
+
+fn v4_of(endpoint: [IpAddr; 3]) -> Vec<IpAddr> {
+    sorted(endpoint.into_iter().filter(IpAddr::is_ipv4))
+}
+
+/// The file that says who the pods are, each with its interface, addresses and labels.
+struct Pods {
+    path: PathBuf,
+}
+
+impl Pods {
+    fn new(lab: &Lab) -> Self {
+        Self {
+            path: lab.directory().join("pods.toml"),
+        }
+    }
+
+    /// Says that these pods are who they are; `labels` is an inline table.
+    fn say<'p>(&self, pods: impl IntoIterator<Item = (&'p Pod, &'p str)>) {
+        let text: String = pods
+            .into_iter()
+            .map(|(pod, labels)| {
+                format!(
+                    "[[pod]]\nnamespace = \"{}\"\npod = \"{}-0\"\ninterface = \"{}\"\n\
+                     addresses = [\"{}\", \"{}\"]\nlabels = {labels}\n\n",
+                    pod.namespace, pod.namespace, pod.host_interface, pod.v4, pod.v6
+                )
+            })
+            .collect();
+        // In one step, as configuration management does it.
+        let new = self.path.with_extension("new");
+        fs::write(&new, text).unwrap();
+        fs::rename(&new, &self.path).unwrap();
+    }
+
+    fn config(&self) -> String {
+        format!(
+            "\n[identity]\nsources = [\"file\"]\nfile = \"{}\"\n",
+            self.path.display()
+        )
+    }
+}
+
+fn start(lab: &Lab, pods: &Pods, rules: &str) -> Gregor {
+    let config = format!("{}{rules}{}", lab.gregor_config(), pods.config());
+    let gregor = lab
+        .start_gregor(&tools::gregor().unwrap(), &config)
+        .unwrap();
+    known(&gregor, lab);
+    gregor
+}
+
+/// Waits until it is known who is behind the interface of each pod that the file names.
+fn known(gregor: &Gregor, lab: &Lab) {
+    let file = fs::read_to_string(lab.directory().join("pods.toml")).unwrap();
+    for pod in lab.pods().filter(|pod| file.contains(&pod.host_interface)) {
+        until("the identity of a pod", || {
+            let who = who(gregor, pod);
+            (who == Some(pod.namespace.clone())).then_some(())
+        });
+    }
+}
+
+/// The namespace of who is behind a pod's interface, as `gregor status` says it.
+fn who(gregor: &Gregor, pod: &Pod) -> Option<String> {
+    let status = gregor.status().unwrap();
+    let interfaces = status["interfaces"].as_array().unwrap();
+    let own = interfaces
+        .iter()
+        .find(|interface| interface["name"] == pod.host_interface.as_str())?;
+    Some(own["who"]["namespace"].as_str()?.to_owned())
+}
+
+#[test]
+fn unmodified_names_lead_to_the_pods_own_endpoint() {
+    let lab = Lab::builder("e2eown")
+        .pod("foo")
+        .pod("bar")
+        .pod("baz")
+        .pod("stranger")
+        .start()
+        .unwrap();
+    let [foo, bar, baz, stranger] = ["foo", "bar", "baz", "stranger"].map(|name| lab.pod(name));
+    let pods = Pods::new(&lab);
+    pods.say([(foo, "{}"), (bar, "{}"), (baz, "{}")]);
+    let gregor = start(&lab, &pods, UNMODIFIED);
+
+    let everybody = || {
+        [
+            (foo, v4_of(FOO_ADDRESSES)),
+            (bar, v4_of(BAR_ADDRESSES)),
+            // Without a Service, and without being known.
+            (baz, vec![PUBLIC_ADDRESS]),
+            (stranger, vec![PUBLIC_ADDRESS]),
+        ]
+    };
+    for (pod, expected) in everybody() {
+        let before = Metrics::of(&gregor).requests();
+        assert_eq!(gets(pod, BROKER), expected, "{}", pod.namespace);
+        assert_eq!(Metrics::of(&gregor).requests(), before + 1.0, "one query");
+    }
+    assert!(Metrics::of(&gregor).passed("unknown_client") >= 1.0);
+    let reply = ask(foo, BROKER);
+    assert_eq!(chain(&reply)[0].0, format!("{BROKER}."));
+
+    // The same from the kernel, and over IPv6.
+    for (pod, endpoint) in [(foo, FOO_ADDRESSES), (bar, BAR_ADDRESSES)] {
+        until_the_programs_answer(&gregor, &pod.namespace, |_| {
+            assert_eq!(gets(pod, BROKER), v4_of(endpoint));
+        });
+    }
+    for (pod, expected) in everybody() {
+        assert_eq!(gets(pod, BROKER), expected, "{}", pod.namespace);
+        let v6 = pod.ask(Ask::new(NODE_LOCAL_V6.into(), BROKER, RecordType::A));
+        assert_eq!(addresses(&v6.unwrap()), expected, "{}", pod.namespace);
+        // Whoever goes on to TCP gets what he got without gregor.
+        let (query, _) = Wire::new(BROKER, RecordType::A).bytes();
+        let reply = exchange_tcp(pod, CACHE, &query).unwrap();
+        let reply = Message::from_vec(&reply).unwrap();
+        assert_eq!(addresses(&reply), [PUBLIC_ADDRESS], "over TCP");
+    }
+    // As programs ask, with the pod's own resolv.conf.
+    assert_eq!(
+        foo.getent(&format!("{BROKER}.")).unwrap(),
+        v4_of(FOO_ADDRESSES)
+    );
+}
+
+#[test]
+fn a_namespace_is_asked_about_from_inside_alone() {
+    let lab = Lab::builder("e2einside")
+        .pod("foo")
+        .pod("bar")
+        .start()
+        .unwrap();
+    let (foo, bar) = (lab.pod("foo"), lab.pod("bar"));
+    let pods = Pods::new(&lab);
+    pods.say([(foo, "{}"), (bar, "{}")]);
+    // The last key of the lab's only rule.
+    let gregor = start(&lab, &pods, "clients = \"own-namespace\"\n");
+    let expected = |pod: &Pod, namespace: &str, endpoint| {
+        if pod.namespace == namespace {
+            v4_of(endpoint)
+        } else {
+            Vec::new()
+        }
+    };
+    let all = || {
+        for pod in [foo, bar] {
+            for (namespace, endpoint) in [("foo", FOO_ADDRESSES), ("bar", BAR_ADDRESSES)] {
+                let reply = ask(pod, &qualified(namespace));
+                let expected = expected(pod, namespace, endpoint);
+                assert_eq!(addresses(&reply), expected, "{} {namespace}", pod.namespace);
+                let is_denied = reply.metadata.response_code == ResponseCode::NXDomain;
+                assert_eq!(is_denied, expected.is_empty());
+            }
+        }
+    };
+    all();
+    for (pod, endpoint) in [(foo, FOO_ADDRESSES), (bar, BAR_ADDRESSES)] {
+        until_the_programs_answer(&gregor, &pod.namespace, |_| {
+            assert_eq!(gets(pod, &qualified(&pod.namespace)), v4_of(endpoint));
+        });
+    }
+    all();
+    assert!(Metrics::of(&gregor).passed("other_client") >= 4.0);
+}
+
+/// Attempt 6 of the article: a label of the pod chooses the endpoint.
+#[test]
+fn a_label_chooses_and_its_change_is_in_force_at_once() {
+    let lab = Lab::builder("e2elabel").pod("client").start().unwrap();
+    let client = lab.pod("client");
+    let pods = Pods::new(&lab);
+    let rules = r#"
+[[rule]]
+name  = "attempt-6"
+match = "*.kafkas.managed.service"
+cname = "{client.label.example.com/tenant}.kafka.managed.service"
+[[rule]]
+name  = "override"
+match = "{namespace}.kafka.managed.service"
+cname = "kafka-upstream.{namespace}.svc.cluster.local"
+"#;
+    let tenant = |name: &str| format!("{{ \"example.com/tenant\" = \"{name}\" }}");
+    pods.say([(client, tenant("foo").as_str())]);
+    let gregor = start(&lab, &pods, rules);
+    let name = "mykafka.kafkas.managed.service";
+    let reply = ask(client, name);
+    let targets: Vec<String> = chain(&reply)
+        .into_iter()
+        .map(|(_, target)| target)
+        .collect();
+    assert_eq!(
+        targets[..2],
+        [
+            "foo.kafka.managed.service.",
+            "kafka-upstream.foo.svc.cluster.local."
+        ]
+    );
+    assert_eq!(addresses(&reply), v4_of(FOO_ADDRESSES));
+    until_the_programs_answer(&gregor, "client", |_| {
+        assert_eq!(gets(client, name), v4_of(FOO_ADDRESSES));
+    });
+
+    for (labels, expected) in [
+        (tenant("bar"), v4_of(BAR_ADDRESSES)),
+        (tenant("foo"), v4_of(FOO_ADDRESSES)),
+        // No label of a name, and none at all: the query passes.
+        (tenant("not.a.label"), vec![]),
+        ("{}".to_owned(), vec![]),
+        (tenant("bar"), v4_of(BAR_ADDRESSES)),
+    ] {
+        pods.say([(client, labels.as_str())]);
+        until(&format!("{labels} in force"), || {
+            (gets(client, name) == expected).then_some(())
+        });
+        // And it stays so.
+        for _ in 0..10 {
+            assert_eq!(gets(client, name), expected, "{labels}");
+        }
+    }
+}
+
+/// Sends from an address of its own choice; `None` where nothing comes back.
+fn ask_from(pod: &Pod, source: IpAddr, name: &str) -> Option<Vec<IpAddr>> {
+    let (query, _) = Wire::new(name, RecordType::A).bytes();
+    let reply = pod.netns().enter(move || {
+        let socket = UdpSocket::bind(SocketAddr::new(source, 0)).unwrap();
+        socket
+            .set_read_timeout(Some(Duration::from_millis(500)))
+            .unwrap();
+        socket.send_to(&query, (CACHE, 53)).unwrap();
+        let mut buffer = [0; 4096];
+        let len = socket.recv(&mut buffer).ok()?;
+        Some(buffer[..len].to_vec())
+    });
+    let reply = Message::from_vec(&reply.unwrap()?).unwrap();
+    Some(addresses(&reply))
+}
+
+fn ip(pod: &Pod, arguments: &str) {
+    let mut command = Command::new("ip");
+    command.args(arguments.split(' '));
+    let output = pod.output(command).unwrap();
+    assert!(output.status.success(), "{output:?}");
+}
+
+/// What pods try to get at the endpoint of another one, and what they get.
+#[test]
+fn a_hostile_pod_learns_no_other_endpoint() {
+    let lab = Lab::builder("e2ehostile")
+        .pod("foo")
+        .pod("bar")
+        .start()
+        .unwrap();
+    let (foo, bar) = (lab.pod("foo"), lab.pod("bar"));
+    let pods = Pods::new(&lab);
+    pods.say([(foo, "{}"), (bar, "{}")]);
+    let rules = format!("clients = \"own-namespace\"\n{UNMODIFIED}");
+    let gregor = start(&lab, &pods, &rules);
+    for (pod, endpoint) in [(foo, FOO_ADDRESSES), (bar, BAR_ADDRESSES)] {
+        until_the_programs_answer(&gregor, &pod.namespace, |_| {
+            assert_eq!(gets(pod, BROKER), v4_of(endpoint));
+            assert_eq!(gets(pod, &qualified(&pod.namespace)), v4_of(endpoint));
+        });
+    }
+    let secret = v4_of(BAR_ADDRESSES);
+    let bars = qualified("bar");
+    let learns = |reply: Option<Vec<IpAddr>>| {
+        reply.is_some_and(|found| found.iter().any(|address| secret.contains(address)))
+    };
+
+    // Another's namespace, with EDNS and without, by either server address, over TCP.
+    for edns in [None, Some(512), Some(1232), Some(4096)] {
+        for server in [CACHE, NODE_LOCAL_V6.into()] {
+            for qtype in [RecordType::A, RecordType::AAAA, RecordType::HTTPS] {
+                let mut asked = Ask::new(server, &bars, qtype);
+                asked.edns = edns;
+                let reply = foo.ask(asked).unwrap();
+                assert!(
+                    !learns(Some(addresses(&reply))),
+                    "{edns:?} {server} {qtype}"
+                );
+                assert_eq!(chain(&reply), [], "{edns:?} {server} {qtype}");
+            }
+        }
+    }
+    let (query, _) = Wire::new(&bars, RecordType::A).bytes();
+    let reply = exchange_tcp(foo, CACHE, &query).unwrap();
+    assert!(!learns(Some(addresses(
+        &Message::from_vec(&reply).unwrap()
+    ))));
+
+    // An address of its own choice, and the victim's own, on eth0.
+    ip(foo, "addr add 10.99.99.99/32 dev eth0");
+    assert!(!learns(ask_from(foo, [10, 99, 99, 99].into(), &bars)));
+    assert!(!learns(ask_from(foo, [10, 99, 99, 99].into(), BROKER)));
+    ip(foo, "addr del 10.99.99.99/32 dev eth0");
+    ip(foo, &format!("addr add {}/32 dev eth0", bar.v4));
+    for _ in 0..3 {
+        assert!(!learns(ask_from(foo, bar.v4.into(), &bars)));
+        assert!(!learns(ask_from(foo, bar.v4.into(), BROKER)));
+        // The victim loses nothing.
+        assert_eq!(gets(bar, BROKER), secret);
+        assert_eq!(gets(bar, &bars), secret);
+    }
+    ip(foo, &format!("addr del {}/32 dev eth0", bar.v4));
+
+    // Another name for its interface.
+    ip(foo, "link set eth0 down");
+    ip(foo, "link set eth0 name veth-bar");
+    ip(foo, "link set veth-bar up");
+    ip(foo, "route add default dev veth-bar");
+    assert!(!learns(ask_from(foo, foo.v4.into(), &bars)));
+    assert!(!learns(ask_from(foo, foo.v4.into(), BROKER)));
+    assert_eq!(gets(bar, BROKER), secret);
+}
+
+/// What is known of who asks, and of their answers, outlives the process: the next one takes it over and looks again.
+#[test]
+fn identities_outlive_a_process() {
+    let lab = Lab::builder("e2eidlife")
+        .pod("foo")
+        .pod("bar")
+        .cache(CacheKind::Embedded)
+        .start()
+        .unwrap();
+    let (foo, bar) = (lab.pod("foo"), lab.pod("bar"));
+    let pods = Pods::new(&lab);
+    pods.say([(foo, "{}"), (bar, "{}")]);
+    let gregor = start(&lab, &pods, UNMODIFIED);
+    let right = |pod: &Pod, endpoint| {
+        assert_eq!(gets(pod, BROKER), v4_of(endpoint), "{}", pod.namespace);
+    };
+    for (pod, endpoint) in [(foo, FOO_ADDRESSES), (bar, BAR_ADDRESSES)] {
+        until_the_programs_answer(&gregor, &pod.namespace, |_| right(pod, endpoint));
+    }
+    let config = fs::read_to_string(gregor.config_path()).unwrap();
+    gregor.signal(Signal::SIGKILL);
+    until("the end of the process", || gregor.process().exited());
+    // Nobody is home.
+    for _ in 0..5 {
+        right(foo, FOO_ADDRESSES);
+        right(bar, BAR_ADDRESSES);
+    }
+    let binary = tools::gregor().unwrap();
+    let next = lab.start_gregor(&binary, &config).unwrap();
+    right(foo, FOO_ADDRESSES);
+    right(bar, BAR_ADDRESSES);
+    known(&next, &lab);
+    let taken = Metrics::of(&next).taken();
+    right(foo, FOO_ADDRESSES);
+    right(bar, BAR_ADDRESSES);
+    assert_eq!(Metrics::of(&next).taken(), taken, "the answers are kept");
+
+    // A pod that is not named any more is not known any more.
+    pods.say([(bar, "{}")]);
+    until("the pod is forgotten", || {
+        (gets(foo, BROKER) == [PUBLIC_ADDRESS]).then_some(())
+    });
+    right(bar, BAR_ADDRESSES);
+}

@@ -1,6 +1,7 @@
 //! The configuration file: TOML to typed values, checked as a whole, every complaint with file, line, key and remedy.
 
 mod diagnostic;
+mod identity;
 mod kubernetes;
 mod reader;
 
@@ -17,6 +18,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 pub use diagnostic::{ConfigErrors, Diagnostic};
+pub use identity::{Identity, load_pods};
 pub use kubernetes::Kubernetes;
 
 use crate::rules::{
@@ -39,6 +41,7 @@ pub struct Config {
     pub limits: Limits,
     pub metrics: Metrics,
     pub kubernetes: Kubernetes,
+    pub identity: Identity,
     /// Checked one by one; [`RuleSet::compile`] checks them against each other.
     pub rules: Vec<RuleSpec>,
     file: PathBuf,
@@ -347,6 +350,7 @@ impl Config {
                 "limits",
                 "metrics",
                 "kubernetes",
+                "identity",
                 "rule",
             ],
         );
@@ -356,6 +360,7 @@ impl Config {
         let limits = read_limits(&mut reader, &root);
         let metrics = read_metrics(&mut reader, &root);
         let kubernetes = kubernetes::read(&mut reader, &root);
+        let identity = identity::read(&mut reader, &root);
         let (mut rules, positions) = read_rules(&mut reader, &root);
         if intercept.mode == Mode::Observe {
             for rule in &mut rules {
@@ -378,6 +383,7 @@ impl Config {
             limits,
             metrics,
             kubernetes,
+            identity,
             rules,
             file: path.to_owned(),
             warnings,

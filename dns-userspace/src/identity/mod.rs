@@ -2,8 +2,11 @@
 //!
 //! [`Registry`] decides and does no I/O. The other modules read what the sources say.
 
+mod cni;
 mod facts;
+mod inside;
 mod registry;
 
 pub use facts::{CniResult, Entry, Look, Mac, Peer, Pod, PodKey, PodReport};
-pub use registry::{Registry, is_label};
+pub use inside::Inside;
+pub use registry::{Registry, Ticket, is_label};

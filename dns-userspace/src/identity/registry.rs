@@ -452,7 +452,8 @@ impl Registry {
         if let Some((source, bound)) = &link.bound {
             let trusted = self.order.iter().position(|other| other == source);
             let overrides = trusted.is_none_or(|trusted| rank < trusted);
-            if !overrides && !bound.is(&found.key) {
+            // What was left of an earlier pod of this name may have come first.
+            if !overrides && !bound.is(&found.key) && !bound.has_name_of(&found.key) {
                 return Err(WhyNot::Changed);
             }
         }

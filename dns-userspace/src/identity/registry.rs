@@ -58,6 +58,8 @@ struct Link {
     looked: u64,
     /// The addresses that it came with: the first that were seen behind it.
     origin: BTreeSet<IpAddr>,
+    /// When those were seen.
+    origin_moment: u64,
     /// Who it was, and what said so. It is nobody else's for as long as it exists.
     bound: Option<(IdentitySource, PodKey)>,
     /// UID of the pod, once the API had it.
@@ -148,6 +150,7 @@ impl Registry {
                 look: None,
                 looked: 0,
                 origin: BTreeSet::new(),
+                origin_moment: 0,
                 bound: None,
                 confirmed: None,
                 published: None,
@@ -257,6 +260,7 @@ impl Registry {
         link.looked = ticket.moment;
         if link.origin.is_empty() {
             link.origin = link.inside().copied().collect();
+            link.origin_moment = ticket.moment;
         }
         true
     }
@@ -324,6 +328,11 @@ impl Registry {
     /// How many pods the API has.
     pub fn pod_count(&self) -> usize {
         self.pods.len()
+    }
+
+    /// How many pods the static file has.
+    pub fn entry_count(&self) -> usize {
+        self.entries.len()
     }
 
     /// What the static file has.
@@ -716,13 +725,13 @@ impl Registry {
             if route.is_some_and(|other| other != index) {
                 return Says::Not(WhyNot::ForeignAddress);
             }
-            // The interface that had it is gone. What the API said before this one came may be about the pod of that one.
+            // The interface that had it is gone. What the API said before this one was seen may be about the pod of that one.
             let is_reused = self.has_missed || self.held.contains_key(address);
             let since = listed.since.get(address).copied().unwrap_or_default();
             if link.looked < since {
                 // What was read may be of an interface that is gone by now.
                 why = WhyNot::Unread;
-            } else if is_reused && since < link.generation {
+            } else if is_reused && (since < link.origin_moment || !link.origin.contains(address)) {
                 why = WhyNot::Ambiguous;
             } else if route.is_some() {
                 lives_here = true;

@@ -252,6 +252,7 @@ impl World {
                 self.registry.appeared(index, &name);
                 self.believed.insert(index, at);
                 self.published.remove(&index);
+                self.begin_read(index);
             }
             Some(LinkEvent::Vanished(at)) => {
                 self.log(|| format!("link {at} gone"));
@@ -403,18 +404,18 @@ impl World {
                 }
             }
             20..38 => self.deliver_link(),
-            38..50 => self.deliver_api(),
-            50..62 => {
+            38..46 => self.deliver_api(),
+            46..58 => {
                 if !self.files.is_empty() {
                     let number = self.random.random_range(0..self.files.len());
                     self.deliver_file(number);
                 }
             }
-            62..76 => {
+            58..70 => {
                 let index = self.random.random_range(1..=INDEXES);
                 self.begin_read(index);
             }
-            76..90 => {
+            70..90 => {
                 if !self.reads.is_empty() {
                     let number = self.random.random_range(0..self.reads.len());
                     self.finish_read(number);

@@ -12,6 +12,7 @@ pub mod config;
 pub mod datapath;
 pub mod discover;
 mod fair;
+pub mod identity;
 pub mod inject;
 pub mod model;
 pub mod monitor;

@@ -27,6 +27,8 @@ pub enum Role {
     Main,
     /// Attaches to interfaces, replaces and detaches.
     Kernel,
+    /// Reads interfaces of other network namespaces, and the files that say whose they are.
+    Identity,
     /// Sends queries that pass into the return device, whose program goes by the mark of a frame.
     Return,
     /// Reads queries, replies of upstreams, TCP connections and requests for pages.
@@ -46,6 +48,7 @@ impl Role {
                 CAP_BPF | CAP_PERFMON | CAP_NET_ADMIN | CAP_DAC_READ_SEARCH
             ),
             Role::Kernel => matches!(capability, CAP_BPF | CAP_NET_ADMIN),
+            Role::Identity => matches!(capability, CAP_NET_ADMIN | CAP_DAC_READ_SEARCH),
             Role::Return => capability == CAP_NET_RAW,
             Role::Worker { maps_take_bpf } => maps_take_bpf && capability == CAP_BPF,
         }
@@ -171,6 +174,7 @@ mod tests {
         );
         assert_eq!(kept(Role::Start, &documented), documented);
         assert_eq!(kept(Role::Kernel, &documented), [CAP_NET_ADMIN, CAP_BPF]);
+        assert_eq!(kept(Role::Identity, &documented), [CAP_NET_ADMIN]);
         assert_eq!(kept(Role::Return, &documented), [CAP_NET_RAW]);
         assert_eq!(kept(quiet, &documented), []);
         assert_eq!(kept(with_maps, &documented), [CAP_BPF]);

@@ -2,6 +2,7 @@
 
 mod clients;
 mod diagnostic;
+mod identity;
 mod kubernetes;
 mod reader;
 
@@ -18,6 +19,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 pub use diagnostic::{ConfigErrors, Diagnostic};
+pub use identity::{Identity, load_pods};
 pub use kubernetes::Kubernetes;
 
 use crate::rules::{
@@ -40,6 +42,7 @@ pub struct Config {
     pub limits: Limits,
     pub metrics: Metrics,
     pub kubernetes: Kubernetes,
+    pub identity: Identity,
     /// Checked one by one; [`RuleSet::compile`] checks them against each other.
     pub rules: Vec<RuleSpec>,
     file: PathBuf,
@@ -348,6 +351,7 @@ impl Config {
                 "limits",
                 "metrics",
                 "kubernetes",
+                "identity",
                 "rule",
             ],
         );
@@ -357,6 +361,7 @@ impl Config {
         let limits = read_limits(&mut reader, &root);
         let metrics = read_metrics(&mut reader, &root);
         let kubernetes = kubernetes::read(&mut reader, &root);
+        let identity = identity::read(&mut reader, &root);
         let (mut rules, positions) = read_rules(&mut reader, &root);
         if intercept.mode == Mode::Observe {
             for rule in &mut rules {
@@ -379,6 +384,7 @@ impl Config {
             limits,
             metrics,
             kubernetes,
+            identity,
             rules,
             file: path.to_owned(),
             warnings,

@@ -69,6 +69,7 @@ pub use log::{LOG_TARGET, ProgramLog};
 pub use memlock::{Memlock, maps_take_bpf, raise_memlock};
 pub use monitor::{Decided, Decision, Decisions, Switch};
 pub use netdev::{XdpMode, xdp_modes};
+pub use netlink::{Netlink, attributes};
 pub use node::{Node, missing_capabilities};
 pub use offload::vlan_offload_remedy;
 pub use options::{HIT_LANES, LoadOptions, wanted};

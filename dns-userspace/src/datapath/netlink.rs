@@ -1,6 +1,6 @@
 //! Asks the kernel one thing at a time over netlink: the request as bytes, each message of the answer as bytes.
 
-use std::{io, mem::MaybeUninit, time::Duration};
+use std::{io, mem::MaybeUninit, os::fd::AsRawFd as _, time::Duration};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -20,6 +20,27 @@ impl Netlink {
         let socket = Socket::new(domain, Type::RAW, Some(Protocol::from(protocol)))?;
         socket.set_read_timeout(Some(PATIENCE))?;
         Ok(Self(socket))
+    }
+
+    /// The same, with requests that the kernel checks to the last bit (NETLINK_GET_STRICT_CHK): without, it ignores what it does
+    /// not know in them, such as the network namespace that they are about.
+    pub fn open_strict(protocol: i32) -> io::Result<Self> {
+        let netlink = Self::open(protocol)?;
+        let on: libc::c_int = 1;
+        // SAFETY: the option is a `c_int`, and its length is given.
+        let result = unsafe {
+            libc::setsockopt(
+                netlink.0.as_raw_fd(),
+                libc::SOL_NETLINK,
+                libc::NETLINK_GET_STRICT_CHK,
+                std::ptr::from_ref(&on).cast(),
+                size_of_val(&on) as libc::socklen_t,
+            )
+        };
+        if result < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(netlink)
     }
 
     /// Sends one request and visits every message of the answer: its type, and what follows its header. An error that the

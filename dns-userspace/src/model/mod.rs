@@ -18,7 +18,7 @@ mod transport;
 
 pub use client::Client;
 pub use headers::{Headers, be16};
-pub use identity::{Identity, IdentitySource};
+pub use identity::{Identity, IdentitySource, Who, WhyNot};
 pub use interface::{Interface, RETURN_DEVICES};
 pub use limit::Limit;
 pub use name::{name_length, wire_name};

@@ -1,40 +1,15 @@
-//! Lists and watches Services at the API server, and reports what it says; decides nothing but when to ask again.
-//!
-//! Not kube's own watcher: that one reports neither bookmarks nor that a watch goes on after a failure, so the age of what is known
-//! would not be known.
+//! The Services that rules lead to, as the API server lists and watches them.
 
-use std::{
-    io,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::sync::Arc;
 
-use futures::{StreamExt as _, TryStreamExt as _};
 use hickory_proto::rr::Name;
 use k8s_openapi::api::core::v1;
-use kube::{
-    Api, Client, Error, ResourceExt as _,
-    api::{ListParams, VersionMatch, WatchEvent, WatchParams},
+use kube::{Api, Client, ResourceExt as _};
+
+use super::{
+    ErrorReason, Kind, Report, Selector, Service, SharedServices,
+    list_watch::{self, Reports},
 };
-use tokio::time::{sleep, timeout};
-use tracing::{info, warn};
-
-use super::{Backoff, ErrorReason, Kind, Report, Selector, Service, SharedServices};
-
-/// For a whole list, and for the beginning of a watch.
-const LIST: Duration = Duration::from_secs(30);
-/// How long a watch lasts, in seconds: the server ends it. Below the 5 minutes that proxies often allow, and different from node
-/// to node.
-const WATCH: std::ops::Range<u32> = 200..290;
-/// After a restart of the API server every node has to list again: they do so within this time, not all at once. What is known
-/// counts meanwhile.
-const RELIST: Duration = Duration::from_secs(5);
-/// A watch that says nothing for this long hangs: the server sends a bookmark every minute.
-const SILENCE: Duration = Duration::from_secs(150);
-/// No watch is shorter, unless the server ends.
-const SHORTEST: Duration = Duration::from_secs(1);
-/// The version that stands for "whatever the server has in memory".
-const ANY_VERSION: &str = "0";
 
 /// Watches for as long as it is polled.
 pub async fn follow(client: Client, selector: Selector, services: Arc<SharedServices>) {
@@ -42,189 +17,54 @@ pub async fn follow(client: Client, selector: Selector, services: Arc<SharedServ
         Some(namespace) => Api::<v1::Service>::namespaced(client, namespace),
         None => Api::all(client),
     };
-    let mut watch = Watch {
-        api,
-        fields: selector.fields(),
-        selector,
-        services,
-        version: None,
-        newest: None,
-    };
-    let mut backoff = Backoff::default();
-    let mut is_failing = false;
-    loop {
-        match watch.once(&mut backoff, &mut is_failing).await {
-            Ok(()) => {}
-            Err((reason, error)) => {
-                watch.services.failed(&watch.selector, reason, &error);
-                if reason == ErrorReason::Gone {
-                    // Listed again: what was missed comes with that.
-                    watch.version = None;
-                    sleep(RELIST.mul_f64(rand::random())).await;
-                    continue;
-                }
-                if !is_failing {
-                    is_failing = true;
-                    warn!(
-                        services = %watch.selector,
-                        reason = reason.label(),
-                        error,
-                        "cannot watch Services; targets are looked up by DNS until the API server says more"
-                    );
-                }
-                sleep(backoff.next(rand::random())).await;
-            }
-        }
-    }
+    let fields = selector.fields();
+    list_watch::follow(api, fields, Watched { selector, services }).await;
 }
 
-struct Watch {
-    api: Api<v1::Service>,
-    fields: String,
+struct Watched {
     selector: Selector,
     services: Arc<SharedServices>,
-    /// Where the watch goes on; `None` for a list first.
-    version: Option<String>,
-    /// The newest that was seen: a list must not be older.
-    newest: Option<String>,
 }
 
-type Failed = (ErrorReason, String);
-
-impl Watch {
-    /// Lists if need be, and watches until the server ends it.
-    async fn once(&mut self, backoff: &mut Backoff, is_failing: &mut bool) -> Result<(), Failed> {
-        let version = match self.version.clone() {
-            Some(version) => version,
-            None => self.list().await?,
-        };
-        let mut parameters = WatchParams::default().timeout(rand::random_range(WATCH));
-        if !self.fields.is_empty() {
-            parameters = parameters.fields(&self.fields);
-        }
-        let events = timeout(LIST, self.api.watch(&parameters, &version)).await;
-        let events = events.map_err(|_| silent())?.map_err(failed)?;
-        let mut events = events.boxed();
-        let began = Instant::now();
-        let mut is_open = false;
-        loop {
-            // Most watches say nothing at first. One that was refused says so at once, after a reply that looks good.
-            let patience = if is_open { SILENCE } else { SHORTEST };
-            let event = match timeout(patience, events.try_next()).await {
-                Ok(event) => Some(event.map_err(failed)?),
-                Err(_) if is_open => return Err(silent()),
-                Err(_) => None,
-            };
-            match &event {
-                Some(Some(WatchEvent::Error(_)) | None) => {}
-                _ => {
-                    is_open = true;
-                    backoff.reset();
-                    if std::mem::take(is_failing) {
-                        info!(services = %self.selector, "Services are watched again");
-                    }
-                }
-            }
-            let Some(event) = event else {
-                self.report(Report::Heard);
-                continue;
-            };
-            match event {
-                // One that ends at once would be asked for again and again.
-                None if began.elapsed() < SHORTEST => return Err(cut()),
-                None => return Ok(()),
-                Some(WatchEvent::Added(service) | WatchEvent::Modified(service)) => {
-                    self.seen(service.resource_version());
-                    self.report(Report::Applied(read(service)));
-                }
-                Some(WatchEvent::Deleted(service)) => {
-                    self.seen(service.resource_version());
-                    let service = read(service);
-                    self.report(Report::Deleted(service.namespace, service.name));
-                }
-                Some(WatchEvent::Bookmark(bookmark)) => {
-                    self.seen(Some(bookmark.metadata.resource_version));
-                    self.report(Report::Heard);
-                }
-                Some(WatchEvent::Error(status)) => return Err(failed(Error::Api(status))),
-            }
-        }
-    }
-
-    /// From the server's memory, which need not be the newest: the watch goes on from there.
-    async fn list(&mut self) -> Result<String, Failed> {
-        let newest = self.newest.clone();
-        let mut parameters = ListParams {
-            version_match: Some(VersionMatch::NotOlderThan),
-            resource_version: Some(newest.unwrap_or_else(|| ANY_VERSION.to_owned())),
-            ..ListParams::default()
-        };
-        if !self.fields.is_empty() {
-            parameters = parameters.fields(&self.fields);
-        }
-        // Should the server not know this version any more, the next list takes what it has.
-        self.newest = None;
-        let list = timeout(LIST, self.api.list(&parameters)).await;
-        let list = list.map_err(|_| silent())?.map_err(failed)?;
-        let version = list.metadata.resource_version.unwrap_or_default();
-        if version.is_empty() {
-            return Err((ErrorReason::Server, "a list without a version".to_owned()));
-        }
-        self.seen(Some(version.clone()));
-        self.report(Report::Listed(list.items.into_iter().map(read).collect()));
-        Ok(version)
-    }
-
-    fn seen(&mut self, version: Option<String>) {
-        if let Some(version) = version.filter(|version| !version.is_empty()) {
-            self.newest = Some(version.clone());
-            self.version = Some(version);
-        }
-    }
-
+impl Watched {
     fn report(&self, report: Report) {
         self.services.report(&self.selector, report);
     }
 }
 
-fn cut() -> Failed {
-    let text = "the API server ends each watch at once";
-    (ErrorReason::Connection, text.to_owned())
-}
+impl Reports<v1::Service> for Watched {
+    fn kind(&self) -> &'static str {
+        "Services"
+    }
 
-fn silent() -> Failed {
-    (ErrorReason::Timeout, "the API server is silent".to_owned())
-}
+    fn which(&self) -> String {
+        self.selector.to_string()
+    }
 
-fn failed(error: Error) -> Failed {
-    let reason = match &error {
-        Error::Api(status) => match status.code {
-            401 => ErrorReason::Unauthorized,
-            403 => ErrorReason::Forbidden,
-            410 => ErrorReason::Gone,
-            _ => ErrorReason::Server,
-        },
-        Error::ReadEvents(_) | Error::HyperError(_) => ErrorReason::Connection,
-        Error::Service(error) => {
-            let timed_out = error
-                .downcast_ref::<io::Error>()
-                .is_some_and(|error| error.kind() == io::ErrorKind::TimedOut);
-            if timed_out {
-                ErrorReason::Timeout
-            } else {
-                ErrorReason::Connection
-            }
-        }
-        _ => ErrorReason::Server,
-    };
-    let text = match error {
-        Error::Api(status) => format!("{} ({})", status.message, status.code),
-        error => {
-            let error = anyhow::Error::from(error);
-            format!("{error:#}")
-        }
-    };
-    (reason, text)
+    fn meanwhile(&self) -> &'static str {
+        "targets are looked up by DNS until the API server says more"
+    }
+
+    fn listed(&self, services: Vec<v1::Service>) {
+        self.report(Report::Listed(services.into_iter().map(read).collect()));
+    }
+
+    fn applied(&self, service: v1::Service) {
+        self.report(Report::Applied(read(service)));
+    }
+
+    fn deleted(&self, service: v1::Service) {
+        let service = read(service);
+        self.report(Report::Deleted(service.namespace, service.name));
+    }
+
+    fn heard(&self) {
+        self.report(Report::Heard);
+    }
+
+    fn failed(&self, reason: ErrorReason, error: &str) {
+        self.services.failed(&self.selector, reason, error);
+    }
 }
 
 fn read(service: v1::Service) -> Service {

@@ -2,7 +2,9 @@
 
 use std::{
     collections::VecDeque,
+    io,
     sync::{Mutex, OnceLock},
+    time::Duration,
 };
 
 use axum::{
@@ -13,10 +15,14 @@ use axum::{
     response::{IntoResponse as _, Response},
     routing::get,
 };
-use futures::stream;
+use futures::{StreamExt as _, stream};
 use kube::Config;
 use serde_json::{Value, json};
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{
+    net::TcpListener,
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
 
 use super::*;
 use crate::{

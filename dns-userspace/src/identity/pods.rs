@@ -1,0 +1,164 @@
+//! The pods of this node, as the API server lists and watches them.
+
+use std::sync::mpsc::Sender;
+
+use k8s_openapi::api::core::v1;
+use kube::{Api, Client, ResourceExt as _};
+
+use super::{
+    facts::{Pod, PodKey, PodReport},
+    input::Input,
+};
+use crate::sources::{
+    ErrorReason,
+    list_watch::{self, Reports},
+};
+
+/// Has the hash of its manifest, which the CNI is told as the UID of a static pod.
+const STATIC_UID: &str = "kubernetes.io/config.hash";
+
+/// Watches the pods of a node for as long as it is polled. What is known stays while the API server is away.
+pub async fn follow(client: Client, node: String, inputs: Sender<Input>) {
+    let fields = fields(&node);
+    list_watch::follow(Api::<v1::Pod>::all(client), fields, Watched { inputs }).await;
+}
+
+/// The field selector of a node's pods.
+pub fn fields(node: &str) -> String {
+    format!("spec.nodeName={node}")
+}
+
+struct Watched {
+    inputs: Sender<Input>,
+}
+
+impl Watched {
+    fn send(&self, input: Input) {
+        // An error says that gregor ends.
+        let _ = self.inputs.send(input);
+    }
+}
+
+impl Reports<v1::Pod> for Watched {
+    fn kind(&self) -> &'static str {
+        "pods"
+    }
+
+    fn which(&self) -> String {
+        "of this node".to_owned()
+    }
+
+    fn meanwhile(&self) -> &'static str {
+        "what is known of them stays until the API server says more"
+    }
+
+    fn listed(&self, pods: Vec<v1::Pod>) {
+        let pods = pods.iter().map(read).collect();
+        self.send(Input::Pods(PodReport::Listed(pods)));
+    }
+
+    fn applied(&self, pod: v1::Pod) {
+        self.send(Input::Pods(PodReport::Applied(read(&pod))));
+    }
+
+    fn deleted(&self, pod: v1::Pod) {
+        self.send(Input::Pods(PodReport::Deleted(read(&pod).key)));
+    }
+
+    fn heard(&self) {
+        self.send(Input::Api(None));
+    }
+
+    fn failed(&self, reason: ErrorReason, error: &str) {
+        if reason != ErrorReason::Gone {
+            self.send(Input::Api(Some(error.to_owned())));
+        }
+    }
+}
+
+fn read(pod: &v1::Pod) -> Pod {
+    let spec = pod.spec.as_ref();
+    let status = pod.status.as_ref();
+    let phase = status.and_then(|status| status.phase.as_deref());
+    let uid = match pod.annotations().get(STATIC_UID) {
+        Some(uid) => Some(uid.clone()),
+        None => pod.uid(),
+    };
+    let all = status.and_then(|status| status.pod_ips.as_ref());
+    let one = status.and_then(|status| status.pod_ip.as_ref());
+    let texts = all.into_iter().flatten().map(|ip| &ip.ip).chain(one);
+    let mut addresses = Vec::new();
+    for address in texts.filter_map(|text| text.parse().ok()) {
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    Pod {
+        key: PodKey {
+            namespace: pod.namespace().unwrap_or_default(),
+            pod: pod.name_any(),
+            uid: uid.unwrap_or_default(),
+        },
+        labels: pod.labels().clone(),
+        addresses,
+        host_network: spec.and_then(|spec| spec.host_network).unwrap_or_default(),
+        is_finished: matches!(phase, Some("Succeeded" | "Failed")),
+        is_deleted: pod.metadata.deletion_timestamp.is_some(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn pod(status: serde_json::Value, change: impl FnOnce(&mut serde_json::Value)) -> Pod {
+        let mut pod = json!({
+            "metadata": { "name": "web-0", "namespace": "foo", "uid": "1", "labels": { "a": "b" } },
+            "spec": { "containers": [] }, "status": status,
+        });
+        change(&mut pod);
+        read(&serde_json::from_value(pod).unwrap())
+    }
+
+    #[test]
+    fn pods_are_read_as_the_kubelet_reports_them() {
+        let running = json!({
+            "phase": "Running", "podIP": "10.0.0.5",
+            "podIPs": [{ "ip": "10.0.0.5" }, { "ip": "fd00::5" }],
+        });
+        let read = pod(running.clone(), |_| {});
+        assert_eq!(
+            (&*read.key.namespace, &*read.key.pod, &*read.key.uid),
+            ("foo", "web-0", "1")
+        );
+        assert_eq!(read.labels["a"], "b");
+        let expected: [std::net::IpAddr; 2] = [[10, 0, 0, 5].into(), "fd00::5".parse().unwrap()];
+        assert_eq!(read.addresses, expected);
+        assert!(!read.host_network && !read.is_finished && !read.is_deleted);
+
+        let deleted = pod(running.clone(), |pod| {
+            pod["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        });
+        assert!(deleted.is_deleted);
+        let host = pod(running.clone(), |pod| {
+            pod["spec"]["hostNetwork"] = json!(true)
+        });
+        assert!(host.host_network);
+        let fixed = pod(running, |pod| {
+            pod["metadata"]["annotations"] = json!({ STATIC_UID: "hash" });
+        });
+        assert_eq!(fixed.key.uid, "hash");
+        for (phase, finished) in [
+            ("Pending", false),
+            ("Unknown", false),
+            ("Succeeded", true),
+            ("Failed", true),
+        ] {
+            let read = pod(json!({ "phase": phase }), |_| {});
+            assert_eq!(read.is_finished, finished, "{phase}");
+            assert!(read.addresses.is_empty());
+        }
+    }
+}

@@ -27,7 +27,7 @@ pub enum Role {
     Main,
     /// Attaches to interfaces, replaces and detaches.
     Kernel,
-    /// Reads interfaces of other network namespaces, and the files that say whose they are.
+    /// Reads interfaces of other network namespaces, and files of root's that say whose they are.
     Identity,
     /// Sends queries that pass into the return device, whose program goes by the mark of a frame.
     Return,
@@ -48,7 +48,7 @@ impl Role {
                 CAP_BPF | CAP_PERFMON | CAP_NET_ADMIN | CAP_DAC_READ_SEARCH
             ),
             Role::Kernel => matches!(capability, CAP_BPF | CAP_NET_ADMIN),
-            Role::Identity => matches!(capability, CAP_NET_ADMIN | CAP_DAC_READ_SEARCH),
+            Role::Identity => capability == CAP_NET_ADMIN,
             Role::Return => capability == CAP_NET_RAW,
             Role::Worker { maps_take_bpf } => maps_take_bpf && capability == CAP_BPF,
         }

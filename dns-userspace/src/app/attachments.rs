@@ -203,6 +203,7 @@ impl Attachments {
                 mode: None,
                 error: wanted.error.clone(),
                 in_front: wanted.in_front.iter().map(described).collect(),
+                ..InterfaceStatus::default()
             })
             .collect()
     }

@@ -6,6 +6,7 @@
 mod attachments;
 mod cluster;
 mod follow;
+mod identity;
 mod kernel;
 pub mod load;
 mod owner;
@@ -16,7 +17,7 @@ mod ring;
 pub mod settings;
 mod shutdown;
 mod standby;
-mod state;
+pub mod state;
 mod tcp;
 mod watch;
 
@@ -34,6 +35,7 @@ use tokio::{
 
 use self::{
     cluster::Cluster,
+    identity::Identity,
     kernel::{End, Kernel},
     owner::Owner,
     respond::Respond,
@@ -116,6 +118,7 @@ struct App {
     kernel: Kernel,
     respond: Arc<Respond>,
     cluster: Cluster,
+    identity: Identity,
     tcp: Arc<Tcp>,
     ring: RingTask,
     links: Links,
@@ -213,7 +216,8 @@ impl App {
         // reach the existing cache meanwhile.
         readers.heartbeat.renew(HEARTBEAT_VALID);
         let (kernel, start) = Kernel::start(datapath).context("cannot start a thread")?;
-        let state = Arc::new(State::new(
+        let identity = Identity::start(&settings, Vec::new()).context("cannot start a thread")?;
+        let state = State::new(
             kernel.board().clone(),
             ConfigStatus {
                 path: options.config.display().to_string(),
@@ -227,7 +231,8 @@ impl App {
             tcp.clone(),
             hub,
             links.errors(),
-        ));
+        );
+        let state = Arc::new(state.with_identities(Arc::clone(identity.board())));
         let cluster = Cluster::start(&settings, reporter, notes, respond.clone(), answers);
         let ring = RingTask::spawn(readers, &respond, &state, options.worker)
             .context("cannot start a thread")?;
@@ -264,6 +269,7 @@ impl App {
             kernel,
             respond,
             cluster,
+            identity,
             tcp,
             ring,
             links,
@@ -301,6 +307,7 @@ impl App {
             tokio::select! {
                 () = self.shutdown.requested() => return Ok(()),
                 batch = self.links.next() => {
+                    self.identity.links(&batch);
                     for event in &batch {
                         if let Event::Vanished(index) = event {
                             self.respond.release_interface(*index);
@@ -409,6 +416,7 @@ impl App {
             End::Detach
         };
         self.cluster.stop();
+        self.identity.stop();
         // What waits in the ring is this process's own where its successor cannot read it.
         let ring_end = if self.pins.successors_read_records() {
             end

@@ -107,6 +107,7 @@ impl App {
             tracing::warn!("[metrics] listen has changed; that takes effect with a restart");
         }
         self.cluster.reload(&settings);
+        self.identity.reload(&settings);
         self.links.select(settings.selection.clone());
         self.state
             .loaded(settings.view(), settings.warnings.clone());

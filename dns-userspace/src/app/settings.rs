@@ -55,6 +55,8 @@ pub struct Settings {
     /// Whether those get Events.
     pub sends_events: bool,
     pub cluster_domain: ClusterDomain,
+    /// What says who is behind an interface.
+    pub identity: config::Identity,
     pub warnings: Vec<String>,
 }
 
@@ -128,6 +130,7 @@ impl Settings {
             watches_services: config.kubernetes.watch,
             sends_events: config.kubernetes.events,
             cluster_domain: config.kubernetes.cluster_domain,
+            identity: config.identity,
             warnings: warnings.iter().map(ToString::to_string).collect(),
         })
     }

@@ -8,10 +8,12 @@ use std::{
     time::Instant,
 };
 
-use super::{kernel::Board, panics, ring::Pulse, settings::ConfigView, tcp::Tcp};
+use super::{kernel::Board as KernelBoard, panics, ring::Pulse, settings::ConfigView, tcp::Tcp};
 use crate::{
+    identity::{Board, WhoStatus},
+    model::WhyNot,
     monitor::{Hub, Subscription},
-    observe::{ConfigStatus, Readiness, Source, Status, Vital},
+    observe::{ConfigStatus, InterfaceStatus, Readiness, Source, Status, Vital},
     resolve::ResponderStatus,
     sources::{ServiceStatus, SharedServices},
 };
@@ -30,7 +32,7 @@ pub trait Responding: Send + Sync + 'static {
 pub struct State {
     started: Instant,
     node: String,
-    kernel: Arc<Board>,
+    kernel: Arc<KernelBoard>,
     config: Mutex<ConfigStatus>,
     config_view: Mutex<ConfigView>,
     responder: Arc<dyn Responding>,
@@ -41,11 +43,13 @@ pub struct State {
     stopping: AtomicBool,
     /// Counted where interfaces are discovered.
     interface_resyncs: Arc<AtomicU64>,
+    /// Who is behind each interface.
+    identities: Arc<Board>,
 }
 
 impl State {
     pub fn new(
-        kernel: Arc<Board>,
+        kernel: Arc<KernelBoard>,
         config: ConfigStatus,
         config_view: ConfigView,
         responder: Arc<dyn Responding>,
@@ -65,10 +69,28 @@ impl State {
             pulse: Arc::new(Pulse::new()),
             stopping: AtomicBool::new(false),
             interface_resyncs,
+            identities: Arc::default(),
         }
     }
 
-    pub fn kernel(&self) -> &Board {
+    /// With who is behind each interface.
+    pub fn with_identities(self, identities: Arc<Board>) -> Self {
+        Self { identities, ..self }
+    }
+
+    fn interfaces(&self) -> Vec<InterfaceStatus> {
+        let mut interfaces = self.kernel.interfaces();
+        for interface in &mut interfaces {
+            match self.identities.who(interface.index) {
+                Some(Ok(identity)) => interface.who = Some(WhoStatus::from(&*identity)),
+                Some(Err(WhyNot::Off)) | None => {}
+                Some(Err(why)) => interface.nobody = Some(why.text().to_owned()),
+            }
+        }
+        interfaces
+    }
+
+    pub fn kernel(&self) -> &KernelBoard {
         &self.kernel
     }
 
@@ -140,12 +162,13 @@ impl Source for State {
             order: view.order,
             servers: view.servers,
             rules: view.rules,
-            interfaces: self.kernel.interfaces(),
+            interfaces: self.interfaces(),
             heartbeat_age_seconds: self.pulse.age().map(|age| age.as_secs_f64()),
             kernel: self.kernel.status(),
             responder: self.responder.status(),
             tcp: self.tcp.status(),
             kubernetes: self.responder.services().status(),
+            identity: self.identities.status(),
             interface_resyncs: self.interface_resyncs.load(Ordering::Relaxed),
             panics: panics::count(),
         }
@@ -153,7 +176,7 @@ impl Source for State {
 }
 
 /// What Kubernetes calls the node, which its chart says, or the name that the machine has.
-fn node() -> String {
+pub fn node() -> String {
     let hostname = || nix::unistd::gethostname().ok()?.into_string().ok();
     let named = std::env::var(NODE_NAME)
         .ok()

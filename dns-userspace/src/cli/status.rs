@@ -1,8 +1,16 @@
 //! `gregor status`: the state of the running gregor, over its control socket.
 
-use std::{fmt::Write as _, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    fmt::Write as _,
+    path::PathBuf,
+    process::ExitCode,
+    time::{Duration, UNIX_EPOCH},
+};
 
-use crate::observe::{self, Section, Status, fetch_status};
+use crate::{
+    identity::IdentityStatus,
+    observe::{self, Section, Status, fetch_status},
+};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -164,6 +172,22 @@ fn render(status: &Status) -> String {
                 interface.name, interface.index
             ),
         };
+        if let Some(who) = &interface.who {
+            let addresses: Vec<String> = who.addresses.iter().map(ToString::to_string).collect();
+            let since = UNIX_EPOCH + Duration::from_secs(who.since);
+            let _ = writeln!(
+                text,
+                "    {}/{} ({}) {}, since {}",
+                who.namespace,
+                who.pod,
+                who.source,
+                addresses.join(" "),
+                humantime::format_rfc3339_seconds(since)
+            );
+        }
+        if let Some(why) = &interface.nobody {
+            let _ = writeln!(text, "    nobody: {why}");
+        }
         for found in &interface.in_front {
             let _ = writeln!(
                 text,
@@ -171,6 +195,10 @@ fn render(status: &Status) -> String {
                 found.program, found.hook
             );
         }
+    }
+
+    if !status.identity.sources.is_empty() {
+        identity(&mut text, &status.identity);
     }
 
     let _ = writeln!(text, "\nrequests in the kernel");
@@ -248,6 +276,31 @@ fn render(status: &Status) -> String {
     text
 }
 
+/// The sources of identity, in the order of trust.
+fn identity(text: &mut String, identity: &IdentityStatus) {
+    let names: Vec<&str> = identity
+        .sources
+        .iter()
+        .map(|source| source.source.as_str())
+        .collect();
+    let _ = writeln!(text, "\nidentity ({})", names.join(", "));
+    if let Some(error) = &identity.error {
+        let _ = writeln!(text, "  NOBODY IS KNOWN ANEW: {error}");
+    }
+    for source in &identity.sources {
+        let _ = writeln!(text, "  {:<22} {} pods", source.source, source.pods);
+        for (why, count) in &source.ignored {
+            let _ = writeln!(text, "    ignored: {count} files, {why}");
+        }
+        if let Some(error) = &source.error {
+            let _ = writeln!(
+                text,
+                "    CANNOT BE READ, what it said last counts: {error}"
+            );
+        }
+    }
+}
+
 /// What was counted, if anything was.
 fn counts(text: &mut String, status: &Status, section: Section) -> bool {
     let before = text.len();
@@ -260,6 +313,7 @@ fn counts(text: &mut String, status: &Status, section: Section) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::identity::{SourceStatus, WhoStatus};
     use crate::observe::{Counter, InFrontStatus, InterfaceStatus, Readiness, RuleStatus};
 
     fn example() -> Status {
@@ -293,6 +347,7 @@ mod tests {
                 mode: None,
                 error: None,
                 in_front: Vec::new(),
+                ..InterfaceStatus::default()
             }],
             ..Default::default()
         };
@@ -357,6 +412,40 @@ tcp (after-truncation)
 kubernetes services (off: not in a cluster)
 "
         );
+    }
+
+    #[test]
+    fn who_is_behind_an_interface_is_shown() {
+        let mut status = example();
+        status.interfaces[0].who = Some(WhoStatus {
+            namespace: "foo".to_owned(),
+            pod: "web-0".to_owned(),
+            uid: "1".to_owned(),
+            labels: None,
+            addresses: vec!["10.0.0.5".parse().unwrap(), "fd00::5".parse().unwrap()],
+            source: "cni".to_owned(),
+            since: 1_800_000_000,
+        });
+        status.interfaces.push(InterfaceStatus {
+            index: 8,
+            name: "veth8".to_owned(),
+            nobody: Some("no source knows a pod for it".to_owned()),
+            ..InterfaceStatus::default()
+        });
+        status.identity.sources = vec![SourceStatus {
+            source: "cni".to_owned(),
+            pods: 3,
+            ignored: [("of no pod".into(), 2)].into(),
+            error: Some("no".to_owned()),
+        }];
+        let text = render(&status);
+        for part in [
+            "  veth7 (7)\n    foo/web-0 (cni) 10.0.0.5 fd00::5, since 2027-01-15T08:00:00Z\n",
+            "  veth8 (8)\n    nobody: no source knows a pod for it\n",
+            "\nidentity (cni)\n  cni                    3 pods\n    ignored: 2 files, of no pod\n    CANNOT BE READ, what it said last counts: no\n",
+        ] {
+            assert!(text.contains(part), "missing {part}\n{text}");
+        }
     }
 
     #[test]

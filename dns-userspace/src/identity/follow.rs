@@ -20,6 +20,7 @@ use notify::{
     EventKind, RecommendedWatcher, RecursiveMode, Watcher as _,
     event::{AccessKind, AccessMode},
 };
+use tokio::runtime::Handle;
 
 use super::{
     board::{Board, Sink, SourceStatus},
@@ -52,8 +53,8 @@ pub struct Identities {
 }
 
 impl Identities {
-    /// Starts without sources; see [`Input::Configure`]. `worker` is what a thread keeps that reads nothing but files' names.
-    pub fn start(sinks: Vec<Arc<dyn Sink>>, worker: Role) -> io::Result<Identities> {
+    /// Starts without sources; see [`Input::Configure`]. Needs a tokio runtime, whose threads wait for changes of files.
+    pub fn start(sinks: Vec<Arc<dyn Sink>>) -> io::Result<Identities> {
         let (inputs, received) = channel();
         let board = Arc::new(Board::default());
         let follow = Follow {
@@ -66,7 +67,7 @@ impl Identities {
                 .collect(),
             board: Arc::clone(&board),
             inputs: inputs.clone(),
-            worker,
+            runtime: Handle::current(),
             watcher: None,
             young: BTreeMap::new(),
             ignored: HashMap::new(),
@@ -118,7 +119,7 @@ struct Follow {
     sinks: Vec<Arc<dyn Sink>>,
     board: Arc<Board>,
     inputs: Sender<Input>,
-    worker: Role,
+    runtime: Handle,
     /// Dropping it ends the watch.
     watcher: Option<RecommendedWatcher>,
     /// Interfaces with nothing behind them yet: when they are read again, and after which time.
@@ -367,12 +368,11 @@ impl Follow {
         }
     }
 
-    /// The watcher has a thread of its own, which keeps what a worker keeps.
+    /// The watcher has a thread of its own, which has the capabilities of the one that starts it: of a worker, none.
     fn start_watcher(&self, folders: BTreeSet<PathBuf>) -> notify::Result<RecommendedWatcher> {
         let inputs = self.inputs.clone();
-        let worker = self.worker;
-        let started = thread::spawn(move || {
-            restrict_thread(worker);
+        let (done, started) = channel();
+        let start = move || {
             let mut watcher = notify::recommended_watcher(move |event| {
                 if let Some(input) = input_of(event) {
                     let _ = inputs.send(input);
@@ -382,9 +382,13 @@ impl Follow {
                 watcher.watch(folder, RecursiveMode::NonRecursive)?;
             }
             Ok(watcher)
+        };
+        self.runtime.spawn_blocking(move || {
+            // The caller waits for it.
+            let _ = done.send(start());
         });
-        let panicked = || notify::Error::generic("the thread that starts it panicked");
-        started.join().unwrap_or_else(|_| Err(panicked()))
+        let ended = |_| Err(notify::Error::generic("gregor ends"));
+        started.recv().unwrap_or_else(ended)
     }
 
     fn paths(&mut self, paths: &[PathBuf], due: &mut Due) {

@@ -391,6 +391,13 @@ pub const METRICS: &[Metric] = &[
         |status| one((status.interfaces.len() - status.attached()) as f64),
     )
     .advice("not 0: their pods are not served; `gregor status` says why"),
+    Metric::gauge(
+        "identity_interfaces",
+        "Interfaces by the source that says which pod is behind them, or by why nobody is known",
+        |status| each(&status.identity.interfaces),
+    )
+    .by(&["state"])
+    .advice("`ambiguous`, `foreign_address`, `disagrees`, `changed`: `gregor status` says which interfaces; see [identity.md](identity.md)"),
     Metric::gauge("rules", "Rules in force", |status| {
         one(status.rules.len() as f64)
     }),
@@ -591,7 +598,7 @@ pub(super) mod tests {
         AnswersStatus, ConfigStatus, InFrontStatus, InterfaceStatus, KernelStatus, ProgramStatus,
         Readiness, RuleStatus, TcpStatus,
     };
-    use crate::sources::ApiStatus;
+    use crate::{identity::IdentityStatus, sources::ApiStatus};
     use crate::{resolve::ResponderStatus, tcp};
 
     /// Something in every field.
@@ -643,13 +650,15 @@ pub(super) mod tests {
                         hook: "clsact".to_owned(),
                         program: "policy".to_owned(),
                     }],
+                    ..InterfaceStatus::default()
                 },
                 InterfaceStatus {
                     index: 5,
                     name: "veth5".to_owned(),
                     mode: None,
                     error: Some("no".to_owned()),
-                    in_front: Vec::new(),
+                    nobody: Some("no source knows a pod for it".to_owned()),
+                    ..InterfaceStatus::default()
                 },
             ],
             heartbeat_age_seconds: Some(0.1),
@@ -709,6 +718,10 @@ pub(super) mod tests {
                     relayed: 7,
                     lost: 1,
                 },
+            },
+            identity: IdentityStatus {
+                interfaces: map(&[("cni", 1), ("unknown", 1)]),
+                ..IdentityStatus::default()
             },
             kubernetes: ApiStatus {
                 mode: "on".to_owned(),
@@ -799,6 +812,7 @@ pub(super) mod tests {
             "gregor_responder_passed_on_total{reason=\"no_target\"} 1",
             "gregor_namespace_responses_total{namespace=\"foo\",result=\"answer\"} 6",
             "gregor_attached_interfaces 1.0",
+            "gregor_identity_interfaces{state=\"unknown\"} 1.0",
             "gregor_unattached_interfaces 1.0",
             "gregor_rules 1.0",
             "gregor_heartbeat_age_seconds 0.1",
@@ -844,6 +858,7 @@ pub(super) mod tests {
                 "result",
                 "rule",
                 "server",
+                "state",
                 "store",
                 "table",
                 "type",

@@ -5,7 +5,12 @@ use std::{collections::BTreeMap, net::IpAddr};
 use dns_common::verdict::{EXPIRED, REFRESHED, Reason, Verdict};
 use serde::{Deserialize, Serialize};
 
-use crate::{resolve::ResponderStatus, sources::ApiStatus, tcp};
+use crate::{
+    identity::{IdentityStatus, WhoStatus},
+    resolve::ResponderStatus,
+    sources::ApiStatus,
+    tcp,
+};
 
 /// A ring loop whose last turn is this long ago hangs: it makes several turns a second.
 const STUCK_SECONDS: f64 = 10.0;
@@ -32,6 +37,7 @@ pub struct Status {
     pub responder: ResponderStatus,
     pub tcp: TcpStatus,
     pub kubernetes: ApiStatus,
+    pub identity: IdentityStatus,
     /// Errors of rtnetlink, after each of which all interfaces were listed again.
     pub interface_resyncs: u64,
     /// Tasks that panicked since the start.
@@ -98,6 +104,10 @@ pub struct InterfaceStatus {
     pub error: Option<String>,
     /// Programs that get its frames before gregor's, which sees only what they pass on.
     pub in_front: Vec<InFrontStatus>,
+    /// The pod behind it, where that is known.
+    pub who: Option<WhoStatus>,
+    /// Why it is not; absent without a source of identity.
+    pub nobody: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

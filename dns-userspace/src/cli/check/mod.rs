@@ -6,6 +6,7 @@
 mod answers;
 mod control;
 mod finding;
+mod identity;
 mod interfaces;
 mod metrics;
 mod nameservers;
@@ -113,6 +114,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let more = super::block_on(async {
         let mut findings = interfaces::look(settings.as_ref()).await;
         if let Some(settings) = &settings {
+            findings.extend(identity::look(&settings.identity, &settings.selection).await);
             findings.extend(servers::tcp(settings).await);
             findings.extend(servers::cache(settings).await);
             findings.extend(

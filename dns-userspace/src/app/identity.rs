@@ -1,0 +1,94 @@
+//! Who is behind each interface: the thread that finds out, and the watch of this node's pods, which begins and ends with the
+//! configuration.
+
+use std::{io, sync::Arc};
+
+use tokio::task::JoinSet;
+
+use super::settings::Settings;
+use crate::{
+    config,
+    discover::Event,
+    identity::{Board, Identities, Input, Sink},
+    model::IdentitySource,
+};
+
+/// See the module.
+pub struct Identity {
+    identities: Identities,
+    config: config::Identity,
+    /// The watch of the pods.
+    watch: JoinSet<()>,
+}
+
+impl Identity {
+    /// Starts what the configuration names; what is found goes to each sink.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub fn start(settings: &Settings, sinks: Vec<Arc<dyn Sink>>) -> io::Result<Identity> {
+        let mut identity = Identity {
+            identities: Identities::start(sinks)?,
+            config: config::Identity::default(),
+            watch: JoinSet::new(),
+        };
+        identity.reload(settings);
+        Ok(identity)
+    }
+
+    /// The same for another configuration.
+    pub fn reload(&mut self, settings: &Settings) {
+        if settings.identity == self.config {
+            return;
+        }
+        let watches =
+            |config: &config::Identity| config.sources.contains(&IdentitySource::Kubernetes);
+        let (before, after) = (watches(&self.config), watches(&settings.identity));
+        self.config = settings.identity.clone();
+        self.identities.tell(Input::Configure(self.config.clone()));
+        if before && !after {
+            self.watch.abort_all();
+            self.watch = JoinSet::new();
+        }
+        if after && !before {
+            if let Err(why) = self.spawn() {
+                self.identities.tell(Input::Api(Some(why)));
+            }
+        }
+    }
+
+    /// Interfaces came or went.
+    pub fn links(&self, events: &[Event]) {
+        self.identities.tell(Input::Links(events.to_vec()));
+    }
+
+    pub fn board(&self) -> &Arc<Board> {
+        self.identities.board()
+    }
+
+    /// Ends all of it; nothing is published afterwards.
+    pub fn stop(&mut self) {
+        self.watch.abort_all();
+        self.identities.stop();
+    }
+
+    #[cfg(feature = "kubernetes")]
+    fn spawn(&mut self) -> Result<(), String> {
+        use crate::{identity::pods, sources::client};
+
+        if !client::is_in_cluster() {
+            return Err("not in a cluster".to_owned());
+        }
+        let node = super::state::node();
+        let client = client::in_cluster().map_err(|error| format!("{error:#}"))?;
+        self.watch
+            .spawn(pods::follow(client, node, self.identities.inputs()));
+        Ok(())
+    }
+
+    #[cfg(not(feature = "kubernetes"))]
+    #[expect(clippy::unused_self, reason = "as with the feature")]
+    fn spawn(&mut self) -> Result<(), String> {
+        Err("this gregor is built without it".to_owned())
+    }
+}

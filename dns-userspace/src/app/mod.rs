@@ -4,6 +4,7 @@
 //! does the reloads, one forwards the programs' own decisions to monitors, one serves each listener.
 
 mod attachments;
+mod clients;
 mod cluster;
 mod follow;
 mod identity;
@@ -34,6 +35,7 @@ use tokio::{
 };
 
 use self::{
+    clients::Clients,
     cluster::Cluster,
     identity::Identity,
     kernel::{End, Kernel},
@@ -215,8 +217,10 @@ impl App {
         // Before the programs hand queries over, not when the task is first scheduled: TCP connections for the responder would
         // reach the existing cache meanwhile.
         readers.heartbeat.renew(HEARTBEAT_VALID);
+        let clients = Clients::new(datapath.shared());
         let (kernel, start) = Kernel::start(datapath).context("cannot start a thread")?;
-        let identity = Identity::start(&settings, Vec::new()).context("cannot start a thread")?;
+        let identity =
+            Identity::start(&settings, vec![clients]).context("cannot start a thread")?;
         let state = State::new(
             kernel.board().clone(),
             ConfigStatus {

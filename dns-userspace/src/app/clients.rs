@@ -1,0 +1,33 @@
+//! Gives the programs who is behind each interface, as the sources of identity find it out.
+
+use std::sync::Arc;
+
+use crate::{
+    datapath::Shared,
+    identity::Sink,
+    model::{Who, WhyNot},
+};
+
+/// See the module.
+pub struct Clients(Arc<Shared>);
+
+impl Clients {
+    pub fn new(maps: &Arc<Shared>) -> Arc<Self> {
+        Arc::new(Self(Arc::clone(maps)))
+    }
+}
+
+impl Sink for Clients {
+    fn publish(&self, index: u32, who: Who) {
+        match who {
+            Ok(identity) => self.0.identify(index, Some(identity)),
+            // What an earlier process has left stays in force until this one knows better.
+            Err(WhyNot::Unread) if self.0.is_unconfirmed(index) => {}
+            Err(_) => self.0.identify(index, None),
+        }
+    }
+
+    fn gone(&self, index: u32) {
+        self.0.identify(index, None);
+    }
+}

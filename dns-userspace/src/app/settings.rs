@@ -248,6 +248,7 @@ impl Settings {
                     pattern: rule.pattern().to_owned(),
                     target: rule.cname().to_owned(),
                     namespaces: rule.namespaces().map(<[String]>::to_vec),
+                    clients: rule.clients_text(),
                     observes: rule.is_observing(),
                 })
                 .collect(),

@@ -1,5 +1,6 @@
 //! `gregor explain`: what would happen to a pod's query, and why; decided by the same code as in `gregor run`.
 
+mod asker;
 mod miss;
 mod search;
 
@@ -36,6 +37,7 @@ use crate::{
 Examples:
   gregor explain lkc-1.eu-west-1.aws.private.kafka.managed --namespace foo
   gregor explain lkc-1.aws.private.kafka.managed.foo.svc.cluster.local. --type AAAA --config gregor.toml
+  gregor explain lkc-1.eu-west-1.aws.private.confluent.cloud --pod foo/web-0
   gregor explain lkc-1.kafka.managed --search foo.svc.cluster.local,svc.cluster.local,example.com --ndots 5
 
 With --namespace the name goes through that namespace's search list as a pod's resolver takes it (ndots says when), with
@@ -51,8 +53,14 @@ pub struct Args {
     /// The pod's namespace, for its search list and for rules that depend on who asks.
     #[arg(long, value_name = "NS")]
     namespace: Option<String>,
+    /// A pod that the running gregor knows, in the place of --namespace and --label.
+    #[arg(long, value_name = "NS/NAME", conflicts_with_all = ["namespace", "labels", "interface"])]
+    pod: Option<String>,
+    /// The pod behind an interface that the running gregor is attached to.
+    #[arg(long, value_name = "IF", conflicts_with_all = ["namespace", "labels"])]
+    interface: Option<String>,
     /// A label of the pod, for rules that look at it; may be given again.
-    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label, requires = "namespace")]
     labels: Vec<(String, String)>,
     /// The search list of the pod's resolv.conf, in the place of the namespace's; empty for a resolver that never searches.
     #[arg(long, value_name = "DOMAINS")]
@@ -97,7 +105,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         );
         return Ok(ExitCode::SUCCESS);
     }
-    let search = match (&args.search, &args.namespace) {
+    let asker = asker::find(&args)?;
+    let search = match (&args.search, &asker.namespace) {
         (Some(lists), _) => parse_list(lists),
         (None, Some(namespace)) => search_list(namespace, &args.cluster_domain),
         (None, None) => Vec::new(),
@@ -105,13 +114,11 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let candidates = candidates(&args.name, &search, args.ndots)?;
     println!(
         "A pod{} asks {asked} for {} {}.",
-        args.namespace
-            .as_ref()
-            .map(|namespace| format!(" in namespace {namespace}"))
-            .unwrap_or_default(),
-        args.name,
-        args.qtype
+        asker.text, args.name, args.qtype
     );
+    if let Some(why) = &asker.unknown {
+        println!("Nobody is known there ({why}): no rule that depends on who asks answers.");
+    }
     if let Some(warning) = warning(&search) {
         println!("Note: {warning}.");
     }
@@ -126,10 +133,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                 qtype: args.qtype,
                 cache: SocketAddr::new(asked, DNS_PORT),
                 control: &args.control,
-                client: args.namespace.clone().map(|namespace| Client {
-                    namespace,
-                    labels: args.labels.iter().cloned().collect(),
-                }),
+                client: asker.client.clone(),
             };
             let (text, next) = step.explain(candidate).await;
             print!("{text}");

@@ -130,7 +130,11 @@ fn render(status: &Status) -> String {
             match &rule.namespaces {
                 Some(namespaces) => format!(", for {}", namespaces.join(" ")),
                 None => String::new(),
-            },
+            } + &rule
+                .clients
+                .as_ref()
+                .map(|clients| format!(", for {clients}"))
+                .unwrap_or_default(),
             if rule.observes { ", ONLY OBSERVES" } else { "" }
         );
     }

@@ -282,6 +282,11 @@ pub fn compile_within(
                     .iter()
                     .map(|complaint| config.locate(&source, complaint)),
             );
+            warnings.extend(
+                config
+                    .unknown_clients(&rules)
+                    .map(|complaint| config.locate(&source, &complaint)),
+            );
             in_order(&mut warnings);
             Ok((config, rules, warnings))
         }
@@ -321,6 +326,35 @@ impl Config {
     /// What is valid but hardly intended; warnings about rules come from [`compile`] and [`load`].
     pub fn warnings(&self) -> &[Diagnostic] {
         &self.warnings
+    }
+
+    /// Complaints about rules that depend on who asks where nobody is ever known.
+    fn unknown_clients(&self, rules: &RuleSet) -> impl Iterator<Item = Complaint> {
+        let why = if self.intercept.hook == Hook::Xdp {
+            Some((
+                "depends on who asks, and with hook = \"xdp\" nobody is known",
+                "use another hook, or rules for everybody",
+            ))
+        } else if self.identity.sources.is_empty() {
+            Some((
+                "depends on who asks, and no source says who that is: no query is answered by it",
+                "name the sources in [identity], as in sources = [\"cni\", \"kubernetes\"]",
+            ))
+        } else {
+            None
+        };
+        let asking = rules.rules().iter().enumerate();
+        let asking = asking.filter(|(_, rule)| rule.asks_who());
+        let complaints = asking.filter_map(move |(index, rule)| {
+            let (problem, remedy) = why?;
+            let key = if rule.is_for_some() {
+                Key::Clients
+            } else {
+                Key::Cname
+            };
+            Some(Complaint::new(index, key, problem, remedy))
+        });
+        complaints.collect::<Vec<_>>().into_iter()
     }
 
     /// The file that the configuration was read from.

@@ -89,6 +89,8 @@ pub struct RuleStatus {
     pub target: String,
     /// The namespaces that it is for; absent where it is for all.
     pub namespaces: Option<Vec<String>>,
+    /// Whom it is for, where that is not everybody.
+    pub clients: Option<String>,
     /// It only counts what it matches.
     pub observes: bool,
 }

@@ -66,6 +66,27 @@ impl Clients {
         }
     }
 
+    /// For people; `None` for everybody.
+    pub fn text(&self) -> Option<String> {
+        match self {
+            Clients::Any => None,
+            Clients::OwnNamespace => Some("clients in that namespace".to_owned()),
+            Clients::Namespaces(namespaces) => Some(format!(
+                "clients in {}",
+                namespaces.text().replace('|', " ")
+            )),
+            Clients::Labels(labels) => {
+                let labels = labels
+                    .iter()
+                    .map(|(key, values)| format!("{key}={}", values.join("|")));
+                Some(format!(
+                    "clients with {}",
+                    labels.collect::<Vec<_>>().join(", ")
+                ))
+            }
+        }
+    }
+
     /// Labels that it looks at.
     pub fn labels(&self) -> impl Iterator<Item = &str> {
         let labels = match self {

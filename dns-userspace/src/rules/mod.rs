@@ -149,7 +149,12 @@ pub struct Complaint {
 }
 
 impl Complaint {
-    fn new(rule: usize, key: Key, problem: impl Into<String>, remedy: impl Into<String>) -> Self {
+    pub fn new(
+        rule: usize,
+        key: Key,
+        problem: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
         Self {
             rule,
             key,
@@ -790,6 +795,24 @@ impl Rule {
     /// Whether the rule depends on who asks.
     pub fn asks_who(&self) -> bool {
         self.asks.anything()
+    }
+
+    /// Whether the rule is not for everybody who is known.
+    pub fn is_for_some(&self) -> bool {
+        self.asks.clients != Clients::Any
+    }
+
+    /// Whom the rule is for, for people; `None` for everybody.
+    pub fn clients_text(&self) -> Option<String> {
+        self.asks.clients.text().or_else(|| {
+            let takes = !self.asks.takes.is_empty();
+            takes.then(|| "whoever is known".to_owned())
+        })
+    }
+
+    /// Whether the rule answers each client about its own namespace alone.
+    pub fn is_for_own_namespace(&self) -> bool {
+        self.asks.clients == Clients::OwnNamespace
     }
 
     /// Whether the rule is for a client that asks for a name with this `{namespace}`.

@@ -92,7 +92,12 @@ pub async fn cache(settings: &Settings) -> Vec<Finding> {
             };
             let reply = chase(&name, RecordType::A, server, probe_timeout(settings)).await;
             let reached = reply.steps.first().is_some_and(|step| step.reply.is_ok());
-            findings.push(judge_probe(what, rule.name(), &reply));
+            findings.push(judge_probe(
+                what,
+                rule.name(),
+                rule.is_for_own_namespace(),
+                &reply,
+            ));
             if !reached {
                 // The other rules would wait for the same silence.
                 break;
@@ -127,7 +132,7 @@ fn probe_text(pattern: &str) -> String {
     format!("{}.", labels.join("."))
 }
 
-fn judge_probe(what: String, rule: &str, reply: &Explanation) -> Finding {
+fn judge_probe(what: String, rule: &str, is_own: bool, reply: &Explanation) -> Finding {
     let Some(step) = reply.steps.first() else {
         return Finding::warning(what, "was not asked", "ask again");
     };
@@ -137,6 +142,18 @@ fn judge_probe(what: String, rule: &str, reply: &Explanation) -> Finding {
             format!("does not answer ({})", failure.label()),
             "run this in the node's network namespace; correct [intercept] servers if the address is wrong",
         ),
+        Ok(reply)
+            if is_own && reply.rcode == ResponseCode::NoError && !reply.records.is_empty() =>
+        {
+            Finding::error(
+                what,
+                format!(
+                    "answers names of rule `{rule}` by itself (a template, say): whoever asks for another namespace's \
+                     gets its endpoint from there, whatever `clients` says"
+                ),
+                "remove the template from the cache",
+            )
+        }
         Ok(reply) if reply.rcode == ResponseCode::NoError && !reply.records.is_empty() => {
             Finding::ok(
                 what,

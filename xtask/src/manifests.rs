@@ -45,7 +45,7 @@ const FILES: [(&str, &[&str]); 3] = [
 pub const KUBE_VERSION: &str = "1.36.0";
 
 /// Values, and the expected manifests.
-const MAKES: [(&str, &str); 31] = [
+const MAKES: [(&str, &str); 36] = [
     ("preset=nodelocal", "servers = [\"169.254.20.10\"]"),
     (
         "preset=aks",
@@ -101,6 +101,20 @@ const MAKES: [(&str, &str); 31] = [
         "kubernetes.clusterDomain=k8s.example",
         "cluster_domain = \"k8s.example\"",
     ),
+    ("identity.sources={kubernetes}", "resources: [\"pods\"]"),
+    (
+        "identity.sources={kubernetes},kubernetes.watch=false",
+        "automountServiceAccountToken: true",
+    ),
+    ("identity.sources={cni}", "type: DirectoryOrCreate"),
+    (
+        "identity.sources={cni,kubernetes},identity.cniResults=/var/lib/cni/cache/results",
+        "cni_results = \"/var/lib/cni/cache/results\"",
+    ),
+    (
+        "identity.sources={cni,kubernetes}",
+        "sources = [\"cni\",\"kubernetes\"]",
+    ),
     ("handover=false", "maxUnavailable: 1"),
     ("privileged=true", "privileged: true"),
     ("detach=true", "- SYS_ADMIN"),
@@ -113,7 +127,7 @@ const MAKES: [(&str, &str); 31] = [
 ];
 
 /// Values that it refuses, and what its message names.
-const REFUSES: [(&str, &str); 12] = [
+const REFUSES: [(&str, &str); 14] = [
     ("preset=azure", "preset"),
     ("preset=service", "clusterDNS"),
     ("unknown=1", "unknown"),
@@ -122,6 +136,8 @@ const REFUSES: [(&str, &str); 12] = [
     ("metrics.port=0", "port"),
     ("image.digest=latest", "digest"),
     ("kubernetes.watch=yes", "watch"),
+    ("identity.sources={guess}", "sources"),
+    ("identity.cniResults=results", "cniResults"),
     ("kubernetes.clusterDomain=a b", "clusterDomain"),
     ("handover=yes", "handover"),
     ("rules[0].name=a,rules[0].cname=b", "rules"),

@@ -21,9 +21,19 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{ printf "%s-%s" .Release.Namespace (include "gregor.name" .) | trunc 63 | trimSuffix "-" }}
 {{- end }}
 
+{{/* Whether it asks the API server for pods. */}}
+{{- define "gregor.watchesPods" -}}
+{{- if and (has "kubernetes" .Values.identity.sources) (not .Values.detach) }}true{{ end -}}
+{{- end }}
+
+{{/* Whether it reads the results of the CNI. */}}
+{{- define "gregor.readsResults" -}}
+{{- if and (has "cni" .Values.identity.sources) (not .Values.detach) }}true{{ end -}}
+{{- end }}
+
 {{/* Whether it speaks to the API server. */}}
 {{- define "gregor.watches" -}}
-{{- if and .Values.kubernetes.watch (not .Values.detach) }}true{{ end -}}
+{{- if or (and .Values.kubernetes.watch (not .Values.detach)) (include "gregor.watchesPods" .) }}true{{ end -}}
 {{- end }}
 
 {{- define "gregor.image" -}}
@@ -107,4 +117,9 @@ volumeMounts:
   - name: bpffs
     mountPath: /sys/fs/bpf
     mountPropagation: HostToContainer
+  {{- if include "gregor.readsResults" . }}
+  - name: cni-results
+    mountPath: {{ .Values.identity.cniResults }}
+    readOnly: true
+  {{- end }}
 {{- end }}

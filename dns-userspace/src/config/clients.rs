@@ -135,8 +135,7 @@ cname = \"kafka-upstream.{namespace}.svc.cluster.local\"
             warnings.into_iter().next().map(|warning| warning.problem)
         };
         assert!(warning("").unwrap().contains("no source says who that is"));
-        let xdp =
-            "hook = \"xdp\"\nallow_sources = [\"10.0.0.0/8\"]\n[identity]\nsources = [\"cni\"]\n";
+        let xdp = "hook = \"xdp\"\ninterfaces = [\"eth0\"]\nallow_sources = [\"10.0.0.0/8\"]\n[identity]\nsources = [\"cni\"]\n";
         assert!(warning(xdp).unwrap().contains("nobody is known"));
         assert_eq!(warning("[identity]\nsources = [\"cni\"]\n"), None);
         assert_eq!(read("", "").unwrap().1, []);

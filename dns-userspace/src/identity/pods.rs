@@ -109,9 +109,107 @@ fn read(pod: &v1::Pod) -> Pod {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use std::{
+        io,
+        sync::{Arc, Mutex, mpsc::channel},
+        time::Duration,
+    };
+
+    use axum::{
+        Router,
+        body::{Body, Bytes},
+        http::Uri,
+        response::{IntoResponse as _, Response},
+        routing::get,
+    };
+    use futures::{StreamExt as _, stream};
+    use kube::Config;
+    use serde_json::{Value, json};
+    use tokio::net::TcpListener;
 
     use super::*;
+    use crate::sources::client;
+
+    /// A list, then a watch with one change, which stays open.
+    fn answer(uri: &Uri) -> Response {
+        let pod = |version: &str, tier: &str| {
+            json!({
+                "kind": "Pod", "apiVersion": "v1",
+                "metadata": {
+                    "name": "web-0", "namespace": "foo", "uid": "1", "resourceVersion": version,
+                    "labels": { "tier": tier },
+                },
+                "spec": { "containers": [] },
+                "status": { "phase": "Running", "podIP": "10.0.0.5" },
+            })
+        };
+        if !uri.to_string().contains("watch=true") {
+            let list: Value = json!({
+                "kind": "PodList", "apiVersion": "v1", "metadata": { "resourceVersion": "10" },
+                "items": [pod("7", "silver")],
+            });
+            return list.to_string().into_response();
+        }
+        let events = [
+            json!({ "type": "MODIFIED", "object": pod("11", "gold") }),
+            json!({ "type": "DELETED", "object": pod("12", "gold") }),
+        ];
+        let lines = events.map(|event| Ok::<_, io::Error>(Bytes::from(format!("{event}\n"))));
+        Body::from_stream(stream::iter(lines).chain(stream::pending())).into_response()
+    }
+
+    #[tokio::test]
+    async fn the_pods_of_this_node_are_listed_and_watched() {
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let log = Arc::clone(&asked);
+        let router = Router::new().fallback(get(move |uri: Uri| {
+            log.lock().unwrap().push(uri.to_string());
+            let response = answer(&uri);
+            async { response }
+        }));
+        tokio::spawn(axum::serve(listener, router).into_future());
+        let config = Config::new(format!("http://{address}").parse().unwrap());
+        let (inputs, told) = channel();
+        let client = client::of_config(&config).unwrap();
+        let watch = tokio::spawn(follow(client, "node-7".to_owned(), inputs));
+        let tier = |pod: &Pod| pod.labels["tier"].clone();
+        let reports = tokio::task::spawn_blocking(move || {
+            let mut reports = Vec::new();
+            while reports.len() < 3 {
+                match told.recv_timeout(Duration::from_secs(60)).unwrap() {
+                    Input::Pods(PodReport::Listed(pods)) => {
+                        reports.push(format!("listed {} {}", pods.len(), tier(&pods[0])));
+                    }
+                    Input::Pods(PodReport::Applied(pod)) => {
+                        reports.push(format!("applied {}", tier(&pod)));
+                    }
+                    Input::Pods(PodReport::Deleted(key)) => {
+                        reports.push(format!("deleted {}", key.pod));
+                    }
+                    Input::Api(error) => assert_eq!(error, None),
+                    other => panic!("{other:?}"),
+                }
+            }
+            reports
+        });
+        let reports = reports.await.unwrap();
+        assert_eq!(
+            reports,
+            ["listed 1 silver", "applied gold", "deleted web-0"]
+        );
+        watch.abort();
+        let asked = asked.lock().unwrap();
+        for request in asked.iter() {
+            assert!(request.starts_with("/api/v1/pods?"), "{request}");
+            assert!(
+                request.contains("fieldSelector=spec.nodeName%3Dnode-7"),
+                "{request}"
+            );
+        }
+        assert!(asked.len() >= 2);
+    }
 
     fn pod(status: serde_json::Value, change: impl FnOnce(&mut serde_json::Value)) -> Pod {
         let mut pod = json!({

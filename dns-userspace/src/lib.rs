@@ -15,6 +15,7 @@ mod fair;
 pub mod inject;
 pub mod model;
 pub mod monitor;
+pub mod nameservers;
 pub mod observe;
 mod privileges;
 pub mod resolve;

@@ -7,6 +7,7 @@ mod attachments;
 mod cluster;
 mod follow;
 mod kernel;
+mod learn;
 pub mod load;
 mod owner;
 mod panics;
@@ -35,6 +36,7 @@ use tokio::{
 use self::{
     cluster::Cluster,
     kernel::{End, Kernel},
+    learn::Learner,
     owner::Owner,
     respond::Respond,
     settings::Settings,
@@ -50,6 +52,7 @@ use crate::{
     },
     discover::{Event, Links},
     monitor::Hub,
+    nameservers::Source,
     observe::{self, ConfigStatus},
     privileges::{Role, restrict_thread},
     sources::{Reporter, SharedServices},
@@ -95,9 +98,10 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         Owner::claim(&options.control)?
     };
     let pins = Pins::open(&options.state)?;
+    let learner = Learner::new(&options.config);
     let mut stopped = shutdown.clone();
     tokio::select! {
-        started = App::start(&options, &mut owner, pins, shutdown) => match started {
+        started = App::start(&options, &mut owner, pins, learner, shutdown) => match started {
             Ok(app) => app.run().await,
             Err(error) => Err(error),
         },
@@ -122,6 +126,7 @@ struct App {
     /// `None` where the kernel does not announce them: then the retry finds out.
     filters: Option<FilterChanges>,
     reloads: Reloads,
+    learner: Learner,
     shutdown: Shutdown,
     /// The maps, for later programs.
     base: Base,
@@ -147,15 +152,23 @@ impl App {
         options: &Options,
         owner: &mut Owner,
         pins: Pins,
+        mut learner: Learner,
         shutdown: Shutdown,
     ) -> anyhow::Result<Self> {
+        let learnt = learner.learnt();
+        // A predecessor serves meanwhile.
+        learner
+            .first(|error| standby::without_servers(options, owner, &shutdown, &learnt, error))
+            .await?;
         let claim = match pins.try_claim()? {
             Some(claim) => claim,
-            None if options.handover => standby::wait(options, owner, &pins, &shutdown).await?,
+            None if options.handover => {
+                standby::wait(options, owner, &pins, &mut learner, &shutdown).await?
+            }
             None => bail!(crate::datapath::StateError::Held(options.state.clone())),
         };
         let is_fresh = pins.is_empty();
-        let started = Self::start_as_owner(options, owner, &pins, claim, shutdown).await;
+        let started = Self::start_as_owner(options, owner, &pins, claim, learner, shutdown).await;
         if started.is_err() && is_fresh {
             pins.remove();
         }
@@ -167,6 +180,7 @@ impl App {
         owner: &mut Owner,
         pins: &Pins,
         claim: Claim,
+        mut learner: Learner,
         shutdown: Shutdown,
     ) -> anyhow::Result<Self> {
         // Before the first load, so that no change falls in between.
@@ -176,7 +190,7 @@ impl App {
         let Prepared {
             settings,
             mut datapath,
-        } = prepare(options.clone(), Base::pinned(pins))?.await??;
+        } = prepare(options.clone(), Base::pinned(pins), learner.take())?.await??;
         for warning in &settings.warnings {
             tracing::warn!("{warning}");
         }
@@ -227,6 +241,7 @@ impl App {
             tcp.clone(),
             hub,
             links.errors(),
+            learner.learnt(),
         ));
         let cluster = Cluster::start(&settings, reporter, notes, respond.clone(), answers);
         let ring = RingTask::spawn(readers, &respond, &state, options.worker)
@@ -269,6 +284,7 @@ impl App {
             links,
             filters: FilterChanges::open().ok(),
             reloads,
+            learner,
             shutdown,
             base,
             claim,
@@ -329,6 +345,7 @@ impl App {
                 // Attaching and the first turn of the ring come on their own: look again until then.
                 () = tokio::time::sleep(Duration::from_millis(10)), if !is_announced => {}
                 cause = self.reloads.next() => self.reload(cause),
+                () = self.learner.changed() => self.reload(Cause::Servers),
                 prepared = finished(&mut self.pending), if self.pending.is_some() => {
                     self.pending = None;
                     self.finish_reload(prepared).await;
@@ -551,9 +568,10 @@ impl Logs {
 fn prepare(
     options: Options,
     base: Base,
+    learnt: Vec<Source>,
 ) -> anyhow::Result<oneshot::Receiver<anyhow::Result<Prepared>>> {
     privileged(move || {
-        let settings = Settings::load(&options.config, &options.interfaces)?;
+        let settings = Settings::load(&options.config, &options.interfaces, &learnt)?;
         tracing::debug!("the configuration is read");
         let attempt = Attempt {
             base,

@@ -8,7 +8,7 @@ use std::{
     time::Instant,
 };
 
-use super::{kernel::Board, panics, ring::Pulse, settings::ConfigView, tcp::Tcp};
+use super::{kernel::Board, learn::Learnt, panics, ring::Pulse, settings::ConfigView, tcp::Tcp};
 use crate::{
     monitor::{Hub, Subscription},
     observe::{ConfigStatus, Readiness, Source, Status, Vital},
@@ -41,9 +41,15 @@ pub struct State {
     stopping: AtomicBool,
     /// Counted where interfaces are discovered.
     interface_resyncs: Arc<AtomicU64>,
+    /// From where servers are learnt.
+    learnt: Learnt,
 }
 
 impl State {
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "it puts together what the parts have"
+    )]
     pub fn new(
         kernel: Arc<Board>,
         config: ConfigStatus,
@@ -52,6 +58,7 @@ impl State {
         tcp: Arc<Tcp>,
         hub: Arc<Hub>,
         interface_resyncs: Arc<AtomicU64>,
+        learnt: Learnt,
     ) -> Self {
         Self {
             started: Instant::now(),
@@ -65,6 +72,7 @@ impl State {
             pulse: Arc::new(Pulse::new()),
             stopping: AtomicBool::new(false),
             interface_resyncs,
+            learnt,
         }
     }
 
@@ -139,6 +147,7 @@ impl Source for State {
             hook: view.hook,
             order: view.order,
             servers: view.servers,
+            learnt: self.learnt.sources(),
             rules: view.rules,
             interfaces: self.kernel.interfaces(),
             heartbeat_age_seconds: self.pulse.age().map(|age| age.as_secs_f64()),

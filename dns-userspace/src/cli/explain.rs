@@ -78,7 +78,9 @@ fn record_type(text: &str) -> Result<RecordType, String> {
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let settings = Settings::load(&args.config, &[])?;
+    let sources = super::learn::sources(&args.config, &args.control);
+    let learnt = super::block_on(async { Ok(sources.await) })?;
+    let settings = Settings::load(&args.config, &[], &learnt)?;
     let asked = match args.server.or_else(|| settings.servers.first().copied()) {
         Some(server) => server,
         None => bail!("no server to ask; give one with --server"),

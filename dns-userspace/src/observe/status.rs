@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use dns_common::verdict::{EXPIRED, REFRESHED, Reason, Verdict};
 use serde::{Deserialize, Serialize};
 
-use crate::{resolve::ResponderStatus, sources::ApiStatus, tcp};
+use crate::{nameservers, resolve::ResponderStatus, sources::ApiStatus, tcp};
 
 /// A ring loop whose last turn is this long ago hangs: it makes several turns a second.
 const STUCK_SECONDS: f64 = 10.0;
@@ -24,6 +24,8 @@ pub struct Status {
     pub hook: String,
     pub order: String,
     pub servers: Vec<IpAddr>,
+    /// From where servers are learnt, with `"auto"` among them in the configuration.
+    pub learnt: Vec<nameservers::Source>,
     pub rules: Vec<RuleStatus>,
     pub interfaces: Vec<InterfaceStatus>,
     /// Seconds since the ring loop last renewed the programs' deadline; absent before the first time.

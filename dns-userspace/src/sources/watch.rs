@@ -1,10 +1,10 @@
-//! Lists and watches Services at the API server, and reports what it says; decides nothing but when to ask again.
+//! Lists and watches objects at the API server, and reports what it says; decides nothing but when to ask again.
 //!
 //! Not kube's own watcher: that one reports neither bookmarks nor that a watch goes on after a failure, so the age of what is known
 //! would not be known.
 
 use std::{
-    io,
+    fmt, io,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -13,9 +13,10 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use hickory_proto::rr::Name;
 use k8s_openapi::api::core::v1;
 use kube::{
-    Api, Client, Error, ResourceExt as _,
+    Api, Client, Error, Resource, ResourceExt as _,
     api::{ListParams, VersionMatch, WatchEvent, WatchParams},
 };
+use serde::de::DeserializeOwned;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
@@ -36,17 +37,84 @@ const SHORTEST: Duration = Duration::from_secs(1);
 /// The version that stands for "whatever the server has in memory".
 const ANY_VERSION: &str = "0";
 
-/// Watches for as long as it is polled.
+/// What is listed and watched.
+pub struct Query<K> {
+    pub api: Api<K>,
+    /// Field selector of the API; empty for none.
+    pub fields: String,
+    /// The same for labels.
+    pub labels: String,
+    /// For the log.
+    pub name: String,
+    /// For the log: what goes on without it.
+    pub otherwise: &'static str,
+}
+
+/// What the API server says of the objects.
+pub enum Said<K> {
+    /// All of them.
+    Listed(Vec<K>),
+    Applied(K),
+    Deleted(K),
+    /// Nothing has changed up to now.
+    Nothing,
+}
+
+/// Takes what a watch finds.
+pub trait Sink<K> {
+    fn said(&self, said: Said<K>);
+    fn failed(&self, reason: ErrorReason, error: &str);
+}
+
+/// The Services of one selector.
+struct Selected {
+    selector: Selector,
+    services: Arc<SharedServices>,
+}
+
+impl Sink<v1::Service> for Selected {
+    fn said(&self, said: Said<v1::Service>) {
+        let report = match said {
+            Said::Listed(services) => Report::Listed(services.into_iter().map(read).collect()),
+            Said::Applied(service) => Report::Applied(read(service)),
+            Said::Deleted(service) => {
+                let service = read(service);
+                Report::Deleted(service.namespace, service.name)
+            }
+            Said::Nothing => Report::Heard,
+        };
+        self.services.report(&self.selector, report);
+    }
+
+    fn failed(&self, reason: ErrorReason, error: &str) {
+        self.services.failed(&self.selector, reason, error);
+    }
+}
+
+/// Watches the Services that rules lead to, for as long as it is polled.
 pub async fn follow(client: Client, selector: Selector, services: Arc<SharedServices>) {
-    let api = match &selector.namespace {
-        Some(namespace) => Api::<v1::Service>::namespaced(client, namespace),
-        None => Api::all(client),
-    };
-    let mut watch = Watch {
-        api,
+    let query = Query {
+        api: match &selector.namespace {
+            Some(namespace) => Api::namespaced(client, namespace),
+            None => Api::all(client),
+        },
         fields: selector.fields(),
-        selector,
-        services,
+        labels: String::new(),
+        name: format!("Services ({selector})"),
+        otherwise: "targets are looked up by DNS until the API server says more",
+    };
+    watch(query, Selected { selector, services }).await;
+}
+
+/// Watches for as long as it is polled.
+pub async fn watch<K, S>(query: Query<K>, sink: S)
+where
+    K: Resource + Clone + DeserializeOwned + fmt::Debug,
+    S: Sink<K>,
+{
+    let mut watch = Watch {
+        query,
+        sink,
         version: None,
         newest: None,
     };
@@ -56,7 +124,7 @@ pub async fn follow(client: Client, selector: Selector, services: Arc<SharedServ
         match watch.once(&mut backoff, &mut is_failing).await {
             Ok(()) => {}
             Err((reason, error)) => {
-                watch.services.failed(&watch.selector, reason, &error);
+                watch.sink.failed(reason, &error);
                 if reason == ErrorReason::Gone {
                     // Listed again: what was missed comes with that.
                     watch.version = None;
@@ -65,12 +133,11 @@ pub async fn follow(client: Client, selector: Selector, services: Arc<SharedServ
                 }
                 if !is_failing {
                     is_failing = true;
-                    warn!(
-                        services = %watch.selector,
-                        reason = reason.label(),
-                        error,
-                        "cannot watch Services; targets are looked up by DNS until the API server says more"
-                    );
+                    let Query {
+                        name, otherwise, ..
+                    } = &watch.query;
+                    let reason = reason.label();
+                    warn!(reason, error, "cannot watch {name}; {otherwise}");
                 }
                 sleep(backoff.next(rand::random())).await;
             }
@@ -78,11 +145,9 @@ pub async fn follow(client: Client, selector: Selector, services: Arc<SharedServ
     }
 }
 
-struct Watch {
-    api: Api<v1::Service>,
-    fields: String,
-    selector: Selector,
-    services: Arc<SharedServices>,
+struct Watch<K, S> {
+    query: Query<K>,
+    sink: S,
     /// Where the watch goes on; `None` for a list first.
     version: Option<String>,
     /// The newest that was seen: a list must not be older.
@@ -91,7 +156,11 @@ struct Watch {
 
 type Failed = (ErrorReason, String);
 
-impl Watch {
+impl<K, S> Watch<K, S>
+where
+    K: Resource + Clone + DeserializeOwned + fmt::Debug,
+    S: Sink<K>,
+{
     /// Lists if need be, and watches until the server ends it.
     async fn once(&mut self, backoff: &mut Backoff, is_failing: &mut bool) -> Result<(), Failed> {
         let version = match self.version.clone() {
@@ -99,10 +168,13 @@ impl Watch {
             None => self.list().await?,
         };
         let mut parameters = WatchParams::default().timeout(rand::random_range(WATCH));
-        if !self.fields.is_empty() {
-            parameters = parameters.fields(&self.fields);
+        if !self.query.fields.is_empty() {
+            parameters = parameters.fields(&self.query.fields);
         }
-        let events = timeout(LIST, self.api.watch(&parameters, &version)).await;
+        if !self.query.labels.is_empty() {
+            parameters = parameters.labels(&self.query.labels);
+        }
+        let events = timeout(LIST, self.query.api.watch(&parameters, &version)).await;
         let events = events.map_err(|_| silent())?.map_err(failed)?;
         let mut events = events.boxed();
         let began = Instant::now();
@@ -121,30 +193,29 @@ impl Watch {
                     is_open = true;
                     backoff.reset();
                     if std::mem::take(is_failing) {
-                        info!(services = %self.selector, "Services are watched again");
+                        info!("{} are watched again", self.query.name);
                     }
                 }
             }
             let Some(event) = event else {
-                self.report(Report::Heard);
+                self.sink.said(Said::Nothing);
                 continue;
             };
             match event {
                 // One that ends at once would be asked for again and again.
                 None if began.elapsed() < SHORTEST => return Err(cut()),
                 None => return Ok(()),
-                Some(WatchEvent::Added(service) | WatchEvent::Modified(service)) => {
-                    self.seen(service.resource_version());
-                    self.report(Report::Applied(read(service)));
+                Some(WatchEvent::Added(object) | WatchEvent::Modified(object)) => {
+                    self.seen(object.resource_version());
+                    self.sink.said(Said::Applied(object));
                 }
-                Some(WatchEvent::Deleted(service)) => {
-                    self.seen(service.resource_version());
-                    let service = read(service);
-                    self.report(Report::Deleted(service.namespace, service.name));
+                Some(WatchEvent::Deleted(object)) => {
+                    self.seen(object.resource_version());
+                    self.sink.said(Said::Deleted(object));
                 }
                 Some(WatchEvent::Bookmark(bookmark)) => {
                     self.seen(Some(bookmark.metadata.resource_version));
-                    self.report(Report::Heard);
+                    self.sink.said(Said::Nothing);
                 }
                 Some(WatchEvent::Error(status)) => return Err(failed(Error::Api(status))),
             }
@@ -159,19 +230,22 @@ impl Watch {
             resource_version: Some(newest.unwrap_or_else(|| ANY_VERSION.to_owned())),
             ..ListParams::default()
         };
-        if !self.fields.is_empty() {
-            parameters = parameters.fields(&self.fields);
+        if !self.query.fields.is_empty() {
+            parameters = parameters.fields(&self.query.fields);
+        }
+        if !self.query.labels.is_empty() {
+            parameters = parameters.labels(&self.query.labels);
         }
         // Should the server not know this version any more, the next list takes what it has.
         self.newest = None;
-        let list = timeout(LIST, self.api.list(&parameters)).await;
+        let list = timeout(LIST, self.query.api.list(&parameters)).await;
         let list = list.map_err(|_| silent())?.map_err(failed)?;
         let version = list.metadata.resource_version.unwrap_or_default();
         if version.is_empty() {
             return Err((ErrorReason::Server, "a list without a version".to_owned()));
         }
         self.seen(Some(version.clone()));
-        self.report(Report::Listed(list.items.into_iter().map(read).collect()));
+        self.sink.said(Said::Listed(list.items));
         Ok(version)
     }
 
@@ -180,10 +254,6 @@ impl Watch {
             self.newest = Some(version.clone());
             self.version = Some(version);
         }
-    }
-
-    fn report(&self, report: Report) {
-        self.services.report(&self.selector, report);
     }
 }
 

@@ -140,7 +140,10 @@ const REFUSES: [(&str, &str); 15] = [
     ("preset=service", "clusterDNS"),
     ("unknown=1", "unknown"),
     ("servers={automatic}", "servers"),
-    ("preset=auto,kubernetes.kubeletConfig=config.yaml", "kubeletConfig"),
+    (
+        "preset=auto,kubernetes.kubeletConfig=config.yaml",
+        "kubeletConfig",
+    ),
     (
         "preset=auto,kubernetes.kubeletConfig=,kubernetes.watch=false",
         "kubeletConfig",

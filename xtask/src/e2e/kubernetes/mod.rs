@@ -5,9 +5,13 @@ mod checks;
 mod cluster;
 mod components;
 mod config;
+mod figures;
 mod images;
+mod kafka;
+mod learnt;
 mod load;
 mod manifests;
+mod monitoring;
 mod node;
 mod page;
 mod pki;
@@ -15,6 +19,7 @@ mod pods;
 mod policies;
 mod results;
 mod services;
+mod taint;
 
 use std::{
     fs,

@@ -131,6 +131,7 @@ impl Cluster {
         };
         stale.remove();
         fs::create_dir_all(directory.join("log"))?;
+        let _ = fs::remove_file(directory.join("log").join(config::AUDIT_LOG));
         let sysctls = current_sysctls();
         fs::write(directory.join("sysctls"), serde_json::to_vec(&sysctls)?)?;
         *LEFT.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(Left {

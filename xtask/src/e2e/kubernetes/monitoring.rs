@@ -1,4 +1,6 @@
-//! A real Prometheus beside the cluster, which finds gregor's pods at the API server as the chart's PodMonitor says.
+//! A real Prometheus beside the cluster, which scrapes gregor's pods as the chart's PodMonitor says.
+//!
+//! Debian's has no discovery by the API server: this module reads the pods there and gives it their labels as the discovery would.
 
 use std::{
     fs::{self, File},
@@ -7,11 +9,12 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use gregor_lab::tools;
+use serde_json::{Value, json};
 
 use super::{
     chart,
     cluster::{Cluster, NODES},
-    pods::{MINUTE, NAMESPACE},
+    pods::{MINUTE, NAMESPACE, gregors},
 };
 use crate::manifests::KUBE_VERSION;
 
@@ -49,19 +52,34 @@ fn relabelings(cluster: &Cluster) -> Result<String> {
         .replace("targetLabel", "target_label"))
 }
 
+/// The pods of gregor, with the labels that the discovery would give them.
+fn targets(cluster: &Cluster) -> Result<Value> {
+    let pods = gregors(cluster)?.into_iter().map(|pod| {
+        let ip = &pod["status"]["podIP"];
+        json!({
+            "targets": [ip],
+            "labels": {
+                "__meta_kubernetes_pod_ip": ip,
+                "__meta_kubernetes_pod_node_name": pod["spec"]["nodeName"],
+                "__meta_kubernetes_pod_container_init": "false",
+            },
+        })
+    });
+    Ok(pods.collect())
+}
+
 /// Each pod of gregor is a target, and up.
 pub fn scraped(cluster: &Cluster) -> Result<String> {
     let directory = cluster.beside("prometheus")?;
-    let kubeconfig = cluster.directory.join("pki/admin.kubeconfig");
+    let targets_file = directory.join("targets.json");
+    fs::write(&targets_file, targets(cluster)?.to_string())?;
     let config = directory.join("prometheus.yml");
     fs::write(
         &config,
         format!(
             "scrape_configs:\n- job_name: gregor\n  scrape_interval: 1s\n  scrape_timeout: 1s\n  \
-             kubernetes_sd_configs:\n  - role: pod\n    kubeconfig_file: {}\n    namespaces: {{names: [kube-system]}}\n  \
-             relabel_configs:\n        - source_labels: [__meta_kubernetes_pod_label_app_kubernetes_io_name]\n          \
-             regex: gregor\n          action: keep\n{}",
-            kubeconfig.display(),
+             file_sd_configs: [{{files: ['{}']}}]\n  relabel_configs:\n{}",
+            targets_file.display(),
             relabelings(cluster)?
         ),
     )?;
@@ -113,7 +131,7 @@ pub fn scraped(cluster: &Cluster) -> Result<String> {
         .nth(1)
         .and_then(|rest| rest.split(' ').next());
     Ok(format!(
-        "{} targets, found at the API server with the PodMonitor's relabelings; {} series",
+        "{} targets, with the PodMonitor's relabelings; {} series",
         NODES.len(),
         count.unwrap_or("no")
     ))

@@ -18,7 +18,7 @@ use super::{
     cluster::{Cluster, NODES},
     components::Components,
     config::{CLUSTER_DNS, NODE_LOCAL, NodeName},
-    figures::{self, FirstAnswers},
+    figures::{self, AtRest, FirstAnswers},
     kafka::{Brokers, own_brokers},
     learnt,
     load::{Load, fetch},
@@ -37,7 +37,7 @@ const MIB: u64 = 1 << 20;
 
 /// The cluster's DNS and the tenants, without gregor.
 pub fn prepare(cluster: &Cluster, results: &mut Results) -> Result<()> {
-    results.check(
+    results.step(
         "both nodes are ready, with pods of two tenants and a stranger",
         || {
             cluster.apply(&manifests::dns(), &[])?;
@@ -68,7 +68,7 @@ pub fn all(cluster: &Cluster, components: &Components, results: &mut Results) ->
         || taint::pod_waits(cluster),
     );
 
-    results.check(
+    results.step(
         "the chart is installed and finds the cluster DNS's address",
         || {
             let answers = FirstAnswers::wait(cluster)?;
@@ -130,7 +130,17 @@ pub fn all(cluster: &Cluster, components: &Components, results: &mut Results) ->
         || metrics(cluster),
     );
 
-    results.check("at rest for a minute", || figures::at_rest(cluster));
+    // Nothing of this concerns the cluster's pods.
+    let rest = AtRest::begin(cluster);
+    let mut brokers = Brokers::start(cluster);
+    results.check(
+        "pods with the annotation get their ndots by Kyverno's policy",
+        || ndots_by_kyverno(cluster, components),
+    );
+    results.check("at rest for a minute", || match &rest {
+        Ok(rest) => rest.end(cluster),
+        Err(error) => bail!("{error:#}"),
+    });
     results.check("under ten thousand answers per second on each node", || {
         figures::under_answers(cluster)
     });
@@ -140,7 +150,6 @@ pub fn all(cluster: &Cluster, components: &Components, results: &mut Results) ->
 
     services::checks(cluster, results);
 
-    let mut brokers = Brokers::start(cluster);
     let restarts = || -> Result<String> {
         let pods = gregors(cluster)?;
         let restarts: Vec<u64> = pods.iter().map(restarts_of).collect();
@@ -274,9 +283,6 @@ pub fn all(cluster: &Cluster, components: &Components, results: &mut Results) ->
         "pods with the annotation get their ndots, and their own endpoint",
         || ndots(cluster),
     );
-    results.check("so they do by Kyverno's policy", || {
-        ndots_by_kyverno(cluster, components)
-    });
     results.check("a rule is for the namespaces that it names", || {
         only_foo(cluster)
     });
@@ -299,7 +305,7 @@ pub fn all(cluster: &Cluster, components: &Components, results: &mut Results) ->
             Ok(String::new())
         },
     );
-    results.check(
+    results.step(
         "taken off and uninstalled, no program, pin or interface of it is left",
         || {
             let started = Instant::now();

@@ -115,17 +115,35 @@ fn requests(cluster: &Cluster) -> Result<BTreeMap<String, String>> {
     Ok(found)
 }
 
-/// Memory, and requests to the API server, while nothing happens.
-pub fn at_rest(cluster: &Cluster) -> Result<String> {
-    let before: BTreeSet<String> = requests(cluster)?.into_keys().collect();
-    ensure!(
-        !before.is_empty(),
-        "the API server logs no request of gregor"
-    );
-    let started = Instant::now();
-    thread::sleep(REST);
+/// Memory, and requests to the API server, while nothing happens in the cluster.
+pub struct AtRest {
+    began: Instant,
+    before: BTreeSet<String>,
+}
+
+impl AtRest {
+    pub fn begin(cluster: &Cluster) -> Result<Self> {
+        let before: BTreeSet<String> = requests(cluster)?.into_keys().collect();
+        ensure!(
+            !before.is_empty(),
+            "the API server logs no request of gregor"
+        );
+        Ok(Self {
+            began: Instant::now(),
+            before,
+        })
+    }
+
+    /// After a minute.
+    pub fn end(&self, cluster: &Cluster) -> Result<String> {
+        thread::sleep(REST.saturating_sub(self.began.elapsed()));
+        let minutes = self.began.elapsed().as_secs_f64() / 60.0;
+        at_rest(cluster, &self.before, minutes)
+    }
+}
+
+fn at_rest(cluster: &Cluster, before: &BTreeSet<String>, minutes: f64) -> Result<String> {
     let after = requests(cluster)?;
-    let minutes = started.elapsed().as_secs_f64() / 60.0;
     let new: Vec<&str> = after
         .iter()
         .filter(|(id, _)| !before.contains(*id))

@@ -24,6 +24,8 @@ const LOOK: Duration = Duration::from_secs(5);
 const GRACE: Duration = Duration::from_secs(1);
 /// While nothing is learnt.
 const RETRY: Duration = Duration::from_millis(200);
+/// The same within the grace: each is later for the pods.
+const EARLY_RETRY: Duration = Duration::from_millis(20);
 
 /// What is learnt, for `gregor status`.
 #[derive(Clone, Debug, Default)]
@@ -103,7 +105,7 @@ impl Learner {
                 // The load reports it.
                 Err(Unknown::TooMany(_)) => return Ok(()),
             }
-            sleep(RETRY).await;
+            sleep(if is_early { EARLY_RETRY } else { RETRY }).await;
         }
     }
 

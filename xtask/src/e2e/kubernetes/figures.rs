@@ -154,9 +154,10 @@ fn at_rest(cluster: &Cluster, before: &BTreeSet<String>, minutes: f64) -> Result
     ensure!(lists == 0, "requests at rest: {new:?}");
     ensure!(new.len() <= 2 * NODES.len(), "requests at rest: {new:?}");
     Ok(format!(
-        "memory {}; {:.1} requests to the API server per minute and node, all of them watches that begin anew ({} since the installation, of two nodes)",
+        "memory {}; {} requests to the API server in {:.0} s by both nodes together: watches begin anew, each after 200 to 290 s; {} since the installation",
         said(&memory(cluster)?),
-        new.len() as f64 / minutes / NODES.len() as f64,
+        new.len(),
+        minutes * 60.0,
         after.len(),
     ))
 }
@@ -188,7 +189,7 @@ pub fn under_answers(cluster: &Cluster) -> Result<String> {
     for rate in rates {
         let (sent, right) = rate.finish()?;
         let per_second = right as f64 / LOADED.as_secs_f64();
-        ensure!(right > 0, "no answer to {sent} queries");
+        ensure!(right * 10 >= sent * 9, "{right} answers to {sent} queries");
         answered.push(format!("{per_second:.0}/s ({right} of {sent})"));
     }
     Ok(format!("{} at {}", said(&most), answered.join(" and ")))

@@ -5,7 +5,6 @@ use std::{
     path::Path,
     process::{Child, Command},
     thread::{self, JoinHandle},
-    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -22,52 +21,62 @@ use super::{
 /// Tenants with a Kafka cluster each: its address at the gateway, by its last number, and a port of this process's own there.
 const TENANTS: [(&str, u8, u16); 2] = [("shop", 201, 19092), ("bank", 202, 29092)];
 const TOPIC: &str = "tenant";
-/// For the start of a broker, on a machine that does other things at the same time.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// What a broker prints.
+const LOG: &str = "broker.log";
 
 /// The brokers, one for each tenant, ended when dropped.
 pub struct Brokers {
-    starting: Vec<JoinHandle<Result<Child>>>,
     running: Vec<Child>,
+    /// Each writes a message that names the tenant, once its broker serves.
+    writing: Vec<JoinHandle<Result<()>>>,
 }
 
 impl Brokers {
     /// Starts them, and returns meanwhile.
     pub fn start(cluster: &Cluster) -> Result<Self> {
-        let mut starting = Vec::new();
+        let mut brokers = Self {
+            running: Vec::new(),
+            writing: Vec::new(),
+        };
+        let kafka = tools::kafka()?;
         for (tenant, last, own) in TENANTS {
-            let address = address(last);
-            cluster.add_address(&address)?;
+            cluster.add_address(&address(last))?;
             let directory = cluster.beside(&format!("kafka-{tenant}"))?;
-            let kafka = tools::kafka()?;
-            let command = || cluster.on_wire(&kafka);
-            let (format, broker, write) = (command(), command(), command());
-            starting.push(thread::spawn(move || {
-                run(tenant, &address, own, &directory, format, broker, write)
-                    .with_context(|| format!("Kafka of {tenant}"))
+            // By this thread: what it starts ends with it.
+            let broker = broker(cluster, &kafka, &directory, &address(last), own);
+            brokers.running.push(broker.context("starting Kafka")?);
+            let mut write = cluster.on_wire(&kafka);
+            let (server, message) = (format!("127.0.0.1:{own}"), format!("of {tenant}"));
+            // Its client waits for the broker.
+            write.args(["Client", "write", &server, TOPIC, &message]);
+            brokers.writing.push(thread::spawn(move || {
+                said("writing", &mut write).map(drop).with_context(|| {
+                    let log = fs::read_to_string(directory.join(LOG)).unwrap_or_default();
+                    let tail: Vec<&str> = log.lines().rev().take(15).collect();
+                    format!("Kafka of {tenant}:\n{}", tail.join("\n"))
+                })
             }));
         }
-        Ok(Self {
-            starting,
-            running: Vec::new(),
-        })
+        Ok(brokers)
     }
 
     fn ready(&mut self) -> Result<()> {
-        for thread in self.starting.drain(..) {
+        for thread in self.writing.drain(..) {
             match thread.join() {
-                Ok(child) => self.running.push(child?),
-                Err(_) => bail!("the thread that starts a broker panicked"),
+                Ok(written) => written?,
+                Err(_) => bail!("the thread that writes to a broker panicked"),
             }
         }
-        ensure!(self.running.len() == TENANTS.len(), "not every broker runs");
+        for broker in &mut self.running {
+            let ended = broker.try_wait()?;
+            ensure!(ended.is_none(), "a broker ended: {ended:?}");
+        }
         Ok(())
     }
 }
 
 impl Drop for Brokers {
     fn drop(&mut self) {
-        let _ = self.ready();
         for broker in &mut self.running {
             let _ = broker.kill();
             let _ = broker.wait();
@@ -84,15 +93,13 @@ fn advertised() -> String {
     format!("b0.{BROKER}:9092")
 }
 
-/// A cluster of one broker, and a message in it that names the tenant.
-fn run(
-    tenant: &str,
+/// A cluster of one broker.
+fn broker(
+    cluster: &Cluster,
+    kafka: &Path,
+    directory: &Path,
     address: &str,
     own: u16,
-    directory: &Path,
-    mut format: Command,
-    mut broker: Command,
-    mut write: Command,
 ) -> Result<Child> {
     let properties = directory.join("server.properties");
     let controller = own + 1;
@@ -109,31 +116,16 @@ fn run(
             directory.join("log").display(),
         ),
     )?;
-    format
-        .args(["kafka.tools.StorageTool", "format"])
-        .args(["-t", "MkU3OEVBNTcwNTJENDM2Qk", "-c"])
-        .arg(&properties);
-    said("formatting", &mut format)?;
-    let log = File::create(directory.join("broker.log"))?;
-    let mut child = broker
-        .arg("kafka.Kafka")
-        .arg(&properties)
+    let log = File::create(directory.join(LOG))?;
+    let script = "\"$0\" kafka.tools.StorageTool format -t MkU3OEVBNTcwNTJENDM2Qk -c \"$1\" && exec \"$0\" kafka.Kafka \"$1\"";
+    let broker = cluster
+        .on_wire(Path::new("/bin/sh"))
+        .args(["-c", script])
+        .args([kafka, &properties])
         .stdout(log.try_clone()?)
         .stderr(log)
         .spawn()?;
-    let server = format!("127.0.0.1:{own}");
-    write.args(["Client", "write", &server, TOPIC, &format!("of {tenant}")]);
-    let deadline = Instant::now() + PATIENCE;
-    // Its own client waits for it.
-    let written = said("writing", &mut write);
-    if written.is_err() || child.try_wait()?.is_some() || Instant::now() > deadline {
-        let _ = child.kill();
-        let _ = child.wait();
-        let text = fs::read_to_string(directory.join("broker.log")).unwrap_or_default();
-        let tail: Vec<&str> = text.lines().rev().take(15).collect();
-        bail!("{written:?}\n{}", tail.join("\n"));
-    }
-    Ok(child)
+    Ok(broker)
 }
 
 fn said(what: &str, command: &mut Command) -> Result<String> {

@@ -16,6 +16,7 @@ pub mod identity;
 pub mod inject;
 pub mod model;
 pub mod monitor;
+pub mod nameservers;
 pub mod observe;
 mod privileges;
 pub mod resolve;

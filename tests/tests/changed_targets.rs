@@ -109,7 +109,7 @@ impl Lab {
         let id = self.loaded.datapath.rules().rules()[rule].id();
         let answers = self.loaded.datapath.answers();
         answers
-            .key(id, qtype, server, &[namespace.to_owned()])
+            .key(id, qtype, server, &[namespace.to_owned()], 0)
             .unwrap()
     }
 

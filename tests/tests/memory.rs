@@ -301,7 +301,7 @@ fn memory_of_maps_and_process_is_within_the_documented_figures() {
         );
 
         // What `gregor check` says beforehand.
-        let options = Settings::load(gregor.config_path(), &[])
+        let options = Settings::load(gregor.config_path(), &[], &[])
             .unwrap()
             .load_options();
         let announced = wanted(&options).bytes;

@@ -45,7 +45,7 @@ const FILES: [(&str, &[&str]); 3] = [
 pub const KUBE_VERSION: &str = "1.36.0";
 
 /// Values, and the expected manifests.
-const MAKES: [(&str, &str); 36] = [
+const MAKES: [(&str, &str); 43] = [
     ("preset=nodelocal", "servers = [\"169.254.20.10\"]"),
     (
         "preset=aks",
@@ -68,6 +68,28 @@ const MAKES: [(&str, &str); 36] = [
         "servers = [\"10.96.0.10\",\"fd00::a\"]",
     ),
     ("servers={192.0.2.1}", "servers = [\"192.0.2.1\"]"),
+    (
+        "servers={auto,192.0.2.1}",
+        "servers = [\"auto\",\"192.0.2.1\"]",
+    ),
+    ("preset=auto", "servers = [\"auto\"]"),
+    (
+        "preset=auto",
+        "kubelet_config = \"/var/lib/kubelet/config.yaml\"",
+    ),
+    ("preset=auto", "mountPath: /var/lib/kubelet/config.yaml"),
+    (
+        "preset=auto,kubernetes.kubeletConfigDir=/etc/kubelet.d",
+        "kubelet_config_dir = \"/etc/kubelet.d\"",
+    ),
+    (
+        "preset=auto,kubernetes.kubeletConfigDir=/etc/kubelet.d",
+        "path: /etc/kubelet.d\n            type: Directory",
+    ),
+    (
+        "preset=auto,kubernetes.kubeletConfig=,kubernetes.kubeletConfigDir=/x",
+        "cluster_domain = \"cluster.local\"\n\n    [[rule]]",
+    ),
     (
         "image.digest=sha256:0123456789012345678901234567890123456789012345678901234567890123",
         "gregor@sha256:0123",
@@ -127,10 +149,19 @@ const MAKES: [(&str, &str); 36] = [
 ];
 
 /// Values that it refuses, and what its message names.
-const REFUSES: [(&str, &str); 14] = [
+const REFUSES: [(&str, &str); 17] = [
     ("preset=azure", "preset"),
     ("preset=service", "clusterDNS"),
     ("unknown=1", "unknown"),
+    ("servers={automatic}", "servers"),
+    (
+        "preset=auto,kubernetes.kubeletConfig=config.yaml",
+        "kubeletConfig",
+    ),
+    (
+        "preset=auto,kubernetes.kubeletConfig=,kubernetes.watch=false",
+        "kubeletConfig",
+    ),
     ("clusterDNS={kube-dns}", "clusterDNS"),
     ("capabilities={CAP_BPF}", "capabilities"),
     ("metrics.port=0", "port"),

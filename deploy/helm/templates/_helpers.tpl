@@ -66,13 +66,34 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 
 {{- define "gregor.servers" -}}
 {{- $servers := .Values.servers -}}
-{{- if not $servers -}}
+{{- if and (not $servers) (eq .Values.preset "auto") -}}
+{{- $servers = concat (list "auto") .Values.clusterDNS -}}
+{{- else if not $servers -}}
 {{- $servers = concat (include "gregor.nodeServers" . | fromJsonArray) (include "gregor.serviceServers" . | fromJsonArray) | uniq -}}
 {{- end -}}
 {{- if not $servers -}}
 {{- fail "no address to intercept: set clusterDNS to that of `kubectl -n kube-system get service kube-dns`" -}}
 {{- end -}}
 {{- $servers | toJson -}}
+{{- end }}
+
+{{/* Whether each node learns servers. */}}
+{{- define "gregor.learns" -}}
+{{- if and (has "auto" (include "gregor.servers" . | fromJsonArray)) (not .Values.detach) -}}
+{{- if not (or .Values.kubernetes.watch .Values.kubernetes.kubeletConfig) -}}
+{{- fail "servers: auto takes kubernetes.kubeletConfig or kubernetes.watch to learn them from" -}}
+{{- end -}}
+true
+{{- end -}}
+{{- end }}
+
+{{/* The kubelet's configuration, where it is to be read. */}}
+{{- define "gregor.kubeletConfig" -}}
+{{- if include "gregor.learns" . }}{{ .Values.kubernetes.kubeletConfig }}{{ end -}}
+{{- end }}
+
+{{- define "gregor.kubeletConfigDir" -}}
+{{- if include "gregor.kubeletConfig" . }}{{ .Values.kubernetes.kubeletConfigDir }}{{ end -}}
 {{- end }}
 
 {{- define "gregor.listen" -}}
@@ -120,6 +141,17 @@ volumeMounts:
   {{- if include "gregor.readsResults" . }}
   - name: cni-results
     mountPath: {{ .Values.identity.cniResults }}
+    readOnly: true
+  {{- end }}
+  {{- with include "gregor.kubeletConfig" . }}
+  # The file alone: its directory has the pods' volumes.
+  - name: kubelet-config
+    mountPath: {{ . }}
+    readOnly: true
+  {{- end }}
+  {{- with include "gregor.kubeletConfigDir" . }}
+  - name: kubelet-config-dir
+    mountPath: {{ . }}
     readOnly: true
   {{- end }}
 {{- end }}

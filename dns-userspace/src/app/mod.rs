@@ -9,6 +9,7 @@ mod cluster;
 mod follow;
 mod identity;
 mod kernel;
+mod learn;
 pub mod load;
 mod owner;
 mod panics;
@@ -39,6 +40,7 @@ use self::{
     cluster::Cluster,
     identity::Identity,
     kernel::{End, Kernel},
+    learn::Learner,
     owner::Owner,
     respond::Respond,
     settings::Settings,
@@ -54,6 +56,7 @@ use crate::{
     },
     discover::{Event, Links},
     monitor::Hub,
+    nameservers::Source,
     observe::{self, ConfigStatus},
     privileges::{Role, restrict_thread},
     sources::{Reporter, SharedServices},
@@ -99,9 +102,10 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         Owner::claim(&options.control)?
     };
     let pins = Pins::open(&options.state)?;
+    let learner = Learner::new(&options.config);
     let mut stopped = shutdown.clone();
     tokio::select! {
-        started = App::start(&options, &mut owner, pins, shutdown) => match started {
+        started = App::start(&options, &mut owner, pins, learner, shutdown) => match started {
             Ok(app) => app.run().await,
             Err(error) => Err(error),
         },
@@ -127,6 +131,7 @@ struct App {
     /// `None` where the kernel does not announce them: then the retry finds out.
     filters: Option<FilterChanges>,
     reloads: Reloads,
+    learner: Learner,
     shutdown: Shutdown,
     /// The maps, for later programs.
     base: Base,
@@ -152,15 +157,23 @@ impl App {
         options: &Options,
         owner: &mut Owner,
         pins: Pins,
+        mut learner: Learner,
         shutdown: Shutdown,
     ) -> anyhow::Result<Self> {
+        let learnt = learner.learnt();
+        // A predecessor serves meanwhile.
+        learner
+            .first(|error| standby::without_servers(options, owner, &shutdown, &learnt, error))
+            .await?;
         let claim = match pins.try_claim()? {
             Some(claim) => claim,
-            None if options.handover => standby::wait(options, owner, &pins, &shutdown).await?,
+            None if options.handover => {
+                standby::wait(options, owner, &pins, &mut learner, &shutdown).await?
+            }
             None => bail!(crate::datapath::StateError::Held(options.state.clone())),
         };
         let is_fresh = pins.is_empty();
-        let started = Self::start_as_owner(options, owner, &pins, claim, shutdown).await;
+        let started = Self::start_as_owner(options, owner, &pins, claim, learner, shutdown).await;
         if started.is_err() && is_fresh {
             pins.remove();
         }
@@ -172,6 +185,7 @@ impl App {
         owner: &mut Owner,
         pins: &Pins,
         claim: Claim,
+        mut learner: Learner,
         shutdown: Shutdown,
     ) -> anyhow::Result<Self> {
         // Before the first load, so that no change falls in between.
@@ -181,7 +195,7 @@ impl App {
         let Prepared {
             settings,
             mut datapath,
-        } = prepare(options.clone(), Base::pinned(pins))?.await??;
+        } = prepare(options.clone(), Base::pinned(pins), learner.take())?.await??;
         for warning in &settings.warnings {
             tracing::warn!("{warning}");
         }
@@ -235,6 +249,7 @@ impl App {
             tcp.clone(),
             hub,
             links.errors(),
+            learner.learnt(),
         );
         let state = Arc::new(state.with_identities(Arc::clone(identity.board())));
         let cluster = Cluster::start(&settings, reporter, notes, respond.clone(), answers);
@@ -279,6 +294,7 @@ impl App {
             links,
             filters: FilterChanges::open().ok(),
             reloads,
+            learner,
             shutdown,
             base,
             claim,
@@ -340,6 +356,7 @@ impl App {
                 // Attaching and the first turn of the ring come on their own: look again until then.
                 () = tokio::time::sleep(Duration::from_millis(10)), if !is_announced => {}
                 cause = self.reloads.next() => self.reload(cause),
+                () = self.learner.changed() => self.reload(Cause::Servers),
                 prepared = finished(&mut self.pending), if self.pending.is_some() => {
                     self.pending = None;
                     self.finish_reload(prepared).await;
@@ -563,9 +580,10 @@ impl Logs {
 fn prepare(
     options: Options,
     base: Base,
+    learnt: Vec<Source>,
 ) -> anyhow::Result<oneshot::Receiver<anyhow::Result<Prepared>>> {
     privileged(move || {
-        let settings = Settings::load(&options.config, &options.interfaces)?;
+        let settings = Settings::load(&options.config, &options.interfaces, &learnt)?;
         tracing::debug!("the configuration is read");
         let attempt = Attempt {
             base,

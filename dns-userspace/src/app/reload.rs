@@ -24,7 +24,8 @@ impl App {
         }
         tracing::info!(?cause, "loading the configuration again");
         notify(&reloading());
-        match prepare(self.options.clone(), self.base.clone()) {
+        let learnt = self.learner.take();
+        match prepare(self.options.clone(), self.base.clone(), learnt) {
             Ok(pending) => self.pending = Some(pending),
             Err(error) => self.refuse(&error),
         }

@@ -13,6 +13,7 @@ use crate::{
     config::{self, Config, Diagnostic},
     datapath::{AnswerOptions, HIT_LANES, Hook, Limit, LoadOptions, Order, SteerMode, detect_hook},
     discover::Selection,
+    nameservers::{self, Source},
     observe::RuleStatus,
     resolve::{ResponderOptions, Upstream},
     rules::RuleSet,
@@ -61,9 +62,16 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Reads a file. `interfaces`, when given, take the place of those in the file.
-    pub fn load(path: &Path, interfaces: &[String]) -> anyhow::Result<Self> {
-        let (config, rules, warnings) = config::load(path)?;
+    /// Reads a file. `interfaces`, when given, take the place of those in the file; `learnt` is from where servers are learnt, if
+    /// the file says so.
+    ///
+    /// # Errors
+    /// Where something is wrong with the file, or no server is known.
+    pub fn load(path: &Path, interfaces: &[String], learnt: &[Source]) -> anyhow::Result<Self> {
+        let (mut config, rules, warnings) = config::load(path)?;
+        if config.intercept.learns_servers {
+            config.intercept.servers = nameservers::join(&config.intercept.servers, learnt)?;
+        }
         Self::new(config, rules, &warnings, interfaces)
     }
 

@@ -2,19 +2,28 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Options, Owner, prepare, serve, shutdown::Shutdown};
+use super::{
+    Options, Owner,
+    learn::{Learner, Learnt},
+    prepare, serve,
+    shutdown::Shutdown,
+};
 use crate::{
     datapath::{Base, Claim, State as Pins},
     monitor::{Hub, Subscription},
+    nameservers::Unknown,
     observe::{self, ConfigStatus, Readiness, Source, Status},
 };
 
 /// How often the lock is tried.
 const POLL: Duration = Duration::from_millis(5);
 
-/// Status and monitor while another gregor serves.
+/// Status and monitor while another gregor serves, or while it is not known what to intercept.
 struct Standby {
     config: ConfigStatus,
+    /// Whether it could take over.
+    is_prepared: bool,
+    learnt: Learnt,
     hub: Arc<Hub>,
 }
 
@@ -23,11 +32,12 @@ impl Source for Standby {
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             readiness: Readiness {
-                loaded: true,
-                standby: true,
+                loaded: self.is_prepared,
+                standby: self.is_prepared,
                 ..Readiness::default()
             },
             config: self.config.clone(),
+            learnt: self.learnt.sources(),
             ..Status::default()
         }
     }
@@ -45,16 +55,19 @@ pub(super) async fn wait(
     options: &Options,
     owner: &mut Owner,
     pins: &Pins,
+    learner: &mut Learner,
     shutdown: &Shutdown,
 ) -> anyhow::Result<Claim> {
     // With maps of its own: those that are pinned are the predecessor's.
-    let tried = prepare(options.clone(), Base::default())?.await??;
+    let tried = prepare(options.clone(), Base::default(), learner.take())?.await??;
     drop(tried.datapath);
-    // A predecessor that has this very socket keeps it until it ends.
-    let is_free = std::os::unix::net::UnixStream::connect(&options.control).is_err();
-    let stop = is_free
-        .then(|| listen(options, owner, shutdown))
-        .transpose()?;
+    let standby = Standby {
+        config: config(options),
+        is_prepared: true,
+        learnt: learner.learnt(),
+        hub: Arc::default(),
+    };
+    let stop = listen(options, owner, shutdown, standby)?;
     tracing::info!(
         state = %options.state.display(),
         "ready to take over; another gregor serves until it ends"
@@ -70,19 +83,44 @@ pub(super) async fn wait(
     Ok(claim)
 }
 
-/// Serves the control socket until the trigger is dropped.
+/// Serves the control socket while no server is learnt, until what it returns is dropped.
+pub(super) fn without_servers(
+    options: &Options,
+    owner: &mut Owner,
+    shutdown: &Shutdown,
+    learnt: &Learnt,
+    error: &Unknown,
+) -> anyhow::Result<Option<super::Trigger>> {
+    let standby = Standby {
+        config: ConfigStatus {
+            error: Some(error.to_string()),
+            failures: 1,
+            ..config(options)
+        },
+        is_prepared: false,
+        learnt: learnt.clone(),
+        hub: Arc::default(),
+    };
+    listen(options, owner, shutdown, standby)
+}
+
+fn config(options: &Options) -> ConfigStatus {
+    ConfigStatus {
+        path: options.config.display().to_string(),
+        ..ConfigStatus::default()
+    }
+}
+
+/// Serves the control socket until the trigger is dropped. A predecessor that has this very socket keeps it until it ends.
 fn listen(
     options: &Options,
     owner: &mut Owner,
     shutdown: &Shutdown,
-) -> anyhow::Result<super::Trigger> {
-    let source = Standby {
-        config: ConfigStatus {
-            path: options.config.display().to_string(),
-            ..ConfigStatus::default()
-        },
-        hub: Arc::default(),
-    };
+    standby: Standby,
+) -> anyhow::Result<Option<super::Trigger>> {
+    if std::os::unix::net::UnixStream::connect(&options.control).is_ok() {
+        return Ok(None);
+    }
     let (trigger, stop) = super::shutdown::channel();
     let mut all = shutdown.clone();
     let (both, either) = super::shutdown::channel();
@@ -97,8 +135,8 @@ fn listen(
     serve(
         "control socket",
         owner.bind()?,
-        observe::control(Arc::new(source)),
+        observe::control(Arc::new(standby)),
         &either,
     );
-    Ok(trigger)
+    Ok(Some(trigger))
 }

@@ -8,7 +8,10 @@ use std::{
     time::Instant,
 };
 
-use super::{kernel::Board as KernelBoard, panics, ring::Pulse, settings::ConfigView, tcp::Tcp};
+use super::{
+    kernel::Board as KernelBoard, learn::Learnt, panics, ring::Pulse, settings::ConfigView,
+    tcp::Tcp,
+};
 use crate::{
     identity::{Board, WhoStatus},
     model::WhyNot,
@@ -45,9 +48,15 @@ pub struct State {
     interface_resyncs: Arc<AtomicU64>,
     /// Who is behind each interface.
     identities: Arc<Board>,
+    /// From where servers are learnt.
+    learnt: Learnt,
 }
 
 impl State {
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "it puts together what the parts have"
+    )]
     pub fn new(
         kernel: Arc<KernelBoard>,
         config: ConfigStatus,
@@ -56,6 +65,7 @@ impl State {
         tcp: Arc<Tcp>,
         hub: Arc<Hub>,
         interface_resyncs: Arc<AtomicU64>,
+        learnt: Learnt,
     ) -> Self {
         Self {
             started: Instant::now(),
@@ -70,6 +80,7 @@ impl State {
             stopping: AtomicBool::new(false),
             interface_resyncs,
             identities: Arc::default(),
+            learnt,
         }
     }
 
@@ -161,6 +172,7 @@ impl Source for State {
             hook: view.hook,
             order: view.order,
             servers: view.servers,
+            learnt: self.learnt.sources(),
             rules: view.rules,
             interfaces: self.interfaces(),
             heartbeat_age_seconds: self.pulse.age().map(|age| age.as_secs_f64()),

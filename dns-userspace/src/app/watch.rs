@@ -22,6 +22,8 @@ const SETTLE: Duration = Duration::from_millis(200);
 pub enum Cause {
     Signal,
     Change,
+    /// Other servers are learnt.
+    Servers,
 }
 
 /// Waits for causes to load the configuration again.

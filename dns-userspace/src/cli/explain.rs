@@ -94,7 +94,9 @@ fn record_type(text: &str) -> Result<RecordType, String> {
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let settings = Settings::load(&args.config, &[])?;
+    let sources = super::learn::sources(&args.config, &args.control);
+    let learnt = super::block_on(async { Ok(sources.await) })?;
+    let settings = Settings::load(&args.config, &[], &learnt)?;
     let asked = match args.server.or_else(|| settings.servers.first().copied()) {
         Some(server) => server,
         None => bail!("no server to ask; give one with --server"),
@@ -317,14 +319,21 @@ impl Explainer<'_> {
             .alias
             .as_deref()
             .and_then(|alias| Name::from_ascii(alias).ok());
+        let end = service
+            .end
+            .as_deref()
+            .and_then(|end| Name::from_ascii(end).ok());
         match (service.known.as_str(), alias) {
             ("alias", Some(alias)) => {
+                let further = end.as_ref().map_or_else(String::new, |end| {
+                    format!(", which leads by other Services to {end}")
+                });
                 let _ = writeln!(
                     text,
-                    "     the Kubernetes API says: externalName {alias} (heard {} s ago)",
+                    "     the Kubernetes API says: externalName {alias}{further} (heard {} s ago)",
                     service.age_seconds
                 );
-                Known::Alias(alias)
+                Known::Alias(end.unwrap_or(alias))
             }
             ("absent", _) => {
                 let _ = writeln!(

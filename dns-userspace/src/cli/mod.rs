@@ -4,6 +4,7 @@ mod check;
 mod detach;
 mod explain;
 pub mod import;
+mod learn;
 mod monitor;
 mod probe;
 mod run;

@@ -9,6 +9,7 @@ use std::{
 
 use crate::{
     identity::IdentityStatus,
+    nameservers::{Source, reason},
     observe::{self, Section, Status, fetch_status},
 };
 
@@ -36,6 +37,20 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         print!("{}", render(&status));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What one source of servers has named.
+fn learnt(source: &Source) -> String {
+    let servers: Vec<String> = source.servers.iter().map(ToString::to_string).collect();
+    match (&servers[..], &source.error) {
+        ([], _) => format!("nothing from {}", reason(source)),
+        (_, None) => format!("{} from {}", servers.join(" "), source.name),
+        (_, Some(error)) => format!(
+            "{} from {}, before this: {error}",
+            servers.join(" "),
+            source.name
+        ),
+    }
 }
 
 /// For people.
@@ -74,10 +89,12 @@ fn render(status: &Status) -> String {
         ),
     );
     if let Some(error) = &status.config.error {
-        line(
-            "",
-            &format!("REFUSED, the last good one stays in force: {error}"),
-        );
+        let consequence = if status.readiness.loaded {
+            "REFUSED, the last good one stays in force"
+        } else {
+            "WAITING, nothing is attached"
+        };
+        line("", &format!("{consequence}: {error}"));
     }
     for warning in &status.config.warnings {
         line("", &format!("warning: {warning}"));
@@ -99,6 +116,9 @@ fn render(status: &Status) -> String {
             .collect::<Vec<_>>()
             .join(" "),
     );
+    for (number, source) in status.learnt.iter().enumerate() {
+        line(if number == 0 { "learnt" } else { "" }, &learnt(source));
+    }
     line(
         "heartbeat",
         &match status.heartbeat_age_seconds {
@@ -450,6 +470,34 @@ kubernetes services (off: not in a cluster)
         ] {
             assert!(text.contains(part), "missing {part}\n{text}");
         }
+    }
+
+    #[test]
+    fn learnt_servers_are_shown_with_their_sources() {
+        let mut status = example();
+        let mut kubelet = Source::silent("clusterDNS in /k.yaml", "not read yet");
+        kubelet.take(Ok(vec!["169.254.20.10".parse().unwrap()]));
+        status.learnt = vec![kubelet.clone(), Source::services("not in a cluster")];
+        assert!(render(&status).contains(
+            "
+servers      169.254.20.10 172.20.0.10
+learnt       169.254.20.10 from clusterDNS in /k.yaml
+             nothing from the Services with k8s-app=kube-dns in kube-system: not in a cluster
+heartbeat    120 ms ago
+"
+        ));
+        kubelet.take(Err("cannot be read".to_owned()));
+        status.learnt = vec![kubelet];
+        let text = render(&status);
+        let expected = "169.254.20.10 from clusterDNS in /k.yaml, before this: cannot be read";
+        assert!(text.contains(expected), "{text}");
+        status.readiness.loaded = false;
+        status.config.error = Some("no server is learnt".to_owned());
+        let text = render(&status);
+        assert!(
+            text.contains("WAITING, nothing is attached: no server is learnt"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! `[kubernetes]`: what is asked of the API server of the cluster, and how its Services are named.
 
+use std::path::PathBuf;
+
 use super::reader::{Reader, Section};
-use crate::sources::ClusterDomain;
+use crate::{nameservers::kubelet, sources::ClusterDomain};
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,9 +14,19 @@ pub struct Kubernetes {
     pub events: bool,
     /// What the names of Services end with.
     pub cluster_domain: ClusterDomain,
+    /// Where the kubelet says which servers pods ask; looked at with `servers = "auto"`.
+    pub kubelet_config: PathBuf,
+    /// The directory of files that go over it, where the kubelet has one.
+    pub kubelet_config_dir: Option<PathBuf>,
 }
 
-pub(super) const KEYS: [&str; 3] = ["watch", "events", "cluster_domain"];
+pub(super) const KEYS: [&str; 5] = [
+    "watch",
+    "events",
+    "cluster_domain",
+    "kubelet_config",
+    "kubelet_config_dir",
+];
 
 pub(super) fn read(reader: &mut Reader<'_>, root: &Section<'_, '_>) -> Kubernetes {
     let section = reader.section(root, "kubernetes");
@@ -37,7 +49,26 @@ pub(super) fn read(reader: &mut Reader<'_>, root: &Section<'_, '_>) -> Kubernete
             ),
         }
     }
+    if let Some(path) = read_path(reader, &section, "kubelet_config") {
+        kubernetes.kubelet_config = path;
+    }
+    kubernetes.kubelet_config_dir = read_path(reader, &section, "kubelet_config_dir");
     kubernetes
+}
+
+fn read_path(reader: &mut Reader<'_>, section: &Section<'_, '_>, key: &str) -> Option<PathBuf> {
+    let text = reader.string(section, key, &format!("\"{}\"", kubelet::CONFIG))?;
+    let path = PathBuf::from(&text.value);
+    if path.is_absolute() {
+        return Some(path);
+    }
+    reader.complain(
+        &text.span,
+        section.key(key),
+        format!("\"{}\" is not an absolute path", text.value),
+        "write the path from the root on, as the kubelet's --config has it",
+    );
+    None
 }
 
 impl Default for Kubernetes {
@@ -46,6 +77,8 @@ impl Default for Kubernetes {
             watch: true,
             events: true,
             cluster_domain: ClusterDomain::default(),
+            kubelet_config: kubelet::CONFIG.into(),
+            kubelet_config_dir: None,
         }
     }
 }
@@ -74,6 +107,20 @@ mod tests {
             default.cluster_domain,
             ClusterDomain::new("cluster.local").unwrap()
         );
+        assert_eq!(
+            default.kubelet_config.to_str(),
+            Some("/var/lib/kubelet/config.yaml")
+        );
+        assert_eq!(default.kubelet_config_dir, None);
+        let other = parse(
+            "[kubernetes]\nkubelet_config = \"/etc/k.json\"\nkubelet_config_dir = \"/etc/k.json.d\"",
+        )
+        .unwrap();
+        assert_eq!(other.kubelet_config.to_str(), Some("/etc/k.json"));
+        assert_eq!(
+            other.kubelet_config_dir,
+            Some(PathBuf::from("/etc/k.json.d"))
+        );
         let other =
             parse("[kubernetes]\nwatch = false\nevents = false\ncluster_domain = \"K8s.example.\"")
                 .unwrap();
@@ -98,6 +145,10 @@ mod tests {
             (
                 "[kubernetes]\ncluster_domain = \"a b\"",
                 ["c.toml:4", "kubernetes.cluster_domain", "clusterDomain"],
+            ),
+            (
+                "[kubernetes]\nkubelet_config = \"config.yaml\"",
+                ["c.toml:4", "kubernetes.kubelet_config", "absolute path"],
             ),
             (
                 "[kubernetes]\nclusterdomain = \"a\"",

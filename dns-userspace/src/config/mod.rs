@@ -53,8 +53,10 @@ pub struct Config {
 /// `[intercept]`: whose queries are looked at, and where.
 #[derive(Clone, Debug)]
 pub struct Intercept {
-    /// Addresses whose port 53 is looked at: 1 to 16 of each family, each once.
+    /// Addresses whose port 53 is looked at: up to 16 of each family, each once; at least one, unless there are more to learn.
     pub servers: Vec<IpAddr>,
+    /// Whether there are: `"auto"` is in the list, or in its place.
+    pub learns_servers: bool,
     /// Interfaces by name; `None` for every veth whose peer lives in another network namespace.
     pub interfaces: Option<InterfaceGlobs>,
     pub hook: Hook,
@@ -214,6 +216,28 @@ struct RulePosition {
 
 /// Reads and checks a file: its values, its rules compiled, and what is worth a warning.
 pub fn load(path: &Path) -> Result<(Config, RuleSet, Vec<Diagnostic>), ConfigErrors> {
+    compile(path, &read_file(path)?)
+}
+
+/// What a configuration leaves to be learnt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ToLearn {
+    /// The servers that it has beside `"auto"`.
+    pub written: Vec<IpAddr>,
+    /// Where to look.
+    pub kubernetes: Kubernetes,
+}
+
+/// What a file leaves to be learnt, if anything. Its rules are not compiled.
+pub fn to_learn(path: &Path) -> Result<Option<ToLearn>, ConfigErrors> {
+    let config = Config::parse(path, &read_file(path)?)?;
+    Ok(config.intercept.learns_servers.then_some(ToLearn {
+        written: config.intercept.servers,
+        kubernetes: config.kubernetes,
+    }))
+}
+
+fn read_file(path: &Path) -> Result<String, ConfigErrors> {
     let unreadable = |problem: String, remedy: &str| {
         ConfigErrors(vec![Diagnostic {
             file: path.to_owned(),
@@ -236,13 +260,12 @@ pub fn load(path: &Path) -> Result<(Config, RuleSet, Vec<Diagnostic>), ConfigErr
             "give a configuration file of at most 16 MiB",
         ));
     }
-    let text = std::fs::read_to_string(path).map_err(|error| {
+    std::fs::read_to_string(path).map_err(|error| {
         unreadable(
             format!("cannot be read: {error}"),
             "give a UTF-8 text file that gregor may read",
         )
-    })?;
-    compile(path, &text)
+    })
 }
 
 impl Config {
@@ -458,7 +481,7 @@ fn read_intercept(reader: &mut Reader<'_>, root: &Section<'_, '_>, complete: boo
             "allow_sources",
         ],
     );
-    let servers = read_servers(reader, &section, complete);
+    let (servers, learns_servers) = read_servers(reader, &section, complete);
     let mode = read_mode(reader, &section);
     let interfaces = read_interfaces(reader, &section);
     let allow_sources = read_allow_sources(reader, &section);
@@ -510,6 +533,7 @@ fn read_intercept(reader: &mut Reader<'_>, root: &Section<'_, '_>, complete: boo
     );
     Intercept {
         servers,
+        learns_servers,
         interfaces,
         hook: hook.map(|hook| hook.value).unwrap_or_default(),
         order: order.map(|order| order.value).unwrap_or_default(),
@@ -519,19 +543,34 @@ fn read_intercept(reader: &mut Reader<'_>, root: &Section<'_, '_>, complete: boo
     }
 }
 
-fn read_servers(reader: &mut Reader<'_>, section: &Section<'_, '_>, complete: bool) -> Vec<IpAddr> {
+/// What stands for the servers that are learnt.
+const AUTO: &str = "auto";
+
+/// The addresses, and whether more are learnt.
+fn read_servers(
+    reader: &mut Reader<'_>,
+    section: &Section<'_, '_>,
+    complete: bool,
+) -> (Vec<IpAddr>, bool) {
     const EXAMPLE: &str = "[\"169.254.20.10\", \"172.20.0.10\"]";
     let key = section.key("servers");
+    let whole = section.get("servers").map(Spanned::get_ref);
+    if whole.and_then(DeValue::as_str) == Some(AUTO) {
+        return (Vec::new(), true);
+    }
     if section.get("servers").is_none() && complete {
         reader.complain(
             &section.span,
             &key,
             "missing",
-            format!("add servers = {EXAMPLE}: every nameserver address in the pods' resolv.conf"),
+            format!(
+                "add servers = {EXAMPLE}: every nameserver address in the pods' resolv.conf; or servers = \"auto\", \
+                 which learns them from the kubelet and the cluster DNS's Service"
+            ),
         );
     }
     let Some(texts) = reader.strings(section, "servers", EXAMPLE) else {
-        return Vec::new();
+        return (Vec::new(), false);
     };
     if texts.is_empty() && section.get("servers").is_some_and(is_empty_array) {
         reader.complain(
@@ -542,16 +581,27 @@ fn read_servers(reader: &mut Reader<'_>, section: &Section<'_, '_>, complete: bo
         );
     }
     let mut servers: Vec<IpAddr> = Vec::new();
+    let mut learns = false;
     for text in texts {
+        if text.value == AUTO && !learns {
+            learns = true;
+            continue;
+        }
         let Some(server) = address(&text.value) else {
             let remedy = match text.value.parse::<SocketAddr>() {
                 Ok(with_port) if with_port.port() == 53 => {
                     format!("write \"{}\"; the port is always 53", with_port.ip())
                 }
                 Ok(_) => "write the address alone; only port 53 can be intercepted".to_owned(),
-                Err(_) => "write an IPv4 or IPv6 address, as in \"169.254.20.10\"".to_owned(),
+                Err(_) if text.value == AUTO => "remove one of the two".to_owned(),
+                Err(_) => {
+                    "write an IPv4 or IPv6 address, as in \"169.254.20.10\", or \"auto\"".to_owned()
+                }
             };
-            let problem = format!("\"{}\" is not an IP address", text.value);
+            let problem = match text.value.as_str() {
+                AUTO => "\"auto\" is listed twice".to_owned(),
+                other => format!("\"{other}\" is not an IP address"),
+            };
             reader.complain(&text.span, &key, problem, remedy);
             continue;
         };
@@ -587,7 +637,7 @@ fn read_servers(reader: &mut Reader<'_>, section: &Section<'_, '_>, complete: bo
             servers.push(server);
         }
     }
-    servers
+    (servers, learns)
 }
 
 fn is_empty_array(value: &Spanned<DeValue<'_>>) -> bool {
@@ -1119,6 +1169,32 @@ ttl   = 60
         );
         assert!(lines[2].starts_with("dir/g.toml:5:11: answer.max_ttl: expected a duration"));
         assert!(lines[3].starts_with("dir/g.toml:8:9: rule.match: a label is empty"));
+    }
+
+    #[test]
+    fn servers_may_be_left_to_be_learnt() {
+        let parse = |servers: &str| {
+            let text = format!("[intercept]\nservers = {servers}\n");
+            Config::parse(Path::new("x.toml"), &text)
+                .map(|config| (config.intercept.servers, config.intercept.learns_servers))
+                .map_err(|errors| errors.to_string())
+        };
+        let written: Vec<IpAddr> = vec!["10.0.0.1".parse().unwrap()];
+        assert_eq!(parse("\"auto\"").unwrap(), (Vec::new(), true));
+        assert_eq!(parse("[\"auto\"]").unwrap(), (Vec::new(), true));
+        assert_eq!(
+            parse("[\"10.0.0.1\", \"auto\"]").unwrap(),
+            (written.clone(), true)
+        );
+        assert_eq!(parse("[\"10.0.0.1\"]").unwrap(), (written, false));
+        for (servers, part) in [
+            ("[\"auto\", \"auto\"]", "\"auto\" is listed twice"),
+            ("\"Auto\"", "expected an array of strings"),
+            ("[\"automatic\"]", "or \"auto\""),
+        ] {
+            let error = parse(servers).unwrap_err();
+            assert!(error.contains(part), "{servers}: {error}");
+        }
     }
 
     #[test]

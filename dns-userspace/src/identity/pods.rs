@@ -11,7 +11,7 @@ use super::{
 };
 use crate::sources::{
     ErrorReason,
-    list_watch::{self, Reports},
+    watch::{Query, Said, Sink, watch},
 };
 
 /// Has the hash of its manifest, which the CNI is told as the UID of a static pod.
@@ -19,8 +19,14 @@ const STATIC_UID: &str = "kubernetes.io/config.hash";
 
 /// Watches the pods of a node for as long as it is polled. What is known stays while the API server is away.
 pub async fn follow(client: Client, node: String, inputs: Sender<Input>) {
-    let fields = fields(&node);
-    list_watch::follow(Api::<v1::Pod>::all(client), fields, Watched { inputs }).await;
+    let query = Query {
+        api: Api::<v1::Pod>::all(client),
+        fields: fields(&node),
+        labels: String::new(),
+        name: "the pods of this node".to_owned(),
+        otherwise: "what is known of them stays until the API server says more",
+    };
+    watch(query, Watched { inputs }).await;
 }
 
 /// The field selector of a node's pods.
@@ -39,34 +45,14 @@ impl Watched {
     }
 }
 
-impl Reports<v1::Pod> for Watched {
-    fn kind(&self) -> &'static str {
-        "pods"
-    }
-
-    fn which(&self) -> String {
-        "of this node".to_owned()
-    }
-
-    fn meanwhile(&self) -> &'static str {
-        "what is known of them stays until the API server says more"
-    }
-
-    fn listed(&self, pods: Vec<v1::Pod>) {
-        let pods = pods.iter().map(read).collect();
-        self.send(Input::Pods(PodReport::Listed(pods)));
-    }
-
-    fn applied(&self, pod: v1::Pod) {
-        self.send(Input::Pods(PodReport::Applied(read(&pod))));
-    }
-
-    fn deleted(&self, pod: v1::Pod) {
-        self.send(Input::Pods(PodReport::Deleted(read(&pod).key)));
-    }
-
-    fn heard(&self) {
-        self.send(Input::Api(None));
+impl Sink<v1::Pod> for Watched {
+    fn said(&self, said: Said<v1::Pod>) {
+        self.send(match said {
+            Said::Listed(pods) => Input::Pods(PodReport::Listed(pods.iter().map(read).collect())),
+            Said::Applied(pod) => Input::Pods(PodReport::Applied(read(&pod))),
+            Said::Deleted(pod) => Input::Pods(PodReport::Deleted(read(&pod).key)),
+            Said::Nothing => Input::Api(None),
+        });
     }
 
     fn failed(&self, reason: ErrorReason, error: &str) {
@@ -173,7 +159,7 @@ mod tests {
         let config = Config::new(format!("http://{address}").parse().unwrap());
         let (inputs, told) = channel();
         let client = client::of_config(&config).unwrap();
-        let watch = tokio::spawn(follow(client, "node-7".to_owned(), inputs));
+        let task = tokio::spawn(follow(client, "node-7".to_owned(), inputs));
         let tier = |pod: &Pod| pod.labels["tier"].clone();
         let reports = tokio::task::spawn_blocking(move || {
             let mut reports = Vec::new();
@@ -199,7 +185,7 @@ mod tests {
             reports,
             ["listed 1 silver", "applied gold", "deleted web-0"]
         );
-        watch.abort();
+        task.abort();
         let asked = asked.lock().unwrap();
         for request in asked.iter() {
             assert!(request.starts_with("/api/v1/pods?"), "{request}");

@@ -634,6 +634,7 @@ pub(super) mod tests {
             hook: "tcx".to_owned(),
             order: "first".to_owned(),
             servers: vec!["169.254.20.10".parse().unwrap()],
+            learnt: Vec::new(),
             rules: vec![RuleStatus {
                 name: "kafka".to_owned(),
                 pattern: "*.kafka.{namespace}.svc".to_owned(),

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     identity::{IdentityStatus, WhoStatus},
+    nameservers,
     resolve::ResponderStatus,
     sources::ApiStatus,
     tcp,
@@ -29,6 +30,8 @@ pub struct Status {
     pub hook: String,
     pub order: String,
     pub servers: Vec<IpAddr>,
+    /// From where servers are learnt, with `"auto"` among them in the configuration.
+    pub learnt: Vec<nameservers::Source>,
     pub rules: Vec<RuleStatus>,
     pub interfaces: Vec<InterfaceStatus>,
     /// Seconds since the ring loop last renewed the programs' deadline; absent before the first time.

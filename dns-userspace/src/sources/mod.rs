@@ -1,13 +1,11 @@
 //! Where a target comes from beside DNS: the Services of the cluster, as its API server reports them.
 //!
-//! What is known and what follows from a report is decided here without I/O; `list_watch`, `watch` and `post` speak to the API server.
+//! What is known and what follows from a report is decided here without I/O; `watch` and `post` speak to the API server.
 
 mod backoff;
 #[cfg(feature = "kubernetes")]
 pub mod client;
 mod events;
-#[cfg(feature = "kubernetes")]
-pub mod list_watch;
 #[cfg(feature = "kubernetes")]
 pub mod post;
 mod reporter;

@@ -2,7 +2,7 @@
 //!
 //! A Service of type ExternalName is an alias, whatever caches say. One that was deleted does not exist, as long as caches may
 //! still have it. Everything else is left to DNS: Services of other types, and those that were never seen, since a target may
-//! come from elsewhere in DNS.
+//! come from elsewhere in DNS. An alias of another alias that is watched as well is one of what that leads to.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -19,6 +19,8 @@ pub const ABSENT_FOR: Duration = Duration::from_secs(60);
 /// How long what was reported last counts while the API server cannot be reached. DNS is asked after that: the connection of
 /// this node alone may be gone, while the cluster DNS knows better.
 pub const LOST_FOR: Duration = Duration::from_secs(300);
+/// Services that lead to one another, one behind the other; DNS is asked from there on.
+const MAX_LINKS: usize = 8;
 /// Deleted Services that are remembered.
 const MAX_ABSENT: usize = 10_000;
 
@@ -69,6 +71,8 @@ pub struct Services {
 struct Watch {
     selector: Selector,
     services: HashMap<Id, Service>,
+    /// Those that are aliases of names of Services, and of which.
+    links: HashMap<Id, Id>,
     /// When Services were deleted.
     absent: HashMap<Id, Instant>,
     state: State,
@@ -124,7 +128,6 @@ impl Services {
 
     /// Takes a report; returns the targets that it changes.
     pub fn take(&mut self, selector: &Selector, report: Report, now: Instant) -> Changes {
-        let mut changes = Changes::default();
         let domain = &self.domain;
         let Some(watch) = self
             .watches
@@ -132,13 +135,10 @@ impl Services {
             .find(|watch| watch.selector == *selector)
         else {
             // Of before a reload.
-            return changes;
+            return Changes::default();
         };
-        let mut changed = |(namespace, name): &Id, known: Known| {
-            if let Some(target) = domain.target_of(namespace, name) {
-                changes.add(target, known);
-            }
-        };
+        let mut all = Vec::new();
+        let mut changed = |id: &Id, known: Known| all.push((id.clone(), known));
         match report {
             Report::Listed(services) => {
                 let mut gone: HashSet<Id> = watch.services.keys().cloned().collect();
@@ -146,7 +146,7 @@ impl Services {
                     let id = id_of(&service);
                     gone.remove(&id);
                     // What is an alias is reported even if it is no news here: there may be answers of an earlier process.
-                    let known = watch.apply(service).or_else(|| {
+                    let known = watch.apply(service, domain).or_else(|| {
                         let known = watch.find(&id, now);
                         matches!(known, Known::Alias(_)).then_some(known)
                     });
@@ -163,7 +163,7 @@ impl Services {
             }
             Report::Applied(service) => {
                 let id = id_of(&service);
-                if let Some(known) = watch.apply(service) {
+                if let Some(known) = watch.apply(service, domain) {
                     changed(&id, known);
                 }
                 watch.heard(now);
@@ -182,7 +182,50 @@ impl Services {
                 }
             }
         }
+        self.changes(all, now)
+    }
+
+    /// The targets of Services that have changed, and of those that lead to them.
+    fn changes(&self, changed: Vec<(Id, Known)>, now: Instant) -> Changes {
+        let mut changes = Changes::default();
+        let ids: HashSet<Id> = changed.iter().map(|(id, _)| id.clone()).collect();
+        let leading = self.watches.iter().flat_map(|watch| &watch.links);
+        let leading = leading.filter(|(id, _)| !ids.is_empty() && !ids.contains(*id));
+        let dependent = leading.filter(|(_, next)| {
+            let mut behind = self.behind(next);
+            behind.any(|link| ids.contains(link))
+        });
+        let dependent: Vec<(Id, Known)> = dependent
+            .filter_map(|(id, _)| Some((id.clone(), self.watch_of_id(id)?.find(id, now))))
+            .collect();
+        for (id, known) in changed.into_iter().chain(dependent) {
+            if let Some(target) = self.domain.target_of(&id.0, &id.1) {
+                changes.add(target, self.end(&id, known, now));
+            }
+        }
         changes
+    }
+
+    /// This Service and those that it leads to, by their names.
+    fn behind<'s>(&'s self, id: &'s Id) -> impl Iterator<Item = &'s Id> {
+        let next = |id: &&'s Id| self.watch_of_id(id)?.links.get(*id);
+        std::iter::successors(Some(id), next).take(MAX_LINKS)
+    }
+
+    /// What a Service is an alias of in the end, as far as that is known; `known` is what is known of itself.
+    fn end(&self, id: &Id, known: Known, now: Instant) -> Known {
+        let Known::Alias(mut alias) = known else {
+            return known;
+        };
+        for link in self.behind(id).skip(1) {
+            // One that leads back to the first is for DNS to complain about.
+            let watch = self.watch_of_id(link).filter(|watch| watch.counts(now));
+            match watch.map(|watch| watch.find(link, now)) {
+                Some(Known::Alias(next)) if link != id => alias = next,
+                _ => break,
+            }
+        }
+        Known::Alias(alias)
     }
 
     /// What is known of a target.
@@ -191,7 +234,7 @@ impl Services {
             return Known::Nothing;
         };
         if watch.counts(now) {
-            watch.find(&id, now)
+            self.end(&id, watch.find(&id, now), now)
         } else {
             Known::Nothing
         }
@@ -229,11 +272,14 @@ impl Services {
 
     fn watch_of(&self, target: &Name) -> Option<(Id, &Watch)> {
         let id = self.domain.service_of(target)?;
-        let watch = self
-            .watches
-            .iter()
-            .find(|watch| watch.selector.selects(&id.0, &id.1))?;
+        let watch = self.watch_of_id(&id)?;
         Some((id, watch))
+    }
+
+    fn watch_of_id(&self, (namespace, name): &Id) -> Option<&Watch> {
+        self.watches
+            .iter()
+            .find(|watch| watch.selector.selects(namespace, name))
     }
 }
 
@@ -242,6 +288,7 @@ impl Watch {
         Watch {
             selector,
             services: HashMap::new(),
+            links: HashMap::new(),
             absent: HashMap::new(),
             state: State::Never,
         }
@@ -281,9 +328,17 @@ impl Watch {
     }
 
     /// What is known of it now, if that is another thing than before.
-    fn apply(&mut self, service: Service) -> Option<Known> {
+    fn apply(&mut self, service: Service, domain: &ClusterDomain) -> Option<Known> {
         let id = id_of(&service);
         self.absent.remove(&id);
+        let link = match &service.kind {
+            Kind::Alias(name) => domain.service_of(name),
+            Kind::Other => None,
+        };
+        match link {
+            Some(link) => self.links.insert(id.clone(), link),
+            None => self.links.remove(&id),
+        };
         let known = match &service.kind {
             Kind::Alias(name) => Known::Alias(name.clone()),
             Kind::Other => Known::Nothing,
@@ -304,6 +359,7 @@ impl Watch {
     /// The same for one that is gone.
     fn delete(&mut self, id: &Id, now: Instant) -> Option<Known> {
         self.services.remove(id)?;
+        self.links.remove(id);
         if !self.selector.has_all_types() {
             // It may have become another type.
             return Some(Known::Nothing);

@@ -118,6 +118,8 @@ pub struct ServiceStatus {
     pub known: String,
     /// What it is an alias of.
     pub alias: Option<String>,
+    /// What that leads to, by other Services that are known.
+    pub end: Option<String>,
     /// Seconds since the API server was heard last.
     pub age_seconds: u64,
 }
@@ -236,16 +238,21 @@ impl SharedServices {
         if inner.mode != ON {
             return None;
         }
-        let age = inner.services.service(&name, now).map(|(_, age)| age);
-        let (known, alias) = match inner.services.find(&name, now) {
+        let service = inner.services.service(&name, now);
+        let alias = service.and_then(|(service, _)| match &service.kind {
+            Kind::Alias(alias) => Some(alias.to_ascii()),
+            Kind::Other => None,
+        });
+        let (known, end) = match inner.services.find(&name, now) {
             Known::Nothing => ("nothing", None),
-            Known::Alias(alias) => ("alias", Some(alias.to_ascii())),
+            Known::Alias(end) => ("alias", Some(end.to_ascii())),
             Known::Absent => ("absent", None),
         };
         Some(ServiceStatus {
             known: known.to_owned(),
+            end: end.filter(|end| alias.as_ref() != Some(end)),
             alias,
-            age_seconds: age.unwrap_or_default().as_secs(),
+            age_seconds: service.map_or(0, |(_, age)| age.as_secs()),
         })
     }
 
@@ -372,6 +379,13 @@ mod tests {
         assert_eq!((status.error, status.age_seconds.is_some()), (None, true));
         let explained = shared.explain(TARGET).unwrap();
         assert_eq!(explained.alias.as_deref(), Some("a.example."));
+        assert_eq!(explained.end, None);
+        let mut first = alias(&format!("{TARGET}."));
+        first.namespace = "bar".to_owned();
+        shared.report(&selector, Report::Applied(first));
+        let explained = shared.explain("up.bar.svc.cluster.local").unwrap();
+        let names = [explained.alias, explained.end].map(Option::unwrap);
+        assert_eq!(names, [format!("{TARGET}."), "a.example.".to_owned()]);
         shared.failed(&selector, ErrorReason::Gone, "too old");
         let status = shared.status();
         assert_eq!((status.connected, status.error), (0, None));

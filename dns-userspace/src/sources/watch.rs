@@ -1,70 +1,300 @@
-//! The Services that rules lead to, as the API server lists and watches them.
+//! Lists and watches objects at the API server, and reports what it says; decides nothing but when to ask again.
+//!
+//! Not kube's own watcher: that one reports neither bookmarks nor that a watch goes on after a failure, so the age of what is known
+//! would not be known.
 
-use std::sync::Arc;
-
-use hickory_proto::rr::Name;
-use k8s_openapi::api::core::v1;
-use kube::{Api, Client, ResourceExt as _};
-
-use super::{
-    ErrorReason, Kind, Report, Selector, Service, SharedServices,
-    list_watch::{self, Reports},
+use std::{
+    fmt, io,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
-/// Watches for as long as it is polled.
-pub async fn follow(client: Client, selector: Selector, services: Arc<SharedServices>) {
-    let api = match &selector.namespace {
-        Some(namespace) => Api::<v1::Service>::namespaced(client, namespace),
-        None => Api::all(client),
-    };
-    let fields = selector.fields();
-    list_watch::follow(api, fields, Watched { selector, services }).await;
+use futures::{StreamExt as _, TryStreamExt as _};
+use hickory_proto::rr::Name;
+use k8s_openapi::api::core::v1;
+use kube::{
+    Api, Client, Error, Resource, ResourceExt as _,
+    api::{ListParams, VersionMatch, WatchEvent, WatchParams},
+};
+use serde::de::DeserializeOwned;
+use tokio::time::{sleep, timeout};
+use tracing::{info, warn};
+
+use super::{Backoff, ErrorReason, Kind, Report, Selector, Service, SharedServices};
+
+/// For a whole list, and for the beginning of a watch.
+const LIST: Duration = Duration::from_secs(30);
+/// How long a watch lasts, in seconds: the server ends it. Below the 5 minutes that proxies often allow, and different from node
+/// to node.
+const WATCH: std::ops::Range<u32> = 200..290;
+/// After a restart of the API server every node has to list again: they do so within this time, not all at once. What is known
+/// counts meanwhile.
+const RELIST: Duration = Duration::from_secs(5);
+/// A watch that says nothing for this long hangs: the server sends a bookmark every minute.
+const SILENCE: Duration = Duration::from_secs(150);
+/// No watch is shorter, unless the server ends.
+const SHORTEST: Duration = Duration::from_secs(1);
+/// The version that stands for "whatever the server has in memory".
+const ANY_VERSION: &str = "0";
+
+/// What is listed and watched.
+pub struct Query<K> {
+    pub api: Api<K>,
+    /// Field selector of the API; empty for none.
+    pub fields: String,
+    /// The same for labels.
+    pub labels: String,
+    /// For the log.
+    pub name: String,
+    /// For the log: what goes on without it.
+    pub otherwise: &'static str,
 }
 
-struct Watched {
+/// What the API server says of the objects.
+pub enum Said<K> {
+    /// All of them.
+    Listed(Vec<K>),
+    Applied(K),
+    Deleted(K),
+    /// Nothing has changed up to now.
+    Nothing,
+}
+
+/// Takes what a watch finds.
+pub trait Sink<K> {
+    fn said(&self, said: Said<K>);
+    fn failed(&self, reason: ErrorReason, error: &str);
+}
+
+/// The Services of one selector.
+struct Selected {
     selector: Selector,
     services: Arc<SharedServices>,
 }
 
-impl Watched {
-    fn report(&self, report: Report) {
+impl Sink<v1::Service> for Selected {
+    fn said(&self, said: Said<v1::Service>) {
+        let report = match said {
+            Said::Listed(services) => Report::Listed(services.into_iter().map(read).collect()),
+            Said::Applied(service) => Report::Applied(read(service)),
+            Said::Deleted(service) => {
+                let service = read(service);
+                Report::Deleted(service.namespace, service.name)
+            }
+            Said::Nothing => Report::Heard,
+        };
         self.services.report(&self.selector, report);
-    }
-}
-
-impl Reports<v1::Service> for Watched {
-    fn kind(&self) -> &'static str {
-        "Services"
-    }
-
-    fn which(&self) -> String {
-        self.selector.to_string()
-    }
-
-    fn meanwhile(&self) -> &'static str {
-        "targets are looked up by DNS until the API server says more"
-    }
-
-    fn listed(&self, services: Vec<v1::Service>) {
-        self.report(Report::Listed(services.into_iter().map(read).collect()));
-    }
-
-    fn applied(&self, service: v1::Service) {
-        self.report(Report::Applied(read(service)));
-    }
-
-    fn deleted(&self, service: v1::Service) {
-        let service = read(service);
-        self.report(Report::Deleted(service.namespace, service.name));
-    }
-
-    fn heard(&self) {
-        self.report(Report::Heard);
     }
 
     fn failed(&self, reason: ErrorReason, error: &str) {
         self.services.failed(&self.selector, reason, error);
     }
+}
+
+/// Watches the Services that rules lead to, for as long as it is polled.
+pub async fn follow(client: Client, selector: Selector, services: Arc<SharedServices>) {
+    let query = Query {
+        api: match &selector.namespace {
+            Some(namespace) => Api::namespaced(client, namespace),
+            None => Api::all(client),
+        },
+        fields: selector.fields(),
+        labels: String::new(),
+        name: format!("Services ({selector})"),
+        otherwise: "targets are looked up by DNS until the API server says more",
+    };
+    watch(query, Selected { selector, services }).await;
+}
+
+/// Watches for as long as it is polled.
+pub async fn watch<K, S>(query: Query<K>, sink: S)
+where
+    K: Resource + Clone + DeserializeOwned + fmt::Debug,
+    S: Sink<K>,
+{
+    let mut watch = Watch {
+        query,
+        sink,
+        version: None,
+        newest: None,
+    };
+    let mut backoff = Backoff::default();
+    let mut is_failing = false;
+    loop {
+        match watch.once(&mut backoff, &mut is_failing).await {
+            Ok(()) => {}
+            Err((reason, error)) => {
+                watch.sink.failed(reason, &error);
+                if reason == ErrorReason::Gone {
+                    // Listed again: what was missed comes with that.
+                    watch.version = None;
+                    sleep(RELIST.mul_f64(rand::random())).await;
+                    continue;
+                }
+                if !is_failing {
+                    is_failing = true;
+                    let Query {
+                        name, otherwise, ..
+                    } = &watch.query;
+                    let reason = reason.label();
+                    warn!(reason, error, "cannot watch {name}; {otherwise}");
+                }
+                sleep(backoff.next(rand::random())).await;
+            }
+        }
+    }
+}
+
+struct Watch<K, S> {
+    query: Query<K>,
+    sink: S,
+    /// Where the watch goes on; `None` for a list first.
+    version: Option<String>,
+    /// The newest that was seen: a list must not be older.
+    newest: Option<String>,
+}
+
+type Failed = (ErrorReason, String);
+
+impl<K, S> Watch<K, S>
+where
+    K: Resource + Clone + DeserializeOwned + fmt::Debug,
+    S: Sink<K>,
+{
+    /// Lists if need be, and watches until the server ends it.
+    async fn once(&mut self, backoff: &mut Backoff, is_failing: &mut bool) -> Result<(), Failed> {
+        let version = match self.version.clone() {
+            Some(version) => version,
+            None => self.list().await?,
+        };
+        let mut parameters = WatchParams::default().timeout(rand::random_range(WATCH));
+        if !self.query.fields.is_empty() {
+            parameters = parameters.fields(&self.query.fields);
+        }
+        if !self.query.labels.is_empty() {
+            parameters = parameters.labels(&self.query.labels);
+        }
+        let events = timeout(LIST, self.query.api.watch(&parameters, &version)).await;
+        let events = events.map_err(|_| silent())?.map_err(failed)?;
+        let mut events = events.boxed();
+        let began = Instant::now();
+        let mut is_open = false;
+        loop {
+            // Most watches say nothing at first. One that was refused says so at once, after a reply that looks good.
+            let patience = if is_open { SILENCE } else { SHORTEST };
+            let event = match timeout(patience, events.try_next()).await {
+                Ok(event) => Some(event.map_err(failed)?),
+                Err(_) if is_open => return Err(silent()),
+                Err(_) => None,
+            };
+            match &event {
+                Some(Some(WatchEvent::Error(_)) | None) => {}
+                _ => {
+                    is_open = true;
+                    backoff.reset();
+                    if std::mem::take(is_failing) {
+                        info!("{} are watched again", self.query.name);
+                    }
+                }
+            }
+            let Some(event) = event else {
+                self.sink.said(Said::Nothing);
+                continue;
+            };
+            match event {
+                // One that ends at once would be asked for again and again.
+                None if began.elapsed() < SHORTEST => return Err(cut()),
+                None => return Ok(()),
+                Some(WatchEvent::Added(object) | WatchEvent::Modified(object)) => {
+                    self.seen(object.resource_version());
+                    self.sink.said(Said::Applied(object));
+                }
+                Some(WatchEvent::Deleted(object)) => {
+                    self.seen(object.resource_version());
+                    self.sink.said(Said::Deleted(object));
+                }
+                Some(WatchEvent::Bookmark(bookmark)) => {
+                    self.seen(Some(bookmark.metadata.resource_version));
+                    self.sink.said(Said::Nothing);
+                }
+                Some(WatchEvent::Error(status)) => return Err(failed(Error::Api(status))),
+            }
+        }
+    }
+
+    /// From the server's memory, which need not be the newest: the watch goes on from there.
+    async fn list(&mut self) -> Result<String, Failed> {
+        let newest = self.newest.clone();
+        let mut parameters = ListParams {
+            version_match: Some(VersionMatch::NotOlderThan),
+            resource_version: Some(newest.unwrap_or_else(|| ANY_VERSION.to_owned())),
+            ..ListParams::default()
+        };
+        if !self.query.fields.is_empty() {
+            parameters = parameters.fields(&self.query.fields);
+        }
+        if !self.query.labels.is_empty() {
+            parameters = parameters.labels(&self.query.labels);
+        }
+        // Should the server not know this version any more, the next list takes what it has.
+        self.newest = None;
+        let list = timeout(LIST, self.query.api.list(&parameters)).await;
+        let list = list.map_err(|_| silent())?.map_err(failed)?;
+        let version = list.metadata.resource_version.unwrap_or_default();
+        if version.is_empty() {
+            return Err((ErrorReason::Server, "a list without a version".to_owned()));
+        }
+        self.seen(Some(version.clone()));
+        self.sink.said(Said::Listed(list.items));
+        Ok(version)
+    }
+
+    fn seen(&mut self, version: Option<String>) {
+        if let Some(version) = version.filter(|version| !version.is_empty()) {
+            self.newest = Some(version.clone());
+            self.version = Some(version);
+        }
+    }
+}
+
+fn cut() -> Failed {
+    let text = "the API server ends each watch at once";
+    (ErrorReason::Connection, text.to_owned())
+}
+
+fn silent() -> Failed {
+    (ErrorReason::Timeout, "the API server is silent".to_owned())
+}
+
+fn failed(error: Error) -> Failed {
+    let reason = match &error {
+        Error::Api(status) => match status.code {
+            401 => ErrorReason::Unauthorized,
+            403 => ErrorReason::Forbidden,
+            410 => ErrorReason::Gone,
+            _ => ErrorReason::Server,
+        },
+        Error::ReadEvents(_) | Error::HyperError(_) => ErrorReason::Connection,
+        Error::Service(error) => {
+            let timed_out = error
+                .downcast_ref::<io::Error>()
+                .is_some_and(|error| error.kind() == io::ErrorKind::TimedOut);
+            if timed_out {
+                ErrorReason::Timeout
+            } else {
+                ErrorReason::Connection
+            }
+        }
+        _ => ErrorReason::Server,
+    };
+    let text = match error {
+        Error::Api(status) => format!("{} ({})", status.message, status.code),
+        error => {
+            let error = anyhow::Error::from(error);
+            format!("{error:#}")
+        }
+    };
+    (reason, text)
 }
 
 fn read(service: v1::Service) -> Service {

@@ -22,13 +22,12 @@ use self::{
     finding::{Finding, Level},
     report::Report,
 };
+use super::learn;
 use crate::{
     app::settings::Settings,
     datapath::{Node, STATE},
+    nameservers::kubelet,
 };
-
-/// Where kubeadm and most distributions keep it.
-const KUBELET_CONFIG: &str = "/var/lib/kubelet/config.yaml";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -46,7 +45,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Where the kubelet's configuration says which nameservers pods ask; a file that is not there is left out.
-    #[arg(long, value_name = "FILE", default_value = KUBELET_CONFIG)]
+    #[arg(long, value_name = "FILE", default_value = kubelet::CONFIG)]
     kubelet_config: PathBuf,
     /// The control socket of a running gregor, for the nameservers that it has seen; none need be there.
     #[arg(long, value_name = "PATH", default_value = super::CONTROL)]
@@ -65,9 +64,13 @@ pub struct Args {
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let node = Node::look();
     let mut findings = Vec::new();
+    let learnt = match &args.config {
+        None => Vec::new(),
+        Some(path) => super::block_on(async { Ok(learn::sources(path, &args.control).await) })?,
+    };
     let settings = match &args.config {
         None => None,
-        Some(path) => match Settings::load(path, &[]) {
+        Some(path) => match Settings::load(path, &[], &learnt) {
             Ok(settings) => {
                 findings.push(Finding::ok(
                     "configuration",
@@ -84,6 +87,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                         ..Finding::ok("configuration", warning)
                     });
                 }
+                findings.extend(learnt.iter().map(nameservers::learnt));
                 findings.extend(answers::max_ttl(settings.max_ttl));
                 Some(settings)
             }

@@ -4,16 +4,32 @@
 use std::{collections::BTreeSet, net::IpAddr, path::Path};
 
 use super::finding::Finding;
-use crate::observe::fetch_status;
+use crate::{
+    nameservers::{Source, kubelet, reason},
+    observe::fetch_status,
+};
 
 const REMEDY: &str =
     "list every nameserver address of the pods' resolv.conf in [intercept] servers";
 
+/// What one source of servers names, with `servers = "auto"`.
+pub fn learnt(source: &Source) -> Finding {
+    const WHAT: &str = "servers";
+    if source.servers.is_empty() {
+        return Finding::warning(
+            WHAT,
+            format!("nothing is learnt from {}", reason(source)),
+            "the other sources go on; make it readable, or write its addresses beside \"auto\"",
+        );
+    }
+    let servers: Vec<String> = source.servers.iter().map(ToString::to_string).collect();
+    Finding::ok(WHAT, format!("{}: {}", source.name, servers.join(", ")))
+}
+
 /// The findings, where there is anything to look at.
-pub async fn look(servers: &[IpAddr], kubelet: &Path, control: &Path) -> Vec<Finding> {
+pub async fn look(servers: &[IpAddr], kubelet_config: &Path, control: &Path) -> Vec<Finding> {
     let mut findings = Vec::new();
-    if let Ok(text) = std::fs::read_to_string(kubelet) {
-        let named = cluster_dns(&text);
+    if let Ok(named) = kubelet::read(kubelet_config, None) {
         findings.extend(judge(
             "clusterDNS of the kubelet",
             servers,
@@ -52,29 +68,6 @@ fn judge(source: &str, servers: &[IpAddr], asked: impl Iterator<Item = IpAddr>) 
     })
 }
 
-/// The addresses of `clusterDNS` in a KubeletConfiguration, as a block or in brackets.
-fn cluster_dns(text: &str) -> Vec<IpAddr> {
-    let address = |item: &str| {
-        let item = item.split('#').next().unwrap_or_default();
-        let item = item.trim().trim_matches(['"', '\'']);
-        item.parse::<IpAddr>().ok()
-    };
-    let mut lines = text.lines();
-    let Some(first) = lines.find_map(|line| line.strip_prefix("clusterDNS:")) else {
-        return Vec::new();
-    };
-    let inline = first.trim();
-    if let Some(items) = inline.strip_prefix('[') {
-        let items = items.split(']').next().unwrap_or_default();
-        return items.split(',').filter_map(address).collect();
-    }
-    lines
-        .map(str::trim)
-        .take_while(|line| line.is_empty() || line.starts_with(['-', '#']))
-        .filter_map(|line| address(line.strip_prefix('-')?))
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::{super::finding::Level, *};
@@ -102,26 +95,17 @@ mod tests {
     }
 
     #[test]
-    fn the_kubelets_list_in_each_of_its_forms() {
-        for text in [
-            "clusterDNS:\n- 172.20.0.10\n- fd00:20::a\nclusterDomain: cluster.local\n",
-            "kind: KubeletConfiguration\nclusterDNS:\n  # both\n  - \"172.20.0.10\"\n  - 'fd00:20::a' # v6\nmaxPods: 3\n",
-            "clusterDNS: [172.20.0.10, \"fd00:20::a\"]\n",
-            "clusterDNS: # here\n- 172.20.0.10\n\n- fd00:20::a\n",
-        ] {
-            assert_eq!(
-                cluster_dns(text),
-                [ip("172.20.0.10"), ip("fd00:20::a")],
-                "{text}"
-            );
-        }
-        for text in [
-            "",
-            "clusterDomain: x\n",
-            "clusterDNS: []\n",
-            "  clusterDNS:\n",
-        ] {
-            assert!(cluster_dns(text).is_empty(), "{text}");
-        }
+    fn what_is_learnt_is_said_and_what_is_not_is_a_warning() {
+        let mut source = Source::silent("the file", "not there");
+        let finding = learnt(&source);
+        assert_eq!(finding.level, Level::Warning);
+        assert!(
+            finding.detail.contains("the file: not there"),
+            "{finding:?}"
+        );
+        source.take(Ok(vec![ip("10.0.0.1"), ip("fd00::a")]));
+        let finding = learnt(&source);
+        assert_eq!(finding.level, Level::Ok);
+        assert_eq!(finding.detail, "the file: 10.0.0.1, fd00::a");
     }
 }

@@ -126,6 +126,65 @@ fn each_change_is_told_once_and_of_its_own_target_only() {
 }
 
 #[test]
+fn an_alias_of_another_one_is_followed_to_its_end() {
+    let to_bar = "up.bar.svc.cluster.local";
+    let mut store = Store::new(RULE);
+    assert_eq!(
+        store.take(Report::Listed(vec![
+            alias("foo", to_bar),
+            alias("bar", "a.example"),
+            alias("baz", "up.foo.svc.cluster.local"),
+            alias("else", "other.bar.svc.cluster.local"),
+        ])),
+        changes(&[
+            ("foo", to("a.example")),
+            ("bar", to("a.example")),
+            ("baz", to("a.example")),
+            ("else", to("other.bar.svc.cluster.local")),
+        ])
+    );
+    assert_eq!(store.find("foo"), to("a.example"));
+    // A change is one of those that lead to it, and of no others.
+    assert_eq!(
+        store.take(Report::Applied(alias("bar", "b.example"))),
+        changes(&[
+            ("foo", to("b.example")),
+            ("bar", to("b.example")),
+            ("baz", to("b.example")),
+        ])
+    );
+    // What is gone, or another type, is left to DNS from there on.
+    assert_eq!(
+        store.deleted("bar"),
+        changes(&[
+            ("foo", to(to_bar)),
+            ("bar", Known::Absent),
+            ("baz", to(to_bar)),
+        ])
+    );
+    store.take(Report::Applied(other("bar")));
+    assert_eq!(store.find("baz"), to(to_bar));
+    // The first one leads elsewhere.
+    assert_eq!(
+        store.take(Report::Applied(alias("foo", "c.example"))),
+        changes(&[("foo", to("c.example")), ("baz", to("c.example"))])
+    );
+}
+
+#[test]
+fn aliases_in_a_circle_end_somewhere_in_it() {
+    let mut store = Store::new(RULE);
+    store.take(Report::Applied(alias("foo", "up.foo.svc.cluster.local")));
+    assert_eq!(store.find("foo"), to("up.foo.svc.cluster.local"));
+    store.take(Report::Applied(alias("foo", "up.bar.svc.cluster.local")));
+    let circle = store.take(Report::Applied(alias("bar", "up.foo.svc.cluster.local")));
+    assert_eq!(circle.len(), 2);
+    for namespace in ["foo", "bar"] {
+        assert!(matches!(store.find(namespace), Known::Alias(_)));
+    }
+}
+
+#[test]
 fn a_deleted_service_is_absent_for_as_long_as_caches_may_have_it() {
     let mut store = Store::new(RULE);
     store.take(Report::Listed(vec![alias("foo", "a.example")]));

@@ -477,6 +477,23 @@ pub fn kafka() -> Result<PathBuf> {
     })
 }
 
+/// A Java runtime with what Kafka's client needs and no more, for images: its directory has `bin/java`.
+pub fn java_runtime() -> Result<PathBuf> {
+    const MODULES: &str = "java.base,java.logging,java.management,java.naming,java.security.jgss,java.security.sasl,jdk.unsupported";
+    let java = build_once_as("java-runtime", "17-1", "runtime/bin/java", &|directory| {
+        let jlink = packaged("jlink", "default-jdk-headless")?;
+        run_quietly(
+            "making a Java runtime",
+            Command::new(jlink)
+                .args(["--add-modules", MODULES, "--strip-debug", "--compress=1"])
+                .args(["--no-header-files", "--no-man-pages", "--output"])
+                .arg(directory.join("runtime")),
+        )
+    })?;
+    let directory = java.parent().and_then(Path::parent);
+    Ok(directory.context("it is in a directory")?.to_owned())
+}
+
 /// librdkafka's command line.
 pub fn kcat() -> Result<PathBuf> {
     packaged("kcat", "kcat")

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use gregor_lab::threads;
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -18,12 +18,16 @@ use super::{
     cluster::{Cluster, NODES},
     components::Components,
     config::{CLUSTER_DNS, NODE_LOCAL, NodeName},
+    figures::{self, AtRest, FirstAnswers},
+    kafka::{Brokers, own_brokers},
+    learnt,
     load::{Load, fetch},
     manifests::{self, TENANTS},
+    monitoring,
     pods::*,
     policies::{ndots, ndots_by_kyverno, observed, only_foo},
     results::Results,
-    services,
+    services, taint,
 };
 use crate::{machine, manifests::KUBE_VERSION};
 
@@ -33,7 +37,7 @@ const MIB: u64 = 1 << 20;
 
 /// The cluster's DNS and the tenants, without gregor.
 pub fn prepare(cluster: &Cluster, results: &mut Results) -> Result<()> {
-    results.check(
+    results.step(
         "both nodes are ready, with pods of two tenants and a stranger",
         || {
             cluster.apply(&manifests::dns(), &[])?;
@@ -59,10 +63,15 @@ pub fn all(cluster: &Cluster, components: &Components, results: &mut Results) ->
     prepare(cluster, results)?;
     accepted(cluster, components, results)?;
     let before = NODES.map(|node| Footprint::of(cluster, node));
-
     results.check(
+        "a pod for a node with the startup taint waits for it to be taken away",
+        || taint::pod_waits(cluster),
+    );
+
+    results.step(
         "the chart is installed and finds the cluster DNS's address",
         || {
+            let answers = FirstAnswers::wait(cluster)?;
             let started = Instant::now();
             helm(cluster, "install", &[])?;
             rolled_out(cluster, "kube-system", DAEMON_SET)?;
@@ -81,10 +90,15 @@ pub fn all(cluster: &Cluster, components: &Components, results: &mut Results) ->
             let (cache, service) = (NODE_LOCAL.to_string(), CLUSTER_DNS.to_string());
             ensure!(servers == [cache, service], "{servers:?}");
             Ok(format!(
-                "ready on both nodes after {:.1} s",
-                took.as_secs_f64()
+                "ready on both nodes after {:.1} s; {}",
+                took.as_secs_f64(),
+                answers.of(cluster)?
             ))
         },
+    );
+    results.check(
+        "with gregor ready the taint is taken away, and the pod's first query is answered",
+        || taint::first_query_is_answered(cluster),
     );
     results.check(
         "foo and bar get their own endpoint, baz what it got before (glibc, musl, both nodes)",
@@ -116,6 +130,24 @@ pub fn all(cluster: &Cluster, components: &Components, results: &mut Results) ->
         || metrics(cluster),
     );
 
+    // Nothing of this concerns the cluster's pods.
+    let rest = AtRest::begin(cluster);
+    let mut brokers = Brokers::start(cluster);
+    results.check(
+        "pods with the annotation get their ndots by Kyverno's policy",
+        || ndots_by_kyverno(cluster, components),
+    );
+    results.check("at rest for a minute", || match &rest {
+        Ok(rest) => rest.end(cluster),
+        Err(error) => bail!("{error:#}"),
+    });
+    results.check("under ten thousand answers per second on each node", || {
+        figures::under_answers(cluster)
+    });
+    results.check("a real Prometheus scrapes each pod of gregor", || {
+        monitoring::scraped(cluster)
+    });
+
     services::checks(cluster, results);
 
     let restarts = || -> Result<String> {
@@ -137,6 +169,18 @@ pub fn all(cluster: &Cluster, components: &Components, results: &mut Results) ->
         || confined(cluster),
     );
     results.check("the memory limit holds through reloads", || memory(cluster));
+    results.check(
+        "Kafka's clients (Java, kcat) in pods of two tenants reach their own brokers, which have the same names",
+        || match &mut brokers {
+            Ok(brokers) => own_brokers(cluster, brokers),
+            Err(error) => bail!("{error:#}"),
+        },
+    );
+    drop(brokers);
+    results.check(
+        "servers = \"auto\": the kubelet's and the Service's are intercepted, and followed",
+        || learnt::learnt(cluster),
+    );
     for (round, tag) in [(1, NEXT), (2, env!("CARGO_PKG_VERSION"))] {
         results.check(
             &format!("rollout {round} to another image loses no query and no endpoint"),
@@ -239,9 +283,6 @@ pub fn all(cluster: &Cluster, components: &Components, results: &mut Results) ->
         "pods with the annotation get their ndots, and their own endpoint",
         || ndots(cluster),
     );
-    results.check("so they do by Kyverno's policy", || {
-        ndots_by_kyverno(cluster, components)
-    });
     results.check("a rule is for the namespaces that it names", || {
         only_foo(cluster)
     });
@@ -264,7 +305,7 @@ pub fn all(cluster: &Cluster, components: &Components, results: &mut Results) ->
             Ok(String::new())
         },
     );
-    results.check(
+    results.step(
         "taken off and uninstalled, no program, pin or interface of it is left",
         || {
             let started = Instant::now();
@@ -327,6 +368,10 @@ fn accepted(cluster: &Cluster, components: &Components, results: &mut Results) -
                 &["--set", "privileged=true,handover=false,mode=observe"],
                 &["--set", "ndotsPolicy.enabled=true"],
                 &["--set", "detach=true,preset=service"],
+                &[
+                    "--set",
+                    "preset=auto,kubernetes.kubeletConfigDir=/etc/kubelet.d",
+                ],
                 &["--set", "appArmorProfile.type=Unconfined,preset=gke"],
             ] {
                 let mut arguments = vec![

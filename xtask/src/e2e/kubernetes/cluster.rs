@@ -70,7 +70,9 @@ impl Left {
             end_all_in(&name);
             delete_netns(&name);
         }
+        end_all_in(WIRE);
         delete_netns(WIRE);
+        let _ = fs::remove_dir_all(self.directory.join(WIRE));
         for node in NODES {
             cgroups::remove(&node.cgroup());
         }
@@ -129,6 +131,7 @@ impl Cluster {
         };
         stale.remove();
         fs::create_dir_all(directory.join("log"))?;
+        let _ = fs::remove_file(directory.join("log").join(config::AUDIT_LOG));
         let sysctls = current_sysctls();
         fs::write(directory.join("sysctls"), serde_json::to_vec(&sysctls)?)?;
         *LEFT.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(Left {
@@ -225,6 +228,8 @@ impl Cluster {
         ip(WIRE, "link add br0 type bridge")?;
         ip(WIRE, &format!("addr add {}/24 dev br0", config::GATEWAY))?;
         ip(WIRE, "link set br0 up")?;
+        // For what runs beside the cluster.
+        ip(WIRE, "link set lo up")?;
         for node in NODES {
             let name = node.netns();
             succeed(Command::new("ip").args(["netns", "add", &name]))?;
@@ -246,6 +251,8 @@ impl Cluster {
             ip(&name, "link set nodelocaldns up")?;
         }
         for node in NODES {
+            let route = format!("route add {} via {}", node.pods(), node.address());
+            ip(WIRE, &route)?;
             for other in NODES.into_iter().filter(|other| *other != node) {
                 let route = format!("route add {} via {}", other.pods(), other.address());
                 ip(&node.netns(), &route)?;
@@ -263,6 +270,7 @@ impl Cluster {
             let path = own.join(name);
             fs::write(&path, text).with_context(|| format!("writing {}", path.display()))
         };
+        write("audit.json", config::audit_file().to_string())?;
         write("kubelet.json", config::kubelet_file(node, &pki).to_string())?;
         write(
             "kube-proxy.json",
@@ -336,6 +344,32 @@ impl Cluster {
             .arg(format!("--net=/run/netns/{}", node.netns()))
             .arg(program);
         command
+    }
+
+    /// Runs a program at the gateway, beside the cluster. It ends with this process.
+    pub fn on_wire(&self, program: &Path) -> Command {
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--pdeathsig", "KILL", "nsenter"])
+            .arg(format!("--net=/run/netns/{WIRE}"))
+            .arg(program)
+            // Ctrl-C in a terminal is for this process alone.
+            .process_group(0)
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Gives the gateway an address, beside the cluster's.
+    pub fn add_address(&self, address: &str) -> Result<()> {
+        let address = format!("{address}/32");
+        succeed(Command::new("ip").args(["-n", WIRE, "addr", "add", &address, "dev", "lo"]))
+    }
+
+    /// A directory of a program beside the cluster, removed with it.
+    pub fn beside(&self, name: &str) -> Result<PathBuf> {
+        let directory = self.directory.join(WIRE).join(name);
+        fs::create_dir_all(&directory)?;
+        Ok(directory)
     }
 
     fn admin(&self) -> String {

@@ -64,7 +64,26 @@ pub fn etcd() -> Vec<String> {
     ])
 }
 
-pub fn api_server(pki: &str) -> Vec<String> {
+/// Where the kubelet of each node has its configuration.
+pub const KUBELET_CONFIG: &str = "/var/lib/kubelet/config.yaml";
+
+/// What the API server writes of gregor's requests, a line each.
+pub const AUDIT_LOG: &str = "audit.log";
+
+/// gregor's requests alone, when they begin and when they end.
+pub fn audit_file() -> Value {
+    json!({
+        "apiVersion": "audit.k8s.io/v1",
+        "kind": "Policy",
+        "omitStages": ["RequestReceived"],
+        "rules": [
+            { "level": "Metadata", "users": ["system:serviceaccount:kube-system:gregor"] },
+            { "level": "None" },
+        ],
+    })
+}
+
+pub fn api_server(pki: &str, audit_policy: &str, logs: &str) -> Vec<String> {
     let mut arguments = strings(&[
         "--etcd-servers=http://127.0.0.1:2379",
         "--secure-port=6443",
@@ -75,6 +94,8 @@ pub fn api_server(pki: &str) -> Vec<String> {
         "--allow-privileged=true",
     ]);
     arguments.extend([
+        format!("--audit-policy-file={audit_policy}"),
+        format!("--audit-log-path={logs}/{AUDIT_LOG}"),
         format!("--advertise-address={}", NodeName(1).address()),
         format!("--service-cluster-ip-range={SERVICES}"),
         format!("--tls-cert-file={pki}/apiserver.crt"),

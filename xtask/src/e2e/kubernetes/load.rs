@@ -4,7 +4,7 @@ use std::{
     collections::BTreeSet,
     fs::File,
     io::{Read as _, Write as _},
-    net::{IpAddr, TcpStream},
+    net::{IpAddr, TcpStream, UdpSocket},
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -291,4 +291,88 @@ fn reply(server: IpAddr, qname: &str) -> Result<Reply, String> {
         rcode: reply.metadata.response_code,
         addresses: addresses.collect(),
     })
+}
+
+/// Queries at a rate, from the network namespace of a process, whatever comes back.
+pub struct Rate {
+    sender: JoinHandle<Result<u64>>,
+    receiver: JoinHandle<u64>,
+}
+
+/// In one go; the kernel's timers do no better on a busy machine.
+const BURST: Duration = Duration::from_millis(5);
+/// After the last query.
+const LAST: Duration = Duration::from_millis(500);
+
+impl Rate {
+    pub fn start(
+        pid: u32,
+        server: IpAddr,
+        qnames: &[String],
+        per_second: u32,
+        time: Duration,
+    ) -> Result<Self> {
+        let file = File::open(format!("/proc/{pid}/ns/net"))?;
+        let queries: Vec<Vec<u8>> = qnames
+            .iter()
+            .map(|qname| {
+                let query = Ask::new(server, qname, RecordType::A).query()?;
+                Ok(query.to_vec()?)
+            })
+            .collect::<Result<_>>()?;
+        let socket = thread::spawn(move || -> Result<UdpSocket> {
+            setns(file, CloneFlags::CLONE_NEWNET)?;
+            let socket = UdpSocket::bind("0.0.0.0:0")?;
+            socket.connect((server, 53))?;
+            Ok(socket)
+        });
+        let socket = match socket.join() {
+            Ok(socket) => socket?,
+            Err(_) => bail!("the thread that makes a socket panicked"),
+        };
+        socket.set_read_timeout(Some(LAST))?;
+        let receives = socket.try_clone()?;
+        let started = Instant::now();
+        let receiver = thread::spawn(move || {
+            let mut right = 0;
+            let mut reply = [0; 1500];
+            while started.elapsed() < time + LAST {
+                // NOERROR, with records in the answer section.
+                if let Ok(12..) = receives.recv(&mut reply)
+                    && reply[3] & 0xf == 0
+                    && reply[6..8] != [0, 0]
+                {
+                    right += 1;
+                }
+            }
+            right
+        });
+        let sender = thread::spawn(move || {
+            let mut sent = 0_u64;
+            let mut queries = queries.into_iter().cycle();
+            while started.elapsed() < time {
+                let due = started.elapsed().as_secs_f64() * f64::from(per_second);
+                while (sent as f64) < due {
+                    let Some(mut query) = queries.next() else {
+                        bail!("no names");
+                    };
+                    query[..2].copy_from_slice(&(sent as u16).to_be_bytes());
+                    // A full queue is a query that is lost, and shows in the numbers.
+                    let _ = socket.send(&query);
+                    sent += 1;
+                }
+                thread::sleep(BURST);
+            }
+            Ok(sent)
+        });
+        Ok(Self { sender, receiver })
+    }
+
+    /// How many queries were sent, and how many answers with addresses came.
+    pub fn finish(self) -> Result<(u64, u64)> {
+        match (self.sender.join(), self.receiver.join()) {
+            (Ok(sent), Ok(right)) => Ok((sent?, right)),
+            _ => bail!("a thread of the load panicked"),
+        }
+    }
 }

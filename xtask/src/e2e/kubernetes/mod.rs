@@ -5,9 +5,13 @@ mod checks;
 mod cluster;
 mod components;
 mod config;
+mod figures;
 mod images;
+mod kafka;
+mod learnt;
 mod load;
 mod manifests;
+mod monitoring;
 mod node;
 mod page;
 mod pki;
@@ -15,6 +19,7 @@ mod pods;
 mod policies;
 mod results;
 mod services;
+mod taint;
 
 use std::{
     fs,
@@ -45,6 +50,14 @@ pub struct Options {
     /// Write the result into docs/kubernetes.md
     #[arg(long)]
     page: bool,
+    /// Make only the checks with one of these in their names, beside the installation and the removal
+    #[arg(
+        long,
+        value_name = "TEXT",
+        value_delimiter = ',',
+        conflicts_with = "page"
+    )]
+    only: Vec<String>,
 }
 
 /// Of everything after the components are built; something hangs when it takes longer.
@@ -75,7 +88,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
 
     say("starting a cluster of two nodes");
     let cluster = Cluster::start(&directory, &components)?;
-    let mut results = Results::new(image, started.elapsed());
+    let mut results = Results::new(image, started.elapsed(), options.only.clone());
     let outcome = if options.bare {
         checks::prepare(&cluster, &mut results)
     } else {
@@ -99,7 +112,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         }
     }
     drop(cluster);
-    results.check("the machine is as it was before", || {
+    results.step("the machine is as it was before", || {
         let traces = cluster::traces(&directory);
         if traces.is_empty() {
             return Ok(String::new());

@@ -86,7 +86,7 @@ impl Node {
         let containerd = self.file("containerd.toml");
         self.start("containerd", &["--config".into(), containerd])?;
         if self.name.has_control_plane() {
-            self.start(API_SERVER, &config::api_server(&self.pki()))?;
+            self.start(API_SERVER, &self.api_server())?;
         }
         self.import_images()?;
         self.wait_for_api_server()?;
@@ -97,7 +97,10 @@ impl Node {
             )?;
             self.start("kube-scheduler", &config::scheduler(&self.pki()))?;
         }
-        let arguments = config::kubelet(&self.name, &self.pki(), &self.file("kubelet.json"));
+        let directory = Path::new(config::KUBELET_CONFIG).parent();
+        fs::create_dir_all(directory.context("a file is in a directory")?)?;
+        fs::copy(self.file("kubelet.json"), config::KUBELET_CONFIG)?;
+        let arguments = config::kubelet(&self.name, &self.pki(), config::KUBELET_CONFIG);
         self.start("kubelet", &arguments)?;
         let proxy = self.file("kube-proxy.json");
         self.start("kube-proxy", &[format!("--config={proxy}")])?;
@@ -114,6 +117,11 @@ impl Node {
 
     fn pki(&self) -> String {
         self.cluster.join("pki").display().to_string()
+    }
+
+    fn api_server(&self) -> Vec<String> {
+        let logs = self.cluster.join("log").display().to_string();
+        config::api_server(&self.pki(), &self.file("audit.json"), &logs)
     }
 
     fn mounts(&self) -> Result<()> {
@@ -222,7 +230,7 @@ impl Node {
                 && ended.1 == Signal::SIGKILL.to_string()
             {
                 thread::sleep(API_SERVER_DOWN);
-                self.start(API_SERVER, &config::api_server(&self.pki()))?;
+                self.start(API_SERVER, &self.api_server())?;
                 continue;
             }
             if let Some((_, name)) = name {

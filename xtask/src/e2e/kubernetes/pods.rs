@@ -32,7 +32,8 @@ pub const NOBODYS: &[&str] = &[PUBLIC];
 pub fn helm(cluster: &Cluster, command: &str, values: &[&str]) -> Result<()> {
     let chart = chart()?.display().to_string();
     let mut arguments = vec![command, "gregor", &chart, NAMESPACE];
-    arguments.extend(["--set", "image.pullPolicy=Never"]);
+    // Prometheus scrapes from another host.
+    arguments.extend(["--set", "image.pullPolicy=Never,metrics.address=0.0.0.0"]);
     arguments.extend(values);
     cluster.helm(&arguments)?;
     Ok(())

@@ -19,7 +19,7 @@ use super::{
     cluster::{Cluster, NODES, condition},
     config::{NODE_LOCAL, NodeName},
     load::{Load, Observer, Reply},
-    manifests::{BROKER, EMPTY, MOVES, TENANTS},
+    manifests::{BROKER, EMPTY, MOVES, STRANGER, TENANTS},
     node::API_SERVER_DOWN,
     pods::{
         MINUTE, NAMESPACE, flawless, gregor_on, gregors, helm, own_endpoints, process, questions,
@@ -66,6 +66,10 @@ pub fn checks(cluster: &Cluster, results: &mut Results) {
     results.check(
         "a deleted Service is seen by the next query, and a created one",
         || untouched(cluster, || deleted_and_created(cluster)),
+    );
+    results.check(
+        "a Service that leads to another tenant's follows its changes",
+        || repaired(cluster, linked(cluster)),
     );
     results.check(
         "an ExternalName that becomes another type is left to DNS",
@@ -116,24 +120,33 @@ fn connected(cluster: &Cluster, node: NodeName) -> Result<()> {
     Ok(())
 }
 
-fn qname() -> String {
-    format!("{BROKER}.{}.svc.cluster.local", MOVED.0)
+fn observers(cluster: &Cluster) -> Result<Vec<Observer>> {
+    observers_in(cluster, MOVED.0)
 }
 
-fn observers(cluster: &Cluster) -> Result<Vec<Observer>> {
+fn qname(namespace: &str) -> String {
+    format!("{BROKER}.{namespace}.svc.cluster.local")
+}
+
+fn observers_in(cluster: &Cluster, namespace: &str) -> Result<Vec<Observer>> {
+    let qname = qname(namespace);
     NODES
         .into_iter()
         .map(|node| {
-            let pod = tenant_pod(cluster, MOVED.0, "glibc", node)?;
-            Observer::start(process(cluster, &pod)?, NODE_LOCAL.into(), &qname())
+            let pod = tenant_pod(cluster, namespace, "glibc", node)?;
+            Observer::start(process(cluster, &pod)?, NODE_LOCAL.into(), &qname)
         })
         .collect()
 }
 
 fn service(external: &str) -> String {
+    service_in(MOVED.0, external)
+}
+
+fn service_in(namespace: &str, external: &str) -> String {
     json!({
         "apiVersion": "v1", "kind": "Service",
-        "metadata": { "name": SERVICE, "namespace": MOVED.0 },
+        "metadata": { "name": SERVICE, "namespace": namespace },
         "spec": { "type": "ExternalName", "externalName": external },
     })
     .to_string()
@@ -352,6 +365,40 @@ fn deleted_and_created(cluster: &Cluster) -> Result<String> {
     ))
 }
 
+/// The stranger's Service leads to that of the tenant, by its name in the cluster.
+fn linked(cluster: &Cluster) -> Result<String> {
+    let observers = observers_in(cluster, STRANGER)?;
+    let followed = || -> Result<String> {
+        let mut times = Times(Vec::new());
+        let since = Instant::now();
+        let tenants = format!("{SERVICE}.{}.svc.cluster.local", MOVED.0);
+        cluster.apply(&service_in(STRANGER, &tenants), &[])?;
+        seen_by_all(&observers, &Reply::addresses(MOVED.1), since)?;
+        for number in 90..90 + ROUNDS {
+            let since = Instant::now();
+            lead_to(cluster, &format!("m{number}.{MOVES}"))?;
+            let reply = Reply::addresses(&[&format!("10.30.0.{number}")]);
+            times.0.push(seen_by_all(&observers, &reply, since)?);
+        }
+        lead_to(cluster, &home())?;
+        seen_by_all(&observers, &Reply::addresses(MOVED.1), Instant::now())?;
+        Ok(format!("{ROUNDS} times; {}", times.said()))
+    };
+    let said = followed();
+    let namespace = format!("--namespace={STRANGER}");
+    let since = Instant::now();
+    cluster.kubectl(&[
+        "delete",
+        "service",
+        &namespace,
+        SERVICE,
+        "--ignore-not-found",
+    ])?;
+    let said = said?;
+    seen_by_all(&observers, &Reply::nxdomain(), since)?;
+    Ok(said)
+}
+
 fn another_type(cluster: &Cluster) -> Result<String> {
     let observers = observers(cluster)?;
     let namespace = format!("--namespace={}", MOVED.0);
@@ -411,7 +458,7 @@ fn explain(cluster: &Cluster) -> Result<String> {
 fn missed(cluster: &Cluster) -> Result<String> {
     let node = NODES[0];
     let pod = tenant_pod(cluster, MOVED.0, "glibc", node)?;
-    let observer = Observer::start(process(cluster, &pod)?, NODE_LOCAL.into(), &qname())?;
+    let observer = Observer::start(process(cluster, &pod)?, NODE_LOCAL.into(), &qname(MOVED.0))?;
     observer.until(&Reply::addresses(MOVED.1), Instant::now(), MINUTE)?;
     let gregor = gregor_on(cluster, node)?;
     let restarts = |pod: &Value| pod["status"]["containerStatuses"][0]["restartCount"].clone();

@@ -1,0 +1,57 @@
+//! Learns servers once, for the commands that only look: from the kubelet, and from the running gregor or the API server.
+
+use std::path::Path;
+
+use crate::{
+    config,
+    nameservers::{Source, kubelet},
+    observe::fetch_status,
+};
+
+/// What the sources of a configuration name; none where it leaves nothing to be learnt, or is wrong.
+pub async fn sources(path: &Path, control: &Path) -> Vec<Source> {
+    let Ok(Some(what)) = config::to_learn(path) else {
+        return Vec::new();
+    };
+    let kubernetes = &what.kubernetes;
+    let mut file = kubelet::source(&kubernetes.kubelet_config);
+    file.take(kubelet::read(
+        &kubernetes.kubelet_config,
+        kubernetes.kubelet_config_dir.as_deref(),
+    ));
+    vec![file, services(&what, control).await]
+}
+
+async fn services(what: &config::ToLearn, control: &Path) -> Source {
+    let mut services = Source::services("not asked");
+    let running = fetch_status(control).await.ok();
+    let known = running
+        .into_iter()
+        .flat_map(|status| status.learnt)
+        .find(|source| source.name == services.name && !source.servers.is_empty());
+    if let Some(known) = known {
+        return known;
+    }
+    services.take(if what.kubernetes.watch {
+        ask().await
+    } else {
+        Err("[kubernetes] watch = false".to_owned())
+    });
+    services
+}
+
+#[cfg(feature = "kubernetes")]
+async fn ask() -> Result<Vec<std::net::IpAddr>, String> {
+    use crate::sources::client;
+
+    if !client::is_in_cluster() {
+        return Err("not in a cluster".to_owned());
+    }
+    let client = client::in_cluster().map_err(|error| format!("{error:#}"))?;
+    crate::nameservers::services::ask(client).await
+}
+
+#[cfg(not(feature = "kubernetes"))]
+async fn ask() -> Result<Vec<std::net::IpAddr>, String> {
+    Err("this gregor is built without it".to_owned())
+}

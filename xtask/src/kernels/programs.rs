@@ -48,6 +48,8 @@ fn native(steps: &[Step]) -> Result<Programs> {
         ("/usr/sbin/tc", tools::find("tc")),
         ("/usr/bin/getent", tools::find("getent")),
         ("/usr/sbin/ethtool", Some(tools::ethtool()?)),
+        ("/usr/sbin/apparmor_parser", Some(tools::apparmor_parser()?)),
+        ("/usr/bin/secilc", Some(tools::secilc()?)),
     ] {
         if let Some(path) = path {
             called.push((at.to_owned(), path));

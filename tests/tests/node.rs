@@ -264,8 +264,8 @@ fn is_left_alone(lab: &Lab, name: &str, reason: &str) {
     let config = lab.directory().join("kinds.toml");
     fs::write(&config, lab.gregor_config()).unwrap();
     let mut command = Command::new(tools::gregor().unwrap());
-    command.arg("check").arg("--config").arg(&config);
-    let output = lab.node().output(command.arg("--json")).unwrap();
+    command.args(["check", "--json", "--config"]).arg(&config);
+    let output = lab.node().output(command).unwrap();
     let said = String::from_utf8(output.stdout).unwrap();
     let said: serde_json::Value = serde_json::from_str(&said).unwrap();
     let found = said["findings"].as_array().unwrap().iter().any(|finding| {

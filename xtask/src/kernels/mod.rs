@@ -53,6 +53,9 @@ pub struct Options {
     /// Only these parts
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Part>,
+    /// Only these tests of them, by their names
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    tests: Vec<String>,
     /// A kernel from a file instead of Debian's: its image
     #[arg(long, value_name = "FILE", requires = "modules", conflicts_with_all = ["quick", "kernels"])]
     image: Option<PathBuf>,
@@ -79,7 +82,11 @@ pub struct Options {
 impl Options {
     /// The whole matrix with all of its parts: what is written down.
     fn is_full(&self) -> bool {
-        !self.quick && self.only.is_empty() && self.image.is_none() && self.kernels.is_empty()
+        !self.quick
+            && self.only.is_empty()
+            && self.tests.is_empty()
+            && self.image.is_none()
+            && self.kernels.is_empty()
     }
 }
 
@@ -141,6 +148,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     fs::create_dir_all(&directory)?;
 
     let steps = plan::steps(options.arch, &options.only, options.quick);
+    let steps = plan::with_tests(steps, &options.tests)?;
     let programs = programs::build(options.arch, &steps)?;
     let base = image::base(&programs, &directory)?;
     let plan = Plan {

@@ -1,5 +1,6 @@
 //! What a guest runs: parts of the matrix, each a list of tests of the programs that `cargo xtask test` runs as well.
 
+use anyhow::{Result, bail};
 use clap::ValueEnum;
 use gregor_lab::guest::Step;
 
@@ -203,6 +204,23 @@ pub fn steps(architecture: Architecture, only: &[Part], quick: bool) -> Vec<Step
         .collect()
 }
 
+/// Only these tests, where any is named; one that no step has is an error.
+pub fn with_tests(mut steps: Vec<Step>, names: &[String]) -> Result<Vec<Step>> {
+    if names.is_empty() {
+        return Ok(steps);
+    }
+    for name in names {
+        if !steps.iter().any(|step| step.tests.contains(name)) {
+            bail!("--tests {name}: no such test in these parts");
+        }
+    }
+    for step in &mut steps {
+        step.tests.retain(|test| names.contains(test));
+    }
+    steps.retain(|step| !step.tests.is_empty());
+    Ok(steps)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -215,6 +233,16 @@ mod tests {
             let has_chaos = steps.iter().any(|step| step.program.ends_with("chaos"));
             assert_eq!(has_chaos, !quick);
         }
+    }
+
+    #[test]
+    fn tests_are_chosen_by_name() {
+        let all = || steps(Architecture::X86_64, &[], false);
+        assert_eq!(with_tests(all(), &[]).unwrap(), all());
+        let chosen = with_tests(all(), &["netkit".to_owned(), "lockdown".to_owned()]).unwrap();
+        let tests: Vec<_> = chosen.iter().map(|step| step.tests.concat()).collect();
+        assert_eq!(tests, ["netkit", "lockdown"]);
+        assert!(with_tests(all(), &["netkat".to_owned()]).is_err());
     }
 
     /// A test that is added to the lab is run in guests, too.

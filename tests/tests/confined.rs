@@ -12,8 +12,9 @@ mod e2e;
 
 use std::{fs, net::IpAddr, path::Path, process::Command};
 
-use e2e::{REPLY, addresses, programs_on, qualified, sorted, until_the_programs_answer};
-use gregor::datapath::{Hook, detect_hook};
+use aya::programs::loaded_programs;
+use e2e::{REPLY, addresses, programs_on, qualified, sorted, until, until_the_programs_answer};
+use gregor::datapath::{Hook, PROGRAM, detect_hook};
 use gregor_tests::{
     lab::{
         Ask, Gregor, Lab, enter_profile, enter_type, guest, patience, skip,
@@ -22,6 +23,7 @@ use gregor_tests::{
     tools,
 };
 use hickory_proto::rr::RecordType;
+use nix::sys::signal::Signal;
 
 const CACHE: IpAddr = IpAddr::V4(NODE_LOCAL_V4);
 const LOCKDOWN: &str = "/sys/kernel/security/lockdown";
@@ -158,25 +160,39 @@ fn without_a_jit() {
     assert!(output.status.success(), "{said}");
     let lab = lab("conjit");
     let served = serves(&lab, &free);
+    let sizes: Vec<u32> = loaded_programs()
+        .filter_map(Result::ok)
+        .filter(|program| program.name_as_str() == Some(PROGRAM))
+        .map(|program| program.size_jitted())
+        .collect();
+    assert_eq!(sizes, [0], "bytes of compiled code");
     served.stop();
     fs::write(JIT, "1").unwrap();
 }
 
-/// Loads a profile of AppArmor; `false` where the kernel has none, and that is reported.
-fn loaded(test: &str, name: &str, rules: &str) -> bool {
-    if !Path::new("/sys/kernel/security/apparmor").exists() {
+/// Whether the kernel has it in force; that it has not is reported.
+fn has_apparmor(test: &str) -> bool {
+    let found = Path::new("/sys/kernel/security/apparmor").exists();
+    if !found {
         skip(test, "no AppArmor");
-        return false;
     }
-    let path = format!("/tmp/{name}.profile");
+    found
+}
+
+/// Loads a profile of AppArmor, also in the place of one that is there.
+fn load_profile(name: &str, rules: &str) {
     // Processes of the lab have mounts of their own, which are no part of the machine's tree.
     let flags = "flags=(attach_disconnected)";
-    fs::write(&path, format!("profile {name} {flags} {{\n{rules}}}\n")).unwrap();
+    load_profiles(&format!("profile {name} {flags} {{\n{rules}}}\n"));
+}
+
+fn load_profiles(text: &str) {
+    const PATH: &str = "/tmp/profiles";
+    fs::write(PATH, text).unwrap();
     let mut parser = Command::new("apparmor_parser");
-    let output = parser.args(["--replace", "--skip-cache", &path]).output();
+    let output = parser.args(["--replace", "--skip-cache", PATH]).output();
     let output = output.unwrap();
     assert!(output.status.success(), "{output:?}");
-    true
 }
 
 /// The process has the capability, and may not use it: granting it once more would not help.
@@ -185,9 +201,10 @@ fn apparmor_without_cap_bpf() {
     const TEST: &str = "apparmor_without_cap_bpf";
     const RULES: &str = "file,\nnetwork,\nunix,\nsignal,\ncapability net_admin,\ncapability net_raw,\n\
                          capability perfmon,\ncapability sys_resource,\ncapability setpcap,\ncapability dac_override,\n";
-    if !is_guest(TEST) || !loaded(TEST, "without-bpf", RULES) {
+    if !is_guest(TEST) || !has_apparmor(TEST) {
         return;
     }
+    load_profile("without-bpf", RULES);
     let lab = lab("conaabpf");
     let confine = |command: &mut Command| enter_profile(command, "without-bpf");
     let parts = [
@@ -198,11 +215,7 @@ fn apparmor_without_cap_bpf() {
     for what in ["capabilities", "maps"] {
         is_refused(&lab, &lab.gregor_config(), &confine, what, &parts);
     }
-    assert!(loaded(
-        TEST,
-        "without-bpf",
-        &format!("{RULES}capability bpf,\n")
-    ));
+    load_profile("without-bpf", &format!("{RULES}capability bpf,\n"));
     serves(&lab, &confine).stop();
 }
 
@@ -212,9 +225,10 @@ fn apparmor_of_a_container() {
     const TEST: &str = "apparmor_of_a_container";
     const RULES: &str = "file,\nnetwork,\nunix,\nsignal,\ncapability,\n";
     const DENIED: &str = "deny mount,\ndeny /proc/sys/net/** w,\ndeny /sys/fs/bpf/** wl,\n";
-    if !is_guest(TEST) || !loaded(TEST, "container", &format!("{RULES}{DENIED}")) {
+    if !is_guest(TEST) || !has_apparmor(TEST) {
         return;
     }
+    load_profile("container", &format!("{RULES}{DENIED}"));
     let lab = lab("conaactr");
     let confine = |command: &mut Command| enter_profile(command, "container");
     let parts = [
@@ -239,6 +253,52 @@ fn apparmor_of_a_container() {
     );
     assert!(said.contains("ok       bpffs "), "{said}");
     served.stop();
+    let left = lab
+        .node()
+        .enter(|| fs::read_dir("/sys/fs/bpf").unwrap().count());
+    assert_eq!(left.unwrap(), 0);
+}
+
+/// What deploy/policies has for nodes on which nothing may be unconfined is enough, also to take over, to reload and to end.
+#[test]
+fn apparmor_of_this_repository() {
+    const TEST: &str = "apparmor_of_this_repository";
+    const PROFILE: &str = include_str!("../../deploy/policies/gregor.apparmor");
+    if !is_guest(TEST) || !has_apparmor(TEST) {
+        return;
+    }
+    let lab = lab("conaaown");
+    // The lab's place for the control socket.
+    let (rules, end) = PROFILE.rsplit_once('}').unwrap();
+    let directory = lab.directory().display();
+    load_profiles(&format!("{rules}  {directory}/** rwk,\n}}{end}"));
+    let confine = |command: &mut Command| enter_profile(command, "gregor");
+    let first = serves(&lab, &confine);
+    let path = first.config_path().to_str().unwrap().to_owned();
+    let (said, code) = ran(&lab, &confine, &["check", "--config", &path]);
+    assert!(said.contains("ok       bpffs "), "{said}");
+    assert!(said.contains("ok       capabilities "), "{said}");
+    assert!(said.contains("ok       return path "), "{said}");
+    println!("{code:?} {said}");
+    let held = fs::read_to_string(format!("/proc/{}/attr/current", first.process().pid()));
+    assert_eq!(held.unwrap().trim(), "gregor (enforce)");
+    first.signal(Signal::SIGKILL);
+    until("it ends", || first.process().exited());
+    let second = serves(&lab, &confine);
+    let log = second.log();
+    assert!(log.contains("took over from an earlier process"), "{log}");
+    second
+        .write_config(&(lab.gregor_config() + e2e::MORE))
+        .unwrap();
+    until("the new rules", || {
+        assert_eq!(e2e::loads(&second, "failure"), 0.0, "{}", second.log());
+        (e2e::loads(&second, "success") >= 2.0).then_some(())
+    });
+    let log = second.log();
+    assert!(!log.contains("WARN") && !log.contains("ERROR"), "{log}");
+    second.signal(Signal::SIGTERM);
+    let ended = until("it ends", || second.process().exited());
+    assert_eq!(ended.code(), Some(0), "{}", second.log());
     let left = lab
         .node()
         .enter(|| fs::read_dir("/sys/fs/bpf").unwrap().count());

@@ -163,6 +163,7 @@ const TESTS: &[Tests] = &[
             "without_a_jit",
             "apparmor_without_cap_bpf",
             "apparmor_of_a_container",
+            "apparmor_of_this_repository",
             // For good: the last one.
             "lockdown",
         ],

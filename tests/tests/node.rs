@@ -24,7 +24,10 @@ use gregor_tests::{
             BAR_ADDRESSES, FOO_ADDRESSES, FOREIGN, FOREIGN_ADDRESSES, NODE_LOCAL_V4, NODE_LOCAL_V6,
         },
     },
-    packets::probe,
+    packets::{
+        observer::{Observer, Place},
+        probe,
+    },
     tools,
 };
 use hickory_proto::{
@@ -760,6 +763,49 @@ fn memlock() {
     // Only for that.
     threads_are_as_documented(&gregor, "");
     is_served(&lab, &gregor, lab.pod("foo"), CACHE);
+}
+
+/// tcx holds some 60 programs. Where others have taken all places, that interface is left to them, and said so; the rest is served, and
+/// that one as soon as there is a place.
+#[test]
+fn a_hook_without_a_place() {
+    const MANY: usize = 100;
+    if !has_tcx("a_hook_without_a_place") {
+        return;
+    }
+    let lab = Lab::new("nodefull").unwrap();
+    let veth = lab.pod("bar").host_interface.clone();
+    let attach = move || {
+        let attached = (0..MANY).map(|_| Observer::attach(&veth, Place::Tcx));
+        attached.map_while(Result::ok).collect::<Vec<Observer>>()
+    };
+    let others = lab.node().enter(attach).unwrap();
+    assert!(others.len() < MANY, "there is no end of places");
+    println!("{} programs", others.len());
+    let gregor = lab
+        .spawn_gregor(&tools::gregor().unwrap(), &lab.gregor_config())
+        .unwrap();
+    let is_left = until("the interface is given up", || {
+        let status = gregor.status().ok()?;
+        let interfaces = status["interfaces"].as_array()?;
+        let of = |name: &str| interfaces.iter().find(|one| one["name"] == name);
+        let others_are_served = of("veth-foo")?["error"].is_null();
+        let why = of("veth-bar")?["error"].as_str()?.to_owned();
+        others_are_served.then_some(why)
+    });
+    println!("{is_left}");
+    for part in ["have all the places", "on tcx; detach some", "ERANGE"] {
+        assert!(is_left.contains(part), "{is_left}");
+    }
+    assert!(matches!(gregor.get("/readyz"), Ok((503, _))));
+    is_served(&lab, &gregor, lab.pod("foo"), CACHE);
+    drop(others);
+    until("it is attached", || {
+        matches!(gregor.get("/readyz"), Ok((200, _))).then_some(())
+    });
+    let reply = ask(lab.pod("bar"), CACHE, &qualified("bar"), RecordType::A);
+    let expected = BAR_ADDRESSES[..2].iter().copied();
+    assert_eq!(addresses(&reply), sorted(expected));
 }
 
 fn kill(gregor: &Gregor) {

@@ -120,6 +120,7 @@ const TESTS: &[Tests] = &[
             "pod_behind_a_bridge_on_clsact",
             "netkit",
             "interfaces_that_are_no_veths_are_named",
+            "a_hook_without_a_place",
             "xdp_on_virtio_net",
             "tcp_steering",
             "killed_and_started_again_on_tcx",

@@ -4,6 +4,8 @@
 //! A thread that handles bytes from pods, upstreams or clients keeps none. docs/security.md has the table, which a test compares
 //! with a running gregor.
 
+use std::{fs, sync::OnceLock};
+
 use caps::{CapSet, Capability, CapsHashSet};
 
 /// All that `gregor run` uses, at any time.
@@ -74,9 +76,32 @@ fn stands_for_bpf(had: &CapsHashSet) -> bool {
         && !(had.contains(&Capability::CAP_BPF) && had.contains(&Capability::CAP_PERFMON))
 }
 
+/// What this process was granted, whether or not it may use it: capget(2) leaves out what a profile of AppArmor withholds, and with
+/// the first change of a set that is given up.
+pub fn granted_at_start() -> &'static CapsHashSet {
+    static GRANTED: OnceLock<CapsHashSet> = OnceLock::new();
+    GRANTED.get_or_init(|| {
+        effective(&fs::read_to_string("/proc/thread-self/status").unwrap_or_default())
+    })
+}
+
+/// From /proc/PID/status.
+fn effective(status: &str) -> CapsHashSet {
+    let mask = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .unwrap_or_default();
+    caps::all()
+        .into_iter()
+        .filter(|capability| mask & capability.bitmask() != 0)
+        .collect()
+}
+
 /// At the start of the process, before it has other threads: it keeps no capability that gregor has no use for, can get none by
 /// executing a program, and hands none on.
 pub fn restrict_process() {
+    granted_at_start();
     let had = caps::read(None, CapSet::Permitted).unwrap_or_default();
     let mut kept: CapsHashSet = had
         .iter()
@@ -190,6 +215,14 @@ mod tests {
             kept(Role::Main, &root),
             [CAP_DAC_READ_SEARCH, CAP_NET_ADMIN, CAP_PERFMON, CAP_BPF]
         );
+    }
+
+    #[test]
+    fn the_effective_set_is_read_from_the_status() {
+        let status = "CapPrm:\t000001ffffffffff\nCapEff:\t000000c000003000\nCapBnd:\t0\n";
+        let expected = [CAP_NET_ADMIN, CAP_NET_RAW, CAP_PERFMON, CAP_BPF];
+        assert_eq!(effective(status), expected.into_iter().collect());
+        assert!(effective("").is_empty());
     }
 
     #[test]

@@ -210,7 +210,7 @@ impl World {
             let rule = rule.expect("a rule of each kind");
             let rule = self.loaded.datapath.rules().rules()[rule].id();
             answers
-                .key(rule, QTYPES[question.qtype], server, &[namespace])
+                .key(rule, QTYPES[question.qtype], server, &[namespace], 0)
                 .expect("a key")
         };
         match step {

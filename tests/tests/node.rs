@@ -24,7 +24,10 @@ use gregor_tests::{
             BAR_ADDRESSES, FOO_ADDRESSES, FOREIGN, FOREIGN_ADDRESSES, NODE_LOCAL_V4, NODE_LOCAL_V6,
         },
     },
-    packets::probe,
+    packets::{
+        observer::{Observer, Place},
+        probe,
+    },
     tools,
 };
 use hickory_proto::{
@@ -259,6 +262,82 @@ route replace ::/0 via fd00:244:1::1
     is_served(&lab, &gregor, foo, CACHE_V6);
 }
 
+/// `check` names what it leaves alone, and why: one line for each reason.
+fn is_left_alone(lab: &Lab, name: &str, reason: &str) {
+    let config = lab.directory().join("kinds.toml");
+    fs::write(&config, lab.gregor_config()).unwrap();
+    let mut command = Command::new(tools::gregor().unwrap());
+    command.args(["check", "--json", "--config"]).arg(&config);
+    let output = lab.node().output(command).unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+    let found = said["findings"].as_array().unwrap().iter().any(|finding| {
+        let detail = finding["detail"].as_str().unwrap();
+        let names = detail.strip_suffix(&format!(": {reason}"));
+        let is_named = |names: &str| names.split(", ").any(|listed| listed == name);
+        finding["what"] == "left alone" && names.is_some_and(is_named)
+    });
+    assert!(found, "{name}: {reason}: {said:#}");
+}
+
+/// What the reasons of kinds behind which pods may be have in common.
+const BY_NAME: &str = "[intercept] interfaces names such, where pods are behind them";
+
+#[test]
+fn interfaces_that_are_no_veths_are_named() {
+    const TEST: &str = "interfaces_that_are_no_veths_are_named";
+    const NO_WAY: &str =
+        "what pods send by their own does not come past the node's network, and cannot be served";
+    let lab = Lab::builder("nodekinds").pod("foo").start().unwrap();
+    let node = lab.node();
+    let mut missing = Vec::new();
+    for (kind, line, reason) in [
+        (
+            "dummy",
+            "link add kind-dummy type dummy",
+            "dummy, which no pod is behind".to_owned(),
+        ),
+        (
+            "ipvlan",
+            "link add kind-ipvlan link veth-foo type ipvlan mode l3",
+            format!("ipvlan: {NO_WAY}"),
+        ),
+        (
+            "macvlan",
+            "link add kind-macvlan link veth-foo type macvlan",
+            format!("macvlan: {NO_WAY}"),
+        ),
+        (
+            "ifb",
+            "link add kind-ifb type ifb",
+            "ifb, which no pod is behind".to_owned(),
+        ),
+        (
+            "bridge",
+            "link add kind-bridge type bridge",
+            "bridges: the pods are behind their ports".to_owned(),
+        ),
+        (
+            "tun",
+            "tuntap add dev kind-tun mode tap",
+            format!("tap or tun, as of virtual machines; {BY_NAME}"),
+        ),
+    ] {
+        // A device that is there as a file only says which driver is not.
+        let has_driver = kind != "tun" || Path::new("/dev/net/tun").exists();
+        if !has_driver || !made(node, line) {
+            missing.push(kind);
+            continue;
+        }
+        is_left_alone(&lab, &format!("kind-{kind}"), &reason);
+        node.ip(&format!("link del kind-{kind}\n")).unwrap();
+    }
+    println!("not here: {missing:?}");
+    if !missing.is_empty() {
+        skip(TEST, &format!("no {}", missing.join(", ")));
+    }
+}
+
 /// A netkit pair in the place of a veth, gregor on its end on the node.
 #[test]
 fn netkit() {
@@ -288,6 +367,7 @@ fn netkit() {
         .ip(&format!("link del {}\n", foo.host_interface))
         .unwrap();
     move_in(&lab, foo, "nk-foo", "nk-pod");
+    is_left_alone(&lab, "nk-foo", &format!("netkit; {BY_NAME}"));
     let gregor = start(&lab, &with(&lab, "interfaces = [\"nk-foo\"]"));
     is_served(&lab, &gregor, foo, CACHE);
     is_served(&lab, &gregor, foo, CACHE_V6);
@@ -683,6 +763,49 @@ fn memlock() {
     // Only for that.
     threads_are_as_documented(&gregor, "");
     is_served(&lab, &gregor, lab.pod("foo"), CACHE);
+}
+
+/// tcx holds some 60 programs. Where others have taken all places, that interface is left to them, and said so; the rest is served, and
+/// that one as soon as there is a place.
+#[test]
+fn a_hook_without_a_place() {
+    const MANY: usize = 100;
+    if !has_tcx("a_hook_without_a_place") {
+        return;
+    }
+    let lab = Lab::new("nodefull").unwrap();
+    let veth = lab.pod("bar").host_interface.clone();
+    let attach = move || {
+        let attached = (0..MANY).map(|_| Observer::attach(&veth, Place::Tcx));
+        attached.map_while(Result::ok).collect::<Vec<Observer>>()
+    };
+    let others = lab.node().enter(attach).unwrap();
+    assert!(others.len() < MANY, "there is no end of places");
+    println!("{} programs", others.len());
+    let gregor = lab
+        .spawn_gregor(&tools::gregor().unwrap(), &lab.gregor_config())
+        .unwrap();
+    let is_left = until("the interface is given up", || {
+        let status = gregor.status().ok()?;
+        let interfaces = status["interfaces"].as_array()?;
+        let of = |name: &str| interfaces.iter().find(|one| one["name"] == name);
+        let others_are_served = of("veth-foo")?["error"].is_null();
+        let why = of("veth-bar")?["error"].as_str()?.to_owned();
+        others_are_served.then_some(why)
+    });
+    println!("{is_left}");
+    for part in ["have all the places", "on tcx; detach some", "ERANGE"] {
+        assert!(is_left.contains(part), "{is_left}");
+    }
+    assert!(matches!(gregor.get("/readyz"), Ok((503, _))));
+    is_served(&lab, &gregor, lab.pod("foo"), CACHE);
+    drop(others);
+    until("it is attached", || {
+        matches!(gregor.get("/readyz"), Ok((200, _))).then_some(())
+    });
+    let reply = ask(lab.pod("bar"), CACHE, &qualified("bar"), RecordType::A);
+    let expected = BAR_ADDRESSES[..2].iter().copied();
+    assert_eq!(addresses(&reply), sorted(expected));
 }
 
 fn kill(gregor: &Gregor) {

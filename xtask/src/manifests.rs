@@ -45,7 +45,7 @@ const FILES: [(&str, &[&str]); 3] = [
 pub const KUBE_VERSION: &str = "1.36.0";
 
 /// Values, and the expected manifests.
-const MAKES: [(&str, &str); 43] = [
+const MAKES: &[(&str, &str)] = &[
     ("preset=nodelocal", "servers = [\"169.254.20.10\"]"),
     (
         "preset=aks",
@@ -141,15 +141,33 @@ const MAKES: [(&str, &str); 43] = [
     ("privileged=true", "privileged: true"),
     ("detach=true", "- SYS_ADMIN"),
     ("seccompProfile.type=Unconfined", "type: Unconfined"),
-    ("appArmorProfile.type=RuntimeDefault", "appArmorProfile:"),
+    (
+        "handover=true",
+        "        appArmorProfile:\n          type: Unconfined\n",
+    ),
+    (
+        "appArmorProfile.type=RuntimeDefault",
+        "        appArmorProfile:\n          type: RuntimeDefault\n",
+    ),
     ("extraArgs={--log,debug}", "- \"debug\""),
     ("podAnnotations.a=b", "a: b"),
     ("podMonitor.enabled=true,metrics.port=9000", "$1:9000"),
     ("capabilities={BPF,SYS_RESOURCE}", "- SYS_RESOURCE"),
 ];
 
+/// The last minor version of Kubernetes that takes profiles of AppArmor by annotations alone, values, and the expected annotation.
+const BY_ANNOTATION: [(&str, &str, &str); 3] = [
+    ("1.29.0", "detach=false", "/gregor: unconfined\n"),
+    ("1.29.0", "detach=true", "/detach: unconfined\n"),
+    (
+        "1.29.0",
+        "appArmorProfile.type=Localhost,appArmorProfile.localhostProfile=own",
+        "/gregor: localhost/own\n",
+    ),
+];
+
 /// Values that it refuses, and what its message names.
-const REFUSES: [(&str, &str); 17] = [
+const REFUSES: &[(&str, &str)] = &[
     ("preset=azure", "preset"),
     ("preset=service", "clusterDNS"),
     ("unknown=1", "unknown"),
@@ -211,6 +229,12 @@ pub fn check() -> Result<usize> {
             bail!("with {values} the chart makes no {expected}:\n{text}");
         }
     }
+    for (version, values, expected) in BY_ANNOTATION {
+        let text = render(&["--set", values, "--kube-version", version])?;
+        if !text.contains(expected) || text.contains("appArmorProfile:") {
+            bail!("for {version}, with {values} the chart makes no annotation {expected}:\n{text}");
+        }
+    }
     for (values, named) in REFUSES {
         match render(&["--set", values]) {
             Ok(_) => bail!("the chart takes {values}"),
@@ -218,7 +242,7 @@ pub fn check() -> Result<usize> {
             Err(error) => bail!("with {values} the chart names no {named}: {error:#}"),
         }
     }
-    Ok(1 + FILES.len() + MAKES.len() + REFUSES.len())
+    Ok(1 + FILES.len() + MAKES.len() + BY_ANNOTATION.len() + REFUSES.len())
 }
 
 fn render(values: &[&str]) -> Result<String> {

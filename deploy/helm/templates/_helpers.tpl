@@ -155,3 +155,18 @@ volumeMounts:
     readOnly: true
   {{- end }}
 {{- end }}
+
+{{/* The profile of AppArmor as the annotation of Kubernetes before 1.30; empty later, and where there is none. */}}
+{{- define "gregor.apparmorByAnnotation" -}}
+{{- if semverCompare "<1.30.0-0" .Capabilities.KubeVersion.Version -}}
+{{- with .Values.appArmorProfile -}}
+{{- if eq .type "Localhost" -}}
+localhost/{{ .localhostProfile }}
+{{- else if eq .type "RuntimeDefault" -}}
+runtime/default
+{{- else -}}
+unconfined
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}

@@ -72,6 +72,10 @@ pub enum AttachError {
         #[source]
         error: io::Error,
     },
+    #[error(
+        "other programs have all the places that the kernel has on tcx; detach some (`bpftool net`)"
+    )]
+    Full(#[source] io::Error),
     #[error("neither native XDP ({native}) nor generic ({generic})")]
     Xdp {
         native: io::Error,
@@ -252,6 +256,7 @@ fn attach_tcx(program: &Program, interface: &Interface, order: Order) -> Result<
     };
     match BpfLink::create(program.fd()?.as_fd(), place) {
         Ok(link) => Ok(Link::Bpf(link, None)),
+        Err(error) if error.raw_os_error() == Some(libc::ERANGE) => Err(AttachError::Full(error)),
         Err(error) => Err(AttachError::Link { hook: "tcx", error }),
     }
 }

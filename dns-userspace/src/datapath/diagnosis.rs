@@ -156,8 +156,30 @@ fn permission(node: &Node, wanted: &Wanted) -> String {
 
 /// Where capabilities are missing: which, and how to grant them.
 pub fn missing_capabilities_remedy(node: &Node) -> Option<String> {
-    let missing = node.missing_capabilities.join(" ");
-    (!missing.is_empty()).then(|| format!("missing {missing}; {GRANT}"))
+    let withheld = withheld_capabilities(node);
+    let missing = node.not_granted().join(" ");
+    let missing = (!missing.is_empty()).then(|| format!("missing {missing}; {GRANT}"));
+    let parts: Vec<String> = withheld
+        .map(|withheld| format!("{withheld}; {ALLOW_CAPABILITIES}"))
+        .into_iter()
+        .chain(missing)
+        .collect();
+    (!parts.is_empty()).then(|| parts.join("; "))
+}
+
+/// How to allow what [`withheld_capabilities`] names.
+pub const ALLOW_CAPABILITIES: &str = "allow them there (`capability bpf,` and so on), or give a container another profile \
+                                      (securityContext.appArmorProfile, type Unconfined)";
+
+/// Capabilities that this process has and may not use, and what withholds them.
+pub fn withheld_capabilities(node: &Node) -> Option<String> {
+    let withheld = node.withheld_capabilities.join(" ");
+    let module = node
+        .confinement
+        .module
+        .as_deref()
+        .unwrap_or("a security module");
+    (!withheld.is_empty()).then(|| format!("{module} withholds {withheld}"))
 }
 
 fn memory(node: &Node, wanted: &Wanted) -> String {
@@ -193,6 +215,7 @@ mod tests {
     fn node() -> Node {
         Node {
             missing_capabilities: Vec::new(),
+            withheld_capabilities: Vec::new(),
             in_user_namespace: false,
             memlock: Memlock::NotCharged,
             has_btf: true,
@@ -262,6 +285,15 @@ mod tests {
             },
             ..node()
         };
+        let withheld = Node {
+            missing_capabilities: vec!["CAP_BPF"],
+            withheld_capabilities: vec!["CAP_BPF"],
+            ..profiled.clone()
+        };
+        let partly_withheld = Node {
+            missing_capabilities: vec!["CAP_BPF", "CAP_NET_RAW"],
+            ..withheld.clone()
+        };
         let contained = Node {
             in_user_namespace: true,
             ..node()
@@ -283,6 +315,17 @@ mod tests {
                 libc::EPERM,
                 &profiled,
                 "; no capability is missing; in force for this process: AppArmor profile docker-default (enforce); let",
+            ),
+            (
+                libc::EPERM,
+                &withheld,
+                "; AppArmor profile docker-default (enforce) withholds CAP_BPF; allow them there (`capability bpf,` and so on), or give \
+                 a container another profile (securityContext.appArmorProfile, type Unconfined)",
+            ),
+            (
+                libc::EPERM,
+                &partly_withheld,
+                "type Unconfined); missing CAP_NET_RAW; run it as root",
             ),
             (
                 libc::EPERM,

@@ -60,7 +60,9 @@ pub use attach::{Hook, InFront, Order, detect_hook, has_tcx, programs_on};
 pub use attempt::{Attempt, verifier_log};
 pub use base::Base;
 pub use breakglass::{DetachReport, detach_all};
-pub use diagnosis::{Diagnosis, Wanted, missing_capabilities_remedy, size};
+pub use diagnosis::{
+    ALLOW_CAPABILITIES, Diagnosis, Wanted, missing_capabilities_remedy, size, withheld_capabilities,
+};
 pub use error::{DatapathError, Refused, one_line};
 pub use filter_changes::FilterChanges;
 pub use heap::trim_heap;

@@ -8,7 +8,7 @@ use super::{
     confinement::Confinement,
     memlock::{Memlock, raise_memlock},
 };
-use crate::cgroup;
+use crate::{cgroup, privileges};
 
 /// The capabilities that gregor needs. CAP_SYS_ADMIN is good for the first two.
 const NEEDED: [(&str, Capability, bool); 4] = [
@@ -21,7 +21,10 @@ const NEEDED: [(&str, Capability, bool); 4] = [
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
+    /// Those that this process may not use, whatever the reason.
     pub missing_capabilities: Vec<&'static str>,
+    /// The part of them that it has, and that a profile of AppArmor withholds: capget(2) leaves those out.
+    pub withheld_capabilities: Vec<&'static str>,
     /// Capabilities do not reach bpf(2) from a user namespace.
     pub in_user_namespace: bool,
     pub memlock: Memlock,
@@ -35,10 +38,13 @@ pub struct Node {
 impl Node {
     /// Looks, and raises RLIMIT_MEMLOCK where that is charged.
     pub fn look() -> Self {
+        let missing =
+            missing_capabilities(&caps::read(None, CapSet::Effective).unwrap_or_default());
+        let not_granted = missing_capabilities(privileges::granted_at_start());
+        let is_granted = |name: &&str| !not_granted.contains(name);
         Self {
-            missing_capabilities: missing_capabilities(
-                &caps::read(None, CapSet::Effective).unwrap_or_default(),
-            ),
+            withheld_capabilities: missing.iter().copied().filter(is_granted).collect(),
+            missing_capabilities: missing,
             in_user_namespace: fs::read_to_string("/proc/self/uid_map")
                 .is_ok_and(|map| !is_initial(&map)),
             memlock: raise_memlock(),
@@ -46,6 +52,16 @@ impl Node {
             memory_limit: cgroup::memory_limit(),
             confinement: Confinement::look(),
         }
+    }
+
+    /// Those that this process does not have.
+    pub fn not_granted(&self) -> Vec<&'static str> {
+        let is_not_granted = |name: &&str| !self.withheld_capabilities.contains(name);
+        self.missing_capabilities
+            .iter()
+            .copied()
+            .filter(is_not_granted)
+            .collect()
     }
 
     /// Whether the verifier applies the rules for unprivileged processes.

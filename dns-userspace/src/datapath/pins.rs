@@ -23,7 +23,7 @@ use nix::{
     unistd::geteuid,
 };
 
-use super::{causes::one_line, link::BpfLink};
+use super::{causes::one_line, confinement::Confinement, link::BpfLink};
 
 /// The default directory for pins.
 pub const STATE: &str = "/sys/fs/bpf/gregor";
@@ -46,8 +46,12 @@ pub enum StateError {
     NotBpffs(PathBuf),
     #[error("{} is on a bpffs that is mounted read-only; mount it writable (mount -o remount,rw /sys/fs/bpf; in a container, no readOnly: true for the volume)", .0.display())]
     ReadOnly(PathBuf),
-    #[error("cannot make {}: {error}; run as root, or give another directory of bpffs with --state", path.display())]
-    Make { path: PathBuf, error: io::Error },
+    #[error("cannot make {}: {error}; {remedy}", path.display())]
+    Make {
+        path: PathBuf,
+        error: io::Error,
+        remedy: String,
+    },
     #[error("{} is {how}, who could replace what is pinned there; remove it (rm -r {}), or give another directory with --state", path.display(), path.display())]
     Foreign { path: PathBuf, how: String },
     #[error("cannot lock {}: {error}", path.display())]
@@ -73,10 +77,7 @@ pub struct Claim {
 impl State {
     /// Whether a directory is on a bpffs, or would be once it is made, that this process may write and no other user.
     pub fn is_usable(root: &Path) -> Result<(), StateError> {
-        let make = |error| StateError::Make {
-            path: root.to_owned(),
-            error,
-        };
+        let make = |error| cannot_make(root, error);
         let mut existing = root;
         while !existing.exists() {
             existing = existing
@@ -109,11 +110,32 @@ impl State {
         let state = Self {
             root: root.to_owned(),
         };
-        state.make_folders().map_err(|error| StateError::Make {
-            path: root.to_owned(),
-            error,
-        })?;
+        state
+            .make_folders()
+            .map_err(|error| cannot_make(root, error))?;
         Ok(state)
+    }
+
+    /// [`State::is_usable`], and a directory is made where [`State::open`] would make one, and removed again: a security module
+    /// may forbid that and nothing else.
+    pub fn try_out(root: &Path) -> Result<(), StateError> {
+        Self::is_usable(root)?;
+        let first_missing = root
+            .ancestors()
+            .take_while(|path| !path.exists())
+            .last()
+            .map(Path::to_owned);
+        let tried =
+            first_missing.unwrap_or_else(|| root.join(format!("check-{}", std::process::id())));
+        match fs::DirBuilder::new().mode(0o755).create(&tried) {
+            Ok(()) => {
+                // A gregor that starts at this moment may use it already.
+                let _ = fs::remove_dir(&tried);
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            Err(error) => Err(cannot_make(root, error)),
+        }
     }
 
     /// Whether a lock is on the directory that is at the path now: it was not removed, and no other bpffs was mounted.
@@ -251,6 +273,25 @@ fn foreign(owner: u32, mode: u32, user: u32) -> Option<String> {
         return Some(format!("owned by user {owner}"));
     }
     (mode & OTHERS_WRITE != 0).then(|| "writable for other users".to_owned())
+}
+
+/// The remedy depends on what is in force for this process.
+fn cannot_make(path: &Path, error: io::Error) -> StateError {
+    let module = match error.kind() {
+        io::ErrorKind::PermissionDenied => Confinement::look().module,
+        _ => None,
+    };
+    StateError::Make {
+        path: path.to_owned(),
+        error,
+        remedy: match module {
+            Some(module) => format!(
+                "{module} is in force for this process; let it write there, or give a container another profile \
+                 (securityContext.appArmorProfile, type Unconfined)"
+            ),
+            None => "run as root, or give another directory of bpffs with --state".to_owned(),
+        },
+    }
 }
 
 /// With those above it, for this user to write, whatever the umask.

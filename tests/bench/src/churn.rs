@@ -2,7 +2,7 @@
 //! restart with hundreds of interfaces takes, and what all of it leaves in memory.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     fs,
     io::Write as _,
     path::Path,
@@ -30,6 +30,8 @@ const MISSED: Duration = Duration::from_secs(30);
 /// Between two looks.
 const LOOK: Duration = Duration::from_micros(250);
 const PODS_END: &str = "many";
+/// So many times, gregor's footprint is printed while pods come and go.
+const SAMPLES: usize = 6;
 
 #[derive(Debug, Args)]
 pub struct Options {
@@ -64,7 +66,7 @@ pub fn run(options: &Options) -> Result<bool> {
     };
 
     let before = Footprint::of(&gregor)?;
-    let mut times = steady(&lab, options)?;
+    let mut times = steady(&lab, &gregor, options)?;
     until_settled(&lab, &gregor, own)?;
     let after = Footprint::of(&gregor)?;
     let missed = times.iter().filter(|time| time.is_none()).count();
@@ -276,27 +278,36 @@ fn watch(lab: &Lab, name: String) -> Result<JoinHandle<Option<Duration>>> {
 }
 
 /// Pods at a steady rate, whatever those before them take.
-fn steady(lab: &Lab, options: &Options) -> Result<Vec<Option<Duration>>> {
+fn steady(lab: &Lab, gregor: &Gregor, options: &Options) -> Result<Vec<Option<Duration>>> {
     let (mut come, mut go) = (Batch::start(lab.node())?, Batch::start(lab.node())?);
     let began = Instant::now();
-    let mut watched = Vec::new();
+    // In the order of their start: each ends within a bounded time, so those in front are done first.
+    let mut watched = VecDeque::new();
+    let mut times = Vec::new();
     let mut gone = 0;
     let total = (options.duration.as_secs_f64() * f64::from(options.rate)) as usize;
     let due = |number: usize| began + Duration::from_secs(1) * number as u32 / options.rate;
     for number in 0..total {
         thread::sleep(due(number).saturating_duration_since(Instant::now()));
         let name = format!("c{number}");
-        watched.push(watch(lab, name.clone())?);
+        watched.push_back(watch(lab, name.clone())?);
+        // An hour's threads would not fit into this process.
+        while watched.front().is_some_and(JoinHandle::is_finished)
+            && let Some(thread) = watched.pop_front()
+        {
+            times.push(thread.join().unwrap_or(None));
+        }
         come.line(&add(lab, &name))?;
         while gone < number && due(gone) + LIFE < Instant::now() {
             go.line(&format!("link del c{gone}"))?;
             gone += 1;
         }
+        if (number + 1) * SAMPLES / total > number * SAMPLES / total {
+            println!("{}", Footprint::of(gregor)?.line(began.elapsed()));
+        }
     }
-    let times = watched
-        .into_iter()
-        .map(|thread| thread.join().unwrap_or(None))
-        .collect();
+    let rest = watched.into_iter();
+    times.extend(rest.map(|thread| thread.join().unwrap_or(None)));
     for number in gone..total {
         go.line(&format!("link del c{number}"))?;
     }
@@ -463,6 +474,21 @@ impl Footprint {
             objects: memory.len() as u64,
             kernel_kib: memory.values().sum::<u64>() >> 10,
         })
+    }
+
+    /// While pods are there, each with a link.
+    fn line(&self, after: Duration) -> String {
+        let Self {
+            private_kib,
+            descriptors,
+            objects,
+            kernel_kib,
+        } = self;
+        let seconds = Duration::from_secs(after.as_secs());
+        format!(
+            "after {}: {private_kib} KiB of its own, {descriptors} descriptors, {objects} maps, programs and links, {kernel_kib} KiB in the kernel",
+            humantime::format_duration(seconds)
+        )
     }
 }
 

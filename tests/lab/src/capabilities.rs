@@ -1,6 +1,7 @@
-//! Starts a program with less than the test itself may do: few capabilities, a limit of locked memory, a filter of system calls.
+//! Starts a program with less than the test itself may do: few capabilities, a limit of locked memory, a filter of system calls,
+//! a profile of AppArmor, a type of SELinux.
 
-use std::{io, os::unix::process::CommandExt as _, process::Command};
+use std::{ffi::CString, io, os::unix::process::CommandExt as _, process::Command};
 
 /// The largest number that a kernel may have; Linux 5.10 ends at 40.
 const LAST: u8 = 63;
@@ -94,4 +95,38 @@ pub fn forbid_bpf(command: &mut Command) {
     };
     // SAFETY: system calls and nothing else.
     unsafe { command.pre_exec(install) };
+}
+
+/// Starts it under a profile of AppArmor that the kernel has.
+///
+/// # Panics
+/// When the name has a NUL.
+pub fn enter_profile(command: &mut Command, profile: &str) {
+    write_before_exec(command, c"/proc/self/attr/exec", &format!("exec {profile}"));
+}
+
+/// Starts it with a context of SELinux, `user:role:type`.
+///
+/// # Panics
+/// When it has a NUL.
+pub fn enter_type(command: &mut Command, context: &str) {
+    write_before_exec(command, c"/proc/self/attr/current", context);
+}
+
+fn write_before_exec(command: &mut Command, path: &'static std::ffi::CStr, text: &str) {
+    let text = CString::new(text).expect("no NUL");
+    let write = move || {
+        let bytes = text.as_bytes();
+        // SAFETY: the path ends with a NUL, and the bytes are live and as many as it says.
+        let written = unsafe {
+            let file = libc::open(path.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+            libc::write(file, bytes.as_ptr().cast(), bytes.len())
+        };
+        match usize::try_from(written) {
+            Ok(written) if written == bytes.len() => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    };
+    // SAFETY: between fork and exec it makes system calls and nothing else: what it writes was made before.
+    unsafe { command.pre_exec(write) };
 }

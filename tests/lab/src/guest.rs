@@ -11,6 +11,9 @@ pub const MARK: &str = "@gregor ";
 /// The environment variable that names the file to which a test adds [`Record`]s, one a line.
 pub const RECORDS_FILE: &str = "GREGOR_RECORDS_FILE";
 
+/// The environment variable that tests find in a guest, which is theirs to change as they like.
+pub const GUEST: &str = "GREGOR_GUEST";
+
 /// No program may cost a verifier as much, on any kernel: far from its own limit of a million.
 pub const INSTRUCTIONS_MAX: u32 = 250_000;
 
@@ -34,6 +37,8 @@ pub struct Step {
     pub tests: Vec<String>,
     /// How long one test may take.
     pub limit_seconds: u64,
+    /// For guests that are booted with this on the kernel's command line, and for no others; empty for the usual ones.
+    pub boot: String,
 }
 
 /// What the guest reports.

@@ -21,7 +21,9 @@ pub mod threads;
 pub mod tools;
 pub mod world;
 
-pub use capabilities::{forbid_bpf, keep as keep_capabilities, limit_memlock};
+pub use capabilities::{
+    enter_profile, enter_type, forbid_bpf, keep as keep_capabilities, limit_memlock,
+};
 pub use cleanup::{exit_code_on_interrupt, sweep};
 pub use client::{Ask, Transport};
 pub use config::{ARTICLE_TEMPLATE, gregor_toml};

@@ -85,6 +85,16 @@ fn set_up() -> Result<()> {
         mount(Some(kind), at, Some(kind), MsFlags::empty(), NONE)
             .with_context(|| format!("mounting {at}"))?;
     }
+    // Where the kernel has them.
+    for (kind, at) in [
+        ("securityfs", "/sys/kernel/security"),
+        ("selinuxfs", "/sys/fs/selinux"),
+    ] {
+        if Path::new(at).is_dir() {
+            mount(Some(kind), at, Some(kind), MsFlags::empty(), NONE)
+                .with_context(|| format!("mounting {at}"))?;
+        }
+    }
     fs::create_dir_all("/run/netns")?;
     // Before 5.11, maps count as locked memory. A service manager raises this for gregor, and so does its manifest.
     setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY)?;

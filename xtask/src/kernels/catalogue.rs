@@ -4,12 +4,16 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 
-/// A kernel as it is asked for: `6.12-cloud`, `5.10-cloud-oldest`, `newest-cloud`, `6.1-cloud:2`, or a package's release.
+use super::plan;
+
+/// A kernel as it is asked for: `6.12-cloud`, `5.10-cloud-oldest`, `newest-cloud`, `6.1-cloud:2`, `6.12-cloud+selinux`, or a
+/// package's release.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {
     pub name: String,
     which: Which,
     pub processors: u32,
+    has_selinux: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,8 +47,16 @@ const FULL: &[&str] = &[
     "7.2-cloud",
     "7.3-cloud",
     "newest-cloud",
+    "5.10-cloud+selinux",
+    "6.12-cloud+selinux",
 ];
-const QUICK: &[&str] = &["5.10-cloud", "6.1-cloud", "6.12-cloud", "newest-cloud"];
+const QUICK: &[&str] = &[
+    "5.10-cloud",
+    "6.1-cloud",
+    "6.12-cloud",
+    "newest-cloud",
+    "6.12-cloud+selinux",
+];
 const FULL_ARM: &[&str] = &["6.1-cloud", "6.12-cloud", "6.12-cloud:2"];
 const QUICK_ARM: &[&str] = &["6.1-cloud", "6.12-cloud"];
 
@@ -64,12 +76,16 @@ pub fn matrix(architecture: super::Architecture, quick: bool) -> Vec<Wanted> {
 
 impl Wanted {
     pub fn parse(name: &str) -> Result<Self> {
-        let (kernel, processors) = match name.split_once(':') {
+        let (rest, has_selinux) = match name.strip_suffix("+selinux") {
+            Some(rest) => (rest, true),
+            None => (name, false),
+        };
+        let (kernel, processors) = match rest.split_once(':') {
             Some((kernel, processors)) => match processors.parse() {
                 Ok(processors @ 1..=8) => (kernel, processors),
                 _ => bail!("{name}: a number of processors, 1 to 8, must follow the colon"),
             },
-            None => (name, 1),
+            None => (rest, 1),
         };
         let which = if kernel.ends_with("-amd64") || kernel.ends_with("-arm64") {
             Which::Release(kernel.to_owned())
@@ -85,7 +101,7 @@ impl Wanted {
                     .all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()));
             if !(is_series || series == "newest") || !["", "cloud", "rt"].contains(&flavour) {
                 bail!(
-                    "{name} names no kernel: try 6.12, 6.12-cloud, 6.12-rt, 6.12-cloud-oldest, newest-cloud, 6.12-cloud:2 (two processors) or a whole release such as 6.1.0-56-cloud-amd64"
+                    "{name} names no kernel: try 6.12, 6.12-cloud, 6.12-rt, 6.12-cloud-oldest, newest-cloud, 6.12-cloud:2 (two processors), 6.12-cloud+selinux or a whole release such as 6.1.0-56-cloud-amd64"
                 );
             }
             Which::Series {
@@ -98,6 +114,7 @@ impl Wanted {
             name: name.to_owned(),
             which,
             processors,
+            has_selinux,
         })
     }
 
@@ -116,6 +133,16 @@ impl Wanted {
                 format!("{name}:{processors}")
             },
             processors,
+            has_selinux: false,
+        }
+    }
+
+    /// What this guest is booted with, and which steps are for it.
+    pub fn boot(&self) -> &'static str {
+        if self.has_selinux {
+            plan::SELINUX
+        } else {
+            plan::USUAL
         }
     }
 
@@ -221,6 +248,7 @@ mod tests {
             ("5.10", Some("5.10.0-46-amd64")),
             ("6.1", None),
             ("6.1-cloud:2", Some("6.1.0-56-cloud-amd64")),
+            ("6.1-cloud+selinux", Some("6.1.0-56-cloud-amd64")),
             ("6.12-cloud", Some("6.12.118+deb13-cloud-amd64")),
             ("6.12-cloud-oldest", Some("6.12.43+deb12-cloud-amd64")),
             ("6.12-rt", Some("6.12.118+deb13-rt-amd64")),
@@ -246,6 +274,7 @@ mod tests {
             "6.1:0",
             "oldest",
             "6.1-cloud:x",
+            "6.1-cloud+",
         ] {
             assert!(Wanted::parse(name).is_err(), "{name}");
         }

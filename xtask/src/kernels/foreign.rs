@@ -21,8 +21,14 @@ use super::{
 use crate::{cross, elf, setup};
 
 /// What has the programs that tests call.
-const PACKAGES: [&str; 2] = ["iproute2", "libc-bin"];
-const CALLED: [&str; 3] = ["/usr/sbin/ip", "/usr/sbin/tc", "/usr/bin/getent"];
+const PACKAGES: [&str; 4] = ["iproute2", "libc-bin", "apparmor", "secilc"];
+const CALLED: [&str; 5] = [
+    "/usr/sbin/ip",
+    "/usr/sbin/tc",
+    "/usr/bin/getent",
+    "/usr/sbin/apparmor_parser",
+    "/usr/bin/secilc",
+];
 
 /// Builds and finds everything for these steps.
 pub fn build(architecture: Architecture, steps: &[Step]) -> Result<Programs> {
@@ -70,7 +76,7 @@ pub fn build(architecture: Architecture, steps: &[Step]) -> Result<Programs> {
 /// Where Debian's programs are unpacked.
 fn packaged(architecture: Architecture) -> Result<PathBuf> {
     let debian = architecture.debian();
-    let root = packages::cache()?.join(format!("programs-{debian}"));
+    let root = packages::cache()?.join(format!("programs-{debian}-{}", PACKAGES.join("-")));
     let _lock = tools::exclusive("kernels")?;
     if root.exists() {
         return Ok(root);

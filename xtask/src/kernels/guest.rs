@@ -28,6 +28,8 @@ pub struct Machine<'a> {
     /// Everything that its console says goes here.
     pub log: &'a Path,
     pub limit: Duration,
+    /// More for the kernel's command line.
+    pub boot: &'a str,
 }
 
 /// Its result.
@@ -137,7 +139,8 @@ impl Machine<'_> {
             .arg("-append")
             .arg(format!(
                 // On a busy machine the timer's first interrupt may come too late for the kernel's own check.
-                "console={console} panic=-1 quiet loglevel=4 net.ifnames=0 no_timer_check"
+                "console={console} panic=-1 quiet loglevel=4 net.ifnames=0 no_timer_check {}",
+                self.boot
             ));
         // Two network cards on one wire that ends inside qemu.
         for card in ["a", "b"] {

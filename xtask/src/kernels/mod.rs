@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
 use gregor_lab::{
     PATIENCE,
-    guest::{Outcome, Plan, Record},
+    guest::{GUEST, Outcome, Plan, Record},
     tools::{self, say},
 };
 
@@ -53,6 +53,9 @@ pub struct Options {
     /// Only these parts
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Part>,
+    /// Only these tests of them, by their names
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    tests: Vec<String>,
     /// A kernel from a file instead of Debian's: its image
     #[arg(long, value_name = "FILE", requires = "modules", conflicts_with_all = ["quick", "kernels"])]
     image: Option<PathBuf>,
@@ -70,7 +73,8 @@ pub struct Options {
     /// Fetch the package lists again, even if they are not a week old
     #[arg(long)]
     update: bool,
-    /// 6.12, 6.12-cloud, 6.12-rt, 6.12-cloud-oldest, newest-cloud, 6.12-cloud:2 (two processors), or a whole release
+    /// 6.12, 6.12-cloud, 6.12-rt, 6.12-cloud-oldest, newest-cloud, 6.12-cloud:2 (two processors), 6.12-cloud+selinux, or a whole
+    /// release
     #[arg(value_name = "KERNEL")]
     kernels: Vec<String>,
 }
@@ -78,7 +82,11 @@ pub struct Options {
 impl Options {
     /// The whole matrix with all of its parts: what is written down.
     fn is_full(&self) -> bool {
-        !self.quick && self.only.is_empty() && self.image.is_none() && self.kernels.is_empty()
+        !self.quick
+            && self.only.is_empty()
+            && self.tests.is_empty()
+            && self.image.is_none()
+            && self.kernels.is_empty()
     }
 }
 
@@ -140,6 +148,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     fs::create_dir_all(&directory)?;
 
     let steps = plan::steps(options.arch, &options.only, options.quick);
+    let steps = plan::with_tests(steps, &options.tests)?;
     let programs = programs::build(options.arch, &steps)?;
     let base = image::base(&programs, &directory)?;
     let plan = Plan {
@@ -148,7 +157,8 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         steps,
     };
 
-    let jobs = jobs(options)?;
+    let mut jobs = jobs(options)?;
+    jobs.retain(|job| plan.steps.iter().any(|step| step.boot == job.wanted.boot()));
     // Of what was built, whatever happens to the checkout meanwhile.
     let commit = commit();
     let records = Records::read()?;
@@ -175,6 +185,7 @@ fn environment() -> Vec<(String, String)> {
         ("XDG_CACHE_HOME", "/tmp".to_owned()),
         ("GREGOR_BINARY", "/usr/bin/gregor".to_owned()),
         ("RUST_BACKTRACE", "0".to_owned()),
+        (GUEST, "1".to_owned()),
         (PATIENCE, GUEST_PATIENCE.to_string()),
     ]
     .map(|(name, value)| (name.to_owned(), value))
@@ -212,7 +223,9 @@ fn jobs(options: &Options) -> Result<Vec<Job>> {
         let (release, kernel) = found.map_or((String::new(), None), |(r, k)| (r, Some(k)));
         // The newest may well be in the list by its series.
         let twice = jobs.iter().any(|(other, job)| {
-            !release.is_empty() && *other == release && job.wanted.processors == wanted.processors
+            !release.is_empty()
+                && *other == release
+                && (job.wanted.processors, job.wanted.boot()) == (wanted.processors, wanted.boot())
         });
         if !twice {
             jobs.push((release, Job { wanted, kernel }));
@@ -283,6 +296,7 @@ fn run_one(
     let file = name.replace([':', '/'], "_");
     let initramfs = directory.join(format!("{file}.initrd"));
     let mut plan = plan.clone();
+    plan.steps.retain(|step| step.boot == job.wanted.boot());
     if kernel.modules.is_none() {
         // Not even a veth.
         plan.steps.retain(|step| step.group != Part::Lab.group());
@@ -298,6 +312,7 @@ fn run_one(
         kernel: &kernel.image,
         initramfs: &initramfs,
         log: &log,
+        boot: job.wanted.boot(),
         limit: Duration::from_secs(60 * options.limit),
     }
     .run(|record| {

@@ -1,5 +1,6 @@
 //! What a guest runs: parts of the matrix, each a list of tests of the programs that `cargo xtask test` runs as well.
 
+use anyhow::{Result, bail};
 use clap::ValueEnum;
 use gregor_lab::guest::Step;
 
@@ -16,6 +17,8 @@ pub enum Part {
     Order,
     /// Pods, caches and gregor itself
     Lab,
+    /// The same where the kernel is short of memory, has no JIT, or confines gregor
+    Confined,
 }
 
 impl Part {
@@ -25,7 +28,7 @@ impl Part {
             Self::Load => "load",
             Self::Tables => "tables",
             Self::Order => "order",
-            Self::Lab => "lab",
+            Self::Lab | Self::Confined => "lab",
         }
     }
 }
@@ -38,7 +41,13 @@ struct Tests {
     /// On top of those of a quick run.
     full: &'static [&'static str],
     limit_seconds: u64,
+    /// See [`Step::boot`].
+    boot: &'static str,
 }
+
+pub const USUAL: &str = "";
+/// The boot parameter of guests that have SELinux in the place of AppArmor.
+pub const SELINUX: &str = "security=selinux";
 
 const TESTS: &[Tests] = &[
     Tests {
@@ -47,6 +56,7 @@ const TESTS: &[Tests] = &[
         quick: &["tc", "xdp"],
         full: &["tc_debug", "xdp_debug"],
         limit_seconds: 1200,
+        boot: USUAL,
     },
     Tests {
         part: Part::Tables,
@@ -65,6 +75,7 @@ const TESTS: &[Tests] = &[
             "queries_to_other_servers_are_counted",
         ],
         limit_seconds: 1200,
+        boot: USUAL,
     },
     Tests {
         part: Part::Tables,
@@ -75,6 +86,7 @@ const TESTS: &[Tests] = &[
             "only_allowed_sources_are_answered",
         ],
         limit_seconds: 1200,
+        boot: USUAL,
     },
     Tests {
         part: Part::Order,
@@ -87,6 +99,7 @@ const TESTS: &[Tests] = &[
         ],
         full: &[],
         limit_seconds: 1200,
+        boot: USUAL,
     },
     Tests {
         part: Part::Lab,
@@ -106,6 +119,8 @@ const TESTS: &[Tests] = &[
             "tcx",
             "pod_behind_a_bridge_on_clsact",
             "netkit",
+            "interfaces_that_are_no_veths_are_named",
+            "a_hook_without_a_place",
             "xdp_on_virtio_net",
             "tcp_steering",
             "killed_and_started_again_on_tcx",
@@ -115,6 +130,7 @@ const TESTS: &[Tests] = &[
             "an_unprivileged_process_gets_nothing_into_a_pods_interface",
         ],
         limit_seconds: 600,
+        boot: USUAL,
     },
     Tests {
         part: Part::Lab,
@@ -122,6 +138,7 @@ const TESTS: &[Tests] = &[
         quick: &[],
         full: &["a_short_run"],
         limit_seconds: 900,
+        boot: USUAL,
     },
     Tests {
         part: Part::Lab,
@@ -129,6 +146,7 @@ const TESTS: &[Tests] = &[
         quick: &["return_path_that_others_take_away"],
         full: &[],
         limit_seconds: 300,
+        boot: USUAL,
     },
     Tests {
         part: Part::Lab,
@@ -136,6 +154,31 @@ const TESTS: &[Tests] = &[
         quick: &["a_query_that_is_brought_back_passes"],
         full: &[],
         limit_seconds: 300,
+        boot: USUAL,
+    },
+    Tests {
+        part: Part::Confined,
+        program: "confined",
+        quick: &[
+            "tables_that_do_not_fit",
+            "without_a_jit",
+            "apparmor_without_cap_bpf",
+            "apparmor_of_a_container",
+            "apparmor_of_this_repository",
+            // For good: the last one.
+            "lockdown",
+        ],
+        full: &[],
+        limit_seconds: 600,
+        boot: USUAL,
+    },
+    Tests {
+        part: Part::Confined,
+        program: "confined",
+        quick: &["selinux_without_bpf"],
+        full: &[],
+        limit_seconds: 600,
+        boot: SELINUX,
     },
 ];
 
@@ -156,10 +199,28 @@ pub fn steps(architecture: Architecture, only: &[Part], quick: bool) -> Vec<Step
                 .map(|name| (*name).to_owned())
                 .collect(),
             limit_seconds: tests.limit_seconds,
+            boot: tests.boot.to_owned(),
         })
         // Without names, a guest runs all of a program's tests.
         .filter(|step| !step.tests.is_empty())
         .collect()
+}
+
+/// Only these tests, where any is named; one that no step has is an error.
+pub fn with_tests(mut steps: Vec<Step>, names: &[String]) -> Result<Vec<Step>> {
+    if names.is_empty() {
+        return Ok(steps);
+    }
+    for name in names {
+        if !steps.iter().any(|step| step.tests.contains(name)) {
+            bail!("--tests {name}: no such test in these parts");
+        }
+    }
+    for step in &mut steps {
+        step.tests.retain(|test| names.contains(test));
+    }
+    steps.retain(|step| !step.tests.is_empty());
+    Ok(steps)
 }
 
 #[cfg(test)]
@@ -176,18 +237,43 @@ mod tests {
         }
     }
 
+    #[test]
+    fn tests_are_chosen_by_name() {
+        let all = || steps(Architecture::X86_64, &[], false);
+        assert_eq!(with_tests(all(), &[]).unwrap(), all());
+        let chosen = with_tests(all(), &["netkit".to_owned(), "lockdown".to_owned()]).unwrap();
+        let tests: Vec<_> = chosen.iter().map(|step| step.tests.concat()).collect();
+        assert_eq!(tests, ["netkit", "lockdown"]);
+        assert!(with_tests(all(), &["netkat".to_owned()]).is_err());
+    }
+
     /// A test that is added to the lab is run in guests, too.
     #[test]
     fn the_whole_lab_is_listed() {
-        let source = include_str!("../../../tests/tests/node.rs");
+        for (part, source) in [
+            (Part::Lab, include_str!("../../../tests/tests/node.rs")),
+            (
+                Part::Confined,
+                include_str!("../../../tests/tests/confined.rs"),
+            ),
+        ] {
+            all_are_listed(part, source);
+        }
+    }
+
+    fn all_are_listed(part: Part, source: &str) {
         let defined: Vec<&str> = source
             .split("#[test]\n")
             .skip(1)
             .filter_map(|rest| rest.strip_prefix("fn ")?.split('(').next())
             .collect();
-        let lab = steps(Architecture::X86_64, &[Part::Lab], false);
-        let mut listed: Vec<&str> = lab[0].tests.iter().map(String::as_str).collect();
-        assert!(defined.len() > 10, "{defined:?}");
+        let lab = steps(Architecture::X86_64, &[part], false);
+        let mut listed: Vec<&str> = lab
+            .iter()
+            .filter(|step| step.program == lab[0].program)
+            .flat_map(|step| step.tests.iter().map(String::as_str))
+            .collect();
+        assert!(defined.len() > 5, "{defined:?}");
         listed.sort_unstable();
         let mut sorted = defined.clone();
         sorted.sort_unstable();

@@ -9,7 +9,7 @@ use super::{
     Architecture,
     built::{executables, names},
     foreign,
-    image::Programs,
+    image::{Programs, test_path},
 };
 use crate::{build, cross::Arch, machine, setup};
 
@@ -42,12 +42,22 @@ fn native(steps: &[Step]) -> Result<Programs> {
     } else {
         None
     };
+    let confined = steps
+        .iter()
+        .any(|step| step.program == test_path("confined"));
+    let (apparmor_parser, secilc) = if confined {
+        (Some(tools::apparmor_parser()?), Some(tools::secilc()?))
+    } else {
+        (None, None)
+    };
     let mut called = Vec::new();
     for (at, path) in [
         ("/usr/sbin/ip", Some(tools::iproute2()?)),
         ("/usr/sbin/tc", tools::find("tc")),
         ("/usr/bin/getent", tools::find("getent")),
         ("/usr/sbin/ethtool", Some(tools::ethtool()?)),
+        ("/usr/sbin/apparmor_parser", apparmor_parser),
+        ("/usr/bin/secilc", secilc),
     ] {
         if let Some(path) = path {
             called.push((at.to_owned(), path));

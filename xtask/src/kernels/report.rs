@@ -275,10 +275,15 @@ impl KernelReport {
         } else {
             &self.release
         };
-        match self.processors {
-            0 | 1 => release.clone(),
-            more => format!("{release}, {more} processors"),
-        }
+        let processors = match self.processors {
+            0 | 1 => String::new(),
+            more => format!(", {more} processors"),
+        };
+        let selinux = match self.name.ends_with("+selinux") {
+            true => ", SELinux",
+            false => "",
+        };
+        format!("{release}{processors}{selinux}")
     }
 }
 

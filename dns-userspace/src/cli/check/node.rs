@@ -3,12 +3,14 @@
 use std::path::Path;
 
 use super::finding::{Finding, Level};
-use crate::datapath::{Memlock, Node, State, StateError, Wanted, size};
+use crate::datapath::{
+    ALLOW_CAPABILITIES, Memlock, Node, State, StateError, Wanted, size, withheld_capabilities,
+};
 
 /// What does not depend on the configuration. `wanted` is what the maps take; what a kernel lacks is an error only where the
 /// programs do not load.
 pub fn judge(node: &Node, wanted: &Wanted, is_loaded: bool, state: &Path) -> Vec<Finding> {
-    vec![
+    let mut findings = vec![
         Finding::ok("kernel", release()),
         judge_jit(
             std::fs::read_to_string("/proc/sys/net/core/bpf_jit_enable")
@@ -16,11 +18,12 @@ pub fn judge(node: &Node, wanted: &Wanted, is_loaded: bool, state: &Path) -> Vec
                 .as_deref(),
         ),
         judge_btf(node.has_btf, is_loaded),
-        judge_bpffs(state, State::is_usable(state)),
-        judge_capabilities(&node.missing_capabilities),
-        judge_memlock(node.memlock, wanted.bytes),
-        judge_memory(node.memory_limit, wanted),
-    ]
+        judge_bpffs(state, State::try_out(state)),
+    ];
+    findings.extend(judge_capabilities(node));
+    findings.push(judge_memlock(node.memlock, wanted.bytes));
+    findings.push(judge_memory(node.memory_limit, wanted));
+    findings
 }
 
 fn release() -> String {
@@ -70,19 +73,26 @@ fn judge_bpffs(path: &Path, state: Result<(), StateError>) -> Finding {
     }
 }
 
-fn judge_capabilities(missing: &[&str]) -> Finding {
-    if missing.is_empty() {
-        Finding::ok(
-            "capabilities",
+/// One finding, or one for each of two reasons.
+fn judge_capabilities(node: &Node) -> Vec<Finding> {
+    const WHAT: &str = "capabilities";
+    if node.missing_capabilities.is_empty() {
+        return vec![Finding::ok(
+            WHAT,
             "CAP_BPF CAP_PERFMON CAP_NET_ADMIN CAP_NET_RAW",
-        )
-    } else {
+        )];
+    }
+    let withheld =
+        withheld_capabilities(node).map(|text| Finding::error(WHAT, text, ALLOW_CAPABILITIES));
+    let missing = node.not_granted();
+    let missing = (!missing.is_empty()).then(|| {
         Finding::error(
-            "capabilities",
+            WHAT,
             format!("missing {}", missing.join(" ")),
             "run as root, or add them to the container's securityContext.capabilities",
         )
-    }
+    });
+    withheld.into_iter().chain(missing).collect()
 }
 
 fn judge_memlock(found: Memlock, needed: u64) -> Finding {
@@ -177,11 +187,36 @@ mod tests {
 
     #[test]
     fn capabilities() {
-        assert_eq!(judge_capabilities(&[]).level, Level::Ok);
-        let finding = judge_capabilities(&["CAP_PERFMON", "CAP_NET_RAW"]);
-        assert_eq!(finding.level, Level::Error);
-        assert_eq!(finding.detail, "missing CAP_PERFMON CAP_NET_RAW");
-        assert!(finding.remedy.unwrap().contains("securityContext"));
+        let judge = |missing: &[&'static str], withheld: &[&'static str]| {
+            let mut node = Node::look();
+            node.missing_capabilities = missing.to_vec();
+            node.withheld_capabilities = withheld.to_vec();
+            node.confinement.module = Some("AppArmor profile x (enforce)".to_owned());
+            judge_capabilities(&node)
+        };
+        assert_eq!(judge(&[], &[])[0].level, Level::Ok);
+        let findings = judge(&["CAP_BPF", "CAP_NET_RAW"], &["CAP_BPF"]);
+        let [withheld, missing] = findings.as_slice() else {
+            panic!("{findings:?}");
+        };
+        for (finding, detail, remedy) in [
+            (
+                withheld,
+                "AppArmor profile x (enforce) withholds CAP_BPF",
+                "`capability bpf,`",
+            ),
+            (
+                missing,
+                "missing CAP_NET_RAW",
+                "securityContext.capabilities",
+            ),
+        ] {
+            assert_eq!(finding.level, Level::Error);
+            assert_eq!(finding.detail, detail);
+            let said = finding.remedy.as_deref().unwrap();
+            assert!(said.contains(remedy), "{said}");
+        }
+        assert_eq!(judge(&["CAP_PERFMON"], &[]).len(), 1);
     }
 
     #[test]

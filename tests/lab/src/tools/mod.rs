@@ -503,6 +503,16 @@ pub fn ethtool() -> Result<PathBuf> {
     packaged("ethtool", "ethtool")
 }
 
+/// Compiles and loads profiles of AppArmor.
+pub fn apparmor_parser() -> Result<PathBuf> {
+    packaged("apparmor_parser", "apparmor")
+}
+
+/// Compiles policies of SELinux.
+pub fn secilc() -> Result<PathBuf> {
+    packaged("secilc", "secilc")
+}
+
 pub fn nft() -> Result<PathBuf> {
     packaged("nft", "nftables")
 }

@@ -59,7 +59,7 @@ fn target(rules: &RuleSet, name: &str) -> Option<String> {
     }
     bytes.push(0);
     let rule = rules.find(&bytes, None)?;
-    let found = rules.rules()[rule].apply(&bytes)?;
+    let found = rules.rules()[rule].apply(&bytes, None)?;
     Some(found.target.to_string())
 }
 

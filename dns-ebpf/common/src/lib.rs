@@ -4,9 +4,9 @@
 //! tests, and under a fuzzer.
 //!
 //! Layers, from below: values and layouts ([`wire`], [`verdict`], [`word`], [`abi`], `key`), arithmetic ([`checksum`],
-//! [`verifier`]), the memory that all stages share ([`scratch`]); what reads and changes it ([`name`], [`packet`], `edns`,
-//! [`reply`]); the matcher ([`dfa`]) and the tables of answers ([`answer`]), neither of which uses the other; the
-//! [`pipeline`].
+//! [`verifier`]), the memory that all stages share ([`scratch`]), words that userspace overwrites meanwhile (`seqlock`, `ways`);
+//! what reads and changes it ([`name`], [`packet`], `edns`, [`reply`]); who asks ([`client`]); the matcher ([`dfa`]) and the
+//! tables of answers ([`answer`]), neither of which uses the other; the [`pipeline`].
 #![cfg_attr(not(test), no_std)]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 

@@ -396,6 +396,7 @@ fn the_responder_answers_a_tenant_and_leaves_the_others_to_the_cache() {
                 let mut replies = Vec::new();
                 for frame in frames {
                     responder.handle(Intercepted {
+                        client: None,
                         held: None,
                         ifindex: frame.ifindex,
                         rule: 0,
@@ -431,7 +432,7 @@ fn the_responder_answers_a_tenant_and_leaves_the_others_to_the_cache() {
 struct NoProgram;
 
 impl Publish for NoProgram {
-    fn key(&self, _: u64, _: u16, _: IpAddr, _: &[String]) -> Option<answer::Key> {
+    fn key(&self, _: u64, _: u16, _: IpAddr, _: &[String], _: u32) -> Option<answer::Key> {
         None
     }
 

@@ -72,6 +72,7 @@ impl Identities {
             young: BTreeMap::new(),
             ignored: HashMap::new(),
             errors: BTreeMap::new(),
+            watch_error: None,
             read_error: None,
             file_seen: None,
         };
@@ -128,6 +129,8 @@ struct Follow {
     ignored: HashMap<String, Ignored>,
     /// Why sources cannot be read.
     errors: BTreeMap<IdentitySource, String>,
+    /// Why changes of files are not noticed.
+    watch_error: Option<String>,
     read_error: Option<String>,
     /// The static file as it was read last.
     file_seen: Option<Vec<u8>>,
@@ -167,6 +170,10 @@ impl Follow {
             let now = Instant::now();
             if now >= round {
                 due.all = true;
+                // A folder that went at the wrong moment.
+                if self.is_blind() {
+                    self.watch();
+                }
                 round = now + ROUND;
             }
             self.grow(now, &mut due);
@@ -330,9 +337,16 @@ impl Follow {
         self.watch();
     }
 
+    /// Whether anything is to be watched that is not.
+    fn is_blind(&self) -> bool {
+        let files = [IdentitySource::Cni, IdentitySource::File];
+        self.watcher.is_none() && files.iter().any(|source| self.has(*source))
+    }
+
     /// Watches the folders that there are, and reads what is in them.
     fn watch(&mut self) {
         self.watcher = None;
+        self.watch_error = None;
         let mut folders = BTreeSet::new();
         if self.has(IdentitySource::Cni) {
             folders.insert(existing(&self.config.cni_results).to_owned());
@@ -346,13 +360,8 @@ impl Follow {
             match self.start_watcher(folders.clone()) {
                 Ok(watcher) => self.watcher = Some(watcher),
                 Err(error) => {
-                    tracing::warn!(%error, "cannot watch the sources of identity for changes");
-                    for source in [IdentitySource::Cni, IdentitySource::File] {
-                        if self.has(source) {
-                            let text = format!("cannot be watched for changes: {error}");
-                            self.errors.insert(source, text);
-                        }
-                    }
+                    tracing::debug!(%error, "cannot watch the sources of identity for changes");
+                    self.watch_error = Some(format!("cannot be watched for changes: {error}"));
                 }
             }
         }
@@ -539,11 +548,15 @@ impl Follow {
                 IdentitySource::Kubernetes => self.registry.pod_count(),
                 IdentitySource::File => self.registry.entry_count(),
             };
+            let blind = match source {
+                IdentitySource::Kubernetes => None,
+                _ => self.watch_error.as_ref(),
+            };
             SourceStatus {
                 source: source.as_str().to_owned(),
                 pods: pods as u64,
                 ignored,
-                error: self.errors.get(source).cloned(),
+                error: self.errors.get(source).or(blind).cloned(),
             }
         });
         status.collect()

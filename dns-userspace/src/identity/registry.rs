@@ -58,8 +58,8 @@ struct Link {
     looked: u64,
     /// The addresses that it came with: the first that were seen behind it.
     origin: BTreeSet<IpAddr>,
-    /// When those were seen.
-    origin_moment: u64,
+    /// When it was read first: what is read later is of the same interface, as long as its MAC address is.
+    first_looked: Option<u64>,
     /// Who it was, and what said so. It is nobody else's for as long as it exists.
     bound: Option<(IdentitySource, PodKey)>,
     /// UID of the pod, once the API had it.
@@ -150,7 +150,7 @@ impl Registry {
                 look: None,
                 looked: 0,
                 origin: BTreeSet::new(),
-                origin_moment: 0,
+                first_looked: None,
                 bound: None,
                 confirmed: None,
                 published: None,
@@ -254,13 +254,14 @@ impl Registry {
             // Of the same name and index, and another one.
             link.generation = now;
             link.origin.clear();
+            link.first_looked = None;
             (link.bound, link.confirmed) = (None, None);
         }
         link.look = Some(look);
         link.looked = ticket.moment;
+        link.first_looked.get_or_insert(ticket.moment);
         if link.origin.is_empty() {
             link.origin = link.inside().copied().collect();
-            link.origin_moment = ticket.moment;
         }
         true
     }
@@ -731,7 +732,7 @@ impl Registry {
             if link.looked < since {
                 // What was read may be of an interface that is gone by now.
                 why = WhyNot::Unread;
-            } else if is_reused && (since < link.origin_moment || !link.origin.contains(address)) {
+            } else if is_reused && link.first_looked.is_none_or(|first| since < first) {
                 why = WhyNot::Ambiguous;
             } else if route.is_some() {
                 lives_here = true;

@@ -42,7 +42,8 @@ pub fn pod_waits(cluster: &Cluster) -> Result<String> {
             .to_owned();
         Ok(why.contains("taint"))
     })?;
-    Ok(why.split(',').next().unwrap_or_default().to_owned())
+    let reason = why.split([',', '.']).find(|part| part.contains("taint"));
+    Ok(reason.unwrap_or_default().trim().to_owned())
 }
 
 /// With gregor ready on the node, which tolerates the taint: it is taken away, and the pod's first query has its answer.

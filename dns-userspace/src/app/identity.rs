@@ -50,10 +50,11 @@ impl Identity {
             self.watch.abort_all();
             self.watch = JoinSet::new();
         }
-        if after && !before {
-            if let Err(why) = self.spawn() {
-                self.identities.tell(Input::Api(Some(why)));
-            }
+        if after
+            && !before
+            && let Err(why) = self.spawn()
+        {
+            self.identities.tell(Input::Api(Some(why)));
         }
     }
 

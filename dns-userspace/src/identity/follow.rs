@@ -351,10 +351,10 @@ impl Follow {
         if self.has(IdentitySource::Cni) {
             folders.insert(existing(&self.config.cni_results).to_owned());
         }
-        if let Some(file) = self.config.file.as_deref() {
-            if self.has(IdentitySource::File) {
-                folders.insert(existing(file.parent().unwrap_or(file)).to_owned());
-            }
+        if let Some(file) = self.config.file.as_deref()
+            && self.has(IdentitySource::File)
+        {
+            folders.insert(existing(file.parent().unwrap_or(file)).to_owned());
         }
         if !folders.is_empty() {
             match self.start_watcher(folders.clone()) {

@@ -293,10 +293,9 @@ impl World {
     fn deliver_file(&mut self, number: usize) {
         let (at, is_there) = self.files[number];
         // Written before it is removed.
-        if let Some(first) = self.files.iter().position(|(other, _)| *other == at) {
-            if first != number {
-                return;
-            }
+        let first = self.files.iter().position(|(other, _)| *other == at);
+        if first != Some(number) {
+            return;
         }
         self.files.remove(number);
         let one = &self.instances[at];

@@ -12,6 +12,11 @@ use crate::{
 pub struct Clients(Arc<Shared>);
 
 impl Clients {
+    /// Whether somebody is known behind an interface, also if an earlier process has said so.
+    pub fn is_known(&self, index: u32) -> bool {
+        self.0.has_client(index)
+    }
+
     pub fn new(maps: &Arc<Shared>) -> Arc<Self> {
         Arc::new(Self(Arc::clone(maps)))
     }

@@ -1,17 +1,25 @@
 //! Who is behind each interface: the thread that finds out, and the watch of this node's pods, which begins and ends with the
 //! configuration.
 
-use std::{io, sync::Arc};
+use std::{
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::sleep};
 
 use super::settings::Settings;
 use crate::{
     config,
-    discover::Event,
+    discover::{Event, present},
     identity::{Board, Identities, Input, Sink},
-    model::IdentitySource,
+    model::{IdentitySource, Interface},
 };
+
+/// How long an interface of which nothing is known is waited for.
+const PATIENCE: Duration = Duration::from_secs(1);
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// See the module.
 pub struct Identity {
@@ -55,6 +63,28 @@ impl Identity {
             && let Err(why) = self.spawn()
         {
             self.identities.tell(Input::Api(Some(why)));
+        }
+    }
+
+    /// Waits a moment until it is known who is behind each interface that is there, where rules ask: their programs would let
+    /// pass what those before them have answered. What an earlier process has said counts.
+    pub async fn settle(&self, settings: &Settings, is_known: impl Fn(u32) -> bool) {
+        if settings.identity.sources.is_empty() || !settings.rules.asks_who() {
+            return;
+        }
+        // Without a list nothing is waited for.
+        let present = present(&settings.selection).await.unwrap_or_default();
+        self.links(
+            &present
+                .iter()
+                .cloned()
+                .map(Event::Appeared)
+                .collect::<Vec<_>>(),
+        );
+        let deadline = Instant::now() + PATIENCE;
+        let is_open = |interface: &Interface| !is_known(interface.index);
+        while present.iter().any(is_open) && Instant::now() < deadline {
+            sleep(LOOK_AGAIN).await;
         }
     }
 

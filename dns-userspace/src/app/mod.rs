@@ -124,6 +124,7 @@ struct App {
     kernel: Kernel,
     respond: Arc<Respond>,
     cluster: Cluster,
+    clients: Arc<Clients>,
     identity: Identity,
     tcp: Arc<Tcp>,
     ring: RingTask,
@@ -228,13 +229,16 @@ impl App {
         let readers = Readers::take(&mut datapath)?;
         let mut logs = Logs::default();
         logs.follow(datapath.log()?);
+        let clients = Clients::new(datapath.shared());
+        let identity =
+            Identity::start(&settings, vec![clients.clone()]).context("cannot start a thread")?;
+        identity
+            .settle(&settings, |index| clients.is_known(index))
+            .await;
         // Before the programs hand queries over, not when the task is first scheduled: TCP connections for the responder would
         // reach the existing cache meanwhile.
         readers.heartbeat.renew(HEARTBEAT_VALID);
-        let clients = Clients::new(datapath.shared());
         let (kernel, start) = Kernel::start(datapath).context("cannot start a thread")?;
-        let identity =
-            Identity::start(&settings, vec![clients]).context("cannot start a thread")?;
         let state = State::new(
             kernel.board().clone(),
             ConfigStatus {
@@ -288,6 +292,7 @@ impl App {
             kernel,
             respond,
             cluster,
+            clients,
             identity,
             tcp,
             ring,

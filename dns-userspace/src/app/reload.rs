@@ -85,6 +85,11 @@ impl App {
             log,
             responder,
         } = ready;
+        self.identity.reload(&settings);
+        let clients = &self.clients;
+        self.identity
+            .settle(&settings, |index| clients.is_known(index))
+            .await;
         self.tcp.add_program(&datapath);
         let replaced = self
             .kernel
@@ -108,7 +113,6 @@ impl App {
             tracing::warn!("[metrics] listen has changed; that takes effect with a restart");
         }
         self.cluster.reload(&settings);
-        self.identity.reload(&settings);
         self.links.select(settings.selection.clone());
         self.state
             .loaded(settings.view(), settings.warnings.clone());

@@ -281,6 +281,11 @@ impl Shared {
         }
     }
 
+    /// Whether somebody is known behind an interface.
+    pub fn has_client(&self, ifindex: u32) -> bool {
+        self.clients.behind(ifindex).is_some()
+    }
+
     /// Whether somebody is behind an interface who is only known from an earlier process.
     pub fn is_unconfirmed(&self, ifindex: u32) -> bool {
         self.clients.is_unconfirmed(ifindex)

@@ -294,7 +294,7 @@ impl World {
         let (at, is_there) = self.files[number];
         // Written before it is removed.
         let first = self.files.iter().position(|(other, _)| *other == at);
-        if first.is_some_and(|first| first != number) {
+        if first != Some(number) {
             return;
         }
         self.files.remove(number);

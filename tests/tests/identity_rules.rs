@@ -18,7 +18,7 @@ use std::{
 };
 
 use e2e::{
-    Metrics, Wire, addresses, chain, exchange_tcp, qualified, sorted, until,
+    Metrics, Wire, addresses, chain, exchange_tcp, loads, qualified, sorted, until,
     until_the_programs_answer,
 };
 use gregor_tests::{
@@ -416,4 +416,39 @@ fn identities_outlive_a_process() {
         (gets(foo, BROKER) == [PUBLIC_ADDRESS]).then_some(())
     });
     right(bar, BAR_ADDRESSES);
+}
+/// A reload that begins to ask who the clients are leaves nobody out.
+#[test]
+fn a_reload_that_begins_to_ask_loses_no_endpoint() {
+    let lab = Lab::builder("e2eidbegin")
+        .pod("foo")
+        .pod("bar")
+        .start()
+        .unwrap();
+    let (foo, bar) = (lab.pod("foo"), lab.pod("bar"));
+    let pods = Pods::new(&lab);
+    pods.say([(foo, "{}"), (bar, "{}")]);
+    let plain = lab.gregor_config();
+    let asking = format!("{plain}clients = \"own-namespace\"\n{}", pods.config());
+    let gregor = lab.start_gregor(&tools::gregor().unwrap(), &plain).unwrap();
+    let right = || {
+        for (pod, endpoint) in [(foo, FOO_ADDRESSES), (bar, BAR_ADDRESSES)] {
+            let found = gets(pod, &qualified(&pod.namespace));
+            assert_eq!(found, v4_of(endpoint), "{}", pod.namespace);
+        }
+    };
+    right();
+    for config in [&asking, &plain, &asking] {
+        let before = loads(&gregor, "success");
+        gregor.write_config(config).unwrap();
+        until("the reload", || {
+            right();
+            (loads(&gregor, "success") > before).then_some(())
+        });
+        for _ in 0..20 {
+            right();
+        }
+    }
+    assert_eq!(gets(foo, &qualified("bar")), [] as [IpAddr; 0]);
+    assert_eq!(Metrics::of(&gregor).passed("unknown_client"), 0.0);
 }

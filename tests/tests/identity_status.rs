@@ -1,7 +1,11 @@
 //! `gregor run` with sources of identity: `status`, the metrics and `check` say who is behind each veth, or why nobody is known,
 //! over changes of the static file, reloads and pods that come and go.
 
-#![allow(clippy::unwrap_used, reason = "a panic is the report")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_names,
+    reason = "a panic is the report, and foo is the tenant's name"
+)]
 
 mod e2e;
 

@@ -17,9 +17,10 @@ const CAPABILITIES: [(&str, u8); 6] = [
     ("CAP_BPF", 39),
 ];
 /// Threads that a gregor has which serves.
-const LASTING: [&str; 6] = [
+const LASTING: [&str; 7] = [
     "gregor",
     "kernel",
+    "identity",
     "return",
     "ring",
     "tokio-rt-worker",

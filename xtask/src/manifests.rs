@@ -108,6 +108,22 @@ const MAKES: &[(&str, &str)] = &[
     ("config=[intercept]", "    [intercept]"),
     ("extraConfig=[limits]", "    [limits]"),
     (
+        "identity.sources={cni},detach=false",
+        "cname = \"kafka-upstream.{namespace}.svc.cluster.local\"\n    ttl = 60\n    clients = \"own-namespace\"",
+    ),
+    (
+        "rules[0].name=a,rules[0].match=a.b,rules[0].cname=c.d,rules[0].clients={foo,bar}",
+        "clients = [\"foo\",\"bar\"]",
+    ),
+    (
+        "rules[0].name=a,rules[0].match=a.b,rules[0].cname=c.d,rules[0].clients.tier=gold,rules[0].clients.app={x,y}",
+        "clients = { \"app\" = [\"x\",\"y\"], \"tier\" = \"gold\" }",
+    ),
+    (
+        "identity.sources={cni},rules[0].name=a,rules[0].match=a.{namespace}.b,rules[0].cname={namespace}.d,rules[0].clients=any",
+        "clients = \"any\"",
+    ),
+    (
         "rules[0].name=a,rules[0].match=a.b,rules[0].cname=c.d,rules[0].follow=false",
         "follow = false",
     ),

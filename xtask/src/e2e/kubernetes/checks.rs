@@ -19,6 +19,7 @@ use super::{
     components::Components,
     config::{CLUSTER_DNS, NODE_LOCAL, NodeName},
     figures::{self, AtRest, FirstAnswers},
+    identity,
     kafka::{Brokers, own_brokers},
     learnt,
     load::{Load, fetch},
@@ -181,6 +182,18 @@ pub fn all(cluster: &Cluster, components: &Components, results: &mut Results) ->
         "servers = \"auto\": the kubelet's and the Service's are intercepted, and followed",
         || learnt::learnt(cluster),
     );
+    for (what, sources) in [
+        (
+            "by the CNI's results and the API",
+            &["cni", "kubernetes"][..],
+        ),
+        ("by the API alone", &["kubernetes"]),
+    ] {
+        results.check(
+            &format!("{what}: unmodified names lead to each pod's own endpoint, and no pod gets another tenant's"),
+            || identity::by(cluster, sources),
+        );
+    }
     for (round, tag) in [(1, NEXT), (2, env!("CARGO_PKG_VERSION"))] {
         results.check(
             &format!("rollout {round} to another image loses no query and no endpoint"),

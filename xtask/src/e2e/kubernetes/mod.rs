@@ -6,6 +6,7 @@ mod cluster;
 mod components;
 mod config;
 mod figures;
+mod identity;
 mod images;
 mod kafka;
 mod learnt;

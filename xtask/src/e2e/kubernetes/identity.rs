@@ -1,0 +1,98 @@
+//! Rules that know who asks, on real nodes: unmodified names, and nothing of another tenant's, by the CNI's results and by the API
+//! alone.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use anyhow::{Result, ensure};
+use serde_json::json;
+
+use super::{
+    cluster::{Cluster, NODES},
+    manifests::{BROKER, TENANTS},
+    pods::{
+        MINUTE, addresses, endpoint, helm, lookup, namespaces, own_endpoints, settled, status,
+        tenant_pod, under_load,
+    },
+    policies::in_force,
+};
+
+/// By these sources every pod gets its own endpoint for the provider's own name, and nothing for another's. Neither turning it
+/// on nor off loses a query or an endpoint.
+pub fn by(cluster: &Cluster, sources: &[&str]) -> Result<String> {
+    let rules = json!([
+        {
+            "name": "kafka",
+            "match": "*.aws.private.kafka.managed.{namespace}.svc.cluster.local",
+            "cname": "kafka-upstream.{namespace}.svc.cluster.local",
+            "ttl": 60,
+        },
+        {
+            "name": "unmodified",
+            "match": "*.aws.private.kafka.managed",
+            "cname": "kafka-upstream.{client.namespace}.svc.cluster.local",
+            "ttl": 60,
+        },
+    ]);
+    let sources = json!(sources);
+    let values = format!("rules={rules},identity.sources={sources}");
+    let on = under_load(cluster, || {
+        helm(cluster, "upgrade", &["--set-json", &values])?;
+        // Another source is another mount or role: the pods are rolled out, unless nothing of that has changed.
+        settled(cluster)?;
+        in_force(cluster, "the rules are in force", |status| {
+            status["rules"][0]["clients"].is_string() && status["rules"][1].is_object()
+        })
+    })?;
+    let said = all_get_their_own(cluster);
+    let off = under_load(cluster, || {
+        helm(cluster, "upgrade", &[])?;
+        settled(cluster)?;
+        in_force(cluster, "the rules are gone", |status| {
+            status["rules"][0]["clients"].is_null() && status["rules"][1].is_null()
+        })
+    })?;
+    own_endpoints(cluster)?;
+    Ok(format!("{}; on: {on}; off: {off}", said?))
+}
+
+fn all_get_their_own(cluster: &Cluster) -> Result<String> {
+    let mut asked = 0;
+    for node in NODES {
+        for namespace in namespaces() {
+            for kind in ["glibc", "musl"] {
+                let pod = tenant_pod(cluster, namespace, kind, node)?;
+                let expected = addresses(endpoint(namespace));
+                let mut found = BTreeSet::new();
+                // An absolute name, which no search list changes.
+                let unmodified = format!("{BROKER}.");
+                cluster.wait_until("the expected addresses", MINUTE / 3, || {
+                    found = lookup(cluster, namespace, &pod, &unmodified).unwrap_or_default();
+                    Ok(found == expected)
+                })?;
+                for (other, _) in TENANTS {
+                    let name = format!("{BROKER}.{other}.svc.cluster.local.");
+                    let found = lookup(cluster, namespace, &pod, &name).unwrap_or_default();
+                    let wanted: BTreeSet<IpAddr> = if other == namespace {
+                        expected.clone()
+                    } else {
+                        BTreeSet::new()
+                    };
+                    ensure!(found == wanted, "{namespace} asks for {other}'s: {found:?}");
+                }
+                asked += 1;
+            }
+        }
+        let status = status(cluster, node)?;
+        let interfaces = status["interfaces"].as_array().cloned().unwrap_or_default();
+        let known = interfaces
+            .iter()
+            .filter(|interface| interface["who"].is_object())
+            .count();
+        ensure!(
+            known >= 6,
+            "{node}: {known} of {} are known",
+            interfaces.len()
+        );
+    }
+    Ok(format!("{asked} pods"))
+}

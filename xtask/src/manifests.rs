@@ -120,7 +120,7 @@ const MAKES: &[(&str, &str)] = &[
         "clients = { \"app\" = [\"x\",\"y\"], \"tier\" = \"gold\" }",
     ),
     (
-        "identity.sources={cni},rules[0].name=a,rules[0].match=a.{namespace}.b,rules[0].cname={namespace}.d,rules[0].clients=any",
+        "identity.sources={cni},rules[0].name=a,rules[0].match=a.\\{namespace\\}.b,rules[0].cname=c.d,rules[0].clients=any",
         "clients = \"any\"",
     ),
     (

@@ -155,4 +155,19 @@ fn addresses_beside_the_word_are_served_at_once() {
     let status = gregor.status().unwrap();
     assert_eq!(status["learnt"], serde_json::json!([]));
     assert!(is_served(foo, V6));
+
+    // The word again, and the file is not there yet: what was intercepted goes on until it is.
+    let loads = || gregor.status().unwrap()["config"]["loads"].as_u64();
+    let before = loads();
+    gregor
+        .write_config(&config(&lab, "\"auto\"", &kubelet))
+        .unwrap();
+    until("the reload", || {
+        assert!(is_served(foo, V6));
+        (loads() > before).then_some(())
+    });
+    assert!(is_served(foo, V6));
+    fs::write(&kubelet, format!("{{\"clusterDNS\": [\"{V4}\"]}}")).unwrap();
+    until("the file is read", || is_served(foo, V4).then_some(()));
+    assert!(!is_served(foo, V6));
 }

@@ -21,7 +21,9 @@ use crate::{
 /// How often the kubelet's configuration is looked at.
 const LOOK: Duration = Duration::from_secs(5);
 /// How long a start waits for the API server where the kubelet has named servers: they would be loaded again soon.
-const GRACE: Duration = Duration::from_secs(1);
+pub const GRACE: Duration = Duration::from_secs(1);
+/// The same where a predecessor serves.
+pub const LONG_GRACE: Duration = Duration::from_secs(10);
 /// While nothing is learnt.
 const RETRY: Duration = Duration::from_millis(200);
 /// The same within the grace: each is later for the pods.
@@ -59,6 +61,11 @@ struct Task {
     what: ToLearn,
     kubelet: Source,
     services: latest::Receiver<Source>,
+    /// Whether the API server is asked.
+    asks: bool,
+    /// What was intercepted before these sources were looked at. It goes on while one of them has named nothing yet: the configuration
+    /// may have come before the file that it needs, as in a rollout.
+    before: Vec<IpAddr>,
     /// For as long as nothing watches.
     _unused: Option<latest::Sender<Source>>,
     _watch: JoinSet<()>,
@@ -88,13 +95,14 @@ impl Learner {
     /// Those of `waits`.
     pub async fn first<T>(
         &mut self,
+        grace: Duration,
         mut waits: impl FnMut(&Unknown) -> anyhow::Result<T>,
     ) -> anyhow::Result<()> {
         let started = Instant::now();
         let mut waiting = None;
         loop {
-            self.follow();
-            let is_early = started.elapsed() < GRACE;
+            self.follow(&[]);
+            let is_early = started.elapsed() < grace;
             match self.look() {
                 Ok(_) if !(is_early && self.waits_for_services()) => return Ok(()),
                 Err(error @ Unknown::Nothing(_)) if !is_early && waiting.is_none() => {
@@ -109,9 +117,9 @@ impl Learner {
         }
     }
 
-    /// What to load the configuration with now.
-    pub fn take(&mut self) -> Vec<Source> {
-        self.follow();
+    /// What to load the configuration with now, while these servers are intercepted.
+    pub fn take(&mut self, in_force: &[IpAddr]) -> Vec<Source> {
+        self.follow(in_force);
         self.loaded = self.look().ok();
         self.learnt.sources()
     }
@@ -147,7 +155,7 @@ impl Learner {
     }
 
     /// Looks at what the configuration says of it. One that is wrong leaves everything as it is: so does the load.
-    fn follow(&mut self) {
+    fn follow(&mut self, in_force: &[IpAddr]) {
         let Ok(what) = config::to_learn(&self.path) else {
             return;
         };
@@ -158,7 +166,7 @@ impl Learner {
         };
         match &mut self.task {
             Some(task) if task.what.kubernetes == what.kubernetes => task.what = what,
-            _ => self.task = Some(Task::start(what)),
+            _ => self.task = Some(Task::start(what, in_force)),
         }
     }
 
@@ -172,7 +180,17 @@ impl Learner {
             &kubernetes.kubelet_config,
             kubernetes.kubelet_config_dir.as_deref(),
         ));
-        let sources = vec![task.kubelet.clone(), task.services.borrow().clone()];
+        let mut sources = vec![task.kubelet.clone(), task.services.borrow().clone()];
+        let asked = if task.asks { 2 } else { 1 };
+        let is_incomplete = sources
+            .iter()
+            .take(asked)
+            .any(|source| source.servers.is_empty());
+        if is_incomplete && !task.before.is_empty() {
+            let mut before = Source::silent("the configuration before, until all are learnt", "");
+            before.take(Ok(task.before.clone()));
+            sources.push(before);
+        }
         let servers = nameservers::join(&task.what.written, &sources);
         self.learnt.set(sources);
         servers
@@ -189,7 +207,7 @@ impl Learner {
 const ASKED: &str = "the API server has not answered yet";
 
 impl Task {
-    fn start(what: ToLearn) -> Self {
+    fn start(what: ToLearn, in_force: &[IpAddr]) -> Self {
         let kubelet = kubelet::source(&what.kubernetes.kubelet_config);
         let (source, services) = latest::channel(Source::services(ASKED));
         let mut watch = JoinSet::new();
@@ -204,6 +222,8 @@ impl Task {
             what,
             kubelet,
             services,
+            asks: unused.is_none(),
+            before: in_force.to_vec(),
             _unused: unused,
             _watch: watch,
         }
@@ -294,7 +314,7 @@ mod tests {
         let files = Files::new("waits");
         let mut learner = Learner::new(&files.config());
         let mut said = Vec::new();
-        let first = learner.first(|error| {
+        let first = learner.first(GRACE, |error| {
             said.push(error.to_string());
             files.kubelet("clusterDNS: [10.0.0.10]\n");
             Ok(())
@@ -302,7 +322,7 @@ mod tests {
         first.await.unwrap();
         assert_eq!(said.len(), 1);
         assert!(said[0].contains("cannot be read"), "{said:?}");
-        let sources = learner.take();
+        let sources = learner.take(&[]);
         assert_eq!(sources[0].servers, ips(&["10.0.0.10"]));
         assert_eq!(
             sources[1].error.as_deref(),
@@ -316,8 +336,8 @@ mod tests {
         let files = Files::new("change");
         files.kubelet("clusterDNS: [10.0.0.10]\n");
         let mut learner = Learner::new(&files.config());
-        learner.first(never).await.unwrap();
-        learner.take();
+        learner.first(GRACE, never).await.unwrap();
+        learner.take(&[]);
         // Half written, written without the key, written otherwise: the servers stay.
         for text in ["clusterDNS: [", "", "clusterDNS:\n- 10.0.0.10\n"] {
             files.kubelet(text);
@@ -325,7 +345,7 @@ mod tests {
         }
         files.kubelet("clusterDNS: [10.0.0.11]\n");
         learner.changed().await;
-        assert_eq!(learner.take()[0].servers, ips(&["10.0.0.11"]));
+        assert_eq!(learner.take(&[])[0].servers, ips(&["10.0.0.11"]));
         assert!(!learner.differs(), "loaded already");
     }
 
@@ -334,12 +354,12 @@ mod tests {
         let files = Files::new("beside");
         files.configure("[\"10.0.0.1\", \"auto\"]");
         let mut learner = Learner::new(&files.config());
-        learner.first(never).await.unwrap();
-        learner.take();
+        learner.first(GRACE, never).await.unwrap();
+        learner.take(&[]);
         assert_eq!(learner.loaded, Some(ips(&["10.0.0.1"])));
         files.kubelet("clusterDNS: [10.0.0.10]\n");
         assert!(learner.differs());
-        learner.take();
+        learner.take(&[]);
         assert_eq!(learner.loaded, Some(ips(&["10.0.0.1", "10.0.0.10"])));
     }
 
@@ -349,16 +369,36 @@ mod tests {
         files.configure("[\"10.0.0.1\"]");
         files.kubelet("clusterDNS: [10.0.0.10]\n");
         let mut learner = Learner::new(&files.config());
-        learner.first(never).await.unwrap();
-        assert_eq!(learner.take(), []);
+        learner.first(GRACE, never).await.unwrap();
+        assert_eq!(learner.take(&[]), []);
         assert!(!learner.differs());
         // A configuration that is wrong leaves it as it is.
         files.configure("[\"auto\"");
-        assert_eq!(learner.take(), []);
+        assert_eq!(learner.take(&[]), []);
         files.configure("\"auto\"");
-        assert_eq!(learner.take()[0].servers, ips(&["10.0.0.10"]));
+        assert_eq!(learner.take(&[])[0].servers, ips(&["10.0.0.10"]));
         files.configure("[\"auto\"");
-        assert_eq!(learner.take()[0].servers, ips(&["10.0.0.10"]));
+        assert_eq!(learner.take(&[])[0].servers, ips(&["10.0.0.10"]));
         assert_eq!(learner.learnt().sources().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn what_was_intercepted_goes_on_until_the_kubelet_has_named_servers() {
+        let files = Files::new("transition");
+        files.configure("[\"10.0.0.1\"]");
+        let mut learner = Learner::new(&files.config());
+        learner.first(GRACE, never).await.unwrap();
+        learner.take(&[]);
+        // The configuration is there before the file is.
+        let before = ips(&["10.0.0.1"]);
+        files.configure("[\"auto\", \"10.0.0.2\"]");
+        learner.take(&before);
+        assert_eq!(learner.loaded, Some(ips(&["10.0.0.2", "10.0.0.1"])));
+        learner.take(&ips(&["10.0.0.2", "10.0.0.1"]));
+        assert_eq!(learner.loaded, Some(ips(&["10.0.0.2", "10.0.0.1"])));
+        files.kubelet("clusterDNS: [10.0.0.10]\n");
+        assert!(learner.differs());
+        learner.take(&ips(&["10.0.0.2", "10.0.0.1"]));
+        assert_eq!(learner.loaded, Some(ips(&["10.0.0.2", "10.0.0.10"])));
     }
 }

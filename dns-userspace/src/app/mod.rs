@@ -161,13 +161,14 @@ impl App {
         mut learner: Learner,
         shutdown: Shutdown,
     ) -> anyhow::Result<Self> {
-        let learnt = learner.learnt();
-        // A predecessor serves meanwhile.
-        learner
-            .first(|error| standby::without_servers(options, owner, &shutdown, &learnt, error))
-            .await?;
         let claim = match pins.try_claim()? {
-            Some(claim) => claim,
+            Some(claim) => {
+                let learnt = learner.learnt();
+                let waits =
+                    |error: &_| standby::without_servers(options, owner, &shutdown, &learnt, error);
+                learner.first(learn::GRACE, waits).await?;
+                claim
+            }
             None if options.handover => {
                 standby::wait(options, owner, &pins, &mut learner, &shutdown).await?
             }
@@ -196,7 +197,7 @@ impl App {
         let Prepared {
             settings,
             mut datapath,
-        } = prepare(options.clone(), Base::pinned(pins), learner.take())?.await??;
+        } = prepare(options.clone(), Base::pinned(pins), learner.take(&[]))?.await??;
         for warning in &settings.warnings {
             tracing::warn!("{warning}");
         }

@@ -97,6 +97,11 @@ impl Owner {
         }
     }
 
+    /// Whether the control socket is one that this process made.
+    pub fn has_bound(&self) -> bool {
+        self.made.is_some()
+    }
+
     /// Makes the control socket, in the place of a predecessor's.
     pub fn bind(&mut self) -> Result<UnixListener, OwnerError> {
         let listener = observe::bind_control(&self.socket, self.lock.is_none())?;

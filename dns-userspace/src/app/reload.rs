@@ -24,7 +24,7 @@ impl App {
         }
         tracing::info!(?cause, "loading the configuration again");
         notify(&reloading());
-        let learnt = self.learner.take();
+        let learnt = self.learner.take(&self.settings.servers);
         match prepare(self.options.clone(), self.base.clone(), learnt) {
             Ok(pending) => self.pending = Some(pending),
             Err(error) => self.refuse(&error),

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     Options, Owner,
-    learn::{Learner, Learnt},
+    learn::{self, Learner, Learnt},
     prepare, serve,
     shutdown::Shutdown,
 };
@@ -58,8 +58,11 @@ pub(super) async fn wait(
     learner: &mut Learner,
     shutdown: &Shutdown,
 ) -> anyhow::Result<Claim> {
+    let learnt = learner.learnt();
+    let waits = |error: &_| without_servers(options, owner, shutdown, &learnt, error);
+    learner.first(learn::LONG_GRACE, waits).await?;
     // With maps of its own: those that are pinned are the predecessor's.
-    let tried = prepare(options.clone(), Base::default(), learner.take())?.await??;
+    let tried = prepare(options.clone(), Base::default(), learner.take(&[]))?.await??;
     drop(tried.datapath);
     let standby = Standby {
         config: config(options),
@@ -118,7 +121,9 @@ fn listen(
     shutdown: &Shutdown,
     standby: Standby,
 ) -> anyhow::Result<Option<super::Trigger>> {
-    if std::os::unix::net::UnixStream::connect(&options.control).is_ok() {
+    let is_anothers =
+        !owner.has_bound() && std::os::unix::net::UnixStream::connect(&options.control).is_ok();
+    if is_anothers {
         return Ok(None);
     }
     let (trigger, stop) = super::shutdown::channel();

@@ -12,6 +12,7 @@ use super::{
         MINUTE, gregors, helm, own_endpoints, process, questions, restarts_of, settled, status,
         tenant_pod, under_load,
     },
+    policies::in_force,
 };
 
 /// One more Service of the cluster DNS, and the addresses that it has one after the other.
@@ -40,6 +41,19 @@ fn servers(status: &Value) -> Vec<&str> {
 
 pub fn learnt(cluster: &Cluster) -> Result<String> {
     let said = under_load(cluster, || {
+        // The configuration reaches the pods that have no mount of the kubelet's: nothing is lost until they are replaced.
+        helm(
+            cluster,
+            "upgrade",
+            &["--set", "preset=auto,kubernetes.kubeletConfig="],
+        )?;
+        in_force(cluster, "the Services are learnt", |status| {
+            let learnt = status["learnt"].as_array();
+            learnt.is_some_and(|sources| {
+                let services = sources.get(1);
+                services.is_some_and(|source| source["servers"] == json!([CLUSTER_DNS]))
+            })
+        })?;
         helm(cluster, "upgrade", &["--set", "preset=auto"])?;
         settled(cluster)
     })?;

@@ -13,7 +13,7 @@ use std::{
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::{Arc, Condvar, Mutex},
+    sync::{Arc, Condvar, Mutex, OnceLock},
     thread,
     time::{Duration, Instant},
 };
@@ -21,7 +21,7 @@ use std::{
 use gregor::{
     config,
     discover::{Links, Selection},
-    identity::{Identities, Input, Pod, PodKey, PodReport, Sink},
+    identity::{Board, Identities, Input, Pod, PodKey, PodReport, Sink},
     model::{Identity, IdentitySource, Who, WhyNot},
 };
 use gregor_lab::patience;
@@ -42,6 +42,8 @@ enum Published {
 struct Journal {
     entries: Mutex<Vec<Published>>,
     news: Condvar,
+    /// What the sources are like, for a panic.
+    board: OnceLock<Arc<Board>>,
 }
 
 impl Journal {
@@ -65,7 +67,11 @@ impl Journal {
                 return who.clone();
             }
             let left = end.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "{what}: {last:?}");
+            assert!(
+                !left.is_zero(),
+                "{what}: {last:?}, {:#?}",
+                self.board.get().map(|board| board.status())
+            );
             entries = self.news.wait_timeout(entries, left).unwrap().0;
         }
     }
@@ -248,6 +254,7 @@ impl Lab {
                 let journal = Arc::new(Journal::default());
                 let sink = Arc::clone(&journal) as Arc<dyn Sink>;
                 let mut identities = Identities::start(vec![sink]).unwrap();
+                let _ = journal.board.set(Arc::clone(identities.board()));
                 identities.tell(Input::Configure(config));
                 let mut links = Links::open(Selection::PodVeths).unwrap();
                 let inputs = identities.inputs();

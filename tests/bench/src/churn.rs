@@ -7,6 +7,7 @@ use std::{
     io::Write as _,
     path::Path,
     process::{Child, ChildStdin, Command, Stdio},
+    sync::Arc,
     thread::{self, JoinHandle},
     time::{Duration, Instant, SystemTime},
 };
@@ -218,13 +219,20 @@ fn pinned_links(lab: &Lab) -> Result<usize> {
     })?
 }
 
-/// `ip` in the node, which does lines as they come.
+/// `ip` in the node, which does lines as they come. A new one after some: it keeps the descriptor of each namespace that a line
+/// names.
 struct Batch {
+    node: Arc<Netns>,
+    running: Running,
+    done: u32,
+}
+
+struct Running {
     child: Child,
     lines: ChildStdin,
 }
 
-impl Batch {
+impl Running {
     fn start(node: &Netns) -> Result<Self> {
         let mut child = Command::new("ip")
             .args(["-n", node.name(), "-force", "-batch", "-"])
@@ -236,15 +244,37 @@ impl Batch {
         Ok(Self { child, lines })
     }
 
-    fn line(&mut self, line: &str) -> Result<()> {
-        writeln!(self.lines, "{line}")?;
-        Ok(self.lines.flush()?)
-    }
-
     fn finish(mut self) -> Result<()> {
         drop(self.lines);
         self.child.wait()?;
         Ok(())
+    }
+}
+
+impl Batch {
+    const LINES: u32 = 500;
+
+    fn start(node: &Arc<Netns>) -> Result<Self> {
+        Ok(Self {
+            node: Arc::clone(node),
+            running: Running::start(node)?,
+            done: 0,
+        })
+    }
+
+    fn line(&mut self, line: &str) -> Result<()> {
+        if self.done == Self::LINES {
+            let next = Running::start(&self.node)?;
+            std::mem::replace(&mut self.running, next).finish()?;
+            self.done = 0;
+        }
+        self.done += 1;
+        writeln!(self.running.lines, "{line}")?;
+        Ok(self.running.lines.flush()?)
+    }
+
+    fn finish(self) -> Result<()> {
+        self.running.finish()
     }
 }
 

@@ -279,16 +279,12 @@ impl<F: Frame> Host<F> for Kernel {
 
     #[inline(always)]
     fn locate_by_suffix(&self, scratch: &mut Scratch) -> BySuffix {
-        let located = BySuffix::from_code(stage(scratch, gregor_locate_by_suffix));
-        log::located_by_suffix(located == BySuffix::Entry);
-        located
+        BySuffix::from_code(stage(scratch, gregor_locate_by_suffix))
     }
 
     #[inline(always)]
     fn locate_by_own_suffix(&self, scratch: &mut Scratch) -> bool {
-        let located = stage(scratch, gregor_locate_by_own_suffix) != 0;
-        log::located_by_suffix(located);
-        located
+        stage(scratch, gregor_locate_by_own_suffix) != 0
     }
 
     #[inline(always)]

@@ -79,21 +79,6 @@ mod lines {
         0
     }
 
-    /// Whether the end of the name alone led to an entry.
-    #[inline(always)]
-    pub fn located_by_suffix(is_located: bool) {
-        if is_located {
-            gregor_log_by_suffix();
-        }
-    }
-
-    #[inline(never)]
-    #[unsafe(no_mangle)]
-    extern "C" fn gregor_log_by_suffix() -> u32 {
-        debug!((), "tables: an entry, by the end of the name");
-        0
-    }
-
     /// Where the tables of answers led.
     #[inline(always)]
     pub fn located(located: Located) {
@@ -204,9 +189,6 @@ mod silence {
 
     #[inline(always)]
     pub fn verdict(_ifindex: u32, _verdict: Verdict) {}
-
-    #[inline(always)]
-    pub fn located_by_suffix(_is_located: bool) {}
 
     #[inline(always)]
     pub fn located(_located: Located) {}

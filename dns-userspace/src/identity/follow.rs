@@ -38,6 +38,10 @@ use crate::{
 
 /// How often all interfaces are read: what pods change behind theirs has no message.
 const ROUND: Duration = Duration::from_secs(1);
+/// How often all results of the CNI are read again.
+const SCAN: Duration = Duration::from_secs(5);
+/// Errors of a round after which the rest of it waits for the next one: each may take as long as the kernel is waited for.
+const MOST_ERRORS: usize = 3;
 /// A new interface is read again after this time, and after twice as long each time, until an address is behind it.
 const FIRST_LOOK: Duration = Duration::from_millis(5);
 /// Inputs that are taken together.
@@ -148,6 +152,7 @@ struct Due {
 impl Follow {
     fn run(mut self, received: &Receiver<Input>) {
         let mut round = Instant::now() + ROUND;
+        let mut scan = Instant::now() + SCAN;
         loop {
             let next = self
                 .young
@@ -175,6 +180,11 @@ impl Follow {
                     self.watch();
                 }
                 round = now + ROUND;
+            }
+            if now >= scan {
+                // A change of a file of which nothing was said.
+                self.scan();
+                scan = now + SCAN;
             }
             self.grow(now, &mut due);
             self.read(due);
@@ -296,23 +306,45 @@ impl Follow {
         }
     }
 
+    /// An interface that cannot be read keeps no other one from being read. Returns the first error.
     fn read_interfaces(&mut self, indexes: &BTreeSet<u32>) -> io::Result<()> {
-        let inside = match self.inside.take() {
-            Some(inside) => inside,
-            None => Inside::open()?,
-        };
+        let mut failed = Vec::new();
         for index in indexes {
             let Some(ticket) = self.registry.ticket(*index) else {
                 continue;
             };
-            let look = inside.look(*index)?;
-            self.registry.looked(ticket, look);
+            match self.inside().and_then(|inside| inside.look(*index)) {
+                Ok(look) => {
+                    self.registry.looked(ticket, look);
+                }
+                Err(error) => {
+                    // A socket that is out of step is no use.
+                    self.inside = None;
+                    failed.push(error);
+                    if failed.len() == MOST_ERRORS {
+                        break;
+                    }
+                }
+            }
         }
         let moment = self.registry.moment();
-        let routes = inside.routes(&self.registry.addresses())?;
-        self.registry.routed(moment, routes);
-        self.inside = Some(inside);
-        Ok(())
+        let addresses = self.registry.addresses();
+        match self.inside().and_then(|inside| inside.routes(&addresses)) {
+            Ok(routes) => {
+                self.registry.routed(moment, routes);
+            }
+            Err(error) => failed.push(error),
+        }
+        failed.into_iter().next().map_or(Ok(()), Err)
+    }
+
+    fn inside(&mut self) -> io::Result<&Inside> {
+        if self.inside.is_none() {
+            self.inside = Some(Inside::open()?);
+        }
+        self.inside
+            .as_ref()
+            .ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     fn configure(&mut self, config: config::Identity) {

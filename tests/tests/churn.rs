@@ -94,7 +94,15 @@ fn frame() -> Vec<u8> {
 /// Publishes, replaces, withdraws and evicts until `done` is set; returns how often.
 fn churn(answers: &Answers, rules: &RuleSet, done: &AtomicBool) -> u64 {
     let keys: Vec<Key> = (0..KEYS)
-        .map(|key| answers.key(rules.rules()[key % 2].id(), 1, FIRST_V4, &[namespace(key)]))
+        .map(|key| {
+            answers.key(
+                rules.rules()[key % 2].id(),
+                1,
+                FIRST_V4,
+                &[namespace(key)],
+                0,
+            )
+        })
         .map(|key| key.expect("a key"))
         .collect();
     let bodies: Vec<Vec<Body>> = (0..KEYS)

@@ -158,7 +158,7 @@ impl Tables {
             serve_until_ns: NOW_NS + 1_000_000_000,
             ..Lifetime::default()
         };
-        let body = marked(index, asked_by).body().unwrap();
+        let body = marked(index, asked_by).body().expect("a body");
         // Without room it is simply not kept.
         match self.rules.suffix(index, captures.iter().copied()) {
             Some(suffix) => {

@@ -58,6 +58,8 @@ impl Shared {
     }
 }
 
+impl dns_common::client::Clients for Shared {}
+
 impl Tables for Shared {
     fn settings(&self) -> Option<&Settings> {
         Some(&self.settings)

@@ -434,7 +434,8 @@ fn a_reload_that_begins_to_ask_loses_no_endpoint() {
     let right = || {
         for (pod, endpoint) in [(foo, FOO_ADDRESSES), (bar, BAR_ADDRESSES)] {
             let found = gets(pod, &qualified(&pod.namespace));
-            assert_eq!(found, v4_of(endpoint), "{}", pod.namespace);
+            let page = || gregor.metrics().unwrap();
+            assert_eq!(found, v4_of(endpoint), "{}: {}", pod.namespace, page());
         }
     };
     right();

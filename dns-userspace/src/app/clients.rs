@@ -12,6 +12,11 @@ use crate::{
 pub struct Clients(Arc<Shared>);
 
 impl Clients {
+    /// Without sources nobody is known; to be called once no program asks that was made for them.
+    pub fn forget_all(&self) {
+        self.0.forget_clients();
+    }
+
     /// Whether somebody is known behind an interface, also if an earlier process has said so.
     pub fn is_known(&self, index: u32) -> bool {
         self.0.has_client(index)
@@ -26,6 +31,8 @@ impl Sink for Clients {
     fn publish(&self, index: u32, who: Who) {
         match who {
             Ok(identity) => self.0.identify(index, Some(identity)),
+            // A program that asks may be there still: see `forget_all`.
+            Err(WhyNot::Off) => {}
             // What an earlier process has left stays in force until this one knows better.
             Err(WhyNot::Unread) if self.0.is_unconfirmed(index) => {}
             Err(_) => self.0.identify(index, None),

@@ -263,6 +263,9 @@ impl App {
         // The sockets are open.
         restrict_thread(Role::Main);
         let (steers, steered) = start.await.context("the kernel thread ended early")?;
+        if settings.identity.sources.is_empty() {
+            clients.forget_all();
+        }
         let directories = load::log_directories(&options.control);
         tcp.attached(&settings, steered, steers, &directories);
 

@@ -112,6 +112,9 @@ impl App {
         if settings.listen != self.settings.listen {
             tracing::warn!("[metrics] listen has changed; that takes effect with a restart");
         }
+        if settings.identity.sources.is_empty() {
+            self.clients.forget_all();
+        }
         self.cluster.reload(&settings);
         self.links.select(settings.selection.clone());
         self.state

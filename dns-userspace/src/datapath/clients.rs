@@ -154,6 +154,23 @@ impl Clients {
         let known = &inner.clients.get(&id)?.known;
         Some((id, Arc::clone(&known.client)))
     }
+
+    /// Interfaces with somebody behind them.
+    pub(super) fn interfaces(&self) -> Vec<u32> {
+        let guard = self.lock();
+        let interfaces = guard.iter().flat_map(|inner| inner.interfaces.keys());
+        interfaces.copied().collect()
+    }
+
+    /// The client behind an interface, where it asks from this address.
+    pub(super) fn asking(&self, ifindex: u32, source: IpAddr) -> Option<(u32, Arc<Client>)> {
+        let guard = self.lock();
+        let inner = guard.as_ref()?;
+        let record = &inner.interfaces.get(&ifindex)?.record;
+        let known = &inner.clients.get(&record.id)?.known;
+        let is_own = record.addresses.contains(&as_ipv6(source));
+        is_own.then(|| (record.id, Arc::clone(&known.client)))
+    }
 }
 
 impl Inner {

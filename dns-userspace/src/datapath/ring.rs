@@ -17,7 +17,11 @@ use super::{
     reinjections::Reinjections,
     rule_sets::RuleSets,
 };
-use crate::{model::Client, monitor::Exchange, rules::RuleSet};
+use crate::{
+    model::Client,
+    monitor::Exchange,
+    rules::{Rule, RuleSet},
+};
 
 /// How long [`Ring::next`] waits before it returns without a query, so that its caller can renew the heartbeat.
 const IDLE: Duration = Duration::from_millis(250);
@@ -170,9 +174,16 @@ fn decode(
         id => clients.known(id).map(|known| (id, known.client)),
     };
     let client = known.as_ref().map(|(_, client)| &**client);
-    let (rules, mut rule) = sets
+    let (mut rules, mut rule) = sets
         .find(header.rule)
         .unwrap_or_else(|| match_again(frame, sets, client));
+    let mut known = known;
+    if header.client == 0 && rules.rules().get(rule).is_some_and(Rule::asks_who) {
+        // A program of before has handed it over, whose rules did not ask.
+        known = asked_by(frame, header.ifindex, clients);
+        let client = known.as_ref().map(|(_, client)| &**client);
+        (rules, rule) = match_again(frame, sets, client);
+    }
     if header.client != 0 && known.is_none() {
         // Whoever has asked is not known any more: the query passes.
         rule = usize::MAX;
@@ -193,6 +204,12 @@ fn decode(
         l3_offset: usize::from(header.l3_offset),
         frame: frame.to_vec(),
     })
+}
+
+/// Who asks, by the interface and the source address of a query, as the programs look for it.
+fn asked_by(frame: &[u8], ifindex: u32, clients: &Clients) -> Option<(u32, Arc<Client>)> {
+    let source = Exchange::parse(frame)?.client.ip();
+    clients.asking(ifindex, source)
 }
 
 /// A query for an earlier process, under rules that may have changed: the rule that matches it now, or an index out of range

@@ -281,6 +281,13 @@ impl Shared {
         }
     }
 
+    /// Nobody is known any more.
+    pub fn forget_clients(&self) {
+        for ifindex in self.clients.interfaces() {
+            self.identify(ifindex, None);
+        }
+    }
+
     /// Whether somebody is known behind an interface.
     pub fn has_client(&self, ifindex: u32) -> bool {
         self.clients.behind(ifindex).is_some()

@@ -266,7 +266,16 @@ mod tests {
                 *counts.entry("refreshed".to_owned()).or_default() += 1;
             }
         }
-        let elsewhere = ["NoResponder", "RingFull", "Internal", "Source"];
+        // Rules that ask who the client is: `tests/tests/clients_in_memory.rs`.
+        let elsewhere = [
+            "NoResponder",
+            "RingFull",
+            "Internal",
+            "Source",
+            "UnknownClient",
+            "ForgedClient",
+            "OtherClient",
+        ];
         let wanted = Reason::ALL
             .iter()
             .filter(|reason| !elsewhere.contains(&format!("{reason:?}").as_str()))

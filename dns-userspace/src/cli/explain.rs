@@ -200,7 +200,11 @@ impl Explainer<'_> {
             if !observing.is_empty() {
                 return self.pass(text, name).await;
             }
-            for rule in rules.matching(&wire_name(name)) {
+            let matching = rules.matching(&wire_name(name));
+            if matching.is_empty() {
+                let _ = writeln!(text, "   no rule matches");
+            }
+            for rule in matching {
                 let _ = writeln!(
                     text,
                     "   rule `{}`: {} matches, and is not for this pod",
@@ -208,7 +212,6 @@ impl Explainer<'_> {
                     rules.rules()[rule].pattern()
                 );
             }
-            let _ = writeln!(text, "   no rule answers");
             if let Some(miss) = nearest(rules.rules(), name) {
                 let _ = writeln!(text, "   nearest: {miss}");
             }

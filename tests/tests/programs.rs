@@ -14,7 +14,7 @@ use gregor_tests::{
         engine::{Engine as _, Outcome, TestRun, Veth, agree, agree_on_answers},
         loaded::{LOOPBACK, Loaded, answering, compile, options, wait_until},
         observer::{Observer, Place},
-        table::{ALONE, FIRST_V4, SEVERAL, broker_query, broker_query_of, cases},
+        table::{ALONE, Engines, FIRST_V4, SEVERAL, broker_query, broker_query_of, cases},
         wire::on_a_wire,
     },
     reading,
@@ -323,7 +323,13 @@ fn on_one_processor() {
 #[test]
 fn every_case_runs_in_the_loaded_program() {
     for case in cases() {
-        let runs = case.engines.test_run || case.engines.veth;
+        let Engines {
+            test_run,
+            xdp,
+            veth,
+            ..
+        } = case.engines;
+        let runs = test_run || xdp || veth;
         // Not even AF_PACKET sends less than an Ethernet header.
         let cannot = case.frame.bytes.len() < 14;
         assert_ne!(runs, cannot, "{}", case.name);

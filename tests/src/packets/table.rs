@@ -104,6 +104,16 @@ pub fn client() -> Identity {
     }
 }
 
+impl Clients {
+    /// Whether the pod that the cases are from is among them.
+    pub fn have_the_pod(self) -> bool {
+        match self {
+            Clients::Any | Clients::OwnNamespace => true,
+            Clients::Labelled(key, value) => CLIENT.1 == (key, value),
+        }
+    }
+}
+
 impl Rule {
     /// For all namespaces and clients, and answered.
     pub const fn new(name: &'static str, pattern: &'static str, cname: &'static str) -> Rule {
@@ -649,9 +659,9 @@ fn clients(t: &mut Table) {
         "an earlier rule is for others",
     ));
     for (case, asked) in [
-        ("a namespace on a wire", "a.foo.own.test"),
-        ("a target for a client on a wire", "a.mine.test"),
-        ("a label on a wire", "a.gold.test"),
+        ("a namespace on a wire", "wire.foo.own.test"),
+        ("a target for a client on a wire", "wire.mine.test"),
+        ("a label on a wire", "wire.gold.test"),
     ] {
         let case = t.pass(
             case,

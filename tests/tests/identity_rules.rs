@@ -439,7 +439,9 @@ fn a_reload_that_begins_to_ask_loses_no_endpoint() {
         }
     };
     right();
-    for config in [&asking, &plain, &asking] {
+    // Other rules that ask, too.
+    let more = format!("{asking}{UNMODIFIED}");
+    for config in [&asking, &more, &asking, &plain, &asking] {
         let before = loads(&gregor, "success");
         gregor.write_config(config).unwrap();
         until("the reload", || {
@@ -451,5 +453,24 @@ fn a_reload_that_begins_to_ask_loses_no_endpoint() {
         }
     }
     assert_eq!(gets(foo, &qualified("bar")), [] as [IpAddr; 0]);
+
+    // Who a pod is stands since then, not since the last reload.
+    let since = || {
+        let status = gregor.status().unwrap();
+        let interfaces = status["interfaces"].as_array().unwrap().clone();
+        let own = interfaces
+            .iter()
+            .find(|one| one["name"] == foo.host_interface.as_str());
+        own.unwrap()["who"]["since"].as_u64().unwrap()
+    };
+    let before = since();
+    std::thread::sleep(Duration::from_millis(1_100));
+    let loaded = loads(&gregor, "success");
+    gregor.write_config(&more).unwrap();
+    until("the reload", || {
+        (loads(&gregor, "success") > loaded).then_some(())
+    });
+    right();
+    assert_eq!(since(), before);
     assert_eq!(Metrics::of(&gregor).passed("unknown_client"), 0.0);
 }

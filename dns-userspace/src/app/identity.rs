@@ -2,6 +2,7 @@
 //! configuration.
 
 use std::{
+    collections::HashMap,
     io,
     sync::Arc,
     time::{Duration, Instant},
@@ -27,6 +28,8 @@ pub struct Identity {
     config: config::Identity,
     /// The watch of the pods.
     watch: JoinSet<()>,
+    /// Interfaces that the thread has from [`Identity::settle`] already: one that appears again begins anew there.
+    announced: HashMap<u32, String>,
 }
 
 impl Identity {
@@ -39,6 +42,7 @@ impl Identity {
             identities: Identities::start(sinks)?,
             config: config::Identity::default(),
             watch: JoinSet::new(),
+            announced: HashMap::new(),
         };
         identity.reload(settings);
         Ok(identity)
@@ -68,19 +72,18 @@ impl Identity {
 
     /// Waits a moment until it is known who is behind each interface that is there, where rules ask: their programs would let
     /// pass what those before them have answered. What an earlier process has said counts.
-    pub async fn settle(&self, settings: &Settings, is_known: impl Fn(u32) -> bool) {
+    pub async fn settle(&mut self, settings: &Settings, is_known: impl Fn(u32) -> bool) {
         if settings.identity.sources.is_empty() || !settings.rules.asks_who() {
             return;
         }
         // Without a list nothing is waited for.
         let present = present(&settings.selection).await.unwrap_or_default();
-        self.links(
-            &present
-                .iter()
-                .cloned()
-                .map(Event::Appeared)
-                .collect::<Vec<_>>(),
-        );
+        let board = self.board();
+        let new = present.iter().filter(|one| board.who(one.index).is_none());
+        let new: Vec<Interface> = new.cloned().collect();
+        self.links(&new.iter().cloned().map(Event::Appeared).collect::<Vec<_>>());
+        let announced = new.into_iter().map(|one| (one.index, one.name));
+        self.announced.extend(announced);
         let deadline = Instant::now() + PATIENCE;
         let is_open = |interface: &Interface| !is_known(interface.index);
         while present.iter().any(is_open) && Instant::now() < deadline {
@@ -89,8 +92,20 @@ impl Identity {
     }
 
     /// Interfaces came or went.
-    pub fn links(&self, events: &[Event]) {
-        self.identities.tell(Input::Links(events.to_vec()));
+    pub fn links(&mut self, events: &[Event]) {
+        let mut new = events.to_vec();
+        new.retain(|event| match event {
+            Event::Appeared(one) => self.announced.remove(&one.index).as_ref() != Some(&one.name),
+            Event::Renamed(one) => {
+                self.announced.remove(&one.index);
+                true
+            }
+            Event::Vanished(index) => {
+                self.announced.remove(index);
+                true
+            }
+        });
+        self.identities.tell(Input::Links(new));
     }
 
     pub fn board(&self) -> &Arc<Board> {

@@ -231,7 +231,7 @@ impl App {
         let mut logs = Logs::default();
         logs.follow(datapath.log()?);
         let clients = Clients::new(datapath.shared());
-        let identity =
+        let mut identity =
             Identity::start(&settings, vec![clients.clone()]).context("cannot start a thread")?;
         identity
             .settle(&settings, |index| clients.is_known(index))

@@ -125,18 +125,8 @@ fn absolute(
     key: &str,
     example: &str,
 ) -> Option<PathBuf> {
-    let text = reader.string(section, key, &format!("\"{example}\""))?;
-    let path = PathBuf::from(&text.value);
-    if path.is_absolute() {
-        return Some(path);
-    }
-    reader.complain(
-        &text.span,
-        section.key(key),
-        format!("\"{}\" is not an absolute path", text.value),
-        format!("write it from the root, as in \"{example}\""),
-    );
-    None
+    let remedy = format!("write it from the root, as in \"{example}\"");
+    reader.absolute(section, key, example, &remedy)
 }
 
 /// Reads the static file: one `[[pod]]` for each pod.
@@ -212,17 +202,7 @@ fn read_pod(reader: &mut Reader<'_>, section: &Section<'_, '_>) -> Option<Entry>
             "labels",
         ],
     );
-    let mut required = |key: &str, example: &str| {
-        if section.get(key).is_none() {
-            reader.complain(
-                &section.span,
-                section.key(key),
-                "missing",
-                format!("add {key} = {example}"),
-            );
-        }
-        reader.string(section, key, example)
-    };
+    let mut required = |key: &str, example: &str| reader.required(section, key, example);
     let namespace = required("namespace", "\"foo\"");
     let pod = required("pod", "\"web-0\"");
     if let Some(namespace) = namespace.as_ref().filter(|text| !is_label(&text.value)) {

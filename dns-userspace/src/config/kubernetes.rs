@@ -57,18 +57,8 @@ pub(super) fn read(reader: &mut Reader<'_>, root: &Section<'_, '_>) -> Kubernete
 }
 
 fn read_path(reader: &mut Reader<'_>, section: &Section<'_, '_>, key: &str) -> Option<PathBuf> {
-    let text = reader.string(section, key, &format!("\"{}\"", kubelet::CONFIG))?;
-    let path = PathBuf::from(&text.value);
-    if path.is_absolute() {
-        return Some(path);
-    }
-    reader.complain(
-        &text.span,
-        section.key(key),
-        format!("\"{}\" is not an absolute path", text.value),
-        "write the path from the root on, as the kubelet's --config has it",
-    );
-    None
+    let remedy = "write the path from the root on, as the kubelet's --config has it";
+    reader.absolute(section, key, kubelet::CONFIG, remedy)
 }
 
 impl Default for Kubernetes {

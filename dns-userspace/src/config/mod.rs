@@ -905,17 +905,7 @@ fn read_rule(
             "mode",
         ],
     );
-    let mut required = |key: &str, example: &str| {
-        if section.get(key).is_none() {
-            reader.complain(
-                &section.span,
-                section.key(key),
-                "missing",
-                format!("add {key} = {example}"),
-            );
-        }
-        reader.string(section, key, example)
-    };
+    let mut required = |key: &str, example: &str| reader.required(section, key, example);
     let name = required("name", "\"kafka\"");
     let cname = required("cname", "\"kafka-upstream.{namespace}.svc.cluster.local\"");
     let pattern = reader.string(

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use toml::Spanned;
@@ -158,6 +159,46 @@ impl Reader<'_> {
                 None
             }
         }
+    }
+
+    /// A string that has to be there.
+    pub fn required(
+        &mut self,
+        section: &Section<'_, '_>,
+        key: &str,
+        example: &str,
+    ) -> Option<At<String>> {
+        if section.get(key).is_none() {
+            self.complain(
+                &section.span,
+                section.key(key),
+                "missing",
+                format!("add {key} = {example}"),
+            );
+        }
+        self.string(section, key, example)
+    }
+
+    /// A path from the root on.
+    pub fn absolute(
+        &mut self,
+        section: &Section<'_, '_>,
+        key: &str,
+        example: &str,
+        remedy: &str,
+    ) -> Option<PathBuf> {
+        let text = self.string(section, key, &format!("\"{example}\""))?;
+        let path = PathBuf::from(&text.value);
+        if path.is_absolute() {
+            return Some(path);
+        }
+        self.complain(
+            &text.span,
+            section.key(key),
+            format!("\"{}\" is not an absolute path", text.value),
+            remedy,
+        );
+        None
     }
 
     pub fn strings(

@@ -240,7 +240,7 @@ impl Inner {
     }
 
     fn set(&mut self, ifindex: u32, identity: Arc<Identity>) -> bool {
-        let client = client_of(&identity, &self.rules.client_labels());
+        let client = client_of(&identity, self.rules.client_labels());
         let digest = digest(&client);
         let (id, mut is_changed) = self.id_of(client, digest);
         let addresses: Vec<[u64; 2]> = identity
@@ -449,12 +449,12 @@ impl std::fmt::Debug for Clients {
 }
 
 /// What rules see of an identity.
-fn client_of(identity: &Identity, labels: &BTreeSet<&str>) -> Client {
+fn client_of(identity: &Identity, labels: &BTreeSet<String>) -> Client {
     let all = identity.labels.iter().flatten();
     Client {
         namespace: identity.namespace.clone(),
         labels: all
-            .filter(|(key, _)| labels.contains(key.as_str()))
+            .filter(|(key, _)| labels.contains(*key))
             .map(|(key, value)| (key.clone(), value.clone()))
             .collect(),
     }

@@ -169,7 +169,7 @@ fn decode(
         return None;
     }
     let frame = frame.get(..len)?;
-    let known = match header.client {
+    let mut known = match header.client {
         0 => None,
         id => clients.known(id).map(|known| (id, known.client)),
     };
@@ -177,7 +177,6 @@ fn decode(
     let (mut rules, mut rule) = sets
         .find(header.rule)
         .unwrap_or_else(|| match_again(frame, sets, client));
-    let mut known = known;
     if header.client == 0 && rules.rules().get(rule).is_some_and(Rule::asks_who) {
         // A program of before has handed it over, whose rules did not ask.
         known = asked_by(frame, header.ifindex, clients);

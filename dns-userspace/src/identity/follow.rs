@@ -294,8 +294,6 @@ impl Follow {
         }
         let result = self.read_interfaces(&indexes);
         if let Err(error) = &result {
-            // A socket that is out of step is no use.
-            self.inside = None;
             let text = format!("cannot read interfaces over rtnetlink: {error}");
             if self.read_error.as_ref() != Some(&text) {
                 tracing::warn!("{text}");
@@ -333,18 +331,19 @@ impl Follow {
             Ok(routes) => {
                 self.registry.routed(moment, routes);
             }
-            Err(error) => failed.push(error),
+            Err(error) => {
+                self.inside = None;
+                failed.push(error);
+            }
         }
         failed.into_iter().next().map_or(Ok(()), Err)
     }
 
     fn inside(&mut self) -> io::Result<&Inside> {
-        if self.inside.is_none() {
-            self.inside = Some(Inside::open()?);
+        match &mut self.inside {
+            Some(inside) => Ok(inside),
+            none => Ok(none.insert(Inside::open()?)),
         }
-        self.inside
-            .as_ref()
-            .ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     fn configure(&mut self, config: config::Identity) {

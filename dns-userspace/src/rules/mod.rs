@@ -176,6 +176,8 @@ pub struct RuleSet {
     warnings: Vec<Complaint>,
     /// Of each rule, whether the last labels of a name decide that it matches.
     suffix_decided: Vec<bool>,
+    /// Labels of clients that rules look at.
+    client_labels: BTreeSet<String>,
     /// Of each rule, whether its target may be another rule's name.
     leads_on: Vec<bool>,
     has_regex: bool,
@@ -283,7 +285,9 @@ impl RuleSet {
                 Matcher::Regex(_) => None,
             })
             .collect();
+        let client_labels = rules.iter().flat_map(|rule| rule.asks.labels());
         Ok(Self {
+            client_labels: client_labels.map(str::to_owned).collect(),
             suffix_decided: suffix_decided::by_rule(&patterns),
             leads_on: leads_to.iter().map(|next| !next.is_empty()).collect(),
             has_regex,
@@ -382,11 +386,8 @@ impl RuleSet {
     }
 
     /// Labels of clients that rules look at, each once.
-    pub fn client_labels(&self) -> BTreeSet<&str> {
-        self.rules
-            .iter()
-            .flat_map(|rule| rule.asks.labels())
-            .collect()
+    pub fn client_labels(&self) -> &BTreeSet<String> {
+        &self.client_labels
     }
 
     /// Whether any rule depends on who asks.
@@ -1548,7 +1549,7 @@ mod tests {
         assert_eq!(find("a.c.k.foo.svc", &bad), Some(3));
         assert_eq!(find("a.k.foo.svc", &bad), None);
         assert_eq!(rules.find_for_anybody(&wire("a.c.k.foo.svc")), None);
-        assert_eq!(rules.client_labels().into_iter().collect::<Vec<_>>(), ["t"]);
+        assert_eq!(rules.client_labels().iter().collect::<Vec<_>>(), ["t"]);
         let permitted: Vec<u64> = rules.permits(&team).collect();
         let ids = [rules.rules()[1].id(), rules.rules()[2].id()];
         assert_eq!(permitted, ids);

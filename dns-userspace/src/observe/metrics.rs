@@ -393,7 +393,7 @@ pub const METRICS: &[Metric] = &[
     .advice("not 0: their pods are not served; `gregor status` says why"),
     Metric::gauge(
         "identity_interfaces",
-        "Interfaces by the source that says which pod is behind them, or by why nobody is known",
+        "Interfaces by the source that identifies their pod, or by why it is not identified",
         |status| each(&status.identity.interfaces),
     )
     .by(&["state"])

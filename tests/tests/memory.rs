@@ -22,7 +22,7 @@ use std::{
 
 use aya::{maps::MapInfo, programs::loaded_programs};
 use e2e::{Metrics, programs_on, sorted, until};
-use gregor::{app::settings::Settings, datapath::wanted};
+use gregor::{app::settings::Settings, datapath::wanted, rules::selector::Labelled};
 use gregor_tests::{
     lab::{
         Gregor, Lab, skip,
@@ -301,7 +301,7 @@ fn memory_of_maps_and_process_is_within_the_documented_figures() {
         );
 
         // What `gregor check` says beforehand.
-        let options = Settings::load(gregor.config_path(), &[], &[])
+        let options = Settings::load(gregor.config_path(), &[], &[], &Labelled::default())
             .unwrap()
             .load_options();
         let announced = wanted(&options).bytes;

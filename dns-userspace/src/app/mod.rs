@@ -16,6 +16,7 @@ mod panics;
 mod reload;
 mod respond;
 mod ring;
+mod select;
 pub mod settings;
 mod shutdown;
 mod standby;
@@ -43,6 +44,7 @@ use self::{
     learn::Learner,
     owner::Owner,
     respond::Respond,
+    select::Selecting,
     settings::Settings,
     shutdown::{Shutdown, Trigger},
     state::State,
@@ -59,6 +61,7 @@ use crate::{
     nameservers::Source,
     observe::{self, ConfigStatus},
     privileges::{Role, restrict_thread},
+    rules::selector::Labelled,
     sources::{Reporter, SharedServices},
     tcp::Steering,
 };
@@ -103,9 +106,10 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     };
     let pins = Pins::open(&options.state)?;
     let learner = Learner::new(&options.config);
+    let selecting = Selecting::new(&options.config, &options.control);
     let mut stopped = shutdown.clone();
     tokio::select! {
-        started = App::start(&options, &mut owner, pins, learner, shutdown) => match started {
+        started = App::start(&options, &mut owner, pins, (learner, selecting), shutdown) => match started {
             Ok(app) => app.run().await,
             Err(error) => Err(error),
         },
@@ -133,6 +137,7 @@ struct App {
     filters: Option<FilterChanges>,
     reloads: Reloads,
     learner: Learner,
+    selecting: Selecting,
     shutdown: Shutdown,
     /// The maps, for later programs.
     base: Base,
@@ -158,7 +163,7 @@ impl App {
         options: &Options,
         owner: &mut Owner,
         pins: Pins,
-        mut learner: Learner,
+        (mut learner, mut selecting): (Learner, Selecting),
         shutdown: Shutdown,
     ) -> anyhow::Result<Self> {
         let claim = match pins.try_claim()? {
@@ -167,15 +172,20 @@ impl App {
                 let waits =
                     |error: &_| standby::without_servers(options, owner, &shutdown, &learnt, error);
                 learner.first(learn::GRACE, waits).await?;
+                selecting.first(learn::GRACE).await;
                 claim
             }
             None if options.handover => {
-                standby::wait(options, owner, &pins, &mut learner, &shutdown).await?
+                let followed = (&mut learner, &mut selecting);
+                standby::wait(options, owner, &pins, followed, &shutdown).await?
             }
             None => bail!(crate::datapath::StateError::Held(options.state.clone())),
         };
         let is_fresh = pins.is_empty();
-        let started = Self::start_as_owner(options, owner, &pins, claim, learner, shutdown).await;
+        let started = {
+            let followed = (learner, selecting);
+            Self::start_as_owner(options, owner, &pins, claim, followed, shutdown).await
+        };
         if started.is_err() && is_fresh {
             pins.remove();
         }
@@ -187,7 +197,7 @@ impl App {
         owner: &mut Owner,
         pins: &Pins,
         claim: Claim,
-        mut learner: Learner,
+        (mut learner, mut selecting): (Learner, Selecting),
         shutdown: Shutdown,
     ) -> anyhow::Result<Self> {
         // Before the first load, so that no change falls in between.
@@ -197,7 +207,10 @@ impl App {
         let Prepared {
             settings,
             mut datapath,
-        } = prepare(options.clone(), Base::pinned(pins), learner.take(&[]))?.await??;
+        } = {
+            let known = (learner.take(&[]), selecting.take());
+            prepare(options.clone(), Base::pinned(pins), known)?.await??
+        };
         for warning in &settings.warnings {
             tracing::warn!("{warning}");
         }
@@ -256,7 +269,10 @@ impl App {
             links.errors(),
             learner.learnt(),
         );
-        let state = Arc::new(state.with_identities(Arc::clone(identity.board())));
+        let state = state
+            .with_identities(Arc::clone(identity.board()))
+            .with_selected(selecting.board());
+        let state = Arc::new(state);
         let cluster = Cluster::start(&settings, reporter, notes, respond.clone(), answers);
         let ring = RingTask::spawn(readers, &respond, &state, options.worker)
             .context("cannot start a thread")?;
@@ -304,6 +320,7 @@ impl App {
             filters: FilterChanges::open().ok(),
             reloads,
             learner,
+            selecting,
             shutdown,
             base,
             claim,
@@ -366,6 +383,7 @@ impl App {
                 () = tokio::time::sleep(Duration::from_millis(10)), if !is_announced => {}
                 cause = self.reloads.next() => self.reload(cause),
                 () = self.learner.changed() => self.reload(Cause::Servers),
+                () = self.selecting.changed() => self.reload(Cause::Namespaces),
                 prepared = finished(&mut self.pending), if self.pending.is_some() => {
                     self.pending = None;
                     self.finish_reload(prepared).await;
@@ -589,10 +607,10 @@ impl Logs {
 fn prepare(
     options: Options,
     base: Base,
-    learnt: Vec<Source>,
+    (learnt, labelled): (Vec<Source>, Labelled),
 ) -> anyhow::Result<oneshot::Receiver<anyhow::Result<Prepared>>> {
     privileged(move || {
-        let settings = Settings::load(&options.config, &options.interfaces, &learnt)?;
+        let settings = Settings::load(&options.config, &options.interfaces, &learnt, &labelled)?;
         tracing::debug!("the configuration is read");
         let attempt = Attempt {
             base,

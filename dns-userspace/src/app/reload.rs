@@ -25,7 +25,8 @@ impl App {
         tracing::info!(?cause, "loading the configuration again");
         notify(&reloading());
         let learnt = self.learner.take(&self.settings.servers);
-        match prepare(self.options.clone(), self.base.clone(), learnt) {
+        let known = (learnt, self.selecting.take());
+        match prepare(self.options.clone(), self.base.clone(), known) {
             Ok(pending) => self.pending = Some(pending),
             Err(error) => self.refuse(&error),
         }

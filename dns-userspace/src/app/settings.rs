@@ -16,7 +16,10 @@ use crate::{
     nameservers::{self, Source},
     observe::RuleStatus,
     resolve::{ResponderOptions, Upstream},
-    rules::RuleSet,
+    rules::{
+        RuleSet,
+        selector::{self, Labelled},
+    },
     sources::{ClusterDomain, Selector, selectors},
     tcp::Served,
 };
@@ -63,12 +66,17 @@ pub struct Settings {
 
 impl Settings {
     /// Reads a file. `interfaces`, when given, take the place of those in the file; `learnt` is from where servers are learnt, if
-    /// the file says so.
+    /// the file says so; `labelled` is what is known of the namespaces that rules select by labels.
     ///
     /// # Errors
     /// Where something is wrong with the file, or no server is known.
-    pub fn load(path: &Path, interfaces: &[String], learnt: &[Source]) -> anyhow::Result<Self> {
-        let (mut config, rules, warnings) = config::load(path)?;
+    pub fn load(
+        path: &Path,
+        interfaces: &[String],
+        learnt: &[Source],
+        labelled: &Labelled,
+    ) -> anyhow::Result<Self> {
+        let (mut config, rules, warnings) = config::load_for(path, labelled)?;
         if config.intercept.learns_servers {
             config.intercept.servers = nameservers::join(&config.intercept.servers, learnt)?;
         }
@@ -256,6 +264,7 @@ impl Settings {
                     pattern: rule.pattern().to_owned(),
                     target: rule.cname().to_owned(),
                     namespaces: rule.namespaces().map(<[String]>::to_vec),
+                    namespace_labels: rule.namespace_labels().map(selector::text),
                     clients: rule.clients_text(),
                     observes: rule.is_observing(),
                 })

@@ -5,7 +5,9 @@ use std::{sync::Arc, time::Duration};
 use super::{
     Options, Owner,
     learn::{self, Learner, Learnt},
-    prepare, serve,
+    prepare,
+    select::Selecting,
+    serve,
     shutdown::Shutdown,
 };
 use crate::{
@@ -55,14 +57,16 @@ pub(super) async fn wait(
     options: &Options,
     owner: &mut Owner,
     pins: &Pins,
-    learner: &mut Learner,
+    (learner, selecting): (&mut Learner, &mut Selecting),
     shutdown: &Shutdown,
 ) -> anyhow::Result<Claim> {
     let learnt = learner.learnt();
     let waits = |error: &_| without_servers(options, owner, shutdown, &learnt, error);
     learner.first(learn::LONG_GRACE, waits).await?;
+    selecting.first(learn::LONG_GRACE).await;
     // With maps of its own: those that are pinned are the predecessor's.
-    let tried = prepare(options.clone(), Base::default(), learner.take(&[]))?.await??;
+    let known = (learner.take(&[]), selecting.take());
+    let tried = prepare(options.clone(), Base::default(), known)?.await??;
     drop(tried.datapath);
     let standby = Standby {
         config: config(options),

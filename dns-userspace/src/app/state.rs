@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    kernel::Board as KernelBoard, learn::Learnt, panics, ring::Pulse, settings::ConfigView,
+    kernel::Board as KernelBoard, learn::Learnt, panics, ring::Pulse, select, settings::ConfigView,
     tcp::Tcp,
 };
 use crate::{
@@ -50,6 +50,8 @@ pub struct State {
     identities: Arc<Board>,
     /// From where servers are learnt.
     learnt: Learnt,
+    /// The namespaces that rules select by labels.
+    selected: select::Board,
 }
 
 impl State {
@@ -81,12 +83,18 @@ impl State {
             interface_resyncs,
             identities: Arc::default(),
             learnt,
+            selected: select::Board::default(),
         }
     }
 
     /// With who is behind each interface.
     pub fn with_identities(self, identities: Arc<Board>) -> Self {
         Self { identities, ..self }
+    }
+
+    /// With what is known of the namespaces that rules select by labels.
+    pub fn with_selected(self, selected: select::Board) -> Self {
+        Self { selected, ..self }
     }
 
     fn interfaces(&self) -> Vec<InterfaceStatus> {
@@ -180,6 +188,7 @@ impl Source for State {
             responder: self.responder.status(),
             tcp: self.tcp.status(),
             kubernetes: self.responder.services().status(),
+            selected: self.selected.status(),
             identity: self.identities.status(),
             interface_resyncs: self.interface_resyncs.load(Ordering::Relaxed),
             panics: panics::count(),

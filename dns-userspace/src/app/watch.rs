@@ -24,6 +24,8 @@ pub enum Cause {
     Change,
     /// Other servers are learnt.
     Servers,
+    /// Other namespaces have the labels that rules select them by.
+    Namespaces,
 }
 
 /// Waits for causes to load the configuration again.

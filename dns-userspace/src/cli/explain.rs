@@ -95,8 +95,13 @@ fn record_type(text: &str) -> Result<RecordType, String> {
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let sources = super::learn::sources(&args.config, &args.control);
-    let learnt = super::block_on(async { Ok(sources.await) })?;
-    let settings = Settings::load(&args.config, &[], &learnt)?;
+    let namespaces = super::learn::namespaces(&args.config, &args.control);
+    let (learnt, (labelled, unknown)) =
+        super::block_on(async { Ok((sources.await, namespaces.await)) })?;
+    let settings = Settings::load(&args.config, &[], &learnt, &labelled)?;
+    if let Some(why) = unknown {
+        println!("Note: not known which namespaces have the labels that rules name: {why}.");
+    }
     let asked = match args.server.or_else(|| settings.servers.first().copied()) {
         Some(server) => server,
         None => bail!("no server to ask; give one with --server"),

@@ -1,4 +1,4 @@
-//! Learns servers once, for the commands that only look: from the kubelet, and from the running gregor or the API server.
+//! Learns servers and namespaces once, for the commands that only look: from the kubelet, and from the running gregor or the API server.
 
 use std::path::Path;
 
@@ -6,6 +6,7 @@ use crate::{
     config,
     nameservers::{Source, kubelet},
     observe::fetch_status,
+    rules::selector::{self, Labelled, Labels},
 };
 
 /// What the sources of a configuration name; none where it leaves nothing to be learnt, or is wrong.
@@ -38,6 +39,55 @@ async fn services(what: &config::ToLearn, control: &Path) -> Source {
         Err("[kubernetes] watch = false".to_owned())
     });
     services
+}
+
+/// The namespaces that the rules of a configuration select by labels, and why some are not known.
+pub async fn namespaces(path: &Path, control: &Path) -> (Labelled, Option<String>) {
+    let mut labelled = Labelled::default();
+    let Ok((selectors, watches)) = config::to_select(path) else {
+        return (labelled, None);
+    };
+    if selectors.is_empty() {
+        return (labelled, None);
+    }
+    let running = fetch_status(control).await.ok();
+    let rules = running.into_iter().flat_map(|status| status.rules);
+    for rule in rules {
+        let selector = selectors
+            .iter()
+            .find(|one| rule.namespace_labels == Some(selector::text(one)));
+        if let (Some(selector), Some(names)) = (selector, rule.namespaces) {
+            labelled.set(selector.clone(), names.into_iter().collect());
+        }
+    }
+    if selectors.iter().all(|one| labelled.of(one).is_some()) {
+        return (labelled, None);
+    }
+    let asked = if watches {
+        ask_namespaces(selectors).await
+    } else {
+        Err("[kubernetes] watch = false".to_owned())
+    };
+    match asked {
+        Ok(all) => (all, None),
+        Err(why) => (labelled, Some(why)),
+    }
+}
+
+#[cfg(feature = "kubernetes")]
+async fn ask_namespaces(selectors: Vec<Labels>) -> Result<Labelled, String> {
+    use crate::sources::{client, namespaces};
+
+    if !client::is_in_cluster() {
+        return Err("not in a cluster".to_owned());
+    }
+    let client = client::in_cluster().map_err(|error| format!("{error:#}"))?;
+    namespaces::ask(client, selectors).await
+}
+
+#[cfg(not(feature = "kubernetes"))]
+async fn ask_namespaces(_: Vec<Labels>) -> Result<Labelled, String> {
+    Err("this gregor is built without it".to_owned())
 }
 
 #[cfg(feature = "kubernetes")]

@@ -10,7 +10,8 @@ use std::{
 use crate::{
     identity::IdentityStatus,
     nameservers::{Source, reason},
-    observe::{self, Section, Status, fetch_status},
+    observe::{self, RuleStatus, Section, Status, fetch_status},
+    sources::SelectedStatus,
 };
 
 #[derive(Debug, clap::Args)]
@@ -147,14 +148,12 @@ fn render(status: &Status) -> String {
             rule.name,
             rule.pattern,
             rule.target,
-            match &rule.namespaces {
-                Some(namespaces) => format!(", for {}", namespaces.join(" ")),
-                None => String::new(),
-            } + &rule
-                .clients
-                .as_ref()
-                .map(|clients| format!(", for {clients}"))
-                .unwrap_or_default(),
+            namespaces(rule)
+                + &rule
+                    .clients
+                    .as_ref()
+                    .map(|clients| format!(", for {clients}"))
+                    .unwrap_or_default(),
             if rule.observes { ", ONLY OBSERVES" } else { "" }
         );
     }
@@ -297,7 +296,50 @@ fn render(status: &Status) -> String {
         let _ = writeln!(text, "  NOT WATCHED, DNS says what targets are: {error}");
     }
     counts(&mut text, status, Section::Kubernetes);
+    selected(&mut text, &status.selected);
     text
+}
+
+/// Namespaces of a rule that are listed: there may be thousands.
+const LISTED: usize = 10;
+
+/// Those that a rule is for.
+fn namespaces(rule: &RuleStatus) -> String {
+    let list = rule.namespaces.as_ref().map(|names| {
+        let more = match names.len().saturating_sub(LISTED) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let first = names.iter().take(LISTED).map(String::as_str);
+        first.collect::<Vec<_>>().join(" ") + &more
+    });
+    match (&rule.namespace_labels, list.as_deref()) {
+        (None, None) => String::new(),
+        (None, Some(list)) => format!(", for {list}"),
+        (Some(labels), None) => format!(", for namespaces with {labels}: NOT KNOWN, so for none"),
+        (Some(labels), Some("")) => format!(", for namespaces with {labels}: none"),
+        (Some(labels), Some(list)) => format!(", for namespaces with {labels}: {list}"),
+    }
+}
+
+/// The namespaces that rules select by labels, where any does.
+fn selected(text: &mut String, selected: &SelectedStatus) {
+    if selected.selectors == 0 {
+        return;
+    }
+    let _ = writeln!(text, "\nkubernetes namespaces");
+    let age = match selected.age_seconds {
+        Some(age) => format!(", heard {age:.0} s ago"),
+        None => ", not heard yet".to_owned(),
+    };
+    let _ = writeln!(
+        text,
+        "  {:<22} {}{age}",
+        "selected by labels", selected.namespaces
+    );
+    if let Some(error) = &selected.error {
+        let _ = writeln!(text, "  NOT WATCHED, what was known last counts: {error}");
+    }
 }
 
 /// The sources of identity, in the order of trust.
@@ -338,7 +380,7 @@ fn counts(text: &mut String, status: &Status, section: Section) -> bool {
 mod tests {
     use super::*;
     use crate::identity::{SourceStatus, WhoStatus};
-    use crate::observe::{Counter, InFrontStatus, InterfaceStatus, Readiness, RuleStatus};
+    use crate::observe::{Counter, InFrontStatus, InterfaceStatus, Readiness};
 
     fn example() -> Status {
         let mut status = Status {
@@ -556,5 +598,42 @@ kubernetes services (on)
         ] {
             assert!(text.contains(part), "missing {part}\n{text}");
         }
+    }
+
+    #[test]
+    fn namespaces_by_label_and_what_is_known_of_them() {
+        let mut status = example();
+        assert!(!render(&status).contains("kubernetes namespaces"));
+        status.rules[0].namespace_labels = Some("tier=gold".to_owned());
+        status.selected = SelectedStatus {
+            selectors: 1,
+            unknown: 1,
+            error: Some("not in a cluster".to_owned()),
+            ..SelectedStatus::default()
+        };
+        let text = render(&status);
+        for part in [
+            "for namespaces with tier=gold: NOT KNOWN, so for none",
+            "NOT WATCHED, what was known last counts: not in a cluster",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        let names = (0..12).map(|number| format!("n{number}"));
+        status.rules[0].namespaces = Some(names.collect());
+        status.selected = SelectedStatus {
+            selectors: 1,
+            namespaces: 12,
+            age_seconds: Some(3.2),
+            ..SelectedStatus::default()
+        };
+        let text = render(&status);
+        for part in [
+            "for namespaces with tier=gold: n0 n1 n2 n3 n4 n5 n6 n7 n8 n9 and 2 more",
+            "selected by labels     12, heard 3 s ago",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        status.rules[0].namespaces = Some(Vec::new());
+        assert!(render(&status).contains("with tier=gold: none"));
     }
 }

@@ -4,6 +4,8 @@ mod clients;
 mod diagnostic;
 mod identity;
 mod kubernetes;
+mod labels;
+mod namespaces;
 mod reader;
 
 use std::collections::HashMap;
@@ -24,6 +26,7 @@ pub use kubernetes::Kubernetes;
 
 use crate::rules::{
     Budget, Complaint, DEFAULT_TTL, Key, MAX_TTL, MatchSpec, Mode, RuleSet, RuleSpec,
+    selector::{Labelled, Labels},
 };
 use diagnostic::Source;
 use reader::{At, Reader, Section, address};
@@ -216,7 +219,15 @@ struct RulePosition {
 
 /// Reads and checks a file: its values, its rules compiled, and what is worth a warning.
 pub fn load(path: &Path) -> Result<(Config, RuleSet, Vec<Diagnostic>), ConfigErrors> {
-    compile(path, &read_file(path)?)
+    load_for(path, &Labelled::default())
+}
+
+/// [`load`], with what is known of the namespaces that rules select by labels.
+pub fn load_for(
+    path: &Path,
+    labelled: &Labelled,
+) -> Result<(Config, RuleSet, Vec<Diagnostic>), ConfigErrors> {
+    compile_for(path, &read_file(path)?, labelled)
 }
 
 /// What a configuration leaves to be learnt.
@@ -235,6 +246,12 @@ pub fn to_learn(path: &Path) -> Result<Option<ToLearn>, ConfigErrors> {
         written: config.intercept.servers,
         kubernetes: config.kubernetes,
     }))
+}
+
+/// The selectors by which rules of a file select namespaces, each once, and whether the API server may be watched for them.
+pub fn to_select(path: &Path) -> Result<(Vec<Labels>, bool), ConfigErrors> {
+    let config = Config::parse(path, &read_file(path)?)?;
+    Ok((config.selectors(), config.kubernetes.watch))
 }
 
 fn read_file(path: &Path) -> Result<String, ConfigErrors> {
@@ -288,13 +305,32 @@ pub fn compile(
     compile_within(path, text, &Budget::of_this_process())
 }
 
+/// [`compile`], with what is known of the namespaces that rules select by labels.
+pub fn compile_for(
+    path: &Path,
+    text: &str,
+    labelled: &Labelled,
+) -> Result<(Config, RuleSet, Vec<Diagnostic>), ConfigErrors> {
+    finish(path, text, labelled, &Budget::of_this_process())
+}
+
 /// [`compile`], with this budget for the compilation of the rules.
 pub fn compile_within(
     path: &Path,
     text: &str,
     budget: &Budget,
 ) -> Result<(Config, RuleSet, Vec<Diagnostic>), ConfigErrors> {
-    let (config, mut errors) = Config::read(path, text);
+    finish(path, text, &Labelled::default(), budget)
+}
+
+fn finish(
+    path: &Path,
+    text: &str,
+    labelled: &Labelled,
+    budget: &Budget,
+) -> Result<(Config, RuleSet, Vec<Diagnostic>), ConfigErrors> {
+    let (mut config, mut errors) = Config::read(path, text);
+    namespaces::fill(&mut config.rules, labelled);
     let source = Source { file: path, text };
     match RuleSet::compile_within(&config.rules, &config.terms(), budget) {
         Ok(rules) if errors.is_empty() => {
@@ -378,6 +414,11 @@ impl Config {
             Some(Complaint::new(index, key, problem, remedy))
         });
         complaints.collect::<Vec<_>>().into_iter()
+    }
+
+    /// The selectors by which rules select namespaces, each once.
+    pub fn selectors(&self) -> Vec<Labels> {
+        namespaces::selectors(&self.rules)
     }
 
     /// The file that the configuration was read from.
@@ -918,9 +959,7 @@ fn read_rule(
         .number(section, "ttl", 1..=u64::from(MAX_TTL), "seconds")
         .map_or(DEFAULT_TTL, |ttl| ttl as u32);
     let follow = reader.boolean(section, "follow").unwrap_or(true);
-    let namespaces = reader.strings(section, "namespaces", "[\"foo\", \"team-*\"]");
-    let namespaces =
-        namespaces.map(|texts| texts.into_iter().map(|text| text.value).collect::<Vec<_>>());
+    let (namespaces, namespace_labels) = namespaces::read(reader, section);
     let clients = clients::read(reader, section);
     let mode = read_mode(reader, section);
     let given = [section.get("match"), section.get("regex")];
@@ -961,6 +1000,7 @@ fn read_rule(
         ttl_seconds,
         follow,
         namespaces,
+        namespace_labels,
         clients,
         mode,
     };

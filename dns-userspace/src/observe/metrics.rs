@@ -516,6 +516,29 @@ pub const METRICS: &[Metric] = &[
     .by(&["result"])
     .shown(Section::Kubernetes, "event")
     .advice("`exists`: another node was first, as it should be; `refused`: the role may not create Events"),
+    Metric::gauge(
+        "kubernetes_selected_namespaces",
+        "Namespaces that rules select by labels; absent where no rule does",
+        |status| match status.selected.selectors {
+            0 => Vec::new(),
+            _ => one(status.selected.namespaces as f64),
+        },
+    ),
+    Metric::gauge(
+        "kubernetes_selectors_unknown",
+        "Selectors of namespaces of which the API server has said nothing yet: their rules are for no namespace; absent where no rule has one",
+        |status| match status.selected.selectors {
+            0 => Vec::new(),
+            _ => one(status.selected.unknown as f64),
+        },
+    )
+    .advice("not 0: `gregor status` has the reason: no API server, or no right to list and watch namespaces"),
+    Metric::gauge(
+        "kubernetes_namespaces_age_seconds",
+        "Time since the API server said something about the namespaces that rules select by labels; absent before the first list",
+        |status| status.selected.age_seconds.map_or_else(Vec::new, one),
+    )
+    .advice("over 300: the labels are those of then; `gregor status` has the reason"),
 ];
 
 fn program(status: &Status, value: fn(&ProgramStatus) -> f64) -> Vec<Sample<'_>> {
@@ -598,7 +621,10 @@ pub(super) mod tests {
         AnswersStatus, ConfigStatus, InFrontStatus, InterfaceStatus, KernelStatus, ProgramStatus,
         Readiness, RuleStatus, TcpStatus,
     };
-    use crate::{identity::IdentityStatus, sources::ApiStatus};
+    use crate::{
+        identity::IdentityStatus,
+        sources::{ApiStatus, SelectedStatus},
+    };
     use crate::{resolve::ResponderStatus, tcp};
 
     /// Something in every field.
@@ -736,6 +762,13 @@ pub(super) mod tests {
                 events: map(&[("created", 2)]),
                 error: None,
             },
+            selected: SelectedStatus {
+                selectors: 2,
+                unknown: 1,
+                namespaces: 3,
+                age_seconds: Some(4.5),
+                error: None,
+            },
             interface_resyncs: 2,
             panics: 0,
         }
@@ -829,6 +862,9 @@ pub(super) mod tests {
             "gregor_kubernetes_state_age_seconds 12.5",
             "gregor_kubernetes_services{type=\"external_name\"} 3.0",
             "gregor_kubernetes_errors_total{reason=\"forbidden\"} 1",
+            "gregor_kubernetes_selected_namespaces 3.0",
+            "gregor_kubernetes_selectors_unknown 1.0",
+            "gregor_kubernetes_namespaces_age_seconds 4.5",
             "gregor_truncated_responses_total 4",
             "gregor_tcp_connections_total 5",
             "gregor_tcp_queries_total{result=\"relayed\"} 7",

@@ -9,7 +9,7 @@ use crate::{
     identity::{IdentityStatus, WhoStatus},
     nameservers,
     resolve::ResponderStatus,
-    sources::ApiStatus,
+    sources::{ApiStatus, SelectedStatus},
     tcp,
 };
 
@@ -40,6 +40,8 @@ pub struct Status {
     pub responder: ResponderStatus,
     pub tcp: TcpStatus,
     pub kubernetes: ApiStatus,
+    /// The namespaces that rules select by labels.
+    pub selected: SelectedStatus,
     pub identity: IdentityStatus,
     /// Errors of rtnetlink, after each of which all interfaces were listed again.
     pub interface_resyncs: u64,
@@ -92,6 +94,9 @@ pub struct RuleStatus {
     pub target: String,
     /// The namespaces that it is for; absent where it is for all.
     pub namespaces: Option<Vec<String>>,
+    /// The labels that these have, where they are selected by them; `namespaces` is absent then while that is not known, and the rule is
+    /// for none.
+    pub namespace_labels: Option<String>,
     /// Whom it is for, where that is not everybody.
     pub clients: Option<String>,
     /// It only counts what it matches.

@@ -33,6 +33,11 @@ pub(super) fn duplicates(names: &[&str], rules: &[(usize, Rule)]) -> Vec<Complai
             Matcher::Pattern(pattern) => (Key::Match, pattern.anonymous()),
             Matcher::Regex(_) => (Key::Regex, format!("/{}", rule.pattern)),
         };
+        // What a selector stands for changes.
+        let text = match &rule.namespace_labels {
+            Some(labels) => format!("{} with {labels:?}", rule.pattern.to_ascii_lowercase()),
+            None => text,
+        };
         // Others may have the next rule.
         let text = match &rule.asks.clients {
             Clients::Any => text,
@@ -219,7 +224,7 @@ fn join(pieces: Vec<Symbol>) -> Symbol {
 fn apply(rule: &Rule, name: &[Symbol]) -> Option<Vec<Symbol>> {
     match &rule.matcher {
         Matcher::Pattern(pattern) => {
-            let captures = unify(pattern, name)?;
+            let captures = unify(rule, pattern, name)?;
             Some(target_for(rule, captures))
         }
         Matcher::Regex(regex) => {
@@ -242,7 +247,12 @@ fn apply(rule: &Rule, name: &[Symbol]) -> Option<Vec<Symbol>> {
     }
 }
 
-fn unify(pattern: &Pattern, name: &[Symbol]) -> Option<Vec<Symbol>> {
+/// Whether a capture may be this label, now or once other namespaces have the labels that the rule names.
+fn may_be(rule: &Rule, pattern: &Pattern, capture: &str, label: &str) -> bool {
+    rule.namespace_labels.is_some() || pattern.allows(capture, label)
+}
+
+fn unify(rule: &Rule, pattern: &Pattern, name: &[Symbol]) -> Option<Vec<Symbol>> {
     let free = name.len().checked_sub(pattern.labels.len())?;
     if pattern.any_labels != (free > 0) {
         return None;
@@ -264,7 +274,7 @@ fn unify(pattern: &Pattern, name: &[Symbol]) -> Option<Vec<Symbol>> {
                     && text.ends_with(end.as_str()) => {}
             (PatternLabel::Literal(_), _) => return None,
             (PatternLabel::Capture(name), Symbol::Literal(text))
-                if !is_rfc1123(text.as_bytes()) || !pattern.allows(name, text) =>
+                if !is_rfc1123(text.as_bytes()) || !may_be(rule, pattern, name, text) =>
             {
                 return None;
             }

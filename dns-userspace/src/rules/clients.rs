@@ -1,21 +1,16 @@
 //! Whom a rule is for, and what its `cname` takes from who asks.
 
-use std::collections::BTreeMap;
-
 use dns_common::answer::asks;
 
 use super::labels::{Problem, is_rfc1123};
 use super::namespaces::Namespaces;
+use super::selector::{self, Labels};
 use crate::model::Client;
 
 /// The prefix of references to who asks.
 const CLIENT: &str = "client.";
 /// The prefix of references to a label of who asks, behind [`CLIENT`].
 const LABEL: &str = "label.";
-/// A value of a label selector that any value matches.
-const ANY_VALUE: &str = "*";
-/// Longest key of a label: prefix, slash and name.
-const MAX_LABEL_KEY: usize = 253 + 1 + 63;
 
 /// The `clients` key as it is written.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,8 +20,7 @@ pub enum ClientsSpec {
     OwnNamespace,
     /// Names and globs.
     Namespaces(Vec<String>),
-    /// Keys of labels, each with the values that it may have; `*` for any.
-    Labels(BTreeMap<String, Vec<String>>),
+    Labels(Labels),
 }
 
 /// Whom a rule is for.
@@ -36,7 +30,7 @@ pub(super) enum Clients {
     /// Those whose namespace is the one that the name has.
     OwnNamespace,
     Namespaces(Namespaces),
-    Labels(BTreeMap<String, Vec<String>>),
+    Labels(Labels),
 }
 
 /// What a `cname` takes from who asks.
@@ -56,7 +50,7 @@ impl Clients {
                 .map(Clients::Namespaces)
                 .map_err(|found| found.into_iter().map(|(_, problem)| problem).collect()),
             ClientsSpec::Labels(labels) => {
-                let problems: Vec<Problem> = check_selector(labels).collect();
+                let problems: Vec<Problem> = selector::check(labels).collect();
                 if problems.is_empty() {
                     Ok(Clients::Labels(labels.clone()))
                 } else {
@@ -75,15 +69,7 @@ impl Clients {
                 "clients in {}",
                 namespaces.text().replace('|', " ")
             )),
-            Clients::Labels(labels) => {
-                let labels = labels
-                    .iter()
-                    .map(|(key, values)| format!("{key}={}", values.join("|")));
-                Some(format!(
-                    "clients with {}",
-                    labels.collect::<Vec<_>>().join(", ")
-                ))
-            }
+            Clients::Labels(labels) => Some(format!("clients with {}", selector::text(labels))),
         }
     }
 
@@ -101,12 +87,7 @@ impl Clients {
         match self {
             Clients::Any | Clients::OwnNamespace => true,
             Clients::Namespaces(namespaces) => namespaces.contains(&client.namespace),
-            Clients::Labels(labels) => labels.iter().all(|(key, values)| {
-                client.labels.get(key).is_some_and(|value| {
-                    let matches = |wanted: &String| wanted == ANY_VALUE || wanted == value;
-                    values.iter().any(matches)
-                })
-            }),
+            Clients::Labels(labels) => selector::selects(labels, &client.labels),
         }
     }
 }
@@ -124,7 +105,7 @@ impl FromClient {
                 "write `{client.namespace}` or `{client.label.KEY}`",
             )));
         };
-        Some(match check_label_key(key) {
+        Some(match selector::check_key(key) {
             Some(problem) => Err(problem),
             None => Ok(FromClient::Label(key.to_owned())),
         })
@@ -190,48 +171,6 @@ impl Asks {
     }
 }
 
-fn check_selector(labels: &BTreeMap<String, Vec<String>>) -> impl Iterator<Item = Problem> {
-    let empty = labels.is_empty().then(|| {
-        Problem::new(
-            "no label is named",
-            "name one, as in { app = \"kafka\" }, or leave the key out for all clients",
-        )
-    });
-    let keys = labels.keys().filter_map(|key| check_label_key(key));
-    let values = labels
-        .iter()
-        .filter(|(_, values)| values.is_empty())
-        .map(|(key, _)| {
-            Problem::new(
-                format!("the list of values of `{key}` is empty"),
-                "name some, or \"*\" for any",
-            )
-        });
-    empty.into_iter().chain(keys).chain(values)
-}
-
-/// What Kubernetes takes for the key of a label.
-fn check_label_key(key: &str) -> Option<Problem> {
-    let (prefix, name) = key.rsplit_once('/').unwrap_or(("", key));
-    let is_inner = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
-    let is_name = |text: &str| {
-        let ends = [text.bytes().next(), text.bytes().last()];
-        (1..=63).contains(&text.len())
-            && text.bytes().all(is_inner)
-            && ends.iter().flatten().all(u8::is_ascii_alphanumeric)
-    };
-    let is_prefix = prefix.split('.').all(|label| is_rfc1123(label.as_bytes()));
-    let good = key.len() <= MAX_LABEL_KEY
-        && is_name(name)
-        && (prefix.is_empty() && !key.contains('/') || is_prefix);
-    (!good).then(|| {
-        Problem::new(
-            format!("`{key}` cannot be the key of a label"),
-            "write it as Kubernetes does, as in `app.kubernetes.io/name`",
-        )
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -245,43 +184,11 @@ mod tests {
     }
 
     #[test]
-    fn selectors_look_at_every_label() {
-        let labels = [
-            ("app", vec!["kafka", "connect"]),
-            ("example.com/tenant", vec!["*"]),
-        ];
-        let labels = labels.map(|(key, values)| {
-            (
-                key.to_owned(),
-                values.into_iter().map(str::to_owned).collect(),
-            )
-        });
-        let clients = Clients::parse(&ClientsSpec::Labels(labels.into())).unwrap();
-        let contains = |labels: &[(&str, &str)]| clients.contains(&client("foo", labels));
-        assert!(contains(&[
-            ("app", "kafka"),
-            ("example.com/tenant", "a"),
-            ("x", "y")
-        ]));
-        assert!(!contains(&[("app", "web"), ("example.com/tenant", "a")]));
-        assert!(!contains(&[("app", "kafka")]));
-    }
-
-    #[test]
     fn what_cannot_be_a_label_is_refused() {
-        for key in [
-            "", "-a", "a-", "a b", "/a", "a/", "a/b/c", "a_b/c", "a..b/c",
-        ] {
-            assert!(check_label_key(key).is_some(), "{key}");
-            let spec = ClientsSpec::Labels([(key.to_owned(), vec!["x".to_owned()])].into());
-            assert!(Clients::parse(&spec).is_err(), "{key}");
-        }
-        for key in ["a", "A_b.c-d", "app.kubernetes.io/name"] {
-            assert!(check_label_key(key).is_none(), "{key}");
-        }
         for spec in [
-            ClientsSpec::Labels(BTreeMap::new()),
+            ClientsSpec::Labels(Labels::new()),
             ClientsSpec::Labels([("a".to_owned(), Vec::new())].into()),
+            ClientsSpec::Labels([("a b".to_owned(), vec!["x".to_owned()])].into()),
             ClientsSpec::Namespaces(Vec::new()),
             ClientsSpec::Namespaces(vec!["a_b".to_owned()]),
         ] {

@@ -2,7 +2,7 @@
 //!
 //! A `match` is a leading `*` (one or more labels), literal labels, `{namespace}` and at most one more `{capture}` (each
 //! exactly one RFC 1123 label); its `cname` uses the captures by name, anywhere in a label. `namespaces` may name the labels
-//! that `{namespace}` is for. A `regex` is matched as
+//! that `{namespace}` is for, or select them by labels of the Kubernetes kind. A `regex` is matched as
 //! CoreDNS's `template` does it: unanchored, on the lower-cased name with its final dot; its `cname` uses groups as
 //! `{1}` or, where they are named (`(?P<namespace>…)`), as `{namespace}`. The first rule that
 //! matches and answers wins; those in front of it that observe count the name.
@@ -19,6 +19,7 @@ mod language;
 mod namespaces;
 mod pattern;
 mod regex;
+pub mod selector;
 mod suffix_decided;
 mod table;
 #[doc(hidden)]
@@ -47,6 +48,7 @@ use labels::Problem;
 use namespaces::Namespaces;
 use pattern::{Pattern, PatternLabel, Template};
 use regex::RegexMatcher;
+use selector::Labels;
 
 /// Longest `name` of a rule.
 pub const MAX_RULE_NAME: usize = 63;
@@ -69,6 +71,9 @@ pub struct RuleSpec {
     pub follow: bool,
     /// What `{namespace}` may be: names and globs; `None` for all.
     pub namespaces: Option<Vec<String>>,
+    /// The same by the labels of namespaces. `namespaces` has the names of those that have them, `None` while that is not known: then
+    /// the rule is for none.
+    pub namespace_labels: Option<Labels>,
     /// Whom the rule is for.
     pub clients: ClientsSpec,
     pub mode: Mode,
@@ -192,6 +197,7 @@ pub struct Rule {
     follow: bool,
     mode: Mode,
     namespaces: Option<Vec<String>>,
+    namespace_labels: Option<Labels>,
     asks: Asks,
     /// The `match` or `regex` key and the `cname` key as written.
     pattern: String,
@@ -747,6 +753,7 @@ impl Rule {
             follow: spec.follow,
             mode: spec.mode,
             namespaces: spec.namespaces.clone(),
+            namespace_labels: spec.namespace_labels.clone(),
             asks: Asks { clients, takes },
             pattern: text.clone(),
             cname: spec.cname.clone(),
@@ -780,9 +787,14 @@ impl Rule {
         &self.pattern
     }
 
-    /// The `namespaces` key.
+    /// The `namespaces` key, or the names of the namespaces that it selects, as far as that is known.
     pub fn namespaces(&self) -> Option<&[String]> {
         self.namespaces.as_deref()
+    }
+
+    /// The `namespaces` key where it selects by labels.
+    pub fn namespace_labels(&self) -> Option<&Labels> {
+        self.namespace_labels.as_ref()
     }
 
     /// Whether the rule is for this namespace.
@@ -977,14 +989,22 @@ fn absolute(text: &str) -> Option<Name> {
 
 /// What is read of a rule's `namespaces`.
 fn namespaces_of(spec: &RuleSpec) -> Result<Option<Namespaces>, Vec<Problem>> {
-    let Some(texts) = &spec.namespaces else {
+    if spec.namespaces.is_none() && spec.namespace_labels.is_none() {
         return Ok(None);
-    };
+    }
     if matches!(spec.matches, MatchSpec::Regex(_)) {
         return Err(vec![Problem::new(
             "a rule with `regex` cannot have it",
             "write the namespaces into the expression, or use `match` with `{namespace}`",
         )]);
+    }
+    let texts = spec.namespaces.as_deref().unwrap_or_default();
+    if let Some(selector) = &spec.namespace_labels {
+        let wrong = selector::check_for_api(selector);
+        if !wrong.is_empty() {
+            return Err(wrong);
+        }
+        return Ok(Some(Namespaces::of_names(&texts.iter().cloned().collect())));
     }
     let problems =
         |problems: Vec<(usize, Problem)>| problems.into_iter().map(|(_, problem)| problem);
@@ -1048,6 +1068,12 @@ fn unused_capture(at: usize, captures: &[Option<String>], numbers: bool) -> Prob
 fn warnings(rules: &[Rule], reached: &[bool]) -> Vec<Complaint> {
     let mut warnings = Vec::new();
     for (index, rule) in rules.iter().enumerate() {
+        if let Some(labels) = &rule.namespace_labels
+            && rule.namespaces.iter().flatten().next().is_none()
+        {
+            warnings.push(for_no_namespace(index, rule, labels));
+            continue;
+        }
         if !reached.get(index).copied().unwrap_or(true) {
             warnings.push(match check::shadow(rules, index) {
                 Some(earlier) => Complaint::new(
@@ -1069,6 +1095,22 @@ fn warnings(rules: &[Rule], reached: &[bool]) -> Vec<Complaint> {
         }
     }
     warnings
+}
+
+fn for_no_namespace(index: usize, rule: &Rule, labels: &Labels) -> Complaint {
+    let labels = selector::text(labels);
+    let (problem, remedy) = if rule.namespaces.is_some() {
+        (
+            format!("no namespace has the labels {labels}: the rule is for none"),
+            "label one, as in `kubectl label namespace NAME KEY=VALUE`",
+        )
+    } else {
+        (
+            format!("which namespaces have the labels {labels} is not known: the rule is for none"),
+            "the API server has to say it: in a cluster, with [kubernetes] watch, and the right to list and watch namespaces",
+        )
+    };
+    Complaint::new(index, Key::Namespaces, problem, remedy)
 }
 
 #[cfg(test)]

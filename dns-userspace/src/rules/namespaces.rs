@@ -1,5 +1,7 @@
 //! The namespaces that a rule is for: names and globs of RFC 1123 labels, matched by text and as a language of the matcher.
 
+use std::collections::BTreeSet;
+
 use regex_syntax::hir::Hir;
 
 use super::labels::{MAX_LABEL, Problem, is_rfc1123};
@@ -8,7 +10,7 @@ use super::language::{class, repeat};
 /// What `*` stands for in a glob: any number of letters, digits and hyphens, as far as the whole is a label.
 const STAR: char = '*';
 
-/// A list of them; a namespace is in it when one of them matches.
+/// A list of them, in order; a namespace is in it when one of them matches.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Namespaces(Vec<LabelGlob>);
 
@@ -42,10 +44,25 @@ impl Namespaces {
         Ok(Self(globs))
     }
 
+    /// Those of these names, which may be none; what is no RFC 1123 label in lower case is left out.
+    pub fn of_names(names: &BTreeSet<String>) -> Self {
+        let is_name = |name: &&String| {
+            is_rfc1123(name.as_bytes()) && !name.bytes().any(|byte| byte.is_ascii_uppercase())
+        };
+        let names = names.iter().filter(is_name);
+        Self(names.map(|name| LabelGlob(vec![name.clone()])).collect())
+    }
+
     /// Whether a label, in any case, is one of them.
     pub fn contains(&self, label: &str) -> bool {
         let label = label.to_ascii_lowercase();
-        is_rfc1123(label.as_bytes()) && self.0.iter().any(|glob| glob.matches(&label))
+        if !is_rfc1123(label.as_bytes()) {
+            return false;
+        }
+        // There may be thousands of names.
+        let mut globs = self.0.iter().filter(|glob| glob.0.len() > 1);
+        globs.any(|glob| glob.matches(&label))
+            || self.0.binary_search(&LabelGlob(vec![label])).is_ok()
     }
 
     /// Whether each of `others` is one of these. Conservative: `false` may be wrong.

@@ -152,6 +152,7 @@ pub fn random_rules(random: &mut Rng, most: usize) -> Vec<RuleSpec> {
             ttl_seconds: DEFAULT_TTL,
             follow: true,
             namespaces,
+            namespace_labels: None,
             clients: ClientsSpec::Any,
             mode,
         });

@@ -1,4 +1,4 @@
-//! Where a target comes from beside DNS: the Services of the cluster, as its API server reports them.
+//! What the API server of the cluster says: of Services, where a target comes from beside DNS, and of the labels of namespaces.
 //!
 //! What is known and what follows from a report is decided here without I/O; `watch` and `post` speak to the API server.
 
@@ -6,9 +6,14 @@ mod backoff;
 #[cfg(feature = "kubernetes")]
 pub mod client;
 mod events;
+#[cfg(any(feature = "kubernetes", test))]
+mod labelled;
+#[cfg(feature = "kubernetes")]
+pub mod namespaces;
 #[cfg(feature = "kubernetes")]
 pub mod post;
 mod reporter;
+mod selected;
 mod selector;
 mod services;
 mod shared;
@@ -18,6 +23,7 @@ pub mod watch;
 pub use backoff::Backoff;
 pub use events::{Note, Subject};
 pub use reporter::Reporter;
+pub use selected::{Selected, SelectedStatus};
 pub use selector::{ClusterDomain, Selector, selectors};
 pub use services::{Kind, Report, Service, Services};
 pub use shared::{ApiStatus, ErrorReason, EventOutcome, ServiceStatus, SharedServices};

@@ -4,17 +4,19 @@
 //! would not be known.
 
 use std::{
-    fmt, io,
+    fmt,
+    future::Future,
+    io,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use futures::{StreamExt as _, TryStreamExt as _};
+use futures::{Stream, StreamExt as _, TryStreamExt as _, stream::BoxStream};
 use hickory_proto::rr::Name;
 use k8s_openapi::api::core::v1;
 use kube::{
     Api, Client, Error, Resource, ResourceExt as _,
-    api::{ListParams, VersionMatch, WatchEvent, WatchParams},
+    api::{ListParams, ObjectList, PartialObjectMeta, VersionMatch, WatchEvent, WatchParams},
 };
 use serde::de::DeserializeOwned;
 use tokio::time::{sleep, timeout};
@@ -37,9 +39,70 @@ const SHORTEST: Duration = Duration::from_secs(1);
 /// The version that stands for "whatever the server has in memory".
 const ANY_VERSION: &str = "0";
 
+/// How the API server is asked for objects.
+pub trait Ask: Send + Sync {
+    type Object: Resource + Clone + Send;
+
+    fn list(
+        &self,
+        parameters: &ListParams,
+    ) -> impl Future<Output = Result<ObjectList<Self::Object>, Error>> + Send;
+
+    fn watch(
+        &self,
+        parameters: &WatchParams,
+        version: &str,
+    ) -> impl Future<Output = Result<Events<Self::Object>, Error>> + Send;
+}
+
+type Events<K> = BoxStream<'static, Result<WatchEvent<K>, Error>>;
+
+fn boxed<K>(
+    events: impl Stream<Item = Result<WatchEvent<K>, Error>> + Send + 'static,
+) -> Events<K> {
+    events.boxed()
+}
+
+impl<K> Ask for Api<K>
+where
+    K: Resource + Clone + DeserializeOwned + fmt::Debug + Send + Sync + 'static,
+{
+    type Object = K;
+
+    async fn list(&self, parameters: &ListParams) -> Result<ObjectList<K>, Error> {
+        Api::list(self, parameters).await
+    }
+
+    async fn watch(&self, parameters: &WatchParams, version: &str) -> Result<Events<K>, Error> {
+        Api::watch(self, parameters, version).await.map(boxed)
+    }
+}
+
+/// Asks for the metadata alone.
+pub struct Metadata<K>(pub Api<K>);
+
+impl<K> Ask for Metadata<K>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + fmt::Debug + Send + Sync + 'static,
+{
+    type Object = PartialObjectMeta<K>;
+
+    async fn list(&self, parameters: &ListParams) -> Result<ObjectList<Self::Object>, Error> {
+        self.0.list_metadata(parameters).await
+    }
+
+    async fn watch(
+        &self,
+        parameters: &WatchParams,
+        version: &str,
+    ) -> Result<Events<Self::Object>, Error> {
+        self.0.watch_metadata(parameters, version).await.map(boxed)
+    }
+}
+
 /// What is listed and watched.
-pub struct Query<K> {
-    pub api: Api<K>,
+pub struct Query<A> {
+    pub api: A,
     /// Field selector of the API; empty for none.
     pub fields: String,
     /// The same for labels.
@@ -107,10 +170,10 @@ pub async fn follow(client: Client, selector: Selector, services: Arc<SharedServ
 }
 
 /// Watches for as long as it is polled.
-pub async fn watch<K, S>(query: Query<K>, sink: S)
+pub async fn watch<A, S>(query: Query<A>, sink: S)
 where
-    K: Resource + Clone + DeserializeOwned + fmt::Debug,
-    S: Sink<K>,
+    A: Ask,
+    S: Sink<A::Object>,
 {
     let mut watch = Watch {
         query,
@@ -145,8 +208,8 @@ where
     }
 }
 
-struct Watch<K, S> {
-    query: Query<K>,
+struct Watch<A, S> {
+    query: Query<A>,
     sink: S,
     /// Where the watch goes on; `None` for a list first.
     version: Option<String>,
@@ -156,10 +219,10 @@ struct Watch<K, S> {
 
 type Failed = (ErrorReason, String);
 
-impl<K, S> Watch<K, S>
+impl<A, S> Watch<A, S>
 where
-    K: Resource + Clone + DeserializeOwned + fmt::Debug,
-    S: Sink<K>,
+    A: Ask,
+    S: Sink<A::Object>,
 {
     /// Lists if need be, and watches until the server ends it.
     async fn once(&mut self, backoff: &mut Backoff, is_failing: &mut bool) -> Result<(), Failed> {
@@ -175,8 +238,7 @@ where
             parameters = parameters.labels(&self.query.labels);
         }
         let events = timeout(LIST, self.query.api.watch(&parameters, &version)).await;
-        let events = events.map_err(|_| silent())?.map_err(failed)?;
-        let mut events = events.boxed();
+        let mut events = events.map_err(|_| silent())?.map_err(failed)?;
         let began = Instant::now();
         let mut is_open = false;
         loop {

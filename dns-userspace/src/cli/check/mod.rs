@@ -10,6 +10,7 @@ mod identity;
 mod interfaces;
 mod metrics;
 mod nameservers;
+mod namespaces;
 mod node;
 mod programs;
 mod report;
@@ -64,13 +65,16 @@ pub struct Args {
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let node = Node::look();
     let mut findings = Vec::new();
-    let learnt = match &args.config {
-        None => Vec::new(),
-        Some(path) => super::block_on(async { Ok(learn::sources(path, &args.control).await) })?,
+    let (learnt, (labelled, unknown)) = match &args.config {
+        None => Default::default(),
+        Some(path) => super::block_on(async {
+            let learnt = learn::sources(path, &args.control).await;
+            Ok((learnt, learn::namespaces(path, &args.control).await))
+        })?,
     };
     let settings = match &args.config {
         None => None,
-        Some(path) => match Settings::load(path, &[], &learnt) {
+        Some(path) => match Settings::load(path, &[], &learnt, &labelled) {
             Ok(settings) => {
                 findings.push(Finding::ok(
                     "configuration",
@@ -88,6 +92,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                     });
                 }
                 findings.extend(learnt.iter().map(nameservers::learnt));
+                findings.extend(namespaces::judge(&settings.rules, unknown.as_deref()));
                 findings.extend(answers::max_ttl(settings.max_ttl));
                 Some(settings)
             }

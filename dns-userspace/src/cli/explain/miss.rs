@@ -2,7 +2,7 @@
 
 use hickory_proto::rr::Name;
 
-use crate::rules::{NAMESPACE, Rule};
+use crate::rules::{NAMESPACE, Rule, selector};
 
 /// The rule that a name fails latest, seen from the root, and at which label.
 pub(super) fn nearest(rules: &[Rule], name: &Name) -> Option<String> {
@@ -32,12 +32,12 @@ struct Miss {
 /// Where a name stops following a rule; `None` when it matches after all.
 fn miss(rule: &Rule, labels: &[&str]) -> Option<Miss> {
     miss_of_pattern(rule.pattern(), labels, |namespace| {
-        let namespaces = rule.namespaces().unwrap_or_default();
         (!rule.is_for(namespace)).then(|| {
-            format!(
-                "the rule is for the namespaces {}, not for `{namespace}`",
-                namespaces.join(", ")
-            )
+            let which = match rule.namespace_labels() {
+                Some(labels) => format!("with the labels {}", selector::text(labels)),
+                None => rule.namespaces().unwrap_or_default().join(", "),
+            };
+            format!("the rule is for the namespaces {which}, not for `{namespace}`")
         })
     })
 }

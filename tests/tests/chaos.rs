@@ -11,8 +11,8 @@ use gregor_tests::{
 };
 
 /// Three pods; the order of the faults is another one each time, and printed.
-fn run(plan: Plan, place: Place, plant: Option<Plant>) -> Verdict {
-    let run = Run {
+fn run_of(plan: Plan, place: Place, plant: Option<Plant>) -> Run {
+    Run {
         plan,
         place,
         pods: 3,
@@ -20,8 +20,11 @@ fn run(plan: Plan, place: Place, plant: Option<Plant>) -> Verdict {
         plant,
         only: Vec::new(),
         time: None,
-    };
-    let outcome = chaos::run("e2echaos", &run).unwrap();
+    }
+}
+
+fn run(plan: Plan, place: Place, plant: Option<Plant>) -> Verdict {
+    let outcome = chaos::run("e2echaos", &run_of(plan, place, plant)).unwrap();
     println!("{}", chaos::render(&outcome.verdict));
     for skipped in &outcome.skipped {
         println!("skipped: {skipped}");
@@ -86,6 +89,33 @@ fn a_short_run() {
     assert_eq!(broken, Vec::<String>::new());
     let sent: u64 = verdict.rows.values().flat_map(|row| row.counts.sent).sum();
     assert!(sent > 500, "{sent} queries: too few for a result");
+}
+
+/// By the limit of a cgroup: of version 2 in guests of `cargo xtask kernels`.
+#[test]
+fn killed_for_lack_of_memory() {
+    const TEST: &str = "killed_for_lack_of_memory";
+    let place = match has_tcx().unwrap() {
+        true => Place::Tcx,
+        false => Place::Clsact,
+    };
+    let plan = Plan {
+        faults: &[(Fault::OutOfMemory, 2)],
+        ..SHORT
+    };
+    let outcome = chaos::run("e2echaos", &run_of(plan, place, None)).unwrap();
+    println!("{}", chaos::render(&outcome.verdict));
+    if let Some(why) = outcome.skipped.first() {
+        return skip(TEST, why);
+    }
+    let is_about_time = |line: &&String| !line.contains("new names were left to the cache");
+    let broken: Vec<&String> = outcome
+        .verdict
+        .broken
+        .iter()
+        .filter(is_about_time)
+        .collect();
+    assert_eq!(broken, Vec::<&String>::new());
 }
 
 /// A plan of one fault, twice.

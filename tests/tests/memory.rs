@@ -1,5 +1,5 @@
 //! The memory that gregor is charged with: within the documented figures, within the limit of the shipped manifest over
-//! reloads, and as `gregor check` says.
+//! reloads and upgrades, and as `gregor check` says. `cargo xtask kernels` runs it with cgroups of version 2.
 
 #![allow(
     clippy::unwrap_used,
@@ -12,20 +12,21 @@ mod e2e;
 use std::{
     collections::BTreeMap,
     fs,
-    os::{
-        fd::{AsFd as _, AsRawFd as _},
-        unix::fs::PermissionsExt as _,
-    },
-    path::{Path, PathBuf},
+    os::fd::{AsFd as _, AsRawFd as _},
+    path::PathBuf,
     process::{self, Command},
 };
 
 use aya::{maps::MapInfo, programs::loaded_programs};
-use e2e::{Metrics, programs_on, sorted, until};
-use gregor::{app::settings::Settings, datapath::wanted, rules::selector::Labelled};
+use e2e::{programs_on, sorted, until};
+use gregor::{
+    app::settings::Settings,
+    datapath::{Memlock, Node, wanted},
+    rules::selector::Labelled,
+};
 use gregor_tests::{
     lab::{
-        Gregor, Lab, skip,
+        Gregor, Lab, enter_group, guest, skip,
         world::{BROKER, FOO_ADDRESSES},
     },
     tools,
@@ -37,101 +38,122 @@ use nix::{
 
 const MIB: u64 = 1 << 20;
 
-/// A memory cgroup, of whichever version this kernel counts memory with. The lab's namespaces do not see the machine's
-/// /sys, so its file system is mounted once more, before they are made.
-struct MemoryGroup {
+/// Where groups are made whose memory is limited, by whichever version of cgroups this kernel counts memory with; in guests by
+/// version 2. The lab's namespaces do not see the machine's /sys, so its file system is mounted once more, before they are made.
+struct MemoryGroups {
     mounted: PathBuf,
+    is_v2: bool,
+}
+
+impl MemoryGroups {
+    /// The error says why there is none here.
+    fn mount() -> Result<Self, String> {
+        let mounted = std::env::temp_dir().join(format!("gregor-cgroup-{}", process::id()));
+        fs::create_dir_all(&mounted).map_err(|error| error.to_string())?;
+        let mut groups = Self {
+            mounted,
+            is_v2: false,
+        };
+        let mount = |kind, options| {
+            mount(
+                Some(kind),
+                &groups.mounted,
+                Some(kind),
+                MsFlags::empty(),
+                options,
+            )
+        };
+        let v1 = match std::env::var_os(guest::GUEST) {
+            None => mount("cgroup", Some("memory")).map_err(|error| error.to_string()),
+            Some(_) => Err("not tried in a guest".to_owned()),
+        };
+        if let Err(v1) = v1 {
+            mount("cgroup2", None)
+                .map_err(|v2| format!("no cgroup with memory: v1 {v1}, v2 {v2}"))?;
+            groups.is_v2 = true;
+            let control = groups.mounted.join("cgroup.subtree_control");
+            fs::write(control, "+memory").map_err(|error| format!("cgroup v2: {error}"))?;
+        }
+        Ok(groups)
+    }
+
+    /// One with this limit, in bytes.
+    fn group(&self, name: &str, limit: u64) -> MemoryGroup {
+        let name = format!("gregor-test-{}-{name}", process::id());
+        let path = self.mounted.join(name);
+        fs::create_dir(&path).unwrap();
+        let (limit_file, peak_file) = if self.is_v2 {
+            ("memory.max", "memory.peak")
+        } else {
+            ("memory.limit_in_bytes", "memory.max_usage_in_bytes")
+        };
+        fs::write(path.join(limit_file), limit.to_string()).unwrap();
+        MemoryGroup { path, peak_file }
+    }
+
+    /// Makes them visible in the node, where gregor looks.
+    fn show_in(&self, lab: &Lab) {
+        let place = if self.is_v2 {
+            "/sys/fs/cgroup"
+        } else {
+            "/sys/fs/cgroup/memory"
+        };
+        let made = lab.node().enter(|| {
+            let none = None::<&str>;
+            let at = "/sys/fs/cgroup";
+            mount(Some("none"), at, Some("tmpfs"), MsFlags::empty(), none)?;
+            fs::create_dir_all(place)?;
+            mount(Some(&self.mounted), place, none, MsFlags::MS_BIND, none)?;
+            std::io::Result::Ok(())
+        });
+        made.unwrap().unwrap();
+    }
+}
+
+impl Drop for MemoryGroups {
+    fn drop(&mut self) {
+        let _ = umount2(&self.mounted, MntFlags::MNT_DETACH);
+        let _ = fs::remove_dir(&self.mounted);
+    }
+}
+
+/// Dropped before the groups' file system.
+struct MemoryGroup {
     path: PathBuf,
-    limit_file: &'static str,
     peak_file: &'static str,
 }
 
 impl MemoryGroup {
-    /// The error says why there is none here.
-    fn new() -> Result<Self, String> {
-        let mounted = std::env::temp_dir().join(format!("gregor-cgroup-{}", process::id()));
-        fs::create_dir_all(&mounted).map_err(|error| error.to_string())?;
-        let mut group = Self {
-            path: mounted.join(format!("gregor-test-{}", process::id())),
-            mounted,
-            limit_file: "memory.limit_in_bytes",
-            peak_file: "memory.max_usage_in_bytes",
-        };
-        let none = MsFlags::empty();
-        let v1 = mount(
-            Some("cgroup"),
-            &group.mounted,
-            Some("cgroup"),
-            none,
-            Some("memory"),
-        );
-        if let Err(v1) = v1 {
-            let v2 = mount(
-                Some("cgroup"),
-                &group.mounted,
-                Some("cgroup2"),
-                none,
-                None::<&str>,
-            );
-            v2.map_err(|v2| format!("no cgroup with memory: v1 {v1}, v2 {v2}"))?;
-            group.limit_file = "memory.max";
-            group.peak_file = "memory.peak";
-            let control = group.mounted.join("cgroup.subtree_control");
-            fs::write(control, "+memory").map_err(|error| format!("cgroup v2: {error}"))?;
-        }
-        fs::create_dir(&group.path).map_err(|error| error.to_string())?;
-        if !group.path.join(group.limit_file).exists() {
-            return Err(format!("the cgroup has no {}", group.limit_file));
-        }
-        Ok(group)
-    }
-
-    fn limit(&self, bytes: u64) {
-        fs::write(self.path.join(self.limit_file), bytes.to_string()).unwrap();
-    }
-
+    /// The most that it had; `None` where the kernel does not say.
     fn peak(&self) -> Option<u64> {
         let text = fs::read_to_string(self.path.join(self.peak_file)).ok()?;
         text.trim().parse().ok()
     }
 
-    /// Makes it visible in the node, where gregor looks.
-    fn show_in(&self, lab: &Lab) {
-        let is_v1 = self.limit_file == "memory.limit_in_bytes";
-        let place = if is_v1 {
-            "/sys/fs/cgroup/memory"
-        } else {
-            "/sys/fs/cgroup"
-        };
-        let mut command = Command::new("sh");
-        command.arg("-ec").arg(format!(
-            "mount -t tmpfs none /sys/fs/cgroup; mkdir -p {place}; mount --bind {} {place}",
-            self.mounted.display()
-        ));
-        let output = lab.node().output(command).unwrap();
-        assert!(output.status.success(), "{output:?}");
+    /// Runs gregor in here from its first instruction on.
+    fn command(&self) -> Command {
+        let mut command = Command::new(tools::gregor().unwrap());
+        enter_group(&mut command, &self.path);
+        command
     }
 
-    /// A script that runs gregor in here from its first instruction on.
-    fn script(&self, directory: &Path) -> PathBuf {
-        let script = directory.join("gregor-in-cgroup");
-        let text = format!(
-            "#!/bin/sh\necho $$ > {} && exec {} \"$@\"\n",
-            self.path.join("cgroup.procs").display(),
-            tools::gregor().unwrap().display()
-        );
-        fs::write(&script, text).unwrap();
-        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
-        script
+    fn has(&self, gregor: &Gregor) -> bool {
+        let procs = fs::read_to_string(self.path.join("cgroup.procs")).unwrap();
+        procs.trim() == gregor.process().pid().to_string()
     }
 }
 
 impl Drop for MemoryGroup {
     fn drop(&mut self) {
         let _ = fs::remove_dir(&self.path);
-        let _ = umount2(&self.mounted, MntFlags::MNT_DETACH);
-        let _ = fs::remove_dir(&self.mounted);
     }
+}
+
+/// The groups of this machine; that there are none is reported.
+fn groups(test: &str) -> Option<MemoryGroups> {
+    MemoryGroups::mount()
+        .map_err(|reason| skip(test, &reason))
+        .ok()
 }
 
 /// `resources.limits.memory` of deploy/manifests/gregor.yaml.
@@ -143,31 +165,41 @@ fn limit_of_the_manifest() -> u64 {
     value.strip_suffix("Mi").unwrap().parse::<u64>().unwrap() * MIB
 }
 
+fn reload(gregor: &Gregor) {
+    let loads = |result: &str| e2e::loads(gregor, result);
+    let before = loads("success");
+    gregor.signal(Signal::SIGHUP);
+    until("a reload", || {
+        assert!(gregor.process().exited().is_none(), "{}", gregor.log());
+        assert_eq!(loads("failure"), 0.0, "{}", gregor.log());
+        (loads("success") > before).then_some(())
+    });
+}
+
+/// The pod gets its endpoint.
+fn serves(lab: &Lab) {
+    let answer = lab.pod("foo").getent(BROKER).unwrap();
+    assert_eq!(answer, sorted(FOO_ADDRESSES));
+}
+
 #[test]
 fn reloads_fit_into_the_limit_of_the_manifest() {
-    let group = match MemoryGroup::new() {
-        Ok(group) => group,
-        Err(reason) => return skip("reloads_fit_into_the_limit_of_the_manifest", &reason),
+    let Some(groups) = groups("reloads_fit_into_the_limit_of_the_manifest") else {
+        return;
     };
-    group.limit(limit_of_the_manifest());
+    let group = groups.group("only", limit_of_the_manifest());
     let lab = Lab::builder("e2elimit").pod("foo").start().unwrap();
-    let binary = group.script(lab.directory());
-    let gregor = lab.start_gregor(&binary, &lab.gregor_config()).unwrap();
-    let procs = fs::read_to_string(group.path.join("cgroup.procs")).unwrap();
-    assert_eq!(procs.trim(), gregor.process().pid().to_string());
-    for round in 1..=5 {
-        gregor.signal(Signal::SIGHUP);
-        until("a reload", || {
-            assert!(gregor.process().exited().is_none(), "{}", gregor.log());
-            let loads = |result: &str| {
-                Metrics::of(&gregor)
-                    .get(&format!("gregor_config_loads_total{{result=\"{result}\"}}"))
-            };
-            assert_eq!(loads("failure"), 0.0, "{}", gregor.log());
-            (loads("success") == f64::from(1 + round)).then_some(())
-        });
-        let answer = lab.pod("foo").getent(BROKER).unwrap();
-        assert_eq!(answer, sorted(FOO_ADDRESSES));
+    let gregor = lab
+        .start_gregor_as(
+            group.command(),
+            &tools::gregor().unwrap(),
+            &lab.gregor_config(),
+        )
+        .unwrap();
+    assert!(group.has(&gregor));
+    for _ in 0..5 {
+        reload(&gregor);
+        serves(&lab);
     }
     assert_eq!(programs_on(&lab, "veth-foo"), ["gregor"]);
     let peak = group.peak().unwrap_or(0);
@@ -175,25 +207,72 @@ fn reloads_fit_into_the_limit_of_the_manifest() {
     gregor.stop();
 }
 
+/// Each in a group of its own, as pods are: what the first one has made is the second one's to reload.
+#[test]
+fn upgrades_fit_into_the_limit_of_the_manifest() {
+    let Some(groups) = groups("upgrades_fit_into_the_limit_of_the_manifest") else {
+        return;
+    };
+    let group = |number: u32| groups.group(&number.to_string(), limit_of_the_manifest());
+    let lab = Lab::builder("e2eupgrade").pod("foo").start().unwrap();
+    let binary = tools::gregor().unwrap();
+    let successor = |number: u32, group: &MemoryGroup| {
+        let name = format!("gregor-{number}");
+        lab.spawn_successor_as(&name, group.command(), &binary, &lab.gregor_config())
+            .unwrap()
+    };
+    let logs = |gregor: &Gregor, text: &str| {
+        until(text, || {
+            assert!(gregor.process().exited().is_none(), "{}", gregor.log());
+            gregor.log().contains(text).then_some(())
+        });
+    };
+    let mut old = (group(0), None);
+    let first = successor(0, &old.0);
+    logs(&first, "gregor::app: ready");
+    old.1 = Some(first);
+    for number in 1..=3 {
+        let group = group(number);
+        let next = successor(number, &group);
+        logs(&next, "ready to take over");
+        assert!(group.has(&next));
+        let before = old.1.take().unwrap();
+        before.signal(Signal::SIGTERM);
+        let ended = until("it ends", || before.process().exited());
+        assert_eq!(ended.code(), Some(0), "{}", before.log());
+        logs(&next, "gregor::app: ready");
+        serves(&lab);
+        reload(&next);
+        serves(&lab);
+        let peak = group.peak().unwrap_or(0);
+        println!("{} MiB at most in upgrade {number}", peak / MIB);
+        // The group of the one before goes, as that of a pod does; what it has made stays.
+        old = (group, Some(next));
+    }
+    assert_eq!(programs_on(&lab, "veth-foo"), ["gregor"]);
+}
+
 /// Maps that do not fit into the cgroup are refused by the kernel, not a reason for it to kill somebody: one line, which names limit
 /// and remedy, and `check` says it first. Nothing is left of them.
 #[test]
 fn maps_that_do_not_fit_are_refused() {
-    let group = match MemoryGroup::new() {
-        Ok(group) => group,
-        Err(reason) => return skip("maps_that_do_not_fit_are_refused", &reason),
+    const TEST: &str = "maps_that_do_not_fit_are_refused";
+    if Node::look().memlock != Memlock::NotCharged {
+        return skip(TEST, "this kernel charges maps to no cgroup");
+    }
+    let Some(groups) = groups(TEST) else {
+        return;
     };
     let limit = 64;
-    group.limit(limit * MIB);
+    let group = groups.group("only", limit * MIB);
     let lab = Lab::builder("e2enomem").pod("foo").start().unwrap();
-    group.show_in(&lab);
-    let script = group.script(lab.directory());
+    groups.show_in(&lab);
     let config = lab.directory().join("many.toml");
     let many = format!("{}\n[limits]\nanswers = 100000\n", lab.gregor_config());
     fs::write(&config, many).unwrap();
     let control = lab.directory().join("many.sock");
     for subcommand in ["check", "run"] {
-        let mut command = Command::new(&script);
+        let mut command = group.command();
         command
             .arg(subcommand)
             .arg("--config")
@@ -221,11 +300,14 @@ fn maps_that_do_not_fit_are_refused() {
     }
     assert_eq!(programs_on(&lab, "veth-foo"), [""; 0]);
     // With the defaults it starts there.
-    let gregor = lab.start_gregor(&script, &lab.gregor_config()).unwrap();
-    assert_eq!(
-        lab.pod("foo").getent(BROKER).unwrap(),
-        sorted(FOO_ADDRESSES)
-    );
+    let gregor = lab
+        .start_gregor_as(
+            group.command(),
+            &tools::gregor().unwrap(),
+            &lab.gregor_config(),
+        )
+        .unwrap();
+    serves(&lab);
     gregor.stop();
 }
 

@@ -9,7 +9,7 @@
 
 mod e2e;
 
-use std::net::IpAddr;
+use std::{fs, net::IpAddr};
 
 use e2e::{
     Metrics, addresses, chain, exchange_tcp, loads, qualified, sorted, until,
@@ -105,6 +105,55 @@ fn a_rule_is_for_the_namespaces_that_it_names() {
     assert_eq!(served(), [false, true]);
     reload(&gregor, &lab.gregor_config());
     assert_eq!(served(), [true, true]);
+}
+
+/// Which namespaces have the labels only the API server can say. Without one the rule is for none, and everything says so; what an
+/// earlier process knew counts until it does.
+#[test]
+fn without_an_api_server_a_rule_with_labels_is_for_the_namespaces_that_were_known() {
+    let lab = Lab::builder("e2elabels").pod("foo").start().unwrap();
+    let foo = lab.pod("foo");
+    let labelled = with_keys(&lab, "namespaces = { tier = \"gold\" }");
+    let gregor = start(&lab, &labelled);
+    let served = || {
+        [
+            is_served(foo, "foo", FOO_ADDRESSES),
+            is_served(foo, "bar", BAR_ADDRESSES),
+        ]
+    };
+    assert_eq!(served(), [false, false]);
+    let status = gregor.status_text(&[]).unwrap();
+    for part in [
+        "for namespaces with tier=gold: NOT KNOWN, so for none",
+        "NOT WATCHED",
+    ] {
+        assert!(status.contains(part), "{part}: {status}");
+    }
+    let log = gregor.log();
+    assert!(log.contains("the rule is for none"), "{log}");
+    assert_eq!(
+        Metrics::of(&gregor).get("gregor_kubernetes_selectors_unknown"),
+        1.0
+    );
+    // The API server has not taken part in what else there is.
+    reload(&gregor, &with_keys(&lab, "namespaces = [\"foo\"]"));
+    assert_eq!(served(), [true, false]);
+    reload(&gregor, &labelled);
+    assert_eq!(served(), [false, false]);
+    gregor.stop();
+
+    // As an earlier process has left it.
+    let known = r#"[[{"tier":["gold"]},["foo"]]]"#;
+    fs::write(lab.directory().join("namespaces.json"), known).unwrap();
+    let gregor = start(&lab, &labelled);
+    assert_eq!(served(), [true, false]);
+    let status = gregor.status_text(&[]).unwrap();
+    assert!(
+        status.contains("for namespaces with tier=gold: foo"),
+        "{status}"
+    );
+    become_known(&gregor, foo, "foo", FOO_ADDRESSES);
+    assert_eq!(served(), [true, false]);
 }
 
 /// The next rule that matches is for the others.

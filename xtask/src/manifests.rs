@@ -120,6 +120,22 @@ const MAKES: &[(&str, &str)] = &[
         "clients = { \"app\" = [\"x\",\"y\"], \"tier\" = \"gold\" }",
     ),
     (
+        "rules[0].name=a,rules[0].match=a.\\{namespace\\}.b,rules[0].cname=c.d,rules[0].namespaces={foo,team-*}",
+        "namespaces = [\"foo\",\"team-*\"]",
+    ),
+    (
+        "rules[0].name=a,rules[0].match=a.\\{namespace\\}.b,rules[0].cname=c.d,rules[0].namespaces.tier=gold,rules[0].namespaces.app={x,y}",
+        "namespaces = { \"app\" = [\"x\",\"y\"], \"tier\" = \"gold\" }",
+    ),
+    (
+        "rules[0].name=a,rules[0].match=a.\\{namespace\\}.b,rules[0].cname=c.d,rules[0].namespaces.tier=gold",
+        "resources: [\"namespaces\"]\n    verbs: [\"list\", \"watch\"]",
+    ),
+    (
+        "config=namespaces = { tier = 'gold' }",
+        "resources: [\"namespaces\"]",
+    ),
+    (
         "identity.sources={cni},rules[0].name=a,rules[0].match=a.\\{namespace\\}.b,rules[0].cname=c.d,rules[0].clients=any",
         "clients = \"any\"",
     ),

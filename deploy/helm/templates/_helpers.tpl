@@ -26,6 +26,29 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- if and (has "kubernetes" .Values.identity.sources) (not .Values.detach) }}true{{ end -}}
 {{- end }}
 
+{{/* Whether it asks the API server for namespaces: where a rule selects them by labels. */}}
+{{- define "gregor.watchesNamespaces" -}}
+{{- $found := false -}}
+{{- if .Values.config -}}
+{{- $found = regexMatch "(?m)^\\s*(namespaces\\s*=\\s*\\{|\\[rule\\.namespaces\\])" .Values.config -}}
+{{- else -}}
+{{- range .Values.rules -}}
+{{- if kindIs "map" .namespaces }}{{ $found = true }}{{ end -}}
+{{- end -}}
+{{- end -}}
+{{- if and $found .Values.kubernetes.watch (not .Values.detach) }}true{{ end -}}
+{{- end }}
+
+{{/* In TOML: a word, a list, or a table of labels. */}}
+{{- define "gregor.listOrLabels" -}}
+{{- if kindIs "map" . -}}
+{{- $labels := . -}}
+{ {{ range $index, $label := keys $labels | sortAlpha }}{{ if $index }}, {{ end }}{{ $label | toRawJson }} = {{ get $labels $label | toRawJson }}{{ end }} }
+{{- else -}}
+{{ . | toRawJson }}
+{{- end -}}
+{{- end }}
+
 {{/* Whether it reads the results of the CNI. */}}
 {{- define "gregor.readsResults" -}}
 {{- if and (has "cni" .Values.identity.sources) (not .Values.detach) }}true{{ end -}}

@@ -1655,4 +1655,67 @@ mod tests {
             "{own:?}"
         );
     }
+
+    fn labelled(names: impl IntoIterator<Item = String>) -> RuleSpec {
+        RuleSpec {
+            namespaces: Some(names.into_iter().collect()),
+            namespace_labels: Some(Labels::from([("tier".to_owned(), vec!["gold".to_owned()])])),
+            ..spec("gold", KAFKA.0, KAFKA.1)
+        }
+    }
+
+    #[test]
+    fn a_rule_whose_labels_no_namespace_has_is_for_none_and_the_next_rule_is_used() {
+        let all = spec(
+            "all",
+            "*.managed.{namespace}.svc.cluster.local",
+            "up.{namespace}.test",
+        );
+        let name = wire("a.aws.private.kafka.managed.foo.svc.cluster.local");
+        for unknown in [false, true] {
+            let mut none = labelled([]);
+            if unknown {
+                none.namespaces = None;
+            }
+            let alone = RuleSet::compile(std::slice::from_ref(&none)).unwrap();
+            assert_eq!(alone.find(&name, None), None);
+            assert!(!alone.rules()[0].is_for("foo"));
+            let [warning] = alone.warnings() else {
+                panic!("{:?}", alone.warnings());
+            };
+            assert_eq!(warning.key, Key::Namespaces);
+            assert_eq!(warning.problem.contains("is not known"), unknown);
+            let both = RuleSet::compile(&[none, all.clone()]).unwrap();
+            assert_eq!(both.find(&name, None), Some(1));
+            assert_eq!(both.warnings().len(), 1);
+        }
+        let both = RuleSet::compile(&[labelled(["foo".to_owned()]), all]).unwrap();
+        assert_eq!(both.find(&name, None), Some(0));
+        assert_eq!(both.warnings(), []);
+        // What is known of the namespaces that stay is known still.
+        let ids = [vec!["foo"], vec!["foo", "bar"], vec![]].map(|names| {
+            let names = names.into_iter().map(str::to_owned);
+            RuleSet::compile(&[labelled(names)]).unwrap().rules()[0].id()
+        });
+        assert_eq!(ids, [ids[0]; 3]);
+    }
+
+    /// A thousand with the memory that rules have in any case.
+    #[test]
+    fn thousands_of_namespaces_may_be_selected() {
+        for (count, mib) in [(1000, 8), (5000, 32)] {
+            let names = (0..count).map(|number| format!("team-{}-{number}", number * 7919 % 1000));
+            let budget = Budget::new(Duration::from_secs(3600), mib << 20);
+            let rules = RuleSet::compile_within(&[labelled(names)], "", &budget).unwrap();
+            println!("{count}: {} kB of the table", rules.table().bytes() >> 10);
+            let find = |namespace: &str| {
+                let name = format!("a.aws.private.kafka.managed.{namespace}.svc.cluster.local");
+                rules.find(&wire(&name), None)
+            };
+            assert_eq!(find("Team-0-0"), Some(0));
+            assert_eq!(find("team-81-999"), Some(0));
+            assert_eq!(find("team-82-999"), None);
+            assert_eq!(find("team-0-00"), None);
+        }
+    }
 }

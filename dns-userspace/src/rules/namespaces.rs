@@ -74,7 +74,13 @@ impl Namespaces {
 
     /// All of them as one language, in the form of [`super::table`].
     pub fn language(&self) -> Hir {
-        Hir::alternation(self.0.iter().map(LabelGlob::language).collect())
+        let (names, globs): (Vec<&LabelGlob>, Vec<&LabelGlob>) =
+            self.0.iter().partition(|glob| glob.0.len() == 1);
+        let names = names.iter().flat_map(|name| &name.0);
+        let mut names: Vec<&[u8]> = names.map(String::as_bytes).collect();
+        names.sort_by(|a, b| a.iter().rev().cmp(b.iter().rev()));
+        let globs = globs.into_iter().map(LabelGlob::language);
+        Hir::alternation(std::iter::once(by_ends(&names)).chain(globs).collect())
     }
 
     /// The same for two lists that mean the same.
@@ -82,6 +88,38 @@ impl Namespaces {
         let globs: Vec<String> = self.0.iter().map(|glob| glob.0.join("*")).collect();
         globs.join("|")
     }
+}
+
+/// Names in the order of their reversed bytes, as a tree of their ends: matching goes backwards, and thousands of names side by side
+/// would each be a path of its own to the compiler. No name twice.
+fn by_ends(names: &[&[u8]]) -> Hir {
+    let [first, .., last] = names else {
+        let only = names.first().map(|name| literal(name));
+        return only.unwrap_or_else(Hir::fail);
+    };
+    // What the first and the last have in common, all have.
+    let common = first.iter().rev().zip(last.iter().rev());
+    let common = common.take_while(|(a, b)| a == b).count();
+    let end = literal(&first[first.len() - common..]);
+    let rests: Vec<&[u8]> = names
+        .iter()
+        .map(|name| &name[..name.len() - common])
+        .collect();
+    let branches = rests.chunk_by(|a, b| a.last() == b.last());
+    let branches = branches.map(|branch| match branch {
+        [[]] => Hir::empty(),
+        branch => by_ends(branch),
+    });
+    Hir::concat(vec![Hir::alternation(branches.collect()), end])
+}
+
+/// In any case.
+fn literal(text: &[u8]) -> Hir {
+    let bytes = text.iter().map(|expected| {
+        let expected = expected.to_ascii_lowercase();
+        class(move |byte| byte.to_ascii_lowercase() == expected)
+    });
+    Hir::concat(bytes.collect())
 }
 
 impl LabelGlob {
@@ -132,13 +170,7 @@ impl LabelGlob {
         let inner = || class(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
         let end = || class(|byte| byte.is_ascii_alphanumeric());
         let any = || Hir::repetition(repeat(0, None, inner()));
-        let literal = |text: &str| {
-            Hir::concat(
-                text.bytes()
-                    .map(|expected| class(move |byte| byte.to_ascii_lowercase() == expected))
-                    .collect(),
-            )
-        };
+        let literal = |text: &str| literal(text.as_bytes());
         let [first, middle @ .., last] = &self.0[..] else {
             return literal(self.0.first().map_or("", String::as_str));
         };
@@ -268,6 +300,17 @@ mod tests {
     }
 
     proptest! {
+        /// The same for many names, which the language has as a tree.
+        #[test]
+        fn the_language_has_every_name(names in proptest::collection::vec("[ab]{1,4}", 0..12), label in "[ab]{0,5}") {
+            let names: BTreeSet<String> = names.into_iter().collect();
+            let namespaces = Namespaces::of_names(&names);
+            for name in names.iter().chain([&label]) {
+                prop_assert_eq!(names.contains(name), namespaces.contains(name));
+                prop_assert_eq!(names.contains(name), accepts(&namespaces, name), "{}", name);
+            }
+        }
+
         /// The text and the language agree on every label.
         #[test]
         fn the_language_is_what_the_text_says(glob in "[ab*-]{1,6}", label in "[ab-]{0,7}") {

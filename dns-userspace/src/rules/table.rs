@@ -40,8 +40,8 @@ const MOST_STEPS: usize = 8 * TABLE_LEN;
 const STATES_A_LOOK: usize = 256;
 /// Most memory for the automaton of one rule by itself.
 const RULE_BYTES: usize = 4 << 20;
-/// Most memory for one rule's part of the NFA.
-const RULE_NFA_BYTES: usize = 1 << 20;
+/// Most memory for one rule's part of the NFA: enough for the names of some thousand namespaces.
+const RULE_NFA_BYTES: usize = 4 << 20;
 /// Longest head.
 const MAX_HEAD: usize = 8 * HEAD_WORDS;
 

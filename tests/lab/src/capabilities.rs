@@ -1,7 +1,7 @@
 //! Starts a program with less than the test itself may do: few capabilities, a limit of locked memory, a filter of system calls,
-//! a profile of AppArmor, a type of SELinux.
+//! a profile of AppArmor, a type of SELinux, a cgroup.
 
-use std::{ffi::CString, io, os::unix::process::CommandExt as _, process::Command};
+use std::{ffi::CString, io, os::unix::process::CommandExt as _, path::Path, process::Command};
 
 /// The largest number that a kernel may have; Linux 5.10 ends at 40.
 const LAST: u8 = 63;
@@ -102,7 +102,11 @@ pub fn forbid_bpf(command: &mut Command) {
 /// # Panics
 /// When the name has a NUL.
 pub fn enter_profile(command: &mut Command, profile: &str) {
-    write_before_exec(command, c"/proc/self/attr/exec", &format!("exec {profile}"));
+    write_before_exec(
+        command,
+        c"/proc/self/attr/exec".to_owned(),
+        &format!("exec {profile}"),
+    );
 }
 
 /// Starts it with a context of SELinux, `user:role:type`.
@@ -110,10 +114,20 @@ pub fn enter_profile(command: &mut Command, profile: &str) {
 /// # Panics
 /// When it has a NUL.
 pub fn enter_type(command: &mut Command, context: &str) {
-    write_before_exec(command, c"/proc/self/attr/current", context);
+    write_before_exec(command, c"/proc/self/attr/current".to_owned(), context);
 }
 
-fn write_before_exec(command: &mut Command, path: &'static std::ffi::CStr, text: &str) {
+/// Starts it in a cgroup, whose directory this is.
+///
+/// # Panics
+/// When its path has a NUL.
+pub fn enter_group(command: &mut Command, group: &Path) {
+    let path = group.join("cgroup.procs").into_os_string();
+    let path = CString::new(path.into_encoded_bytes()).expect("no NUL");
+    write_before_exec(command, path, "0");
+}
+
+fn write_before_exec(command: &mut Command, path: CString, text: &str) {
     let text = CString::new(text).expect("no NUL");
     let write = move || {
         let bytes = text.as_bytes();

@@ -22,7 +22,7 @@ pub mod tools;
 pub mod world;
 
 pub use capabilities::{
-    enter_profile, enter_type, forbid_bpf, keep as keep_capabilities, limit_memlock,
+    enter_group, enter_profile, enter_type, forbid_bpf, keep as keep_capabilities, limit_memlock,
 };
 pub use cleanup::{exit_code_on_interrupt, sweep};
 pub use client::{Ask, Transport};

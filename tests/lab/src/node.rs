@@ -542,6 +542,18 @@ route add ::/0 via fd00:244:{index:x}::1
         self.spawn_gregor_named(name, command, binary, config)
     }
 
+    /// [`Lab::spawn_successor`] by a command that executes it.
+    pub fn spawn_successor_as(
+        &self,
+        name: &str,
+        mut command: Command,
+        binary: &Path,
+        config: &str,
+    ) -> Result<Gregor> {
+        command.args(["run", "--handover"]);
+        self.spawn_gregor_named(name, command, binary, config)
+    }
+
     fn spawn_gregor_named(
         &self,
         name: &str,

@@ -1,19 +1,28 @@
 //! A memory cgroup in which the kernel kills a process that exceeds the limit.
 
 use std::{
+    ffi::{CStr, CString},
     fs,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
     thread,
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
+use nix::{
+    sys::{
+        signal::{Signal, kill},
+        wait::waitpid,
+    },
+    unistd::{ForkResult, Pid, fork},
+};
 
 use crate::lab::{Process, patience};
 
 /// What the group may have. The process that takes it all needs more.
 const LIMIT: &str = "33554432";
+/// What that process takes, in bytes.
+const EATEN: usize = 256 << 20;
 
 /// Whether this machine's cgroups can do that, and where.
 #[derive(Debug)]
@@ -51,17 +60,7 @@ impl Group {
         // Of the two, the kernel takes the other one for the one that needs more.
         let badness = format!("/proc/{}/oom_score_adj", process.pid());
         fs::write(&badness, "1000").with_context(|| format!("writing {badness}"))?;
-        let mut eater = Command::new("sh")
-            .args([
-                "-c",
-                "echo $$ >\"$1/cgroup.procs\" && exec tail /dev/zero",
-                "sh",
-            ])
-            .arg(&self.0)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()?;
+        let eater = self.start_eater()?;
         let limit = patience(Duration::from_secs(30));
         let mut waited = Duration::ZERO;
         let outcome = loop {
@@ -76,9 +75,45 @@ impl Group {
             thread::sleep(Duration::from_millis(2));
             waited += Duration::from_millis(2);
         };
-        let _ = eater.kill();
-        eater.wait()?;
+        let _ = kill(eater, Signal::SIGKILL);
+        waitpid(eater, None)?;
         outcome
+    }
+
+    /// A process that moves into the group and takes more memory than that may have. Nothing is executed: guests of
+    /// `cargo xtask kernels` have no shell.
+    fn start_eater(&self) -> Result<Pid> {
+        let path = self.0.join("cgroup.procs").into_os_string();
+        let path = CString::new(path.into_encoded_bytes())?;
+        // SAFETY: the child makes system calls and writes to memory of its own, and nothing else.
+        match unsafe { fork() }.context("cannot fork")? {
+            ForkResult::Parent { child } => Ok(child),
+            ForkResult::Child => eat(&path),
+        }
+    }
+}
+
+fn eat(procs: &CStr) -> ! {
+    // SAFETY: the path ends with a NUL, what is written is one byte, and the pages are those of the new mapping.
+    unsafe {
+        let file = libc::open(procs.as_ptr(), libc::O_WRONLY);
+        if libc::write(file, c"0".as_ptr().cast(), 1) == 1 {
+            let memory = libc::mmap(
+                std::ptr::null_mut(),
+                EATEN,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+                -1,
+                0,
+            );
+            if memory != libc::MAP_FAILED {
+                for page in (0..EATEN).step_by(4096) {
+                    memory.cast::<u8>().add(page).write_volatile(1);
+                }
+            }
+        }
+        // The parent sees that nothing was killed.
+        libc::_exit(1)
     }
 }
 

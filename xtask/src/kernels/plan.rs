@@ -136,8 +136,20 @@ const TESTS: &[Tests] = &[
         part: Part::Lab,
         program: "chaos",
         quick: &[],
-        full: &["a_short_run"],
+        full: &["a_short_run", "killed_for_lack_of_memory"],
         limit_seconds: 900,
+        boot: USUAL,
+    },
+    Tests {
+        part: Part::Lab,
+        program: "memory",
+        quick: &[
+            "reloads_fit_into_the_limit_of_the_manifest",
+            "upgrades_fit_into_the_limit_of_the_manifest",
+            "maps_that_do_not_fit_are_refused",
+        ],
+        full: &[],
+        limit_seconds: 600,
         boot: USUAL,
     },
     Tests {

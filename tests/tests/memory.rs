@@ -15,6 +15,7 @@ use std::{
     os::fd::{AsFd as _, AsRawFd as _},
     path::PathBuf,
     process::{self, Command},
+    sync::atomic::{AtomicU32, Ordering},
 };
 
 use aya::{maps::MapInfo, programs::loaded_programs};
@@ -48,7 +49,11 @@ struct MemoryGroups {
 impl MemoryGroups {
     /// The error says why there is none here.
     fn mount() -> Result<Self, String> {
-        let mounted = std::env::temp_dir().join(format!("gregor-cgroup-{}", process::id()));
+        // Tests run side by side.
+        static MOUNTS: AtomicU32 = AtomicU32::new(0);
+        let number = MOUNTS.fetch_add(1, Ordering::Relaxed);
+        let name = format!("gregor-cgroup-{}-{number}", process::id());
+        let mounted = std::env::temp_dir().join(name);
         fs::create_dir_all(&mounted).map_err(|error| error.to_string())?;
         let mut groups = Self {
             mounted,
@@ -98,12 +103,13 @@ impl MemoryGroups {
         } else {
             "/sys/fs/cgroup/memory"
         };
-        let made = lab.node().enter(|| {
+        let mounted = self.mounted.clone();
+        let made = lab.node().enter(move || {
             let none = None::<&str>;
             let at = "/sys/fs/cgroup";
             mount(Some("none"), at, Some("tmpfs"), MsFlags::empty(), none)?;
             fs::create_dir_all(place)?;
-            mount(Some(&self.mounted), place, none, MsFlags::MS_BIND, none)?;
+            mount(Some(&mounted), place, none, MsFlags::MS_BIND, none)?;
             std::io::Result::Ok(())
         });
         made.unwrap().unwrap();

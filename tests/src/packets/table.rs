@@ -137,6 +137,7 @@ impl Rule {
             ttl_seconds: 60,
             follow: true,
             namespaces: (!self.namespaces.is_empty()).then(|| namespaces.collect()),
+            namespace_labels: None,
             clients: match self.clients {
                 Clients::Any => ClientsSpec::Any,
                 Clients::OwnNamespace => ClientsSpec::OwnNamespace,

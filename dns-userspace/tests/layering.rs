@@ -147,7 +147,7 @@ fn no_file_of_gregor_executes_programs() {
 }
 
 /// Files and folders whose code takes the time, random numbers and input as arguments.
-const SANS_IO: [&str; 22] = [
+const SANS_IO: [&str; 24] = [
     "discover/track",
     "identity/facts",
     "identity/registry",
@@ -165,6 +165,8 @@ const SANS_IO: [&str; 22] = [
     "resolve/upstream/question",
     "resolve/upstream/retry",
     "sources/backoff",
+    "sources/denials",
+    "sources/events",
     "sources/labelled",
     "sources/selector",
     "sources/services",

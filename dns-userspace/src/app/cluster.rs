@@ -8,7 +8,7 @@ use tokio::{
     task::{JoinHandle, JoinSet},
 };
 
-use super::{respond::Respond, settings::Settings};
+use super::{denied, respond::Respond, settings::Settings};
 use crate::{
     model::Publish,
     sources::{Note, Reporter, Selector, SharedServices},
@@ -32,6 +32,8 @@ pub struct Cluster {
     sends_events: bool,
     /// The watches, and who sends the Events.
     watches: JoinSet<()>,
+    /// Who looks for Services that no rule is for.
+    denied: Option<JoinHandle<()>>,
     delivery: JoinHandle<()>,
 }
 
@@ -53,9 +55,11 @@ impl Cluster {
             selectors: Vec::new(),
             sends_events: false,
             watches: JoinSet::new(),
+            denied: None,
             delivery,
         };
         cluster.watch(settings);
+        cluster.look_for_denied(settings);
         cluster
     }
 
@@ -69,11 +73,28 @@ impl Cluster {
             self.watches = JoinSet::new();
             self.watch(settings);
         }
+        self.look_for_denied(settings);
+    }
+
+    /// With the rules of this configuration.
+    fn look_for_denied(&mut self, settings: &Settings) {
+        if let Some(before) = self.denied.take() {
+            before.abort();
+        }
+        if settings.sends_events && settings.rules.has_allow_lists() {
+            let reporter = Arc::clone(&self.reporter);
+            let rules = Arc::clone(&settings.rules);
+            let domain = settings.cluster_domain.clone();
+            self.denied = Some(tokio::spawn(denied::look(reporter, rules, domain)));
+        }
     }
 
     /// Ends the watches.
     pub fn stop(&mut self) {
         self.watches.abort_all();
+        if let Some(denied) = self.denied.take() {
+            denied.abort();
+        }
         self.delivery.abort();
     }
 

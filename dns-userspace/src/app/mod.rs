@@ -6,6 +6,7 @@
 mod attachments;
 mod clients;
 mod cluster;
+mod denied;
 mod follow;
 mod identity;
 mod kernel;

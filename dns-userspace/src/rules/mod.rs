@@ -7,6 +7,7 @@
 //! `{1}` or, where they are named (`(?P<namespace>…)`), as `{namespace}`. The first rule that
 //! matches and answers wins; those in front of it that observe count the name.
 
+mod allowed;
 mod budget;
 mod check;
 mod choices;
@@ -38,6 +39,7 @@ use hickory_proto::rr::Name;
 pub use budget::Budget;
 pub use clients::ClientsSpec;
 pub use labels::{MAX_LABEL, MAX_NAME, NAMESPACE};
+pub use pattern::template_labels;
 pub use table::Table;
 
 use crate::model::{Client, wire_name};

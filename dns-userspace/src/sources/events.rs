@@ -17,7 +17,7 @@ use crate::model::TargetState;
 const STEP: u64 = 600;
 /// What is wrong is reported again in each period of this length, because the API server forgets Events after an hour. A multiple
 /// of [`STEP`], so that all nodes report it in the same step.
-const PERIOD: u64 = 5 * STEP;
+pub const PERIOD: u64 = 5 * STEP;
 /// Events that a node may send at once, and how long it takes until it may send another.
 const BURST: u32 = 10;
 const REFILL: Duration = Duration::from_secs(10);
@@ -107,6 +107,18 @@ impl Events {
     }
 }
 
+/// The reason of an Event on a Service that no rule is for.
+pub const NOT_ALLOWED: &str = "NotAllowed";
+
+/// That no rule is for the namespace of a Service, such as the one of this name.
+pub fn not_allowed(subject: Subject, rule: &str, unix_seconds: u64) -> Note {
+    let message = format!(
+        "gregor's rule {rule} leads to Services of this name, and neither it nor any other is for this namespace: its pods get what they \
+         would get without gregor; the platform team has to allow the namespace"
+    );
+    named(subject, NOT_ALLOWED, message, true, unix_seconds)
+}
+
 fn note(subject: Subject, state: TargetState, unix_seconds: u64) -> Note {
     let text = subject.alias.to_ascii();
     let alias = text.trim_end_matches('.');
@@ -134,6 +146,20 @@ fn note(subject: Subject, state: TargetState, unix_seconds: u64) -> Note {
             ),
         ),
     };
+    let is_warning = state != TargetState::Resolves;
+    named(subject, reason, message, is_warning, unix_seconds)
+}
+
+/// With the name that every node gives it.
+fn named(
+    subject: Subject,
+    reason: &'static str,
+    message: String,
+    is_warning: bool,
+    unix_seconds: u64,
+) -> Note {
+    let text = subject.alias.to_ascii();
+    let alias = text.trim_end_matches('.');
     let step = (unix_seconds / STEP).to_be_bytes();
     let hash = Sha256::new()
         .chain_update(subject.uid.as_bytes())
@@ -147,7 +173,7 @@ fn note(subject: Subject, state: TargetState, unix_seconds: u64) -> Note {
         name: format!("{}.{hash}", subject.name),
         reason,
         message,
-        is_warning: state != TargetState::Resolves,
+        is_warning,
         subject,
     }
 }

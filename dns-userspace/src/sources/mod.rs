@@ -5,6 +5,7 @@
 mod backoff;
 #[cfg(feature = "kubernetes")]
 pub mod client;
+mod denials;
 mod events;
 #[cfg(any(feature = "kubernetes", test))]
 mod labelled;

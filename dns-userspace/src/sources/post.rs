@@ -60,9 +60,7 @@ pub async fn send(
             }
             Err(_) => EventOutcome::Failed,
         };
-        if outcome == EventOutcome::Failed {
-            reporter.again(&note);
-        }
+        reporter.sent(&note, outcome);
         services.event(outcome);
     }
 }

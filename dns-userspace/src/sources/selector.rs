@@ -8,6 +8,8 @@ use std::{collections::BTreeSet, fmt};
 
 use hickory_proto::rr::Name;
 
+use crate::rules::template_labels;
+
 /// Watches beyond this are one for every ExternalName of the cluster: each is a connection of each node.
 pub const MAX_WATCHES: usize = 16;
 
@@ -100,6 +102,11 @@ impl ClusterDomain {
         })
     }
 
+    /// What the names of Services end with, in lower case.
+    pub fn suffix(&self) -> String {
+        self.labels.join(".")
+    }
+
     /// The namespace and the name of the Service that a target names.
     pub fn service_of(&self, target: &Name) -> Option<(String, String)> {
         let text = target.to_ascii().to_ascii_lowercase();
@@ -118,7 +125,7 @@ impl ClusterDomain {
 
     /// The labels in front of the domain, if the text ends with it.
     fn before<'t>(&self, text: &'t str) -> Option<impl Iterator<Item = &'t str>> {
-        let labels: Vec<&str> = text.split('.').collect();
+        let labels: Vec<&str> = template_labels(text).collect();
         let front = labels.len().checked_sub(self.labels.len())?;
         (labels[front..] == self.labels).then(|| labels.into_iter().take(front))
     }
@@ -189,6 +196,7 @@ mod tests {
                 "kafka-upstream.{namespace}.svc.cluster.local",
                 "other.{namespace}.svc.other.domain",
                 "broker.example.com",
+                "kafka-upstream.{client.namespace}.svc.cluster.local",
                 "a.b.{namespace}.svc.cluster.local",
                 "svc.cluster.local",
             ]),
@@ -201,6 +209,10 @@ mod tests {
 
     #[test]
     fn names_with_captures_are_watched_as_narrowly_as_they_can_be() {
+        assert_eq!(
+            of(&["up.{client.namespace}.svc.cluster.local"]),
+            [pair("up in every namespace", "metadata.name=up")]
+        );
         assert_eq!(
             of(&["up-{namespace}.shared.svc.cluster.local"]),
             [pair("all in shared", "")]

@@ -247,6 +247,15 @@ impl Services {
         Some((service, watch.age(now)?))
     }
 
+    /// The Services of watches that are up to date.
+    pub fn connected(&self) -> impl Iterator<Item = &Service> {
+        let watches = self
+            .watches
+            .iter()
+            .filter(|watch| matches!(watch.state, State::Connected { .. }));
+        watches.flat_map(|watch| watch.services.values())
+    }
+
     pub fn selectors(&self) -> impl Iterator<Item = &Selector> {
         self.watches.iter().map(|watch| &watch.selector)
     }

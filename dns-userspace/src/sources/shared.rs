@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use super::{
     events::Subject,
     selector::{ClusterDomain, Selector},
-    services::{Kind, Report, Services},
+    services::{Kind, Report, Service, Services},
 };
 use crate::model::{Changes, Known, Targets};
 
@@ -267,15 +267,13 @@ impl SharedServices {
         let now = (self.clock)();
         let inner = self.lock();
         let (service, _) = inner.services.service(target, now)?;
-        let Kind::Alias(alias) = &service.kind else {
-            return None;
-        };
-        Some(Subject {
-            namespace: service.namespace.clone(),
-            name: service.name.clone(),
-            uid: service.uid.clone(),
-            alias: alias.clone(),
-        })
+        subject_of(service)
+    }
+
+    /// All ExternalNames that are known for certain: not those of watches that are away.
+    pub fn subjects(&self) -> Vec<Subject> {
+        let inner = self.lock();
+        inner.services.connected().filter_map(subject_of).collect()
     }
 
     pub fn status(&self) -> ApiStatus {
@@ -315,6 +313,18 @@ impl SharedServices {
     }
 }
 
+fn subject_of(service: &Service) -> Option<Subject> {
+    let Kind::Alias(alias) = &service.kind else {
+        return None;
+    };
+    Some(Subject {
+        namespace: service.namespace.clone(),
+        name: service.name.clone(),
+        uid: service.uid.clone(),
+        alias: alias.clone(),
+    })
+}
+
 impl Targets for SharedServices {
     fn find(&self, target: &Name) -> Known {
         self.lock().services.find(target, (self.clock)())
@@ -326,7 +336,7 @@ mod tests {
     use futures::FutureExt as _;
 
     use super::*;
-    use crate::sources::{Service, selectors};
+    use crate::sources::selectors;
 
     const TARGET: &str = "up.foo.svc.cluster.local";
 

@@ -21,7 +21,7 @@ use super::{
     figures::{self, AtRest, FirstAnswers},
     identity,
     kafka::{Brokers, own_brokers},
-    learnt,
+    labels, learnt,
     load::{Load, fetch},
     manifests::{self, TENANTS},
     monitoring,
@@ -295,6 +295,10 @@ pub fn all(cluster: &Cluster, components: &Components, results: &mut Results) ->
     results.check(
         "pods with the annotation get their ndots, and their own endpoint",
         || ndots(cluster),
+    );
+    results.check(
+        "a rule is for the namespaces with a label, and a Service elsewhere has an Event that says so, one for both nodes",
+        || labels::by_label(cluster),
     );
     results.check("a rule is for the namespaces that it names", || {
         only_foo(cluster)

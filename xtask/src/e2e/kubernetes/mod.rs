@@ -9,6 +9,7 @@ mod figures;
 mod identity;
 mod images;
 mod kafka;
+mod labels;
 mod learnt;
 mod load;
 mod manifests;

@@ -1,0 +1,137 @@
+//! The checks of a rule for the namespaces that have a label: who has it is in force at once, and who has not is told by an Event.
+
+use std::{
+    thread,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Result, ensure};
+use serde_json::json;
+
+use super::{
+    cluster::{Cluster, NODES},
+    config::NODE_LOCAL,
+    load::{Observer, Reply},
+    manifests::{BROKER, TENANTS},
+    pods::{MINUTE, helm, own_endpoints, process, tenant_pod},
+    policies::in_force,
+};
+
+const LABEL: &str = "gregor-e2e/tier";
+const ROUNDS: usize = 10;
+/// What a change may take: no two reloads begin within a second.
+const LIMIT: Duration = Duration::from_secs(3);
+/// The step of the time in the name of an Event, and what an Event may take.
+const STEP: u64 = 600;
+const EVENT: u64 = 150;
+
+/// The first tenant gets the label, loses it and gets it again; the other one has none.
+pub fn by_label(cluster: &Cluster) -> Result<String> {
+    let into_step = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs() % STEP;
+    if into_step > STEP - EVENT {
+        thread::sleep(Duration::from_secs(STEP - into_step));
+    }
+    let said = labelled(cluster);
+    label(cluster, None)?;
+    helm(cluster, "upgrade", &[])?;
+    in_force(cluster, "the selector is gone", |status| {
+        status["rules"][0]["namespace_labels"].is_null()
+    })?;
+    own_endpoints(cluster)?;
+    said
+}
+
+fn labelled(cluster: &Cluster) -> Result<String> {
+    let ((tenant, endpoint), (other, _)) = (TENANTS[0], TENANTS[1]);
+    label(cluster, Some("gold"))?;
+    let rules = json!([{
+        "name": "kafka",
+        "match": "*.aws.private.kafka.managed.{namespace}.svc.cluster.local",
+        "cname": "kafka-upstream.{namespace}.svc.cluster.local",
+        "ttl": 60,
+        "namespaces": { LABEL: ["gold", "platinum"] },
+    }]);
+    let rules = format!("rules={rules}");
+    helm(cluster, "upgrade", &["--set-json", &rules])?;
+    in_force(cluster, "the selector is in force", |status| {
+        status["rules"][0]["namespaces"] == json!([tenant])
+    })?;
+    let own = observers(cluster, tenant)?;
+    let others = observers(cluster, other)?;
+    let (served, passed) = (Reply::addresses(endpoint), Reply::nxdomain());
+    for observer in &own {
+        observer.until(&served, Instant::now(), LIMIT)?;
+    }
+    for observer in &others {
+        observer.until(&passed, Instant::now(), LIMIT)?;
+    }
+    let mut most = Duration::ZERO;
+    for round in 0..ROUNDS {
+        for (value, reply) in [
+            (None, &passed),
+            (Some(["gold", "platinum"][round % 2]), &served),
+        ] {
+            let since = Instant::now();
+            label(cluster, value)?;
+            for observer in &own {
+                most = most.max(observer.until(reply, since, LIMIT)?);
+            }
+        }
+    }
+    for observer in &others {
+        observer.until(&passed, Instant::now(), LIMIT)?;
+    }
+    let mut found = Vec::new();
+    let waited = cluster.wait_until("an Event NotAllowed", 3 * MINUTE, || {
+        found = events(cluster, other)?;
+        Ok(!found.is_empty())
+    })?;
+    // The other node has its turn within a minute of the first.
+    thread::sleep(Duration::from_secs(5));
+    found = events(cluster, other)?;
+    ensure!(found.len() == 1, "{} Events: {found:?}", found.len());
+    ensure!(
+        found[0].contains("neither it nor any other is for this namespace"),
+        "{found:?}"
+    );
+    let own_events = events(cluster, tenant)?;
+    ensure!(own_events.is_empty(), "{own_events:?}");
+    Ok(format!(
+        "{} changes of a label, each seen within {} ms; the Event after {:.0} s",
+        2 * ROUNDS,
+        most.as_millis(),
+        waited.as_secs_f64()
+    ))
+}
+
+fn label(cluster: &Cluster, value: Option<&str>) -> Result<()> {
+    let change = match value {
+        Some(value) => format!("{LABEL}={value}"),
+        None => format!("{LABEL}-"),
+    };
+    cluster.kubectl(&["label", "namespace", TENANTS[0].0, &change, "--overwrite"])?;
+    Ok(())
+}
+
+fn observers(cluster: &Cluster, namespace: &str) -> Result<Vec<Observer>> {
+    let qname = format!("{BROKER}.{namespace}.svc.cluster.local");
+    let observers = NODES.into_iter().map(|node| {
+        let pod = tenant_pod(cluster, namespace, "glibc", node)?;
+        Observer::start(process(cluster, &pod)?, NODE_LOCAL.into(), &qname)
+    });
+    observers.collect()
+}
+
+/// The messages of Events that say so.
+fn events(cluster: &Cluster, namespace: &str) -> Result<Vec<String>> {
+    let namespace = format!("--namespace={namespace}");
+    let list = cluster.json(&[
+        "get",
+        "events",
+        &namespace,
+        "--field-selector=reason=NotAllowed",
+    ])?;
+    let items = list["items"].as_array().into_iter().flatten();
+    let messages = items.map(|item| item["message"].as_str().unwrap_or_default().to_owned());
+    Ok(messages.collect())
+}

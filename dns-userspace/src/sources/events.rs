@@ -116,7 +116,8 @@ pub fn not_allowed(subject: Subject, rule: &str, unix_seconds: u64) -> Note {
         "gregor's rule {rule} leads to Services of this name, and neither it nor any other is for this namespace: its pods get what they \
          would get without gregor; the platform team has to allow the namespace"
     );
-    named(subject, NOT_ALLOWED, message, true, unix_seconds)
+    // Nodes report it at different times, and one of them is enough.
+    named(subject, NOT_ALLOWED, message, true, unix_seconds / PERIOD)
 }
 
 fn note(subject: Subject, state: TargetState, unix_seconds: u64) -> Note {
@@ -147,25 +148,24 @@ fn note(subject: Subject, state: TargetState, unix_seconds: u64) -> Note {
         ),
     };
     let is_warning = state != TargetState::Resolves;
-    named(subject, reason, message, is_warning, unix_seconds)
+    named(subject, reason, message, is_warning, unix_seconds / STEP)
 }
 
-/// With the name that every node gives it.
+/// With the name that every node gives it while the step of the time is the same.
 fn named(
     subject: Subject,
     reason: &'static str,
     message: String,
     is_warning: bool,
-    unix_seconds: u64,
+    step: u64,
 ) -> Note {
     let text = subject.alias.to_ascii();
     let alias = text.trim_end_matches('.');
-    let step = (unix_seconds / STEP).to_be_bytes();
     let hash = Sha256::new()
         .chain_update(subject.uid.as_bytes())
         .chain_update(alias.as_bytes())
         .chain_update(reason.as_bytes())
-        .chain_update(step)
+        .chain_update(step.to_be_bytes())
         .finalize();
     let hash: String = hash[..8].iter().map(|byte| format!("{byte:02x}")).collect();
     Note {
@@ -260,6 +260,17 @@ mod tests {
         assert!(!take(98, now + REFILL));
         let reported = (0..99).filter(|uid| take(*uid, now + Duration::from_secs(3600)));
         assert_eq!(reported.count(), BURST as usize);
+    }
+
+    #[test]
+    fn that_no_rule_is_for_a_service_has_one_name_in_each_period() {
+        let name = |at| not_allowed(subject("1", "a.example."), "kafka", at).name;
+        assert_eq!(name(AT), name(AT + PERIOD - 1));
+        assert_ne!(name(AT), name(AT + PERIOD));
+        assert_ne!(
+            name(AT),
+            not_allowed(subject("2", "a.example."), "kafka", AT).name
+        );
     }
 
     #[test]

@@ -21,8 +21,8 @@ const LABEL: &str = "gregor-e2e/tier";
 const ROUNDS: usize = 10;
 /// What a change may take: no two reloads begin within a second.
 const LIMIT: Duration = Duration::from_secs(3);
-/// The step of the time in the name of an Event, and what an Event may take.
-const STEP: u64 = 600;
+/// The step of the time in the name of such an Event, and what an Event may take.
+const STEP: u64 = 3000;
 const EVENT: u64 = 150;
 
 /// The first tenant gets the label, loses it and gets it again; the other one has none.

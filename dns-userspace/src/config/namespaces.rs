@@ -31,7 +31,7 @@ pub(super) fn selectors(rules: &[RuleSpec]) -> Vec<Labels> {
     let mut selectors: Vec<Labels> = rules
         .iter()
         .filter_map(|rule| rule.namespace_labels.clone())
-        .filter(|selector| is_possible(selector))
+        .filter(is_possible)
         .collect();
     selectors.sort();
     selectors.dedup();

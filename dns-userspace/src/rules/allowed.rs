@@ -153,7 +153,7 @@ mod tests {
         const CNAME: &str = "up.{namespace}.svc.cluster.local";
         let mut unknown = rule("kafka", CNAME, &[]);
         unknown.namespace_labels = Some(Labels::from([("a".to_owned(), vec!["b".to_owned()])]));
-        assert_eq!(left_out(&[unknown.clone()], "up", "bar"), None);
+        assert_eq!(left_out(std::slice::from_ref(&unknown), "up", "bar"), None);
         unknown.namespaces = Some(vec!["foo".to_owned()]);
         assert_eq!(left_out(&[unknown], "up", "bar").as_deref(), Some("kafka"));
         let mut observing = rule("kafka", CNAME, &["foo"]);
@@ -176,7 +176,7 @@ mod tests {
         };
         let listed = own(ClientsSpec::Namespaces(vec!["team-*".to_owned()]));
         assert_eq!(
-            left_out(&[listed.clone()], "up", "bar").as_deref(),
+            left_out(std::slice::from_ref(&listed), "up", "bar").as_deref(),
             Some("own")
         );
         assert_eq!(left_out(&[listed], "up", "team-a"), None);

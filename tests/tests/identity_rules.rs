@@ -18,12 +18,12 @@ use std::{
 };
 
 use e2e::{
-    Metrics, Wire, addresses, chain, exchange_tcp, loads, qualified, sorted, until,
-    until_the_programs_answer,
+    Metrics, Wire, addresses, chain, exchange_from, exchange_tcp, large_world, loads, of_family,
+    qualified, sorted, until, until_the_programs_answer,
 };
 use gregor_tests::{
     lab::{
-        Ask, CacheKind, Gregor, Lab, Pod,
+        Ask, CacheKind, Gregor, Lab, Pod, Transport,
         world::{
             BAR_ADDRESSES, BROKER, FOO_ADDRESSES, NODE_LOCAL_V4, NODE_LOCAL_V6, PUBLIC_ADDRESS,
         },
@@ -220,6 +220,118 @@ fn a_namespace_is_asked_about_from_inside_alone() {
     }
     all();
     assert!(Metrics::of(&gregor).passed("other_client") >= 4.0);
+}
+
+/// A connection has no interface: its client is known where the node's route to its address leads to a pod's own interface, and not
+/// where it leads to a bridge.
+#[test]
+fn a_large_answer_comes_over_tcp_to_whom_it_is_for() {
+    let lab = Lab::builder("e2ewhotcp")
+        .pod("foo")
+        .pod("bar")
+        .pod("stranger")
+        .world(large_world())
+        .start()
+        .unwrap();
+    let [foo, bar, stranger] = ["foo", "bar", "stranger"].map(|name| lab.pod(name));
+    let pods = Pods::new(&lab);
+    pods.say([(foo, "{}"), (bar, "{}")]);
+    let gregor = start(&lab, &pods, "clients = \"own-namespace\"\n");
+    let name = qualified("foo");
+    let over = |pod: &Pod, server: IpAddr, transport| {
+        let exchange = match transport {
+            Transport::Udp => exchange_from,
+            Transport::Tcp => exchange_tcp,
+        };
+        let (query, _) = Wire::new(&name, RecordType::A).bytes();
+        Message::from_vec(&exchange(pod, server, &query).unwrap()).unwrap()
+    };
+    let connections = || Metrics::of(&gregor).get("gregor_tcp_connections_total");
+    let is_denied = |reply: &Message| reply.metadata.response_code == ResponseCode::NXDomain;
+
+    for server in [CACHE, NODE_LOCAL_V6.into()] {
+        // It was not sent there yet, and others never are.
+        for pod in [foo, bar, stranger] {
+            let before = connections();
+            assert!(is_denied(&over(pod, server, Transport::Tcp)));
+            assert_eq!(connections(), before);
+        }
+        let reply = over(foo, server, Transport::Udp);
+        assert!(reply.metadata.truncation, "{reply}");
+        let all = sorted(addresses(&over(foo, server, Transport::Tcp)));
+        assert_eq!(all, of_family(true), "{server}");
+        for pod in [bar, stranger] {
+            assert!(is_denied(&over(pod, server, Transport::Udp)));
+            let before = connections();
+            assert!(is_denied(&over(pod, server, Transport::Tcp)));
+            assert_eq!(connections(), before);
+        }
+    }
+
+    // As behind a bridge: where the node sends what is for foo, others may be too.
+    let node = |arguments: &str| {
+        let mut command = Command::new("ip");
+        command.args(arguments.split(' '));
+        let output = lab.node().output(command).unwrap();
+        assert!(output.status.success(), "{arguments}: {output:?}");
+    };
+    until("foo is no longer steered", || {
+        let before = connections();
+        let reply = over(foo, CACHE, Transport::Tcp);
+        (is_denied(&reply) && connections() == before).then_some(())
+    });
+    node("link add cni0 type bridge");
+    node("link set cni0 up");
+    node(&format!("link set {} master cni0", foo.host_interface));
+    node(&format!("route replace {}/32 dev cni0", foo.v4));
+    let reply = over(foo, CACHE, Transport::Udp);
+    assert!(!reply.metadata.truncation, "{reply}");
+    let fitting = addresses(&reply);
+    assert!(!fitting.is_empty() && fitting.len() < of_family(true).len());
+    assert!(is_denied(&over(foo, CACHE, Transport::Tcp)));
+}
+
+/// `tcp = "always"`: the responder decides about each message.
+#[test]
+fn every_connection_is_answered_to_whom_it_is_for() {
+    let lab = Lab::builder("e2ealltcp")
+        .pod("foo")
+        .pod("bar")
+        .pod("stranger")
+        .start()
+        .unwrap();
+    let [foo, bar, stranger] = ["foo", "bar", "stranger"].map(|name| lab.pod(name));
+    let pods = Pods::new(&lab);
+    pods.say([(foo, "{}"), (bar, "{}")]);
+    let config = format!("{}{UNMODIFIED}{}", lab.gregor_config(), pods.config());
+    let config = config.replace("[intercept]\n", "[intercept]\ntcp = \"always\"\n");
+    let gregor = lab
+        .start_gregor(&tools::gregor().unwrap(), &config)
+        .unwrap();
+    known(&gregor, &lab);
+    let (query, _) = Wire::new(BROKER, RecordType::A).bytes();
+    for (pod, expected) in [
+        (foo, v4_of(FOO_ADDRESSES)),
+        (bar, v4_of(BAR_ADDRESSES)),
+        (stranger, vec![PUBLIC_ADDRESS]),
+    ] {
+        for server in [CACHE, NODE_LOCAL_V6.into()] {
+            let reply = exchange_tcp(pod, server, &query).unwrap();
+            let reply = Message::from_vec(&reply).unwrap();
+            assert_eq!(addresses(&reply), expected, "{} {server}", pod.namespace);
+        }
+    }
+
+    // The victim's address on one's own interface: the reply to a handshake goes to the victim.
+    ip(foo, &format!("addr add {}/32 dev eth0", bar.v4));
+    let victim = SocketAddr::new(bar.v4.into(), 0);
+    let connects = move || {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+        socket.bind(&victim.into())?;
+        socket.connect_timeout(&SocketAddr::new(CACHE, 53).into(), Duration::from_secs(2))
+    };
+    assert!(foo.netns().enter(connects).unwrap().is_err());
+    assert_eq!(gets(bar, BROKER), v4_of(BAR_ADDRESSES));
 }
 
 /// Attempt 6 of the article: a label of the pod chooses the endpoint.

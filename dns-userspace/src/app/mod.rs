@@ -222,7 +222,13 @@ impl App {
             reporter.clone(),
             answers.clone(),
         )?;
-        let tcp = Tcp::new(&settings, steering, respond.clone()).await?;
+        let tcp = Tcp::new(
+            &settings,
+            steering,
+            respond.clone(),
+            datapath.shared().clone(),
+        )
+        .await?;
         tcp.prepare(&settings, &mut datapath)?;
 
         tcp.add_program(&datapath);

@@ -16,7 +16,7 @@ mod steering;
 mod targets;
 mod transport;
 
-pub use client::Client;
+pub use client::{Client, Identify};
 pub use headers::{Headers, be16};
 pub use identity::{Identity, IdentitySource, Who, WhyNot};
 pub use interface::{Interface, RETURN_DEVICES};

@@ -175,7 +175,8 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
     ) {
         self.stats.lock().queries += 1;
         let StreamQuery { query, server, .. } = stream;
-        let plan = plan(&stream.rules, stream.rule, query.qname(), None);
+        let asked_by = stream.asked_by.as_ref();
+        let plan = plan(&stream.rules, stream.rule, query.qname(), asked_by);
         let watched = self.watch(&stream.rules, stream.rule, || {
             let exchange = Exchange {
                 client: stream.client,

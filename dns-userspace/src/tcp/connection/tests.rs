@@ -16,9 +16,9 @@ use tokio::{
 
 use super::*;
 use crate::{
-    model::Limit,
+    model::{Client, Identify, Limit},
     resolve::MAX_QUEUED,
-    rules::{MatchSpec, RuleSet, RuleSpec},
+    rules::{ClientsSpec, MatchSpec, RuleSet, RuleSpec},
     tcp::{Answer, Served, Service},
 };
 
@@ -51,6 +51,20 @@ impl Received {
     }
 }
 
+/// The loopback address on interface 1 is a pod's of this namespace.
+struct Pod(Option<&'static str>);
+
+impl Identify for Pod {
+    fn asking(&self, ifindex: u32, source: IpAddr) -> Option<(u32, Arc<Client>)> {
+        let namespace = self.0.filter(|_| ifindex == 1 && source.is_loopback())?;
+        let client = Client {
+            namespace: namespace.to_owned(),
+            ..Client::default()
+        };
+        Some((7, Arc::new(client)))
+    }
+}
+
 fn reply(query: &StreamQuery, reply: StreamReply) {
     query.reply.send(reply).unwrap();
 }
@@ -65,12 +79,18 @@ struct Lab {
 impl Lab {
     /// A client whose connection is served.
     async fn start() -> Lab {
+        Lab::with(ClientsSpec::default(), Pod(None)).await
+    }
+
+    /// The same under a rule for these clients.
+    async fn with(clients: ClientsSpec, pod: Pod) -> Lab {
         let rules = RuleSet::compile(&[RuleSpec {
             name: "kafka".to_owned(),
             matches: MatchSpec::Pattern("*.kafka.{namespace}.svc".to_owned()),
             cname: "up.{namespace}.svc".to_owned(),
             ttl_seconds: 60,
             follow: true,
+            clients,
             ..RuleSpec::default()
         }]);
         let asked = Arc::new(Received::default());
@@ -82,7 +102,7 @@ impl Lab {
                 burst: 0,
             },
         };
-        let service = Service::new(asked.clone(), served).unwrap();
+        let service = Service::new(asked.clone(), Arc::new(pod), served).unwrap();
         let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let steered = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(steered.local_addr().unwrap());
@@ -291,4 +311,25 @@ async fn a_malformed_message_ends_the_connection() {
     let mut lab = Lab::start().await;
     lab.client.write_all(&[0, 11, 1]).await.unwrap();
     assert_eq!(lab.receive().await, None);
+}
+
+/// A rule that asks who the client is answers the one that it is for, and nobody else.
+#[tokio::test]
+async fn a_rule_that_asks_is_answered_to_whom_it_is_for() {
+    for (pod, is_for) in [(Some("foo"), true), (Some("bar"), false), (None, false)] {
+        let mut lab = Lab::with(ClientsSpec::OwnNamespace, Pod(pod)).await;
+        lab.send(&[&query(1, MATCHING)]).await;
+        if is_for {
+            let asked = lab.asked.wait_for(1).await;
+            let (id, client) = asked[0].asked_by.clone().unwrap();
+            assert_eq!((id, &*client.namespace), (7, "foo"));
+            reply(&asked[0], StreamReply::Answer(vec![5; 12]));
+            assert_eq!(lab.receive().await, Some(vec![5; 12]));
+        } else {
+            let (mut from_client, _to_client) = lab.server().await;
+            let relayed = receive(&mut from_client).await.unwrap();
+            assert_eq!(relayed[2..], query(1, MATCHING)[2..], "{pod:?}");
+            assert_eq!(lab.service.counters().answered, 0);
+        }
+    }
 }

@@ -15,7 +15,11 @@ use std::{
     process::Command,
 };
 
-use e2e::{Metrics, PATIENCE, until};
+use e2e::{
+    Metrics, PATIENCE,
+    identified::{Pods, UNMODIFIED, known},
+    until,
+};
 use gregor_tests::{
     lab::{
         Lab, Pod,
@@ -120,24 +124,46 @@ fn read_with_librdkafka(pod: &Pod) -> String {
     format!("broker {broker}\nmessage {message}")
 }
 
+/// The article's way: the pod's search list makes a name of its namespace.
 #[test]
 fn each_tenants_clients_reach_its_own_brokers() {
+    reach_their_own_brokers(false);
+}
+
+/// The brokers' names as they are, in pods without any change.
+#[test]
+fn each_tenants_unchanged_clients_reach_its_own_brokers() {
+    reach_their_own_brokers(true);
+}
+
+fn reach_their_own_brokers(by_identity: bool) {
     let mut world = World::default();
     for zone in &mut world.zones {
         // The first address of each endpoint: a broker has one.
         zone.records.dedup_by(|one, other| one.owner == other.owner);
     }
-    let lab = Lab::builder("e2ebrokers")
+    let mut builder = Lab::builder("e2ebrokers")
         .pod("foo")
         .pod("bar")
-        .world(world)
-        .start()
-        .unwrap();
+        .world(world);
+    if by_identity {
+        builder = builder.default_ndots();
+    }
+    let lab = builder.start().unwrap();
     start_cluster(&lab, "foo", FOO_ADDRESSES[0], 19092);
     start_cluster(&lab, "bar", BAR_ADDRESSES[0], 29092);
+    let mut config = lab.gregor_config();
+    if by_identity {
+        let pods = Pods::new(&lab);
+        pods.say(lab.pods().map(|pod| (pod, "{}")));
+        config = format!("{config}{UNMODIFIED}{}", pods.config());
+    }
     let gregor = lab
-        .start_gregor(&tools::gregor().unwrap(), &lab.gregor_config())
+        .start_gregor(&tools::gregor().unwrap(), &config)
         .unwrap();
+    if by_identity {
+        known(&gregor, &lab);
+    }
     for namespace in ["foo", "bar"] {
         let expected = format!("broker {}\nmessage of {namespace}\n", advertised());
         let pod = lab.pod(namespace);

@@ -1,11 +1,11 @@
 //! Gives the programs who is behind each interface, as the sources of identity find it out.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use crate::{
     datapath::Shared,
     identity::Sink,
-    model::{Who, WhyNot},
+    model::{Client, Who, WhyNot},
 };
 
 /// See the module.
@@ -20,6 +20,11 @@ impl Clients {
     /// Whether somebody is known behind an interface, also if an earlier process has said so.
     pub fn is_known(&self, index: u32) -> bool {
         self.0.has_client(index)
+    }
+
+    /// Who is behind an interface, where it asks from this address.
+    pub fn asking(&self, index: u32, address: IpAddr) -> Option<Arc<Client>> {
+        self.0.client_asking(index, address)
     }
 
     pub fn new(maps: &Arc<Shared>) -> Arc<Self> {

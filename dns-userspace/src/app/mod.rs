@@ -215,12 +215,14 @@ impl App {
         ));
         let (reporter, notes) = Reporter::new(services);
         let answers = datapath.shared().answers().clone();
+        let clients = Clients::new(datapath.shared());
         let respond = Respond::new(
             &settings,
             steering.clone(),
             hub.clone(),
             reporter.clone(),
             answers.clone(),
+            clients.clone(),
         )?;
         let tcp = Tcp::new(&settings, steering, respond.clone()).await?;
         tcp.prepare(&settings, &mut datapath)?;
@@ -230,7 +232,6 @@ impl App {
         let readers = Readers::take(&mut datapath)?;
         let mut logs = Logs::default();
         logs.follow(datapath.log()?);
-        let clients = Clients::new(datapath.shared());
         let mut identity =
             Identity::start(&settings, vec![clients.clone()]).context("cannot start a thread")?;
         identity

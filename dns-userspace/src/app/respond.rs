@@ -1,14 +1,17 @@
 //! The responder in force. A reload that changes none of its options keeps it, and with it the last good answers.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::{
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+};
 
 use arc_swap::ArcSwap;
 
-use super::{kernel::End, settings::Settings, state::Responding};
+use super::{clients::Clients, kernel::End, settings::Settings, state::Responding};
 use crate::{
     datapath::{Intercepted, Node, ReturnPath, missing_capabilities_remedy, one_line},
     inject::Injector,
-    model::{Changes, Publish},
+    model::{Changes, Client, Publish},
     monitor::Hub,
     resolve::{DnsSource, Responder, ResponderStatus, Stats, Steer, StreamQuery},
     sources::{Reporter, SharedServices},
@@ -34,6 +37,7 @@ pub struct Respond {
     stats: Arc<Stats>,
     /// What the programs serve.
     answers: Arc<dyn Publish>,
+    clients: Arc<Clients>,
     /// Of the responder in force.
     settings: Mutex<Settings>,
 }
@@ -51,6 +55,7 @@ impl Respond {
         hub: Arc<Hub>,
         reporter: Arc<Reporter>,
         answers: Arc<dyn Publish>,
+        clients: Arc<Clients>,
     ) -> anyhow::Result<Arc<Self>> {
         let return_path = ReturnPath::open()
             .map_err(|error| anyhow::anyhow!("queries cannot pass: {}", one_line(&error)))?;
@@ -77,6 +82,7 @@ impl Respond {
             hub,
             stats,
             answers,
+            clients,
             settings: Mutex::new(settings.clone()),
         }))
     }
@@ -185,6 +191,10 @@ impl Responding for Respond {
 impl Answer for Respond {
     fn answer(&self, query: StreamQuery) {
         self.live.load().handle_stream(query, Some(&self.answers));
+    }
+
+    fn client(&self, ifindex: u32, address: IpAddr) -> Option<Arc<Client>> {
+        self.clients.asking(ifindex, address)
     }
 }
 

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashSet},
     net::IpAddr,
+    ops::Range,
     path::{Path, PathBuf},
 };
 
@@ -29,6 +30,7 @@ const SOURCES: [(&str, IdentitySource); 3] = [
     ),
     (IdentitySource::File.as_str(), IdentitySource::File),
 ];
+pub(super) const PROTECT_TARGETS: &str = "protect_targets";
 const SOURCES_EXAMPLE: &str = "[\"cni\", \"kubernetes\"]";
 
 /// What says who is behind an interface.
@@ -52,9 +54,16 @@ impl Default for Identity {
     }
 }
 
-pub(super) fn read(reader: &mut Reader<'_>, root: &Section<'_, '_>) -> Identity {
+/// The section, and where `protect_targets` is on, its place in the file.
+pub(super) fn read(
+    reader: &mut Reader<'_>,
+    root: &Section<'_, '_>,
+) -> (Identity, Option<Range<usize>>) {
     let section = reader.section(root, "identity");
-    reader.refuse_unknown(&section, &["sources", "cni_results", "file"]);
+    reader.refuse_unknown(
+        &section,
+        &["sources", "cni_results", "file", PROTECT_TARGETS],
+    );
     let mut identity = Identity {
         sources: read_sources(reader, &section),
         ..Identity::default()
@@ -72,7 +81,9 @@ pub(super) fn read(reader: &mut Reader<'_>, root: &Section<'_, '_>) -> Identity 
             "add file = \"/etc/gregor/pods.toml\"",
         );
     }
-    identity
+    let protects = reader.boolean(&section, PROTECT_TARGETS) == Some(true);
+    let protects = protects.then(|| section.span_of(PROTECT_TARGETS));
+    (identity, protects)
 }
 
 fn read_sources(reader: &mut Reader<'_>, section: &Section<'_, '_>) -> Vec<IdentitySource> {

@@ -34,7 +34,10 @@ use super::{
     rule_sets::RuleSets,
     steer::SteeringMaps,
 };
-use crate::{model::Identity, rules::RuleSet};
+use crate::{
+    model::{Client, Identity},
+    rules::RuleSet,
+};
 
 /// The maps that are shared by programs. All others belong to one rule set.
 pub(super) const SHARED: [&str; 20] = [
@@ -291,6 +294,12 @@ impl Shared {
     /// Whether somebody is known behind an interface.
     pub fn has_client(&self, ifindex: u32) -> bool {
         self.clients.behind(ifindex).is_some()
+    }
+
+    /// The client behind an interface, where it asks from this address.
+    pub fn client_asking(&self, ifindex: u32, address: IpAddr) -> Option<Arc<Client>> {
+        let (_, client) = self.clients.asking(ifindex, address)?;
+        Some(client)
     }
 
     /// Whether somebody is behind an interface who is only known from an earlier process.

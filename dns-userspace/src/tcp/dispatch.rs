@@ -11,14 +11,19 @@ use dns_common::abi::MAX_FRAME;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    model::Limit,
+    model::{Client, Limit},
     resolve::{Limiter, Query, StreamQuery},
-    rules::RuleSet,
+    rules::{Protected, RuleSet},
 };
 
 /// Answers queries of connections; every one gets one reply.
 pub trait Answer: Send + Sync + 'static {
     fn answer(&self, query: StreamQuery);
+
+    /// Who is at this address behind an interface, where that is known.
+    fn client(&self, _ifindex: u32, _address: IpAddr) -> Option<Arc<Client>> {
+        None
+    }
 }
 
 /// What is served, replaced as a whole by a reload.
@@ -88,11 +93,14 @@ impl Dispatch {
         self.served.load().servers.contains(&server)
     }
 
-    /// The query of a message and the rule that it is answered by.
-    pub fn matches(&self, message: &[u8], ifindex: u32) -> Option<Matched> {
+    /// The query of a message from `address`, and the rule that it is answered or refused by.
+    pub fn matches(&self, message: &[u8], ifindex: u32, address: IpAddr) -> Option<Matched> {
         let query = parse(message)?;
         let served = self.served.load();
-        let rule = served.rules.find_for_anybody(query.qname())?;
+        let rule = match served.rules.find_for_anybody(query.qname()) {
+            Some(rule) => rule,
+            None => self.refusing(&served.rules, query.qname(), ifindex, address)?,
+        };
         let is_within_rate = self
             .rate
             .lock()
@@ -105,6 +113,22 @@ impl Dispatch {
             rule,
             is_within_rate,
         })
+    }
+
+    /// The index by which the name of a target is refused that is not the client's.
+    fn refusing(
+        &self,
+        rules: &RuleSet,
+        qname: &[u8],
+        ifindex: u32,
+        address: IpAddr,
+    ) -> Option<usize> {
+        rules.protected().next()?;
+        let client = self.answer.client(ifindex, address);
+        match rules.protection(qname, client.as_deref())? {
+            (index, Protected::Foreign) => Some(index),
+            (_, Protected::Own { .. }) => None,
+        }
     }
 
     /// To count.

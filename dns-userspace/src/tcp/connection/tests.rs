@@ -16,9 +16,9 @@ use tokio::{
 
 use super::*;
 use crate::{
-    model::Limit,
+    model::{Client, Limit},
     resolve::MAX_QUEUED,
-    rules::{MatchSpec, RuleSet, RuleSpec},
+    rules::{Budget, MatchSpec, Protected, RuleSet, RuleSpec},
     tcp::{Answer, Served, Service},
 };
 
@@ -30,12 +30,23 @@ const PATIENCE: Duration = Duration::from_secs(30);
 struct Received {
     queries: Mutex<Vec<StreamQuery>>,
     more: Notify,
+    /// The namespace of who is at 127.0.0.1 behind interface 1.
+    namespace: Option<&'static str>,
 }
 
 impl Answer for Received {
     fn answer(&self, query: StreamQuery) {
         self.queries.lock().unwrap().push(query);
         self.more.notify_one();
+    }
+
+    fn client(&self, ifindex: u32, address: IpAddr) -> Option<Arc<Client>> {
+        assert_eq!((ifindex, address), (1, IpAddr::from([127, 0, 0, 1])));
+        let client = |namespace: &str| Client {
+            namespace: namespace.to_owned(),
+            ..Client::default()
+        };
+        self.namespace.map(|namespace| Arc::new(client(namespace)))
     }
 }
 
@@ -65,15 +76,20 @@ struct Lab {
 impl Lab {
     /// A client whose connection is served.
     async fn start() -> Lab {
-        let rules = RuleSet::compile(&[RuleSpec {
+        Lab::start_with(Received::default(), false).await
+    }
+
+    async fn start_with(asked: Received, protects: bool) -> Lab {
+        let specs = [RuleSpec {
             name: "kafka".to_owned(),
             matches: MatchSpec::Pattern("*.kafka.{namespace}.svc".to_owned()),
             cname: "up.{namespace}.svc".to_owned(),
             ttl_seconds: 60,
             follow: true,
             ..RuleSpec::default()
-        }]);
-        let asked = Arc::new(Received::default());
+        }];
+        let rules = RuleSet::compile_and_protect(&specs, "", &Budget::of_this_process(), protects);
+        let asked = Arc::new(asked);
         let served = Served {
             servers: vec![IpAddr::from([127, 0, 0, 1])],
             rules: Arc::new(rules.unwrap()),
@@ -185,6 +201,34 @@ async fn a_query_that_the_responder_passes_on_reaches_the_server_unchanged() {
     assert_eq!(receive(&mut from_us).await.unwrap(), mine);
     to_us.write_all(&framed(&[&reply_to(&mine)])).await.unwrap();
     assert_eq!(lab.receive().await.unwrap(), reply_to(&mine));
+}
+
+#[tokio::test]
+async fn the_names_of_protected_targets_are_the_responders_to_refuse_but_for_the_clients_own() {
+    for (namespace, protects, is_refused) in [
+        (Some("foo"), true, false),
+        (Some("bar"), true, true),
+        (None, true, true),
+        (None, false, false),
+    ] {
+        let received = Received {
+            namespace,
+            ..Received::default()
+        };
+        let mut lab = Lab::start_with(received, protects).await;
+        let target = query(7, "Up.foo.svc");
+        lab.send(&[&target]).await;
+        if is_refused {
+            let asked = lab.asked.wait_for(1).await;
+            let (rules, qname) = (&asked[0].rules, asked[0].query.qname());
+            let protected = rules.protection_at(asked[0].rule, qname, None);
+            assert_eq!(protected, Some(Protected::Foreign), "{namespace:?}");
+            continue;
+        }
+        let (mut from_us, _to_us) = lab.server().await;
+        assert_eq!(receive(&mut from_us).await.unwrap(), target);
+        assert_eq!(lab.service.counters().relayed, 1);
+    }
 }
 
 /// Replies that have arrived are sent; then the connection ends as the server ended its own.

@@ -309,6 +309,11 @@ impl<F: Frame> Host<F> for Kernel {
     }
 
     #[inline(always)]
+    fn has_responder(&self) -> bool {
+        <Self as Host<F>>::now_ns(self) <= deadline()
+    }
+
+    #[inline(always)]
     fn admit(&self, packet: &F, now: u64) -> Result<(), Reason> {
         if now > deadline() {
             return Err(Reason::NoResponder);

@@ -8,7 +8,7 @@ mod stages;
 
 use crate::{
     abi::{MAX_FRAME, mapped},
-    answer::{Found, Located, SECTION_LEN, asks},
+    answer::{Captures, Found, Located, SECTION_LEN, asks},
     client::Who,
     edns::{Edns, parse_additional, plain_opt},
     packet::{Packet, frame_offset},
@@ -93,7 +93,15 @@ fn decide<'s, P: Packet, H: Host<P>>(
     scratch.asked.server = datagram.server;
     scratch.asked.client = 0;
     scratch.asked.takes_expired = 0;
-    let verdict = host.finish(packet, scratch);
+    scratch.asked.captures = Captures::NEVER;
+    let mut verdict = host.finish(packet, scratch);
+    // Whatever it passes for: the responder would have refused it.
+    if matches!(verdict, Verdict::Pass(_))
+        && scratch.asked.captures.kept == Captures::REFUSED
+        && host.has_responder()
+    {
+        verdict = Verdict::Unanswered;
+    }
     scratch.leave();
     Ok(verdict)
 }

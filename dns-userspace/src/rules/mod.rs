@@ -196,6 +196,8 @@ pub struct Rule {
     ttl_seconds: u32,
     follow: bool,
     mode: Mode,
+    /// Whether it refuses what it matches: see [`protect`].
+    refuses: bool,
     namespaces: Option<Vec<String>>,
     asks: Asks,
     /// The `match` or `regex` key and the `cname` key as written.
@@ -822,6 +824,7 @@ impl Rule {
             ttl_seconds: spec.ttl_seconds,
             follow: spec.follow,
             mode: spec.mode,
+            refuses: false,
             namespaces: spec.namespaces.clone(),
             asks: Asks { clients, takes },
             pattern: text.clone(),
@@ -966,7 +969,7 @@ impl Rule {
             return Captures::NEVER;
         };
         let mut captures = Captures {
-            kept: 1,
+            kept: if self.refuses { Captures::REFUSED } else { 1 },
             ..Captures::NEVER
         };
         for behind in pattern.labels_behind_captures() {

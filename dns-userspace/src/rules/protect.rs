@@ -75,7 +75,8 @@ impl Guards {
                 };
                 // What is a target is a pattern, too.
                 let compiled = Rule::compile(0, &spec, &terms, budget, &mut Vec::new());
-                if let Some((rule, language)) = compiled {
+                if let Some((mut rule, language)) = compiled {
+                    rule.refuses = name == FOREIGN;
                     guards.rules.push(rule);
                     languages.push(language);
                 } else {
@@ -187,7 +188,10 @@ fn names_of(rule: &Rule, spec: &RuleSpec) -> Result<Option<Names>, &'static str>
 
 #[cfg(test)]
 mod tests {
-    use dns_common::{answer::asks, pipeline::MAX_CHOICES};
+    use dns_common::{
+        answer::{Captures, asks},
+        pipeline::MAX_CHOICES,
+    };
 
     use super::*;
     use crate::rules::RuleSet;
@@ -310,7 +314,9 @@ mod tests {
         let entries = rules.entries();
         assert_eq!(entries[own].id, rule);
         assert_eq!((entries[own].asks, entries[own].own), (asks::KNOWN, 1));
+        assert_eq!(entries[own].captures.kept, 1);
         assert_eq!(entries[foreign].asks, asks::NOBODY);
+        assert_eq!(entries[foreign].captures.kept, Captures::REFUSED);
         assert_eq!(rules.index_of(rule), Some(own));
         assert_eq!(rules.index_of(entries[foreign].id), Some(foreign));
         // What is kept of a client's own target is known again, and of nobody else's.

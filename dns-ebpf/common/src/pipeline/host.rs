@@ -69,6 +69,9 @@ pub trait Host<P> {
     /// Counts an answer that is given past its time.
     fn served_expired(&self);
 
+    /// Whether there is a responder.
+    fn has_responder(&self) -> bool;
+
     /// Whether the responder may be asked now on behalf of this packet's interface.
     fn admit(&self, packet: &P, now_ns: u64) -> Result<(), Reason>;
 

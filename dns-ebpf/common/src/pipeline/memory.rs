@@ -94,6 +94,10 @@ impl<P: Packet, T: answer::Tables, S: FnMut(Matched)> Host<P> for MemoryHost<'_,
         answer::claim(&self.answers, &scratch.lookup);
     }
 
+    fn has_responder(&self) -> bool {
+        self.admission != Err(Reason::NoResponder)
+    }
+
     fn admit(&self, _packet: &P, _now_ns: u64) -> Result<(), Reason> {
         self.admission
     }

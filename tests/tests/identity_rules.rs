@@ -18,8 +18,8 @@ use std::{
 };
 
 use e2e::{
-    Metrics, Wire, addresses, chain, exchange, exchange_tcp, loads, qualified, sorted, until,
-    until_the_programs_answer,
+    Metrics, Wire, addresses, chain, exchange, exchange_tcp, exchange_within, loads, qualified,
+    sorted, until, until_the_programs_answer,
 };
 use gregor_tests::{
     lab::{
@@ -656,6 +656,11 @@ fn reload(gregor: &Gregor, config: &str) {
     });
 }
 
+/// Queries that the programs dropped.
+fn unanswered(gregor: &Gregor) -> f64 {
+    Metrics::of(gregor).get(r#"gregor_dns_requests_total{verdict="unanswered",reason="matched"}"#)
+}
+
 /// What a hostile pod tries against a protected target, and what is left of it without a responder.
 #[test]
 fn a_hostile_pod_gets_no_protected_target() {
@@ -707,12 +712,60 @@ fn a_hostile_pod_gets_no_protected_target() {
     });
     right();
 
+    // What gregor leaves to the cache of other names: of these it leaves nothing, and the cache would have answered.
+    let (plain, _) = Wire::new(&target("bar"), RecordType::A).bytes();
+    let mut with_record = plain.clone();
+    with_record[11] = 1;
+    // An empty TXT of the root.
+    with_record.extend([0, 0, 16, 0, 1, 0, 0, 0, 0, 0, 1, 0]);
+    let (other_version, _) = Wire::new(&target("bar"), RecordType::A).edns(1).bytes();
+    let (tkey, _) = Wire::new(&target("bar"), RecordType::from(249)).bytes();
+    for odd in [&with_record, &other_version, &tkey] {
+        let silence = Duration::from_millis(500);
+        let reply = exchange_within(foo, CACHE, odd, silence);
+        assert_eq!(reply, None, "{odd:02x?}");
+        let own = exchange_within(bar, CACHE, odd, Duration::from_secs(3));
+        assert!(own.is_some(), "{odd:02x?}");
+    }
+
+    // More than its limit lets it ask.
+    let limited = format!("{config}[limits]\nqueries_per_second = 1\nburst = 1\n");
+    reload(&gregor, &limited);
+    const FLOOD: usize = 200;
+    let before = unanswered(&gregor);
+    let replies = foo.netns().enter(move || {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        for _ in 0..FLOOD {
+            socket.send_to(&plain, (CACHE, 53)).unwrap();
+        }
+        socket
+            .set_read_timeout(Some(Duration::from_secs(1)))
+            .unwrap();
+        let mut replies = Vec::new();
+        let mut buffer = [0; 4096];
+        while let Ok(len) = socket.recv(&mut buffer) {
+            replies.push(buffer[..len].to_vec());
+        }
+        replies
+    });
+    let replies = replies.unwrap();
+    let dropped = unanswered(&gregor) - before;
+    assert!(dropped >= FLOOD as f64 / 2.0, "{dropped} of {FLOOD}");
+    assert!(!replies.is_empty());
+    for reply in &replies {
+        let reply = Message::from_vec(reply).unwrap();
+        assert!(is_refused(&reply), "{reply}");
+    }
+    assert_eq!(gets(bar, &target("bar")), secret);
+    reload(&gregor, &config);
+
     // Without a responder, foreign targets pass: it is the one that refuses. The next one takes over.
     let config = fs::read_to_string(gregor.config_path()).unwrap();
     gregor.signal(Signal::SIGKILL);
     until("the end of the process", || gregor.process().exited());
     until("the program notices", || {
-        learns(Some(gets(foo, &target("bar")))).then_some(())
+        let reply = foo.ask(Ask::new(CACHE, &target("bar"), RecordType::A));
+        learns(Some(addresses(&reply.ok()?))).then_some(())
     });
     assert_eq!(gets(bar, &target("bar")), secret);
     let next = lab

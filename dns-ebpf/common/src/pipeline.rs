@@ -96,7 +96,7 @@ fn decide<'s, P: Packet, H: Host<P>>(
     scratch.asked.captures = Captures::NEVER;
     let mut verdict = host.finish(packet, scratch);
     // Whatever it passes for: the responder would have refused it.
-    if matches!(verdict, Verdict::Pass(_))
+    if matches!(verdict, Verdict::Pass(reason) if reason != Reason::NoResponder)
         && scratch.asked.captures.kept == Captures::REFUSED
         && host.has_responder()
     {

@@ -615,6 +615,43 @@ fn the_names_of_targets_are_refused_to_other_namespaces() {
     let of_node = Message::from_vec(&of_node.unwrap()).unwrap();
     assert_eq!(addresses(&of_node), v4_of(BAR_ADDRESSES));
 
+    // What the tools say.
+    let says = |arguments: &[&str]| {
+        let mut command = Command::new(tools::gregor().unwrap());
+        command
+            .args(arguments)
+            .args(["--config"])
+            .arg(gregor.config_path());
+        command.arg("--control").arg(gregor.control_path());
+        let output = lab.node().output(command).unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let explain = |name: &str, more: &[&str]| says(&[&["explain", name], more].concat());
+    for (pod, name, more, expected) in [
+        ("foo/foo-0", target("bar"), vec![], "the pod gets: REFUSED"),
+        (
+            "foo/foo-0",
+            target("bar"),
+            vec!["--type", "AXFR"],
+            "the pod gets: no reply",
+        ),
+        (
+            "bar/bar-0",
+            target("bar"),
+            vec![],
+            "the target of its own namespace",
+        ),
+        ("bar/bar-0", BROKER.to_owned(), vec![], "NOERROR"),
+    ] {
+        let text = explain(&format!("{name}."), &[&["--pod", pod][..], &more].concat());
+        assert!(text.contains(expected), "{pod} {name}: {text}");
+    }
+    let nobody = explain(&target("bar"), &["--interface", &stranger.host_interface]);
+    assert!(nobody.contains("the pod gets: REFUSED"), "{nobody}");
+    let check = says(&["check"]);
+    let pattern = "protect_targets: kafka-upstream.{namespace}.svc.cluster.local is refused";
+    assert!(check.contains(pattern), "{check}");
+
     // Over TCP only where that is steered, and the client is known there too.
     let over_tcp = |pod: &Pod, namespace: &str| {
         let (query, _) = Wire::new(&target(namespace), RecordType::A).bytes();

@@ -217,10 +217,15 @@ impl Explainer<'_> {
             }
             if let Some((_, protected)) = protected {
                 if protected == Protected::Foreign {
+                    let gets = if dns_common::wire::qtype_passes(self.qtype.into()) {
+                        "no reply"
+                    } else {
+                        "REFUSED"
+                    };
                     let _ = writeln!(
                         text,
-                        "   protect_targets: the name of a target of another namespace\n   \
-                         the pod gets: REFUSED (over TCP only where that is steered)"
+                        "   protect_targets: the name of a target that is not the pod's own\n   the pod gets: {gets}; \
+                         over TCP only where that is steered"
                     );
                     return (text, Next::Continue);
                 }

@@ -12,11 +12,11 @@ mod e2e;
 use std::{
     fs,
     net::{IpAddr, SocketAddr, UdpSocket},
-    path::PathBuf,
     process::Command,
     time::Duration,
 };
 
+use e2e::pods::{Pods, known};
 use e2e::{
     Metrics, Wire, addresses, chain, exchange, exchange_tcp, exchange_within, loads, qualified,
     sorted, until, until_the_programs_answer,
@@ -60,44 +60,6 @@ fn v4_of(endpoint: [IpAddr; 3]) -> Vec<IpAddr> {
     sorted(endpoint.into_iter().filter(IpAddr::is_ipv4))
 }
 
-/// The file that says who the pods are, each with its interface, addresses and labels.
-struct Pods {
-    path: PathBuf,
-}
-
-impl Pods {
-    fn new(lab: &Lab) -> Self {
-        Self {
-            path: lab.directory().join("pods.toml"),
-        }
-    }
-
-    /// Says that these pods are who they are; `labels` is an inline table.
-    fn say<'p>(&self, pods: impl IntoIterator<Item = (&'p Pod, &'p str)>) {
-        let text: String = pods
-            .into_iter()
-            .map(|(pod, labels)| {
-                format!(
-                    "[[pod]]\nnamespace = \"{}\"\npod = \"{}-0\"\ninterface = \"{}\"\n\
-                     addresses = [\"{}\", \"{}\"]\nlabels = {labels}\n\n",
-                    pod.namespace, pod.namespace, pod.host_interface, pod.v4, pod.v6
-                )
-            })
-            .collect();
-        // In one step, as configuration management does it.
-        let new = self.path.with_extension("new");
-        fs::write(&new, text).unwrap();
-        fs::rename(&new, &self.path).unwrap();
-    }
-
-    fn config(&self) -> String {
-        format!(
-            "\n[identity]\nsources = [\"file\"]\nfile = \"{}\"\n",
-            self.path.display()
-        )
-    }
-}
-
 fn start(lab: &Lab, pods: &Pods, rules: &str) -> Gregor {
     let config = format!("{}{rules}{}", lab.gregor_config(), pods.config());
     let gregor = lab
@@ -105,27 +67,6 @@ fn start(lab: &Lab, pods: &Pods, rules: &str) -> Gregor {
         .unwrap();
     known(&gregor, lab);
     gregor
-}
-
-/// Waits until it is known who is behind the interface of each pod that the file names.
-fn known(gregor: &Gregor, lab: &Lab) {
-    let file = fs::read_to_string(lab.directory().join("pods.toml")).unwrap();
-    for pod in lab.pods().filter(|pod| file.contains(&pod.host_interface)) {
-        until("the identity of a pod", || {
-            let who = who(gregor, pod);
-            (who == Some(pod.namespace.clone())).then_some(())
-        });
-    }
-}
-
-/// The namespace of who is behind a pod's interface, as `gregor status` says it.
-fn who(gregor: &Gregor, pod: &Pod) -> Option<String> {
-    let status = gregor.status().unwrap();
-    let interfaces = status["interfaces"].as_array().unwrap();
-    let own = interfaces
-        .iter()
-        .find(|interface| interface["name"] == pod.host_interface.as_str())?;
-    Some(own["who"]["namespace"].as_str()?.to_owned())
 }
 
 #[test]

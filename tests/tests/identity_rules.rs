@@ -620,9 +620,20 @@ fn the_names_of_targets_are_refused_to_other_namespaces() {
     });
     assert_eq!(addresses(&of_node.unwrap().unwrap()), v4_of(BAR_ADDRESSES));
 
-    // Off again.
+    // Off again, and on from where nobody asked who the pods are: their own targets are theirs all the while.
     reload(&gregor, &plain);
     assert_eq!(gets(stranger, &target("bar")), v4_of(BAR_ADDRESSES));
+    for config in [&lab.gregor_config(), &protecting] {
+        let before = loads(&gregor, "success");
+        gregor.write_config(config).unwrap();
+        until("the reload", || {
+            for (pod, endpoint) in [(foo, FOO_ADDRESSES), (bar, BAR_ADDRESSES)] {
+                assert_eq!(gets(pod, &target(&pod.namespace)), v4_of(endpoint));
+            }
+            (loads(&gregor, "success") > before).then_some(())
+        });
+    }
+    assert!(is_refused(&ask(stranger, &target("bar"))));
 }
 
 /// Writes another configuration and waits until it is in force.

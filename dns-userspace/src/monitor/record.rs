@@ -20,7 +20,7 @@ pub enum Verdict {
     Responder,
     /// The query went on to the existing cache.
     PassedOn,
-    /// The query got no reply: the name exists, and its records are not known now.
+    /// The query got no reply: the name exists, and its records are not known now; or it is one that is refused.
     Unanswered,
 }
 

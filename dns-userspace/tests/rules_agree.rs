@@ -1,7 +1,7 @@
 //! The table, a regular expression on the presentation form and a comparison label by label agree on which rule matches.
 
-use gregor::rules::{Budget, RuleSet};
 use gregor::rules::testing::{Expected, Oracle, Rng, random_name, random_rules, realistic_rules};
+use gregor::rules::{Budget, RuleSet};
 
 const NAMES: usize = 1_000;
 

@@ -16,16 +16,17 @@ use std::{
     time::Duration,
 };
 
+use e2e::pods::{Pods, known};
 use e2e::{
-    Metrics, Wire, addresses, chain, exchange_from, exchange_tcp,
-    identified::{Pods, UNMODIFIED, known},
+    Metrics, Wire, addresses, chain, exchange, exchange_from, exchange_tcp, exchange_within,
     large_world, loads, of_family, qualified, sorted, until, until_the_programs_answer,
 };
 use gregor_tests::{
     lab::{
         Ask, CacheKind, Gregor, Lab, Pod, Transport,
         world::{
-            BAR_ADDRESSES, BROKER, FOO_ADDRESSES, NODE_LOCAL_V4, NODE_LOCAL_V6, PUBLIC_ADDRESS,
+            BAR_ADDRESSES, BAR_ENDPOINT, BROKER, FOO_ADDRESSES, NODE_LOCAL_V4, NODE_LOCAL_V6,
+            PUBLIC_ADDRESS,
         },
     },
     tools,
@@ -37,6 +38,14 @@ use hickory_proto::{
 use nix::sys::signal::Signal;
 
 const CACHE: IpAddr = IpAddr::V4(NODE_LOCAL_V4);
+
+/// The provider's own names, for whoever has a Service.
+const UNMODIFIED: &str = r#"
+[[rule]]
+name  = "unmodified"
+match = "*.aws.private.kafka.managed"
+cname = "kafka-upstream.{client.namespace}.svc.cluster.local"
+"#;
 
 fn ask(pod: &Pod, name: &str) -> Message {
     pod.ask(Ask::new(CACHE, name, RecordType::A)).unwrap()
@@ -518,4 +527,359 @@ fn a_reload_that_begins_to_ask_loses_no_endpoint() {
     right();
     assert_eq!(since(), before);
     assert_eq!(Metrics::of(&gregor).passed("unknown_client"), 0.0);
+}
+
+const PROTECTED: &str = "protect_targets = true\n";
+
+fn target(namespace: &str) -> String {
+    format!("kafka-upstream.{namespace}.svc.cluster.local")
+}
+
+/// The code of the extended error of a reply (RFC 8914), which hickory keeps as an option that it does not know.
+fn extended_error(reply: &Message) -> Option<u16> {
+    let wire = reply.to_vec().unwrap();
+    let text = b"target of another namespace";
+    let at = wire.windows(text.len()).position(|part| part == text)?;
+    Some(u16::from_be_bytes([wire[at - 2], wire[at - 1]]))
+}
+
+fn is_refused(reply: &Message) -> bool {
+    reply.metadata.response_code == ResponseCode::Refused && reply.answers.is_empty()
+}
+
+/// With `protect_targets`, asking for another namespace's Service by its own name leads nowhere.
+#[test]
+fn the_names_of_targets_are_refused_to_other_namespaces() {
+    let lab = Lab::builder("e2eprotect")
+        .pod("foo")
+        .pod("bar")
+        .pod("stranger")
+        .start()
+        .unwrap();
+    let [foo, bar, stranger] = ["foo", "bar", "stranger"].map(|name| lab.pod(name));
+    let pods = Pods::new(&lab);
+    pods.say([(foo, "{}"), (bar, "{}")]);
+    let plain = format!("{}{UNMODIFIED}{}", lab.gregor_config(), pods.config());
+    let protecting = format!("{plain}{PROTECTED}");
+    let gregor = lab.start_gregor(&tools::gregor().unwrap(), &plain).unwrap();
+    known(&gregor, &lab);
+    // Without it a target is anybody's.
+    for pod in [foo, bar, stranger] {
+        assert_eq!(gets(pod, &target("bar")), v4_of(BAR_ADDRESSES));
+    }
+    reload(&gregor, &protecting);
+
+    let servers = [CACHE, NODE_LOCAL_V6.into()];
+    for (pod, endpoint) in [(foo, FOO_ADDRESSES), (bar, BAR_ADDRESSES)] {
+        for server in servers {
+            for name in [
+                target(&pod.namespace),
+                target(&pod.namespace).to_uppercase(),
+            ] {
+                for edns in [None, Some(1232)] {
+                    let mut asked = Ask::new(server, &name, RecordType::A);
+                    asked.edns = edns;
+                    assert_eq!(
+                        addresses(&pod.ask(asked).unwrap()),
+                        v4_of(endpoint),
+                        "{name}"
+                    );
+                }
+            }
+        }
+    }
+    // By now the programs let them pass by themselves.
+    let before = Metrics::of(&gregor);
+    assert!(before.passed_on("own_target") >= 1.0);
+    for pod in [foo, bar] {
+        for qtype in [RecordType::A, RecordType::AAAA, RecordType::HTTPS] {
+            let asked = Ask::new(CACHE, &target(&pod.namespace), qtype);
+            assert!(!is_refused(&pod.ask(asked).unwrap()));
+        }
+    }
+    let after = Metrics::of(&gregor);
+    assert_eq!(after.taken(), before.taken());
+    assert_eq!(after.passed("no_target"), before.passed("no_target") + 6.0);
+
+    let types = [
+        RecordType::A,
+        RecordType::AAAA,
+        RecordType::CNAME,
+        RecordType::HTTPS,
+        RecordType::TXT,
+        RecordType::SRV,
+        RecordType::ANY,
+    ];
+    let before = Metrics::of(&gregor).responses("REFUSED");
+    let mut refused = 0.0;
+    for (pod, namespace) in [
+        (foo, "bar"),
+        (stranger, "bar"),
+        (stranger, "foo"),
+        (stranger, "stranger"),
+    ] {
+        for server in servers {
+            for qtype in types {
+                for (edns, name) in [
+                    (None, target(namespace)),
+                    (Some(1232), target(namespace).to_uppercase()),
+                ] {
+                    let mut asked = Ask::new(server, &name, qtype);
+                    asked.edns = edns;
+                    let reply = pod.ask(asked).unwrap();
+                    let row = format!("{} {name} {qtype} {edns:?} {server}", pod.namespace);
+                    assert!(is_refused(&reply), "{row}: {reply}");
+                    assert_eq!(extended_error(&reply), edns.map(|_| 18), "{row}");
+                    refused += 1.0;
+                }
+            }
+        }
+    }
+    assert_eq!(Metrics::of(&gregor).responses("REFUSED"), before + refused);
+    // As programs ask.
+    assert_eq!(foo.getent(&target("foo")).unwrap(), v4_of(FOO_ADDRESSES));
+    assert!(foo.getent(&target("bar")).unwrap_or_default().is_empty());
+
+    // What is not protected: the forms of the search list, which exist nowhere; the names of rules; the name behind the
+    // Service, which is public; and whatever the node asks.
+    for suffix in [
+        "foo.svc.cluster.local",
+        "svc.cluster.local",
+        "cluster.local",
+    ] {
+        let reply = ask(foo, &format!("{}.{suffix}", target("bar")));
+        assert_eq!(
+            reply.metadata.response_code,
+            ResponseCode::NXDomain,
+            "{suffix}"
+        );
+    }
+    for (pod, endpoint) in [(foo, FOO_ADDRESSES), (bar, BAR_ADDRESSES)] {
+        assert_eq!(gets(pod, BROKER), v4_of(endpoint));
+        assert_eq!(gets(pod, &qualified("bar")), v4_of(BAR_ADDRESSES));
+    }
+    assert_eq!(gets(foo, BAR_ENDPOINT), v4_of(BAR_ADDRESSES));
+    let (query, _) = Wire::new(&target("bar"), RecordType::A).bytes();
+    let of_node = {
+        let query = query.clone();
+        let ask = move || exchange(CACHE, &query, Duration::from_secs(3));
+        lab.node().enter(ask).unwrap()
+    };
+    let of_node = Message::from_vec(&of_node.unwrap()).unwrap();
+    assert_eq!(addresses(&of_node), v4_of(BAR_ADDRESSES));
+
+    // What the tools say.
+    let says = |arguments: &[&str]| {
+        let mut command = Command::new(tools::gregor().unwrap());
+        command
+            .args(arguments)
+            .args(["--config"])
+            .arg(gregor.config_path());
+        command.arg("--control").arg(gregor.control_path());
+        let output = lab.node().output(command).unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let explain = |name: &str, more: &[&str]| says(&[&["explain", name], more].concat());
+    for (pod, name, more, expected) in [
+        ("foo/foo-0", target("bar"), vec![], "the pod gets: REFUSED"),
+        (
+            "foo/foo-0",
+            target("bar"),
+            vec!["--type", "AXFR"],
+            "the pod gets: no reply",
+        ),
+        (
+            "bar/bar-0",
+            target("bar"),
+            vec![],
+            "the target of its own namespace",
+        ),
+        ("bar/bar-0", BROKER.to_owned(), vec![], "NOERROR"),
+    ] {
+        let text = explain(&format!("{name}."), &[&["--pod", pod][..], &more].concat());
+        assert!(text.contains(expected), "{pod} {name}: {text}");
+    }
+    let nobody = explain(&target("bar"), &["--interface", &stranger.host_interface]);
+    assert!(nobody.contains("the pod gets: REFUSED"), "{nobody}");
+    let check = says(&["check"]);
+    let pattern = "protect_targets: kafka-upstream.{namespace}.svc.cluster.local is refused";
+    assert!(check.contains(pattern), "{check}");
+
+    // Over TCP only where that is steered, and the client is known there too.
+    let over_tcp = |pod: &Pod, namespace: &str| {
+        let (query, _) = Wire::new(&target(namespace), RecordType::A).bytes();
+        Message::from_vec(&exchange_tcp(pod, CACHE, &query).unwrap()).unwrap()
+    };
+    assert_eq!(addresses(&over_tcp(foo, "bar")), v4_of(BAR_ADDRESSES));
+    let always = protecting.replacen("[intercept]\n", "[intercept]\ntcp = \"always\"\n", 1);
+    reload(&gregor, &always);
+    for (pod, namespace) in [
+        (foo, "bar"),
+        (bar, "foo"),
+        (stranger, "foo"),
+        (stranger, "bar"),
+    ] {
+        let reply = over_tcp(pod, namespace);
+        assert!(is_refused(&reply), "{} {namespace}: {reply}", pod.namespace);
+    }
+    for (pod, endpoint) in [(foo, FOO_ADDRESSES), (bar, BAR_ADDRESSES)] {
+        assert_eq!(addresses(&over_tcp(pod, &pod.namespace)), v4_of(endpoint));
+    }
+    let of_node = lab.node().enter(move || {
+        let mut asked = Ask::new(CACHE, &target("bar"), RecordType::A);
+        asked.transport = Transport::Tcp;
+        asked.send()
+    });
+    assert_eq!(addresses(&of_node.unwrap().unwrap()), v4_of(BAR_ADDRESSES));
+
+    // Off again, and on from where nobody asked who the pods are: their own targets are theirs all the while.
+    reload(&gregor, &plain);
+    assert_eq!(gets(stranger, &target("bar")), v4_of(BAR_ADDRESSES));
+    for config in [&lab.gregor_config(), &protecting] {
+        let before = loads(&gregor, "success");
+        gregor.write_config(config).unwrap();
+        until("the reload", || {
+            for (pod, endpoint) in [(foo, FOO_ADDRESSES), (bar, BAR_ADDRESSES)] {
+                assert_eq!(gets(pod, &target(&pod.namespace)), v4_of(endpoint));
+            }
+            (loads(&gregor, "success") > before).then_some(())
+        });
+    }
+    assert!(is_refused(&ask(stranger, &target("bar"))));
+}
+
+/// Writes another configuration and waits until it is in force.
+fn reload(gregor: &Gregor, config: &str) {
+    let before = loads(gregor, "success");
+    gregor.write_config(config).unwrap();
+    until("the reload", || {
+        (loads(gregor, "success") > before).then_some(())
+    });
+}
+
+/// Queries that the programs dropped.
+fn unanswered(gregor: &Gregor) -> f64 {
+    Metrics::of(gregor).get(r#"gregor_dns_requests_total{verdict="unanswered",reason="matched"}"#)
+}
+
+/// What a hostile pod tries against a protected target, and what is left of it without a responder.
+#[test]
+fn a_hostile_pod_gets_no_protected_target() {
+    let lab = Lab::builder("e2eprothost")
+        .pod("foo")
+        .pod("bar")
+        .start()
+        .unwrap();
+    let (foo, bar) = (lab.pod("foo"), lab.pod("bar"));
+    let pods = Pods::new(&lab);
+    pods.say([(foo, "{}"), (bar, "{}")]);
+    let config = format!(
+        "{}{UNMODIFIED}{}{PROTECTED}",
+        lab.gregor_config(),
+        pods.config()
+    );
+    let gregor = lab
+        .start_gregor(&tools::gregor().unwrap(), &config)
+        .unwrap();
+    known(&gregor, &lab);
+    let secret = v4_of(BAR_ADDRESSES);
+    let learns = |reply: Option<Vec<IpAddr>>| {
+        reply.is_some_and(|found| found.iter().any(|address| secret.contains(address)))
+    };
+    let right = || {
+        assert_eq!(gets(bar, &target("bar")), secret);
+        assert_eq!(gets(foo, &target("foo")), v4_of(FOO_ADDRESSES));
+        assert!(is_refused(&ask(foo, &target("bar"))));
+    };
+    right();
+
+    // An address of its own choice, which has no target of its own then either; the victim's.
+    ip(foo, "addr add 10.99.99.99/32 dev eth0");
+    for namespace in ["foo", "bar"] {
+        assert_eq!(
+            ask_from(foo, [10, 99, 99, 99].into(), &target(namespace)),
+            Some(vec![])
+        );
+    }
+    ip(foo, "addr del 10.99.99.99/32 dev eth0");
+    ip(foo, &format!("addr add {}/32 dev eth0", bar.v4));
+    for _ in 0..3 {
+        assert!(!learns(ask_from(foo, bar.v4.into(), &target("bar"))));
+        assert_eq!(gets(bar, &target("bar")), secret);
+    }
+    ip(foo, &format!("addr del {}/32 dev eth0", bar.v4));
+    until("foo is known again", || {
+        (gets(foo, &target("foo")) == v4_of(FOO_ADDRESSES)).then_some(())
+    });
+    right();
+
+    // What gregor leaves to the cache of other names: of these it leaves nothing, and the cache would have answered.
+    let (plain, _) = Wire::new(&target("bar"), RecordType::A).bytes();
+    let mut with_record = plain.clone();
+    with_record[11] = 1;
+    // An empty TXT of the root.
+    with_record.extend([0, 0, 16, 0, 1, 0, 0, 0, 0, 0, 1, 0]);
+    let (other_version, _) = Wire::new(&target("bar"), RecordType::A).edns(1).bytes();
+    let (tkey, _) = Wire::new(&target("bar"), RecordType::from(249)).bytes();
+    for odd in [&with_record, &other_version, &tkey] {
+        let silence = Duration::from_millis(500);
+        let reply = exchange_within(foo, CACHE, odd, silence);
+        assert_eq!(reply, None, "{odd:02x?}");
+        let own = exchange_within(bar, CACHE, odd, Duration::from_secs(3));
+        assert!(own.is_some(), "{odd:02x?}");
+    }
+
+    // More than its limit lets it ask.
+    let limited = format!("{config}[limits]\nqueries_per_second = 1\nburst = 1\n");
+    reload(&gregor, &limited);
+    const FLOOD: usize = 200;
+    let before = unanswered(&gregor);
+    let replies = foo.netns().enter(move || {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        for _ in 0..FLOOD {
+            socket.send_to(&plain, (CACHE, 53)).unwrap();
+        }
+        socket
+            .set_read_timeout(Some(Duration::from_secs(1)))
+            .unwrap();
+        let mut replies = Vec::new();
+        let mut buffer = [0; 4096];
+        while let Ok(len) = socket.recv(&mut buffer) {
+            replies.push(buffer[..len].to_vec());
+        }
+        replies
+    });
+    let replies = replies.unwrap();
+    let dropped = unanswered(&gregor) - before;
+    assert!(dropped >= FLOOD as f64 / 2.0, "{dropped} of {FLOOD}");
+    assert!(!replies.is_empty());
+    for reply in &replies {
+        let reply = Message::from_vec(reply).unwrap();
+        assert!(is_refused(&reply), "{reply}");
+    }
+    assert_eq!(gets(bar, &target("bar")), secret);
+    reload(&gregor, &config);
+
+    // Without a responder, foreign targets pass: it is the one that refuses. The next one takes over.
+    let config = fs::read_to_string(gregor.config_path()).unwrap();
+    gregor.signal(Signal::SIGKILL);
+    until("the end of the process", || gregor.process().exited());
+    until("the program notices", || {
+        let reply = foo.ask(Ask::new(CACHE, &target("bar"), RecordType::A));
+        learns(Some(addresses(&reply.ok()?))).then_some(())
+    });
+    assert_eq!(gets(bar, &target("bar")), secret);
+    let next = lab
+        .start_gregor(&tools::gregor().unwrap(), &config)
+        .unwrap();
+    right();
+    known(&next, &lab);
+    right();
+
+    // Whoever is not named any more is a stranger.
+    pods.say([(bar, "{}")]);
+    until("the pod is forgotten", || {
+        is_refused(&ask(foo, &target("foo"))).then_some(())
+    });
+    assert_eq!(gets(bar, &target("bar")), secret);
 }

@@ -150,6 +150,11 @@ impl Source for State {
         subscription
     }
 
+    fn pod(&self, index: u32) -> Option<String> {
+        let identity = self.identities.who(index)?.ok()?;
+        Some(format!("{}/{}", identity.namespace, identity.pod))
+    }
+
     fn target(&self, target: &str) -> Option<ServiceStatus> {
         self.responder.services().explain(target)
     }

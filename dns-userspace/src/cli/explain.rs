@@ -29,7 +29,7 @@ use crate::{
     resolve::{
         Answer, Outcome, Step, explain as chase, explain_known, looks_like_address, wire_name,
     },
-    rules::{Match, Rule, RuleSet},
+    rules::{Match, Protected, Rule, RuleSet},
 };
 
 #[derive(Debug, clap::Args)]
@@ -124,9 +124,11 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     if let Some(warning) = warning(&search) {
         println!("Note: {warning}.");
     }
-    let no_rule = candidates
-        .iter()
-        .all(|candidate| !settings.rules.matches(&wire_name(candidate)));
+    let no_rule = candidates.iter().all(|candidate| {
+        let wire = wire_name(candidate);
+        let client = asker.client.as_ref();
+        !settings.rules.matches(&wire) && settings.rules.protection(&wire, client).is_none()
+    });
     super::block_on(async {
         for (number, candidate) in candidates.iter().enumerate() {
             println!("\n{}. {candidate} {}", number + 1, args.qtype);
@@ -197,11 +199,12 @@ impl Explainer<'_> {
             );
         }
         let Some(chain) = apply(rules, name, self.client.as_ref()) else {
-            if !observing.is_empty() {
+            let protected = rules.protection(&wire_name(name), self.client.as_ref());
+            if !observing.is_empty() && protected.is_none() {
                 return self.pass(text, name).await;
             }
             let matching = rules.matching(&wire_name(name));
-            if matching.is_empty() {
+            if matching.is_empty() && protected.is_none() {
                 let _ = writeln!(text, "   no rule matches");
             }
             for rule in matching {
@@ -211,6 +214,23 @@ impl Explainer<'_> {
                     rules.rules()[rule].name(),
                     rules.rules()[rule].pattern()
                 );
+            }
+            if let Some((_, protected)) = protected {
+                if protected == Protected::Foreign {
+                    let gets = if dns_common::wire::qtype_passes(self.qtype.into()) {
+                        "no reply"
+                    } else {
+                        "REFUSED"
+                    };
+                    let _ = writeln!(
+                        text,
+                        "   protect_targets: the name of a target that is not the pod's own\n   the pod gets: {gets}; \
+                         over TCP only where that is steered"
+                    );
+                    return (text, Next::Continue);
+                }
+                let _ = writeln!(text, "   protect_targets: the target of its own namespace");
+                return self.pass(text, name).await;
             }
             if let Some(miss) = nearest(rules.rules(), name) {
                 let _ = writeln!(text, "   nearest: {miss}");

@@ -43,6 +43,8 @@ pub struct Config {
     pub metrics: Metrics,
     pub kubernetes: Kubernetes,
     pub identity: Identity,
+    /// Where `protect_targets` is on, its place in the file.
+    protect_targets: Option<Range<usize>>,
     /// Checked one by one; [`RuleSet::compile`] checks them against each other.
     pub rules: Vec<RuleSpec>,
     file: PathBuf,
@@ -296,7 +298,8 @@ pub fn compile_within(
 ) -> Result<(Config, RuleSet, Vec<Diagnostic>), ConfigErrors> {
     let (config, mut errors) = Config::read(path, text);
     let source = Source { file: path, text };
-    match RuleSet::compile_within(&config.rules, &config.terms(), budget) {
+    let protects = config.protect_targets.is_some();
+    match RuleSet::compile_and_protect(&config.rules, &config.terms(), budget, protects) {
         Ok(rules) if errors.is_empty() => {
             let mut warnings = config.warnings.clone();
             warnings.extend(
@@ -310,6 +313,7 @@ pub fn compile_within(
                     .unknown_clients(&rules)
                     .map(|complaint| config.locate(&source, &complaint)),
             );
+            warnings.extend(config.hardly_protecting(&source, &rules));
             in_order(&mut warnings);
             Ok((config, rules, warnings))
         }
@@ -380,6 +384,31 @@ impl Config {
         complaints.collect::<Vec<_>>().into_iter()
     }
 
+    /// Complaints about `protect_targets` where it does nothing, or refuses everybody.
+    fn hardly_protecting(&self, source: &Source<'_>, rules: &RuleSet) -> Option<Diagnostic> {
+        let span = self.protect_targets.clone()?;
+        let (problem, remedy) = if rules.protected().next().is_none() {
+            (
+                "no target of a rule that answers has a namespace in it: nothing is protected",
+                "use {namespace} or {client.namespace} as a label of `cname`, or remove the key",
+            )
+        } else if self.intercept.hook == Hook::Xdp {
+            (
+                "with hook = \"xdp\" nobody is known: every pod is refused the names of targets, its own too",
+                "use another hook, or remove the key",
+            )
+        } else if self.identity.sources.is_empty() {
+            (
+                "no source says who asks: every pod is refused the names of targets, its own too",
+                "name the sources, as in sources = [\"cni\", \"kubernetes\"]",
+            )
+        } else {
+            return None;
+        };
+        let key = format!("identity.{}", identity::PROTECT_TARGETS);
+        Some(source.diagnostic(&span, key, problem, remedy))
+    }
+
     /// The file that the configuration was read from.
     pub fn file(&self) -> &Path {
         &self.file
@@ -418,7 +447,7 @@ impl Config {
         let limits = read_limits(&mut reader, &root);
         let metrics = read_metrics(&mut reader, &root);
         let kubernetes = kubernetes::read(&mut reader, &root);
-        let identity = identity::read(&mut reader, &root);
+        let (identity, protect_targets) = identity::read(&mut reader, &root);
         let (mut rules, positions) = read_rules(&mut reader, &root);
         if intercept.mode == Mode::Observe {
             for rule in &mut rules {
@@ -442,6 +471,7 @@ impl Config {
             metrics,
             kubernetes,
             identity,
+            protect_targets,
             rules,
             file: path.to_owned(),
             warnings,

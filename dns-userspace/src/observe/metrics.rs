@@ -157,7 +157,8 @@ pub const METRICS: &[Metric] = &[
     .shown(Section::Requests, "")
     .advice(
         "`answered` and `taken` are gregor's share. `pass` with `no_responder`, `ring_full` or `rate_limited`: the cache decided \
-         about a name that a rule matches; see CPU limits and `[limits]`",
+         about a name that a rule matches; see CPU limits and `[limits]`. With `protect_targets` the programs count a client's own \
+         target as `no_target`",
     ),
     Metric::counter(
         "dns_other_server_requests",
@@ -236,7 +237,7 @@ pub const METRICS: &[Metric] = &[
     )
     .by(&["rcode"])
     .shown(Section::Responder, "reply")
-    .advice("SERVFAIL: see `gregor_chase_failures_total` and `gregor_broken_chains_total`"),
+    .advice("SERVFAIL: see `gregor_chase_failures_total` and `gregor_broken_chains_total`. REFUSED: with `protect_targets`, targets of other namespaces"),
     Metric::counter(
         "responder_passed_on",
         "Queries that the responder passed on to the existing cache, by reason",
@@ -244,7 +245,7 @@ pub const METRICS: &[Metric] = &[
     )
     .by(&["reason"])
     .shown(Section::Responder, "passed on")
-    .advice("`no_target` is normal. `busy`, `rate_limited`: see `[limits]`. `local_failure`: descriptors, memory or routes of the node"),
+    .advice("`no_target` and `own_target` are normal. `busy`, `rate_limited`: see `[limits]`. `local_failure`: descriptors, memory or routes of the node"),
     Metric::counter("chases", "Look-ups of a target at the upstream", |status| {
         count(status.responder.chases)
     })

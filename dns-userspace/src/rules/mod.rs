@@ -18,6 +18,7 @@ mod labels;
 mod language;
 mod namespaces;
 mod pattern;
+mod protect;
 mod regex;
 mod suffix_decided;
 mod table;
@@ -37,6 +38,7 @@ use hickory_proto::rr::Name;
 pub use budget::Budget;
 pub use clients::ClientsSpec;
 pub use labels::{MAX_LABEL, MAX_NAME, NAMESPACE};
+pub use protect::Protected;
 pub use table::Table;
 
 use crate::model::{Client, wire_name};
@@ -46,6 +48,7 @@ use clients::{Asks, Clients, FromClient};
 use labels::Problem;
 use namespaces::Namespaces;
 use pattern::{Pattern, PatternLabel, Template};
+use protect::Guards;
 use regex::RegexMatcher;
 
 /// Longest `name` of a rule.
@@ -169,7 +172,9 @@ impl Complaint {
 #[derive(Debug)]
 pub struct RuleSet {
     rules: Vec<Rule>,
-    /// The index of each id.
+    /// Behind them: see [`protect`].
+    guards: Guards,
+    /// The index of each id; those of guards follow on those of rules.
     ids: HashMap<u64, usize>,
     table: Table,
     choices: Choices,
@@ -191,6 +196,8 @@ pub struct Rule {
     ttl_seconds: u32,
     follow: bool,
     mode: Mode,
+    /// Whether it refuses what it matches: see [`protect`].
+    refuses: bool,
     namespaces: Option<Vec<String>>,
     asks: Asks,
     /// The `match` or `regex` key and the `cname` key as written.
@@ -235,6 +242,16 @@ impl RuleSet {
         terms: &str,
         budget: &Budget,
     ) -> Result<Self, Vec<Complaint>> {
+        Self::compile_and_protect(specs, terms, budget, false)
+    }
+
+    /// The same; with `protects`, the targets of namespaces are refused to others.
+    pub fn compile_and_protect(
+        specs: &[RuleSpec],
+        terms: &str,
+        budget: &Budget,
+        protects: bool,
+    ) -> Result<Self, Vec<Complaint>> {
         let mut complaints = Vec::new();
         if specs.len() > dfa::MAX_RULES {
             return Err(vec![Complaint::new(
@@ -265,19 +282,32 @@ impl RuleSet {
         ids::depend_on_all(&mut rules, specs, |position| {
             has_regex || !leads_to[position].is_empty()
         });
-        let ids = ids::by_id(&rules, &mut complaints);
+        let mut ids = ids::by_id(&rules, &mut complaints);
         if !complaints.is_empty() {
             complaints.sort_by_key(|complaint| complaint.rule);
             return Err(complaints);
         }
-        let mut choices = Choices::new(rules.iter().map(|(_, rule)| Kind {
+        let mut unprotected = Vec::new();
+        let guards = if protects {
+            Guards::of(&rules, specs, budget, &mut languages, &mut unprotected)
+        } else {
+            Guards::default()
+        };
+        for (at, guard) in guards.rules().iter().enumerate() {
+            ids.insert(guard.id, rules.len() + at);
+        }
+        let of_rules = rules.iter().map(|(_, rule)| (rule, false));
+        let of_guards = guards.rules().iter().map(|rule| (rule, true));
+        let mut choices = Choices::new(of_rules.chain(of_guards).map(|(rule, is_guard)| Kind {
             mode: rule.mode,
             asks: rule.asks.anything(),
+            is_guard,
         }));
         let table = table::build(&languages, &mut choices, budget)
             .map_err(|spent| vec![costs::too_costly(&rules, &languages, budget, spent)])?;
         let rules: Vec<Rule> = rules.into_iter().map(|(_, rule)| rule).collect();
-        let warnings = warnings(&rules, choices.reached());
+        let mut warnings = warnings(&rules, choices.reached());
+        warnings.extend(unprotected);
         let patterns: Vec<Option<&Pattern>> = rules
             .iter()
             .map(|rule| match &rule.matcher {
@@ -292,6 +322,7 @@ impl RuleSet {
             leads_on: leads_to.iter().map(|next| !next.is_empty()).collect(),
             has_regex,
             rules,
+            guards,
             ids,
             table,
             choices,
@@ -304,9 +335,52 @@ impl RuleSet {
         &self.rules
     }
 
+    /// What becomes of the name of a target, by the index that the kernel reports; `None` for the index of a rule, and where
+    /// the name is none of a target after all.
+    pub fn protection_at(
+        &self,
+        index: usize,
+        qname: &[u8],
+        client: Option<&Client>,
+    ) -> Option<Protected> {
+        let at = index.checked_sub(self.rules.len())?;
+        self.guards.protection(at, qname, client)
+    }
+
+    /// The same for a name that no rule answers for this client, with the index.
+    pub fn protection(&self, qname: &[u8], client: Option<&Client>) -> Option<(usize, Protected)> {
+        let mut numbers = self.choices.rules(self.choice(qname)?).into_iter();
+        let all = self.rules.iter().chain(self.guards.rules());
+        let index = numbers.find(|&index| {
+            let rule = all.clone().nth(index);
+            rule.is_some_and(|rule| !rule.is_observing() && rule.is_for_question(qname, client))
+        })?;
+        Some((index, self.protection_at(index, qname, client)?))
+    }
+
+    /// What is shown of the index that the kernel reports: the name of the rule, or `protect_targets`.
+    pub fn shown_name(&self, index: usize) -> Option<&str> {
+        let of_guard = || {
+            let at = index.checked_sub(self.rules.len())?;
+            self.guards.rules().get(at).map(|_| protect::KEY)
+        };
+        self.rules.get(index).map(Rule::name).or_else(of_guard)
+    }
+
+    /// The patterns of the targets that others than their namespace are refused.
+    pub fn protected(&self) -> impl Iterator<Item = &Rule> {
+        self.guards.patterns()
+    }
+
     /// Index of the rule with this id.
     pub fn index_of(&self, id: u64) -> Option<usize> {
         self.ids.get(&id).copied()
+    }
+
+    fn with_id(&self, id: u64) -> Option<&Rule> {
+        let index = self.index_of(id)?;
+        let guard = || self.guards.rules().get(index - self.rules.len());
+        self.rules.get(index).or_else(guard)
     }
 
     pub fn table(&self) -> &Table {
@@ -315,7 +389,8 @@ impl RuleSet {
 
     /// What the program finds under the number that its table gives for a name.
     pub fn entries(&self) -> Vec<RuleEntry> {
-        self.choices.entries(&self.rules)
+        self.choices
+            .entries(self.rules.iter().chain(self.guards.rules()))
     }
 
     /// The same with the index of a rule in the place of its id.
@@ -345,7 +420,7 @@ impl RuleSet {
         captures: impl IntoIterator<Item = &'c [u8]>,
         client: Option<&Client>,
     ) -> bool {
-        let Some(rule) = self.index_of(id).map(|index| &self.rules[index]) else {
+        let Some(rule) = self.with_id(id) else {
             return false;
         };
         // The answers of one kind of rule are none of the other's.
@@ -374,7 +449,7 @@ impl RuleSet {
         captures: impl IntoIterator<Item = &'c [u8]>,
         namespace: &str,
     ) -> bool {
-        let Some(rule) = self.index_of(id).map(|index| &self.rules[index]) else {
+        let Some(rule) = self.with_id(id) else {
             return false;
         };
         let mut captures = captures.into_iter();
@@ -392,7 +467,8 @@ impl RuleSet {
 
     /// Whether any rule depends on who asks.
     pub fn asks_who(&self) -> bool {
-        self.rules.iter().any(Rule::asks_who)
+        let mut all = self.rules.iter().chain(self.guards.rules());
+        all.any(Rule::asks_who)
     }
 
     /// Ids of the rules that need a permit for each of their clients, and are for this one.
@@ -572,12 +648,14 @@ impl RuleSet {
     /// The rules that are looked at for a name, in their order; for a client the first one that answers it is the last.
     pub fn matching(&self, qname: &[u8]) -> Vec<usize> {
         let choice = self.choice(qname);
-        choice.map_or_else(Vec::new, |choice| self.choices.rules(choice))
+        let mut numbers = choice.map_or_else(Vec::new, |choice| self.choices.rules(choice));
+        numbers.retain(|&index| index < self.rules.len());
+        numbers
     }
 
     /// Whether any rule matches a name, also if it only observes.
     pub fn matches(&self, qname: &[u8]) -> bool {
-        self.choice(qname).is_some()
+        !self.matching(qname).is_empty()
     }
 
     fn choice(&self, qname: &[u8]) -> Option<u32> {
@@ -746,6 +824,7 @@ impl Rule {
             ttl_seconds: spec.ttl_seconds,
             follow: spec.follow,
             mode: spec.mode,
+            refuses: false,
             namespaces: spec.namespaces.clone(),
             asks: Asks { clients, takes },
             pattern: text.clone(),
@@ -827,6 +906,14 @@ impl Rule {
         })
     }
 
+    /// Whether a name in wire format is one that the rule matches, whoever asks; not for a `regex`.
+    fn is_of(&self, qname: &[u8]) -> bool {
+        let Matcher::Pattern(pattern) = &self.matcher else {
+            return false;
+        };
+        pattern::wire_labels(qname).is_some_and(|labels| pattern.captured(&labels).is_some())
+    }
+
     /// The same for a name in wire format that the rule matches.
     fn is_for_question(&self, qname: &[u8], client: Option<&Client>) -> bool {
         !self.asks.anything() || self.apply(qname, client).is_some()
@@ -882,7 +969,7 @@ impl Rule {
             return Captures::NEVER;
         };
         let mut captures = Captures {
-            kept: 1,
+            kept: if self.refuses { Captures::REFUSED } else { 1 },
             ..Captures::NEVER
         };
         for behind in pattern.labels_behind_captures() {

@@ -493,7 +493,7 @@ fn push_text<R>(parts: &mut Vec<Part<R>>, text: &str) {
 }
 
 /// The labels of a `cname`: a dot between braces belongs to a reference.
-fn template_labels(text: &str) -> impl Iterator<Item = &str> {
+pub fn template_labels(text: &str) -> impl Iterator<Item = &str> {
     let mut is_inside = false;
     text.split(move |c| {
         match c {

@@ -222,10 +222,8 @@ impl Connection<'_> {
     }
 
     fn take(&mut self, message: Vec<u8>) {
-        let Some(matched) = self
-            .dispatch
-            .matches(&message, self.ifindex, self.peer.ip())
-        else {
+        let address = self.peer.ip();
+        let Some(matched) = self.dispatch.matches(&message, self.ifindex, address) else {
             return self.pass_on(message);
         };
         let slot = self.next_slot;

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     model::{Client, Identify, Limit},
     resolve::{Limiter, Query, StreamQuery},
-    rules::RuleSet,
+    rules::{Protected, RuleSet},
 };
 
 /// Answers queries of connections; every one gets one reply.
@@ -92,17 +92,20 @@ impl Dispatch {
         self.served.load().servers.contains(&server)
     }
 
-    /// The query of a message and the rule that it is answered by. `ifindex` is the interface that the node's route to the client
-    /// leads to, 0 for none: whoever has completed a handshake with an address gets what is sent to it, so a client is
+    /// The query of a message, and the rule that it is answered or refused by. `ifindex` is the interface that the node's route to the
+    /// client leads to, 0 for none: whoever has completed a handshake with an address gets what is sent to it, so a client is
     /// known by it where that interface is its own, and not where it is a bridge.
     pub fn matches(&self, message: &[u8], ifindex: u32, source: IpAddr) -> Option<Matched> {
         let query = parse(message)?;
         let served = self.served.load();
+        let rules = &served.rules;
         let asked_by = self.clients.asking(ifindex, source);
-        let rule = match &asked_by {
-            Some((_, client)) => served.rules.find(query.qname(), Some(client)),
-            None => served.rules.find_for_anybody(query.qname()),
-        }?;
+        let client = asked_by.as_ref().map(|(_, client)| &**client);
+        let rule = match client {
+            Some(client) => rules.find(query.qname(), Some(client)),
+            None => rules.find_for_anybody(query.qname()),
+        };
+        let rule = rule.or_else(|| refusing(rules, query.qname(), client))?;
         let is_within_rate = self
             .rate
             .lock()
@@ -125,6 +128,15 @@ impl Dispatch {
 
     pub fn answer(&self, query: StreamQuery) {
         self.answer.answer(query);
+    }
+}
+
+/// The index by which the name of a target is refused that is not the client's.
+fn refusing(rules: &RuleSet, qname: &[u8], client: Option<&Client>) -> Option<usize> {
+    rules.protected().next()?;
+    match rules.protection(qname, client)? {
+        (index, Protected::Foreign) => Some(index),
+        (_, Protected::Own { .. }) => None,
     }
 }
 

@@ -4,8 +4,8 @@ use std::{fmt::Write as _, net::IpAddr, path::Path};
 
 use crate::world::{CLUSTER_TTL, Data, World, Zone};
 
-/// The search list of a pod's namespace, and its ndots.
-pub fn resolv_conf(namespace: &str, servers: &[IpAddr], ndots: u8) -> String {
+/// What the article's pods have: the search list of their namespace, and ndots 7.
+pub fn resolv_conf(namespace: &str, servers: &[IpAddr]) -> String {
     let mut text = String::new();
     for server in servers {
         let _ = writeln!(text, "nameserver {server}");
@@ -14,7 +14,7 @@ pub fn resolv_conf(namespace: &str, servers: &[IpAddr], ndots: u8) -> String {
         text,
         "search {namespace}.svc.cluster.local svc.cluster.local cluster.local"
     );
-    let _ = writeln!(text, "options ndots:{ndots}");
+    text.push_str("options ndots:7\n");
     text
 }
 

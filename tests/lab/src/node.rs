@@ -84,7 +84,6 @@ pub struct Builder {
     cache: CacheKind,
     cluster: ClusterKind,
     world: World,
-    ndots: u8,
 }
 
 impl Builder {
@@ -101,12 +100,6 @@ impl Builder {
 
     pub fn cluster(mut self, cluster: ClusterKind) -> Self {
         self.cluster = cluster;
-        self
-    }
-
-    /// What pods have without a policy of their own: Kubernetes' ndots of 5, in place of the article's 7.
-    pub fn default_ndots(mut self) -> Self {
-        self.ndots = 5;
         self
     }
 
@@ -274,8 +267,6 @@ pub struct Lab {
     directory: PathBuf,
     pods: BTreeMap<String, Pod>,
     cache_kind: CacheKind,
-    /// Of pods.
-    ndots: u8,
     world: Arc<RwLock<World>>,
     // Dropped in this order: servers live in threads inside the namespaces.
     cache: Server,
@@ -303,7 +294,6 @@ impl Lab {
             cache: CacheKind::Embedded,
             cluster: ClusterKind::Embedded,
             world: World::default(),
-            ndots: 7,
         }
     }
 
@@ -341,7 +331,6 @@ impl Lab {
             directory,
             pods: BTreeMap::new(),
             cache_kind: builder.cache,
-            ndots: builder.ndots,
             world,
             cache,
             cluster,
@@ -436,7 +425,7 @@ impl Lab {
         let files = [
             (
                 "resolv.conf",
-                config::resolv_conf(kubernetes_namespace, servers, self.ndots),
+                config::resolv_conf(kubernetes_namespace, servers),
             ),
             ("nsswitch.conf", "hosts: files dns\n".to_owned()),
             ("hosts", "127.0.0.1 localhost\n::1 localhost\n".to_owned()),

@@ -2,7 +2,7 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
-pub mod identified;
+pub mod pods;
 
 use std::{
     collections::BTreeMap,

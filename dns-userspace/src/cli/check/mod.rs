@@ -118,7 +118,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let more = super::block_on(async {
         let mut findings = interfaces::look(settings.as_ref()).await;
         if let Some(settings) = &settings {
-            findings.extend(identity::look(&settings.identity, &settings.selection).await);
+            findings.extend(identity::look(settings).await);
             findings.extend(servers::tcp(settings).await);
             findings.extend(servers::cache(settings).await);
             findings.extend(

@@ -181,7 +181,7 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
         })
     }
 
-    fn send(&self, client: &Client, reply: &[u8]) {
+    pub(super) fn send(&self, client: &Client, reply: &[u8]) {
         let sent = match &client.reply_path {
             ReplyPath::Frame(frame) => self.injector.reply(frame, reply),
             ReplyPath::Stream { reply: to, .. } => to.send(StreamReply::Answer(reply.to_vec())),

@@ -18,7 +18,7 @@ use super::*;
 use crate::{
     model::{Client, Identify, Limit},
     resolve::MAX_QUEUED,
-    rules::{ClientsSpec, MatchSpec, RuleSet, RuleSpec},
+    rules::{Budget, ClientsSpec, MatchSpec, Protected, RuleSet, RuleSpec},
     tcp::{Answer, Served, Service},
 };
 
@@ -79,12 +79,12 @@ struct Lab {
 impl Lab {
     /// A client whose connection is served.
     async fn start() -> Lab {
-        Lab::with(ClientsSpec::default(), Pod(None)).await
+        Lab::with(ClientsSpec::default(), Pod(None), false).await
     }
 
     /// The same under a rule for these clients.
-    async fn with(clients: ClientsSpec, pod: Pod) -> Lab {
-        let rules = RuleSet::compile(&[RuleSpec {
+    async fn with(clients: ClientsSpec, pod: Pod, protects: bool) -> Lab {
+        let specs = [RuleSpec {
             name: "kafka".to_owned(),
             matches: MatchSpec::Pattern("*.kafka.{namespace}.svc".to_owned()),
             cname: "up.{namespace}.svc".to_owned(),
@@ -92,7 +92,8 @@ impl Lab {
             follow: true,
             clients,
             ..RuleSpec::default()
-        }]);
+        }];
+        let rules = RuleSet::compile_and_protect(&specs, "", &Budget::of_this_process(), protects);
         let asked = Arc::new(Received::default());
         let served = Served {
             servers: vec![IpAddr::from([127, 0, 0, 1])],
@@ -207,6 +208,30 @@ async fn a_query_that_the_responder_passes_on_reaches_the_server_unchanged() {
     assert_eq!(lab.receive().await.unwrap(), reply_to(&mine));
 }
 
+#[tokio::test]
+async fn the_names_of_protected_targets_are_the_responders_to_refuse_but_for_the_clients_own() {
+    for (namespace, protects, is_refused) in [
+        (Some("foo"), true, false),
+        (Some("bar"), true, true),
+        (None, true, true),
+        (None, false, false),
+    ] {
+        let mut lab = Lab::with(ClientsSpec::default(), Pod(namespace), protects).await;
+        let target = query(7, "Up.foo.svc");
+        lab.send(&[&target]).await;
+        if is_refused {
+            let asked = lab.asked.wait_for(1).await;
+            let (rules, qname) = (&asked[0].rules, asked[0].query.qname());
+            let protected = rules.protection_at(asked[0].rule, qname, None);
+            assert_eq!(protected, Some(Protected::Foreign), "{namespace:?}");
+            continue;
+        }
+        let (mut from_us, _to_us) = lab.server().await;
+        assert_eq!(receive(&mut from_us).await.unwrap(), target);
+        assert_eq!(lab.service.counters().relayed, 1);
+    }
+}
+
 /// Replies that have arrived are sent; then the connection ends as the server ended its own.
 #[tokio::test]
 async fn a_server_that_closes_with_replies_due_ends_the_connection() {
@@ -317,7 +342,7 @@ async fn a_malformed_message_ends_the_connection() {
 #[tokio::test]
 async fn a_rule_that_asks_is_answered_to_whom_it_is_for() {
     for (pod, is_for) in [(Some("foo"), true), (Some("bar"), false), (None, false)] {
-        let mut lab = Lab::with(ClientsSpec::OwnNamespace, Pod(pod)).await;
+        let mut lab = Lab::with(ClientsSpec::OwnNamespace, Pod(pod), false).await;
         lab.send(&[&query(1, MATCHING)]).await;
         if is_for {
             let asked = lab.asked.wait_for(1).await;

@@ -1,18 +1,54 @@
-//! Pods whose identity a static file says, and the rules for unmodified names.
+//! Who the pods are, by a static file; and names that brokers advertise, for pods as Kubernetes makes them.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
-use gregor_tests::lab::{Gregor, Lab, Pod};
+use gregor_tests::lab::{
+    Gregor, Lab, Pod,
+    world::{Data, NODE_LOCAL_V4, PUBLIC_ADDRESS, Record, World, Zone},
+};
 
 use super::until;
 
-/// The provider's own names, for whoever has a Service.
-pub const UNMODIFIED: &str = r#"
+/// The provider's own name of a broker: five dots, so that resolvers with `ndots: 5` ask for it as it is.
+pub const UNMODIFIED: &str = "lkc-abc.eu-west-1.aws.private.confluent.cloud";
+
+/// The rule for such names.
+pub const UNMODIFIED_RULE: &str = r#"
 [[rule]]
-name  = "unmodified"
-match = "*.aws.private.kafka.managed"
+name  = "confluent"
+match = "*.eu-west-1.aws.private.confluent.cloud"
 cname = "kafka-upstream.{client.namespace}.svc.cluster.local"
 "#;
+
+/// The public answer to such names.
+pub fn with_public_names(mut world: World) -> World {
+    let owner = "*.eu-west-1.aws.private.confluent.cloud.".to_owned();
+    let std::net::IpAddr::V4(address) = PUBLIC_ADDRESS else {
+        unreachable!("it is IPv4")
+    };
+    world.zones.push(Zone {
+        apex: "confluent.cloud.".to_owned(),
+        records: vec![Record {
+            owner,
+            ttl: 300,
+            data: Data::A(address),
+        }],
+    });
+    world
+}
+
+/// Gives a pod the resolv.conf that Kubernetes makes without any `dnsConfig`.
+pub fn without_dns_config(pod: &Pod) {
+    let namespace = &pod.namespace;
+    let text = format!(
+        "nameserver {NODE_LOCAL_V4}\nsearch {namespace}.svc.cluster.local svc.cluster.local cluster.local\noptions ndots:5\n"
+    );
+    let path = Path::new("/etc/netns").join(pod.netns().name());
+    fs::write(path.join("resolv.conf"), text).unwrap();
+}
 
 /// The file that says who the pods are, each with its interface, addresses and labels.
 pub struct Pods {

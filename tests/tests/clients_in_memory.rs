@@ -35,6 +35,7 @@ fn clients() -> Vec<Client> {
             .iter()
             .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
             .collect(),
+        ..Client::default()
     };
     vec![
         of("foo", &[("tier", "gold")]),

@@ -11,7 +11,7 @@ use tokio::{
 use super::{respond::Respond, settings::Settings};
 use crate::{
     model::Publish,
-    sources::{Note, Reporter, Selector, SharedServices},
+    sources::{Note, Object, Reporter, Selector, SharedServices},
 };
 
 /// Changes that come within this time are delivered together: each delivery looks at all answers.
@@ -68,6 +68,26 @@ impl Cluster {
             self.watches.abort_all();
             self.watches = JoinSet::new();
             self.watch(settings);
+        }
+    }
+
+    /// Whether anything is watched.
+    pub fn is_watching(&self) -> bool {
+        !self.watches.is_empty()
+    }
+
+    /// Says to the Services what of their claims is refused; each time the same, which is sent once.
+    pub fn report(&self, settings: &Settings) {
+        for verdict in settings.claims.verdicts.iter() {
+            let Some(message) = verdict.message() else {
+                continue;
+            };
+            let subject = Object {
+                namespace: verdict.namespace.clone(),
+                name: verdict.service.clone(),
+                uid: verdict.uid.clone(),
+            };
+            self.reporter.refuse(subject, message);
         }
     }
 

@@ -5,6 +5,7 @@ mod diagnostic;
 mod identity;
 mod kubernetes;
 mod reader;
+mod tenants;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -21,7 +22,9 @@ use toml::de::{DeTable, DeValue};
 pub use diagnostic::{ConfigErrors, Diagnostic};
 pub use identity::{Identity, load_pods};
 pub use kubernetes::Kubernetes;
+pub use tenants::parse_claims;
 
+use crate::claims::Tenants;
 use crate::rules::{
     Budget, Complaint, DEFAULT_TTL, Key, MAX_TTL, MatchSpec, Mode, RuleSet, RuleSpec,
 };
@@ -43,6 +46,8 @@ pub struct Config {
     pub metrics: Metrics,
     pub kubernetes: Kubernetes,
     pub identity: Identity,
+    /// What tenants may claim.
+    pub tenants: Tenants,
     /// Checked one by one; [`RuleSet::compile`] checks them against each other.
     pub rules: Vec<RuleSpec>,
     file: PathBuf,
@@ -216,7 +221,7 @@ struct RulePosition {
 
 /// Reads and checks a file: its values, its rules compiled, and what is worth a warning.
 pub fn load(path: &Path) -> Result<(Config, RuleSet, Vec<Diagnostic>), ConfigErrors> {
-    compile(path, &read_file(path)?)
+    compile(path, &read_text(path)?)
 }
 
 /// What a configuration leaves to be learnt.
@@ -230,14 +235,15 @@ pub struct ToLearn {
 
 /// What a file leaves to be learnt, if anything. Its rules are not compiled.
 pub fn to_learn(path: &Path) -> Result<Option<ToLearn>, ConfigErrors> {
-    let config = Config::parse(path, &read_file(path)?)?;
+    let config = Config::parse(path, &read_text(path)?)?;
     Ok(config.intercept.learns_servers.then_some(ToLearn {
         written: config.intercept.servers,
         kubernetes: config.kubernetes,
     }))
 }
 
-fn read_file(path: &Path) -> Result<String, ConfigErrors> {
+/// Reads a file of a configuration.
+pub fn read_text(path: &Path) -> Result<String, ConfigErrors> {
     let unreadable = |problem: String, remedy: &str| {
         ConfigErrors(vec![Diagnostic {
             file: path.to_owned(),
@@ -270,7 +276,7 @@ fn read_file(path: &Path) -> Result<String, ConfigErrors> {
 
 impl Config {
     /// What the answers of all rules depend on, beside the rules.
-    fn terms(&self) -> String {
+    pub fn terms(&self) -> String {
         let upstream = match self.upstream.server {
             UpstreamServer::Same => "same".to_owned(),
             UpstreamServer::Address(address) => address.to_string(),
@@ -409,6 +415,7 @@ impl Config {
                 "metrics",
                 "kubernetes",
                 "identity",
+                "tenants",
                 "rule",
             ],
         );
@@ -420,13 +427,20 @@ impl Config {
         let kubernetes = kubernetes::read(&mut reader, &root);
         let identity = identity::read(&mut reader, &root);
         let (mut rules, positions) = read_rules(&mut reader, &root);
+        let needs = tenants::Needs {
+            hook: intercept.hook,
+            identity: &identity,
+            kubernetes: &kubernetes,
+            rules: &rules,
+        };
+        let tenants = tenants::read(&mut reader, &root, &needs);
         if intercept.mode == Mode::Observe {
             for rule in &mut rules {
                 rule.mode = Mode::Observe;
             }
         }
         let mut warnings = Vec::new();
-        if rules.is_empty() && syntax.is_empty() && root.get("rule").is_none() {
+        if rules.is_empty() && !tenants.is_on() && syntax.is_empty() && root.get("rule").is_none() {
             warnings.push(reader.source.diagnostic(
                 &(0..0),
                 "rule",
@@ -442,6 +456,7 @@ impl Config {
             metrics,
             kubernetes,
             identity,
+            tenants,
             rules,
             file: path.to_owned(),
             warnings,

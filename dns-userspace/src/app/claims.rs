@@ -25,8 +25,8 @@ use crate::{
 
 /// Changes that come within this time are one.
 const GATHER: Duration = Duration::from_millis(250);
-/// Between two loads of rules.
-const BETWEEN: Duration = Duration::from_secs(1);
+/// Between two loads of rules: with it, and with what a load takes, a change is in force within a second.
+const BETWEEN: Duration = Duration::from_millis(500);
 /// How long the rules of a namespace stay whose last pod has gone: pods of jobs come and go.
 const LINGER: Duration = Duration::from_secs(600);
 /// How often the static file is looked at.

@@ -22,8 +22,8 @@ use gregor_tests::{
     lab::{
         Ask, Gregor, Lab, Pod,
         world::{
-            BAR_ADDRESSES, BAR_ENDPOINT, BROKER, ExternalName, FOO_ADDRESSES, NODE_LOCAL_V4,
-            PUBLIC_ADDRESS, World,
+            BAR_ADDRESSES, BAR_ENDPOINT, BROKER, ExternalName, FOO_ADDRESSES, FOO_ENDPOINT,
+            NODE_LOCAL_V4, PUBLIC_ADDRESS, World,
         },
     },
     tools,
@@ -352,6 +352,119 @@ fn a_tenant_that_changes_its_claims_all_the_time_harms_nobody() {
     // bar has five changes, and one in ten seconds; foo has four.
     assert!(loads <= 12, "{loads} loads");
     assert_eq!(gets(bar, BROKER), [PUBLIC_ADDRESS]);
+}
+
+/// 500 namespaces that claim 20 names in common and 5 of their own; 60 of them have pods here. A change of one's claims is in force
+/// within a second, of its own names and of those in common.
+#[test]
+fn a_node_with_pods_of_sixty_namespaces() {
+    const PODS: usize = 60;
+    const CHANGES: usize = 40;
+    let namespace = |n: usize| format!("ns-{n}");
+    let mut world = World::default();
+    for n in 0..PODS {
+        world.namespaces.push(namespace(n));
+        for (service, target) in [("up", FOO_ENDPOINT), ("second", BAR_ENDPOINT)] {
+            world.external_names.push(ExternalName {
+                service: service.to_owned(),
+                namespace: namespace(n),
+                target: target.to_owned(),
+            });
+        }
+    }
+    let mut builder = Lab::builder("e2emany").world(world);
+    for n in 0..PODS {
+        builder = builder.pod(&namespace(n));
+    }
+    let lab = builder.start().unwrap();
+    let files = Files::new(&lab);
+    let shared: Vec<String> = (0..20)
+        .map(|n| format!("*.c{n}.aws.private.kafka.managed"))
+        .collect();
+    let shared = shared.join(",");
+    let names: Vec<(String, String)> = (0..500)
+        .map(|n| {
+            let own: Vec<String> = (0..5)
+                .map(|k| format!("b{k}.own-{n}.aws.private.kafka.managed"))
+                .collect();
+            (namespace(n), format!("{shared},{}", own.join(",")))
+        })
+        .collect();
+    let mut services = vec!["up"; names.len()];
+    let say = |services: &[&str]| {
+        let claims = names.iter().zip(services);
+        let claims: Vec<(&str, &str, &str)> = claims
+            .map(|((namespace, names), service)| (namespace.as_str(), *service, names.as_str()))
+            .collect();
+        files.claim(&claims);
+    };
+    say(&services);
+    let gregor = start(&lab, &files, "");
+    let pods: Vec<&Pod> = (0..PODS).map(|n| lab.pod(&namespace(n))).collect();
+    for (n, pod) in pods.iter().enumerate() {
+        assert_eq!(
+            gets(pod, "x.c7.aws.private.kafka.managed"),
+            v4_of(FOO_ADDRESSES)
+        );
+        assert_eq!(
+            gets(pod, &format!("b3.own-{n}.aws.private.kafka.managed")),
+            v4_of(FOO_ADDRESSES)
+        );
+        let others = format!("b3.own-{}.aws.private.kafka.managed", (n + 1) % PODS);
+        assert_eq!(gets(pod, &others), [PUBLIC_ADDRESS]);
+    }
+    let memory = rss(&gregor);
+    let mut took = Vec::new();
+    for change in 0..CHANGES {
+        let n = change % PODS;
+        services[n] = if services[n] == "up" { "second" } else { "up" };
+        let endpoint = if services[n] == "up" {
+            FOO_ADDRESSES
+        } else {
+            BAR_ADDRESSES
+        };
+        let name = match change % 2 {
+            0 => "x.c3.aws.private.kafka.managed".to_owned(),
+            _ => format!("b1.own-{n}.aws.private.kafka.managed"),
+        };
+        say(&services);
+        took.push(until_gets(pods[n], &name, &v4_of(endpoint)));
+        let another = pods[(n + 1) % PODS];
+        let unchanged = if services[(n + 1) % PODS] == "up" {
+            FOO_ADDRESSES
+        } else {
+            BAR_ADDRESSES
+        };
+        assert_eq!(
+            gets(another, "x.c3.aws.private.kafka.managed"),
+            v4_of(unchanged)
+        );
+    }
+    took.sort();
+    let status = gregor.status().unwrap();
+    println!(
+        "{} rules on {PODS} interfaces, loaded in {:.0} ms, a matcher of {} kB; {memory} kB resident before, {} kB after {CHANGES} changes; \
+         in force after {:?} (median), {:?} (most)",
+        status["rules"].as_array().unwrap().len(),
+        status["kernel"]["program"]["load_seconds"]
+            .as_f64()
+            .unwrap()
+            * 1000.0,
+        status["kernel"]["program"]["table_bytes"].as_u64().unwrap() / 1024,
+        rss(&gregor),
+        took[CHANGES / 2],
+        took[CHANGES - 1]
+    );
+}
+
+/// Memory that a gregor has, in kB.
+fn rss(gregor: &Gregor) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", gregor.process().pid())).unwrap();
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmRSS:"))
+        .unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
 /// How many lines of the log have this text.

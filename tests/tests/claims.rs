@@ -163,7 +163,14 @@ fn tenants_claim_the_same_names_for_endpoints_of_their_own() {
         ("foo", "kafka-upstream", NAMES),
         ("bar", "kafka-upstream", NAMES),
     ]);
+    // The pod of bar is not known yet.
+    files.says_pods([foo, baz].into_iter());
     let gregor = start(&lab, &files, "");
+    assert_eq!(gets(foo, BROKER), v4_of(FOO_ADDRESSES));
+    assert_eq!(gets(bar, BROKER), [PUBLIC_ADDRESS]);
+    files.says_pods([foo, bar, baz].into_iter());
+    let took = until_gets(bar, BROKER, &v4_of(BAR_ADDRESSES));
+    println!("claims of a namespace whose first pod comes: in force after {took:?}");
 
     // From the first query on, with names that nobody has changed; baz has no Service.
     let everybody = || {
@@ -250,8 +257,12 @@ fn tenants_claim_the_same_names_for_endpoints_of_their_own() {
     }
     println!("changes of claims in force after {took:?}");
 
-    // A restart keeps all of it.
+    // A restart keeps all of it, also where nothing says what is claimed.
     drop(gregor);
+    let gregor = start(&lab, &files, "");
+    everybody();
+    drop(gregor);
+    fs::remove_file(&files.claims).unwrap();
     let _gregor = start(&lab, &files, "");
     everybody();
 }

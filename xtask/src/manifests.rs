@@ -213,7 +213,10 @@ const REFUSES: &[(&str, &str)] = &[
         "identity.sources={cni},tenants.mayClaim={*.confluent.cloud},kubernetes.watch=false",
         "kubernetes.watch",
     ),
-    ("identity.sources={cni},tenants.mayClaim={*.cloud}", "mayClaim"),
+    (
+        "identity.sources={cni},tenants.mayClaim={*.cloud}",
+        "mayClaim",
+    ),
     ("tenants.namesPerNamespace=0", "namesPerNamespace"),
     ("handover=yes", "handover"),
     ("rules[0].name=a,rules[0].cname=b", "rules"),

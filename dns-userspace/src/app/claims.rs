@@ -19,7 +19,7 @@ use crate::{
     claims::{Damper, Snapshot},
     config,
     identity::Sink,
-    model::Who,
+    model::{Claimant, Who},
     sources::{ClaimReport, SharedServices},
 };
 
@@ -33,6 +33,9 @@ const LINGER: Duration = Duration::from_secs(600);
 const LOOK: Duration = Duration::from_millis(200);
 /// How long a start waits for the first list: what is not there yet would be lost by pods that had it.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The file of [`Claims::keep`].
+const KEPT: &str = "claims.json";
 
 /// The namespaces of the pods that are here.
 #[derive(Default)]
@@ -108,6 +111,8 @@ impl Sink for Presence {
 pub struct Claims {
     services: Arc<SharedServices>,
     presence: Arc<Presence>,
+    /// Where it is kept what is in force, for a start while the API server is away.
+    kept: PathBuf,
     damper: Damper,
     /// The static file that is read, and by what.
     file: Option<PathBuf>,
@@ -119,10 +124,16 @@ pub struct Claims {
 }
 
 impl Claims {
-    pub fn new(services: Arc<SharedServices>, presence: Arc<Presence>) -> Claims {
+    /// `directory` is this gregor's own.
+    pub fn new(
+        services: Arc<SharedServices>,
+        presence: Arc<Presence>,
+        directory: Option<&Path>,
+    ) -> Claims {
         Claims {
             services,
             presence,
+            kept: directory.unwrap_or(Path::new(".")).join(KEPT),
             damper: Damper::default(),
             file: None,
             reader: JoinSet::new(),
@@ -147,15 +158,41 @@ impl Claims {
         }
     }
 
-    /// Waits a moment for the first list.
+    /// Waits a moment for the first list. Without one, what an earlier process has had counts.
     pub async fn listed(&self) {
         let listed = async {
             while self.services.claims().is_none() {
                 sleep(Duration::from_millis(10)).await;
             }
         };
-        if timeout(PATIENCE, listed).await.is_err() {
-            tracing::warn!("what tenants claim is not known yet: their names pass until it is");
+        if timeout(PATIENCE, listed).await.is_ok() {
+            return;
+        }
+        let kept = std::fs::read(&self.kept).unwrap_or_default();
+        match serde_json::from_slice::<Vec<Claimant>>(&kept) {
+            Ok(claimants) => {
+                tracing::warn!(
+                    "what tenants claim is not known yet: what an earlier process has had counts"
+                );
+                self.services.report_claims(ClaimReport::Listed(claimants));
+            }
+            Err(_) => {
+                tracing::warn!("what tenants claim is not known yet: their names pass until it is")
+            }
+        }
+    }
+
+    /// Keeps what is in force.
+    pub fn keep(&self, snapshot: &Snapshot) {
+        let here = snapshot.claimants.iter();
+        let here: Vec<&Claimant> = here
+            .filter(|claimant| snapshot.namespaces.contains(&claimant.namespace))
+            .collect();
+        let kept = serde_json::to_vec(&here).unwrap_or_default();
+        let new = self.kept.with_extension("new");
+        let written = std::fs::write(&new, kept).and_then(|()| std::fs::rename(&new, &self.kept));
+        if let Err(error) = written {
+            tracing::debug!(%error, "what tenants claim is not kept");
         }
     }
 
@@ -186,7 +223,11 @@ impl Claims {
                     return;
                 }
                 () = self.services.claims_changed() => self.notice(),
-                () = self.presence.news.notified() => self.notice(),
+                // At once: its pods are about to ask.
+                () = self.presence.news.notified() => {
+                    let now = Instant::now();
+                    self.noticed = Some(now.checked_sub(GATHER).unwrap_or(now));
+                }
             }
         }
     }
@@ -233,6 +274,6 @@ async fn read_text(path: PathBuf) -> Result<String, String> {
     }
 }
 
-fn parse(path: &Path, text: &str) -> Result<Vec<crate::model::Claimant>, String> {
+fn parse(path: &Path, text: &str) -> Result<Vec<Claimant>, String> {
     config::parse_claims(path, text).map_err(|error| error.to_string())
 }

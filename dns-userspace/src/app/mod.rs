@@ -258,7 +258,11 @@ impl App {
         if settings.platform.is_some() {
             clients.hold();
         }
-        let mut claims = Claims::new(reporter.services().clone(), presence.clone());
+        let mut claims = Claims::new(
+            reporter.services().clone(),
+            presence.clone(),
+            options.control.parent(),
+        );
         claims.follow(&settings);
         let cluster = Cluster::start(&settings, reporter, notes, respond.clone(), answers.clone());
         let mut identity = Identity::start(&settings, vec![clients.clone(), presence.clone()])
@@ -273,6 +277,7 @@ impl App {
                 claims.listed().await;
             }
             let snapshot = claims.snapshot();
+            claims.keep(&snapshot);
             let prepared = prepare_claims(options, base.clone(), settings.clone(), snapshot)?;
             let Prepared {
                 settings: with_claims,

@@ -53,6 +53,7 @@ impl App {
         }
         tracing::debug!("tenants claim other names");
         self.claims.loads();
+        self.claims.keep(&snapshot);
         let (base, settings) = (self.base.clone(), self.settings.clone());
         match prepare_claims(&self.options, base, settings, snapshot) {
             Ok(pending) => self.pending = Some(pending),

@@ -1,12 +1,14 @@
 //! A Service whose annotation claims names for its namespace, as the API server has it.
 
+use serde::{Deserialize, Serialize};
+
 /// The annotation.
 pub const NAMES_ANNOTATION: &str = "gregor-dns.github.io/names";
 /// Longest text of an annotation that is kept, in bytes; what is behind the last comma in it is cut off.
 const MAX_TEXT: usize = 8 << 10;
 
 /// See the module.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Claimant {
     pub namespace: String,
     pub service: String,

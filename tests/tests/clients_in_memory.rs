@@ -1,7 +1,7 @@
 //! The pipeline over random rules and clients: it takes a query under the rule that the responder would apply for the client,
 //! and an answer that is kept for one client is never another one's.
 
-use std::{cell::RefCell, net::IpAddr};
+use std::{cell::RefCell, collections::BTreeMap, net::IpAddr};
 
 use dns_common::{
     abi::Servers,
@@ -15,7 +15,7 @@ use dns_common::{
 use gregor::{
     model::Client,
     rules::{
-        ClientsSpec, MatchSpec, RuleSet, RuleSpec,
+        Claims, ClientsSpec, MatchSpec, RuleSet, RuleSpec,
         testing::{Rng, random_name, random_rules},
     },
 };
@@ -78,6 +78,41 @@ fn with_clients(random: &mut Rng, specs: &mut Vec<RuleSpec>) {
     }
 }
 
+/// What some namespaces claim: names of the rules in front, and names below theirs.
+fn with_claims(random: &mut Rng, specs: &mut Vec<RuleSpec>) {
+    let patterns = specs.iter().filter_map(|spec| match &spec.matches {
+        MatchSpec::Pattern(pattern) if !pattern.contains('{') => Some(pattern.to_ascii_lowercase()),
+        _ => None,
+    });
+    let mut patterns: Vec<String> = patterns.collect();
+    let below: Vec<String> = patterns
+        .iter()
+        .filter_map(|pattern| Some(format!("*.b.{}", pattern.strip_prefix("*.")?)))
+        .collect();
+    patterns.extend(below);
+    patterns.sort();
+    patterns.dedup();
+    for pattern in patterns {
+        let mut services = BTreeMap::new();
+        for client in clients() {
+            if random.once_in(2) {
+                let service = random.pick(&["up", "second"]).to_owned();
+                services.insert(client.namespace, service);
+            }
+        }
+        if !services.is_empty() {
+            specs.push(RuleSpec {
+                name: "claims".to_owned(),
+                matches: MatchSpec::Pattern(pattern.clone()),
+                cname: "{client.claim}.{client.namespace}.svc.claimed".to_owned(),
+                ttl_seconds: 60,
+                clients: ClientsSpec::Claimed(Claims { pattern, services }),
+                ..RuleSpec::default()
+            });
+        }
+    }
+}
+
 fn servers() -> Servers {
     let mut servers = Servers::default();
     let IpAddr::V4(server) = SERVER else {
@@ -114,7 +149,10 @@ struct Tables {
 
 impl Tables {
     fn new(rules: RuleSet) -> Self {
-        let clients = clients();
+        let mut clients = clients();
+        for client in &mut clients {
+            client.claims = rules.claims_of(&client.namespace);
+        }
         let mut tables = MemoryTables::new(4096, Vec::new())
             .with_rules(rules.entries_by_index())
             .with_starters(&rules.starters());
@@ -213,6 +251,7 @@ struct Seen {
     answered_for_a_client: usize,
     passed_on_account_of_clients: usize,
     of_a_later_rule: usize,
+    claimed: usize,
 }
 
 #[test]
@@ -222,6 +261,7 @@ fn the_program_and_the_responder_agree_on_who_gets_what() {
         let mut random = Rng::new(seed);
         let mut specs = random_rules(&mut random, 6);
         with_clients(&mut random, &mut specs);
+        with_claims(&mut random, &mut specs);
         let Ok(rules) = RuleSet::compile(&specs) else {
             continue;
         };
@@ -259,6 +299,7 @@ fn the_program_and_the_responder_agree_on_who_gets_what() {
     );
     assert!(seen.passed_on_account_of_clients > 500, "{seen:?}");
     assert!(seen.of_a_later_rule > 200, "{seen:?}");
+    assert!(seen.claimed > 100, "{seen:?}");
 }
 
 fn check(tables: &mut Tables, name: &[u8], client: usize, seen: &mut Seen, context: &str) {
@@ -276,6 +317,7 @@ fn check(tables: &mut Tables, name: &[u8], client: usize, seen: &mut Seen, conte
             assert_eq!(handed_over[0].client, of_client(index), "{context}");
             seen.taken += 1;
             seen.taken_for_a_client += usize::from(asks(index));
+            seen.claimed += usize::from(tables.rules.rules()[index].is_claimed());
             seen.of_a_later_rule += usize::from(matching.first() != Some(&index));
         }
         Verdict::Answered => {
@@ -288,6 +330,7 @@ fn check(tables: &mut Tables, name: &[u8], client: usize, seen: &mut Seen, conte
             assert_eq!(kept_for, of_client(index), "{context}");
             seen.answered += 1;
             seen.answered_for_a_client += usize::from(asks(index));
+            seen.claimed += usize::from(tables.rules.rules()[index].is_claimed());
         }
         Verdict::Pass(Reason::UnknownClient | Reason::OtherClient) => {
             assert_eq!(expected, None, "{context}");

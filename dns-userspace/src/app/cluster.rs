@@ -17,6 +17,9 @@ use crate::{
 /// Changes that come within this time are delivered together: each delivery looks at all answers.
 const GATHER: Duration = Duration::from_millis(50);
 
+/// Services of one namespace that are told what of their claims is refused.
+const MAX_REPORTED: usize = 3;
+
 /// See the module.
 pub struct Cluster {
     services: Arc<SharedServices>,
@@ -78,10 +81,18 @@ impl Cluster {
 
     /// Says to the Services what of their claims is refused; each time the same, which is sent once.
     pub fn report(&self, settings: &Settings) {
-        for verdict in settings.claims.verdicts.iter() {
+        let mut of_namespace = ("", 0);
+        for verdict in &settings.claims.verdicts {
             let Some(message) = verdict.message() else {
                 continue;
             };
+            if of_namespace.0 != verdict.namespace {
+                of_namespace = (&verdict.namespace, 0);
+            }
+            of_namespace.1 += 1;
+            if of_namespace.1 > MAX_REPORTED {
+                continue;
+            }
             let subject = Object {
                 namespace: verdict.namespace.clone(),
                 name: verdict.service.clone(),

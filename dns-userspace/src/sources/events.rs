@@ -21,6 +21,8 @@ const PERIOD: u64 = 5 * STEP;
 /// Events that a node may send at once, and how long it takes until it may send another.
 const BURST: u32 = 10;
 const REFILL: Duration = Duration::from_secs(10);
+/// The reason of Events on claims.
+const CLAIM_REFUSED: &str = "ClaimRefused";
 /// Services that are remembered.
 const MAX_SERVICES: usize = 10_000;
 
@@ -62,6 +64,8 @@ pub struct Events {
     reported: HashMap<String, Reported>,
     /// Time that the Events sent so far take, from which the limit follows.
     full_until: Instant,
+    /// The same for refused claims, which take none of the others' room.
+    claims_full_until: Instant,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,6 +80,7 @@ impl Events {
         Events {
             reported: HashMap::new(),
             full_until: now,
+            claims_full_until: now,
         }
     }
 
@@ -124,7 +129,7 @@ impl Events {
             key: format!("claim {}", subject.uid),
             name: name(&subject, &message, unix_seconds),
             subject,
-            reason: "ClaimRefused",
+            reason: CLAIM_REFUSED,
             message,
             is_warning: true,
         };
@@ -143,12 +148,16 @@ impl Events {
         if self.reported.get(&note.key) == Some(&reported) {
             return None;
         }
-        let filled = self.full_until.max(now) + REFILL;
+        let full_until = match note.reason {
+            CLAIM_REFUSED => &mut self.claims_full_until,
+            _ => &mut self.full_until,
+        };
+        let filled = (*full_until).max(now) + REFILL;
         if filled > now + REFILL * BURST {
             // Reported later.
             return None;
         }
-        self.full_until = filled;
+        *full_until = filled;
         if self.reported.len() >= MAX_SERVICES {
             self.reported.clear();
         }
@@ -319,15 +328,15 @@ mod tests {
         assert_eq!(refuse("a.b: not allowed", AT + 1), None);
         assert_ne!(refuse("c.d: not allowed", AT).unwrap().1, first.1);
         assert!(refuse("c.d: not allowed", AT + PERIOD).is_some());
+        for turn in 0..100 {
+            refuse(&turn.to_string(), AT);
+        }
+        assert_eq!(refuse("x.y: not allowed", AT), None, "one node sends few");
+        // However many claims are refused.
         assert!(
             events
                 .take(subject("1", "a.example."), TargetState::Resolves, now, AT)
                 .is_some()
-        );
-        assert!(
-            events
-                .refuse(object(), "c.d: not allowed".to_owned(), now, AT + PERIOD)
-                .is_none()
         );
     }
 }

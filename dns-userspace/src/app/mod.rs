@@ -145,6 +145,8 @@ struct App {
     /// Why nothing is pinned, if so.
     pins_error: Option<String>,
     logs: Logs,
+    /// What the last reload was of.
+    loading: Of,
     /// The reload in progress.
     pending: Option<oneshot::Receiver<anyhow::Result<Prepared>>>,
     /// Whether there was a cause for another one meanwhile.
@@ -279,18 +281,24 @@ impl App {
             let snapshot = claims.snapshot();
             claims.keep(&snapshot);
             let prepared = prepare_claims(options, base.clone(), settings.clone(), snapshot)?;
-            let Prepared {
-                settings: with_claims,
-                datapath: mut next,
-                ..
-            } = prepared.await??;
-            tcp.prepare(&with_claims, &mut next)?;
-            tcp.add_program(&next);
-            logs.follow(next.log()?);
-            // Nothing is attached yet.
-            let unattached = next.adopt(&mut datapath, |_| true);
-            unattached.map_err(|error| anyhow::anyhow!(one_line(&error)))?;
-            (settings, datapath) = (with_claims, next);
+            let with_claims = prepared.await?.and_then(|prepared| {
+                let Prepared {
+                    settings,
+                    datapath: mut next,
+                    ..
+                } = prepared;
+                tcp.prepare(&settings, &mut next)?;
+                tcp.add_program(&next);
+                logs.follow(next.log()?);
+                // Nothing is attached yet.
+                next.adopt(&mut datapath, |_| true)
+                    .map_err(|error| anyhow::anyhow!(one_line(&error)))?;
+                Ok((settings, next))
+            });
+            match with_claims {
+                Ok(with_claims) => (settings, datapath) = with_claims,
+                Err(error) => claims_refused(&error),
+            }
             clients.release();
         } else {
             identity
@@ -372,6 +380,7 @@ impl App {
             pins: pins.clone(),
             pins_error: None,
             logs,
+            loading: Of::File,
             pending: None,
             again: false,
         })
@@ -674,6 +683,12 @@ fn prepare_claims(
     let options = options.clone();
     privileged(move || load_programs(&options, base, settings.with_claims(&claims), Of::Claims))
         .context("cannot start a thread")
+}
+
+/// Programs without other claims than before are better than none.
+fn claims_refused(error: &anyhow::Error) {
+    let error = format!("{error:#}");
+    tracing::error!(error, "the names that tenants claim now are not loaded");
 }
 
 fn load_programs(

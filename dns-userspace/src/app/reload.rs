@@ -5,8 +5,8 @@ use sd_notify::NotifyState;
 use tokio::sync::oneshot::error::RecvError;
 
 use super::{
-    App, Of, Prepared, load, notify, prepare, prepare_claims, respond, settings::Settings,
-    watch::Cause,
+    App, Of, Prepared, claims_refused, load, notify, prepare, prepare_claims, respond,
+    settings::Settings, watch::Cause,
 };
 use crate::datapath::{Datapath, ProgramLog, one_line};
 
@@ -32,7 +32,7 @@ impl App {
         let claims = self.claims.snapshot();
         self.claims.loads();
         match prepare(self.options.clone(), self.base.clone(), learnt, claims) {
-            Ok(pending) => self.pending = Some(pending),
+            Ok(pending) => (self.loading, self.pending) = (Of::File, Some(pending)),
             Err(error) => self.refuse(&error),
         }
     }
@@ -56,8 +56,8 @@ impl App {
         self.claims.keep(&snapshot);
         let (base, settings) = (self.base.clone(), self.settings.clone());
         match prepare_claims(&self.options, base, settings, snapshot) {
-            Ok(pending) => self.pending = Some(pending),
-            Err(error) => tracing::error!(error = format!("{error:#}"), "claims are not loaded"),
+            Ok(pending) => (self.loading, self.pending) = (Of::Claims, Some(pending)),
+            Err(error) => claims_refused(&error),
         }
     }
 
@@ -74,6 +74,8 @@ impl App {
             Err(error) => Err(error),
         };
         match result {
+            Err(error) if self.loading == Of::Claims => claims_refused(&error),
+            Ok(()) if self.loading == Of::Claims => {}
             Ok(()) => notify(&[NotifyState::Ready]),
             Err(error) => self.refuse(&error),
         }

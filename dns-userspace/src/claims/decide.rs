@@ -68,9 +68,9 @@ pub struct Decision {
 }
 
 impl Decision {
-    /// Whether these claims are the same rules. Where not all found room, they are with the room that they found.
+    /// Whether these claims are the same rules. Where not all found room, they are not, so that a change is a reason to try again.
     pub fn has_rules_of(&self, platform: &Platform, snapshot: &Snapshot) -> bool {
-        decide(platform, snapshot, self.room).rules == self.rules
+        decide(platform, snapshot, MAX_PATTERNS).rules == self.rules
     }
 }
 

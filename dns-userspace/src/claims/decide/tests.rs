@@ -267,8 +267,16 @@ fn the_room_of_a_node_is_shared_by_namespace() {
     assert_eq!(decision.verdicts[1].counts["no_room"], 1);
     // No budget at all leaves the configuration's rules.
     let none = || Budget::new(Duration::ZERO, 0);
-    let (rules, decision) = compile(&platform(), &snapshot(claims, &["foo", "bar"]), none);
+    let again = snapshot(claims, &["foo", "bar"]);
+    let (rules, decision) = compile(&platform(), &again, none);
     assert!(rules.rules().is_empty() && decision.rules.is_empty());
+    let verdicts = &decision.verdicts;
+    assert!(
+        verdicts
+            .iter()
+            .all(|one| one.accepted.is_empty() && one.counts.contains_key("no_room"))
+    );
+    assert!(!decision.has_rules_of(&platform(), &again));
 }
 
 /// A rule of the configuration is never led on to a claim, so its answers do not depend on any.

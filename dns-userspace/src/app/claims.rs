@@ -189,7 +189,7 @@ impl Claims {
             .filter(|claimant| snapshot.namespaces.contains(&claimant.namespace))
             .collect();
         let kept = serde_json::to_vec(&here).unwrap_or_default();
-        let new = self.kept.with_extension("new");
+        let new = self.kept.with_file_name(format!(".{KEPT}.new"));
         let written = std::fs::write(&new, kept).and_then(|()| std::fs::rename(&new, &self.kept));
         if let Err(error) = written {
             tracing::debug!(%error, "what tenants claim is not kept");

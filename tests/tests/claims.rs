@@ -339,7 +339,8 @@ fn a_tenant_that_changes_its_claims_all_the_time_harms_nobody() {
         let started = Instant::now();
         let mut is_in_force = false;
         // The old or the new, never the public one; and each of a hundred in a second is claimed.
-        while started.elapsed() < Duration::from_secs(4) {
+        // On a machine as slow as it may be: the change is waited for.
+        while started.elapsed() < Duration::from_secs(if is_in_force { 4 } else { 60 }) {
             turn += 1;
             claim(turn, service);
             let found = gets(foo, BROKER);
@@ -361,7 +362,8 @@ fn a_tenant_that_changes_its_claims_all_the_time_harms_nobody() {
         began.elapsed()
     );
     // bar has five changes, and one in ten seconds; foo has four.
-    assert!(loads <= 12, "{loads} loads");
+    let most = 10 + began.elapsed().as_secs().div_ceil(10) as usize;
+    assert!(loads <= most, "{loads} loads");
     assert_eq!(gets(bar, BROKER), [PUBLIC_ADDRESS]);
 }
 

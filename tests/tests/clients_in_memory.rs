@@ -1,7 +1,11 @@
 //! The pipeline over random rules and clients: it takes a query under the rule that the responder would apply for the client,
 //! and an answer that is kept for one client is never another one's.
 
-use std::{cell::RefCell, collections::BTreeSet, net::IpAddr};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use dns_common::{
     abi::Servers,
@@ -16,7 +20,7 @@ use gregor::{
     model::Client,
     resolve::wire_name,
     rules::{
-        Budget, ClientsSpec, MatchSpec, Protected, RuleSet, RuleSpec,
+        Budget, Claims, ClientsSpec, MatchSpec, Protected, RuleSet, RuleSpec,
         testing::{Rng, random_name, random_rules},
     },
 };
@@ -36,6 +40,7 @@ fn clients() -> Vec<Client> {
             .iter()
             .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
             .collect(),
+        ..Client::default()
     };
     vec![
         of("foo", &[("tier", "gold")]),
@@ -78,6 +83,41 @@ fn with_clients(random: &mut Rng, specs: &mut Vec<RuleSpec>) {
     }
 }
 
+/// What some namespaces claim: names of the rules in front, and names below theirs.
+fn with_claims(random: &mut Rng, specs: &mut Vec<RuleSpec>) {
+    let patterns = specs.iter().filter_map(|spec| match &spec.matches {
+        MatchSpec::Pattern(pattern) if !pattern.contains('{') => Some(pattern.to_ascii_lowercase()),
+        _ => None,
+    });
+    let mut patterns: Vec<String> = patterns.collect();
+    let below: Vec<String> = patterns
+        .iter()
+        .filter_map(|pattern| Some(format!("*.b.{}", pattern.strip_prefix("*.")?)))
+        .collect();
+    patterns.extend(below);
+    patterns.sort();
+    patterns.dedup();
+    for pattern in patterns {
+        let mut services = BTreeMap::new();
+        for client in clients() {
+            if random.once_in(2) {
+                let service = random.pick(&["up", "second"]).to_owned();
+                services.insert(client.namespace, service);
+            }
+        }
+        if !services.is_empty() {
+            specs.push(RuleSpec {
+                name: "claims".to_owned(),
+                matches: MatchSpec::Pattern(pattern.clone()),
+                cname: "{client.claim}.{client.namespace}.svc.claimed".to_owned(),
+                ttl_seconds: 60,
+                clients: ClientsSpec::Claimed(Claims { pattern, services }),
+                ..RuleSpec::default()
+            });
+        }
+    }
+}
+
 fn servers() -> Servers {
     let mut servers = Servers::default();
     let IpAddr::V4(server) = SERVER else {
@@ -114,7 +154,10 @@ struct Tables {
 
 impl Tables {
     fn new(rules: RuleSet) -> Self {
-        let clients = clients();
+        let mut clients = clients();
+        for client in &mut clients {
+            client.claims = rules.claims_of(&client.namespace);
+        }
         let mut tables = MemoryTables::new(4096, Vec::new())
             .with_rules(rules.entries_by_index())
             .with_starters(&rules.starters());
@@ -220,6 +263,7 @@ struct Seen {
     of_a_later_rule: usize,
     own_targets: usize,
     foreign_targets: usize,
+    claimed: usize,
 }
 
 #[test]
@@ -229,6 +273,7 @@ fn the_program_and_the_responder_agree_on_who_gets_what() {
         let mut random = Rng::new(seed);
         let mut specs = random_rules(&mut random, 6);
         with_clients(&mut random, &mut specs);
+        with_claims(&mut random, &mut specs);
         let protects = random.once_in(2);
         let budget = Budget::of_this_process();
         let Ok(rules) = RuleSet::compile_and_protect(&specs, "", &budget, protects) else {
@@ -275,6 +320,7 @@ fn the_program_and_the_responder_agree_on_who_gets_what() {
         seen.own_targets > 100 && seen.foreign_targets > 500,
         "{seen:?}"
     );
+    assert!(seen.claimed > 100, "{seen:?}");
 }
 
 /// The first targets of names for the clients that they have any for, each once.
@@ -347,6 +393,7 @@ fn check(tables: &mut Tables, name: &[u8], client: usize, seen: &mut Seen, conte
             assert_eq!(handed_over[0].client, of_client(index), "{context}");
             seen.taken += 1;
             seen.taken_for_a_client += usize::from(asks(index));
+            seen.claimed += usize::from(tables.rules.rules()[index].is_claimed());
             seen.of_a_later_rule += usize::from(matching.first() != Some(&index));
         }
         Verdict::Answered => {
@@ -359,6 +406,7 @@ fn check(tables: &mut Tables, name: &[u8], client: usize, seen: &mut Seen, conte
             assert_eq!(kept_for, of_client(index), "{context}");
             seen.answered += 1;
             seen.answered_for_a_client += usize::from(asks(index));
+            seen.claimed += usize::from(tables.rules.rules()[index].is_claimed());
         }
         Verdict::Pass(Reason::UnknownClient | Reason::OtherClient) => {
             assert_eq!(expected, None, "{context}");

@@ -157,6 +157,10 @@ const MAKES: &[(&str, &str)] = &[
         "identity.sources={cni},identity.protectTargets=true",
         "protect_targets = true",
     ),
+    (
+        "identity.sources={cni},tenants.mayClaim={*.confluent.cloud,a.example.net},tenants.namesPerNamespace=5",
+        "[tenants]\n    may_claim = [\"*.confluent.cloud\",\"a.example.net\"]\n    names_per_namespace = 5\n",
+    ),
     ("handover=false", "maxUnavailable: 1"),
     ("privileged=true", "privileged: true"),
     ("detach=true", "- SYS_ADMIN"),
@@ -210,6 +214,16 @@ const REFUSES: &[(&str, &str)] = &[
     ("identity.protectTargets=yes", "protectTargets"),
     ("identity.protectTargets=true", "identity.sources"),
     ("kubernetes.clusterDomain=a b", "clusterDomain"),
+    ("tenants.mayClaim={*.confluent.cloud}", "identity.sources"),
+    (
+        "identity.sources={cni},tenants.mayClaim={*.confluent.cloud},kubernetes.watch=false",
+        "kubernetes.watch",
+    ),
+    (
+        "identity.sources={cni},tenants.mayClaim={*.cloud}",
+        "mayClaim",
+    ),
+    ("tenants.namesPerNamespace=0", "namesPerNamespace"),
     ("handover=yes", "handover"),
     ("rules[0].name=a,rules[0].cname=b", "rules"),
     ("podMonitor.interval=soon", "interval"),

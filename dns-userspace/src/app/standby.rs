@@ -9,6 +9,7 @@ use super::{
     shutdown::Shutdown,
 };
 use crate::{
+    claims::Snapshot,
     datapath::{Base, Claim, State as Pins},
     monitor::{Hub, Subscription},
     nameservers::Unknown,
@@ -62,7 +63,13 @@ pub(super) async fn wait(
     let waits = |error: &_| without_servers(options, owner, shutdown, &learnt, error);
     learner.first(learn::LONG_GRACE, waits).await?;
     // With maps of its own: those that are pinned are the predecessor's.
-    let tried = prepare(options.clone(), Base::default(), learner.take(&[]))?.await??;
+    let tried = prepare(
+        options.clone(),
+        Base::default(),
+        learner.take(&[]),
+        Snapshot::default(),
+    )?
+    .await??;
     drop(tried.datapath);
     let standby = Standby {
         config: config(options),

@@ -16,7 +16,7 @@ use crate::{
     identity::{Board, WhoStatus},
     model::WhyNot,
     monitor::{Hub, Subscription},
-    observe::{ConfigStatus, InterfaceStatus, Readiness, Source, Status, Vital},
+    observe::{ClaimsStatus, ConfigStatus, InterfaceStatus, Readiness, Source, Status, Vital},
     resolve::ResponderStatus,
     sources::{ServiceStatus, SharedServices},
 };
@@ -50,6 +50,7 @@ pub struct State {
     identities: Arc<Board>,
     /// From where servers are learnt.
     learnt: Learnt,
+    claims: Mutex<ClaimsStatus>,
 }
 
 impl State {
@@ -81,6 +82,7 @@ impl State {
             interface_resyncs,
             identities: Arc::default(),
             learnt,
+            claims: Mutex::default(),
         }
     }
 
@@ -116,6 +118,17 @@ impl State {
         config.error = None;
         config.warnings = warnings;
         *lock(&self.config_view) = config_view;
+    }
+
+    /// Other claims are in force, for the same configuration.
+    pub fn has_rules(&self, config_view: ConfigView, claims: ClaimsStatus) {
+        *lock(&self.config_view) = config_view;
+        self.claimed(claims);
+    }
+
+    /// What became of claims.
+    pub fn claimed(&self, claims: ClaimsStatus) {
+        *lock(&self.claims) = claims;
     }
 
     /// A configuration was refused; the previous one stays in force.
@@ -186,6 +199,7 @@ impl Source for State {
             tcp: self.tcp.status(),
             kubernetes: self.responder.services().status(),
             identity: self.identities.status(),
+            claims: lock(&self.claims).clone(),
             interface_resyncs: self.interface_resyncs.load(Ordering::Relaxed),
             panics: panics::count(),
         }

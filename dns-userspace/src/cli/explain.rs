@@ -24,8 +24,9 @@ use self::{
 };
 use crate::{
     app::settings::Settings,
-    model::{Client, Known},
-    observe::fetch_target,
+    claims::Snapshot,
+    model::{Claimant, Client, Known},
+    observe::{Status, fetch_status, fetch_target},
     resolve::{
         Answer, Outcome, Step, explain as chase, explain_known, looks_like_address, wire_name,
     },
@@ -96,7 +97,7 @@ fn record_type(text: &str) -> Result<RecordType, String> {
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let sources = super::learn::sources(&args.config, &args.control);
     let learnt = super::block_on(async { Ok(sources.await) })?;
-    let settings = Settings::load(&args.config, &[], &learnt)?;
+    let mut settings = Settings::load(&args.config, &[], &learnt)?;
     let asked = match args.server.or_else(|| settings.servers.first().copied()) {
         Some(server) => server,
         None => bail!("no server to ask; give one with --server"),
@@ -107,7 +108,24 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         );
         return Ok(ExitCode::SUCCESS);
     }
-    let asker = asker::find(&args)?;
+    let mut asker = asker::find(&args)?;
+    let claims_note = if settings.platform.is_some() {
+        let status = super::block_on(async { Ok(fetch_status(&args.control).await.ok()) })?;
+        match status.and_then(|status| claimed(&status)) {
+            Some(snapshot) => {
+                settings = settings.with_claims(&snapshot);
+                if let Some(client) = &mut asker.client {
+                    client.claims = settings.rules.claims_of(&client.namespace);
+                }
+                None
+            }
+            None => Some(
+                "what tenants claim is known to a running gregor alone: here it is as if nobody claimed any name",
+            ),
+        }
+    } else {
+        None
+    };
     let search = match (&args.search, &asker.namespace) {
         (Some(lists), _) => parse_list(lists),
         (None, Some(namespace)) => search_list(namespace, &args.cluster_domain),
@@ -121,8 +139,12 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     if let Some(why) = &asker.unknown {
         println!("Nobody is known there ({why}): no rule that depends on who asks answers.");
     }
-    if let Some(warning) = warning(&search) {
-        println!("Note: {warning}.");
+    for note in claims_note
+        .map(str::to_owned)
+        .into_iter()
+        .chain(warning(&search))
+    {
+        println!("Note: {note}.");
     }
     let no_rule = candidates.iter().all(|candidate| {
         let wire = wire_name(candidate);
@@ -155,6 +177,24 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         println!("\n{}", no_candidate(&args, candidates.len()));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The claims that a running gregor has accepted, of the namespaces that have pods on its node.
+fn claimed(status: &Status) -> Option<Snapshot> {
+    if !status.claims.is_on {
+        return None;
+    }
+    let mut snapshot = Snapshot::default();
+    for claim in &status.claims.claims {
+        snapshot.namespaces.insert(claim.namespace.clone());
+        snapshot.claimants.push(Claimant {
+            namespace: claim.namespace.clone(),
+            service: claim.service.clone(),
+            names: claim.accepted.join(","),
+            ..Claimant::default()
+        });
+    }
+    Some(snapshot)
 }
 
 /// Why none of the names reaches a rule, as far as the pod's resolver is the reason.

@@ -7,13 +7,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use toml::de::DeTable;
-
 use super::{
     ConfigErrors, MAX_FILE,
-    diagnostic::{Diagnostic, Source},
-    reader::{At, Reader, Section, address},
-    sorted,
+    diagnostic::Diagnostic,
+    reader::{At, Reader, Section, address, read_tables},
 };
 use crate::{
     identity::{Entry, PodKey, is_label},
@@ -165,40 +162,7 @@ pub fn load_pods(path: &Path) -> Result<Vec<Entry>, ConfigErrors> {
 
 /// [`load_pods`] for a text in memory.
 pub fn parse_pods(path: &Path, text: &str) -> Result<Vec<Entry>, ConfigErrors> {
-    let (document, syntax) = DeTable::parse_recoverable(text);
-    let mut reader = Reader {
-        source: Source { file: path, text },
-        errors: Vec::new(),
-    };
-    for error in &syntax {
-        let span = error.span().unwrap_or(0..0);
-        let message = error.message().replace('\n', ", ");
-        reader.complain(&span, "toml", message, "write valid TOML 1.1 here");
-    }
-    let table = syntax.is_empty().then(|| document.get_ref());
-    let root = Section::new("", table, 0..0);
-    reader.refuse_unknown(&root, &["pod"]);
-    let mut entries = Vec::new();
-    if let Some(value) = root.get("pod") {
-        match value.get_ref().as_array() {
-            None => reader.wrong_type(value, "pod", "an array of tables", "[[pod]]"),
-            Some(array) => {
-                for element in array.iter() {
-                    let Some(table) = element.get_ref().as_table() else {
-                        reader.wrong_type(element, "pod", "a table", "[[pod]]");
-                        continue;
-                    };
-                    let section = Section::new("pod", Some(table), element.span());
-                    entries.extend(read_pod(&mut reader, &section));
-                }
-            }
-        }
-    }
-    if reader.errors.is_empty() {
-        Ok(entries)
-    } else {
-        Err(sorted(reader.errors))
-    }
+    read_tables(path, text, "pod", read_pod)
 }
 
 fn read_pod(reader: &mut Reader<'_>, section: &Section<'_, '_>) -> Option<Entry> {

@@ -5,6 +5,7 @@ mod diagnostic;
 mod identity;
 mod kubernetes;
 mod reader;
+mod tenants;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -21,7 +22,9 @@ use toml::de::{DeTable, DeValue};
 pub use diagnostic::{ConfigErrors, Diagnostic};
 pub use identity::{Identity, load_pods};
 pub use kubernetes::Kubernetes;
+pub use tenants::parse_claims;
 
+use crate::claims::Tenants;
 use crate::rules::{
     Budget, Complaint, DEFAULT_TTL, Key, MAX_TTL, MatchSpec, Mode, RuleSet, RuleSpec,
 };
@@ -45,6 +48,8 @@ pub struct Config {
     pub identity: Identity,
     /// Where `protect_targets` is on, its place in the file.
     protect_targets: Option<Range<usize>>,
+    /// What tenants may claim.
+    pub tenants: Tenants,
     /// Checked one by one; [`RuleSet::compile`] checks them against each other.
     pub rules: Vec<RuleSpec>,
     file: PathBuf,
@@ -218,7 +223,7 @@ struct RulePosition {
 
 /// Reads and checks a file: its values, its rules compiled, and what is worth a warning.
 pub fn load(path: &Path) -> Result<(Config, RuleSet, Vec<Diagnostic>), ConfigErrors> {
-    compile(path, &read_file(path)?)
+    compile(path, &read_text(path)?)
 }
 
 /// What a configuration leaves to be learnt.
@@ -232,14 +237,15 @@ pub struct ToLearn {
 
 /// What a file leaves to be learnt, if anything. Its rules are not compiled.
 pub fn to_learn(path: &Path) -> Result<Option<ToLearn>, ConfigErrors> {
-    let config = Config::parse(path, &read_file(path)?)?;
+    let config = Config::parse(path, &read_text(path)?)?;
     Ok(config.intercept.learns_servers.then_some(ToLearn {
         written: config.intercept.servers,
         kubernetes: config.kubernetes,
     }))
 }
 
-fn read_file(path: &Path) -> Result<String, ConfigErrors> {
+/// Reads a file of a configuration.
+pub fn read_text(path: &Path) -> Result<String, ConfigErrors> {
     let unreadable = |problem: String, remedy: &str| {
         ConfigErrors(vec![Diagnostic {
             file: path.to_owned(),
@@ -272,7 +278,7 @@ fn read_file(path: &Path) -> Result<String, ConfigErrors> {
 
 impl Config {
     /// What the answers of all rules depend on, beside the rules.
-    fn terms(&self) -> String {
+    pub fn terms(&self) -> String {
         let upstream = match self.upstream.server {
             UpstreamServer::Same => "same".to_owned(),
             UpstreamServer::Address(address) => address.to_string(),
@@ -298,7 +304,7 @@ pub fn compile_within(
 ) -> Result<(Config, RuleSet, Vec<Diagnostic>), ConfigErrors> {
     let (config, mut errors) = Config::read(path, text);
     let source = Source { file: path, text };
-    let protects = config.protect_targets.is_some();
+    let protects = config.protects_targets();
     match RuleSet::compile_and_protect(&config.rules, &config.terms(), budget, protects) {
         Ok(rules) if errors.is_empty() => {
             let mut warnings = config.warnings.clone();
@@ -387,7 +393,9 @@ impl Config {
     /// Complaints about `protect_targets` where it does nothing, or refuses everybody.
     fn hardly_protecting(&self, source: &Source<'_>, rules: &RuleSet) -> Option<Diagnostic> {
         let span = self.protect_targets.clone()?;
-        let (problem, remedy) = if rules.protected().next().is_none() {
+        // Tenants add rules with targets.
+        let is_empty = rules.protected().next().is_none() && !self.tenants.is_on();
+        let (problem, remedy) = if is_empty {
             (
                 "no target of a rule that answers has a namespace in it: nothing is protected",
                 "use {namespace} or {client.namespace} as a label of `cname`, or remove the key",
@@ -407,6 +415,11 @@ impl Config {
         };
         let key = format!("identity.{}", identity::PROTECT_TARGETS);
         Some(source.diagnostic(&span, key, problem, remedy))
+    }
+
+    /// Whether the names of targets are refused to other namespaces.
+    pub fn protects_targets(&self) -> bool {
+        self.protect_targets.is_some()
     }
 
     /// The file that the configuration was read from.
@@ -438,6 +451,7 @@ impl Config {
                 "metrics",
                 "kubernetes",
                 "identity",
+                "tenants",
                 "rule",
             ],
         );
@@ -449,13 +463,20 @@ impl Config {
         let kubernetes = kubernetes::read(&mut reader, &root);
         let (identity, protect_targets) = identity::read(&mut reader, &root);
         let (mut rules, positions) = read_rules(&mut reader, &root);
+        let needs = tenants::Needs {
+            hook: intercept.hook,
+            identity: &identity,
+            kubernetes: &kubernetes,
+            rules: &rules,
+        };
+        let tenants = tenants::read(&mut reader, &root, &needs);
         if intercept.mode == Mode::Observe {
             for rule in &mut rules {
                 rule.mode = Mode::Observe;
             }
         }
         let mut warnings = Vec::new();
-        if rules.is_empty() && syntax.is_empty() && root.get("rule").is_none() {
+        if rules.is_empty() && !tenants.is_on() && syntax.is_empty() && root.get("rule").is_none() {
             warnings.push(reader.source.diagnostic(
                 &(0..0),
                 "rule",
@@ -472,6 +493,7 @@ impl Config {
             kubernetes,
             identity,
             protect_targets,
+            tenants,
             rules,
             file: path.to_owned(),
             warnings,

@@ -9,6 +9,8 @@ pub struct Client {
     pub namespace: String,
     /// Those of its labels that rules name. One that it has not is left out.
     pub labels: BTreeMap<String, String>,
+    /// The Service of its namespace that each pattern of names leads to, for the patterns that the namespace claims.
+    pub claims: BTreeMap<String, String>,
 }
 
 /// Identifies clients by where their packets come from.

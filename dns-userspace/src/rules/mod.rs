@@ -25,7 +25,7 @@ mod table;
 #[doc(hidden)]
 pub mod testing;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use dns_common::{
     answer::{Captures, RuleEntry, STARTERS, asks},
@@ -36,7 +36,7 @@ use dns_common::{
 use hickory_proto::rr::Name;
 
 pub use budget::Budget;
-pub use clients::ClientsSpec;
+pub use clients::{Claims, ClientsSpec};
 pub use labels::{MAX_LABEL, MAX_NAME, NAMESPACE};
 pub use protect::Protected;
 pub use table::Table;
@@ -186,6 +186,8 @@ pub struct RuleSet {
     /// Of each rule, whether its target may be another rule's name.
     leads_on: Vec<bool>,
     has_regex: bool,
+    /// Of each namespace, the Service that each pattern leads to that it claims.
+    claims: BTreeMap<String, BTreeMap<String, String>>,
 }
 
 /// One rule.
@@ -274,7 +276,10 @@ impl RuleSet {
                 languages.push(language);
             }
         }
-        let names: Vec<&str> = specs.iter().map(|spec| spec.name.as_str()).collect();
+        let is_claimed = |spec: &&RuleSpec| matches!(spec.clients, ClientsSpec::Claimed(_));
+        // Claims have one name, and come behind all others.
+        let own = specs.iter().filter(|spec| !is_claimed(spec));
+        let names: Vec<&str> = own.map(|spec| spec.name.as_str()).collect();
         complaints.extend(check::duplicates(&names, &rules));
         let leads_to = check::leads_to(&rules);
         complaints.extend(check::loops(&rules, &leads_to));
@@ -316,7 +321,17 @@ impl RuleSet {
             })
             .collect();
         let client_labels = rules.iter().flat_map(|rule| rule.asks.labels());
+        let mut claims: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
+        for rule in &rules {
+            if let Clients::Claimed(of_rule) = &rule.asks.clients {
+                for (namespace, service) in &of_rule.services {
+                    let own = claims.entry(namespace.clone()).or_default();
+                    own.insert(of_rule.pattern.clone(), service.clone());
+                }
+            }
+        }
         Ok(Self {
+            claims,
             client_labels: client_labels.map(str::to_owned).collect(),
             suffix_decided: suffix_decided::by_rule(&patterns),
             leads_on: leads_to.iter().map(|next| !next.is_empty()).collect(),
@@ -465,6 +480,22 @@ impl RuleSet {
         &self.client_labels
     }
 
+    /// What a namespace claims: patterns, each with the Service that it leads to.
+    pub fn claims_of(&self, namespace: &str) -> BTreeMap<String, String> {
+        self.claims.get(namespace).cloned().unwrap_or_default()
+    }
+
+    /// Whether each namespace claims the same by both.
+    pub fn has_claims_of(&self, other: &Self) -> bool {
+        self.claims == other.claims
+    }
+
+    /// The rule for everybody that takes all names of a pattern, if it is a single one.
+    pub fn covering(&self, pattern: &str) -> Option<&Rule> {
+        let pattern = Pattern::parse(pattern).ok()?;
+        check::covering(&self.rules, &pattern)
+    }
+
     /// Whether any rule depends on who asks.
     pub fn asks_who(&self) -> bool {
         let mut all = self.rules.iter().chain(self.guards.rules());
@@ -559,7 +590,8 @@ impl RuleSet {
             && chain.len() < MAX_FOLLOWED
         {
             let target = wire_name(&last.target);
-            let next = self.find(&target, client).map(|index| &self.rules[index]);
+            let next = self.next(&target, client);
+            let next = next.map(|index| &self.rules[index]);
             let applied = next.and_then(|rule| Some((rule, rule.apply(&target, client)?)));
             let Some((rule, matched)) = applied else {
                 break;
@@ -599,7 +631,7 @@ impl RuleSet {
         let mut targets = vec![first];
         if rule.follow
             && (self.leads_on(index) || self.has_regex)
-            && let Some(next) = self.find(&wire, client)
+            && let Some(next) = self.next(&wire, client)
         {
             let chain = self.follow(next, &wire, client).into_iter().flatten();
             targets.extend(chain.map(|(_, matched)| matched.target));
@@ -623,6 +655,17 @@ impl RuleSet {
         let matching = self.matching(qname).into_iter();
         let mut answering = matching.filter(|&index| !self.rules[index].is_observing());
         answering.find(|&index| self.rules[index].is_for_question(qname, client))
+    }
+
+    /// The rule that a target leads to: one of the configuration, never a tenant's claim. Answers would depend on the claims of
+    /// others otherwise.
+    fn next(&self, target: &[u8], client: Option<&Client>) -> Option<usize> {
+        let matching = self.matching(target).into_iter();
+        let mut answering = matching.filter(|&index| {
+            let rule = &self.rules[index];
+            !rule.is_observing() && !rule.is_claimed()
+        });
+        answering.find(|&index| self.rules[index].is_for_question(target, client))
     }
 
     /// The same where nobody can say who asks: none where a rule in front depends on it.
@@ -760,6 +803,15 @@ impl Rule {
         let mut takes: Vec<FromClient> = Vec::new();
         for reference in template.references() {
             match FromClient::parse(reference) {
+                Some(Ok(FromClient::Claimed)) if !matches!(clients, Clients::Claimed(_)) => {
+                    complain(
+                        Key::Cname,
+                        Problem::new(
+                            format!("`{{{reference}}}` is known of tenants' claims alone"),
+                            "write `{client.namespace}` or `{client.label.KEY}`",
+                        ),
+                    );
+                }
                 Some(Ok(one)) => takes.push(one),
                 Some(Err(problem)) => complain(Key::Cname, problem),
                 None => {}
@@ -875,6 +927,11 @@ impl Rule {
     /// Whether the rule depends on who asks.
     pub fn asks_who(&self) -> bool {
         self.asks.anything()
+    }
+
+    /// Whether tenants claim its names.
+    pub fn is_claimed(&self) -> bool {
+        matches!(self.asks.clients, Clients::Claimed(_))
     }
 
     /// Whether the rule is not for everybody who is known.
@@ -1024,6 +1081,16 @@ impl Rule {
     }
 }
 
+/// Says what is wrong with a `match`.
+pub fn check_pattern(text: &str) -> Result<(), String> {
+    let problems = match Pattern::parse(text) {
+        Ok(_) => return Ok(()),
+        Err(problems) => problems,
+    };
+    let problems: Vec<String> = problems.into_iter().map(|one| one.problem).collect();
+    Err(problems.join(", "))
+}
+
 /// The literal bytes that a pattern's first fixed labels begin with on the wire, as one word.
 fn starter(pattern: &Pattern) -> Option<LiteralWord> {
     let mut bytes = Vec::new();
@@ -1134,7 +1201,12 @@ fn unused_capture(at: usize, captures: &[Option<String>], numbers: bool) -> Prob
 
 fn warnings(rules: &[Rule], reached: &[bool]) -> Vec<Complaint> {
     let mut warnings = Vec::new();
-    for (index, rule) in rules.iter().enumerate() {
+    // Of a claim its Service says so.
+    let own = rules
+        .iter()
+        .enumerate()
+        .filter(|(_, rule)| !rule.is_claimed());
+    for (index, rule) in own {
         if !reached.get(index).copied().unwrap_or(true) {
             warnings.push(match check::shadow(rules, index) {
                 Some(earlier) => Complaint::new(
@@ -1569,6 +1641,7 @@ mod tests {
         Client {
             namespace: namespace.to_owned(),
             labels: labels.iter().map(owned).collect(),
+            ..Client::default()
         }
     }
 

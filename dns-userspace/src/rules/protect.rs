@@ -1,6 +1,8 @@
 //! `protect_targets`: the names of targets in which a namespace is, as rules behind all others. A name goes on untouched for a
 //! client of that namespace, and is refused for everybody else.
 
+use std::collections::BTreeMap;
+
 use regex_syntax::hir::Hir;
 
 use super::clients::{Clients, ClientsSpec, FromClient};
@@ -16,6 +18,9 @@ pub enum Protected {
     /// It is refused.
     Foreign,
 }
+
+/// The reference to a claimed Service.
+const CLAIMED: &str = "{client.claim}";
 
 /// As it is spelled in the file.
 pub(super) const KEY: &str = "protect_targets";
@@ -46,14 +51,18 @@ impl Guards {
         let mut all: Vec<Names> = Vec::new();
         for (index, rule) in rules.iter().filter(|(_, rule)| !rule.is_observing()) {
             match names_of(rule, &specs[*index]) {
-                Ok(None) => {}
-                Ok(Some(names)) if all.contains(&names) => {}
-                Ok(Some(names)) => all.push(names),
+                Ok(found) => {
+                    for names in found {
+                        if !all.contains(&names) {
+                            all.push(names);
+                        }
+                    }
+                }
                 Err(problem) => warnings.push(Complaint::new(
                     *index,
                     Key::Cname,
                     format!("{KEY} does not protect this target: {problem}"),
-                    "let the namespace be a whole label of it, with at most one other reference",
+                    "let the namespace be a whole label of it, and the only reference",
                 )),
             }
         }
@@ -118,7 +127,28 @@ impl Guards {
 
 /// The names of a rule's targets, where the namespace of who may have them is in them; an error says why that cannot be
 /// recognised.
-fn names_of(rule: &Rule, spec: &RuleSpec) -> Result<Option<Names>, &'static str> {
+fn names_of(rule: &Rule, spec: &RuleSpec) -> Result<Vec<Names>, &'static str> {
+    let cname = rule.cname().trim_end_matches('.');
+    let Clients::Claimed(claims) = &rule.asks.clients else {
+        return Ok(names_by(rule, spec, cname)?.into_iter().collect());
+    };
+    // The Services that tenants have named: of their own namespaces alone.
+    let mut namespaces: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for (namespace, service) in &claims.services {
+        let of_service = namespaces.entry(service).or_default();
+        of_service.push(namespace.clone());
+    }
+    let mut names = Vec::new();
+    for (service, namespaces) in namespaces {
+        let cname = cname.replace(CLAIMED, service);
+        let found = names_by(rule, spec, &cname)?;
+        names.extend(found.map(|(pattern, _)| (pattern, Some(namespaces))));
+    }
+    Ok(names)
+}
+
+/// The same for one template.
+fn names_by(rule: &Rule, spec: &RuleSpec, cname: &str) -> Result<Option<Names>, &'static str> {
     let is_own = |reference: &str| {
         matches!(
             FromClient::parse(reference),
@@ -135,7 +165,7 @@ fn names_of(rule: &Rule, spec: &RuleSpec) -> Result<Option<Names>, &'static str>
     let mut others = 0;
     let mut problem = None;
     let mut allowed = None;
-    for label in template_labels(rule.cname().trim_end_matches('.')) {
+    for label in template_labels(cname) {
         if !label.contains('{') {
             labels.push(label.to_owned());
             continue;
@@ -157,10 +187,7 @@ fn names_of(rule: &Rule, spec: &RuleSpec) -> Result<Option<Names>, &'static str>
                     (_, false) => spec.namespaces.clone(),
                 };
             }
-            Some(_) => {
-                others += 1;
-                labels.push("{other}".to_owned());
-            }
+            Some(_) => others += 1,
             None => {
                 let references = label
                     .split('{')
@@ -172,7 +199,6 @@ fn names_of(rule: &Rule, spec: &RuleSpec) -> Result<Option<Names>, &'static str>
                     problem = Some("the namespace is only a part of its label");
                 } else {
                     others += 1;
-                    labels.push("{other}".to_owned());
                 }
             }
         }
@@ -180,8 +206,8 @@ fn names_of(rule: &Rule, spec: &RuleSpec) -> Result<Option<Names>, &'static str>
     match (namespaces, others) {
         _ if problem.is_some() => Err(problem.unwrap_or_default()),
         (0, _) => Ok(None),
-        (1, 0 | 1) => Ok(Some((labels.join("."), allowed))),
-        (1, _) => Err("it has more than one reference beside the namespace"),
+        (1, 0) => Ok(Some((labels.join("."), allowed))),
+        (1, _) => Err("another reference beside the namespace may stand for any Service of it"),
         _ => Err("the namespace is in it more than once"),
     }
 }
@@ -194,7 +220,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::rules::RuleSet;
+    use crate::rules::{Claims, RuleSet};
 
     fn spec(number: usize, matches: MatchSpec, cname: &str) -> RuleSpec {
         RuleSpec {
@@ -471,17 +497,47 @@ mod tests {
         }
     }
 
+    /// A claimed Service is protected where it is claimed: others may call theirs the same.
+    #[test]
+    fn the_services_of_claims_are_protected_in_the_namespaces_that_claim() {
+        let services = [("foo", "up"), ("bar", "web"), ("baz", "up")];
+        let claims = Claims {
+            pattern: UNMODIFIED.to_owned(),
+            services: services
+                .map(|(namespace, service)| (namespace.to_owned(), service.to_owned()))
+                .into(),
+        };
+        let rules = compile([RuleSpec {
+            clients: ClientsSpec::Claimed(claims),
+            ..rule(
+                UNMODIFIED,
+                "{client.claim}.{client.namespace}.svc.cluster.local",
+            )
+        }]);
+        assert!(rules.warnings().is_empty());
+        for (name, expected) in [
+            ("up.foo.svc.cluster.local", "+-"),
+            ("up.baz.svc.cluster.local", "--"),
+            ("web.bar.svc.cluster.local", "--"),
+            ("web.foo.svc.cluster.local", ".."),
+            ("up.bar.svc.cluster.local", ".."),
+            ("other.baz.svc.cluster.local", ".."),
+        ] {
+            assert_eq!(becomes(&rules, name), expected, "{name}");
+        }
+    }
+
     #[test]
     fn what_is_not_a_whole_label_is_not_protected_and_said() {
         let regex = |text: &str, cname: &str| spec(0, MatchSpec::Regex(text.to_owned()), cname);
         for (spec, expected) in [
             (
                 rule(UNMODIFIED, "{client.label.tier}.{client.namespace}.svc"),
-                Ok("{other}.{namespace}.svc"),
+                Err("another reference"),
             ),
             (
                 rule(UNMODIFIED, "up-{client.label.tier}.{client.namespace}.svc"),
-                Ok("{other}.{namespace}.svc"),
+                Err("another reference"),
             ),
             (
                 regex(r"^a\.(?P<namespace>[a-z]+)\.b\.$", "up.{namespace}.svc"),
@@ -500,7 +556,7 @@ mod tests {
                     UNMODIFIED,
                     "{client.label.a}.{client.label.b}.{client.namespace}.svc",
                 ),
-                Err("more than one reference"),
+                Err("another reference"),
             ),
             (
                 rule("*.{namespace}.b", "{namespace}.{client.namespace}.svc"),

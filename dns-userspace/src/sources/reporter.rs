@@ -12,7 +12,7 @@ use hickory_proto::rr::Name;
 use tokio::sync::mpsc;
 
 use super::{
-    events::{Events, Note},
+    events::{Events, Note, Object},
     shared::{EventOutcome, SharedServices},
 };
 use crate::model::{Outcomes, TargetState};
@@ -53,7 +53,26 @@ impl Reporter {
 
     /// An Event was not sent: the next look-up reports it again.
     pub fn again(&self, note: &Note) {
-        self.events().forget(&note.subject.uid);
+        self.events().forget(&note.key);
+    }
+
+    /// Names that a Service claims are refused.
+    pub fn refuse(&self, subject: Object, message: String) {
+        if self.is_on.load(Ordering::Relaxed) {
+            let note = self
+                .events()
+                .refuse(subject, message, Instant::now(), unix_seconds());
+            self.hand_over(note);
+        }
+    }
+
+    fn hand_over(&self, note: Option<Note>) {
+        if let Some(note) = note
+            && let Err(error) = self.queue.try_send(note)
+        {
+            self.again(&error.into_inner());
+            self.services.event(EventOutcome::Dropped);
+        }
     }
 
     fn events(&self) -> MutexGuard<'_, Events> {
@@ -69,16 +88,16 @@ impl Outcomes for Reporter {
         let Some(subject) = self.services.subject(target) else {
             return;
         };
-        let unix = SystemTime::now().duration_since(UNIX_EPOCH);
-        let unix = unix.unwrap_or_default().as_secs();
-        let note = self.events().take(subject, state, Instant::now(), unix);
-        if let Some(note) = note
-            && let Err(error) = self.queue.try_send(note)
-        {
-            self.again(&error.into_inner());
-            self.services.event(EventOutcome::Dropped);
-        }
+        let note = self
+            .events()
+            .take(subject, state, Instant::now(), unix_seconds());
+        self.hand_over(note);
     }
+}
+
+fn unix_seconds() -> u64 {
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH);
+    unix.unwrap_or_default().as_secs()
 }
 
 #[cfg(test)]

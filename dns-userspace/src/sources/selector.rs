@@ -21,7 +21,8 @@ pub struct Selector {
 }
 
 impl Selector {
-    const ANY: Selector = Selector {
+    /// Every ExternalName of the cluster.
+    pub const ANY: Selector = Selector {
         name: None,
         namespace: None,
     };
@@ -98,6 +99,11 @@ impl ClusterDomain {
                 .map(str::to_owned)
                 .collect(),
         })
+    }
+
+    /// The domain itself, in lower case, without the final dot.
+    pub fn domain(&self) -> String {
+        self.labels.get(1..).unwrap_or_default().join(".")
     }
 
     /// The namespace and the name of the Service that a target names.

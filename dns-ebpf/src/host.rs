@@ -7,7 +7,7 @@ use aya_ebpf::{
 };
 use dns_common::{
     abi::{self, EventHeader, MAX_FRAME, Servers},
-    answer::{self, Absent, Found, Located, RuleEntry, Settings, Slot, Tables, Ways},
+    answer::{self, Absent, Captures, Found, Located, RuleEntry, Settings, Slot, Tables, Ways},
     client::{Client, Clients, Permit, Who, identify},
     dfa::{Tail, Tails},
     packet::{MAX_OPTIONS, Packet, VlanTag},
@@ -345,7 +345,11 @@ impl<F: Frame> Host<F> for Kernel {
     #[inline(always)]
     fn finish(&self, packet: &mut F, scratch: &mut Scratch) -> Verdict {
         verifier::share(scratch);
-        Verdict::from_counter(packet.finish(scratch))
+        let mut counter = packet.finish(scratch);
+        if scratch.asked.captures.kept == Captures::REFUSED {
+            counter = gregor_refuse(counter);
+        }
+        Verdict::from_counter(counter)
     }
 
     #[inline(always)]
@@ -465,6 +469,18 @@ extern "C" fn gregor_choose(found: u32) -> u32 {
 extern "C" fn gregor_choose_next(index: u32) -> u32 {
     maps::scratch().map_or(0, |scratch| {
         pipeline::choose_next(&MapTables, index, scratch, maps::observe)
+    })
+}
+
+/// Takes and returns the counter of a verdict; see [`pipeline::refuse`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn gregor_refuse(counter: u32) -> u32 {
+    // SAFETY: takes no argument.
+    let has_responder = || unsafe { bpf_ktime_get_ns() } <= deadline();
+    maps::scratch().map_or(counter, |scratch| {
+        let verdict = Verdict::from_counter(counter);
+        pipeline::refuse(verdict, scratch, has_responder).counter() as u32
     })
 }
 

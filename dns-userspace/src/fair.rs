@@ -57,6 +57,11 @@ impl<K: Clone + Eq + Hash, V> FairMap<K, V> {
         self.slots.get(key).map(|slot| &slot.value)
     }
 
+    /// To change a value in its place.
+    pub fn get_mut(&mut self, key: &K) -> Option<&mut V> {
+        self.slots.get_mut(key).map(|slot| &mut slot.value)
+    }
+
     /// Writes an entry. An existing one stays with its first interface; a new one is refused when others fill the map within
     /// their share and this interface has no entry to replace.
     pub fn insert(&mut self, ifindex: u32, key: K, value: V) -> bool {

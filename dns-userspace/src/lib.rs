@@ -7,6 +7,7 @@
 
 pub mod app;
 mod cgroup;
+pub mod claims;
 pub mod cli;
 pub mod config;
 pub mod datapath;

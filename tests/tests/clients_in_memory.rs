@@ -1,7 +1,11 @@
 //! The pipeline over random rules and clients: it takes a query under the rule that the responder would apply for the client,
 //! and an answer that is kept for one client is never another one's.
 
-use std::{cell::RefCell, net::IpAddr};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use dns_common::{
     abi::Servers,
@@ -14,8 +18,9 @@ use dns_common::{
 };
 use gregor::{
     model::Client,
+    resolve::wire_name,
     rules::{
-        ClientsSpec, MatchSpec, RuleSet, RuleSpec,
+        Budget, Claims, ClientsSpec, MatchSpec, Protected, RuleSet, RuleSpec,
         testing::{Rng, random_name, random_rules},
     },
 };
@@ -35,6 +40,7 @@ fn clients() -> Vec<Client> {
             .iter()
             .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
             .collect(),
+        ..Client::default()
     };
     vec![
         of("foo", &[("tier", "gold")]),
@@ -77,6 +83,41 @@ fn with_clients(random: &mut Rng, specs: &mut Vec<RuleSpec>) {
     }
 }
 
+/// What some namespaces claim: names of the rules in front, and names below theirs.
+fn with_claims(random: &mut Rng, specs: &mut Vec<RuleSpec>) {
+    let patterns = specs.iter().filter_map(|spec| match &spec.matches {
+        MatchSpec::Pattern(pattern) if !pattern.contains('{') => Some(pattern.to_ascii_lowercase()),
+        _ => None,
+    });
+    let mut patterns: Vec<String> = patterns.collect();
+    let below: Vec<String> = patterns
+        .iter()
+        .filter_map(|pattern| Some(format!("*.b.{}", pattern.strip_prefix("*.")?)))
+        .collect();
+    patterns.extend(below);
+    patterns.sort();
+    patterns.dedup();
+    for pattern in patterns {
+        let mut services = BTreeMap::new();
+        for client in clients() {
+            if random.once_in(2) {
+                let service = random.pick(&["up", "second"]).to_owned();
+                services.insert(client.namespace, service);
+            }
+        }
+        if !services.is_empty() {
+            specs.push(RuleSpec {
+                name: "claims".to_owned(),
+                matches: MatchSpec::Pattern(pattern.clone()),
+                cname: "{client.claim}.{client.namespace}.svc.claimed".to_owned(),
+                ttl_seconds: 60,
+                clients: ClientsSpec::Claimed(Claims { pattern, services }),
+                ..RuleSpec::default()
+            });
+        }
+    }
+}
+
 fn servers() -> Servers {
     let mut servers = Servers::default();
     let IpAddr::V4(server) = SERVER else {
@@ -113,7 +154,10 @@ struct Tables {
 
 impl Tables {
     fn new(rules: RuleSet) -> Self {
-        let clients = clients();
+        let mut clients = clients();
+        for client in &mut clients {
+            client.claims = rules.claims_of(&client.namespace);
+        }
         let mut tables = MemoryTables::new(4096, Vec::new())
             .with_rules(rules.entries_by_index())
             .with_starters(&rules.starters());
@@ -172,7 +216,12 @@ impl Tables {
     }
 
     /// The verdict for a question from this interface, the reply, and what was handed over.
-    fn ask(&mut self, qname: &[u8], ifindex: u32) -> (Verdict, Vec<u8>, Vec<Matched>) {
+    fn ask(
+        &mut self,
+        qname: &[u8],
+        ifindex: u32,
+        admission: Result<(), Reason>,
+    ) -> (Verdict, Vec<u8>, Vec<Matched>) {
         let frame = udp_to(SERVER, question(qname, 1).build()).build();
         let len = frame.bytes.len();
         let mut bytes = frame.bytes;
@@ -187,7 +236,7 @@ impl Tables {
             answers: &self.tables,
             now_ns: NOW_NS,
             ifindex,
-            admission: Ok(()),
+            admission,
             sink: RefCell::new(|query| handed_over.borrow_mut().push(query)),
         };
         let verdict = intercept(&mut packet, &host, || Some(&mut self.scratch));
@@ -212,6 +261,9 @@ struct Seen {
     answered_for_a_client: usize,
     passed_on_account_of_clients: usize,
     of_a_later_rule: usize,
+    own_targets: usize,
+    foreign_targets: usize,
+    claimed: usize,
 }
 
 #[test]
@@ -221,15 +273,21 @@ fn the_program_and_the_responder_agree_on_who_gets_what() {
         let mut random = Rng::new(seed);
         let mut specs = random_rules(&mut random, 6);
         with_clients(&mut random, &mut specs);
-        let Ok(rules) = RuleSet::compile(&specs) else {
+        with_claims(&mut random, &mut specs);
+        let protects = random.once_in(2);
+        let budget = Budget::of_this_process();
+        let Ok(rules) = RuleSet::compile_and_protect(&specs, "", &budget, protects) else {
             continue;
         };
         let mut tables = Tables::new(rules);
         let nobody = tables.clients.len();
-        let names: Vec<Vec<u8>> = (0..40)
+        let mut names: Vec<Vec<u8>> = (0..40)
             .map(|_| random_name(&mut random, &specs))
             .filter(|name| name.len() > 1)
             .collect();
+        if protects {
+            names.extend(targets(&tables, &names));
+        }
         for name in &names {
             if random.once_in(2) {
                 tables.keep(name, random.below(nobody));
@@ -258,14 +316,74 @@ fn the_program_and_the_responder_agree_on_who_gets_what() {
     );
     assert!(seen.passed_on_account_of_clients > 500, "{seen:?}");
     assert!(seen.of_a_later_rule > 200, "{seen:?}");
+    assert!(
+        seen.own_targets > 100 && seen.foreign_targets > 500,
+        "{seen:?}"
+    );
+    assert!(seen.claimed > 100, "{seen:?}");
+}
+
+/// The first targets of names for the clients that they have any for, each once.
+fn targets(tables: &Tables, names: &[Vec<u8>]) -> BTreeSet<Vec<u8>> {
+    let of = |name: &Vec<u8>, client: &Client| {
+        let index = tables.rules.find(name, Some(client))?;
+        let matched = tables.rules.rules()[index].apply(name, Some(client))?;
+        Some(wire_name(&matched.target))
+    };
+    let pairs = names
+        .iter()
+        .flat_map(|name| tables.clients.iter().map(move |client| (name, client)));
+    pairs
+        .filter_map(|(name, client)| of(name, client))
+        .collect()
+}
+
+/// The name of a target is its own namespace's to pass, and is refused to everybody else: it never passes while there is a
+/// responder, and without one as if it were not protected.
+fn check_protected(
+    tables: &mut Tables,
+    name: &[u8],
+    client: usize,
+    expected: &(usize, Protected),
+    seen: &mut Seen,
+    context: &str,
+) {
+    let (index, protected) = expected;
+    let is_own = matches!(protected, Protected::Own { .. });
+    let (verdict, _, handed_over) = tables.ask(name, interface(client), Ok(()));
+    assert_eq!(verdict, Verdict::Taken, "{context}");
+    assert_eq!(handed_over[0].rule as usize, *index, "{context}");
+    let asked_by = if is_own { id(client) } else { 0 };
+    assert_eq!(handed_over[0].client, asked_by, "{context}");
+    for reason in [Reason::RateLimited, Reason::RingFull, Reason::NoResponder] {
+        let (verdict, _, handed_over) = tables.ask(name, interface(client), Err(reason));
+        let is_dropped = !is_own && reason != Reason::NoResponder;
+        let passes = Verdict::Pass(reason);
+        let expected = if is_dropped {
+            Verdict::Unanswered
+        } else {
+            passes
+        };
+        assert_eq!(verdict, expected, "{context}");
+        assert!(handed_over.is_empty(), "{context}");
+    }
+    if is_own {
+        seen.own_targets += 1;
+    } else {
+        seen.foreign_targets += 1;
+    }
 }
 
 fn check(tables: &mut Tables, name: &[u8], client: usize, seen: &mut Seen, context: &str) {
     let asking = tables.clients.get(client).cloned();
     let expected = tables.rules.find(name, asking.as_ref());
     let matching = tables.rules.matching(name);
-    let (verdict, reply, handed_over) = tables.ask(name, interface(client));
     let context = format!("{context}, {asking:?}: {}", name.escape_ascii());
+    if let Some(protected) = tables.rules.protection(name, asking.as_ref()) {
+        assert_eq!(expected, None, "{context}");
+        return check_protected(tables, name, client, &protected, seen, &context);
+    }
+    let (verdict, reply, handed_over) = tables.ask(name, interface(client), Ok(()));
     let asks = |index: usize| tables.rules.rules()[index].asks_who();
     let of_client = |index: usize| if asks(index) { id(client) } else { 0 };
     match verdict {
@@ -275,6 +393,7 @@ fn check(tables: &mut Tables, name: &[u8], client: usize, seen: &mut Seen, conte
             assert_eq!(handed_over[0].client, of_client(index), "{context}");
             seen.taken += 1;
             seen.taken_for_a_client += usize::from(asks(index));
+            seen.claimed += usize::from(tables.rules.rules()[index].is_claimed());
             seen.of_a_later_rule += usize::from(matching.first() != Some(&index));
         }
         Verdict::Answered => {
@@ -287,6 +406,7 @@ fn check(tables: &mut Tables, name: &[u8], client: usize, seen: &mut Seen, conte
             assert_eq!(kept_for, of_client(index), "{context}");
             seen.answered += 1;
             seen.answered_for_a_client += usize::from(asks(index));
+            seen.claimed += usize::from(tables.rules.rules()[index].is_claimed());
         }
         Verdict::Pass(Reason::UnknownClient | Reason::OtherClient) => {
             assert_eq!(expected, None, "{context}");

@@ -12,20 +12,21 @@ mod e2e;
 use std::{
     fs,
     net::{IpAddr, SocketAddr, UdpSocket},
-    path::PathBuf,
     process::Command,
     time::Duration,
 };
 
+use e2e::pods::{Pods, known};
 use e2e::{
-    Metrics, Wire, addresses, chain, exchange_tcp, loads, qualified, sorted, until,
-    until_the_programs_answer,
+    Metrics, Wire, addresses, chain, exchange, exchange_from, exchange_tcp, exchange_within,
+    large_world, loads, of_family, qualified, sorted, until, until_the_programs_answer,
 };
 use gregor_tests::{
     lab::{
-        Ask, CacheKind, Gregor, Lab, Pod,
+        Ask, CacheKind, Gregor, Lab, Pod, Transport,
         world::{
-            BAR_ADDRESSES, BROKER, FOO_ADDRESSES, NODE_LOCAL_V4, NODE_LOCAL_V6, PUBLIC_ADDRESS,
+            BAR_ADDRESSES, BAR_ENDPOINT, BROKER, FOO_ADDRESSES, NODE_LOCAL_V4, NODE_LOCAL_V6,
+            PUBLIC_ADDRESS,
         },
     },
     tools,
@@ -59,44 +60,6 @@ fn v4_of(endpoint: [IpAddr; 3]) -> Vec<IpAddr> {
     sorted(endpoint.into_iter().filter(IpAddr::is_ipv4))
 }
 
-/// The file that says who the pods are, each with its interface, addresses and labels.
-struct Pods {
-    path: PathBuf,
-}
-
-impl Pods {
-    fn new(lab: &Lab) -> Self {
-        Self {
-            path: lab.directory().join("pods.toml"),
-        }
-    }
-
-    /// Says that these pods are who they are; `labels` is an inline table.
-    fn say<'p>(&self, pods: impl IntoIterator<Item = (&'p Pod, &'p str)>) {
-        let text: String = pods
-            .into_iter()
-            .map(|(pod, labels)| {
-                format!(
-                    "[[pod]]\nnamespace = \"{}\"\npod = \"{}-0\"\ninterface = \"{}\"\n\
-                     addresses = [\"{}\", \"{}\"]\nlabels = {labels}\n\n",
-                    pod.namespace, pod.namespace, pod.host_interface, pod.v4, pod.v6
-                )
-            })
-            .collect();
-        // In one step, as configuration management does it.
-        let new = self.path.with_extension("new");
-        fs::write(&new, text).unwrap();
-        fs::rename(&new, &self.path).unwrap();
-    }
-
-    fn config(&self) -> String {
-        format!(
-            "\n[identity]\nsources = [\"file\"]\nfile = \"{}\"\n",
-            self.path.display()
-        )
-    }
-}
-
 fn start(lab: &Lab, pods: &Pods, rules: &str) -> Gregor {
     let config = format!("{}{rules}{}", lab.gregor_config(), pods.config());
     let gregor = lab
@@ -104,27 +67,6 @@ fn start(lab: &Lab, pods: &Pods, rules: &str) -> Gregor {
         .unwrap();
     known(&gregor, lab);
     gregor
-}
-
-/// Waits until it is known who is behind the interface of each pod that the file names.
-fn known(gregor: &Gregor, lab: &Lab) {
-    let file = fs::read_to_string(lab.directory().join("pods.toml")).unwrap();
-    for pod in lab.pods().filter(|pod| file.contains(&pod.host_interface)) {
-        until("the identity of a pod", || {
-            let who = who(gregor, pod);
-            (who == Some(pod.namespace.clone())).then_some(())
-        });
-    }
-}
-
-/// The namespace of who is behind a pod's interface, as `gregor status` says it.
-fn who(gregor: &Gregor, pod: &Pod) -> Option<String> {
-    let status = gregor.status().unwrap();
-    let interfaces = status["interfaces"].as_array().unwrap();
-    let own = interfaces
-        .iter()
-        .find(|interface| interface["name"] == pod.host_interface.as_str())?;
-    Some(own["who"]["namespace"].as_str()?.to_owned())
 }
 
 #[test]
@@ -220,6 +162,118 @@ fn a_namespace_is_asked_about_from_inside_alone() {
     }
     all();
     assert!(Metrics::of(&gregor).passed("other_client") >= 4.0);
+}
+
+/// A connection has no interface: its client is known where the node's route to its address leads to a pod's own interface, and not
+/// where it leads to a bridge.
+#[test]
+fn a_large_answer_comes_over_tcp_to_whom_it_is_for() {
+    let lab = Lab::builder("e2ewhotcp")
+        .pod("foo")
+        .pod("bar")
+        .pod("stranger")
+        .world(large_world())
+        .start()
+        .unwrap();
+    let [foo, bar, stranger] = ["foo", "bar", "stranger"].map(|name| lab.pod(name));
+    let pods = Pods::new(&lab);
+    pods.say([(foo, "{}"), (bar, "{}")]);
+    let gregor = start(&lab, &pods, "clients = \"own-namespace\"\n");
+    let name = qualified("foo");
+    let over = |pod: &Pod, server: IpAddr, transport| {
+        let exchange = match transport {
+            Transport::Udp => exchange_from,
+            Transport::Tcp => exchange_tcp,
+        };
+        let (query, _) = Wire::new(&name, RecordType::A).bytes();
+        Message::from_vec(&exchange(pod, server, &query).unwrap()).unwrap()
+    };
+    let connections = || Metrics::of(&gregor).get("gregor_tcp_connections_total");
+    let is_denied = |reply: &Message| reply.metadata.response_code == ResponseCode::NXDomain;
+
+    for server in [CACHE, NODE_LOCAL_V6.into()] {
+        // It was not sent there yet, and others never are.
+        for pod in [foo, bar, stranger] {
+            let before = connections();
+            assert!(is_denied(&over(pod, server, Transport::Tcp)));
+            assert_eq!(connections(), before);
+        }
+        let reply = over(foo, server, Transport::Udp);
+        assert!(reply.metadata.truncation, "{reply}");
+        let all = sorted(addresses(&over(foo, server, Transport::Tcp)));
+        assert_eq!(all, of_family(true), "{server}");
+        for pod in [bar, stranger] {
+            assert!(is_denied(&over(pod, server, Transport::Udp)));
+            let before = connections();
+            assert!(is_denied(&over(pod, server, Transport::Tcp)));
+            assert_eq!(connections(), before);
+        }
+    }
+
+    // As behind a bridge: where the node sends what is for foo, others may be too.
+    let node = |arguments: &str| {
+        let mut command = Command::new("ip");
+        command.args(arguments.split(' '));
+        let output = lab.node().output(command).unwrap();
+        assert!(output.status.success(), "{arguments}: {output:?}");
+    };
+    until("foo is no longer steered", || {
+        let before = connections();
+        let reply = over(foo, CACHE, Transport::Tcp);
+        (is_denied(&reply) && connections() == before).then_some(())
+    });
+    node("link add cni0 type bridge");
+    node("link set cni0 up");
+    node(&format!("link set {} master cni0", foo.host_interface));
+    node(&format!("route replace {}/32 dev cni0", foo.v4));
+    let reply = over(foo, CACHE, Transport::Udp);
+    assert!(!reply.metadata.truncation, "{reply}");
+    let fitting = addresses(&reply);
+    assert!(!fitting.is_empty() && fitting.len() < of_family(true).len());
+    assert!(is_denied(&over(foo, CACHE, Transport::Tcp)));
+}
+
+/// `tcp = "always"`: the responder decides about each message.
+#[test]
+fn every_connection_is_answered_to_whom_it_is_for() {
+    let lab = Lab::builder("e2ealltcp")
+        .pod("foo")
+        .pod("bar")
+        .pod("stranger")
+        .start()
+        .unwrap();
+    let [foo, bar, stranger] = ["foo", "bar", "stranger"].map(|name| lab.pod(name));
+    let pods = Pods::new(&lab);
+    pods.say([(foo, "{}"), (bar, "{}")]);
+    let config = format!("{}{UNMODIFIED}{}", lab.gregor_config(), pods.config());
+    let config = config.replace("[intercept]\n", "[intercept]\ntcp = \"always\"\n");
+    let gregor = lab
+        .start_gregor(&tools::gregor().unwrap(), &config)
+        .unwrap();
+    known(&gregor, &lab);
+    let (query, _) = Wire::new(BROKER, RecordType::A).bytes();
+    for (pod, expected) in [
+        (foo, v4_of(FOO_ADDRESSES)),
+        (bar, v4_of(BAR_ADDRESSES)),
+        (stranger, vec![PUBLIC_ADDRESS]),
+    ] {
+        for server in [CACHE, NODE_LOCAL_V6.into()] {
+            let reply = exchange_tcp(pod, server, &query).unwrap();
+            let reply = Message::from_vec(&reply).unwrap();
+            assert_eq!(addresses(&reply), expected, "{} {server}", pod.namespace);
+        }
+    }
+
+    // The victim's address on one's own interface: the reply to a handshake goes to the victim.
+    ip(foo, &format!("addr add {}/32 dev eth0", bar.v4));
+    let victim = SocketAddr::new(bar.v4.into(), 0);
+    let connects = move || {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+        socket.bind(&victim.into())?;
+        socket.connect_timeout(&SocketAddr::new(CACHE, 53).into(), Duration::from_secs(2))
+    };
+    assert!(foo.netns().enter(connects).unwrap().is_err());
+    assert_eq!(gets(bar, BROKER), v4_of(BAR_ADDRESSES));
 }
 
 /// Attempt 6 of the article: a label of the pod chooses the endpoint.
@@ -473,4 +527,359 @@ fn a_reload_that_begins_to_ask_loses_no_endpoint() {
     right();
     assert_eq!(since(), before);
     assert_eq!(Metrics::of(&gregor).passed("unknown_client"), 0.0);
+}
+
+const PROTECTED: &str = "protect_targets = true\n";
+
+fn target(namespace: &str) -> String {
+    format!("kafka-upstream.{namespace}.svc.cluster.local")
+}
+
+/// The code of the extended error of a reply (RFC 8914), which hickory keeps as an option that it does not know.
+fn extended_error(reply: &Message) -> Option<u16> {
+    let wire = reply.to_vec().unwrap();
+    let text = b"target of another namespace";
+    let at = wire.windows(text.len()).position(|part| part == text)?;
+    Some(u16::from_be_bytes([wire[at - 2], wire[at - 1]]))
+}
+
+fn is_refused(reply: &Message) -> bool {
+    reply.metadata.response_code == ResponseCode::Refused && reply.answers.is_empty()
+}
+
+/// With `protect_targets`, asking for another namespace's Service by its own name leads nowhere.
+#[test]
+fn the_names_of_targets_are_refused_to_other_namespaces() {
+    let lab = Lab::builder("e2eprotect")
+        .pod("foo")
+        .pod("bar")
+        .pod("stranger")
+        .start()
+        .unwrap();
+    let [foo, bar, stranger] = ["foo", "bar", "stranger"].map(|name| lab.pod(name));
+    let pods = Pods::new(&lab);
+    pods.say([(foo, "{}"), (bar, "{}")]);
+    let plain = format!("{}{UNMODIFIED}{}", lab.gregor_config(), pods.config());
+    let protecting = format!("{plain}{PROTECTED}");
+    let gregor = lab.start_gregor(&tools::gregor().unwrap(), &plain).unwrap();
+    known(&gregor, &lab);
+    // Without it a target is anybody's.
+    for pod in [foo, bar, stranger] {
+        assert_eq!(gets(pod, &target("bar")), v4_of(BAR_ADDRESSES));
+    }
+    reload(&gregor, &protecting);
+
+    let servers = [CACHE, NODE_LOCAL_V6.into()];
+    for (pod, endpoint) in [(foo, FOO_ADDRESSES), (bar, BAR_ADDRESSES)] {
+        for server in servers {
+            for name in [
+                target(&pod.namespace),
+                target(&pod.namespace).to_uppercase(),
+            ] {
+                for edns in [None, Some(1232)] {
+                    let mut asked = Ask::new(server, &name, RecordType::A);
+                    asked.edns = edns;
+                    assert_eq!(
+                        addresses(&pod.ask(asked).unwrap()),
+                        v4_of(endpoint),
+                        "{name}"
+                    );
+                }
+            }
+        }
+    }
+    // By now the programs let them pass by themselves.
+    let before = Metrics::of(&gregor);
+    assert!(before.passed_on("own_target") >= 1.0);
+    for pod in [foo, bar] {
+        for qtype in [RecordType::A, RecordType::AAAA, RecordType::HTTPS] {
+            let asked = Ask::new(CACHE, &target(&pod.namespace), qtype);
+            assert!(!is_refused(&pod.ask(asked).unwrap()));
+        }
+    }
+    let after = Metrics::of(&gregor);
+    assert_eq!(after.taken(), before.taken());
+    assert_eq!(after.passed("no_target"), before.passed("no_target") + 6.0);
+
+    let types = [
+        RecordType::A,
+        RecordType::AAAA,
+        RecordType::CNAME,
+        RecordType::HTTPS,
+        RecordType::TXT,
+        RecordType::SRV,
+        RecordType::ANY,
+    ];
+    let before = Metrics::of(&gregor).responses("REFUSED");
+    let mut refused = 0.0;
+    for (pod, namespace) in [
+        (foo, "bar"),
+        (stranger, "bar"),
+        (stranger, "foo"),
+        (stranger, "stranger"),
+    ] {
+        for server in servers {
+            for qtype in types {
+                for (edns, name) in [
+                    (None, target(namespace)),
+                    (Some(1232), target(namespace).to_uppercase()),
+                ] {
+                    let mut asked = Ask::new(server, &name, qtype);
+                    asked.edns = edns;
+                    let reply = pod.ask(asked).unwrap();
+                    let row = format!("{} {name} {qtype} {edns:?} {server}", pod.namespace);
+                    assert!(is_refused(&reply), "{row}: {reply}");
+                    assert_eq!(extended_error(&reply), edns.map(|_| 18), "{row}");
+                    refused += 1.0;
+                }
+            }
+        }
+    }
+    assert_eq!(Metrics::of(&gregor).responses("REFUSED"), before + refused);
+    // As programs ask.
+    assert_eq!(foo.getent(&target("foo")).unwrap(), v4_of(FOO_ADDRESSES));
+    assert!(foo.getent(&target("bar")).unwrap_or_default().is_empty());
+
+    // What is not protected: the forms of the search list, which exist nowhere; the names of rules; the name behind the
+    // Service, which is public; and whatever the node asks.
+    for suffix in [
+        "foo.svc.cluster.local",
+        "svc.cluster.local",
+        "cluster.local",
+    ] {
+        let reply = ask(foo, &format!("{}.{suffix}", target("bar")));
+        assert_eq!(
+            reply.metadata.response_code,
+            ResponseCode::NXDomain,
+            "{suffix}"
+        );
+    }
+    for (pod, endpoint) in [(foo, FOO_ADDRESSES), (bar, BAR_ADDRESSES)] {
+        assert_eq!(gets(pod, BROKER), v4_of(endpoint));
+        assert_eq!(gets(pod, &qualified("bar")), v4_of(BAR_ADDRESSES));
+    }
+    assert_eq!(gets(foo, BAR_ENDPOINT), v4_of(BAR_ADDRESSES));
+    let (query, _) = Wire::new(&target("bar"), RecordType::A).bytes();
+    let of_node = {
+        let query = query.clone();
+        let ask = move || exchange(CACHE, &query, Duration::from_secs(3));
+        lab.node().enter(ask).unwrap()
+    };
+    let of_node = Message::from_vec(&of_node.unwrap()).unwrap();
+    assert_eq!(addresses(&of_node), v4_of(BAR_ADDRESSES));
+
+    // What the tools say.
+    let says = |arguments: &[&str]| {
+        let mut command = Command::new(tools::gregor().unwrap());
+        command
+            .args(arguments)
+            .args(["--config"])
+            .arg(gregor.config_path());
+        command.arg("--control").arg(gregor.control_path());
+        let output = lab.node().output(command).unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let explain = |name: &str, more: &[&str]| says(&[&["explain", name], more].concat());
+    for (pod, name, more, expected) in [
+        ("foo/foo-0", target("bar"), vec![], "the pod gets: REFUSED"),
+        (
+            "foo/foo-0",
+            target("bar"),
+            vec!["--type", "AXFR"],
+            "the pod gets: no reply",
+        ),
+        (
+            "bar/bar-0",
+            target("bar"),
+            vec![],
+            "the target of its own namespace",
+        ),
+        ("bar/bar-0", BROKER.to_owned(), vec![], "NOERROR"),
+    ] {
+        let text = explain(&format!("{name}."), &[&["--pod", pod][..], &more].concat());
+        assert!(text.contains(expected), "{pod} {name}: {text}");
+    }
+    let nobody = explain(&target("bar"), &["--interface", &stranger.host_interface]);
+    assert!(nobody.contains("the pod gets: REFUSED"), "{nobody}");
+    let check = says(&["check"]);
+    let pattern = "protect_targets: kafka-upstream.{namespace}.svc.cluster.local is refused";
+    assert!(check.contains(pattern), "{check}");
+
+    // Over TCP only where that is steered, and the client is known there too.
+    let over_tcp = |pod: &Pod, namespace: &str| {
+        let (query, _) = Wire::new(&target(namespace), RecordType::A).bytes();
+        Message::from_vec(&exchange_tcp(pod, CACHE, &query).unwrap()).unwrap()
+    };
+    assert_eq!(addresses(&over_tcp(foo, "bar")), v4_of(BAR_ADDRESSES));
+    let always = protecting.replacen("[intercept]\n", "[intercept]\ntcp = \"always\"\n", 1);
+    reload(&gregor, &always);
+    for (pod, namespace) in [
+        (foo, "bar"),
+        (bar, "foo"),
+        (stranger, "foo"),
+        (stranger, "bar"),
+    ] {
+        let reply = over_tcp(pod, namespace);
+        assert!(is_refused(&reply), "{} {namespace}: {reply}", pod.namespace);
+    }
+    for (pod, endpoint) in [(foo, FOO_ADDRESSES), (bar, BAR_ADDRESSES)] {
+        assert_eq!(addresses(&over_tcp(pod, &pod.namespace)), v4_of(endpoint));
+    }
+    let of_node = lab.node().enter(move || {
+        let mut asked = Ask::new(CACHE, &target("bar"), RecordType::A);
+        asked.transport = Transport::Tcp;
+        asked.send()
+    });
+    assert_eq!(addresses(&of_node.unwrap().unwrap()), v4_of(BAR_ADDRESSES));
+
+    // Off again, and on from where nobody asked who the pods are: their own targets are theirs all the while.
+    reload(&gregor, &plain);
+    assert_eq!(gets(stranger, &target("bar")), v4_of(BAR_ADDRESSES));
+    for config in [&lab.gregor_config(), &protecting] {
+        let before = loads(&gregor, "success");
+        gregor.write_config(config).unwrap();
+        until("the reload", || {
+            for (pod, endpoint) in [(foo, FOO_ADDRESSES), (bar, BAR_ADDRESSES)] {
+                assert_eq!(gets(pod, &target(&pod.namespace)), v4_of(endpoint));
+            }
+            (loads(&gregor, "success") > before).then_some(())
+        });
+    }
+    assert!(is_refused(&ask(stranger, &target("bar"))));
+}
+
+/// Writes another configuration and waits until it is in force.
+fn reload(gregor: &Gregor, config: &str) {
+    let before = loads(gregor, "success");
+    gregor.write_config(config).unwrap();
+    until("the reload", || {
+        (loads(gregor, "success") > before).then_some(())
+    });
+}
+
+/// Queries that the programs dropped.
+fn unanswered(gregor: &Gregor) -> f64 {
+    Metrics::of(gregor).get(r#"gregor_dns_requests_total{verdict="unanswered",reason="matched"}"#)
+}
+
+/// What a hostile pod tries against a protected target, and what is left of it without a responder.
+#[test]
+fn a_hostile_pod_gets_no_protected_target() {
+    let lab = Lab::builder("e2eprothost")
+        .pod("foo")
+        .pod("bar")
+        .start()
+        .unwrap();
+    let (foo, bar) = (lab.pod("foo"), lab.pod("bar"));
+    let pods = Pods::new(&lab);
+    pods.say([(foo, "{}"), (bar, "{}")]);
+    let config = format!(
+        "{}{UNMODIFIED}{}{PROTECTED}",
+        lab.gregor_config(),
+        pods.config()
+    );
+    let gregor = lab
+        .start_gregor(&tools::gregor().unwrap(), &config)
+        .unwrap();
+    known(&gregor, &lab);
+    let secret = v4_of(BAR_ADDRESSES);
+    let learns = |reply: Option<Vec<IpAddr>>| {
+        reply.is_some_and(|found| found.iter().any(|address| secret.contains(address)))
+    };
+    let right = || {
+        assert_eq!(gets(bar, &target("bar")), secret);
+        assert_eq!(gets(foo, &target("foo")), v4_of(FOO_ADDRESSES));
+        assert!(is_refused(&ask(foo, &target("bar"))));
+    };
+    right();
+
+    // An address of its own choice, which has no target of its own then either; the victim's.
+    ip(foo, "addr add 10.99.99.99/32 dev eth0");
+    for namespace in ["foo", "bar"] {
+        assert_eq!(
+            ask_from(foo, [10, 99, 99, 99].into(), &target(namespace)),
+            Some(vec![])
+        );
+    }
+    ip(foo, "addr del 10.99.99.99/32 dev eth0");
+    ip(foo, &format!("addr add {}/32 dev eth0", bar.v4));
+    for _ in 0..3 {
+        assert!(!learns(ask_from(foo, bar.v4.into(), &target("bar"))));
+        assert_eq!(gets(bar, &target("bar")), secret);
+    }
+    ip(foo, &format!("addr del {}/32 dev eth0", bar.v4));
+    until("foo is known again", || {
+        (gets(foo, &target("foo")) == v4_of(FOO_ADDRESSES)).then_some(())
+    });
+    right();
+
+    // What gregor leaves to the cache of other names: of these it leaves nothing, and the cache would have answered.
+    let (plain, _) = Wire::new(&target("bar"), RecordType::A).bytes();
+    let mut with_record = plain.clone();
+    with_record[11] = 1;
+    // An empty TXT of the root.
+    with_record.extend([0, 0, 16, 0, 1, 0, 0, 0, 0, 0, 1, 0]);
+    let (other_version, _) = Wire::new(&target("bar"), RecordType::A).edns(1).bytes();
+    let (tkey, _) = Wire::new(&target("bar"), RecordType::from(249)).bytes();
+    for odd in [&with_record, &other_version, &tkey] {
+        let silence = Duration::from_millis(500);
+        let reply = exchange_within(foo, CACHE, odd, silence);
+        assert_eq!(reply, None, "{odd:02x?}");
+        let own = exchange_within(bar, CACHE, odd, Duration::from_secs(3));
+        assert!(own.is_some(), "{odd:02x?}");
+    }
+
+    // More than its limit lets it ask.
+    let limited = format!("{config}[limits]\nqueries_per_second = 1\nburst = 1\n");
+    reload(&gregor, &limited);
+    const FLOOD: usize = 200;
+    let before = unanswered(&gregor);
+    let replies = foo.netns().enter(move || {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        for _ in 0..FLOOD {
+            socket.send_to(&plain, (CACHE, 53)).unwrap();
+        }
+        socket
+            .set_read_timeout(Some(Duration::from_secs(1)))
+            .unwrap();
+        let mut replies = Vec::new();
+        let mut buffer = [0; 4096];
+        while let Ok(len) = socket.recv(&mut buffer) {
+            replies.push(buffer[..len].to_vec());
+        }
+        replies
+    });
+    let replies = replies.unwrap();
+    let dropped = unanswered(&gregor) - before;
+    assert!(dropped >= FLOOD as f64 / 2.0, "{dropped} of {FLOOD}");
+    assert!(!replies.is_empty());
+    for reply in &replies {
+        let reply = Message::from_vec(reply).unwrap();
+        assert!(is_refused(&reply), "{reply}");
+    }
+    assert_eq!(gets(bar, &target("bar")), secret);
+    reload(&gregor, &config);
+
+    // Without a responder, foreign targets pass: it is the one that refuses. The next one takes over.
+    let config = fs::read_to_string(gregor.config_path()).unwrap();
+    gregor.signal(Signal::SIGKILL);
+    until("the end of the process", || gregor.process().exited());
+    until("the program notices", || {
+        let reply = foo.ask(Ask::new(CACHE, &target("bar"), RecordType::A));
+        learns(Some(addresses(&reply.ok()?))).then_some(())
+    });
+    assert_eq!(gets(bar, &target("bar")), secret);
+    let next = lab
+        .start_gregor(&tools::gregor().unwrap(), &config)
+        .unwrap();
+    right();
+    known(&next, &lab);
+    right();
+
+    // Whoever is not named any more is a stranger.
+    pods.say([(bar, "{}")]);
+    until("the pod is forgotten", || {
+        is_refused(&ask(foo, &target("foo"))).then_some(())
+    });
+    assert_eq!(gets(bar, &target("bar")), secret);
 }

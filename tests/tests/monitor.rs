@@ -9,6 +9,7 @@
 mod e2e;
 
 use std::{
+    fs,
     io::{BufRead as _, BufReader, Write as _},
     net::{IpAddr, UdpSocket},
     os::unix::net::UnixStream,
@@ -276,6 +277,92 @@ fn every_query_is_recorded_once_with_its_fields() {
 
     // Names are for readers, and not for the log.
     assert!(!gregor.log().contains("managed.foo"), "{}", gregor.log());
+}
+
+/// Where it is known which pod is behind an interface, lines name it, whoever decided about the query.
+#[test]
+fn lines_name_the_pod_and_nothing_else_does() {
+    let lab = lab("monpod");
+    let (foo, baz) = (lab.pod("foo"), lab.pod("baz"));
+    let file = lab.directory().join("pods.toml");
+    let pods = format!(
+        "[[pod]]\nnamespace = \"foo\"\npod = \"shy-pod-7\"\ninterface = \"{}\"\n",
+        foo.host_interface
+    );
+    fs::write(&file, pods).unwrap();
+    let config = format!(
+        "{}[identity]\nsources = [\"file\"]\nfile = \"{}\"\nprotect_targets = true\n",
+        lab.gregor_config(),
+        file.display()
+    );
+    let gregor = lab
+        .start_gregor(&tools::gregor().unwrap(), &config)
+        .unwrap();
+    until("the pod is known", || {
+        let status = gregor.status().unwrap();
+        let interfaces = status["interfaces"].as_array().unwrap();
+        let known = interfaces
+            .iter()
+            .any(|one| one["who"]["pod"] == "shy-pod-7");
+        known.then_some(())
+    });
+    let monitor = Monitor::start(&lab, &gregor, &["--json"]);
+    let people = Monitor::start(&lab, &gregor, &[]);
+    let only = Monitor::start(&lab, &gregor, &["--json", "--pod", "foo/shy-pod-7"]);
+
+    let names = ask_until_kernel(&gregor, foo, "f-");
+    ask(baz, &qualified("foo"), RecordType::A);
+    let target = |namespace: &str| format!("kafka-upstream.{namespace}.svc.cluster.local");
+    for _ in 0..2 {
+        ask(foo, &target("foo"), RecordType::A);
+        ask(foo, &target("bar"), RecordType::A);
+        ask(baz, &target("bar"), RecordType::A);
+    }
+    let expected = names.len() + 1 + 6;
+    let lines = until("a line for each query", || {
+        let lines = monitor.queries();
+        (lines.len() >= expected).then_some(lines)
+    });
+    assert_eq!(lines.len(), expected, "{lines:#?}");
+    for line in &lines {
+        let is_foo = line["interface"] == foo.host_interface;
+        let pod = if is_foo {
+            "foo/shy-pod-7".into()
+        } else {
+            Value::Null
+        };
+        assert_eq!(line["pod"], pod, "{line}");
+    }
+    // One of each kind: by the responder and by the program.
+    let of = |qname: &str, is_foo: bool| -> Vec<[String; 4]> {
+        let own = lines.iter().filter(|line| {
+            line["qname"] == format!("{qname}.") && line["pod"].is_string() == is_foo
+        });
+        let field = |line: &Value, key: &str| line[key].as_str().unwrap_or("-").to_owned();
+        own.map(|line| ["rule", "verdict", "reason", "rcode"].map(|key| field(line, key)))
+            .collect()
+    };
+    let passed = ["protect_targets", "passed_on", "own_target", "-"];
+    let refused = ["protect_targets", "responder", "-", "REFUSED"];
+    assert_eq!(of(&target("foo"), true), [passed, passed]);
+    assert_eq!(of(&target("bar"), true), [refused, refused]);
+    assert_eq!(of(&target("bar"), false), [refused, refused]);
+
+    let text = until("as many lines for people", || {
+        let text = people.text();
+        (text.len() > expected).then_some(text)
+    });
+    let named = text.iter().filter(|line| line.contains(" foo/shy-pod-7 "));
+    assert_eq!(named.count(), names.len() + 4);
+    let only = until("as many of the pod", || {
+        let only = only.queries();
+        (only.len() >= names.len() + 4).then_some(only)
+    });
+    assert_eq!(only.len(), names.len() + 4);
+
+    // Pods are for readers, and neither for the log nor for the metrics.
+    assert!(!gregor.log().contains("shy-pod"), "{}", gregor.log());
+    assert!(!gregor.metrics().unwrap().contains("shy-pod"));
 }
 
 /// Sends a burst of queries that the program answers, and returns how many it answered.

@@ -19,6 +19,7 @@ use std::{
     thread,
 };
 
+use e2e::pods::{Pods, UNMODIFIED, UNMODIFIED_RULE, known, with_public_names, without_dns_config};
 use e2e::{Metrics, PATIENCE, clients, qualified, sorted, until, until_the_programs_answer};
 use gregor_tests::{
     lab::{
@@ -166,12 +167,14 @@ fn gregor_answered(gregor: &Gregor, before: &Metrics, namespace: &str, what: &st
 /// A Kafka cluster in the node, at the addresses of an endpoint: see `tests/clients/broker`. It ends when it is dropped.
 struct Kafka {
     name: &'static str,
+    bootstrap: &'static str,
     process: Child,
     said: Arc<Mutex<Vec<String>>>,
 }
 
 impl Kafka {
-    fn start(lab: &Lab, name: &'static str, addresses: &[IpAddr]) -> Self {
+    /// One whose brokers are called after `bootstrap`.
+    fn start(lab: &Lab, name: &'static str, bootstrap: &'static str, addresses: &[IpAddr]) -> Self {
         let mut batch = String::new();
         for address in addresses {
             let (prefix, nodad) = match address {
@@ -183,7 +186,7 @@ impl Kafka {
         lab.node().ip(&batch).unwrap();
         let mut command = Command::new(tools::kafka_broker().unwrap());
         command
-            .args([name, BROKER])
+            .args([name, bootstrap])
             .args(addresses.iter().map(IpAddr::to_string))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped());
@@ -197,6 +200,7 @@ impl Kafka {
         });
         let kafka = Self {
             name,
+            bootstrap,
             process,
             said,
         };
@@ -232,12 +236,12 @@ impl Drop for Kafka {
 }
 
 /// What kcat, which is librdkafka, prints in a pod. It has the bootstrap name only.
-fn kcat(pod: &Pod, arguments: &[&str]) -> String {
+fn kcat(pod: &Pod, bootstrap: &str, arguments: &[&str]) -> String {
     let mut command = Command::new("timeout");
     command
         .arg(PATIENCE.as_secs().to_string())
         .arg(tools::kcat().unwrap())
-        .args(["-b", &format!("{BROKER}:9092"), "-m", "30"])
+        .args(["-b", &format!("{bootstrap}:9092"), "-m", "30"])
         .args(arguments);
     let output = pod.output(command).unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -256,17 +260,23 @@ fn reaches(pod: &Pod, own: &Kafka, endpoint: &[IpAddr], others: &[&Kafka], what:
     for kafka in others.iter().chain([&own]) {
         kafka.forget();
     }
-    let listed: serde_json::Value = serde_json::from_str(&kcat(pod, &["-L", "-J"])).unwrap();
+    let listed: serde_json::Value =
+        serde_json::from_str(&kcat(pod, own.bootstrap, &["-L", "-J"])).unwrap();
     let brokers = listed["brokers"].as_array().unwrap();
     let mut names: Vec<&str> = brokers
         .iter()
         .map(|broker| broker["name"].as_str().unwrap())
         .collect();
     names.sort_unstable();
-    let advertised = [0, 1, 2].map(|broker| format!("b{broker}.{BROKER}:{}", 9092 + broker));
+    let bootstrap = own.bootstrap;
+    let advertised = [0, 1, 2].map(|broker| format!("b{broker}.{bootstrap}:{}", 9092 + broker));
     assert_eq!(names, advertised, "{what}");
 
-    let read = kcat(pod, &["-C", "-t", "tenant", "-o", "beginning", "-e", "-q"]);
+    let read = kcat(
+        pod,
+        own.bootstrap,
+        &["-C", "-t", "tenant", "-o", "beginning", "-e", "-q"],
+    );
     let mut messages: Vec<&str> = read.lines().collect();
     messages.sort_unstable();
     let written = [0, 1, 2].map(|partition| format!("{} at {partition}", own.name));
@@ -293,9 +303,9 @@ fn reaches(pod: &Pod, own: &Kafka, endpoint: &[IpAddr], others: &[&Kafka], what:
 fn librdkafka_reaches_its_own_brokers(cache: CacheKind, cluster: ClusterKind) {
     let mut lab = lab_with_tenants("e2ekafka", cache, cluster);
     lab.add_pod("baz").unwrap();
-    let public = Kafka::start(&lab, "public", &[PUBLIC_ADDRESS]);
-    let foo = Kafka::start(&lab, "foo", &FOO_ADDRESSES);
-    let bar = Kafka::start(&lab, "bar", &BAR_ADDRESSES);
+    let public = Kafka::start(&lab, "public", BROKER, &[PUBLIC_ADDRESS]);
+    let foo = Kafka::start(&lab, "foo", BROKER, &FOO_ADDRESSES);
+    let bar = Kafka::start(&lab, "bar", BROKER, &BAR_ADDRESSES);
     // Without gregor every tenant gets the public addresses.
     for (namespace, ..) in TENANTS {
         let pod = lab.pod(namespace);
@@ -334,6 +344,104 @@ fn librdkafka_reaches_its_own_brokers(cache: CacheKind, cluster: ClusterKind) {
     assert!(no_target(&after) - no_target(&before) >= 2.0);
 }
 
+/// Pods as Kubernetes makes them, `ndots: 5` and nothing else, ask for the names that brokers advertise: two tenants, a third
+/// one without a Service, and one of whom nobody knows who it is.
+struct Unmodified {
+    lab: Lab,
+    gregor: Gregor,
+}
+
+const OWN: [(&str, &str); 2] = [("foo", FOO_ENDPOINT), ("bar", BAR_ENDPOINT)];
+const OTHERS: [&str; 2] = ["baz", "stranger"];
+
+impl Unmodified {
+    fn start(prefix: &str, cache: CacheKind, cluster: ClusterKind) -> Self {
+        let mut lab = Lab::builder(prefix)
+            .cache(cache)
+            .cluster(cluster)
+            .world(with_public_names(World::default()))
+            .start()
+            .unwrap();
+        for namespace in ["foo", "bar", "baz", "stranger"] {
+            without_dns_config(lab.add_pod(namespace).unwrap());
+        }
+        let pods = Pods::new(&lab);
+        pods.say(["foo", "bar", "baz"].map(|namespace| (lab.pod(namespace), "{}")));
+        let config = format!("{}{UNMODIFIED_RULE}{}", lab.gregor_config(), pods.config());
+        let gregor = lab
+            .start_gregor(&tools::gregor().unwrap(), &config)
+            .unwrap();
+        known(&gregor, &lab);
+        Self { lab, gregor }
+    }
+
+    /// What a look-up costs: one query for each family, whatever comes of them.
+    fn costs_two_queries(&self, what: &str, look_up: impl FnOnce()) -> (f64, f64) {
+        let before = Metrics::of(&self.gregor);
+        look_up();
+        let after = Metrics::of(&self.gregor);
+        let asked = after.requests() - before.requests();
+        assert_eq!(asked, 2.0, "{what}: queries");
+        let intercepted = after.intercepted() - before.intercepted();
+        (intercepted, asked - intercepted)
+    }
+}
+
+fn every_resolver_gets_its_own_endpoint_by_the_unmodified_name(
+    cache: CacheKind,
+    cluster: ClusterKind,
+) {
+    let world = Unmodified::start("e2eunmod", cache, cluster);
+    for client in &clients() {
+        for (namespace, endpoint) in OWN {
+            let what = format!("{} in {namespace}", client.name);
+            let expected = sorted(addresses_of(endpoint));
+            until_the_programs_answer(&world.gregor, &what, |_| {
+                let (intercepted, passed) = world.costs_two_queries(&what, || {
+                    let found = client.finds(world.lab.pod(namespace), UNMODIFIED);
+                    assert_eq!(found.as_ref(), Ok(&expected), "{what}");
+                });
+                assert_eq!((intercepted, passed), (2.0, 0.0), "{what}");
+            });
+        }
+        for namespace in OTHERS {
+            let what = format!("{} in {namespace}", client.name);
+            for _ in 0..2 {
+                world.costs_two_queries(&what, || {
+                    let found = client.finds(world.lab.pod(namespace), UNMODIFIED);
+                    assert_eq!(found, Ok(vec![PUBLIC_ADDRESS]), "{what}");
+                });
+            }
+        }
+    }
+}
+
+fn librdkafka_reaches_its_own_brokers_by_unmodified_names(cache: CacheKind, cluster: ClusterKind) {
+    let Unmodified { lab, gregor } = Unmodified::start("e2eunmodk", cache, cluster);
+    let public = Kafka::start(&lab, "public", UNMODIFIED, &[PUBLIC_ADDRESS]);
+    let foo = Kafka::start(&lab, "foo", UNMODIFIED, &FOO_ADDRESSES);
+    let bar = Kafka::start(&lab, "bar", UNMODIFIED, &BAR_ADDRESSES);
+    for (namespace, endpoint) in OWN {
+        let (own, other) = match endpoint {
+            FOO_ENDPOINT => (&foo, &bar),
+            _ => (&bar, &foo),
+        };
+        let (pod, what) = (lab.pod(namespace), format!("kcat in {namespace}"));
+        until_the_programs_answer(&gregor, &what, |_| {
+            reaches(pod, own, &addresses_of(endpoint), &[other, &public], &what);
+        });
+    }
+    for namespace in OTHERS {
+        reaches(
+            lab.pod(namespace),
+            &public,
+            &[PUBLIC_ADDRESS],
+            &[&foo, &bar],
+            namespace,
+        );
+    }
+}
+
 /// Each existing cache, with each kind of client.
 macro_rules! behind {
     ($($module:ident: $cache:expr, $cluster:expr;)+) => {$(
@@ -348,6 +456,16 @@ macro_rules! behind {
             #[test]
             fn librdkafka_reaches_its_own_brokers() {
                 super::librdkafka_reaches_its_own_brokers($cache, $cluster);
+            }
+
+            #[test]
+            fn every_resolver_gets_its_own_endpoint_by_the_unmodified_name() {
+                super::every_resolver_gets_its_own_endpoint_by_the_unmodified_name($cache, $cluster);
+            }
+
+            #[test]
+            fn librdkafka_reaches_its_own_brokers_by_unmodified_names() {
+                super::librdkafka_reaches_its_own_brokers_by_unmodified_names($cache, $cluster);
             }
         }
     )+};

@@ -17,8 +17,10 @@ use std::{
 };
 
 use dns_common::verdict::Reason;
+use e2e::pods::Pods;
 use e2e::{
-    Load, Metrics, REPLY, Wire, addresses, ethtool, keep_tags, qualified, sorted, until, wire,
+    Load, Metrics, REPLY, Wire, addresses, ethtool, keep_tags, loads, qualified, sorted, until,
+    wire,
 };
 use gregor::datapath::{Hook, LoadOptions};
 use gregor_tests::{
@@ -496,6 +498,47 @@ fn other_sources_reach_the_cache() {
         lab.cache().asked()
     );
     assert_eq!(addresses(&ask_from(foo.v4)), sorted(FOO_ADDRESSES));
+}
+
+/// Nobody is known on a wire: with `protect_targets` the names of targets are refused to everybody, and `check` warns.
+#[test]
+fn protected_targets_are_nobodys() {
+    let lab = Lab::builder("xdpprot").pod("foo").start().unwrap();
+    let foo = lab.pod("foo");
+    let _other_end = wire(&lab, foo, "native");
+    let pods = Pods::new(&lab);
+    pods.say([(foo, "{}")]);
+    let plain = format!("{}{}", config(&lab, foo), pods.config());
+    let gregor = lab.start_gregor(&tools::gregor().unwrap(), &plain).unwrap();
+    let target = "kafka-upstream.foo.svc.cluster.local";
+    let ask = |name: &str| {
+        foo.ask(Ask::new(NODE_LOCAL_V4.into(), name, RecordType::A))
+            .unwrap()
+    };
+    assert_eq!(addresses(&ask(target)), sorted(FOO_ADDRESSES));
+    let (_, said) = check(&gregor);
+    assert!(!said.contains("protect_targets"), "{said}");
+
+    let before = loads(&gregor, "success");
+    gregor
+        .write_config(&format!("{plain}protect_targets = true\n"))
+        .unwrap();
+    until("the reload", || {
+        (loads(&gregor, "success") > before).then_some(())
+    });
+    for name in [target, "kafka-upstream.bar.svc.cluster.local"] {
+        let reply = ask(name);
+        assert_eq!(
+            reply.metadata.response_code,
+            ResponseCode::Refused,
+            "{name}"
+        );
+        assert!(reply.answers.is_empty(), "{name}");
+    }
+    // The rule is for everybody, and its look-ups are the node's.
+    assert_eq!(addresses(&ask(&qualified("foo"))), sorted(FOO_ADDRESSES));
+    let (_, said) = check(&gregor);
+    assert!(said.contains("its own too"), "{said}");
 }
 
 /// A reload replaces the program in one step, a client under load loses nothing; `detach --all` removes it.

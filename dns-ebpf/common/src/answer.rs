@@ -40,8 +40,8 @@ pub use suffix::write_suffix;
 pub use suffix::{NO_STARTER, STARTERS, SUFFIX_WORDS, Suffix, SuffixSettings};
 #[cfg(not(target_arch = "bpf"))]
 pub use write::{
-    Body, Lifetime, body_of, change_suffix, copy_from, key_of, release, until_of, write,
-    write_absent, write_with,
+    Body, Lifetime, body_of, change_suffix, copy_from, has_suffix, key_of, release, until_of,
+    write, write_absent, write_with,
 };
 
 /// [`locate`] and [`read`].

@@ -125,11 +125,14 @@ pub(crate) const fn mix(hash: u64, word: u64) -> u64 {
 pub struct Captures {
     pub count: u8,
     pub behind: [u8; MAX_CAPTURES],
-    /// 0 for a rule whose answers are never kept here.
+    /// 0 for a rule whose answers are never kept here, [`Captures::REFUSED`] for one that refuses.
     pub kept: u8,
 }
 
 impl Captures {
+    /// The names of such a rule are the responder's to refuse: while there is one, they never pass.
+    pub const REFUSED: u8 = 2;
+
     /// Of a rule whose answers are not kept here.
     pub const NEVER: Captures = Captures {
         count: 0,

@@ -8,7 +8,7 @@ mod stages;
 
 use crate::{
     abi::{MAX_FRAME, mapped},
-    answer::{Found, Located, SECTION_LEN, asks},
+    answer::{Captures, Found, Located, SECTION_LEN, asks},
     client::Who,
     edns::{Edns, parse_additional, plain_opt},
     packet::{Packet, frame_offset},
@@ -93,9 +93,28 @@ fn decide<'s, P: Packet, H: Host<P>>(
     scratch.asked.server = datagram.server;
     scratch.asked.client = 0;
     scratch.asked.takes_expired = 0;
+    scratch.asked.captures = Captures::NEVER;
     let verdict = host.finish(packet, scratch);
     scratch.leave();
     Ok(verdict)
+}
+
+/// What comes of a verdict of [`finish`] on a name that the responder would refuse: while there is one, it passes for no other
+/// reason.
+#[inline(always)]
+pub fn refuse(
+    verdict: Verdict,
+    scratch: &Scratch,
+    has_responder: impl FnOnce() -> bool,
+) -> Verdict {
+    if scratch.asked.captures.kept == Captures::REFUSED
+        && matches!(verdict, Verdict::Pass(reason) if reason != Reason::NoResponder)
+        && has_responder()
+    {
+        Verdict::Unanswered
+    } else {
+        verdict
+    }
 }
 
 /// The second half of [`intercept`], which begins with nothing but what the first has left in the scratch: the verifier

@@ -12,7 +12,8 @@ pub enum Verdict {
     /// Rewriting the frame into its answer failed halfway: it is dropped.
     Spoiled,
     /// The name is known to exist, but not what is asked of it, and a limit forbids to ask the responder: the frame goes nowhere.
-    /// The existing cache would deny the whole name (RFC 8020).
+    /// The existing cache would deny the whole name (RFC 8020). Or the responder would refuse the name, and cannot be asked: the
+    /// existing cache would answer it.
     Unanswered,
 }
 

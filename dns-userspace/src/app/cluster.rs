@@ -11,11 +11,14 @@ use tokio::{
 use super::{denied, respond::Respond, settings::Settings};
 use crate::{
     model::Publish,
-    sources::{Note, Reporter, Selector, SharedServices},
+    sources::{Note, Object, Reporter, Selector, SharedServices},
 };
 
 /// Changes that come within this time are delivered together: each delivery looks at all answers.
 const GATHER: Duration = Duration::from_millis(50);
+
+/// Services of one namespace that are told what of their claims is refused.
+const MAX_REPORTED: usize = 3;
 
 /// See the module.
 pub struct Cluster {
@@ -86,6 +89,34 @@ impl Cluster {
             let rules = Arc::clone(&settings.rules);
             let domain = settings.cluster_domain.clone();
             self.denied = Some(tokio::spawn(denied::look(reporter, rules, domain)));
+        }
+    }
+
+    /// Whether anything is watched.
+    pub fn is_watching(&self) -> bool {
+        !self.watches.is_empty()
+    }
+
+    /// Says to the Services what of their claims is refused; each time the same, which is sent once.
+    pub fn report(&self, settings: &Settings) {
+        let mut of_namespace = ("", 0);
+        for verdict in &settings.claims.verdicts {
+            let Some(message) = verdict.message() else {
+                continue;
+            };
+            if of_namespace.0 != verdict.namespace {
+                of_namespace = (&verdict.namespace, 0);
+            }
+            of_namespace.1 += 1;
+            if of_namespace.1 > MAX_REPORTED {
+                continue;
+            }
+            let subject = Object {
+                namespace: verdict.namespace.clone(),
+                name: verdict.service.clone(),
+                uid: verdict.uid.clone(),
+            };
+            self.reporter.refuse(subject, message);
         }
     }
 

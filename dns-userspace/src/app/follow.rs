@@ -12,7 +12,8 @@ use crate::{
     datapath::{Decided, Decision, Decisions},
     model::Client,
     monitor::{Exchange, Hub, Record, Verdict},
-    rules::RuleSet,
+    resolve::PassReason,
+    rules::{Protected, RuleSet},
 };
 
 /// How long a program reports its decisions after this process last asked for them.
@@ -66,6 +67,15 @@ fn record(decided: &Decided, rules: &RuleSet, client: Option<&Client>) -> Option
         }
     }
     record.rcode = exchange.rcode_text();
+    if let Some((index, protected)) = rules.protection(&exchange.qname, client) {
+        record.rule = rules.shown_name(index).map(str::to_owned);
+        // The program keeps a client's own target as one that does not exist.
+        if matches!(protected, Protected::Own { .. })
+            && record.reason.as_deref() == Some(PassReason::NoTarget.label())
+        {
+            record.reason = Some(PassReason::OwnTarget.label().to_owned());
+        }
+    }
     let rule = rules
         .find(&exchange.qname, client)
         .and_then(|index| rules.rules().get(index));

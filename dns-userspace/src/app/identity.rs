@@ -73,7 +73,8 @@ impl Identity {
     /// Waits a moment until it is known who is behind each interface that is there, where rules ask: their programs would let
     /// pass what those before them have answered. What an earlier process has said counts.
     pub async fn settle(&mut self, settings: &Settings, is_known: impl Fn(u32) -> bool) {
-        if settings.identity.sources.is_empty() || !settings.rules.asks_who() {
+        let asks = settings.rules.asks_who() || settings.platform.is_some();
+        if settings.identity.sources.is_empty() || !asks {
             return;
         }
         // Without a list nothing is waited for.

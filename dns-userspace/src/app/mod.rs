@@ -4,6 +4,7 @@
 //! does the reloads, one forwards the programs' own decisions to monitors, one serves each listener.
 
 mod attachments;
+mod claims;
 mod clients;
 mod cluster;
 mod denied;
@@ -38,6 +39,7 @@ use tokio::{
 };
 
 use self::{
+    claims::{Claims, Presence},
     clients::Clients,
     cluster::Cluster,
     identity::Identity,
@@ -53,9 +55,10 @@ use self::{
     watch::{Cause, Reloads},
 };
 use crate::{
+    claims::Snapshot,
     datapath::{
         Attempt, Base, Claim, Datapath, Decisions, FilterChanges, HEARTBEAT_VALID, Heartbeat,
-        ProgramLog, Ring, State as Pins, trim_heap,
+        ProgramLog, Ring, State as Pins, one_line, trim_heap,
     },
     discover::{Event, Links},
     monitor::Hub,
@@ -131,6 +134,7 @@ struct App {
     cluster: Cluster,
     clients: Arc<Clients>,
     identity: Identity,
+    claims: Claims,
     tcp: Arc<Tcp>,
     ring: RingTask,
     links: Links,
@@ -147,6 +151,8 @@ struct App {
     /// Why nothing is pinned, if so.
     pins_error: Option<String>,
     logs: Logs,
+    /// What the last reload was of.
+    loading: Of,
     /// The reload in progress.
     pending: Option<oneshot::Receiver<anyhow::Result<Prepared>>>,
     /// Whether there was a cause for another one meanwhile.
@@ -157,6 +163,16 @@ struct App {
 struct Prepared {
     settings: Settings,
     datapath: Datapath,
+    of: Of,
+}
+
+/// What is loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Of {
+    /// The configuration's file.
+    File,
+    /// What tenants claim, for the configuration in force.
+    Claims,
 }
 
 impl App {
@@ -205,12 +221,15 @@ impl App {
         let reloads = Reloads::watch(&options.config)
             .await
             .context("cannot listen for SIGHUP")?;
+        let nobody = Snapshot::default();
+        let base = Base::pinned(pins);
         let Prepared {
-            settings,
+            mut settings,
             mut datapath,
+            ..
         } = {
             let known = (learner.take(&[]), selecting.take());
-            prepare(options.clone(), Base::pinned(pins), known)?.await??
+            prepare(options.clone(), base, known, nobody)?.await??
         };
         for warning in &settings.warnings {
             tracing::warn!("{warning}");
@@ -236,7 +255,13 @@ impl App {
             reporter.clone(),
             answers.clone(),
         )?;
-        let tcp = Tcp::new(&settings, steering, respond.clone()).await?;
+        let tcp = Tcp::new(
+            &settings,
+            steering,
+            respond.clone(),
+            datapath.shared().clone(),
+        )
+        .await?;
         tcp.prepare(&settings, &mut datapath)?;
 
         tcp.add_program(&datapath);
@@ -245,11 +270,55 @@ impl App {
         let mut logs = Logs::default();
         logs.follow(datapath.log()?);
         let clients = Clients::new(datapath.shared());
-        let mut identity =
-            Identity::start(&settings, vec![clients.clone()]).context("cannot start a thread")?;
-        identity
-            .settle(&settings, |index| clients.is_known(index))
-            .await;
+        let presence = Arc::new(Presence::default());
+        if settings.platform.is_some() {
+            clients.hold();
+        }
+        let mut claims = Claims::new(
+            reporter.services().clone(),
+            presence.clone(),
+            options.control.parent(),
+        );
+        claims.follow(&settings);
+        let cluster = Cluster::start(&settings, reporter, notes, respond.clone(), answers.clone());
+        let mut identity = Identity::start(&settings, vec![clients.clone(), presence.clone()])
+            .context("cannot start a thread")?;
+        if settings.platform.is_some() {
+            identity
+                .settle(&settings, |index| presence.is_known(index))
+                .await;
+            if settings.watches_claims() && !cluster.is_watching() {
+                tracing::warn!("Services are not watched: nobody knows what tenants claim");
+            } else {
+                claims.listed().await;
+            }
+            let snapshot = claims.snapshot();
+            claims.keep(&snapshot);
+            let prepared = prepare_claims(options, base.clone(), settings.clone(), snapshot)?;
+            let with_claims = prepared.await?.and_then(|prepared| {
+                let Prepared {
+                    settings,
+                    datapath: mut next,
+                    ..
+                } = prepared;
+                tcp.prepare(&settings, &mut next)?;
+                tcp.add_program(&next);
+                logs.follow(next.log()?);
+                // Nothing is attached yet.
+                next.adopt(&mut datapath, |_| true)
+                    .map_err(|error| anyhow::anyhow!(one_line(&error)))?;
+                Ok((settings, next))
+            });
+            match with_claims {
+                Ok(with_claims) => (settings, datapath) = with_claims,
+                Err(error) => claims_refused(&error),
+            }
+            clients.release();
+        } else {
+            identity
+                .settle(&settings, |index| clients.is_known(index))
+                .await;
+        }
         // Before the programs hand queries over, not when the task is first scheduled: TCP connections for the responder would
         // reach the existing cache meanwhile.
         readers.heartbeat.renew(HEARTBEAT_VALID);
@@ -274,7 +343,7 @@ impl App {
             .with_identities(Arc::clone(identity.board()))
             .with_selected(selecting.board());
         let state = Arc::new(state);
-        let cluster = Cluster::start(&settings, reporter, notes, respond.clone(), answers);
+        state.claimed(settings.claims_status());
         let ring = RingTask::spawn(readers, &respond, &state, options.worker)
             .context("cannot start a thread")?;
         // The sockets are open.
@@ -315,6 +384,7 @@ impl App {
             cluster,
             clients,
             identity,
+            claims,
             tcp,
             ring,
             links,
@@ -328,6 +398,7 @@ impl App {
             pins: pins.clone(),
             pins_error: None,
             logs,
+            loading: Of::File,
             pending: None,
             again: false,
         })
@@ -379,12 +450,14 @@ impl App {
                     self.look_after_pins();
                     self.kernel.retry();
                     self.restore_return_path();
+                    self.cluster.report(&self.settings);
                 }
                 // Attaching and the first turn of the ring come on their own: look again until then.
                 () = tokio::time::sleep(Duration::from_millis(10)), if !is_announced => {}
                 cause = self.reloads.next() => self.reload(cause),
                 () = self.learner.changed() => self.reload(Cause::Servers),
                 () = self.selecting.changed() => self.reload(Cause::Namespaces),
+                () = self.claims.changed(), if self.settings.platform.is_some() => self.load_claims(),
                 prepared = finished(&mut self.pending), if self.pending.is_some() => {
                     self.pending = None;
                     self.finish_reload(prepared).await;
@@ -609,27 +682,59 @@ fn prepare(
     options: Options,
     base: Base,
     (learnt, labelled): (Vec<Source>, Labelled),
+    claims: Snapshot,
 ) -> anyhow::Result<oneshot::Receiver<anyhow::Result<Prepared>>> {
     privileged(move || {
         let settings = Settings::load(&options.config, &options.interfaces, &learnt, &labelled)?;
         tracing::debug!("the configuration is read");
-        let attempt = Attempt {
-            base,
-            logging: options.debug_bpf,
-            limit: options.load_timeout,
-        };
-        let datapath = load::load(
-            &settings.load_options(),
-            &attempt,
-            &load::log_directories(&options.control),
-            &mut |stage, took| tracing::info!("{}", load::progress_line(stage, took)),
-        )
-        .context("cannot load")?;
-        tracing::debug!("the programs are loaded");
-        trim_heap();
-        Ok(Prepared { settings, datapath })
+        load_programs(&options, base, settings.with_claims(&claims), Of::File)
     })
     .context("cannot start a thread")
+}
+
+/// The same for the configuration in force with what tenants claim now.
+fn prepare_claims(
+    options: &Options,
+    base: Base,
+    settings: Settings,
+    claims: Snapshot,
+) -> anyhow::Result<oneshot::Receiver<anyhow::Result<Prepared>>> {
+    let options = options.clone();
+    privileged(move || load_programs(&options, base, settings.with_claims(&claims), Of::Claims))
+        .context("cannot start a thread")
+}
+
+/// Programs without other claims than before are better than none.
+fn claims_refused(error: &anyhow::Error) {
+    let error = format!("{error:#}");
+    tracing::error!(error, "the names that tenants claim now are not loaded");
+}
+
+fn load_programs(
+    options: &Options,
+    base: Base,
+    settings: Settings,
+    of: Of,
+) -> anyhow::Result<Prepared> {
+    let attempt = Attempt {
+        base,
+        logging: options.debug_bpf,
+        limit: options.load_timeout,
+    };
+    let datapath = load::load(
+        &settings.load_options(),
+        &attempt,
+        &load::log_directories(&options.control),
+        &mut |stage, took| tracing::info!("{}", load::progress_line(stage, took)),
+    )
+    .context("cannot load")?;
+    tracing::debug!("the programs are loaded");
+    trim_heap();
+    Ok(Prepared {
+        settings,
+        datapath,
+        of,
+    })
 }
 
 /// Does something on a thread with the capabilities of this one, the main thread, which those of the runtime do not have. An

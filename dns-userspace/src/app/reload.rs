@@ -4,7 +4,10 @@
 use sd_notify::NotifyState;
 use tokio::sync::oneshot::error::RecvError;
 
-use super::{App, Prepared, load, notify, prepare, respond, settings::Settings, watch::Cause};
+use super::{
+    App, Of, Prepared, claims_refused, load, notify, prepare, prepare_claims, respond,
+    settings::Settings, watch::Cause,
+};
 use crate::datapath::{Datapath, ProgramLog, one_line};
 
 /// A configuration that is ready to be attached.
@@ -14,6 +17,7 @@ struct Ready {
     log: Option<ProgramLog>,
     /// `None` when the responder in force stays.
     responder: Option<respond::Prepared>,
+    of: Of,
 }
 
 impl App {
@@ -26,9 +30,35 @@ impl App {
         notify(&reloading());
         let learnt = self.learner.take(&self.settings.servers);
         let known = (learnt, self.selecting.take());
-        match prepare(self.options.clone(), self.base.clone(), known) {
-            Ok(pending) => self.pending = Some(pending),
+        let claims = self.claims.snapshot();
+        self.claims.loads();
+        match prepare(self.options.clone(), self.base.clone(), known, claims) {
+            Ok(pending) => (self.loading, self.pending) = (Of::File, Some(pending)),
             Err(error) => self.refuse(&error),
+        }
+    }
+
+    /// Loads the rules that tenants claim now, if they are others than those in force.
+    pub(super) fn load_claims(&mut self) {
+        if self.pending.is_some() {
+            // Looked at again when that is in force.
+            self.claims.notice();
+            self.claims.loads();
+            return;
+        }
+        let snapshot = self.claims.snapshot();
+        if self.settings.same_claims(&snapshot) {
+            self.settings.take_verdicts(&snapshot);
+            self.state.claimed(self.settings.claims_status());
+            return;
+        }
+        tracing::debug!("tenants claim other names");
+        self.claims.loads();
+        self.claims.keep(&snapshot);
+        let (base, settings) = (self.base.clone(), self.settings.clone());
+        match prepare_claims(&self.options, base, settings, snapshot) {
+            Ok(pending) => (self.loading, self.pending) = (Of::Claims, Some(pending)),
+            Err(error) => claims_refused(&error),
         }
     }
 
@@ -45,6 +75,8 @@ impl App {
             Err(error) => Err(error),
         };
         match result {
+            Err(error) if self.loading == Of::Claims => claims_refused(&error),
+            Ok(()) if self.loading == Of::Claims => {}
             Ok(()) => notify(&[NotifyState::Ready]),
             Err(error) => self.refuse(&error),
         }
@@ -64,6 +96,7 @@ impl App {
         let Prepared {
             settings,
             mut datapath,
+            of,
         } = prepared;
         self.tcp.prepare(&settings, &mut datapath)?;
         let responder = self.respond.prepare(&settings);
@@ -75,6 +108,7 @@ impl App {
             datapath,
             log,
             responder,
+            of,
         })
     }
 
@@ -85,12 +119,15 @@ impl App {
             datapath,
             log,
             responder,
+            of,
         } = ready;
-        self.identity.reload(&settings);
-        let clients = &self.clients;
-        self.identity
-            .settle(&settings, |index| clients.is_known(index))
-            .await;
+        if of == Of::File {
+            self.identity.reload(&settings);
+            let clients = &self.clients;
+            self.identity
+                .settle(&settings, |index| clients.is_known(index))
+                .await;
+        }
         self.tcp.add_program(&datapath);
         let replaced = self
             .kernel
@@ -106,6 +143,17 @@ impl App {
         let directories = load::log_directories(&self.options.control);
         self.tcp.attached(&settings, steered, steers, &directories);
         self.logs.follow(log);
+        if of == Of::Claims {
+            self.state
+                .has_rules(settings.view(), settings.claims_status());
+            tracing::info!(
+                rules = settings.rules.rules().len(),
+                claimed = settings.claims.rules.len(),
+                "the names that tenants claim are in force"
+            );
+            self.settings = settings;
+            return Ok(());
+        }
 
         for warning in &settings.warnings {
             tracing::warn!("{warning}");
@@ -116,10 +164,13 @@ impl App {
         if settings.identity.sources.is_empty() {
             self.clients.forget_all();
         }
+        self.claims.follow(&settings);
+        self.claims.notice();
         self.cluster.reload(&settings);
         self.links.select(settings.selection.clone());
         self.state
             .loaded(settings.view(), settings.warnings.clone());
+        self.state.claimed(settings.claims_status());
         tracing::info!(
             rules = settings.rules.rules().len(),
             "the new configuration is in force"

@@ -1,6 +1,8 @@
 //! A configuration in the form that the parts are made from.
 
 use std::{
+    borrow::Cow,
+    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     path::Path,
     sync::Arc,
@@ -10,14 +12,15 @@ use std::{
 use ipnet::IpNet;
 
 use crate::{
+    claims::{self, Decision, Platform, Refusal, Snapshot, Verdict},
     config::{self, Config, Diagnostic},
     datapath::{AnswerOptions, HIT_LANES, Hook, Limit, LoadOptions, Order, SteerMode, detect_hook},
     discover::Selection,
     nameservers::{self, Source},
-    observe::RuleStatus,
+    observe::{ClaimStatus, ClaimsStatus, RuleStatus},
     resolve::{ResponderOptions, Upstream},
     rules::{
-        RuleSet,
+        Budget, RuleSet,
         selector::{self, Labelled},
     },
     sources::{ClusterDomain, Selector, selectors},
@@ -61,6 +64,10 @@ pub struct Settings {
     pub cluster_domain: ClusterDomain,
     /// What says who is behind an interface.
     pub identity: config::Identity,
+    /// What tenants may claim, and the rules without what they do; `None` where nothing may be claimed.
+    pub platform: Option<Arc<Platform>>,
+    /// What became of the claims that are among the rules.
+    pub claims: Arc<Decision>,
     pub warnings: Vec<String>,
 }
 
@@ -103,12 +110,25 @@ impl Settings {
         warnings: &[Diagnostic],
         interfaces: &[String],
     ) -> anyhow::Result<Self> {
+        let rules = Arc::new(rules);
+        let platform = config.tenants.is_on().then(|| Platform {
+            terms: config.terms(),
+            protects: config.protects_targets(),
+            tenants: config.tenants.clone(),
+            cluster_domain: config.kubernetes.cluster_domain.domain(),
+            specs: config.rules.clone(),
+            rules: Arc::clone(&rules),
+            mode: config.intercept.mode,
+        });
+        let platform = platform.map(Arc::new);
         let globs = match &config.intercept.interfaces {
             _ if !interfaces.is_empty() => interfaces,
             Some(globs) => globs.patterns(),
             None => &[],
         };
         Ok(Self {
+            platform,
+            claims: Arc::default(),
             selection: Selection::new(globs)?,
             servers: config.intercept.servers,
             hook: match config.intercept.hook {
@@ -131,7 +151,7 @@ impl Settings {
                 queries_per_second: config.limits.queries_per_second,
                 burst: config.limits.burst,
             },
-            rules: Arc::new(rules),
+            rules,
             upstream: match config.upstream.server {
                 config::UpstreamServer::Same => None,
                 config::UpstreamServer::Address(address) => Some(address),
@@ -149,6 +169,55 @@ impl Settings {
             identity: config.identity,
             warnings: warnings.iter().map(ToString::to_string).collect(),
         })
+    }
+
+    /// The same with what tenants claim, in the place of what they claimed before.
+    pub fn with_claims(mut self, snapshot: &Snapshot) -> Self {
+        if let Some(platform) = &self.platform {
+            let (rules, decision) = claims::compile(platform, snapshot, Budget::of_this_process);
+            self.rules = rules;
+            self.claims = Arc::new(decision);
+        }
+        self
+    }
+
+    /// Whether the rules are those of these claims.
+    pub fn same_claims(&self, snapshot: &Snapshot) -> bool {
+        let platform = self.platform.as_ref();
+        platform.is_none_or(|platform| self.claims.has_rules_of(platform, snapshot))
+    }
+
+    /// What is said of claims of which nothing becomes another rule.
+    pub fn take_verdicts(&mut self, snapshot: &Snapshot) {
+        if let Some(platform) = &self.platform {
+            self.claims = Arc::new(claims::decide(platform, snapshot, self.claims.room));
+        }
+    }
+
+    /// What `gregor status` shows of the claims.
+    pub(super) fn claims_status(&self) -> ClaimsStatus {
+        let claim = |verdict: &Verdict| ClaimStatus {
+            namespace: verdict.namespace.clone(),
+            service: verdict.service.clone(),
+            accepted: verdict.accepted.clone(),
+            refused: verdict
+                .refused
+                .iter()
+                .map(|(name, why)| (name.clone(), why.to_string()))
+                .collect(),
+            unlisted: verdict.unlisted(),
+        };
+        let verdicts = &self.claims.verdicts;
+        let mut refused: BTreeMap<Cow<'static, str>, u64> =
+            Refusal::LABELS.map(|label| (label.into(), 0)).into();
+        for (label, count) in verdicts.iter().flat_map(|verdict| &verdict.counts) {
+            *refused.entry((*label).into()).or_default() += *count as u64;
+        }
+        ClaimsStatus {
+            is_on: self.platform.is_some(),
+            claims: verdicts.iter().map(claim).collect(),
+            refused,
+        }
     }
 
     /// What the program is loaded with.
@@ -184,11 +253,22 @@ impl Settings {
             return Vec::new();
         }
         let rules = self.rules.rules().iter();
-        // Nothing is looked up for a rule that only observes.
+        // Nothing is looked up for a rule that only observes. What tenants claim changes nothing here: a watch that begins anew
+        // is a list.
         let cnames = rules
-            .filter(|rule| !rule.is_observing())
+            .filter(|rule| !rule.is_observing() && !rule.is_claimed())
             .map(|rule| rule.cname());
-        selectors(cnames, &self.cluster_domain)
+        let mut selectors = selectors(cnames, &self.cluster_domain);
+        if self.watches_claims() && !selectors.contains(&Selector::ANY) {
+            selectors.push(Selector::ANY);
+        }
+        selectors
+    }
+
+    /// Whether annotations of Services are claims.
+    pub(super) fn watches_claims(&self) -> bool {
+        let platform = self.platform.as_ref();
+        platform.is_some_and(|platform| platform.tenants.file.is_none())
     }
 
     /// What is served over TCP.

@@ -11,6 +11,7 @@ use super::{
     shutdown::Shutdown,
 };
 use crate::{
+    claims::Snapshot,
     datapath::{Base, Claim, State as Pins},
     monitor::{Hub, Subscription},
     nameservers::Unknown,
@@ -66,7 +67,8 @@ pub(super) async fn wait(
     selecting.first(learn::LONG_GRACE).await;
     // With maps of its own: those that are pinned are the predecessor's.
     let known = (learner.take(&[]), selecting.take());
-    let tried = prepare(options.clone(), Base::default(), known)?.await??;
+    let nobody = Snapshot::default();
+    let tried = prepare(options.clone(), Base::default(), known, nobody)?.await??;
     drop(tried.datapath);
     let standby = Standby {
         config: config(options),

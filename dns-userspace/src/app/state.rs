@@ -16,7 +16,7 @@ use crate::{
     identity::{Board, WhoStatus},
     model::WhyNot,
     monitor::{Hub, Subscription},
-    observe::{ConfigStatus, InterfaceStatus, Readiness, Source, Status, Vital},
+    observe::{ClaimsStatus, ConfigStatus, InterfaceStatus, Readiness, Source, Status, Vital},
     resolve::ResponderStatus,
     sources::{ServiceStatus, SharedServices},
 };
@@ -52,6 +52,7 @@ pub struct State {
     learnt: Learnt,
     /// The namespaces that rules select by labels.
     selected: select::Board,
+    claims: Mutex<ClaimsStatus>,
 }
 
 impl State {
@@ -84,6 +85,7 @@ impl State {
             identities: Arc::default(),
             learnt,
             selected: select::Board::default(),
+            claims: Mutex::default(),
         }
     }
 
@@ -126,6 +128,17 @@ impl State {
         *lock(&self.config_view) = config_view;
     }
 
+    /// Other claims are in force, for the same configuration.
+    pub fn has_rules(&self, config_view: ConfigView, claims: ClaimsStatus) {
+        *lock(&self.config_view) = config_view;
+        self.claimed(claims);
+    }
+
+    /// What became of claims.
+    pub fn claimed(&self, claims: ClaimsStatus) {
+        *lock(&self.claims) = claims;
+    }
+
     /// A configuration was refused; the previous one stays in force.
     pub fn refused(&self, error: String) {
         let mut config = lock(&self.config);
@@ -156,6 +169,11 @@ impl Source for State {
         // The task that follows the program does so too, but some time later.
         self.kernel.listen();
         subscription
+    }
+
+    fn pod(&self, index: u32) -> Option<String> {
+        let identity = self.identities.who(index)?.ok()?;
+        Some(format!("{}/{}", identity.namespace, identity.pod))
     }
 
     fn target(&self, target: &str) -> Option<ServiceStatus> {
@@ -190,6 +208,7 @@ impl Source for State {
             kubernetes: self.responder.services().status(),
             selected: self.selected.status(),
             identity: self.identities.status(),
+            claims: lock(&self.claims).clone(),
             interface_resyncs: self.interface_resyncs.load(Ordering::Relaxed),
             panics: panics::count(),
         }

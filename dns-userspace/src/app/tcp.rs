@@ -15,7 +15,7 @@ use super::{
 use crate::{
     datapath::{Datapath, DatapathError, Steered},
     discover::Routes,
-    model::{Listeners, SteerMode, SteeredClients},
+    model::{Identify, Listeners, SteerMode, SteeredClients},
     observe::TcpStatus,
     tcp::{Answer, Service, Steering, open_listeners},
 };
@@ -40,12 +40,13 @@ impl Tcp {
         settings: &Settings,
         steering: Arc<Steering>,
         answer: Arc<dyn Answer>,
+        clients: Arc<dyn Identify>,
     ) -> anyhow::Result<Arc<Self>> {
         let routes = Routes::open()?;
         // Now, so that no client gets TC=1 that cannot be steered.
         steering.refresh(&routes).await;
         Ok(Arc::new(Self {
-            service: Service::new(answer, settings.served())?,
+            service: Service::new(answer, clients, settings.served())?,
             watch: tokio::spawn(steering.clone().watch(routes)),
             steering,
             inner: Mutex::default(),

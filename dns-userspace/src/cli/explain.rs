@@ -24,12 +24,13 @@ use self::{
 };
 use crate::{
     app::settings::Settings,
-    model::{Client, Known},
-    observe::fetch_target,
+    claims::Snapshot,
+    model::{Claimant, Client, Known},
+    observe::{Status, fetch_status, fetch_target},
     resolve::{
         Answer, Outcome, Step, explain as chase, explain_known, looks_like_address, wire_name,
     },
-    rules::{Match, Rule, RuleSet},
+    rules::{Match, Protected, Rule, RuleSet},
 };
 
 #[derive(Debug, clap::Args)]
@@ -98,7 +99,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let namespaces = super::learn::namespaces(&args.config, &args.control);
     let (learnt, (labelled, unknown)) =
         super::block_on(async { Ok((sources.await, namespaces.await)) })?;
-    let settings = Settings::load(&args.config, &[], &learnt, &labelled)?;
+    let mut settings = Settings::load(&args.config, &[], &learnt, &labelled)?;
     if let Some(why) = unknown {
         println!("Note: not known which namespaces have the labels that rules name: {why}.");
     }
@@ -112,7 +113,24 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         );
         return Ok(ExitCode::SUCCESS);
     }
-    let asker = asker::find(&args)?;
+    let mut asker = asker::find(&args)?;
+    let claims_note = if settings.platform.is_some() {
+        let status = super::block_on(async { Ok(fetch_status(&args.control).await.ok()) })?;
+        match status.and_then(|status| claimed(&status)) {
+            Some(snapshot) => {
+                settings = settings.with_claims(&snapshot);
+                if let Some(client) = &mut asker.client {
+                    client.claims = settings.rules.claims_of(&client.namespace);
+                }
+                None
+            }
+            None => Some(
+                "what tenants claim is known to a running gregor alone: here it is as if nobody claimed any name",
+            ),
+        }
+    } else {
+        None
+    };
     let search = match (&args.search, &asker.namespace) {
         (Some(lists), _) => parse_list(lists),
         (None, Some(namespace)) => search_list(namespace, &args.cluster_domain),
@@ -126,12 +144,18 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     if let Some(why) = &asker.unknown {
         println!("Nobody is known there ({why}): no rule that depends on who asks answers.");
     }
-    if let Some(warning) = warning(&search) {
-        println!("Note: {warning}.");
+    for note in claims_note
+        .map(str::to_owned)
+        .into_iter()
+        .chain(warning(&search))
+    {
+        println!("Note: {note}.");
     }
-    let no_rule = candidates
-        .iter()
-        .all(|candidate| !settings.rules.matches(&wire_name(candidate)));
+    let no_rule = candidates.iter().all(|candidate| {
+        let wire = wire_name(candidate);
+        let client = asker.client.as_ref();
+        !settings.rules.matches(&wire) && settings.rules.protection(&wire, client).is_none()
+    });
     super::block_on(async {
         for (number, candidate) in candidates.iter().enumerate() {
             println!("\n{}. {candidate} {}", number + 1, args.qtype);
@@ -158,6 +182,24 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         println!("\n{}", no_candidate(&args, candidates.len()));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The claims that a running gregor has accepted, of the namespaces that have pods on its node.
+fn claimed(status: &Status) -> Option<Snapshot> {
+    if !status.claims.is_on {
+        return None;
+    }
+    let mut snapshot = Snapshot::default();
+    for claim in &status.claims.claims {
+        snapshot.namespaces.insert(claim.namespace.clone());
+        snapshot.claimants.push(Claimant {
+            namespace: claim.namespace.clone(),
+            service: claim.service.clone(),
+            names: claim.accepted.join(","),
+            ..Claimant::default()
+        });
+    }
+    Some(snapshot)
 }
 
 /// Why none of the names reaches a rule, as far as the pod's resolver is the reason.
@@ -202,11 +244,12 @@ impl Explainer<'_> {
             );
         }
         let Some(chain) = apply(rules, name, self.client.as_ref()) else {
-            if !observing.is_empty() {
+            let protected = rules.protection(&wire_name(name), self.client.as_ref());
+            if !observing.is_empty() && protected.is_none() {
                 return self.pass(text, name).await;
             }
             let matching = rules.matching(&wire_name(name));
-            if matching.is_empty() {
+            if matching.is_empty() && protected.is_none() {
                 let _ = writeln!(text, "   no rule matches");
             }
             for rule in matching {
@@ -216,6 +259,23 @@ impl Explainer<'_> {
                     rules.rules()[rule].name(),
                     rules.rules()[rule].pattern()
                 );
+            }
+            if let Some((_, protected)) = protected {
+                if protected == Protected::Foreign {
+                    let gets = if dns_common::wire::qtype_passes(self.qtype.into()) {
+                        "no reply"
+                    } else {
+                        "REFUSED"
+                    };
+                    let _ = writeln!(
+                        text,
+                        "   protect_targets: the name of a target that is not the pod's own\n   the pod gets: {gets}; \
+                         over TCP only where that is steered"
+                    );
+                    return (text, Next::Continue);
+                }
+                let _ = writeln!(text, "   protect_targets: the target of its own namespace");
+                return self.pass(text, name).await;
             }
             if let Some(miss) = nearest(rules.rules(), name) {
                 let _ = writeln!(text, "   nearest: {miss}");

@@ -18,6 +18,7 @@ Examples:
   gregor monitor
   gregor monitor --namespace foo --rate 10
   gregor monitor --json --interface eni0123
+  gregor monitor --pod foo/web-0
 
 One line for each query that a rule matches: who answered it (kernel or responder), or why it was passed on to the
 existing cache. Queries that no rule matches are not shown. What is left out is counted in lines of its own.")]
@@ -34,6 +35,9 @@ pub struct Args {
     /// Only queries for this namespace's target.
     #[arg(long, value_name = "NS")]
     namespace: Option<String>,
+    /// Only queries of this pod, where it is known which one that is.
+    #[arg(long, value_name = "NS/NAME")]
+    pod: Option<String>,
     /// Where the running gregor listens.
     #[arg(long, value_name = "PATH", default_value = super::CONTROL)]
     control: PathBuf,
@@ -44,6 +48,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         rate: args.rate,
         interface: args.interface,
         namespace: args.namespace,
+        pod: args.pod,
     };
     super::block_on(async {
         let mut monitor = Monitor::open(&args.control, &filter).await?;
@@ -71,7 +76,7 @@ fn print(line: &str) -> io::Result<bool> {
 }
 
 const HEADER: &str = "\
-TIME                     INTERFACE       CLIENT                SERVER                \
+TIME                     INTERFACE       POD                      CLIENT                SERVER                \
 QTYPE RULE         NAMESPACE        VERDICT                   RCODE    LATENCY  QNAME";
 
 fn render(line: &Line) -> String {
@@ -101,9 +106,10 @@ fn query(record: &Record) -> String {
         |latency| format!("{:.1} ms", latency.as_secs_f64() * 1e3),
     );
     format!(
-        "{} {:<15} {:<21} {:<21} {:<5} {:<12} {:<16} {:<25} {:<8} {:<8} {}",
+        "{} {:<15} {:<24} {:<21} {:<21} {:<5} {:<12} {:<16} {:<25} {:<8} {:<8} {}",
         humantime::format_rfc3339_millis(record.time),
         record.interface,
+        or_none(&record.pod),
         record.client.to_string(),
         record.server.to_string(),
         record.qtype,
@@ -136,7 +142,7 @@ mod tests {
 
     fn example() -> Record {
         serde_json::from_str(
-            r#"{"time":"2023-11-14T22:13:20.123456Z","ifindex":7,"interface":"veth7",
+            r#"{"time":"2023-11-14T22:13:20.123456Z","ifindex":7,"interface":"veth7","pod":"foo/web-0",
                 "client":"10.0.0.2:5353","server":"169.254.20.10:53","transport":"udp","qname":"b-1.kafka.foo.svc.","qtype":"AAAA",
                 "rule":"kafka","namespace":"foo","verdict":"responder","reason":null,"rcode":"NOERROR","stale":false,
                 "latency_seconds":0.0015}"#,
@@ -149,8 +155,8 @@ mod tests {
         assert_eq!(
             [HEADER, &query(&example())],
             [
-                "TIME                     INTERFACE       CLIENT                SERVER                QTYPE RULE         NAMESPACE        VERDICT                   RCODE    LATENCY  QNAME",
-                "2023-11-14T22:13:20.123Z veth7           10.0.0.2:5353         169.254.20.10:53      AAAA  kafka        foo              responder                 NOERROR  1.5 ms   b-1.kafka.foo.svc.",
+                "TIME                     INTERFACE       POD                      CLIENT                SERVER                QTYPE RULE         NAMESPACE        VERDICT                   RCODE    LATENCY  QNAME",
+                "2023-11-14T22:13:20.123Z veth7           foo/web-0                10.0.0.2:5353         169.254.20.10:53      AAAA  kafka        foo              responder                 NOERROR  1.5 ms   b-1.kafka.foo.svc.",
             ]
         );
     }
@@ -174,13 +180,14 @@ mod tests {
     #[test]
     fn missing_fields_have_a_dash() {
         let line = query(&Record {
+            pod: None,
             rule: None,
             namespace: None,
             rcode: None,
             latency: None,
             ..example()
         });
-        assert_eq!(line.matches(" - ").count(), 4, "{line}");
+        assert_eq!(line.matches(" - ").count(), 5, "{line}");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::{
 use crate::{
     identity::IdentityStatus,
     nameservers::{Source, reason},
-    observe::{self, RuleStatus, Section, Status, fetch_status},
+    observe::{self, ClaimStatus, ClaimsStatus, RuleStatus, Section, Status, fetch_status},
     sources::SelectedStatus,
 };
 
@@ -51,6 +51,30 @@ fn learnt(source: &Source) -> String {
             servers.join(" "),
             source.name
         ),
+    }
+}
+
+/// Who claims what.
+fn claims(text: &mut String, status: &ClaimsStatus) {
+    if !status.is_on {
+        return;
+    }
+    let _ = writeln!(text, "\nclaims ({} Services)", status.claims.len());
+    for claim in &status.claims {
+        let ClaimStatus {
+            namespace, service, ..
+        } = claim;
+        let accepted = match &claim.accepted[..] {
+            [] => "nothing".to_owned(),
+            names => names.join(" "),
+        };
+        let _ = writeln!(text, "  {namespace}/{service}: {accepted}");
+        for (name, why) in &claim.refused {
+            let _ = writeln!(text, "    REFUSED {name}: {why}");
+        }
+        if claim.unlisted > 0 {
+            let _ = writeln!(text, "    REFUSED {} more", claim.unlisted);
+        }
     }
 }
 
@@ -157,6 +181,7 @@ fn render(status: &Status) -> String {
             if rule.observes { ", ONLY OBSERVES" } else { "" }
         );
     }
+    claims(&mut text, &status.claims);
     let _ = writeln!(
         text,
         "\ninterfaces ({} of {} attached)",

@@ -3,16 +3,14 @@
 use std::{
     collections::{BTreeMap, HashSet},
     net::IpAddr,
+    ops::Range,
     path::{Path, PathBuf},
 };
 
-use toml::de::DeTable;
-
 use super::{
     ConfigErrors, MAX_FILE,
-    diagnostic::{Diagnostic, Source},
-    reader::{At, Reader, Section, address},
-    sorted,
+    diagnostic::Diagnostic,
+    reader::{At, Reader, Section, address, read_tables},
 };
 use crate::{
     identity::{Entry, PodKey, is_label},
@@ -29,6 +27,7 @@ const SOURCES: [(&str, IdentitySource); 3] = [
     ),
     (IdentitySource::File.as_str(), IdentitySource::File),
 ];
+pub(super) const PROTECT_TARGETS: &str = "protect_targets";
 const SOURCES_EXAMPLE: &str = "[\"cni\", \"kubernetes\"]";
 
 /// What says who is behind an interface.
@@ -52,9 +51,16 @@ impl Default for Identity {
     }
 }
 
-pub(super) fn read(reader: &mut Reader<'_>, root: &Section<'_, '_>) -> Identity {
+/// The section, and where `protect_targets` is on, its place in the file.
+pub(super) fn read(
+    reader: &mut Reader<'_>,
+    root: &Section<'_, '_>,
+) -> (Identity, Option<Range<usize>>) {
     let section = reader.section(root, "identity");
-    reader.refuse_unknown(&section, &["sources", "cni_results", "file"]);
+    reader.refuse_unknown(
+        &section,
+        &["sources", "cni_results", "file", PROTECT_TARGETS],
+    );
     let mut identity = Identity {
         sources: read_sources(reader, &section),
         ..Identity::default()
@@ -72,7 +78,9 @@ pub(super) fn read(reader: &mut Reader<'_>, root: &Section<'_, '_>) -> Identity 
             "add file = \"/etc/gregor/pods.toml\"",
         );
     }
-    identity
+    let protects = reader.boolean(&section, PROTECT_TARGETS) == Some(true);
+    let protects = protects.then(|| section.span_of(PROTECT_TARGETS));
+    (identity, protects)
 }
 
 fn read_sources(reader: &mut Reader<'_>, section: &Section<'_, '_>) -> Vec<IdentitySource> {
@@ -154,40 +162,7 @@ pub fn load_pods(path: &Path) -> Result<Vec<Entry>, ConfigErrors> {
 
 /// [`load_pods`] for a text in memory.
 pub fn parse_pods(path: &Path, text: &str) -> Result<Vec<Entry>, ConfigErrors> {
-    let (document, syntax) = DeTable::parse_recoverable(text);
-    let mut reader = Reader {
-        source: Source { file: path, text },
-        errors: Vec::new(),
-    };
-    for error in &syntax {
-        let span = error.span().unwrap_or(0..0);
-        let message = error.message().replace('\n', ", ");
-        reader.complain(&span, "toml", message, "write valid TOML 1.1 here");
-    }
-    let table = syntax.is_empty().then(|| document.get_ref());
-    let root = Section::new("", table, 0..0);
-    reader.refuse_unknown(&root, &["pod"]);
-    let mut entries = Vec::new();
-    if let Some(value) = root.get("pod") {
-        match value.get_ref().as_array() {
-            None => reader.wrong_type(value, "pod", "an array of tables", "[[pod]]"),
-            Some(array) => {
-                for element in array.iter() {
-                    let Some(table) = element.get_ref().as_table() else {
-                        reader.wrong_type(element, "pod", "a table", "[[pod]]");
-                        continue;
-                    };
-                    let section = Section::new("pod", Some(table), element.span());
-                    entries.extend(read_pod(&mut reader, &section));
-                }
-            }
-        }
-    }
-    if reader.errors.is_empty() {
-        Ok(entries)
-    } else {
-        Err(sorted(reader.errors))
-    }
+    read_tables(path, text, "pod", read_pod)
 }
 
 fn read_pod(reader: &mut Reader<'_>, section: &Section<'_, '_>) -> Option<Entry> {
@@ -308,6 +283,65 @@ mod tests {
     }
 
     #[test]
+    fn targets_are_protected_where_the_file_says_so() {
+        const RULES: &str = "
+            [[rule]]
+            name = \"shared\"
+            match = \"shared.example.com\"
+            cname = \"shared.svc.cluster.local\"
+            [[rule]]
+            name = \"own\"
+            match = \"*.confluent.cloud\"
+            cname = \"kafka-upstream.{client.namespace}.svc.cluster.local\"";
+        let compile = |head: &str, rules: &str| {
+            let text = format!("{SERVERS}{head}\n{rules}");
+            let (_, rules, warnings) = crate::config::compile(Path::new("c.toml"), &text).unwrap();
+            let warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
+            (rules.protected().count(), warnings)
+        };
+        let known = "[identity]\nsources = \"cni\"\n";
+        for (text, count) in [
+            ("", 0),
+            ("protect_targets = false", 0),
+            ("protect_targets = true", 1),
+        ] {
+            let text = format!("{known}{text}");
+            assert_eq!(compile(&text, RULES), (count, vec![]), "{text}");
+        }
+        let shared = &RULES[..RULES.rfind("[[rule]]").unwrap()];
+        let observing = format!("{RULES}\nmode = \"observe\"");
+        for (head, rules, part) in [
+            (
+                "[identity]\nprotect_targets = true",
+                RULES,
+                "no source says who asks",
+            ),
+            (
+                "interfaces = [\"eth0\"]\nhook = \"xdp\"\nallow_sources = [\"10.0.0.0/8\"]\n[identity]\nsources = \"cni\"\nprotect_targets = true",
+                RULES,
+                "its own too",
+            ),
+            (
+                "[identity]\nsources = \"cni\"\nprotect_targets = true",
+                shared,
+                "nothing is protected",
+            ),
+            (
+                "[identity]\nsources = \"cni\"\nprotect_targets = true",
+                observing.as_str(),
+                "nothing is protected",
+            ),
+        ] {
+            let (_, warnings) = compile(head, rules);
+            let said = warnings
+                .iter()
+                .find(|text| text.contains("identity.protect_targets"));
+            let said = said.unwrap_or_else(|| panic!("{head}: {warnings:?}"));
+            assert!(said.contains(part), "{said}");
+        }
+    }
+
+    #[test]
     fn mistakes_are_named_with_line_and_key() {
         for (text, parts) in [
             (
@@ -333,6 +367,10 @@ mod tests {
             (
                 "cni_results = \"results\"",
                 ["c.toml:4", "identity.cni_results", "absolute"],
+            ),
+            (
+                "protect_targets = \"yes\"",
+                ["c.toml:4", "identity.protect_targets", "true or false"],
             ),
             (
                 "cni_result = \"/a\"",

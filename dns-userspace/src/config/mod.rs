@@ -7,6 +7,7 @@ mod kubernetes;
 mod labels;
 mod namespaces;
 mod reader;
+mod tenants;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -23,7 +24,9 @@ use toml::de::{DeTable, DeValue};
 pub use diagnostic::{ConfigErrors, Diagnostic};
 pub use identity::{Identity, load_pods};
 pub use kubernetes::Kubernetes;
+pub use tenants::parse_claims;
 
+use crate::claims::Tenants;
 use crate::rules::{
     Budget, Complaint, DEFAULT_TTL, Key, MAX_TTL, MatchSpec, Mode, RuleSet, RuleSpec,
     selector::{Labelled, Labels},
@@ -46,6 +49,10 @@ pub struct Config {
     pub metrics: Metrics,
     pub kubernetes: Kubernetes,
     pub identity: Identity,
+    /// Where `protect_targets` is on, its place in the file.
+    protect_targets: Option<Range<usize>>,
+    /// What tenants may claim.
+    pub tenants: Tenants,
     /// Checked one by one; [`RuleSet::compile`] checks them against each other.
     pub rules: Vec<RuleSpec>,
     file: PathBuf,
@@ -227,7 +234,7 @@ pub fn load_for(
     path: &Path,
     labelled: &Labelled,
 ) -> Result<(Config, RuleSet, Vec<Diagnostic>), ConfigErrors> {
-    compile_for(path, &read_file(path)?, labelled)
+    compile_for(path, &read_text(path)?, labelled)
 }
 
 /// What a configuration leaves to be learnt.
@@ -241,7 +248,7 @@ pub struct ToLearn {
 
 /// What a file leaves to be learnt, if anything. Its rules are not compiled.
 pub fn to_learn(path: &Path) -> Result<Option<ToLearn>, ConfigErrors> {
-    let config = Config::parse(path, &read_file(path)?)?;
+    let config = Config::parse(path, &read_text(path)?)?;
     Ok(config.intercept.learns_servers.then_some(ToLearn {
         written: config.intercept.servers,
         kubernetes: config.kubernetes,
@@ -250,11 +257,12 @@ pub fn to_learn(path: &Path) -> Result<Option<ToLearn>, ConfigErrors> {
 
 /// The selectors by which rules of a file select namespaces, each once, and whether the API server may be watched for them.
 pub fn to_select(path: &Path) -> Result<(Vec<Labels>, bool), ConfigErrors> {
-    let config = Config::parse(path, &read_file(path)?)?;
+    let config = Config::parse(path, &read_text(path)?)?;
     Ok((config.selectors(), config.kubernetes.watch))
 }
 
-fn read_file(path: &Path) -> Result<String, ConfigErrors> {
+/// Reads a file of a configuration.
+pub fn read_text(path: &Path) -> Result<String, ConfigErrors> {
     let unreadable = |problem: String, remedy: &str| {
         ConfigErrors(vec![Diagnostic {
             file: path.to_owned(),
@@ -287,7 +295,7 @@ fn read_file(path: &Path) -> Result<String, ConfigErrors> {
 
 impl Config {
     /// What the answers of all rules depend on, beside the rules.
-    fn terms(&self) -> String {
+    pub fn terms(&self) -> String {
         let upstream = match self.upstream.server {
             UpstreamServer::Same => "same".to_owned(),
             UpstreamServer::Address(address) => address.to_string(),
@@ -332,7 +340,8 @@ fn finish(
     let (mut config, mut errors) = Config::read(path, text);
     namespaces::fill(&mut config.rules, labelled);
     let source = Source { file: path, text };
-    match RuleSet::compile_within(&config.rules, &config.terms(), budget) {
+    let protects = config.protects_targets();
+    match RuleSet::compile_and_protect(&config.rules, &config.terms(), budget, protects) {
         Ok(rules) if errors.is_empty() => {
             let mut warnings = config.warnings.clone();
             warnings.extend(
@@ -346,6 +355,7 @@ fn finish(
                     .unknown_clients(&rules)
                     .map(|complaint| config.locate(&source, &complaint)),
             );
+            warnings.extend(config.hardly_protecting(&source, &rules));
             in_order(&mut warnings);
             Ok((config, rules, warnings))
         }
@@ -421,6 +431,38 @@ impl Config {
         namespaces::selectors(&self.rules)
     }
 
+    /// Complaints about `protect_targets` where it does nothing, or refuses everybody.
+    fn hardly_protecting(&self, source: &Source<'_>, rules: &RuleSet) -> Option<Diagnostic> {
+        let span = self.protect_targets.clone()?;
+        // Tenants add rules with targets.
+        let is_empty = rules.protected().next().is_none() && !self.tenants.is_on();
+        let (problem, remedy) = if is_empty {
+            (
+                "no target of a rule that answers has a namespace in it: nothing is protected",
+                "use {namespace} or {client.namespace} as a label of `cname`, or remove the key",
+            )
+        } else if self.intercept.hook == Hook::Xdp {
+            (
+                "with hook = \"xdp\" nobody is known: every pod is refused the names of targets, its own too",
+                "use another hook, or remove the key",
+            )
+        } else if self.identity.sources.is_empty() {
+            (
+                "no source says who asks: every pod is refused the names of targets, its own too",
+                "name the sources, as in sources = [\"cni\", \"kubernetes\"]",
+            )
+        } else {
+            return None;
+        };
+        let key = format!("identity.{}", identity::PROTECT_TARGETS);
+        Some(source.diagnostic(&span, key, problem, remedy))
+    }
+
+    /// Whether the names of targets are refused to other namespaces.
+    pub fn protects_targets(&self) -> bool {
+        self.protect_targets.is_some()
+    }
+
     /// The file that the configuration was read from.
     pub fn file(&self) -> &Path {
         &self.file
@@ -450,6 +492,7 @@ impl Config {
                 "metrics",
                 "kubernetes",
                 "identity",
+                "tenants",
                 "rule",
             ],
         );
@@ -459,15 +502,22 @@ impl Config {
         let limits = read_limits(&mut reader, &root);
         let metrics = read_metrics(&mut reader, &root);
         let kubernetes = kubernetes::read(&mut reader, &root);
-        let identity = identity::read(&mut reader, &root);
+        let (identity, protect_targets) = identity::read(&mut reader, &root);
         let (mut rules, positions) = read_rules(&mut reader, &root);
+        let needs = tenants::Needs {
+            hook: intercept.hook,
+            identity: &identity,
+            kubernetes: &kubernetes,
+            rules: &rules,
+        };
+        let tenants = tenants::read(&mut reader, &root, &needs);
         if intercept.mode == Mode::Observe {
             for rule in &mut rules {
                 rule.mode = Mode::Observe;
             }
         }
         let mut warnings = Vec::new();
-        if rules.is_empty() && syntax.is_empty() && root.get("rule").is_none() {
+        if rules.is_empty() && !tenants.is_on() && syntax.is_empty() && root.get("rule").is_none() {
             warnings.push(reader.source.diagnostic(
                 &(0..0),
                 "rule",
@@ -483,6 +533,8 @@ impl Config {
             metrics,
             kubernetes,
             identity,
+            protect_targets,
+            tenants,
             rules,
             file: path.to_owned(),
             warnings,

@@ -2,13 +2,13 @@
 
 use std::net::IpAddr;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::diagnostic::{Diagnostic, Source};
+use super::diagnostic::{ConfigErrors, Diagnostic, Source};
 
 /// A value and its position.
 #[derive(Clone, Debug)]
@@ -335,5 +335,51 @@ fn with_article(kind: &str) -> String {
     match kind {
         "integer" | "array" | "inline table" => format!("an {kind}"),
         _ => format!("a {kind}"),
+    }
+}
+
+/// Reads a text that is an array of tables under one key.
+pub(super) fn read_tables<T>(
+    path: &Path,
+    text: &str,
+    name: &'static str,
+    read: impl Fn(&mut Reader<'_>, &Section<'_, '_>) -> Option<T>,
+) -> Result<Vec<T>, ConfigErrors> {
+    let (document, syntax) = DeTable::parse_recoverable(text);
+    let mut reader = Reader {
+        source: Source { file: path, text },
+        errors: Vec::new(),
+    };
+    for error in &syntax {
+        let span = error.span().unwrap_or(0..0);
+        let message = error.message().replace('\n', ", ");
+        reader.complain(&span, "toml", message, "write valid TOML 1.1 here");
+    }
+    let table = syntax.is_empty().then(|| document.get_ref());
+    let root = Section::new("", table, 0..0);
+    reader.refuse_unknown(&root, &[name]);
+    let mut entries = Vec::new();
+    if let Some(value) = root.get(name) {
+        let example = format!("[[{name}]]");
+        match value.get_ref().as_array() {
+            None => reader.wrong_type(value, name, "an array of tables", &example),
+            Some(array) => {
+                for element in array.iter() {
+                    let Some(table) = element.get_ref().as_table() else {
+                        reader.wrong_type(element, name, "a table", &example);
+                        continue;
+                    };
+                    let section = Section::new(name, Some(table), element.span());
+                    entries.extend(read(&mut reader, &section));
+                }
+            }
+        }
+    }
+    if reader.errors.is_empty() {
+        Ok(entries)
+    } else {
+        let mut errors = reader.errors;
+        errors.sort_by_key(|error| (error.line, error.column));
+        Err(ConfigErrors(errors))
     }
 }

@@ -528,15 +528,16 @@ impl Inner {
             .keys()
             .map(|(key, slot)| (*key, slot))
             .collect();
-        for (key, slot) in keys {
+        for (key, mut slot) in keys {
             if !self.view.knows(&key) {
                 self.tables.answers.remove(&key, self.tables.seed);
                 continue;
             }
             let suffix = self.view.suffix(&key);
-            if let Some(place) = self.tables.answers.entry(slot) {
-                let suffix = suffix.as_ref().map_or(&[][..], |(suffix, _)| suffix);
-                answer::change_suffix(place, suffix);
+            let bytes = suffix.as_ref().map_or(&[][..], |(suffix, _)| suffix);
+            let entry = self.tables.answers.entry(slot);
+            if entry.is_some_and(|entry| !answer::has_suffix(entry, bytes)) {
+                slot = self.write_beside(&key, bytes).unwrap_or(slot);
             }
             if let Some((_, hash)) = suffix {
                 table::show(&self.view.suffix_index, hash, slot);
@@ -548,6 +549,30 @@ impl Inner {
                 self.tables.absent.remove(&key, self.tables.seed);
             }
         }
+    }
+
+    /// Writes an entry again with another suffix, and returns its slot.
+    fn write_beside(&mut self, key: &Key, suffix: &[u8]) -> Option<u32> {
+        let Self {
+            tables,
+            view,
+            accounts,
+            ..
+        } = self;
+        let place = tables.answers.beside(key, tables.seed)?;
+        let slot = tables.answers.entry(place.slot)?;
+        match place.before.and_then(|before| tables.answers.entry(before)) {
+            Some(from) => {
+                tables.before[place.slot as usize] = tables.hits(place.slot);
+                answer::copy_from(&slot.entry, &from.entry, || {
+                    answer::write_suffix(&slot.suffix, suffix);
+                });
+            }
+            None => answer::change_suffix(slot, suffix),
+        }
+        tables.answers.show(&place);
+        leave_before(tables, view, accounts, key, &place);
+        Some(place.slot)
     }
 
     fn forget_unknown(&mut self) {
@@ -613,6 +638,7 @@ impl Inner {
         if let Some((_, hash)) = suffix {
             table::show(&view.suffix_index, hash, place.slot);
         }
+        leave_before(tables, view, accounts, key, &place);
     }
 
     fn last_good(&self, key: &Key) -> LastGood {
@@ -643,6 +669,7 @@ impl Inner {
                 answer::write_absent(entry, key, until_ns);
             }
             absent.show(&place);
+            absent.release_before(&place);
         }
     }
 
@@ -700,6 +727,23 @@ impl Inner {
             .map(|slot| tables.hits(slot))
             .collect();
     }
+}
+
+/// Releases the slot that a key has had, of which programs have another one now.
+fn leave_before(
+    tables: &mut Tables,
+    view: &View,
+    accounts: &mut Accounts,
+    key: &Key,
+    place: &table::Place,
+) {
+    let Some(before) = place.before else {
+        return;
+    };
+    if let Some(hits) = hits_of(view, key, tables, before) {
+        accounts.settle(before, &hits);
+    }
+    tables.answers.release_before(place);
 }
 
 /// What a slot has counted for a key since it came to it.

@@ -5,7 +5,7 @@
 //! the labels of such a client are not known before.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -112,11 +112,12 @@ impl Clients {
         *self.lock() = None;
     }
 
-    /// Another rule set is in force.
-    pub(super) fn put_in_force(&self, rules: &Arc<RuleSet>) {
-        if let Some(inner) = self.lock().as_mut() {
-            inner.put_in_force(rules);
-        }
+    /// Another rule set is in force. Returns whether answers are to be looked at again, as [`Clients::set`] does.
+    pub(super) fn put_in_force(&self, rules: &Arc<RuleSet>) -> bool {
+        let mut guard = self.lock();
+        guard
+            .as_mut()
+            .is_some_and(|inner| inner.put_in_force(rules))
     }
 
     /// Says who is behind an interface; `None` for nobody. Returns whether answers are to be looked at again: they may be of a
@@ -222,11 +223,12 @@ impl Inner {
             .collect();
     }
 
-    fn put_in_force(&mut self, rules: &Arc<RuleSet>) {
+    fn put_in_force(&mut self, rules: &Arc<RuleSet>) -> bool {
         let looks_at_others = self.rules.client_labels() != rules.client_labels();
+        let claims_others = !self.rules.has_claims_of(rules);
         let looks_at_more = !self.rules.asks_who() && rules.asks_who();
         self.rules = Arc::clone(rules);
-        if looks_at_others || looks_at_more {
+        if looks_at_others || looks_at_more || claims_others {
             let all: Vec<(u32, Arc<Identity>)> = self
                 .interfaces
                 .iter()
@@ -236,11 +238,19 @@ impl Inner {
                 self.set(ifindex, identity);
             }
         }
+        // With other claims it is another client: the permits of this one would take the place of others'.
+        let before = self.clients.len();
+        self.clients.retain(|_, class| {
+            let client = &class.known.client;
+            class.interfaces > 0 || client.claims == rules.claims_of(&client.namespace)
+        });
+        self.ids.retain(|_, id| self.clients.contains_key(id));
         self.tables.sync_permits(&self.rules, &self.clients);
+        self.clients.len() != before
     }
 
     fn set(&mut self, ifindex: u32, identity: Arc<Identity>) -> bool {
-        let client = client_of(&identity, self.rules.client_labels());
+        let client = client_of(&identity, &self.rules);
         let digest = digest(&client);
         let (id, mut is_changed) = self.id_of(client, digest);
         let addresses: Vec<[u64; 2]> = identity
@@ -449,7 +459,8 @@ impl std::fmt::Debug for Clients {
 }
 
 /// What rules see of an identity.
-fn client_of(identity: &Identity, labels: &BTreeSet<String>) -> Client {
+fn client_of(identity: &Identity, rules: &RuleSet) -> Client {
+    let labels = rules.client_labels();
     let all = identity.labels.iter().flatten();
     Client {
         namespace: identity.namespace.clone(),
@@ -457,14 +468,19 @@ fn client_of(identity: &Identity, labels: &BTreeSet<String>) -> Client {
             .filter(|(key, _)| labels.contains(*key))
             .map(|(key, value)| (key.clone(), value.clone()))
             .collect(),
+        claims: rules.claims_of(&identity.namespace),
     }
 }
 
 /// The same for clients that are the same, and for no others.
 fn digest(client: &Client) -> Digest {
     let mut hash = Sha256::new();
+    // No key of a label.
+    let between = (!client.claims.is_empty()).then(String::new);
     let labels = client.labels.iter().flat_map(|(key, value)| [key, value]);
-    for text in std::iter::once(&client.namespace).chain(labels) {
+    let claims = client.claims.iter().flat_map(|(key, value)| [key, value]);
+    let texts = std::iter::once(&client.namespace).chain(labels);
+    for text in texts.chain(&between).chain(claims) {
         hash.update((text.len() as u64).to_le_bytes());
         hash.update(text);
     }

@@ -34,7 +34,10 @@ use super::{
     rule_sets::RuleSets,
     steer::SteeringMaps,
 };
-use crate::{model::Identity, rules::RuleSet};
+use crate::{
+    model::{Client, Identify, Identity},
+    rules::RuleSet,
+};
 
 /// The maps that are shared by programs. All others belong to one rule set.
 pub(super) const SHARED: [&str; 20] = [
@@ -343,6 +346,12 @@ impl Shared {
                 (Ipv6Addr::from(octets).to_canonical(), count)
             })
             .collect()
+    }
+}
+
+impl Identify for Shared {
+    fn asking(&self, ifindex: u32, source: IpAddr) -> Option<(u32, Arc<Client>)> {
+        self.clients.asking(ifindex, source)
     }
 }
 

@@ -17,7 +17,9 @@ impl Datapath {
     /// Puts this program's rules in force for what userspace reads and writes. Returns what was in force.
     fn put_in_force(&mut self) -> Result<Option<Pending>, DatapathError> {
         self.shared.rules.put_in_force(&self.options.rules);
-        self.shared.clients.put_in_force(&self.options.rules);
+        if self.shared.clients.put_in_force(&self.options.rules) {
+            self.shared.answers.forget_unknown();
+        }
         let Some(Pending {
             tables,
             view,

@@ -9,5 +9,5 @@ mod track;
 
 pub use error::DiscoverError;
 pub use links::{Links, all, present};
-pub use route::{Routes, own_addresses};
+pub use route::{Routes, interface_to, own_addresses};
 pub use track::{Event, Left, Link, Selection, SelectionError, Taken, Tracker};

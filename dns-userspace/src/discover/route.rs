@@ -1,15 +1,17 @@
 //! Route look-ups: whether an address is local, which interface packets to it leave by, and the node's own addresses.
 
-use std::{collections::HashSet, net::IpAddr};
+use std::{collections::HashSet, io, net::IpAddr};
 
 use futures::TryStreamExt as _;
 use nix::{ifaddrs::getifaddrs, net::if_::if_indextoname};
 use rtnetlink::{
     Handle,
+    packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload},
     packet_route::{
-        AddressFamily,
+        AddressFamily, RouteNetlinkMessage,
         route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteType},
     },
+    sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE},
 };
 use tokio::task::JoinHandle;
 
@@ -59,17 +61,7 @@ impl Routes {
         address: IpAddr,
         flags: RouteFlags,
     ) -> Result<Option<RouteMessage>, DiscoverError> {
-        let mut message = RouteMessage::default();
-        let (family, length, destination) = match address {
-            IpAddr::V4(address) => (AddressFamily::Inet, 32, RouteAddress::Inet(address)),
-            IpAddr::V6(address) => (AddressFamily::Inet6, 128, RouteAddress::Inet6(address)),
-        };
-        message.header.address_family = family;
-        message.header.destination_prefix_length = length;
-        message.header.flags = flags;
-        message
-            .attributes
-            .push(RouteAttribute::Destination(destination));
+        let message = to(address, flags);
         let mut replies = std::pin::pin!(self.handle.route().get(message).execute());
         match replies.try_next().await {
             Ok(route) => Ok(route),
@@ -78,6 +70,45 @@ impl Routes {
             Err(error) => Err(DiscoverError::Route(error)),
         }
     }
+}
+
+/// The request for the route to an address.
+fn to(address: IpAddr, flags: RouteFlags) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    let (family, length, destination) = match address {
+        IpAddr::V4(address) => (AddressFamily::Inet, 32, RouteAddress::Inet(address)),
+        IpAddr::V6(address) => (AddressFamily::Inet6, 128, RouteAddress::Inet6(address)),
+    };
+    message.header.address_family = family;
+    message.header.destination_prefix_length = length;
+    message.header.flags = flags;
+    message
+        .attributes
+        .push(RouteAttribute::Destination(destination));
+    message
+}
+
+/// [`Routes::interface`] without a runtime, some microseconds.
+pub fn interface_to(address: IpAddr) -> io::Result<Option<u32>> {
+    let request = to(address, RouteFlags::empty());
+    let mut message = NetlinkMessage::from(RouteNetlinkMessage::GetRoute(request));
+    message.header.flags = NLM_F_REQUEST;
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    let mut socket = Socket::new(NETLINK_ROUTE)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    socket.send(&bytes, 0)?;
+    // The kernel has replied before it returns.
+    let (reply, _) = socket.recv_from_full()?;
+    let reply = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&reply)
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+    Ok(match reply.payload {
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(route)) => interface_of(&route),
+        // No route: the kernel has several error codes for that.
+        _ => None,
+    })
 }
 
 /// The interfaces that default routes leave by.
@@ -165,6 +196,13 @@ mod tests {
         }
         let loopback = routes.interface("127.0.0.1".parse().unwrap()).await;
         assert_eq!(loopback.unwrap(), Some(1));
+        for loopback in ["127.0.0.1", "::1"] {
+            let found = interface_to(loopback.parse().unwrap());
+            assert_eq!(found.unwrap(), Some(1), "{loopback}");
+        }
+        for nowhere in ["0.0.0.0", "fe80::1"] {
+            assert_ne!(interface_to(nowhere.parse().unwrap()).ok(), Some(Some(2)));
+        }
         assert!(
             own_addresses()
                 .unwrap()

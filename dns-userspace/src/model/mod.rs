@@ -3,6 +3,7 @@
 //! Nothing here uses aya or tokio, so that whatever decides builds and is tested without a kernel. The datapath converts
 //! from the kernel's ABI where it reads and writes maps.
 
+mod claimant;
 mod client;
 mod headers;
 mod identity;
@@ -16,7 +17,8 @@ mod steering;
 mod targets;
 mod transport;
 
-pub use client::Client;
+pub use claimant::{Claimant, NAMES_ANNOTATION, claim_text};
+pub use client::{Client, Identify};
 pub use headers::{Headers, be16};
 pub use identity::{Identity, IdentitySource, Who, WhyNot};
 pub use interface::{Interface, RETURN_DEVICES};

@@ -20,7 +20,7 @@ pub enum Verdict {
     Responder,
     /// The query went on to the existing cache.
     PassedOn,
-    /// The query got no reply: the name exists, and its records are not known now.
+    /// The query got no reply: the name exists, and its records are not known now; or it is one that is refused.
     Unanswered,
 }
 
@@ -33,6 +33,9 @@ pub struct Record {
     pub ifindex: u32,
     /// The name of the interface with this index; empty when it was removed.
     pub interface: String,
+    /// `NAMESPACE/NAME` of the pod behind it, where that is known.
+    #[serde(default)]
+    pub pod: Option<String>,
     pub client: SocketAddr,
     pub server: SocketAddr,
     pub transport: Transport,
@@ -61,6 +64,7 @@ impl Record {
             time,
             ifindex,
             interface: String::new(),
+            pod: None,
             client: exchange.client,
             server: exchange.server,
             transport: Transport::Udp,
@@ -143,6 +147,7 @@ pub(crate) mod tests {
             time: SystemTime::UNIX_EPOCH + Duration::from_micros(1_700_000_000_123_456),
             ifindex: 7,
             interface: "veth7".to_owned(),
+            pod: None,
             client: "10.0.0.2:5353".parse().unwrap(),
             server: "169.254.20.10:53".parse().unwrap(),
             transport: Transport::Udp,
@@ -176,6 +181,13 @@ pub(crate) mod tests {
         let json = serde_json::to_value(example()).unwrap();
         assert_eq!(json["time"], "2023-11-14T22:13:20.123456Z");
         assert_eq!(json["client"], "10.0.0.2:5353");
+        assert_eq!(json["pod"], serde_json::Value::Null);
+        let identified = Record {
+            pod: Some("foo/web-0".to_owned()),
+            ..example()
+        };
+        let identified = serde_json::to_value(identified).unwrap();
+        assert_eq!(identified["pod"], "foo/web-0");
         assert_eq!(json["verdict"], "responder");
         assert_eq!(json["latency_seconds"], 0.0015);
         let passed = Record {

@@ -23,6 +23,8 @@ pub struct Filter {
     /// Name of the one interface.
     pub interface: Option<String>,
     pub namespace: Option<String>,
+    /// `NAMESPACE/NAME` of the one pod.
+    pub pod: Option<String>,
 }
 
 impl Default for Filter {
@@ -31,26 +33,30 @@ impl Default for Filter {
             rate: DEFAULT_RATE,
             interface: None,
             namespace: None,
+            pod: None,
         }
     }
 }
 
 impl Filter {
-    fn wants(&self, record: &Record, interface: &str) -> bool {
+    fn wants(&self, record: &Record, interface: &str, pod: Option<&str>) -> bool {
         let is = |wanted: &Option<String>, value: Option<&str>| {
             wanted.is_none() || wanted.as_deref() == value
         };
-        is(&self.interface, Some(interface)) && is(&self.namespace, record.namespace.as_deref())
+        is(&self.interface, Some(interface))
+            && is(&self.namespace, record.namespace.as_deref())
+            && is(&self.pod, pod)
     }
 }
 
 /// One JSON object per line; an empty line at least every second.
 ///
-/// Must be called on a tokio runtime. `name` looks up the name of an interface.
+/// Must be called on a tokio runtime. `name` looks up the name of an interface, `pod` the pod behind it.
 pub fn lines(
     subscription: Subscription,
     filter: Filter,
     name: impl Fn(u32) -> Option<String> + Send + 'static,
+    pod: impl Fn(u32) -> Option<String> + Send + 'static,
 ) -> impl Stream<Item = Result<String, Infallible>> + Send {
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -60,6 +66,7 @@ pub fn lines(
         tick,
         names: HashMap::new(),
         name: Box::new(name),
+        pod: Box::new(pod),
     };
     futures::stream::unfold(reader, |mut reader| async {
         let line = reader.next().await?;
@@ -74,6 +81,7 @@ struct Reader {
     /// Names that were asked for since the last tick.
     names: HashMap<u32, String>,
     name: Box<dyn Fn(u32) -> Option<String> + Send>,
+    pod: Box<dyn Fn(u32) -> Option<String> + Send>,
 }
 
 impl Reader {
@@ -102,7 +110,9 @@ impl Reader {
             .names
             .entry(record.ifindex)
             .or_insert_with(|| (self.name)(record.ifindex).unwrap_or_default());
-        self.selection.line(record, interface, Instant::now())
+        // Not kept for a moment: a pod may cease to be known.
+        let pod = (self.pod)(record.ifindex);
+        self.selection.line(record, interface, pod, Instant::now())
     }
 }
 
@@ -124,8 +134,14 @@ impl Selection {
         }
     }
 
-    fn line(&mut self, record: &Record, interface: &str, now: Instant) -> Option<String> {
-        if !self.filter.wants(record, interface) {
+    fn line(
+        &mut self,
+        record: &Record,
+        interface: &str,
+        pod: Option<String>,
+        now: Instant,
+    ) -> Option<String> {
+        if !self.filter.wants(record, interface, pod.as_deref()) {
             return None;
         }
         let now_ns = now.duration_since(self.started).as_nanos() as u64;
@@ -135,6 +151,7 @@ impl Selection {
         }
         Some(text(&Line::Query(Box::new(Record {
             interface: interface.to_owned(),
+            pod,
             ..record.clone()
         }))))
     }
@@ -179,7 +196,7 @@ mod tests {
         });
         let sent = |selection: &mut Selection, now| {
             (0..50)
-                .filter(|_| selection.line(&example(), "veth7", now).is_some())
+                .filter(|_| selection.line(&example(), "veth7", None, now).is_some())
                 .count()
         };
         assert_eq!(sent(&mut selection, now), 10);
@@ -199,7 +216,14 @@ mod tests {
             rate: 0,
             ..Filter::default()
         });
-        assert!((0..10_000).all(|_| selection.line(&example(), "veth7", now).is_some()));
+        assert!((0..10_000).all(|_| selection.line(&example(), "veth7", None, now).is_some()));
+    }
+
+    fn selection_of_pod(pod: &str) -> (Selection, Instant) {
+        selection(Filter {
+            pod: Some(pod.to_owned()),
+            ..Filter::default()
+        })
     }
 
     #[test]
@@ -218,7 +242,7 @@ mod tests {
             (other(Some("veth7"), Some("bar")), false),
         ] {
             let (mut selection, now) = selection(filter.clone());
-            let line = selection.line(&example(), "veth7", now);
+            let line = selection.line(&example(), "veth7", None, now);
             assert_eq!(line.is_some(), is_wanted, "{filter:?}");
             assert_eq!(selection.tick(0), "\n", "{filter:?}");
         }
@@ -227,7 +251,16 @@ mod tests {
             namespace: None,
             ..example()
         };
-        assert_eq!(selection.line(&nowhere, "veth7", now), None);
+        assert_eq!(selection.line(&nowhere, "veth7", None, now), None);
+        let (mut selection, now) = selection_of_pod("foo/web-0");
+        for (pod, is_wanted) in [
+            (None, false),
+            (Some("foo/web-1"), false),
+            (Some("foo/web-0"), true),
+        ] {
+            let line = selection.line(&example(), "veth7", pod.map(str::to_owned), now);
+            assert_eq!(line.is_some(), is_wanted, "{pod:?}");
+        }
     }
 
     #[test]
@@ -238,6 +271,7 @@ mod tests {
                 rate: 0,
                 interface: Some("a&b=c".to_owned()),
                 namespace: Some("foo".to_owned()),
+                pod: Some("foo/web-0".to_owned()),
             },
         ] {
             let text = serde_urlencoded::to_string(&filter).unwrap();
@@ -252,9 +286,9 @@ mod tests {
     #[tokio::test]
     async fn the_stream_begins_at_once_and_names_the_interface() {
         let hub = Arc::new(Hub::default());
-        let lines = lines(hub.subscribe(), Filter::default(), |index| {
-            (index == 7).then(|| "eni7".to_owned())
-        });
+        let name = |index| (index == 7).then(|| "eni7".to_owned());
+        let pod = |index| (index == 7).then(|| "foo/web-0".to_owned());
+        let lines = lines(hub.subscribe(), Filter::default(), name, pod);
         let mut lines = Box::pin(lines);
         assert_eq!(lines.next().await.unwrap().unwrap(), "\n");
         hub.publish(example());
@@ -266,6 +300,7 @@ mod tests {
         };
         let expected = Record {
             interface: "eni7".to_owned(),
+            pod: Some("foo/web-0".to_owned()),
             ..example()
         };
         assert_eq!(parse(&line), Line::Query(Box::new(expected)));

@@ -157,7 +157,8 @@ pub const METRICS: &[Metric] = &[
     .shown(Section::Requests, "")
     .advice(
         "`answered` and `taken` are gregor's share. `pass` with `no_responder`, `ring_full` or `rate_limited`: the cache decided \
-         about a name that a rule matches; see CPU limits and `[limits]`",
+         about a name that a rule matches; see CPU limits and `[limits]`. With `protect_targets` the programs count a client's own \
+         target as `no_target`",
     ),
     Metric::counter(
         "dns_other_server_requests",
@@ -236,7 +237,7 @@ pub const METRICS: &[Metric] = &[
     )
     .by(&["rcode"])
     .shown(Section::Responder, "reply")
-    .advice("SERVFAIL: see `gregor_chase_failures_total` and `gregor_broken_chains_total`"),
+    .advice("SERVFAIL: see `gregor_chase_failures_total` and `gregor_broken_chains_total`. REFUSED: with `protect_targets`, targets of other namespaces"),
     Metric::counter(
         "responder_passed_on",
         "Queries that the responder passed on to the existing cache, by reason",
@@ -244,7 +245,7 @@ pub const METRICS: &[Metric] = &[
     )
     .by(&["reason"])
     .shown(Section::Responder, "passed on")
-    .advice("`no_target` is normal. `busy`, `rate_limited`: see `[limits]`. `local_failure`: descriptors, memory or routes of the node"),
+    .advice("`no_target` and `own_target` are normal. `busy`, `rate_limited`: see `[limits]`. `local_failure`: descriptors, memory or routes of the node"),
     Metric::counter("chases", "Look-ups of a target at the upstream", |status| {
         count(status.responder.chases)
     })
@@ -398,6 +399,21 @@ pub const METRICS: &[Metric] = &[
     )
     .by(&["state"])
     .advice("`ambiguous`, `foreign_address`, `disagrees`, `changed`: `gregor status` says which interfaces; see [identity.md](identity.md)"),
+    Metric::gauge(
+        "claims_accepted",
+        "Names that tenants claim and get, over the Services of the namespaces that have pods here",
+        |status| {
+            let claims = status.claims.claims.iter();
+            one(claims.map(|claim| claim.accepted.len()).sum::<usize>() as f64)
+        },
+    ),
+    Metric::gauge(
+        "claims_refused",
+        "Names that tenants claim and do not get, by reason",
+        |status| each(&status.claims.refused),
+    )
+    .by(&["reason"])
+    .advice("the tenant's Service has an Event that says which; `no_room`: more namespaces on the node than it has rules for; see [identity.md](identity.md#self-service)"),
     Metric::gauge("rules", "Rules in force", |status| {
         one(status.rules.len() as f64)
     }),
@@ -618,8 +634,8 @@ pub(super) mod tests {
 
     use super::*;
     use crate::observe::{
-        AnswersStatus, ConfigStatus, InFrontStatus, InterfaceStatus, KernelStatus, ProgramStatus,
-        Readiness, RuleStatus, TcpStatus,
+        AnswersStatus, ClaimStatus, ClaimsStatus, ConfigStatus, InFrontStatus, InterfaceStatus,
+        KernelStatus, ProgramStatus, Readiness, RuleStatus, TcpStatus,
     };
     use crate::{
         identity::IdentityStatus,
@@ -656,6 +672,14 @@ pub(super) mod tests {
                 failures: 1,
                 error: Some("line 3".to_owned()),
                 warnings: vec!["a warning".to_owned()],
+            },
+            claims: ClaimsStatus {
+                is_on: true,
+                claims: vec![ClaimStatus {
+                    accepted: vec!["a.example".to_owned(), "b.example".to_owned()],
+                    ..ClaimStatus::default()
+                }],
+                refused: [("too_many".into(), 3)].into(),
             },
             hook: "tcx".to_owned(),
             order: "first".to_owned(),
@@ -848,6 +872,8 @@ pub(super) mod tests {
             "gregor_attached_interfaces 1.0",
             "gregor_identity_interfaces{state=\"unknown\"} 1.0",
             "gregor_unattached_interfaces 1.0",
+            "gregor_claims_accepted 2.0",
+            "gregor_claims_refused{reason=\"too_many\"} 3.0",
             "gregor_rules 1.0",
             "gregor_heartbeat_age_seconds 0.1",
             "gregor_config_loads_total{result=\"failure\"} 1",

@@ -9,6 +9,6 @@ pub use client::{ClientError, Monitor, Page, fetch_page, fetch_status, fetch_tar
 pub use metrics::{CONTENT_TYPE, Section, lines, render};
 pub use serve::{ServeError, Source, bind_control, bind_pages, control, pages, serve};
 pub use status::{
-    AnswersStatus, ConfigStatus, Counter, InFrontStatus, InterfaceStatus, KernelStatus,
-    ProgramStatus, Readiness, RuleStatus, Status, TcpStatus, Vital,
+    AnswersStatus, ClaimStatus, ClaimsStatus, ConfigStatus, Counter, InFrontStatus,
+    InterfaceStatus, KernelStatus, ProgramStatus, Readiness, RuleStatus, Status, TcpStatus, Vital,
 };

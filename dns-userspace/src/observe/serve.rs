@@ -39,6 +39,10 @@ pub trait Source: Send + Sync + 'static {
     fn target(&self, _target: &str) -> Option<ServiceStatus> {
         None
     }
+    /// `NAMESPACE/NAME` of the pod behind an interface, where that is known.
+    fn pod(&self, _index: u32) -> Option<String> {
+        None
+    }
     /// The outcomes of queries from now on.
     fn monitor(&self) -> Subscription;
 }
@@ -139,7 +143,9 @@ async fn monitor(State(source): State<Arc<dyn Source>>, Query(filter): Query<Fil
         let name = nix::net::if_::if_indextoname(index).ok()?;
         name.into_string().ok()
     };
-    let lines = monitor::lines(source.monitor(), filter, name);
+    let subscription = source.monitor();
+    let pod = move |index| source.pod(index);
+    let lines = monitor::lines(subscription, filter, name, pod);
     (
         [(CONTENT_TYPE_HEADER, "application/x-ndjson")],
         Body::from_stream(lines),

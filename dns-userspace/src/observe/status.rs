@@ -1,6 +1,6 @@
 //! One snapshot of the state of gregor: `gregor status`, `/metrics`, `/healthz` and `/readyz` are views of it.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{borrow::Cow, collections::BTreeMap, net::IpAddr};
 
 use dns_common::verdict::{EXPIRED, REFRESHED, Reason, Verdict};
 use serde::{Deserialize, Serialize};
@@ -43,6 +43,7 @@ pub struct Status {
     /// The namespaces that rules select by labels.
     pub selected: SelectedStatus,
     pub identity: IdentityStatus,
+    pub claims: ClaimsStatus,
     /// Errors of rtnetlink, after each of which all interfaces were listed again.
     pub interface_resyncs: u64,
     /// Tasks that panicked since the start.
@@ -101,6 +102,30 @@ pub struct RuleStatus {
     pub clients: Option<String>,
     /// It only counts what it matches.
     pub observes: bool,
+}
+
+/// The names that tenants claim.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ClaimsStatus {
+    /// Whether anything may be claimed.
+    pub is_on: bool,
+    /// Of each Service that claims any, in the namespaces that have pods here.
+    pub claims: Vec<ClaimStatus>,
+    /// Names that are refused, by reason.
+    pub refused: BTreeMap<Cow<'static, str>, u64>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ClaimStatus {
+    pub namespace: String,
+    pub service: String,
+    pub accepted: Vec<String>,
+    /// The first few names that are refused, each with the reason.
+    pub refused: Vec<(String, String)>,
+    /// How many more are.
+    pub unlisted: usize,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -32,6 +32,7 @@ const MAX_POINTER: usize = 0x3fff;
 const MAX_SECTION: usize =
     65_535 - DNS_HEADER_LEN as usize - (255 + 4) - OPT_LEN as usize - (4 + MAX_COOKIE);
 const RCODE_SERVFAIL: u16 = 2;
+const RCODE_REFUSED: u16 = 5;
 const OPTION_EDE: u16 = 15;
 
 /// An answer section that can be put behind any question.
@@ -381,7 +382,16 @@ pub struct ExtendedError {
 
 /// A SERVFAIL reply, with the extended error if the query has an OPT.
 pub fn servfail(query: &Query, error: ExtendedError) -> Vec<u8> {
-    let mut message = header(query, RCODE_SERVFAIL);
+    failure(query, RCODE_SERVFAIL, error)
+}
+
+/// The same with REFUSED.
+pub fn refused(query: &Query, error: ExtendedError) -> Vec<u8> {
+    failure(query, RCODE_REFUSED, error)
+}
+
+fn failure(query: &Query, rcode: u16, error: ExtendedError) -> Vec<u8> {
+    let mut message = header(query, rcode);
     push_opt(query, Some(error), &mut message);
     message
 }

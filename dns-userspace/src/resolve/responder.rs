@@ -6,6 +6,7 @@ mod client;
 mod intake;
 mod monitoring;
 mod perform;
+mod protect;
 mod task;
 
 use std::{
@@ -18,7 +19,7 @@ use tokio::sync::watch;
 
 use self::{
     client::{Client, ReplyPath, Watched},
-    intake::{Plan, parse, plan},
+    intake::{Ruling, parse, rule_on},
 };
 use super::{
     cache::{CacheEntry, Key},
@@ -61,7 +62,7 @@ pub struct Responder<S, I> {
 struct Accepted<'a> {
     query: Query,
     server: SocketAddr,
-    plan: Option<Plan>,
+    ruling: Ruling,
     may_look_up: bool,
     is_answered: bool,
     /// Where its last good answer may be.
@@ -155,7 +156,7 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
         };
         let frame = QueryFrame::from(intercepted);
         let query = self.accept_frame(frame, Some(program), watched, |qname| {
-            plan(&rules, rule, qname, client.as_ref())
+            rule_on(&rules, rule, qname, client.as_ref())
         });
         if let Some(query) = query {
             self.apply(if is_answered {
@@ -175,7 +176,8 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
     ) {
         self.stats.lock().queries += 1;
         let StreamQuery { query, server, .. } = stream;
-        let plan = plan(&stream.rules, stream.rule, query.qname(), None);
+        let asked_by = stream.asked_by.as_ref();
+        let ruling = rule_on(&stream.rules, stream.rule, query.qname(), asked_by);
         let watched = self.watch(&stream.rules, stream.rule, || {
             let exchange = Exchange {
                 client: stream.client,
@@ -198,7 +200,7 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
         let accepted = Accepted {
             query,
             server,
-            plan,
+            ruling,
             may_look_up: stream.is_within_rate,
             is_answered: false,
             answers,
@@ -215,7 +217,7 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
         frame: QueryFrame,
         program: Option<Program>,
         watched: Option<Box<Watched>>,
-        plan: impl FnOnce(&[u8]) -> Option<Plan>,
+        rule_on: impl FnOnce(&[u8]) -> Ruling,
     ) -> Option<MatchedQuery<Arc<Client>>> {
         let is_answered = program.as_ref().is_some_and(|program| program.is_answered);
         if !is_answered {
@@ -232,12 +234,12 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
             self.reject(&client, is_answered, PassReason::Query);
             return None;
         };
-        let plan = plan(query.qname());
+        let ruling = rule_on(query.qname());
         let answers = client.answers.clone();
         let accepted = Accepted {
             query,
             server,
-            plan,
+            ruling,
             may_look_up: true,
             is_answered,
             answers: answers.as_ref(),
@@ -253,14 +255,21 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
         let Accepted {
             query,
             server,
-            plan,
+            ruling,
             may_look_up,
             is_answered,
             answers,
         } = accepted;
-        let Some(plan) = plan else {
-            self.reject(&client, is_answered, PassReason::NoRule);
-            return None;
+        let plan = match ruling {
+            Ruling::Target(plan) => plan,
+            Ruling::Protected(protected, id) => {
+                self.protect(&client, &query, server.ip(), protected, id);
+                return None;
+            }
+            Ruling::Nothing => {
+                self.reject(&client, is_answered, PassReason::NoRule);
+                return None;
+            }
         };
         if let Some(watched) = &mut client.watched {
             watched.record.namespace.clone_from(&plan.namespace);

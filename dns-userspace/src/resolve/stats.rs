@@ -39,6 +39,8 @@ reasons! {
     NoRule => "no_rule",
     /// The tenant has no target.
     NoTarget => "no_target",
+    /// The name of the client's own target, of those that `protect_targets` refuses to others.
+    OwnTarget => "own_target",
     /// The interface has enough look-ups under way.
     Busy => "busy",
     /// Too many look-ups of types that the program does not keep, or too many queries over TCP, for a name without a cached
@@ -94,7 +96,7 @@ impl Default for Stats {
     /// With every label at 0.
     fn default() -> Stats {
         Stats(Mutex::new(ResponderStatus {
-            replies: zeros(["NOERROR", "SERVFAIL"]),
+            replies: zeros(["NOERROR", "SERVFAIL", "REFUSED"]),
             passed_on: zeros(PassReason::ALL.iter().map(|reason| reason.label())),
             chase_failures: zeros(Failure::ALL.iter().map(|failure| failure.label())),
             ..ResponderStatus::default()
@@ -184,6 +186,8 @@ pub(super) enum ReplyKind {
     Answer,
     Stale,
     Servfail,
+    /// It is counted for no namespace.
+    Refused,
 }
 
 impl ReplyKind {
@@ -195,6 +199,7 @@ impl ReplyKind {
             ReplyKind::Answer => "answer",
             ReplyKind::Stale => "stale",
             ReplyKind::Servfail => "servfail",
+            ReplyKind::Refused => "refused",
         }
     }
 
@@ -202,6 +207,7 @@ impl ReplyKind {
         match self {
             ReplyKind::Answer | ReplyKind::Stale => "NOERROR",
             ReplyKind::Servfail => "SERVFAIL",
+            ReplyKind::Refused => "REFUSED",
         }
     }
 }

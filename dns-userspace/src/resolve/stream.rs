@@ -12,7 +12,7 @@ use std::{
 use tokio::sync::mpsc;
 
 use super::query::Query;
-use crate::rules::RuleSet;
+use crate::{model::Client, rules::RuleSet};
 
 /// Bytes of answers that a connection has not taken yet. Four of the largest: a client that pipelines many questions for
 /// such answers and reads none must not fill the memory.
@@ -30,6 +30,8 @@ pub struct StreamQuery {
     pub rules: Arc<RuleSet>,
     /// The rule that matches, an index into them.
     pub rule: usize,
+    /// Who asks, with the id, where that is known.
+    pub asked_by: Option<(u32, Arc<Client>)>,
     /// Whether it may be looked up. A client that is over its rate still gets cached answers.
     pub is_within_rate: bool,
     pub reply: ReplyTo,
@@ -75,5 +77,8 @@ impl ReplyTo {
 /// Decides whether a client of UDP may be sent to TCP.
 pub trait Steer: Send + Sync + 'static {
     /// `true` when TCP connections of `client` to `server` reach the responder from now on, so that TC=1 helps it.
-    fn steer(&self, server: IpAddr, client: IpAddr) -> bool;
+    ///
+    /// `identified_on` is the interface of a query whose answer depends on who asks. A connection has no interface: the
+    /// client is the same one there only if the node's route to its address leads to that interface.
+    fn steer(&self, server: IpAddr, client: IpAddr, identified_on: Option<u32>) -> bool;
 }

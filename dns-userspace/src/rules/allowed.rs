@@ -52,6 +52,13 @@ impl Rule {
             return Word::Elsewhere;
         };
         let labels: Vec<&str> = template_labels(front).collect();
+        if let Clients::Claimed(claims) = &self.asks.clients {
+            let claimed = claims.services.get(namespace);
+            return match claimed.is_some_and(|claimed| claimed == service) {
+                true => Word::Leads,
+                false => Word::Elsewhere,
+            };
+        }
         let varies = |label: &str| label.contains('{');
         let [name, place] = labels[..] else {
             // A group of an expression may have several labels.
@@ -76,7 +83,7 @@ impl Rule {
             Some("client.namespace") => match &self.asks.clients {
                 Clients::Namespaces(namespaces) => namespaces.contains(namespace),
                 Clients::OwnNamespace => self.is_for(namespace),
-                Clients::Any | Clients::Labels(_) => true,
+                Clients::Any | Clients::Labels(_) | Clients::Claimed(_) => true,
             },
             _ => true,
         };

@@ -84,7 +84,7 @@ pub(super) fn leads_to(rules: &[(usize, Rule)]) -> Vec<Vec<usize>> {
             let mut next: Vec<usize> = index
                 .candidates(&target)
                 .into_iter()
-                .filter(|&other| !rules[other].1.is_observing())
+                .filter(|&other| !rules[other].1.is_observing() && !rules[other].1.is_claimed())
                 .filter(|&other| apply(&rules[other].1, &target).is_some())
                 .collect();
             next.sort_unstable();
@@ -139,6 +139,14 @@ pub(super) fn shadow(rules: &[Rule], later: usize) -> Option<&Rule> {
     rules[..later]
         .iter()
         .filter(|rule| !rule.asks_who())
+        .find(|rule| matches!(&rule.matcher, Matcher::Pattern(earlier) if earlier.covers(pattern)))
+}
+
+/// The rule that answers everybody every name of a pattern, if it is a single one.
+pub(super) fn covering<'r>(rules: &'r [Rule], pattern: &Pattern) -> Option<&'r Rule> {
+    rules
+        .iter()
+        .filter(|rule| !rule.asks_who() && !rule.is_observing())
         .find(|rule| matches!(&rule.matcher, Matcher::Pattern(earlier) if earlier.covers(pattern)))
 }
 

@@ -17,6 +17,8 @@ pub struct Kind {
     pub mode: Mode,
     /// Whether it depends on who asks.
     pub asks: bool,
+    /// Whether the next rule is right for others only where this one is looked at.
+    pub is_guard: bool,
 }
 
 impl Kind {
@@ -65,9 +67,13 @@ impl Choices {
     pub fn number(&mut self, matching: impl Iterator<Item = usize>) -> Option<u32> {
         let mut rules = Vec::new();
         for rule in matching {
-            let passes_on = self.kinds.get(rule).is_some_and(|kind| kind.passes_on());
+            let kind = self.kinds.get(rule).copied().unwrap_or_default();
+            let passes_on = kind.passes_on();
             if passes_on && rules.len() + 1 == MAX_CHOICES as usize {
-                continue;
+                if !kind.is_guard {
+                    continue;
+                }
+                rules.pop();
             }
             rules.push(rule);
             if !passes_on {
@@ -121,8 +127,8 @@ impl Choices {
     }
 
     /// What a program has under each number.
-    pub fn entries(&self, rules: &[Rule]) -> Vec<RuleEntry> {
-        let alone = rules.iter().zip(&self.counters).map(|(rule, counter)| {
+    pub fn entries<'r>(&self, rules: impl Iterator<Item = &'r Rule>) -> Vec<RuleEntry> {
+        let alone = rules.zip(&self.counters).map(|(rule, counter)| {
             let entry = rule.entry();
             RuleEntry {
                 observed: counter.map_or(0, |counter| counter + 1),
@@ -151,14 +157,17 @@ mod tests {
     const ANSWERS: Kind = Kind {
         mode: Mode::Answer,
         asks: false,
+        is_guard: false,
     };
     const OBSERVES: Kind = Kind {
         mode: Mode::Observe,
         asks: false,
+        is_guard: false,
     };
     const ASKS: Kind = Kind {
         mode: Mode::Answer,
         asks: true,
+        is_guard: false,
     };
 
     #[test]
@@ -191,5 +200,20 @@ mod tests {
         let rules: Vec<usize> = (0..most).chain([most + 3]).collect();
         assert_eq!(choices.rules(number), rules);
         assert!(!choices.reached()[most]);
+    }
+
+    #[test]
+    fn a_guard_is_looked_at_however_many_rules_are_in_front() {
+        let guard = Kind {
+            is_guard: true,
+            ..ASKS
+        };
+        let many = MAX_CHOICES as usize + 3;
+        let kinds = std::iter::repeat_n(ASKS, many).chain([guard, ANSWERS]);
+        let mut choices = Choices::new(kinds);
+        let number = choices.number(0..many + 2).unwrap();
+        let rules = choices.rules(number);
+        assert_eq!(rules.len(), MAX_CHOICES as usize);
+        assert_eq!(rules[rules.len() - 2..], [many, many + 1]);
     }
 }

@@ -1,5 +1,7 @@
 //! Whom a rule is for, and what its `cname` takes from who asks.
 
+use std::collections::BTreeMap;
+
 use dns_common::answer::asks;
 
 use super::labels::{Problem, is_rfc1123};
@@ -9,6 +11,8 @@ use crate::model::Client;
 
 /// The prefix of references to who asks.
 const CLIENT: &str = "client.";
+/// The reference to the Service that who asks has claimed the rule's names for, behind [`CLIENT`].
+const CLAIMED: &str = "claim";
 /// The prefix of references to a label of who asks, behind [`CLIENT`].
 const LABEL: &str = "label.";
 
@@ -21,6 +25,17 @@ pub enum ClientsSpec {
     /// Names and globs.
     Namespaces(Vec<String>),
     Labels(Labels),
+    /// The namespaces that claim the names of the pattern, each for a Service of its own.
+    Claimed(Claims),
+}
+
+/// What tenants make of a pattern.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Claims {
+    /// In lower case: a rule's `match`.
+    pub pattern: String,
+    /// The Service of each namespace.
+    pub services: BTreeMap<String, String>,
 }
 
 /// Whom a rule is for.
@@ -31,6 +46,7 @@ pub(super) enum Clients {
     OwnNamespace,
     Namespaces(Namespaces),
     Labels(Labels),
+    Claimed(Claims),
 }
 
 /// What a `cname` takes from who asks.
@@ -38,6 +54,8 @@ pub(super) enum Clients {
 pub(super) enum FromClient {
     Namespace,
     Label(String),
+    /// The Service of its claim.
+    Claimed,
 }
 
 impl Clients {
@@ -46,6 +64,7 @@ impl Clients {
         match spec {
             ClientsSpec::Any => Ok(Clients::Any),
             ClientsSpec::OwnNamespace => Ok(Clients::OwnNamespace),
+            ClientsSpec::Claimed(claims) => Ok(Clients::Claimed(claims.clone())),
             ClientsSpec::Namespaces(texts) => Namespaces::parse(texts)
                 .map(Clients::Namespaces)
                 .map_err(|found| found.into_iter().map(|(_, problem)| problem).collect()),
@@ -65,6 +84,10 @@ impl Clients {
         match self {
             Clients::Any => None,
             Clients::OwnNamespace => Some("clients in that namespace".to_owned()),
+            Clients::Claimed(claims) => Some(match claims.services.len() {
+                1 => "clients in the namespace that claims it".to_owned(),
+                count => format!("clients in the {count} namespaces that claim it"),
+            }),
             Clients::Namespaces(namespaces) => Some(format!(
                 "clients in {}",
                 namespaces.text().replace('|', " ")
@@ -87,6 +110,8 @@ impl Clients {
         match self {
             Clients::Any | Clients::OwnNamespace => true,
             Clients::Namespaces(namespaces) => namespaces.contains(&client.namespace),
+            // Those of the client, not of the rule: an answer is kept for a client with just these.
+            Clients::Claimed(claims) => client.claims.contains_key(&claims.pattern),
             Clients::Labels(labels) => selector::selects(labels, &client.labels),
         }
     }
@@ -98,6 +123,9 @@ impl FromClient {
         let rest = reference.strip_prefix(CLIENT)?;
         if rest == super::NAMESPACE {
             return Some(Ok(FromClient::Namespace));
+        }
+        if rest == CLAIMED {
+            return Some(Ok(FromClient::Claimed));
         }
         let Some(key) = rest.strip_prefix(LABEL) else {
             return Some(Err(Problem::new(
@@ -121,6 +149,8 @@ impl FromClient {
         let text = match self {
             FromClient::Namespace => &client.namespace,
             FromClient::Label(key) => client.labels.get(key)?,
+            // It depends on the rule: see `Asks`.
+            FromClient::Claimed => return None,
         };
         is_rfc1123(text.as_bytes()).then(|| text.to_ascii_lowercase())
     }
@@ -158,14 +188,22 @@ impl Asks {
 
     /// What `cname` takes from a client; `None` where it has not all of it.
     pub fn values(&self, client: &Client) -> Option<Vec<String>> {
-        self.takes.iter().map(|one| one.of(client)).collect()
+        let takes = self.takes.iter();
+        takes
+            .map(|one| match (one, &self.clients) {
+                (FromClient::Claimed, Clients::Claimed(claims)) => {
+                    client.claims.get(&claims.pattern).cloned()
+                }
+                _ => one.of(client),
+            })
+            .collect()
     }
 
     /// Labels that the rule looks at.
     pub fn labels(&self) -> impl Iterator<Item = &str> {
         let taken = self.takes.iter().filter_map(|one| match one {
             FromClient::Label(key) => Some(key.as_str()),
-            FromClient::Namespace => None,
+            FromClient::Namespace | FromClient::Claimed => None,
         });
         self.clients.labels().chain(taken)
     }
@@ -180,6 +218,7 @@ mod tests {
         Client {
             namespace: namespace.to_owned(),
             labels: labels.iter().map(owned).collect(),
+            ..Client::default()
         }
     }
 

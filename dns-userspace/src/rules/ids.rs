@@ -31,7 +31,9 @@ pub(super) fn depend_on_all(
     leads_on: impl Fn(usize) -> bool,
 ) {
     let mut all = Sha256::new();
-    for (index, rule) in rules.iter().filter(|(_, rule)| !rule.is_observing()) {
+    // No target leads to a claim.
+    let is_one = |rule: &Rule| !rule.is_observing() && !rule.is_claimed();
+    for (index, rule) in rules.iter().filter(|(_, rule)| is_one(rule)) {
         all.update(rule.id.to_le_bytes());
         for text in specs[*index].namespaces.iter().flatten() {
             all.update((text.len() as u64).to_le_bytes());

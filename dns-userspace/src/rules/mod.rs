@@ -19,6 +19,7 @@ mod labels;
 mod language;
 mod namespaces;
 mod pattern;
+mod protect;
 mod regex;
 pub mod selector;
 mod suffix_decided;
@@ -26,7 +27,7 @@ mod table;
 #[doc(hidden)]
 pub mod testing;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use dns_common::{
     answer::{Captures, RuleEntry, STARTERS, asks},
@@ -37,9 +38,10 @@ use dns_common::{
 use hickory_proto::rr::Name;
 
 pub use budget::Budget;
-pub use clients::ClientsSpec;
+pub use clients::{Claims, ClientsSpec};
 pub use labels::{MAX_LABEL, MAX_NAME, NAMESPACE};
 pub use pattern::template_labels;
+pub use protect::Protected;
 pub use table::Table;
 
 use crate::model::{Client, wire_name};
@@ -49,6 +51,7 @@ use clients::{Asks, Clients, FromClient};
 use labels::Problem;
 use namespaces::Namespaces;
 use pattern::{Pattern, PatternLabel, Template};
+use protect::Guards;
 use regex::RegexMatcher;
 use selector::Labels;
 
@@ -176,7 +179,9 @@ impl Complaint {
 #[derive(Debug)]
 pub struct RuleSet {
     rules: Vec<Rule>,
-    /// The index of each id.
+    /// Behind them: see [`protect`].
+    guards: Guards,
+    /// The index of each id; those of guards follow on those of rules.
     ids: HashMap<u64, usize>,
     table: Table,
     choices: Choices,
@@ -188,6 +193,8 @@ pub struct RuleSet {
     /// Of each rule, whether its target may be another rule's name.
     leads_on: Vec<bool>,
     has_regex: bool,
+    /// Of each namespace, the Service that each pattern leads to that it claims.
+    claims: BTreeMap<String, BTreeMap<String, String>>,
 }
 
 /// One rule.
@@ -198,6 +205,8 @@ pub struct Rule {
     ttl_seconds: u32,
     follow: bool,
     mode: Mode,
+    /// Whether it refuses what it matches: see [`protect`].
+    refuses: bool,
     namespaces: Option<Vec<String>>,
     namespace_labels: Option<Labels>,
     asks: Asks,
@@ -243,6 +252,16 @@ impl RuleSet {
         terms: &str,
         budget: &Budget,
     ) -> Result<Self, Vec<Complaint>> {
+        Self::compile_and_protect(specs, terms, budget, false)
+    }
+
+    /// The same; with `protects`, the targets of namespaces are refused to others.
+    pub fn compile_and_protect(
+        specs: &[RuleSpec],
+        terms: &str,
+        budget: &Budget,
+        protects: bool,
+    ) -> Result<Self, Vec<Complaint>> {
         let mut complaints = Vec::new();
         if specs.len() > dfa::MAX_RULES {
             return Err(vec![Complaint::new(
@@ -265,7 +284,10 @@ impl RuleSet {
                 languages.push(language);
             }
         }
-        let names: Vec<&str> = specs.iter().map(|spec| spec.name.as_str()).collect();
+        let is_claimed = |spec: &&RuleSpec| matches!(spec.clients, ClientsSpec::Claimed(_));
+        // Claims have one name, and come behind all others.
+        let own = specs.iter().filter(|spec| !is_claimed(spec));
+        let names: Vec<&str> = own.map(|spec| spec.name.as_str()).collect();
         complaints.extend(check::duplicates(&names, &rules));
         let leads_to = check::leads_to(&rules);
         complaints.extend(check::loops(&rules, &leads_to));
@@ -273,19 +295,32 @@ impl RuleSet {
         ids::depend_on_all(&mut rules, specs, |position| {
             has_regex || !leads_to[position].is_empty()
         });
-        let ids = ids::by_id(&rules, &mut complaints);
+        let mut ids = ids::by_id(&rules, &mut complaints);
         if !complaints.is_empty() {
             complaints.sort_by_key(|complaint| complaint.rule);
             return Err(complaints);
         }
-        let mut choices = Choices::new(rules.iter().map(|(_, rule)| Kind {
+        let mut unprotected = Vec::new();
+        let guards = if protects {
+            Guards::of(&rules, specs, budget, &mut languages, &mut unprotected)
+        } else {
+            Guards::default()
+        };
+        for (at, guard) in guards.rules().iter().enumerate() {
+            ids.insert(guard.id, rules.len() + at);
+        }
+        let of_rules = rules.iter().map(|(_, rule)| (rule, false));
+        let of_guards = guards.rules().iter().map(|rule| (rule, true));
+        let mut choices = Choices::new(of_rules.chain(of_guards).map(|(rule, is_guard)| Kind {
             mode: rule.mode,
             asks: rule.asks.anything(),
+            is_guard,
         }));
         let table = table::build(&languages, &mut choices, budget)
             .map_err(|spent| vec![costs::too_costly(&rules, &languages, budget, spent)])?;
         let rules: Vec<Rule> = rules.into_iter().map(|(_, rule)| rule).collect();
-        let warnings = warnings(&rules, choices.reached());
+        let mut warnings = warnings(&rules, choices.reached());
+        warnings.extend(unprotected);
         let patterns: Vec<Option<&Pattern>> = rules
             .iter()
             .map(|rule| match &rule.matcher {
@@ -294,12 +329,23 @@ impl RuleSet {
             })
             .collect();
         let client_labels = rules.iter().flat_map(|rule| rule.asks.labels());
+        let mut claims: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
+        for rule in &rules {
+            if let Clients::Claimed(of_rule) = &rule.asks.clients {
+                for (namespace, service) in &of_rule.services {
+                    let own = claims.entry(namespace.clone()).or_default();
+                    own.insert(of_rule.pattern.clone(), service.clone());
+                }
+            }
+        }
         Ok(Self {
+            claims,
             client_labels: client_labels.map(str::to_owned).collect(),
             suffix_decided: suffix_decided::by_rule(&patterns),
             leads_on: leads_to.iter().map(|next| !next.is_empty()).collect(),
             has_regex,
             rules,
+            guards,
             ids,
             table,
             choices,
@@ -312,9 +358,52 @@ impl RuleSet {
         &self.rules
     }
 
+    /// What becomes of the name of a target, by the index that the kernel reports; `None` for the index of a rule, and where
+    /// the name is none of a target after all.
+    pub fn protection_at(
+        &self,
+        index: usize,
+        qname: &[u8],
+        client: Option<&Client>,
+    ) -> Option<Protected> {
+        let at = index.checked_sub(self.rules.len())?;
+        self.guards.protection(at, qname, client)
+    }
+
+    /// The same for a name that no rule answers for this client, with the index.
+    pub fn protection(&self, qname: &[u8], client: Option<&Client>) -> Option<(usize, Protected)> {
+        let mut numbers = self.choices.rules(self.choice(qname)?).into_iter();
+        let all = self.rules.iter().chain(self.guards.rules());
+        let index = numbers.find(|&index| {
+            let rule = all.clone().nth(index);
+            rule.is_some_and(|rule| !rule.is_observing() && rule.is_for_question(qname, client))
+        })?;
+        Some((index, self.protection_at(index, qname, client)?))
+    }
+
+    /// What is shown of the index that the kernel reports: the name of the rule, or `protect_targets`.
+    pub fn shown_name(&self, index: usize) -> Option<&str> {
+        let of_guard = || {
+            let at = index.checked_sub(self.rules.len())?;
+            self.guards.rules().get(at).map(|_| protect::KEY)
+        };
+        self.rules.get(index).map(Rule::name).or_else(of_guard)
+    }
+
+    /// The patterns of the targets that others than their namespace are refused.
+    pub fn protected(&self) -> impl Iterator<Item = &Rule> {
+        self.guards.patterns()
+    }
+
     /// Index of the rule with this id.
     pub fn index_of(&self, id: u64) -> Option<usize> {
         self.ids.get(&id).copied()
+    }
+
+    fn with_id(&self, id: u64) -> Option<&Rule> {
+        let index = self.index_of(id)?;
+        let guard = || self.guards.rules().get(index - self.rules.len());
+        self.rules.get(index).or_else(guard)
     }
 
     pub fn table(&self) -> &Table {
@@ -323,7 +412,8 @@ impl RuleSet {
 
     /// What the program finds under the number that its table gives for a name.
     pub fn entries(&self) -> Vec<RuleEntry> {
-        self.choices.entries(&self.rules)
+        self.choices
+            .entries(self.rules.iter().chain(self.guards.rules()))
     }
 
     /// The same with the index of a rule in the place of its id.
@@ -353,7 +443,7 @@ impl RuleSet {
         captures: impl IntoIterator<Item = &'c [u8]>,
         client: Option<&Client>,
     ) -> bool {
-        let Some(rule) = self.index_of(id).map(|index| &self.rules[index]) else {
+        let Some(rule) = self.with_id(id) else {
             return false;
         };
         // The answers of one kind of rule are none of the other's.
@@ -382,7 +472,7 @@ impl RuleSet {
         captures: impl IntoIterator<Item = &'c [u8]>,
         namespace: &str,
     ) -> bool {
-        let Some(rule) = self.index_of(id).map(|index| &self.rules[index]) else {
+        let Some(rule) = self.with_id(id) else {
             return false;
         };
         let mut captures = captures.into_iter();
@@ -398,9 +488,26 @@ impl RuleSet {
         &self.client_labels
     }
 
+    /// What a namespace claims: patterns, each with the Service that it leads to.
+    pub fn claims_of(&self, namespace: &str) -> BTreeMap<String, String> {
+        self.claims.get(namespace).cloned().unwrap_or_default()
+    }
+
+    /// Whether each namespace claims the same by both.
+    pub fn has_claims_of(&self, other: &Self) -> bool {
+        self.claims == other.claims
+    }
+
+    /// The rule for everybody that takes all names of a pattern, if it is a single one.
+    pub fn covering(&self, pattern: &str) -> Option<&Rule> {
+        let pattern = Pattern::parse(pattern).ok()?;
+        check::covering(&self.rules, &pattern)
+    }
+
     /// Whether any rule depends on who asks.
     pub fn asks_who(&self) -> bool {
-        self.rules.iter().any(Rule::asks_who)
+        let mut all = self.rules.iter().chain(self.guards.rules());
+        all.any(Rule::asks_who)
     }
 
     /// Ids of the rules that need a permit for each of their clients, and are for this one.
@@ -491,7 +598,8 @@ impl RuleSet {
             && chain.len() < MAX_FOLLOWED
         {
             let target = wire_name(&last.target);
-            let next = self.find(&target, client).map(|index| &self.rules[index]);
+            let next = self.next(&target, client);
+            let next = next.map(|index| &self.rules[index]);
             let applied = next.and_then(|rule| Some((rule, rule.apply(&target, client)?)));
             let Some((rule, matched)) = applied else {
                 break;
@@ -531,7 +639,7 @@ impl RuleSet {
         let mut targets = vec![first];
         if rule.follow
             && (self.leads_on(index) || self.has_regex)
-            && let Some(next) = self.find(&wire, client)
+            && let Some(next) = self.next(&wire, client)
         {
             let chain = self.follow(next, &wire, client).into_iter().flatten();
             targets.extend(chain.map(|(_, matched)| matched.target));
@@ -557,6 +665,17 @@ impl RuleSet {
         answering.find(|&index| self.rules[index].is_for_question(qname, client))
     }
 
+    /// The rule that a target leads to: one of the configuration, never a tenant's claim. Answers would depend on the claims of
+    /// others otherwise.
+    fn next(&self, target: &[u8], client: Option<&Client>) -> Option<usize> {
+        let matching = self.matching(target).into_iter();
+        let mut answering = matching.filter(|&index| {
+            let rule = &self.rules[index];
+            !rule.is_observing() && !rule.is_claimed()
+        });
+        answering.find(|&index| self.rules[index].is_for_question(target, client))
+    }
+
     /// The same where nobody can say who asks: none where a rule in front depends on it.
     pub fn find_for_anybody(&self, qname: &[u8]) -> Option<usize> {
         let mut matching = self.matching(qname).into_iter();
@@ -580,12 +699,14 @@ impl RuleSet {
     /// The rules that are looked at for a name, in their order; for a client the first one that answers it is the last.
     pub fn matching(&self, qname: &[u8]) -> Vec<usize> {
         let choice = self.choice(qname);
-        choice.map_or_else(Vec::new, |choice| self.choices.rules(choice))
+        let mut numbers = choice.map_or_else(Vec::new, |choice| self.choices.rules(choice));
+        numbers.retain(|&index| index < self.rules.len());
+        numbers
     }
 
     /// Whether any rule matches a name, also if it only observes.
     pub fn matches(&self, qname: &[u8]) -> bool {
-        self.choice(qname).is_some()
+        !self.matching(qname).is_empty()
     }
 
     fn choice(&self, qname: &[u8]) -> Option<u32> {
@@ -690,6 +811,15 @@ impl Rule {
         let mut takes: Vec<FromClient> = Vec::new();
         for reference in template.references() {
             match FromClient::parse(reference) {
+                Some(Ok(FromClient::Claimed)) if !matches!(clients, Clients::Claimed(_)) => {
+                    complain(
+                        Key::Cname,
+                        Problem::new(
+                            format!("`{{{reference}}}` is known of tenants' claims alone"),
+                            "write `{client.namespace}` or `{client.label.KEY}`",
+                        ),
+                    );
+                }
                 Some(Ok(one)) => takes.push(one),
                 Some(Err(problem)) => complain(Key::Cname, problem),
                 None => {}
@@ -754,6 +884,7 @@ impl Rule {
             ttl_seconds: spec.ttl_seconds,
             follow: spec.follow,
             mode: spec.mode,
+            refuses: false,
             namespaces: spec.namespaces.clone(),
             namespace_labels: spec.namespace_labels.clone(),
             asks: Asks { clients, takes },
@@ -812,6 +943,11 @@ impl Rule {
         self.asks.anything()
     }
 
+    /// Whether tenants claim its names.
+    pub fn is_claimed(&self) -> bool {
+        matches!(self.asks.clients, Clients::Claimed(_))
+    }
+
     /// Whether the rule is not for everybody who is known.
     pub fn is_for_some(&self) -> bool {
         self.asks.clients != Clients::Any
@@ -839,6 +975,14 @@ impl Rule {
             let is_own = || namespace.is_some_and(|name| name == client.namespace);
             self.asks.permits(client) && (self.asks.clients != Clients::OwnNamespace || is_own())
         })
+    }
+
+    /// Whether a name in wire format is one that the rule matches, whoever asks; not for a `regex`.
+    fn is_of(&self, qname: &[u8]) -> bool {
+        let Matcher::Pattern(pattern) = &self.matcher else {
+            return false;
+        };
+        pattern::wire_labels(qname).is_some_and(|labels| pattern.captured(&labels).is_some())
     }
 
     /// The same for a name in wire format that the rule matches.
@@ -896,7 +1040,7 @@ impl Rule {
             return Captures::NEVER;
         };
         let mut captures = Captures {
-            kept: 1,
+            kept: if self.refuses { Captures::REFUSED } else { 1 },
             ..Captures::NEVER
         };
         for behind in pattern.labels_behind_captures() {
@@ -949,6 +1093,16 @@ impl Rule {
             namespace,
         })
     }
+}
+
+/// Says what is wrong with a `match`.
+pub fn check_pattern(text: &str) -> Result<(), String> {
+    let problems = match Pattern::parse(text) {
+        Ok(_) => return Ok(()),
+        Err(problems) => problems,
+    };
+    let problems: Vec<String> = problems.into_iter().map(|one| one.problem).collect();
+    Err(problems.join(", "))
 }
 
 /// The literal bytes that a pattern's first fixed labels begin with on the wire, as one word.
@@ -1069,7 +1223,12 @@ fn unused_capture(at: usize, captures: &[Option<String>], numbers: bool) -> Prob
 
 fn warnings(rules: &[Rule], reached: &[bool]) -> Vec<Complaint> {
     let mut warnings = Vec::new();
-    for (index, rule) in rules.iter().enumerate() {
+    // Of a claim its Service says so.
+    let own = rules
+        .iter()
+        .enumerate()
+        .filter(|(_, rule)| !rule.is_claimed());
+    for (index, rule) in own {
         if let Some(labels) = &rule.namespace_labels
             && rule.namespaces.iter().flatten().next().is_none()
         {
@@ -1526,6 +1685,7 @@ mod tests {
         Client {
             namespace: namespace.to_owned(),
             labels: labels.iter().map(owned).collect(),
+            ..Client::default()
         }
     }
 

@@ -21,8 +21,18 @@ pub const PERIOD: u64 = 5 * STEP;
 /// Events that a node may send at once, and how long it takes until it may send another.
 const BURST: u32 = 10;
 const REFILL: Duration = Duration::from_secs(10);
+/// The reason of Events on claims.
+const CLAIM_REFUSED: &str = "ClaimRefused";
 /// Services that are remembered.
 const MAX_SERVICES: usize = 10_000;
+
+/// A Service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Object {
+    pub namespace: String,
+    pub name: String,
+    pub uid: String,
+}
 
 /// The Service that a target names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,10 +44,22 @@ pub struct Subject {
     pub alias: Name,
 }
 
+impl From<Subject> for Object {
+    fn from(subject: Subject) -> Self {
+        Self {
+            namespace: subject.namespace,
+            name: subject.name,
+            uid: subject.uid,
+        }
+    }
+}
+
 /// An Event to be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Note {
-    pub subject: Subject,
+    pub subject: Object,
+    /// What was reported last is remembered by it.
+    pub key: String,
     /// The same on every node.
     pub name: String,
     pub reason: &'static str,
@@ -48,16 +70,18 @@ pub struct Note {
 /// See the module.
 #[derive(Debug)]
 pub struct Events {
-    /// What was reported last of each Service, by its uid.
+    /// What was reported last, by [`Note::key`].
     reported: HashMap<String, Reported>,
     /// Time that the Events sent so far take, from which the limit follows.
     full_until: Instant,
+    /// The same for refused claims, which take none of the others' room.
+    claims_full_until: Instant,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Reported {
-    alias: Name,
-    state: TargetState,
+    /// What was said.
+    message: String,
     period: u64,
 }
 
@@ -66,6 +90,7 @@ impl Events {
         Events {
             reported: HashMap::new(),
             full_until: now,
+            claims_full_until: now,
         }
     }
 
@@ -77,33 +102,75 @@ impl Events {
         now: Instant,
         unix_seconds: u64,
     ) -> Option<Note> {
+        let key = subject.uid.clone();
+        let is_wrong = state != TargetState::Resolves;
+        let (reason, message) = describe(&subject.alias, state);
+        let told = format!("{} {reason}", alias_of(&subject));
+        let subject = Object::from(subject);
+        let name = name(&subject, &told, unix_seconds / STEP);
+        let note = Note {
+            subject,
+            key,
+            name,
+            reason,
+            message,
+            is_warning: is_wrong,
+        };
+        self.tell(note, now, unix_seconds)
+    }
+
+    /// Takes names that a Service claims and does not get; returns the Event that this is worth.
+    pub fn refuse(
+        &mut self,
+        subject: Object,
+        message: String,
+        now: Instant,
+        unix_seconds: u64,
+    ) -> Option<Note> {
+        let note = Note {
+            // Beside what comes of its look-ups.
+            key: format!("claim {}", subject.uid),
+            name: name(&subject, &message, unix_seconds / STEP),
+            subject,
+            reason: CLAIM_REFUSED,
+            message,
+            is_warning: true,
+        };
+        self.tell(note, now, unix_seconds)
+    }
+
+    fn tell(&mut self, note: Note, now: Instant, unix_seconds: u64) -> Option<Note> {
         let reported = Reported {
-            alias: subject.alias.clone(),
-            state,
-            period: match state {
-                TargetState::Resolves => 0,
-                _ => unix_seconds / PERIOD,
+            message: note.message.clone(),
+            period: if note.is_warning {
+                unix_seconds / PERIOD
+            } else {
+                0
             },
         };
-        if self.reported.get(&subject.uid) == Some(&reported) {
+        if self.reported.get(&note.key) == Some(&reported) {
             return None;
         }
-        let filled = self.full_until.max(now) + REFILL;
+        let full_until = match note.reason {
+            CLAIM_REFUSED => &mut self.claims_full_until,
+            _ => &mut self.full_until,
+        };
+        let filled = (*full_until).max(now) + REFILL;
         if filled > now + REFILL * BURST {
-            // Reported with a later look-up.
+            // Reported later.
             return None;
         }
-        self.full_until = filled;
+        *full_until = filled;
         if self.reported.len() >= MAX_SERVICES {
             self.reported.clear();
         }
-        self.reported.insert(subject.uid.clone(), reported);
-        Some(note(subject, state, unix_seconds))
+        self.reported.insert(note.key.clone(), reported);
+        Some(note)
     }
 
-    /// The last Event of a Service was not sent after all.
-    pub fn forget(&mut self, uid: &str) {
-        self.reported.remove(uid);
+    /// The last Event with this key was not sent after all.
+    pub fn forget(&mut self, key: &str) {
+        self.reported.remove(key);
     }
 }
 
@@ -116,14 +183,29 @@ pub fn not_allowed(subject: Subject, rule: &str, unix_seconds: u64) -> Note {
         "gregor's rule {rule} leads to Services of this name, and neither it nor any other is for this namespace: its pods get what they \
          would get without gregor; the platform team has to allow the namespace"
     );
-    // Nodes report it at different times, and one of them is enough.
-    named(subject, NOT_ALLOWED, message, true, unix_seconds / PERIOD)
+    let told = format!("{} {NOT_ALLOWED}", alias_of(&subject));
+    let key = subject.uid.clone();
+    let subject = Object::from(subject);
+    Note {
+        // Nodes report it at different times, and one of them is enough.
+        name: name(&subject, &told, unix_seconds / PERIOD),
+        key,
+        subject,
+        reason: NOT_ALLOWED,
+        message,
+        is_warning: true,
+    }
 }
 
-fn note(subject: Subject, state: TargetState, unix_seconds: u64) -> Note {
-    let text = subject.alias.to_ascii();
+fn alias_of(subject: &Subject) -> String {
+    subject.alias.to_ascii().trim_end_matches('.').to_owned()
+}
+
+/// The reason and the message for the outcome of a look-up.
+fn describe(alias: &Name, state: TargetState) -> (&'static str, String) {
+    let text = alias.to_ascii();
     let alias = text.trim_end_matches('.');
-    let (reason, message) = match state {
+    match state {
         TargetState::Resolves => (
             "Resolved",
             format!("{alias} resolves: pods of this namespace get its addresses"),
@@ -146,36 +228,19 @@ fn note(subject: Subject, state: TargetState, unix_seconds: u64) -> Note {
                 "externalName must be a name, and {alias} is an address: pods of this namespace get SERVFAIL; for an address, use a Service without selector and an EndpointSlice"
             ),
         ),
-    };
-    let is_warning = state != TargetState::Resolves;
-    named(subject, reason, message, is_warning, unix_seconds / STEP)
+    }
 }
 
-/// With the name that every node gives it while the step of the time is the same.
-fn named(
-    subject: Subject,
-    reason: &'static str,
-    message: String,
-    is_warning: bool,
-    step: u64,
-) -> Note {
-    let text = subject.alias.to_ascii();
-    let alias = text.trim_end_matches('.');
+/// The name of an Event that says this, the same on every node while the step of the time is.
+fn name(subject: &Object, told: &str, step: u64) -> String {
     let hash = Sha256::new()
         .chain_update(subject.uid.as_bytes())
-        .chain_update(alias.as_bytes())
-        .chain_update(reason.as_bytes())
+        .chain_update(told.as_bytes())
         .chain_update(step.to_be_bytes())
         .finalize();
     let hash: String = hash[..8].iter().map(|byte| format!("{byte:02x}")).collect();
-    Note {
-        // At most 63 and 17 bytes: names of Events have up to 253.
-        name: format!("{}.{hash}", subject.name),
-        reason,
-        message,
-        is_warning,
-        subject,
-    }
+    // At most 63 and 17 bytes: names of Events have up to 253.
+    format!("{}.{hash}", subject.name)
 }
 
 #[cfg(test)]
@@ -284,5 +349,34 @@ mod tests {
         assert!(note.name.len() <= 253);
         let is_good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '.';
         assert!(note.name.chars().all(is_good), "{}", note.name);
+    }
+
+    #[test]
+    fn refused_claims_are_told_beside_what_comes_of_look_ups() {
+        let (mut events, now) = events();
+        let object = || Object {
+            namespace: "foo".to_owned(),
+            name: "up".to_owned(),
+            uid: "1".to_owned(),
+        };
+        let mut refuse = |message: &str, at| {
+            let note = events.refuse(object(), message.to_owned(), now, at);
+            note.map(|note| (note.reason, note.name))
+        };
+        let first = refuse("a.b: not allowed", AT).unwrap();
+        assert_eq!(first.0, "ClaimRefused");
+        assert_eq!(refuse("a.b: not allowed", AT + 1), None);
+        assert_ne!(refuse("c.d: not allowed", AT).unwrap().1, first.1);
+        assert!(refuse("c.d: not allowed", AT + PERIOD).is_some());
+        for turn in 0..100 {
+            refuse(&turn.to_string(), AT);
+        }
+        assert_eq!(refuse("x.y: not allowed", AT), None, "one node sends few");
+        // However many claims are refused.
+        assert!(
+            events
+                .take(subject("1", "a.example."), TargetState::Resolves, now, AT)
+                .is_some()
+        );
     }
 }

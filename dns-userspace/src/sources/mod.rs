@@ -3,6 +3,7 @@
 //! What is known and what follows from a report is decided here without I/O; `watch` and `post` speak to the API server.
 
 mod backoff;
+mod claimants;
 #[cfg(feature = "kubernetes")]
 pub mod client;
 mod denials;
@@ -22,7 +23,8 @@ mod shared;
 pub mod watch;
 
 pub use backoff::Backoff;
-pub use events::{Note, Subject};
+pub use claimants::{ClaimReport, Claimants};
+pub use events::{Note, Object, Subject};
 pub use reporter::Reporter;
 pub use selected::{Selected, SelectedStatus};
 pub use selector::{ClusterDomain, Selector, selectors};

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 
 use super::{
     denials::Denials,
-    events::{Events, NOT_ALLOWED, Note, Subject, not_allowed},
+    events::{Events, NOT_ALLOWED, Note, Object, Subject, not_allowed},
     shared::{EventOutcome, SharedServices},
 };
 use crate::model::{Outcomes, TargetState};
@@ -69,7 +69,7 @@ impl Reporter {
                 EventOutcome::Refused => {}
             }
         } else if matches!(outcome, EventOutcome::Failed | EventOutcome::Dropped) {
-            self.events().forget(&note.subject.uid);
+            self.events().forget(&note.key);
         }
     }
 
@@ -103,6 +103,18 @@ impl Reporter {
             && let Some(rule) = rules.get(&subject.uid)
         {
             self.queue(not_allowed(subject, rule, unix));
+        }
+    }
+
+    /// Names that a Service claims are refused.
+    pub fn refuse(&self, subject: Object, message: String) {
+        if self.is_on.load(Ordering::Relaxed) {
+            let note = self
+                .events()
+                .refuse(subject, message, Instant::now(), unix_seconds());
+            if let Some(note) = note {
+                self.queue(note);
+            }
         }
     }
 

@@ -23,7 +23,8 @@ pub struct Selector {
 }
 
 impl Selector {
-    const ANY: Selector = Selector {
+    /// Every ExternalName of the cluster.
+    pub const ANY: Selector = Selector {
         name: None,
         namespace: None,
     };
@@ -105,6 +106,11 @@ impl ClusterDomain {
     /// What the names of Services end with, in lower case.
     pub fn suffix(&self) -> String {
         self.labels.join(".")
+    }
+
+    /// The domain itself, in lower case, without the final dot.
+    pub fn domain(&self) -> String {
+        self.labels.get(1..).unwrap_or_default().join(".")
     }
 
     /// The namespace and the name of the Service that a target names.

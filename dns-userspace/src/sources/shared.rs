@@ -12,11 +12,12 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use super::{
+    claimants::{ClaimReport, Claimants},
     events::Subject,
     selector::{ClusterDomain, Selector},
     services::{Kind, Report, Service, Services},
 };
-use crate::model::{Changes, Known, Targets};
+use crate::model::{Changes, Claimant, Known, Targets};
 
 macro_rules! reasons {
     ($( $(#[doc = $doc:literal])+ $name:ident => $label:literal, )+) => {
@@ -133,6 +134,9 @@ pub struct SharedServices {
     inner: Mutex<Inner>,
     /// Changes wait.
     news: Notify,
+    claimants: Mutex<Claimants>,
+    /// Other names are claimed than before.
+    claims_news: Notify,
     clock: fn() -> Instant,
 }
 
@@ -167,6 +171,8 @@ impl SharedServices {
                 error: None,
             }),
             news: Notify::new(),
+            claimants: Mutex::default(),
+            claims_news: Notify::new(),
             clock: Instant::now,
         }
     }
@@ -216,6 +222,28 @@ impl SharedServices {
         if reason != ErrorReason::Gone {
             inner.error = Some(error.to_owned());
         }
+    }
+
+    /// Takes what is said of the Services that claim names.
+    pub fn report_claims(&self, report: ClaimReport) {
+        if self.claimants().take(report) {
+            self.claims_news.notify_one();
+        }
+    }
+
+    /// The Services that claim names; `None` before there was a list.
+    pub fn claims(&self) -> Option<Vec<Claimant>> {
+        self.claimants().all()
+    }
+
+    /// Waits until they differ from when this was ready last. For one at a time.
+    pub async fn claims_changed(&self) {
+        self.claims_news.notified().await;
+    }
+
+    fn claimants(&self) -> MutexGuard<'_, Claimants> {
+        let claimants = self.claimants.lock();
+        claimants.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits for changes, and takes them.

@@ -22,7 +22,8 @@ use serde::de::DeserializeOwned;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
-use super::{Backoff, ErrorReason, Kind, Report, Selector, Service, SharedServices};
+use super::{Backoff, ClaimReport, ErrorReason, Kind, Report, Selector, Service, SharedServices};
+use crate::model::{Claimant, NAMES_ANNOTATION, claim_text};
 
 /// For a whole list, and for the beginning of a watch.
 const LIST: Duration = Duration::from_secs(30);
@@ -137,6 +138,11 @@ struct Selected {
 
 impl Sink<v1::Service> for Selected {
     fn said(&self, said: Said<v1::Service>) {
+        if self.selector == Selector::ANY
+            && let Some(report) = claims(&said)
+        {
+            self.services.report_claims(report);
+        }
         let report = match said {
             Said::Listed(services) => Report::Listed(services.into_iter().map(read).collect()),
             Said::Applied(service) => Report::Applied(read(service)),
@@ -370,6 +376,41 @@ fn read(service: v1::Service) -> Service {
         uid: service.uid().unwrap_or_default(),
         kind: external.and_then(alias).map_or(Kind::Other, Kind::Alias),
     }
+}
+
+/// What a report says of claims.
+fn claims(said: &Said<v1::Service>) -> Option<ClaimReport> {
+    let id = |service: &v1::Service| (service.namespace().unwrap_or_default(), service.name_any());
+    match said {
+        Said::Listed(services) => {
+            let all = services.iter().filter_map(claimant);
+            Some(ClaimReport::Listed(all.collect()))
+        }
+        Said::Applied(service) => {
+            let (namespace, name) = id(service);
+            Some(ClaimReport::Applied(namespace, name, claimant(service)))
+        }
+        Said::Deleted(service) => {
+            let (namespace, name) = id(service);
+            Some(ClaimReport::Deleted(namespace, name))
+        }
+        Said::Nothing => None,
+    }
+}
+
+/// What a Service claims.
+fn claimant(service: &v1::Service) -> Option<Claimant> {
+    let names = service.annotations().get(NAMES_ANNOTATION)?;
+    let created = service.creation_timestamp();
+    let (names, is_cut) = claim_text(names);
+    Some(Claimant {
+        namespace: service.namespace().unwrap_or_default(),
+        service: service.name_any(),
+        uid: service.uid().unwrap_or_default(),
+        created: created.map_or(0, |time| time.0.as_second()),
+        names,
+        is_cut,
+    })
 }
 
 /// Absolute, in lower case.

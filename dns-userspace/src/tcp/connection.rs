@@ -95,7 +95,7 @@ enum Event {
 }
 
 /// Serves until client, server or `stop` ends it. `server` is the address that the client asked, `ifindex` the interface that
-/// it is behind.
+/// the node's route to it leads to.
 pub(super) async fn serve(
     dispatch: &Dispatch,
     client: TcpStream,
@@ -222,7 +222,8 @@ impl Connection<'_> {
     }
 
     fn take(&mut self, message: Vec<u8>) {
-        let Some(matched) = self.dispatch.matches(&message, self.ifindex) else {
+        let address = self.peer.ip();
+        let Some(matched) = self.dispatch.matches(&message, self.ifindex, address) else {
             return self.pass_on(message);
         };
         let slot = self.next_slot;
@@ -235,6 +236,7 @@ impl Connection<'_> {
             ifindex: self.ifindex,
             rules: matched.rules,
             rule: matched.rule,
+            asked_by: matched.asked_by,
             is_within_rate: matched.is_within_rate,
             reply: ReplyTo {
                 slot,

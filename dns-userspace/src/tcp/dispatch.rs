@@ -11,9 +11,9 @@ use dns_common::abi::MAX_FRAME;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    model::Limit,
+    model::{Client, Identify, Limit},
     resolve::{Limiter, Query, StreamQuery},
-    rules::RuleSet,
+    rules::{Protected, RuleSet},
 };
 
 /// Answers queries of connections; every one gets one reply.
@@ -35,6 +35,8 @@ pub(super) struct Matched {
     pub query: Query,
     pub rules: Arc<RuleSet>,
     pub rule: usize,
+    /// Who asks, where that is known.
+    pub asked_by: Option<(u32, Arc<Client>)>,
     /// Whether its client is within its rate.
     pub is_within_rate: bool,
 }
@@ -42,6 +44,7 @@ pub(super) struct Matched {
 /// The responder, the rules in force and the rate limits, shared by all connections.
 pub(super) struct Dispatch {
     answer: Arc<dyn Answer>,
+    clients: Arc<dyn Identify>,
     served: ArcSwap<Served>,
     rate: Mutex<Option<Limiter>>,
     counters: Mutex<Counters>,
@@ -66,9 +69,10 @@ pub struct Counters {
 }
 
 impl Dispatch {
-    pub fn new(answer: Arc<dyn Answer>, served: Served) -> Dispatch {
+    pub fn new(answer: Arc<dyn Answer>, clients: Arc<dyn Identify>, served: Served) -> Dispatch {
         Dispatch {
             answer,
+            clients,
             rate: Mutex::new(limiter(served.limit)),
             served: ArcSwap::from_pointee(served),
             counters: Mutex::default(),
@@ -88,11 +92,20 @@ impl Dispatch {
         self.served.load().servers.contains(&server)
     }
 
-    /// The query of a message and the rule that it is answered by.
-    pub fn matches(&self, message: &[u8], ifindex: u32) -> Option<Matched> {
+    /// The query of a message, and the rule that it is answered or refused by. `ifindex` is the interface that the node's route to the
+    /// client leads to, 0 for none: whoever has completed a handshake with an address gets what is sent to it, so a client is
+    /// known by it where that interface is its own, and not where it is a bridge.
+    pub fn matches(&self, message: &[u8], ifindex: u32, source: IpAddr) -> Option<Matched> {
         let query = parse(message)?;
         let served = self.served.load();
-        let rule = served.rules.find_for_anybody(query.qname())?;
+        let rules = &served.rules;
+        let asked_by = self.clients.asking(ifindex, source);
+        let client = asked_by.as_ref().map(|(_, client)| &**client);
+        let rule = match client {
+            Some(client) => rules.find(query.qname(), Some(client)),
+            None => rules.find_for_anybody(query.qname()),
+        };
+        let rule = rule.or_else(|| refusing(rules, query.qname(), client))?;
         let is_within_rate = self
             .rate
             .lock()
@@ -103,6 +116,7 @@ impl Dispatch {
             query,
             rules: Arc::clone(&served.rules),
             rule,
+            asked_by,
             is_within_rate,
         })
     }
@@ -114,6 +128,15 @@ impl Dispatch {
 
     pub fn answer(&self, query: StreamQuery) {
         self.answer.answer(query);
+    }
+}
+
+/// The index by which the name of a target is refused that is not the client's.
+fn refusing(rules: &RuleSet, qname: &[u8], client: Option<&Client>) -> Option<usize> {
+    rules.protected().next()?;
+    match rules.protection(qname, client)? {
+        (index, Protected::Foreign) => Some(index),
+        (_, Protected::Own { .. }) => None,
     }
 }
 

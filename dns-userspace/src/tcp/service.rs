@@ -18,7 +18,10 @@ use super::{
     connection,
     dispatch::{Answer, Counters, Dispatch, Served},
 };
-use crate::{discover::Routes, model::Listeners};
+use crate::{
+    discover::Routes,
+    model::{Identify, Listeners},
+};
 
 /// Connections in all.
 const MAX_CONNECTIONS: usize = 1024;
@@ -42,9 +45,13 @@ pub struct Service {
 
 impl Service {
     /// Needs a tokio runtime, in the network namespace of the clients.
-    pub fn new(answer: Arc<dyn Answer>, served: Served) -> anyhow::Result<Arc<Self>> {
+    pub fn new(
+        answer: Arc<dyn Answer>,
+        clients: Arc<dyn Identify>,
+        served: Served,
+    ) -> anyhow::Result<Arc<Self>> {
         let service = Service {
-            dispatch: Dispatch::new(answer, served),
+            dispatch: Dispatch::new(answer, clients, served),
             routes: Routes::open()?,
             admitted: Mutex::default(),
             open: watch::Sender::new(0),

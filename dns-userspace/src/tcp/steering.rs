@@ -10,7 +10,7 @@ use std::{
 use arc_swap::ArcSwap;
 
 use crate::{
-    discover::{Routes, own_addresses},
+    discover::{Routes, interface_to, own_addresses},
     model::{SteerMode, SteeredClients},
     resolve::Steer,
 };
@@ -140,8 +140,14 @@ fn set_own(program: &dyn SteeredClients, own: &HashSet<IpAddr>) {
 }
 
 impl Steer for Steering {
-    fn steer(&self, server: IpAddr, client: IpAddr) -> bool {
+    fn steer(&self, server: IpAddr, client: IpAddr, identified_on: Option<u32>) -> bool {
         if !self.local.load().contains(&server) {
+            return false;
+        }
+        // On each such answer: routes change with the pods.
+        if let Some(index) = identified_on
+            && !interface_to(client).is_ok_and(|found| found == Some(index))
+        {
             return false;
         }
         let inner = self.lock();
@@ -206,9 +212,9 @@ mod tests {
         let [first, second] = [(); 2].map(|()| Arc::new(Table::default()));
         let steering = steering(SteerMode::AfterTruncation, Some(first.clone()));
         steering.also(second.clone());
-        assert!(!steering.steer(ELSEWHERE, CLIENT));
+        assert!(!steering.steer(ELSEWHERE, CLIENT, None));
         assert!(first.clients.lock().unwrap().is_empty());
-        assert!(steering.steer(LOCAL, CLIENT));
+        assert!(steering.steer(LOCAL, CLIENT, None));
         for table in [first, second] {
             assert_eq!(*table.clients.lock().unwrap(), [(CLIENT, WINDOW)]);
         }
@@ -220,11 +226,11 @@ mod tests {
             is_full: true,
             ..Table::default()
         });
-        assert!(!steering(SteerMode::AfterTruncation, Some(full)).steer(LOCAL, CLIENT));
-        assert!(!steering(SteerMode::AfterTruncation, None).steer(LOCAL, CLIENT));
+        assert!(!steering(SteerMode::AfterTruncation, Some(full)).steer(LOCAL, CLIENT, None));
+        assert!(!steering(SteerMode::AfterTruncation, None).steer(LOCAL, CLIENT, None));
         let table = Arc::new(Table::default());
-        assert!(!steering(SteerMode::Never, Some(table.clone())).steer(LOCAL, CLIENT));
-        assert!(steering(SteerMode::Always, Some(table.clone())).steer(LOCAL, CLIENT));
+        assert!(!steering(SteerMode::Never, Some(table.clone())).steer(LOCAL, CLIENT, None));
+        assert!(steering(SteerMode::Always, Some(table.clone())).steer(LOCAL, CLIENT, None));
         assert!(table.clients.lock().unwrap().is_empty());
     }
 }

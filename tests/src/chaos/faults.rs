@@ -241,11 +241,22 @@ impl<'a> Driver<'a> {
             Some((_, Err(error))) => bail!("{error:#}"),
             None => bail!("no binary of another version"),
         };
+        let keeps_answers = fault != Fault::OtherLayout;
         self.upgrade()?;
+        self.note_tables(keeps_answers);
         self.is_served()?;
         self.pause(400);
         self.binary = self.own.clone();
-        self.upgrade()
+        self.upgrade()?;
+        self.note_tables(keeps_answers);
+        Ok(())
+    }
+
+    /// What was answered before an upgrade that keeps no answers is known again once it has been asked for again.
+    fn note_tables(&self, keeps_answers: bool) {
+        if !keeps_answers {
+            self.shared.tables_are_new();
+        }
     }
 
     fn upgrade(&mut self) -> Result<()> {

@@ -38,9 +38,9 @@ const MOST_INCIDENTS: usize = 100_000;
 /// What is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
-    /// Matched by a rule, and answered before.
+    /// Matched by a rule, and answered before, from the tables that are in use.
     Known,
-    /// Matched by a rule, of a tenant that was not asked for before.
+    /// Matched by a rule, of a tenant that was not asked for before, or not since the tables were made anew.
     New,
     /// Matched by no rule.
     Foreign,
@@ -145,6 +145,8 @@ pub struct Shared {
     pub server: IpAddr,
     /// The round that queries belong to.
     pub round: AtomicUsize,
+    /// How often the tables were made anew.
+    tables: AtomicUsize,
     next_tenant: AtomicU32,
     answered: AtomicU64,
 }
@@ -155,6 +157,7 @@ impl Shared {
             clock,
             server,
             round: AtomicUsize::new(0),
+            tables: AtomicUsize::new(0),
             next_tenant: AtomicU32::new(1),
             answered: AtomicU64::new(0),
         })
@@ -163,6 +166,11 @@ impl Shared {
     /// One that was not asked for yet.
     fn new_tenant(&self) -> u32 {
         self.next_tenant.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// A process serves that could not take over the answers of the one before it.
+    pub fn tables_are_new(&self) {
+        self.tables.fetch_add(1, Ordering::Relaxed);
     }
 
     pub fn answered(&self) -> u64 {
@@ -184,6 +192,7 @@ impl Load {
         let asker = Asker {
             pod: pod.namespace.clone(),
             shared: Arc::clone(shared),
+            known_in: vec![shared.tables.load(Ordering::Relaxed); tenants.len()],
             tenants,
             interval: Duration::from_secs(1) / rate.max(1),
             number: 0,
@@ -242,6 +251,8 @@ struct Sent {
     /// Tenant, or number of the foreign name.
     number: u32,
     qname: String,
+    /// The tables in use.
+    tables: usize,
     is_answered: bool,
 }
 
@@ -250,6 +261,8 @@ struct Asker {
     pod: String,
     shared: Arc<Shared>,
     tenants: Vec<u32>,
+    /// For each of them the tables that it was last answered from.
+    known_in: Vec<usize>,
     interval: Duration,
     /// Of the next query.
     number: u64,
@@ -315,12 +328,17 @@ impl Asker {
     }
 
     fn send(&mut self, socket: &UdpSocket, server: SocketAddr) -> io::Result<()> {
-        let kind = Kind::of(self.number);
+        let mut kind = Kind::of(self.number);
+        let tables = self.shared.tables.load(Ordering::Relaxed);
         let id = self.number as u16;
         let turn = (self.number / 10) as u32;
         let (number, qname) = match kind {
             Kind::Known => {
-                let tenant = self.tenants[self.number as usize % self.tenants.len()];
+                let place = self.number as usize % self.tenants.len();
+                if self.known_in[place] != tables {
+                    kind = Kind::New;
+                }
+                let tenant = self.tenants[place];
                 (tenant, upstream::matched(turn, tenant))
             }
             Kind::New => {
@@ -352,6 +370,7 @@ impl Asker {
             kind,
             number,
             qname,
+            tables,
             is_answered: false,
         });
         self.order.push_back(id);
@@ -469,8 +488,17 @@ impl Asker {
             Some(age) => {
                 let counts = self.counts(sent.round);
                 counts.oldest = counts.oldest.max(age);
+                self.is_known(sent);
             }
             None => self.happened(sent, Problem::Wrong(format!("{found:?}"))),
+        }
+    }
+
+    /// Its endpoint answers for this tenant; what answered has published that before it replied.
+    fn is_known(&mut self, sent: &Sent) {
+        let mut tenants = self.tenants.iter();
+        if let Some(place) = tenants.position(|tenant| *tenant == sent.number) {
+            self.known_in[place] = self.known_in[place].max(sent.tables);
         }
     }
 
@@ -513,23 +541,31 @@ mod tests {
         assert_eq!(Kind::ALL.map(count), [600, 100, 300]);
     }
 
-    /// A load thread of the pod `pod`, and its verdict on a reply.
-    fn judged(kind: Kind, number: u32, change: impl FnOnce(&mut Message, Clock)) -> Seen {
-        let clock = Clock::start();
-        let mut asker = Asker {
+    /// A load thread of the pod `pod` that asks for one tenant.
+    fn asker(tenant: u32) -> Asker {
+        Asker {
             pod: "pod".to_owned(),
-            shared: Shared::new(clock, Ipv4Addr::LOCALHOST.into()),
-            tenants: vec![number],
+            shared: Shared::new(Clock::start(), Ipv4Addr::LOCALHOST.into()),
+            tenants: vec![tenant],
+            known_in: vec![0],
             interval: Duration::from_secs(1),
             number: 0,
             slots: (0..=u16::MAX).map(|_| None).collect(),
-            order: VecDeque::from([0]),
-            waiting: 1,
+            order: VecDeque::new(),
+            waiting: 0,
             last_reply: [None; 3],
             port: 0,
             dropped: 0,
             seen: Seen::default(),
-        };
+        }
+    }
+
+    /// Its verdict on a reply.
+    fn judged(kind: Kind, number: u32, change: impl FnOnce(&mut Message, Clock)) -> Seen {
+        let mut asker = asker(number);
+        let clock = asker.shared.clock;
+        asker.order.push_back(0);
+        asker.waiting = 1;
         let qname = match kind {
             Kind::Foreign => upstream::foreign(number),
             _ => upstream::matched(1, number),
@@ -540,6 +576,7 @@ mod tests {
             kind,
             number,
             qname: qname.clone(),
+            tables: 0,
             is_answered: false,
         });
         let mut reply = Message::from_vec(&query(0, &qname)).unwrap();
@@ -588,5 +625,37 @@ mod tests {
             answer(reply, &[Ipv4Addr::new(12, 0, 0, 8)]);
         });
         assert!(matches!(seen.incidents[0].what, Problem::Wrong(_)));
+    }
+
+    /// Tables that were made anew know no name until it has been asked for again.
+    #[test]
+    fn what_the_tables_have_lost_is_new() {
+        let server = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = server.local_addr().unwrap();
+        let client = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let mut asker = asker(7);
+        let sent = |asker: &mut Asker| {
+            let id = 2;
+            asker.number = id;
+            asker.slots[2] = None;
+            asker.send(&client, address).unwrap();
+            asker.slots[2].as_ref().unwrap().kind
+        };
+        let answered = |asker: &mut Asker, addresses: &[Ipv4Addr]| {
+            let qname = &asker.slots[2].as_ref().unwrap().qname;
+            let mut reply = Message::from_vec(&query(2, qname)).unwrap();
+            answer(&mut reply, addresses);
+            asker.receive(&reply.to_vec().unwrap());
+        };
+        assert_eq!(sent(&mut asker), Kind::Known);
+        asker.shared.tables_are_new();
+        // Sent before, and answered by the tables before.
+        let endpoint = asker.shared.clock.endpoint(7);
+        answered(&mut asker, &endpoint);
+        assert_eq!(sent(&mut asker), Kind::New);
+        answered(&mut asker, &[]);
+        assert_eq!(sent(&mut asker), Kind::New);
+        answered(&mut asker, &endpoint);
+        assert_eq!(sent(&mut asker), Kind::Known);
     }
 }

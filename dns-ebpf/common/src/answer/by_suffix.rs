@@ -10,7 +10,7 @@ use super::{
     suffix::{LENGTH, PAIRS, SUFFIX_LEN, SUFFIX_WORDS, SuffixSettings},
 };
 use crate::{
-    key::{head, mix},
+    key::head,
     name::has_separator_or_dot,
     scratch::{NAME_AT, Scratch},
     seqlock::Reader,
@@ -142,7 +142,7 @@ pub fn locate_by_suffix<T: Tables + ?Sized>(tables: &T, scratch: &mut Scratch, a
     // A word of no bytes adds nothing.
     let last = len / 8;
     sum = sum.wrapping_add(scratch.product(suffixes, from, last, first_bytes(len)));
-    let hash = mix(sum, 0);
+    let hash = SuffixSettings::end(sum);
     let Some(slot) = tables
         .suffix_ways(hash as u32 & suffixes.mask)
         .and_then(|ways| slot_of(ways, hash))

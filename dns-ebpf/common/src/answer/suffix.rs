@@ -65,7 +65,7 @@ impl SuffixSettings {
             }
             sum = sum.wrapping_add(word.wrapping_mul(self.factors[index]));
         }
-        Some(mix(sum, 0))
+        Some(Self::end(sum))
     }
 }
 
@@ -76,6 +76,13 @@ impl SuffixSettings {
         let rest = len as u64 | (client as u64) << 32;
         head.wrapping_mul(self.factors[SUFFIX_WORDS])
             .wrapping_add(rest.wrapping_mul(self.factors[SUFFIX_WORDS + 1]))
+    }
+
+    /// The hash of a sum. Names that differ in the last byte of a word alone have sums that differ in the uppermost byte alone,
+    /// which a product leaves there: so the upper half is put over the lower one first.
+    #[inline(always)]
+    pub(super) const fn end(sum: u64) -> u64 {
+        mix(sum, sum >> 32)
     }
 }
 

@@ -613,3 +613,27 @@ fn the_second_look_at_the_sequence_number_counts() {
     );
     assert!(scratch.reply[..scratch.lookup.len as usize].contains(&9));
 }
+
+/// Names that differ in one byte, wherever that is in its word, do not share a bucket.
+#[test]
+fn suffixes_are_spread_over_the_buckets() {
+    const BUCKETS: u64 = 4096;
+    let mut settings = SuffixSettings::NONE;
+    let mut random = 1u64;
+    for factor in &mut settings.factors {
+        random = random.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+        *factor = random ^ random >> 29 | 1;
+    }
+    let key = Key::new(7, 1, 0, &[b"foo"]).unwrap();
+    for place in 0..24 {
+        let mut counts = std::collections::BTreeMap::new();
+        for byte in (b'a'..=b'z').chain(b'0'..=b'9') {
+            let mut suffix = *b"\x03aws\x17kafka-of-tenant-number";
+            suffix[place] = byte;
+            let hash = settings.hash(&suffix, &key).unwrap();
+            *counts.entry(hash % BUCKETS).or_insert(0) += 1;
+        }
+        let most = counts.values().max().copied();
+        assert!(most <= Some(4), "byte {place}: {most:?} in one bucket");
+    }
+}

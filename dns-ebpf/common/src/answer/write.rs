@@ -247,15 +247,15 @@ fn write_key(entry: &[Word], key: &Key) {
     }
 }
 
-/// Gives an entry another suffix; one that it has already is left.
-pub fn change_suffix(slot: &Slot, suffix: &[u8]) {
+/// Whether an entry has this suffix.
+pub fn has_suffix(slot: &Slot, suffix: &[u8]) -> bool {
     let wanted: Suffix = core::array::from_fn(|_| Word::new(0));
     write_suffix(&wanted, suffix);
-    let is_same = wanted
-        .iter()
-        .zip(&slot.suffix)
-        .all(|(wanted, present)| wanted.load() == present.load());
-    if !is_same {
-        change(&slot.entry, || write_suffix(&slot.suffix, suffix));
-    }
+    let mut words = wanted.iter().zip(&slot.suffix);
+    words.all(|(wanted, present)| wanted.load() == present.load())
+}
+
+/// Gives an entry another suffix, in its place.
+pub fn change_suffix(slot: &Slot, suffix: &[u8]) {
+    change(&slot.entry, || write_suffix(&slot.suffix, suffix));
 }

@@ -75,7 +75,7 @@ pub trait Host<P> {
     /// Hands the frame to the responder.
     fn hand_over(&self, packet: &P, matched: &Matched) -> Result<(), Reason>;
 
-    /// See [`super::finish`].
+    /// [`super::finish`], then [`super::refuse`].
     fn finish(&self, packet: &mut P, scratch: &mut Scratch) -> Verdict;
 
     /// See [`super::reply`].

@@ -3,6 +3,7 @@
 use super::{
     finish,
     host::{Address, Host, Matched},
+    refuse,
     stages::{
         BySuffix, Chosen, Recognised, choose_next, go_through, locate, locate_by_own_suffix,
         locate_by_suffix, recognise, reply,
@@ -104,7 +105,9 @@ impl<P: Packet, T: answer::Tables, S: FnMut(Matched)> Host<P> for MemoryHost<'_,
     }
 
     fn finish(&self, packet: &mut P, scratch: &mut Scratch) -> Verdict {
-        finish(packet, self, scratch)
+        let verdict = finish(packet, self, scratch);
+        let has_responder = || self.admission != Err(Reason::NoResponder);
+        refuse(verdict, scratch, has_responder)
     }
 
     fn reply(&self, packet: &mut P, scratch: &mut Scratch) -> Replied {

@@ -4,16 +4,45 @@ use std::{fs, io, path::Path};
 
 use super::finding::Finding;
 use crate::{
+    app::settings::Settings,
     config::{self, load_pods},
     discover::{Selection, present},
     identity::{Inside, Peer, folder_error},
-    model::IdentitySource,
+    model::{IdentitySource, SteerMode},
+    rules::Rule,
 };
 
 const WHAT: &str = "identity";
 
 /// A finding for each source, and one for what is behind the interfaces.
-pub async fn look(config: &config::Identity, selection: &Selection) -> Vec<Finding> {
+pub async fn look(settings: &Settings) -> Vec<Finding> {
+    let mut findings = sources(&settings.identity, &settings.selection).await;
+    findings.extend(protection(settings));
+    findings
+}
+
+/// What `protect_targets` means, where it is on and there is something to protect.
+fn protection(settings: &Settings) -> Option<Finding> {
+    let patterns: Vec<&str> = settings.rules.protected().map(Rule::pattern).collect();
+    if patterns.is_empty() {
+        return None;
+    }
+    let over_tcp = match settings.tcp {
+        SteerMode::Always => "also over TCP at servers that are local to the node",
+        SteerMode::AfterTruncation | SteerMode::Never => {
+            "TCP reaches the existing cache: tcp = \"always\" refuses there too, at servers that are local to the node"
+        }
+    };
+    Some(Finding::ok(
+        WHAT,
+        format!(
+            "protect_targets: {} is refused to pods that are not known to be in that namespace; {over_tcp}",
+            patterns.join(", ")
+        ),
+    ))
+}
+
+async fn sources(config: &config::Identity, selection: &Selection) -> Vec<Finding> {
     let mut findings = Vec::new();
     for source in &config.sources {
         findings.push(match source {
@@ -159,7 +188,7 @@ mod tests {
             cni_results: "/nowhere/results".into(),
             file: Some("/nowhere/pods.toml".into()),
         };
-        let findings = look(&config, &selection).await;
+        let findings = sources(&config, &selection).await;
         let levels: Vec<Level> = findings.iter().map(|finding| finding.level).collect();
         assert_eq!(levels, [Level::Warning, Level::Error, Level::Ok]);
         assert_eq!(results(Path::new("/dev/null")).level, Level::Error);
@@ -167,7 +196,7 @@ mod tests {
         assert_eq!(results(Path::new("/tmp")).level, Level::Error);
         assert_eq!(results(Path::new("/etc")).level, Level::Ok);
         assert!(
-            look(&config::Identity::default(), &selection)
+            sources(&config::Identity::default(), &selection)
                 .await
                 .is_empty()
         );

@@ -4,6 +4,7 @@
 //! in pure ones.
 
 mod answers;
+mod claims;
 mod control;
 mod finding;
 mod identity;
@@ -123,7 +124,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let more = super::block_on(async {
         let mut findings = interfaces::look(settings.as_ref()).await;
         if let Some(settings) = &settings {
-            findings.extend(identity::look(&settings.identity, &settings.selection).await);
+            findings.extend(identity::look(settings).await);
+            if let Some(platform) = &settings.platform {
+                findings.push(claims::judge(&platform.tenants, claims::is_in_cluster()));
+            }
             findings.extend(servers::tcp(settings).await);
             findings.extend(servers::cache(settings).await);
             findings.extend(

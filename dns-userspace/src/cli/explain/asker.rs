@@ -48,6 +48,7 @@ fn described(args: &Args) -> Asker {
         client: namespace.clone().map(|namespace| Client {
             namespace,
             labels: args.labels.iter().cloned().collect(),
+            ..Client::default()
         }),
         namespace,
         unknown: None,
@@ -96,6 +97,7 @@ fn known(interface: &InterfaceStatus) -> Asker {
         client: Some(Client {
             namespace: who.namespace.clone(),
             labels: who.labels.clone().unwrap_or_default(),
+            ..Client::default()
         }),
         unknown: None,
     }

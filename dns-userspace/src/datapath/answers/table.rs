@@ -21,8 +21,10 @@ pub(super) struct Table<T> {
 /// Where an entry is to be written.
 pub(super) struct Place {
     pub slot: u32,
-    /// Hash and way of a key that the index does not have yet.
+    /// Hash and way of the key, unless the index leads to this slot already.
     way: Option<(u64, usize)>,
+    /// The slot that the key has had until then.
+    pub before: Option<u32>,
 }
 
 impl Place {
@@ -132,8 +134,9 @@ impl<T: AsRef<[Word]>> Table<T> {
         ways(&self.index, hash)
     }
 
-    /// The slot of a key, or a free one that no program can find yet; `None` when the table is full. `gone` is called with each
-    /// key that was evicted.
+    /// A free slot for a key, which no program can find yet; `None` when the table is full. `gone` is called with each
+    /// key that was evicted. A key that has a slot gets another one: a process that ends in the middle leaves the entry whole
+    /// that programs find. Only where there is none left does it get its own again.
     pub fn place(
         &mut self,
         ifindex: u32,
@@ -141,9 +144,9 @@ impl<T: AsRef<[Word]>> Table<T> {
         seed: u64,
         mut gone: impl FnMut(&Key, u32),
     ) -> Option<Place> {
-        if let Some(&slot) = self.keys.get(key) {
+        if let Some(place) = self.beside(key, seed) {
             self.keys.touch(key);
-            return Some(Place { slot, way: None });
+            return Some(place);
         }
         if let Some((oldest, slot)) = self.keys.make_room(ifindex).ok()? {
             self.vacate(&oldest, slot, seed);
@@ -156,6 +159,28 @@ impl<T: AsRef<[Word]>> Table<T> {
         Some(Place {
             slot,
             way: Some((hash, way)),
+            before: None,
+        })
+    }
+
+    /// The same for a key that has a slot; `None` for one that has none.
+    pub fn beside(&mut self, key: &Key, seed: u64) -> Option<Place> {
+        let before = *self.keys.get(key)?;
+        let hash = key.hash(seed);
+        let mut ways = self.ways(hash)?.iter();
+        let way = ways.position(|way| way.load() == tag(hash, before));
+        let (Some(way), Some(slot)) = (way, self.free.pop()) else {
+            return Some(Place {
+                slot: before,
+                way: None,
+                before: None,
+            });
+        };
+        *self.keys.get_mut(key)? = slot;
+        Some(Place {
+            slot,
+            way: Some((hash, way)),
+            before: Some(before),
         })
     }
 
@@ -171,16 +196,28 @@ impl<T: AsRef<[Word]>> Table<T> {
         Some(Place {
             slot,
             way: Some((hash, way)),
+            before: None,
         })
     }
 
-    /// Lets the programs find what was written.
+    /// Lets the programs find what was written, in the place of what they have found before.
     pub fn show(&self, place: &Place) {
         if let Some((hash, way)) = place.way
             && let Some(ways) = self.ways(hash)
         {
             ways[way].store(tag(hash, place.slot));
         }
+    }
+
+    /// Releases the slot that the key of a place has had, once nothing leads there.
+    pub fn release_before(&mut self, place: &Place) {
+        let Some(before) = place.before else {
+            return;
+        };
+        if let Some(entry) = self.entry(before) {
+            answer::release(entry.as_ref());
+        }
+        self.free.push(before);
     }
 
     pub fn remove(&mut self, key: &Key, seed: u64) -> Option<u32> {
@@ -214,12 +251,15 @@ fn free_way(ways: &Ways, hash: u64) -> Option<usize> {
     tags.iter().position(|tag| *tag == 0)
 }
 
-/// Leads from a hash to a slot, where the bucket has a free way.
+/// Leads from a hash to a slot, in the place of another one that it has led to, or where the bucket has a free way.
 pub(super) fn show(index: &Mapping<Ways>, hash: u64, slot: u32) {
-    if let Some(ways) = ways(index, hash)
-        && let Some(way) = free_way(ways, hash)
-    {
-        ways[way].store(tag(hash, slot));
+    let Some(ways) = ways(index, hash) else {
+        return;
+    };
+    let find = |wanted: u64| ways.iter().find(|way| way.load() >> 32 == wanted);
+    // A way that is free is all zero; a hash whose upper half is too finds one as well.
+    if let Some(way) = find(hash >> 32).or_else(|| ways.iter().find(|way| way.load() == 0)) {
+        way.store(tag(hash, slot));
     }
 }
 

@@ -12,7 +12,7 @@ use crate::{
     inject::{Datagram, QueryFrame},
     model::Client,
     resolve::query::Query,
-    rules::RuleSet,
+    rules::{Protected, RuleSet},
 };
 
 /// The target of a query, by the rules.
@@ -29,6 +29,22 @@ pub(super) struct Plan {
     pub(super) published_by: Option<PublishedBy>,
 }
 
+/// What becomes of a query, by the rules.
+#[derive(Clone, Debug)]
+pub(super) enum Ruling {
+    Target(Plan),
+    /// It is for the name of a target, of the client with this id, 0 for nobody.
+    Protected(Protected, u32),
+    /// No rule matches.
+    Nothing,
+}
+
+impl From<Option<Plan>> for Ruling {
+    fn from(plan: Option<Plan>) -> Self {
+        plan.map_or(Ruling::Nothing, Ruling::Target)
+    }
+}
+
 /// What answers that the program keeps depend on, beside the question.
 #[derive(Clone, Debug)]
 pub(super) struct PublishedBy {
@@ -39,9 +55,22 @@ pub(super) struct PublishedBy {
     pub(super) client: u32,
 }
 
+/// What the rules say of a client's question for a name, with the rule that the program has found.
+pub(super) fn rule_on(
+    rules: &RuleSet,
+    index: usize,
+    qname: &[u8],
+    client: Option<&(u32, Arc<Client>)>,
+) -> Ruling {
+    match rules.protection_at(index, qname, client.map(|(_, client)| &**client)) {
+        Some(protected) => Ruling::Protected(protected, client.map_or(0, |(id, _)| *id)),
+        None => plan(rules, index, qname, client).into(),
+    }
+}
+
 /// Applies a rule, and the rules that its target leads to, to a name; `None` when it does not match after all, or is not for
 /// this client.
-pub(super) fn plan(
+fn plan(
     rules: &RuleSet,
     index: usize,
     qname: &[u8],

@@ -28,7 +28,7 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
         let (exchange, transport, ifindex) = exchange()?;
         let mut record = Record::new(&exchange, SystemTime::now(), ifindex);
         record.transport = transport;
-        record.rule = rules.rules().get(rule).map(|rule| rule.name().to_owned());
+        record.rule = rules.shown_name(rule).map(str::to_owned);
         Some(Box::new(Watched {
             since: (self.clock)(),
             record,

@@ -171,17 +171,17 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
 
     /// Whether a client that does not get its whole answer now gets it over TCP.
     fn is_steered(&self, client: &Client) -> bool {
-        if client.is_known {
-            return false;
-        }
         let (Some(steer), ReplyPath::Frame(frame)) = (&self.steer, &client.reply_path) else {
             return false;
         };
-        Datagram::parse(&frame.frame, frame.l3_offset)
-            .is_some_and(|datagram| steer.steer(datagram.destination.ip(), datagram.source.ip()))
+        let identified_on = client.is_known.then_some(frame.ifindex);
+        Datagram::parse(&frame.frame, frame.l3_offset).is_some_and(|datagram| {
+            let (server, client) = (datagram.destination.ip(), datagram.source.ip());
+            steer.steer(server, client, identified_on)
+        })
     }
 
-    fn send(&self, client: &Client, reply: &[u8]) {
+    pub(super) fn send(&self, client: &Client, reply: &[u8]) {
         let sent = match &client.reply_path {
             ReplyPath::Frame(frame) => self.injector.reply(frame, reply),
             ReplyPath::Stream { reply: to, .. } => to.send(StreamReply::Answer(reply.to_vec())),

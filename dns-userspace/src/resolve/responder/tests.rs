@@ -4,6 +4,7 @@ mod changes;
 mod families;
 mod follow;
 mod known;
+mod protect;
 mod targets;
 
 use std::{
@@ -21,7 +22,7 @@ use hickory_proto::{
 };
 use tokio::sync::oneshot;
 
-use super::*;
+use super::{intake::Plan, *};
 use crate::{
     model::{Reinjection, Term},
     resolve::{
@@ -160,7 +161,9 @@ impl Lab {
         program: Option<Program>,
         plan: impl FnOnce(&[u8]) -> Option<Plan>,
     ) {
-        let query = self.responder.accept_frame(frame, program, None, plan);
+        let query = self
+            .responder
+            .accept_frame(frame, program, None, |qname| plan(qname).into());
         if let Some(query) = query {
             self.responder.apply(Event::Query(query));
         }

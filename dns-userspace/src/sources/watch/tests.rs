@@ -114,6 +114,11 @@ impl Drop for Lab {
 
 impl Lab {
     async fn new(replies: Vec<Reply>) -> Lab {
+        Lab::of("up.{namespace}.svc.cluster.local", replies).await
+    }
+
+    /// Watches the Services that rules with this target lead to.
+    async fn of(cname: &str, replies: Vec<Reply>) -> Lab {
         let server = Server {
             replies: Arc::new(Mutex::new(replies.into())),
             ..Server::default()
@@ -126,7 +131,7 @@ impl Lab {
         tokio::spawn(axum::serve(listener, router).into_future());
         let config = Config::new(format!("http://{address}").parse().unwrap());
         let domain = ClusterDomain::default();
-        let selectors = selectors(["up.{namespace}.svc.cluster.local"], &domain);
+        let selectors = selectors([cname], &domain);
         let services = Arc::new(SharedServices::new(domain, selectors.clone()));
         let client = client::of_config(&config).unwrap();
         let watch = tokio::spawn(follow(client, selectors[0].clone(), services.clone()));
@@ -293,6 +298,61 @@ async fn a_server_that_goes_away_leaves_the_last_state() {
     assert_eq!(status.connected, 0);
     assert!(status.age_seconds.is_some());
     assert_eq!(lab.known("foo"), to("a.example"));
+}
+
+#[tokio::test]
+async fn annotations_of_every_external_name_are_claims() {
+    let claiming = |version: u32, namespace: &str, names: &str| {
+        let mut service = service(version, namespace, "a.example");
+        service["metadata"]["annotations"] = json!({ NAMES_ANNOTATION: names, "other": "x" });
+        service["metadata"]["creationTimestamp"] = json!("2026-01-01T00:00:10Z");
+        service
+    };
+    let lab = Lab::of(
+        "{any}.{namespace}.svc.cluster.local",
+        vec![
+            Reply::List(
+                10,
+                vec![
+                    claiming(7, "foo", "*.a.example"),
+                    service(8, "baz", "b.example"),
+                ],
+            ),
+            Reply::Watch(
+                vec![
+                    event("ADDED", claiming(11, "bar", "*.b.example")),
+                    event("MODIFIED", claiming(12, "foo", "*.c.example")),
+                    event("MODIFIED", service(13, "baz", "c.example")),
+                    event("DELETED", claiming(14, "bar", "*.b.example")),
+                ],
+                true,
+            ),
+        ],
+    )
+    .await;
+    assert_eq!(lab.services.claims(), None);
+    lab.until("all of it is read", |lab, _| {
+        lab.known("bar") == Known::Nothing && lab.known("baz") == to("c.example")
+    })
+    .await;
+    lab.until("the deletion is read", |lab, _| {
+        lab.services.claims().unwrap_or_default().len() == 1
+    })
+    .await;
+    let expected = Claimant {
+        namespace: "foo".to_owned(),
+        service: "up".to_owned(),
+        uid: "1".to_owned(),
+        created: 1_767_225_610,
+        names: "*.c.example".to_owned(),
+        is_cut: false,
+    };
+    assert_eq!(lab.services.claims().unwrap(), [expected]);
+    assert!(
+        lab.asked()[0].contains("fieldSelector=spec.type%3DExternalName"),
+        "{:?}",
+        lab.asked()
+    );
 }
 
 #[test]

@@ -16,9 +16,9 @@ use tokio::{
 
 use super::*;
 use crate::{
-    model::Limit,
+    model::{Client, Identify, Limit},
     resolve::MAX_QUEUED,
-    rules::{MatchSpec, RuleSet, RuleSpec},
+    rules::{Budget, ClientsSpec, MatchSpec, Protected, RuleSet, RuleSpec},
     tcp::{Answer, Served, Service},
 };
 
@@ -51,6 +51,20 @@ impl Received {
     }
 }
 
+/// The loopback address on interface 1 is a pod's of this namespace.
+struct Pod(Option<&'static str>);
+
+impl Identify for Pod {
+    fn asking(&self, ifindex: u32, source: IpAddr) -> Option<(u32, Arc<Client>)> {
+        let namespace = self.0.filter(|_| ifindex == 1 && source.is_loopback())?;
+        let client = Client {
+            namespace: namespace.to_owned(),
+            ..Client::default()
+        };
+        Some((7, Arc::new(client)))
+    }
+}
+
 fn reply(query: &StreamQuery, reply: StreamReply) {
     query.reply.send(reply).unwrap();
 }
@@ -65,14 +79,21 @@ struct Lab {
 impl Lab {
     /// A client whose connection is served.
     async fn start() -> Lab {
-        let rules = RuleSet::compile(&[RuleSpec {
+        Lab::with(ClientsSpec::default(), Pod(None), false).await
+    }
+
+    /// The same under a rule for these clients.
+    async fn with(clients: ClientsSpec, pod: Pod, protects: bool) -> Lab {
+        let specs = [RuleSpec {
             name: "kafka".to_owned(),
             matches: MatchSpec::Pattern("*.kafka.{namespace}.svc".to_owned()),
             cname: "up.{namespace}.svc".to_owned(),
             ttl_seconds: 60,
             follow: true,
+            clients,
             ..RuleSpec::default()
-        }]);
+        }];
+        let rules = RuleSet::compile_and_protect(&specs, "", &Budget::of_this_process(), protects);
         let asked = Arc::new(Received::default());
         let served = Served {
             servers: vec![IpAddr::from([127, 0, 0, 1])],
@@ -82,7 +103,7 @@ impl Lab {
                 burst: 0,
             },
         };
-        let service = Service::new(asked.clone(), served).unwrap();
+        let service = Service::new(asked.clone(), Arc::new(pod), served).unwrap();
         let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let steered = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(steered.local_addr().unwrap());
@@ -185,6 +206,30 @@ async fn a_query_that_the_responder_passes_on_reaches_the_server_unchanged() {
     assert_eq!(receive(&mut from_us).await.unwrap(), mine);
     to_us.write_all(&framed(&[&reply_to(&mine)])).await.unwrap();
     assert_eq!(lab.receive().await.unwrap(), reply_to(&mine));
+}
+
+#[tokio::test]
+async fn the_names_of_protected_targets_are_the_responders_to_refuse_but_for_the_clients_own() {
+    for (namespace, protects, is_refused) in [
+        (Some("foo"), true, false),
+        (Some("bar"), true, true),
+        (None, true, true),
+        (None, false, false),
+    ] {
+        let mut lab = Lab::with(ClientsSpec::default(), Pod(namespace), protects).await;
+        let target = query(7, "Up.foo.svc");
+        lab.send(&[&target]).await;
+        if is_refused {
+            let asked = lab.asked.wait_for(1).await;
+            let (rules, qname) = (&asked[0].rules, asked[0].query.qname());
+            let protected = rules.protection_at(asked[0].rule, qname, None);
+            assert_eq!(protected, Some(Protected::Foreign), "{namespace:?}");
+            continue;
+        }
+        let (mut from_us, _to_us) = lab.server().await;
+        assert_eq!(receive(&mut from_us).await.unwrap(), target);
+        assert_eq!(lab.service.counters().relayed, 1);
+    }
 }
 
 /// Replies that have arrived are sent; then the connection ends as the server ended its own.
@@ -291,4 +336,25 @@ async fn a_malformed_message_ends_the_connection() {
     let mut lab = Lab::start().await;
     lab.client.write_all(&[0, 11, 1]).await.unwrap();
     assert_eq!(lab.receive().await, None);
+}
+
+/// A rule that asks who the client is answers the one that it is for, and nobody else.
+#[tokio::test]
+async fn a_rule_that_asks_is_answered_to_whom_it_is_for() {
+    for (pod, is_for) in [(Some("foo"), true), (Some("bar"), false), (None, false)] {
+        let mut lab = Lab::with(ClientsSpec::OwnNamespace, Pod(pod), false).await;
+        lab.send(&[&query(1, MATCHING)]).await;
+        if is_for {
+            let asked = lab.asked.wait_for(1).await;
+            let (id, client) = asked[0].asked_by.clone().unwrap();
+            assert_eq!((id, &*client.namespace), (7, "foo"));
+            reply(&asked[0], StreamReply::Answer(vec![5; 12]));
+            assert_eq!(lab.receive().await, Some(vec![5; 12]));
+        } else {
+            let (mut from_client, _to_client) = lab.server().await;
+            let relayed = receive(&mut from_client).await.unwrap();
+            assert_eq!(relayed[2..], query(1, MATCHING)[2..], "{pod:?}");
+            assert_eq!(lab.service.counters().answered, 0);
+        }
+    }
 }

@@ -83,6 +83,7 @@ fn with_client(tables: MemoryTables, rules: &RuleSet) -> MemoryTables {
     let client = Client {
         namespace: pod.namespace,
         labels: pod.labels.unwrap_or_default(),
+        ..Client::default()
     };
     let permits = rules.permits(&client).filter_map(|id| rules.index_of(id));
     permits.fold(tables, |tables, rule| {

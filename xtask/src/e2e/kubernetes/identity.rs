@@ -1,19 +1,24 @@
 //! Rules that know who asks, on real nodes: unmodified names, and nothing of another tenant's, by the CNI's results and by the API
 //! alone.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{collections::BTreeSet, net::IpAddr, thread, time::Instant};
 
 use anyhow::{Result, ensure};
+use nix::sys::signal::{Signal, kill};
 use serde_json::json;
 
 use super::{
     cluster::{Cluster, NODES},
+    config::NODE_LOCAL,
+    load::{Observer, Reply},
     manifests::{BROKER, TENANTS},
+    node::API_SERVER_DOWN,
     pods::{
-        MINUTE, addresses, endpoint, helm, lookup, namespaces, own_endpoints, settled, status,
-        tenant_pod, under_load,
+        MINUTE, addresses, endpoint, helm, lookup, namespaces, own_endpoints, process, settled,
+        status, tenant_pod, under_load,
     },
     policies::in_force,
+    services::api_server,
 };
 
 /// By these sources every pod gets its own endpoint for the provider's own name, and nothing for another's. Neither turning it
@@ -43,7 +48,10 @@ pub fn by(cluster: &Cluster, sources: &[&str]) -> Result<String> {
             status["rules"][0]["clients"].is_string() && status["rules"][1].is_object()
         })
     })?;
-    let said = all_get_their_own(cluster);
+    let said = all_get_their_own(cluster).and_then(|said| {
+        without_api_server(cluster)?;
+        Ok(said)
+    });
     let off = under_load(cluster, || {
         helm(cluster, "upgrade", &[])?;
         settled(cluster)?;
@@ -53,6 +61,32 @@ pub fn by(cluster: &Cluster, sources: &[&str]) -> Result<String> {
     })?;
     own_endpoints(cluster)?;
     Ok(format!("{}; on: {on}; off: {off}", said?))
+}
+
+/// While the API server is down for 10 s, and when it comes back, nobody gets anything but the own endpoint.
+fn without_api_server(cluster: &Cluster) -> Result<()> {
+    let mut observers = Vec::new();
+    for node in NODES {
+        for (namespace, _) in TENANTS {
+            let pod = tenant_pod(cluster, namespace, "glibc", node)?;
+            let observer = Observer::start(process(cluster, &pod)?, NODE_LOCAL.into(), BROKER)?;
+            let expected = Reply::addresses(endpoint(namespace));
+            observer.until(&expected, Instant::now(), MINUTE / 3)?;
+            observers.push((observer, expected));
+        }
+    }
+    kill(api_server(cluster)?, Signal::SIGKILL)?;
+    thread::sleep(API_SERVER_DOWN / 2);
+    cluster.wait_until("the API server serves", 2 * MINUTE, || {
+        cluster.kubectl(&["get", "--raw=/readyz"])?;
+        Ok(true)
+    })?;
+    for (observer, expected) in observers {
+        for seen in observer.seen() {
+            ensure!(seen.as_ref() == Ok(&expected), "{seen:?}, not {expected:?}");
+        }
+    }
+    Ok(())
 }
 
 fn all_get_their_own(cluster: &Cluster) -> Result<String> {

@@ -525,7 +525,7 @@ fn killed(cluster: &Cluster) -> Result<String> {
 }
 
 /// The process of the API server, as the machine numbers it.
-fn api_server(cluster: &Cluster) -> Result<Pid> {
+pub fn api_server(cluster: &Cluster) -> Result<Pid> {
     let directory = cluster.directory.display().to_string();
     for entry in fs::read_dir("/proc")?.flatten() {
         let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else {

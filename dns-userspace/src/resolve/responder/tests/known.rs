@@ -184,6 +184,7 @@ async fn over_the_rate_of_a_stream_cached_answers_are_served_and_nothing_is_deni
             ifindex: 3,
             rules: rules.clone(),
             rule: 0,
+            asked_by: None,
             is_within_rate,
             reply: ReplyTo {
                 slot: 0,
@@ -231,6 +232,7 @@ async fn a_failed_look_up_of_a_stream_gives_what_the_program_has() {
             ifindex: 3,
             rules: rules.clone(),
             rule: 0,
+            asked_by: None,
             is_within_rate: true,
             reply: ReplyTo {
                 slot: 0,

@@ -62,9 +62,12 @@ fn v4_of(endpoint: [IpAddr; 3]) -> Vec<IpAddr> {
 
 fn start(lab: &Lab, pods: &Pods, rules: &str) -> Gregor {
     let config = format!("{}{rules}{}", lab.gregor_config(), pods.config());
-    let gregor = lab
-        .start_gregor(&tools::gregor().unwrap(), &config)
-        .unwrap();
+    start_with(lab, &config)
+}
+
+/// The same with a whole configuration.
+fn start_with(lab: &Lab, config: &str) -> Gregor {
+    let gregor = lab.start_gregor(&tools::gregor().unwrap(), config).unwrap();
     known(&gregor, lab);
     gregor
 }
@@ -247,10 +250,7 @@ fn every_connection_is_answered_to_whom_it_is_for() {
     pods.say([(foo, "{}"), (bar, "{}")]);
     let config = format!("{}{UNMODIFIED}{}", lab.gregor_config(), pods.config());
     let config = config.replace("[intercept]\n", "[intercept]\ntcp = \"always\"\n");
-    let gregor = lab
-        .start_gregor(&tools::gregor().unwrap(), &config)
-        .unwrap();
-    known(&gregor, &lab);
+    let _gregor = start_with(&lab, &config);
     let (query, _) = Wire::new(BROKER, RecordType::A).bytes();
     for (pod, expected) in [
         (foo, v4_of(FOO_ADDRESSES)),
@@ -561,8 +561,7 @@ fn the_names_of_targets_are_refused_to_other_namespaces() {
     pods.say([(foo, "{}"), (bar, "{}")]);
     let plain = format!("{}{UNMODIFIED}{}", lab.gregor_config(), pods.config());
     let protecting = format!("{plain}{PROTECTED}");
-    let gregor = lab.start_gregor(&tools::gregor().unwrap(), &plain).unwrap();
-    known(&gregor, &lab);
+    let gregor = start_with(&lab, &plain);
     // Without it a target is anybody's.
     for pod in [foo, bar, stranger] {
         assert_eq!(gets(pod, &target("bar")), v4_of(BAR_ADDRESSES));
@@ -778,10 +777,7 @@ fn a_hostile_pod_gets_no_protected_target() {
         lab.gregor_config(),
         pods.config()
     );
-    let gregor = lab
-        .start_gregor(&tools::gregor().unwrap(), &config)
-        .unwrap();
-    known(&gregor, &lab);
+    let gregor = start_with(&lab, &config);
     let secret = v4_of(BAR_ADDRESSES);
     let learns = |reply: Option<Vec<IpAddr>>| {
         reply.is_some_and(|found| found.iter().any(|address| secret.contains(address)))

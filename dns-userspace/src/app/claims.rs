@@ -1,5 +1,5 @@
 //! When the rules that tenants claim are made anew: other names are claimed, or pods of another namespace are here. Changes are
-//! gathered, and there is a time between two, so that a tenant who changes its claims all the time harms nobody.
+//! gathered, and there is a time between two, so that a tenant who changes its claims all the time delays no other.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -14,7 +14,7 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout},
 };
 
-use super::settings::Settings;
+use super::{kept, settings::Settings};
 use crate::{
     claims::{Damper, Snapshot},
     config,
@@ -168,15 +168,14 @@ impl Claims {
         if timeout(PATIENCE, listed).await.is_ok() {
             return;
         }
-        let kept = std::fs::read(&self.kept).unwrap_or_default();
-        match serde_json::from_slice::<Vec<Claimant>>(&kept) {
-            Ok(claimants) => {
+        match kept::read::<Vec<Claimant>>(&self.kept) {
+            Some(claimants) => {
                 tracing::warn!(
                     "what tenants claim is not known yet: what an earlier process has had counts"
                 );
                 self.services.report_claims(ClaimReport::Listed(claimants));
             }
-            Err(_) => {
+            None => {
                 tracing::warn!("what tenants claim is not known yet: their names pass until it is")
             }
         }
@@ -188,15 +187,10 @@ impl Claims {
         let here: Vec<&Claimant> = here
             .filter(|claimant| snapshot.namespaces.contains(&claimant.namespace))
             .collect();
-        let kept = serde_json::to_vec(&here).unwrap_or_default();
-        let new = self.kept.with_file_name(format!(".{KEPT}.new"));
-        let written = std::fs::write(&new, kept).and_then(|()| std::fs::rename(&new, &self.kept));
-        if let Err(error) = written {
-            tracing::debug!(%error, "what tenants claim is not kept");
-        }
+        kept::write(&self.kept, &here);
     }
 
-    /// What is claimed now, and by whom who is here. Nobody claims anything before the first list.
+    /// What is claimed now, and by whom who is here. Before the first list there are no claims.
     pub fn snapshot(&mut self) -> Snapshot {
         let all = self.services.claims().unwrap_or_default();
         let (claimants, wait) = self.damper.take(all, Instant::now().into_std());

@@ -17,7 +17,7 @@ use crate::{
 /// Changes that come within this time are delivered together: each delivery looks at all answers.
 const GATHER: Duration = Duration::from_millis(50);
 
-/// Services of one namespace that are told what of their claims is refused.
+/// Services of one namespace that get Events about refused claims.
 const MAX_REPORTED: usize = 3;
 
 /// See the module.
@@ -101,16 +101,16 @@ impl Cluster {
     pub fn report(&self, settings: &Settings) {
         let mut of_namespace = ("", 0);
         for verdict in &settings.claims.verdicts {
-            let Some(message) = verdict.message() else {
+            if verdict.refused.is_empty() {
                 continue;
-            };
+            }
             if of_namespace.0 != verdict.namespace {
                 of_namespace = (&verdict.namespace, 0);
             }
             of_namespace.1 += 1;
-            if of_namespace.1 > MAX_REPORTED {
+            let Some(message) = verdict.message().filter(|_| of_namespace.1 <= MAX_REPORTED) else {
                 continue;
-            }
+            };
             let subject = Object {
                 namespace: verdict.namespace.clone(),
                 name: verdict.service.clone(),
@@ -178,7 +178,7 @@ impl Cluster {
     #[cfg(not(feature = "kubernetes"))]
     fn spawn(&mut self, settings: &Settings) -> Result<(), &'static str> {
         if settings.watches_services {
-            Err("this gregor is built without it")
+            Err(crate::sources::NOT_BUILT)
         } else {
             Err("[kubernetes] watch = false")
         }

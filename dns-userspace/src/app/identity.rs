@@ -136,6 +136,6 @@ impl Identity {
     #[cfg(not(feature = "kubernetes"))]
     #[expect(clippy::unused_self, reason = "as with the feature")]
     fn spawn(&mut self) -> Result<(), String> {
-        Err("this gregor is built without it".to_owned())
+        Err(crate::sources::NOT_BUILT.to_owned())
     }
 }

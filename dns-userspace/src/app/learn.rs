@@ -238,13 +238,7 @@ fn spawn(
 ) -> Result<(), String> {
     use crate::sources::client;
 
-    if !what.kubernetes.watch {
-        return Err("[kubernetes] watch = false".to_owned());
-    }
-    if !client::is_in_cluster() {
-        return Err("not in a cluster".to_owned());
-    }
-    let client = client::in_cluster().map_err(|error| format!("{error:#}"))?;
+    let client = client::where_allowed(what.kubernetes.watch)?;
     watch.spawn(nameservers::services::follow(client, source.clone()));
     Ok(())
 }
@@ -252,7 +246,7 @@ fn spawn(
 #[cfg(not(feature = "kubernetes"))]
 fn spawn(_: &mut JoinSet<()>, what: &ToLearn, _: &latest::Sender<Source>) -> Result<(), String> {
     Err(if what.kubernetes.watch {
-        "this gregor is built without it".to_owned()
+        crate::sources::NOT_BUILT.to_owned()
     } else {
         "[kubernetes] watch = false".to_owned()
     })

@@ -10,6 +10,7 @@ mod cluster;
 mod denied;
 mod follow;
 mod identity;
+mod kept;
 mod kernel;
 mod learn;
 pub mod load;
@@ -221,7 +222,7 @@ impl App {
         let reloads = Reloads::watch(&options.config)
             .await
             .context("cannot listen for SIGHUP")?;
-        let nobody = Snapshot::default();
+        let no_claims = Snapshot::default();
         let base = Base::pinned(pins);
         let Prepared {
             mut settings,
@@ -229,7 +230,7 @@ impl App {
             ..
         } = {
             let known = (learner.take(&[]), selecting.take());
-            prepare(options.clone(), base, known, nobody)?.await??
+            prepare(options.clone(), base, known, no_claims)?.await??
         };
         for warning in &settings.warnings {
             tracing::warn!("{warning}");
@@ -288,7 +289,7 @@ impl App {
                 .settle(&settings, |index| presence.is_known(index))
                 .await;
             if settings.watches_claims() && !cluster.is_watching() {
-                tracing::warn!("Services are not watched: nobody knows what tenants claim");
+                tracing::warn!("Services are not watched: what tenants claim is unknown");
             } else {
                 claims.listed().await;
             }

@@ -47,8 +47,7 @@ impl App {
             return;
         }
         let snapshot = self.claims.snapshot();
-        if self.settings.same_claims(&snapshot) {
-            self.settings.take_verdicts(&snapshot);
+        if self.settings.has_rules_of(&snapshot) {
             self.state.claimed(self.settings.claims_status());
             return;
         }

@@ -5,7 +5,6 @@
 
 use std::{
     collections::BTreeSet,
-    fs,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -17,6 +16,7 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
+use super::kept;
 use crate::{
     config,
     rules::selector::{Labelled, Labels},
@@ -225,13 +225,7 @@ fn spawn(
 ) -> Result<(), String> {
     use crate::sources::{client, namespaces};
 
-    if !watches {
-        return Err("[kubernetes] watch = false".to_owned());
-    }
-    if !client::is_in_cluster() {
-        return Err("not in a cluster".to_owned());
-    }
-    let client = client::in_cluster().map_err(|error| format!("{error:#}"))?;
+    let client = client::where_allowed(watches)?;
     watch.spawn(namespaces::follow(
         client,
         selectors.to_vec(),
@@ -248,7 +242,7 @@ fn spawn(
     _: &latest::Sender<Selected>,
 ) -> Result<(), String> {
     Err(if watches {
-        "this gregor is built without it".to_owned()
+        crate::sources::NOT_BUILT.to_owned()
     } else {
         "[kubernetes] watch = false".to_owned()
     })
@@ -257,28 +251,18 @@ fn spawn(
 /// Selectors and the namespaces that have their labels.
 type Kept = Vec<(Labels, BTreeSet<String>)>;
 
-/// What is not kept is asked again by the next process.
 fn keep(path: &Path, selectors: &[Labels], labelled: &Labelled) {
     let known = selectors
         .iter()
         .filter_map(|one| Some((one.clone(), labelled.of(one)?.clone())));
     let known: Kept = known.collect();
-    if known.is_empty() {
-        return;
-    }
-    let new = path.with_extension("new");
-    let written = serde_json::to_vec(&known)
-        .map_err(std::io::Error::other)
-        .and_then(|text| fs::write(&new, text))
-        .and_then(|()| fs::rename(&new, path));
-    if let Err(error) = written {
-        tracing::debug!(%error, "cannot keep which namespaces are selected");
+    if !known.is_empty() {
+        kept::write(path, &known);
     }
 }
 
 fn kept(path: &Path) -> Labelled {
-    let text = fs::read(path).unwrap_or_default();
-    let known: Kept = serde_json::from_slice(&text).unwrap_or_default();
+    let known: Kept = kept::read(path).unwrap_or_default();
     let mut labelled = Labelled::default();
     for (selector, namespaces) in known {
         labelled.set(selector, namespaces);
@@ -288,6 +272,8 @@ fn kept(path: &Path) -> Labelled {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use futures::FutureExt as _;
 
     use super::*;
@@ -355,7 +341,7 @@ mod tests {
         let why = if cfg!(feature = "kubernetes") {
             "not in a cluster"
         } else {
-            "this gregor is built without it"
+            crate::sources::NOT_BUILT
         };
         assert_eq!(status.error.as_deref(), Some(why));
 
@@ -379,7 +365,7 @@ mod tests {
         say(&selecting, &gold, &["foo"]);
         say(&selecting, &gold, &["bar", "foo"]);
         let waited = tokio::time::timeout(2 * SHORTEST, selecting.changed()).await;
-        assert!(waited.is_err(), "the same set is no change");
+        assert!(waited.is_err(), "the same set is not a change");
         say(&selecting, &gold, &[]);
         selecting.changed().await;
         assert_eq!(selecting.take().of(&gold), Some(&names(&[])));

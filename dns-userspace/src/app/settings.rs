@@ -181,16 +181,17 @@ impl Settings {
         self
     }
 
-    /// Whether the rules are those of these claims.
-    pub fn same_claims(&self, snapshot: &Snapshot) -> bool {
-        let platform = self.platform.as_ref();
-        platform.is_none_or(|platform| self.claims.has_rules_of(platform, snapshot))
-    }
-
-    /// What is said of claims of which nothing becomes another rule.
-    pub fn take_verdicts(&mut self, snapshot: &Snapshot) {
-        if let Some(platform) = &self.platform {
-            self.claims = Arc::new(claims::decide(platform, snapshot, self.claims.room));
+    /// Whether the rules are those of these claims; then what became of each claim is taken from them.
+    pub fn has_rules_of(&mut self, snapshot: &Snapshot) -> bool {
+        let Some(platform) = &self.platform else {
+            return true;
+        };
+        match self.claims.with_the_same_rules(platform, snapshot) {
+            Some(decision) => {
+                self.claims = Arc::new(decision);
+                true
+            }
+            None => false,
         }
     }
 

@@ -67,8 +67,8 @@ pub(super) async fn wait(
     selecting.first(learn::LONG_GRACE).await;
     // With maps of its own: those that are pinned are the predecessor's.
     let known = (learner.take(&[]), selecting.take());
-    let nobody = Snapshot::default();
-    let tried = prepare(options.clone(), Base::default(), known, nobody)?.await??;
+    let no_claims = Snapshot::default();
+    let tried = prepare(options.clone(), Base::default(), known, no_claims)?.await??;
     drop(tried.datapath);
     let standby = Standby {
         config: config(options),

@@ -65,14 +65,14 @@ pub struct Decision {
     pub rules: Vec<RuleSpec>,
     /// By namespace and Service.
     pub verdicts: Vec<Verdict>,
-    /// How many patterns there could be.
-    pub room: usize,
 }
 
 impl Decision {
-    /// Whether these claims are the same rules. Where not all found room, they are not, so that a change is a reason to try again.
-    pub fn has_rules_of(&self, platform: &Platform, snapshot: &Snapshot) -> bool {
-        decide(platform, snapshot, MAX_PATTERNS).rules == self.rules
+    /// What becomes of these claims, where they are the same rules. Where not all found room, they are not, so that a change is a
+    /// reason to try again.
+    pub fn with_the_same_rules(&self, platform: &Platform, snapshot: &Snapshot) -> Option<Self> {
+        let decision = decide(platform, snapshot, MAX_PATTERNS);
+        (decision.rules == self.rules).then_some(decision)
     }
 }
 
@@ -233,7 +233,6 @@ pub fn decide(platform: &Platform, snapshot: &Snapshot, room: usize) -> Decision
     Decision {
         rules: rules.collect(),
         verdicts,
-        room,
     }
 }
 

@@ -5,7 +5,7 @@ use std::fmt;
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// It is no name, or no pattern.
+    /// It is neither a name nor a pattern.
     Malformed(String),
     /// `may_claim` does not have it.
     NotAllowed,

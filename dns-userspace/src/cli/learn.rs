@@ -87,7 +87,7 @@ async fn ask_namespaces(selectors: Vec<Labels>) -> Result<Labelled, String> {
 
 #[cfg(not(feature = "kubernetes"))]
 async fn ask_namespaces(_: Vec<Labels>) -> Result<Labelled, String> {
-    Err("this gregor is built without it".to_owned())
+    Err(crate::sources::NOT_BUILT.to_owned())
 }
 
 #[cfg(feature = "kubernetes")]
@@ -103,5 +103,5 @@ async fn ask() -> Result<Vec<std::net::IpAddr>, String> {
 
 #[cfg(not(feature = "kubernetes"))]
 async fn ask() -> Result<Vec<std::net::IpAddr>, String> {
-    Err("this gregor is built without it".to_owned())
+    Err(crate::sources::NOT_BUILT.to_owned())
 }

@@ -443,7 +443,7 @@ impl Config {
             )
         } else if self.intercept.hook == Hook::Xdp {
             (
-                "with hook = \"xdp\" nobody is known: every pod is refused the names of targets, its own too",
+                "with hook = \"xdp\" clients are not identified: every pod is refused the names of targets, its own too",
                 "use another hook, or remove the key",
             )
         } else if self.identity.sources.is_empty() {
@@ -474,11 +474,7 @@ impl Config {
             source: Source { file: path, text },
             errors: Vec::new(),
         };
-        for error in &syntax {
-            let span = error.span().unwrap_or(0..0);
-            let message = error.message().replace('\n', ", ");
-            reader.complain(&span, "toml", message, "write valid TOML 1.1 here");
-        }
+        reader.complain_of_syntax(&syntax);
         // What follows a syntax error may be read wrongly: complaints about it would mislead.
         let table = syntax.is_empty().then(|| document.get_ref());
         let root = Section::new("", table, 0..0);

@@ -97,6 +97,15 @@ impl Reader<'_> {
         }
     }
 
+    /// What keeps a text from being TOML.
+    pub fn complain_of_syntax(&mut self, errors: &[toml::de::Error]) {
+        for error in errors {
+            let span = error.span().unwrap_or(0..0);
+            let message = error.message().replace('\n', ", ");
+            self.complain(&span, "toml", message, "write valid TOML 1.1 here");
+        }
+    }
+
     /// The table under `key`; an empty one where it is missing or not a table.
     pub fn section<'t, 'i>(
         &mut self,
@@ -350,11 +359,7 @@ pub(super) fn read_tables<T>(
         source: Source { file: path, text },
         errors: Vec::new(),
     };
-    for error in &syntax {
-        let span = error.span().unwrap_or(0..0);
-        let message = error.message().replace('\n', ", ");
-        reader.complain(&span, "toml", message, "write valid TOML 1.1 here");
-    }
+    reader.complain_of_syntax(&syntax);
     let table = syntax.is_empty().then(|| document.get_ref());
     let root = Section::new("", table, 0..0);
     reader.refuse_unknown(&root, &[name]);

@@ -90,7 +90,7 @@ impl Rule {
         if is_for { Word::Leads } else { Word::NotFor }
     }
 
-    /// Whether it selects namespaces that nobody has named yet.
+    /// Whether it selects namespaces that are not known yet.
     fn is_unknown(&self) -> bool {
         self.namespace_labels.is_some() && self.namespaces.is_none()
     }

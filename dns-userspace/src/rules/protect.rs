@@ -89,7 +89,7 @@ impl Guards {
                     guards.rules.push(rule);
                     languages.push(language);
                 } else {
-                    debug_assert!(false, "{pattern} is no pattern");
+                    debug_assert!(false, "{pattern} is not a pattern");
                 }
             }
         }
@@ -269,7 +269,7 @@ mod tests {
         }
     }
 
-    /// What becomes of a name, for foo and for nobody: `+` passes, `-` is refused, `.` is not protected.
+    /// What becomes of a name, for foo and for an unidentified client: `+` passes, `-` is refused, `.` is not protected.
     fn becomes(rules: &RuleSet, name: &str) -> String {
         let foo = client("foo");
         [Some(&foo), None]

@@ -36,6 +36,17 @@ pub fn in_cluster() -> anyhow::Result<Client> {
     of_config(&Config::incluster()?)
 }
 
+/// [`in_cluster`] where the configuration allows to watch; an error says why nothing is asked.
+pub fn where_allowed(may_watch: bool) -> Result<Client, String> {
+    if !may_watch {
+        return Err("[kubernetes] watch = false".to_owned());
+    }
+    if !is_in_cluster() {
+        return Err("not in a cluster".to_owned());
+    }
+    in_cluster().map_err(|error| format!("{error:#}"))
+}
+
 /// A client for the server that a configuration names by its address.
 pub fn of_config(config: &Config) -> anyhow::Result<Client> {
     let mut connector = HttpConnector::new_with_resolver(service_fn(refuse));

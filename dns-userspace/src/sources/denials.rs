@@ -17,7 +17,7 @@ const SETTLE: Duration = Duration::from_secs(5);
 const SPREAD: Duration = Duration::from_secs(60);
 /// After an Event that was there already, a node reports nothing for so long: what it has learnt counts for the next one.
 const PAUSE: Duration = Duration::from_secs(30);
-/// How often the chance of one Service is tried in a period. It doubles each time, so that hardly any is reported by nobody.
+/// How often the chance of one Service is tried in a period. It doubles each time, so that hardly any is left unreported.
 const TRIES: u32 = 3;
 /// The least chance.
 const LEAST: f64 = 1.0 / 4096.0;
@@ -150,7 +150,7 @@ mod tests {
         }
     }
 
-    /// Requests of so many nodes in each period, and Services that nobody reported.
+    /// Requests of so many nodes in each period, and Services that were not reported.
     fn simulate(nodes: usize, services: usize, periods: u64) -> Vec<(usize, usize)> {
         let mut random = random();
         let left_out = subjects(services);

@@ -105,9 +105,9 @@ impl Events {
         let key = subject.uid.clone();
         let is_wrong = state != TargetState::Resolves;
         let (reason, message) = describe(&subject.alias, state);
-        let told = format!("{} {reason}", alias_of(&subject));
+        let content = format!("{} {reason}", alias_of(&subject));
         let subject = Object::from(subject);
-        let name = name(&subject, &told, unix_seconds / STEP);
+        let name = name(&subject, &content, unix_seconds / STEP);
         let note = Note {
             subject,
             key,
@@ -183,12 +183,12 @@ pub fn not_allowed(subject: Subject, rule: &str, unix_seconds: u64) -> Note {
         "gregor's rule {rule} leads to Services of this name, and neither it nor any other is for this namespace: its pods get what they \
          would get without gregor; the platform team has to allow the namespace"
     );
-    let told = format!("{} {NOT_ALLOWED}", alias_of(&subject));
+    let content = format!("{} {NOT_ALLOWED}", alias_of(&subject));
     let key = subject.uid.clone();
     let subject = Object::from(subject);
     Note {
         // Nodes report it at different times, and one of them is enough.
-        name: name(&subject, &told, unix_seconds / PERIOD),
+        name: name(&subject, &content, unix_seconds / PERIOD),
         key,
         subject,
         reason: NOT_ALLOWED,
@@ -232,10 +232,10 @@ fn describe(alias: &Name, state: TargetState) -> (&'static str, String) {
 }
 
 /// The name of an Event that says this, the same on every node while the step of the time is.
-fn name(subject: &Object, told: &str, step: u64) -> String {
+fn name(subject: &Object, content: &str, step: u64) -> String {
     let hash = Sha256::new()
         .chain_update(subject.uid.as_bytes())
-        .chain_update(told.as_bytes())
+        .chain_update(content.as_bytes())
         .chain_update(step.to_be_bytes())
         .finalize();
     let hash: String = hash[..8].iter().map(|byte| format!("{byte:02x}")).collect();

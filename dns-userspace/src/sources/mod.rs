@@ -15,12 +15,17 @@ pub mod namespaces;
 #[cfg(feature = "kubernetes")]
 pub mod post;
 mod reporter;
+#[cfg(all(test, feature = "kubernetes"))]
+mod scripted;
 mod selected;
 mod selector;
 mod services;
 mod shared;
 #[cfg(feature = "kubernetes")]
 pub mod watch;
+
+/// Why nothing is asked of the API server in a build without the feature `kubernetes`.
+pub const NOT_BUILT: &str = "this gregor is built without it";
 
 pub use backoff::Backoff;
 pub use claimants::{ClaimReport, Claimants};

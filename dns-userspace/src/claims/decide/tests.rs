@@ -277,7 +277,8 @@ fn the_room_of_a_node_is_shared_by_namespace() {
             .iter()
             .all(|one| one.accepted.is_empty() && one.counts.contains_key("no_room"))
     );
-    assert!(!decision.has_rules_of(&platform(), &again));
+    let same = decision.with_the_same_rules(&platform(), &again);
+    assert_eq!(same, None);
 }
 
 /// A rule of the configuration is never led on to a claim, so its answers do not depend on any.

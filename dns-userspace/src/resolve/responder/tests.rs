@@ -114,6 +114,31 @@ struct Lab {
 }
 
 impl Lab {
+    /// A query on interface 3 that the program has taken by the rule at this index.
+    fn intercepts(
+        &self,
+        rules: &Arc<RuleSet>,
+        rule: usize,
+        client: Option<(u32, Arc<crate::model::Client>)>,
+        answers: Arc<Published>,
+        message: &[u8],
+    ) {
+        let query = frame(3, message);
+        self.responder.handle(Intercepted {
+            client,
+            held: None,
+            ifindex: query.ifindex,
+            rule,
+            rules: rules.clone(),
+            answers,
+            is_answered: false,
+            vlan: query.vlan,
+            reinjection: query.reinjection,
+            l3_offset: query.l3_offset,
+            frame: query.frame,
+        });
+    }
+
     fn new(options: ResponderOptions) -> Lab {
         Lab::with_stats(options, &Arc::default())
     }
@@ -716,20 +741,8 @@ async fn rules_decide_about_the_target_and_their_ttl_is_a_cap() {
     let lab = Lab::new(ResponderOptions::default());
     let published = Arc::new(Published::default());
     let ask = |rule, qname: &str| {
-        let query = frame(3, &query_bytes(1, qname, RecordType::A, None));
-        lab.responder.handle(Intercepted {
-            client: None,
-            held: None,
-            ifindex: query.ifindex,
-            rule,
-            rules: rules.clone(),
-            answers: published.clone(),
-            is_answered: false,
-            vlan: query.vlan,
-            reinjection: query.reinjection,
-            l3_offset: query.l3_offset,
-            frame: query.frame,
-        });
+        let message = query_bytes(1, qname, RecordType::A, None);
+        lab.intercepts(&rules, rule, None, published.clone(), &message);
     };
     let shouted = QNAME.to_uppercase();
     ask(0, &shouted);

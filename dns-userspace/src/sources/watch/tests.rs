@@ -1,25 +1,9 @@
 //! The watch against a server that answers as scripted: failures that a real API server does not give on demand.
 
-use std::{
-    collections::VecDeque,
-    io,
-    sync::{Mutex, OnceLock},
-    time::Duration,
-};
+use std::{sync::OnceLock, time::Duration};
 
-use axum::{
-    Router,
-    body::{Body, Bytes},
-    extract::State,
-    http::{StatusCode, Uri},
-    response::{IntoResponse as _, Response},
-    routing::get,
-};
-use futures::{StreamExt as _, stream};
-use kube::Config;
 use serde_json::{Value, json};
 use tokio::{
-    net::TcpListener,
     task::JoinHandle,
     time::{sleep, timeout},
 };
@@ -27,58 +11,12 @@ use tokio::{
 use super::*;
 use crate::{
     model::{Known, Targets as _},
-    sources::{ApiStatus, ClusterDomain, client, selectors},
+    sources::{
+        ApiStatus, ClusterDomain,
+        scripted::{Reply, Server, event, list},
+        selectors,
+    },
 };
-
-/// What the server says to one request.
-enum Reply {
-    Status(u16),
-    /// A version and Services.
-    List(u32, Vec<Value>),
-    /// Events, after which the connection stays open, or ends.
-    Watch(Vec<Value>, bool),
-}
-
-#[derive(Clone, Default)]
-struct Server {
-    replies: Arc<Mutex<VecDeque<Reply>>>,
-    /// Path and query of each request.
-    asked: Arc<Mutex<Vec<String>>>,
-}
-
-async fn answer(State(server): State<Server>, uri: Uri) -> Response {
-    server.asked.lock().unwrap().push(uri.to_string());
-    let reply = server.replies.lock().unwrap().pop_front();
-    match reply {
-        Some(Reply::Status(code)) => {
-            let status = json!({
-                "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-                "message": "as scripted", "reason": "", "code": code,
-            });
-            let code = StatusCode::from_u16(code).unwrap();
-            (code, status.to_string()).into_response()
-        }
-        Some(Reply::List(version, items)) => json!({
-            "kind": "ServiceList", "apiVersion": "v1",
-            "metadata": { "resourceVersion": version.to_string() }, "items": items,
-        })
-        .to_string()
-        .into_response(),
-        Some(Reply::Watch(events, stays)) => {
-            let lines = events
-                .into_iter()
-                .map(|event| Ok::<_, io::Error>(Bytes::from(format!("{event}\n"))));
-            let lines = stream::iter(lines.collect::<Vec<_>>());
-            if stays {
-                Body::from_stream(lines.chain(stream::pending())).into_response()
-            } else {
-                Body::from_stream(lines).into_response()
-            }
-        }
-        // Nothing more is scripted: the request waits.
-        None => std::future::pending().await,
-    }
-}
 
 fn service(version: u32, namespace: &str, external: &str) -> Value {
     json!({
@@ -90,14 +28,14 @@ fn service(version: u32, namespace: &str, external: &str) -> Value {
     })
 }
 
-fn event(kind: &str, object: Value) -> Value {
-    json!({ "type": kind, "object": object })
-}
-
 fn bookmark(version: u32) -> Value {
     let metadata = json!({ "resourceVersion": version.to_string() });
     let object = json!({ "kind": "Service", "apiVersion": "v1", "metadata": metadata });
     event("BOOKMARK", object)
+}
+
+fn listed(version: u32, items: &[Value]) -> Reply {
+    list("ServiceList", version, items)
 }
 
 struct Lab {
@@ -119,21 +57,10 @@ impl Lab {
 
     /// Watches the Services that rules with this target lead to.
     async fn of(cname: &str, replies: Vec<Reply>) -> Lab {
-        let server = Server {
-            replies: Arc::new(Mutex::new(replies.into())),
-            ..Server::default()
-        };
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let router = Router::new()
-            .fallback(get(answer))
-            .with_state(server.clone());
-        tokio::spawn(axum::serve(listener, router).into_future());
-        let config = Config::new(format!("http://{address}").parse().unwrap());
+        let (client, server) = Server::start(replies).await;
         let domain = ClusterDomain::default();
         let selectors = selectors([cname], &domain);
         let services = Arc::new(SharedServices::new(domain, selectors.clone()));
-        let client = client::of_config(&config).unwrap();
         let watch = tokio::spawn(follow(client, selectors[0].clone(), services.clone()));
         Lab {
             server,
@@ -160,7 +87,7 @@ impl Lab {
     }
 
     fn asked(&self) -> Vec<String> {
-        self.server.asked.lock().unwrap().clone()
+        self.server.asked(|request| request.uri.clone())
     }
 }
 
@@ -171,9 +98,9 @@ fn to(external: &str) -> Known {
 #[tokio::test]
 async fn a_watch_goes_on_where_it_was_and_lists_again_when_that_is_gone() {
     let lab = Lab::new(vec![
-        Reply::List(
+        listed(
             10,
-            vec![
+            &[
                 service(7, "foo", "A.example"),
                 service(8, "bar", "b.example"),
             ],
@@ -186,7 +113,7 @@ async fn a_watch_goes_on_where_it_was_and_lists_again_when_that_is_gone() {
             false,
         ),
         Reply::Status(410),
-        Reply::List(30, vec![service(11, "foo", "c.example")]),
+        listed(30, &[service(11, "foo", "c.example")]),
         Reply::Watch(
             vec![event("DELETED", service(31, "foo", "c.example"))],
             true,
@@ -247,9 +174,9 @@ async fn an_event_with_410_begins_anew() {
         "message": "too old resource version", "reason": "Expired", "code": 410,
     });
     let lab = Lab::new(vec![
-        Reply::List(10, vec![service(7, "foo", "a.example")]),
+        listed(10, &[service(7, "foo", "a.example")]),
         Reply::Watch(vec![event("ERROR", gone)], true),
-        Reply::List(20, vec![service(17, "foo", "b.example")]),
+        listed(20, &[service(17, "foo", "b.example")]),
         Reply::Watch(vec![], true),
     ])
     .await;
@@ -265,7 +192,7 @@ async fn without_a_role_nothing_is_known_until_there_is_one() {
     let lab = Lab::new(vec![
         Reply::Status(403),
         Reply::Status(401),
-        Reply::List(10, vec![service(7, "foo", "a.example")]),
+        listed(10, &[service(7, "foo", "a.example")]),
         Reply::Watch(vec![], true),
     ])
     .await;
@@ -287,7 +214,7 @@ async fn without_a_role_nothing_is_known_until_there_is_one() {
 #[tokio::test]
 async fn a_server_that_goes_away_leaves_the_last_state() {
     let lab = Lab::new(vec![
-        Reply::List(10, vec![service(7, "foo", "a.example")]),
+        listed(10, &[service(7, "foo", "a.example")]),
         Reply::Watch(vec![], false),
         Reply::Status(500),
     ])
@@ -311,9 +238,9 @@ async fn annotations_of_every_external_name_are_claims() {
     let lab = Lab::of(
         "{any}.{namespace}.svc.cluster.local",
         vec![
-            Reply::List(
+            listed(
                 10,
-                vec![
+                &[
                     claiming(7, "foo", "*.a.example"),
                     service(8, "baz", "b.example"),
                 ],

@@ -23,21 +23,9 @@ fn zonal() -> Arc<RuleSet> {
 }
 
 fn ask(lab: &Lab, rules: &Arc<RuleSet>, qname: &str, qtype: RecordType) {
-    let query = frame(3, &query_bytes(1, qname, qtype, None));
     let rule = rules.find(&wire(qname), None).unwrap();
-    lab.responder.handle(Intercepted {
-        client: None,
-        held: None,
-        ifindex: query.ifindex,
-        rule,
-        rules: rules.clone(),
-        answers: Arc::new(Published::default()),
-        is_answered: false,
-        vlan: query.vlan,
-        reinjection: query.reinjection,
-        l3_offset: query.l3_offset,
-        frame: query.frame,
-    });
+    let message = query_bytes(1, qname, qtype, None);
+    lab.intercepts(rules, rule, None, Arc::default(), &message);
 }
 
 fn wire(text: &str) -> Vec<u8> {

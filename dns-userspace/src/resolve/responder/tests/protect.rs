@@ -26,7 +26,6 @@ fn asks(
     message: &[u8],
     namespace: Option<&str>,
 ) {
-    let query = frame(3, message);
     let client = namespace.map(|namespace| {
         let client = Client {
             namespace: namespace.to_owned(),
@@ -34,19 +33,7 @@ fn asks(
         };
         (9, Arc::new(client))
     });
-    lab.responder.handle(Intercepted {
-        client,
-        held: None,
-        ifindex: query.ifindex,
-        rule: index,
-        rules: rules.clone(),
-        answers: published.clone(),
-        is_answered: false,
-        vlan: query.vlan,
-        reinjection: query.reinjection,
-        l3_offset: query.l3_offset,
-        frame: query.frame,
-    });
+    lab.intercepts(rules, index, client, published.clone(), message);
 }
 
 /// Indices of the rule for the own namespace, and of that for everybody.

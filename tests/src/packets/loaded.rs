@@ -18,6 +18,7 @@ use gregor::{
     rules::{RuleSet, RuleSpec},
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use nix::sys::signal::{SigSet, SigmaskHow};
 
 use super::{
     answers::{self, Entry, What},
@@ -103,6 +104,14 @@ const XDP: Actions = Actions {
     answered: 3,
 };
 
+/// The verifier gives up with EAGAIN where a signal waits, and the SIGCHLD of another thread's child may go to any thread.
+fn without_signals<T>(load: impl FnOnce() -> T) -> nix::Result<T> {
+    let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
+    let loaded = load();
+    before.thread_set_mask()?;
+    Ok(loaded)
+}
+
 impl Loaded {
     pub fn new(options: &LoadOptions) -> anyhow::Result<Self> {
         Self::with(options, || Datapath::load(options))
@@ -159,7 +168,7 @@ impl Loaded {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        let mut datapath = load()?;
+        let mut datapath = without_signals(load)??;
         let ring = {
             let _guard = runtime.enter();
             datapath.ring()?

@@ -328,7 +328,8 @@ fn steady(lab: &Lab, gregor: &Gregor, options: &Options) -> Result<Vec<Option<Du
             times.push(thread.join().unwrap_or(None));
         }
         come.line(&add(lab, &name))?;
-        while gone < number && due(gone) + LIFE < Instant::now() {
+        // Not before it was seen: another `ip` makes it, and on a busy machine may be later.
+        while gone < times.len() && due(gone) + LIFE < Instant::now() {
             go.line(&format!("link del c{gone}"))?;
             gone += 1;
         }

@@ -471,6 +471,39 @@ fn identities_outlive_a_process() {
     });
     right(bar, BAR_ADDRESSES);
 }
+
+/// A process whose one source has not said anything yet takes nothing back.
+#[test]
+fn identities_outlive_a_process_until_the_api_server_has_listed_the_pods() {
+    let lab = Lab::builder("e2eidunlist").pod("foo").start().unwrap();
+    let foo = lab.pod("foo");
+    let pods = Pods::new(&lab);
+    pods.say([(foo, "{}")]);
+    let gregor = start(&lab, &pods, UNMODIFIED);
+    assert_eq!(gets(foo, BROKER), v4_of(FOO_ADDRESSES));
+    gregor.signal(Signal::SIGKILL);
+    until("the end of the process", || gregor.process().exited());
+    // It is in no cluster.
+    let config = format!(
+        "{}{UNMODIFIED}[identity]\nsources = [\"kubernetes\"]\n",
+        lab.gregor_config()
+    );
+    let binary = tools::gregor().unwrap();
+    let next = lab.start_gregor(&binary, &config).unwrap();
+    until("the decision", || {
+        assert_eq!(gets(foo, BROKER), v4_of(FOO_ADDRESSES));
+        let status = next.status().unwrap();
+        let why = status["interfaces"][0]["nobody"].as_str()?.to_owned();
+        why.contains("has not listed").then_some(())
+    });
+    for _ in 0..5 {
+        assert_eq!(gets(foo, BROKER), v4_of(FOO_ADDRESSES));
+    }
+    // A name that is in no table yet.
+    let another = BROKER.replacen("lkc", "other", 1);
+    assert_eq!(gets(foo, &another), v4_of(FOO_ADDRESSES), "{another}");
+}
+
 /// A reload that begins to ask who the clients are leaves nobody out.
 #[test]
 fn a_reload_that_begins_to_ask_loses_no_endpoint() {

@@ -56,7 +56,7 @@ impl Clients {
             // A program that asks may be there still: see `forget_all`.
             Err(WhyNot::Off) => {}
             // What an earlier process has left stays in force until this one knows better.
-            Err(WhyNot::Unread) if self.maps.is_unconfirmed(index) => {}
+            Err(WhyNot::Unread | WhyNot::Unlisted) if self.maps.is_unconfirmed(index) => {}
             Err(_) => self.maps.identify(index, None),
         }
     }

@@ -31,6 +31,8 @@ pub struct Registry {
     cni_names: HashMap<String, BTreeSet<String>>,
     /// By UID.
     pods: BTreeMap<String, Listed>,
+    /// The API server has said which pods there are.
+    has_listed: bool,
     entries: Vec<Entry>,
     /// The interface that the node's host routes lead to, and the moment at which they were read.
     routes: (u64, HashMap<IpAddr, u32>),
@@ -299,6 +301,7 @@ impl Registry {
 
     pub fn pods(&mut self, report: PodReport) {
         let now = self.moment();
+        self.has_listed = true;
         match report {
             PodReport::Listed(pods) => {
                 let mut before = std::mem::take(&mut self.pods);
@@ -440,10 +443,13 @@ impl Registry {
                 Says::Pod(found) => return self.verify(index, link, rank, found, owners),
             }
         }
-        Err(if refused.is_empty() {
-            WhyNot::Unknown
-        } else {
+        let is_to_come = self.order.contains(&IdentitySource::Kubernetes) && !self.has_listed;
+        Err(if !refused.is_empty() {
             WhyNot::Disagrees
+        } else if is_to_come {
+            WhyNot::Unlisted
+        } else {
+            WhyNot::Unknown
         })
     }
 

@@ -67,6 +67,8 @@ reasons! {
     Off => "off", "no source of identity is configured";
     /// No source knows a pod for it.
     Unknown => "unknown", "no source knows a pod for it";
+    /// No source knows a pod for it, and the API server has not said anything yet.
+    Unlisted => "unlisted", "the API server has not listed the pods of this node yet";
     /// It is new: nothing was read of it yet.
     Unread => "unread", "it was not looked at yet";
     /// What is inside the peer's network namespace cannot be read.

@@ -147,6 +147,9 @@ fn a_result_identifies_the_interface_that_it_names_and_the_api_adds_labels() {
     lab.registry.appeared(7, "veth7");
     assert_eq!(lab.name(7), Err(WhyNot::Unread));
     lab.read(7, "veth7", 10, &[ip(1)]);
+    // The API server may know it.
+    assert_eq!(lab.name(7), Err(WhyNot::Unlisted));
+    lab.registry.pods(PodReport::Listed(vec![]));
     assert_eq!(lab.name(7), Err(WhyNot::Unknown));
     let addresses = [ip(1), "fd00::1".parse().unwrap()];
     lab.registry

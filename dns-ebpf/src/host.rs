@@ -476,11 +476,9 @@ extern "C" fn gregor_choose_next(index: u32) -> u32 {
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn gregor_refuse(counter: u32) -> u32 {
-    // SAFETY: takes no argument.
-    let has_responder = || unsafe { bpf_ktime_get_ns() } <= deadline();
     maps::scratch().map_or(counter, |scratch| {
         let verdict = Verdict::from_counter(counter);
-        pipeline::refuse(verdict, scratch, has_responder).counter() as u32
+        pipeline::refuse(verdict, scratch).counter() as u32
     })
 }
 

@@ -338,8 +338,8 @@ fn targets(tables: &Tables, names: &[Vec<u8>]) -> BTreeSet<Vec<u8>> {
         .collect()
 }
 
-/// The name of a target is its own namespace's to pass, and is refused to everybody else: it never passes while there is a
-/// responder, and without one as if it were not protected.
+/// The name of a target is its own namespace's to pass, and is refused to everybody else: it never passes, be there a responder or
+/// not.
 fn check_protected(
     tables: &mut Tables,
     name: &[u8],
@@ -357,12 +357,10 @@ fn check_protected(
     assert_eq!(handed_over[0].client, asked_by, "{context}");
     for reason in [Reason::RateLimited, Reason::RingFull, Reason::NoResponder] {
         let (verdict, _, handed_over) = tables.ask(name, interface(client), Err(reason));
-        let is_dropped = !is_own && reason != Reason::NoResponder;
-        let passes = Verdict::Pass(reason);
-        let expected = if is_dropped {
-            Verdict::Unanswered
+        let expected = if is_own {
+            Verdict::Pass(reason)
         } else {
-            passes
+            Verdict::Unanswered
         };
         assert_eq!(verdict, expected, "{context}");
         assert!(handed_over.is_empty(), "{context}");

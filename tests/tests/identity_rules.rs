@@ -737,14 +737,16 @@ fn the_names_of_targets_are_refused_to_other_namespaces() {
     let pattern = "protect_targets: kafka-upstream.{namespace}.svc.cluster.local is refused";
     assert!(check.contains(pattern), "{check}");
 
-    // Over TCP only where that is steered, and the client is known there too.
+    // Over TCP where that is steered, which it is unless the configuration says otherwise; the client is known there too.
     let over_tcp = |pod: &Pod, namespace: &str| {
         let (query, _) = Wire::new(&target(namespace), RecordType::A).bytes();
         Message::from_vec(&exchange_tcp(pod, CACHE, &query).unwrap()).unwrap()
     };
+    let steered = "[intercept]\ntcp = \"after-truncation\"\n";
+    let truncated = protecting.replacen("[intercept]\n", steered, 1);
+    reload(&gregor, &truncated);
     assert_eq!(addresses(&over_tcp(foo, "bar")), v4_of(BAR_ADDRESSES));
-    let always = protecting.replacen("[intercept]\n", "[intercept]\ntcp = \"always\"\n", 1);
-    reload(&gregor, &always);
+    reload(&gregor, &protecting);
     for (pod, namespace) in [
         (foo, "bar"),
         (bar, "foo"),
@@ -794,7 +796,7 @@ fn unanswered(gregor: &Gregor) -> f64 {
     Metrics::of(gregor).get(r#"gregor_dns_requests_total{verdict="unanswered",reason="matched"}"#)
 }
 
-/// What a hostile pod tries against a protected target, and what is left of it without a responder.
+/// What a hostile pod tries against a protected target, with a responder and without.
 #[test]
 fn a_hostile_pod_gets_no_protected_target() {
     let lab = Lab::builder("e2eprothost")
@@ -842,6 +844,7 @@ fn a_hostile_pod_gets_no_protected_target() {
     });
     right();
 
+    const SILENCE: Duration = Duration::from_millis(500);
     // What gregor leaves to the cache of other names: of these it leaves nothing, and the cache would have answered.
     let (plain, _) = Wire::new(&target("bar"), RecordType::A).bytes();
     let mut with_record = plain.clone();
@@ -851,8 +854,7 @@ fn a_hostile_pod_gets_no_protected_target() {
     let (other_version, _) = Wire::new(&target("bar"), RecordType::A).edns(1).bytes();
     let (tkey, _) = Wire::new(&target("bar"), RecordType::from(249)).bytes();
     for odd in [&with_record, &other_version, &tkey] {
-        let silence = Duration::from_millis(500);
-        let reply = exchange_within(foo, CACHE, odd, silence);
+        let reply = exchange_within(foo, CACHE, odd, SILENCE);
         assert_eq!(reply, None, "{odd:02x?}");
         let own = exchange_within(bar, CACHE, odd, Duration::from_secs(3));
         assert!(own.is_some(), "{odd:02x?}");
@@ -889,15 +891,22 @@ fn a_hostile_pod_gets_no_protected_target() {
     assert_eq!(gets(bar, &target("bar")), secret);
     reload(&gregor, &config);
 
-    // Without a responder, foreign targets pass: it is the one that refuses. The next one takes over.
+    // Without a responder nobody refuses, and nothing passes; a client's own target does, and other names. The next one takes
+    // over.
     let config = fs::read_to_string(gregor.config_path()).unwrap();
     gregor.signal(Signal::SIGKILL);
     until("the end of the process", || gregor.process().exited());
-    until("the program notices", || {
-        let reply = foo.ask(Ask::new(CACHE, &target("bar"), RecordType::A));
-        learns(Some(addresses(&reply.ok()?))).then_some(())
-    });
+    let (query, _) = Wire::new(&target("bar"), RecordType::A).bytes();
+    for odd in [&query, &with_record, &other_version, &tkey] {
+        assert_eq!(
+            exchange_within(foo, CACHE, odd, SILENCE),
+            None,
+            "{odd:02x?}"
+        );
+    }
     assert_eq!(gets(bar, &target("bar")), secret);
+    assert_eq!(gets(foo, &target("foo")), v4_of(FOO_ADDRESSES));
+    assert_eq!(gets(foo, BAR_ENDPOINT), v4_of(BAR_ADDRESSES));
     let next = lab
         .start_gregor(&tools::gregor().unwrap(), &config)
         .unwrap();

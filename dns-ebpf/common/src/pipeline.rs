@@ -99,18 +99,10 @@ fn decide<'s, P: Packet, H: Host<P>>(
     Ok(verdict)
 }
 
-/// What comes of a verdict of [`finish`] on a name that the responder would refuse: while there is one, it passes for no other
-/// reason.
+/// What comes of a verdict of [`finish`] on a name that the responder refuses: it never passes, be there a responder or not.
 #[inline(always)]
-pub fn refuse(
-    verdict: Verdict,
-    scratch: &Scratch,
-    has_responder: impl FnOnce() -> bool,
-) -> Verdict {
-    if scratch.asked.captures.kept == Captures::REFUSED
-        && matches!(verdict, Verdict::Pass(reason) if reason != Reason::NoResponder)
-        && has_responder()
-    {
+pub fn refuse(verdict: Verdict, scratch: &Scratch) -> Verdict {
+    if scratch.asked.captures.kept == Captures::REFUSED && matches!(verdict, Verdict::Pass(_)) {
         Verdict::Unanswered
     } else {
         verdict

@@ -126,7 +126,13 @@ impl Settings {
             Some(globs) => globs.patterns(),
             None => &[],
         };
+        let tcp = match config.tcp() {
+            config::Tcp::AfterTruncation => SteerMode::AfterTruncation,
+            config::Tcp::Always => SteerMode::Always,
+            config::Tcp::Never => SteerMode::Never,
+        };
         Ok(Self {
+            tcp,
             platform,
             claims: Arc::default(),
             selection: Selection::new(globs)?,
@@ -142,11 +148,6 @@ impl Settings {
                 config::Order::Last => Order::Last,
             },
             sources: config.intercept.allow_sources,
-            tcp: match config.intercept.tcp {
-                config::Tcp::AfterTruncation => SteerMode::AfterTruncation,
-                config::Tcp::Always => SteerMode::Always,
-                config::Tcp::Never => SteerMode::Never,
-            },
             limit: Limit {
                 queries_per_second: config.limits.queries_per_second,
                 burst: config.limits.burst,

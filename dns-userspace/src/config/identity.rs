@@ -250,7 +250,7 @@ fn read_labels(reader: &mut Reader<'_>, section: &Section<'_, '_>) -> BTreeMap<S
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Config;
+    use crate::config::{Config, Tcp};
 
     const SERVERS: &str = "[intercept]\nservers = [\"169.254.20.10\"]\n";
 
@@ -307,6 +307,16 @@ mod tests {
         ] {
             let text = format!("{known}{text}");
             assert_eq!(compile(&text, RULES), (count, vec![]), "{text}");
+        }
+        for (tcp, protects, expected) in [
+            ("", "false", Tcp::AfterTruncation),
+            ("", "true", Tcp::Always),
+            ("tcp = \"never\"", "true", Tcp::Never),
+            ("tcp = \"always\"", "false", Tcp::Always),
+        ] {
+            let text = format!("{SERVERS}{tcp}\n{known}protect_targets = {protects}\n{RULES}");
+            let (config, _, _) = crate::config::compile(Path::new("c.toml"), &text).unwrap();
+            assert_eq!(config.tcp(), expected, "{text}");
         }
         let shared = &RULES[..RULES.rfind("[[rule]]").unwrap()];
         let observing = format!("{RULES}\nmode = \"observe\"");

@@ -71,7 +71,8 @@ pub struct Intercept {
     pub interfaces: Option<InterfaceGlobs>,
     pub hook: Hook,
     pub order: Order,
-    pub tcp: Tcp,
+    /// `None` where it is left out; see [`Config::tcp`].
+    pub tcp: Option<Tcp>,
     /// With [`Mode::Observe`] so do all rules.
     pub mode: Mode,
     /// Source addresses that are served with [`Hook::Xdp`], where there is at least one; not looked at elsewhere.
@@ -123,10 +124,9 @@ pub enum Order {
 }
 
 /// Which TCP queries are answered, where the asked address is local to the node.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tcp {
     /// Those of a client that has just received TC=1.
-    #[default]
     AfterTruncation,
     Always,
     Never,
@@ -463,6 +463,15 @@ impl Config {
         self.protect_targets.is_some()
     }
 
+    /// Which TCP queries are answered: all, where names are refused that TCP would else reach.
+    pub fn tcp(&self) -> Tcp {
+        self.intercept.tcp.unwrap_or(if self.protects_targets() {
+            Tcp::Always
+        } else {
+            Tcp::AfterTruncation
+        })
+    }
+
     /// The file that the configuration was read from.
     pub fn file(&self) -> &Path {
         &self.file
@@ -626,7 +635,7 @@ fn read_intercept(reader: &mut Reader<'_>, root: &Section<'_, '_>, complete: boo
         interfaces,
         hook: hook.map(|hook| hook.value).unwrap_or_default(),
         order: order.map(|order| order.value).unwrap_or_default(),
-        tcp: tcp.map(|tcp| tcp.value).unwrap_or_default(),
+        tcp: tcp.map(|tcp| tcp.value),
         mode,
         allow_sources,
     }
@@ -1215,7 +1224,7 @@ ttl   = 60
         assert!(!intercept.interfaces.as_ref().unwrap().is_match("cali12"));
         assert_eq!(
             (intercept.hook, intercept.order, intercept.tcp),
-            (Hook::Clsact, Order::Last, Tcp::Never)
+            (Hook::Clsact, Order::Last, Some(Tcp::Never))
         );
         assert_eq!(intercept.allow_sources.len(), 2);
         let server = "[fd00::b]:5353".parse().unwrap();

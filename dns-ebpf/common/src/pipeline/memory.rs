@@ -106,8 +106,7 @@ impl<P: Packet, T: answer::Tables, S: FnMut(Matched)> Host<P> for MemoryHost<'_,
 
     fn finish(&self, packet: &mut P, scratch: &mut Scratch) -> Verdict {
         let verdict = finish(packet, self, scratch);
-        let has_responder = || self.admission != Err(Reason::NoResponder);
-        refuse(verdict, scratch, has_responder)
+        refuse(verdict, scratch)
     }
 
     fn reply(&self, packet: &mut P, scratch: &mut Scratch) -> Replied {

@@ -8,7 +8,7 @@ use crate::{
     config::{self, load_pods},
     discover::{Selection, present},
     identity::{Inside, Peer, folder_error},
-    model::{IdentitySource, SteerMode},
+    model::IdentitySource,
     rules::Rule,
 };
 
@@ -27,16 +27,10 @@ fn protection(settings: &Settings) -> Option<Finding> {
     if patterns.is_empty() {
         return None;
     }
-    let over_tcp = match settings.tcp {
-        SteerMode::Always => "also over TCP at servers that are local to the node",
-        SteerMode::AfterTruncation | SteerMode::Never => {
-            "TCP reaches the existing cache: tcp = \"always\" refuses there too, at servers that are local to the node"
-        }
-    };
     Some(Finding::ok(
         WHAT,
         format!(
-            "protect_targets: {} is refused to pods that are not known to be in that namespace; {over_tcp}",
+            "protect_targets: {} is refused to pods that are not known to be in that namespace",
             patterns.join(", ")
         ),
     ))

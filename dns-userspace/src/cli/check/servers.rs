@@ -33,17 +33,18 @@ pub async fn tcp(settings: &Settings) -> Vec<Finding> {
         }
     };
     let mut findings = Vec::new();
+    let protects = settings.rules.protected().next().is_some();
     for &server in &settings.servers {
         let what = format!("tcp {server}");
         findings.push(match routes.is_local(server).await {
-            Ok(local) => judge_tcp(what, settings.tcp, local),
+            Ok(local) => judge_tcp(what, settings.tcp, local, protects),
             Err(error) => Finding::warning(what, error.to_string(), "run this as root"),
         });
     }
     findings
 }
 
-fn judge_tcp(what: String, mode: SteerMode, local: bool) -> Finding {
+fn judge_tcp(what: String, mode: SteerMode, local: bool, protects: bool) -> Finding {
     let consequence = match (local, mode) {
         (true, SteerMode::AfterTruncation) => {
             "a client whose answer does not fit gets TC=1, and the responder answers when it retries over TCP"
@@ -60,9 +61,18 @@ fn judge_tcp(what: String, mode: SteerMode, local: bool) -> Finding {
     } else {
         "not local to the node"
     };
-    Finding::ok(
+    let detail = format!("{place}, tcp = \"{}\": {consequence}", tcp_name(mode));
+    if !protects || (local && mode == SteerMode::Always) {
+        return Finding::ok(what, detail);
+    }
+    Finding::warning(
         what,
-        format!("{place}, tcp = \"{}\": {consequence}", tcp_name(mode)),
+        format!("{detail}, where every pod gets the targets that protect_targets refuses"),
+        if local {
+            "remove `tcp` from [intercept]: with protect_targets all TCP goes by gregor then"
+        } else {
+            "let pods ask a cache on the node, or deny them TCP to port 53 of this server by a network policy"
+        },
     )
 }
 
@@ -191,10 +201,13 @@ mod tests {
             (SteerMode::Always, false, "reaches the existing cache"),
             (SteerMode::Never, true, "reaches the existing cache"),
         ] {
-            let finding = judge_tcp("tcp".to_owned(), mode, local);
+            let finding = judge_tcp("tcp".to_owned(), mode, local, false);
             assert_eq!(finding.level, Level::Ok);
             assert!(finding.detail.contains(part), "{finding:?}");
             assert_eq!(finding.detail.starts_with("local"), local, "{finding:?}");
+            let finding = judge_tcp("tcp".to_owned(), mode, local, true);
+            let is_closed = local && mode == SteerMode::Always;
+            assert_eq!(finding.level == Level::Ok, is_closed, "{finding:?}");
         }
     }
 

@@ -14,7 +14,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use super::{
-    NEXT, chart,
+    NEXT, chart, claims,
     cluster::{Cluster, NODES},
     components::Components,
     config::{CLUSTER_DNS, NODE_LOCAL, NodeName},
@@ -27,6 +27,7 @@ use super::{
     monitoring,
     pods::*,
     policies::{ndots, ndots_by_kyverno, observed, only_foo},
+    protected,
     results::Results,
     services, taint,
 };
@@ -182,18 +183,29 @@ pub fn all(cluster: &Cluster, components: &Components, results: &mut Results) ->
         "servers = \"auto\": the kubelet's and the Service's are intercepted, and followed",
         || learnt::learnt(cluster),
     );
-    for (what, sources) in [
-        (
-            "by the CNI's results and the API",
-            &["cni", "kubernetes"][..],
-        ),
-        ("by the API alone", &["kubernetes"]),
-    ] {
+    let by = |results: &mut Results, what: &str, sources: &[&str]| {
         results.check(
             &format!("{what}: unmodified names lead to each pod's own endpoint, and no pod gets another tenant's"),
             || identity::by(cluster, sources),
         );
-    }
+    };
+    by(
+        results,
+        "by the CNI's results and the API",
+        &["cni", "kubernetes"],
+    );
+    results.check(
+        "names that two tenants claim by an annotation lead each to its own endpoint",
+        || claims::claimed(cluster),
+    );
+    results.check(
+        "protected targets are refused to pods of other namespaces, and to no pod of their own",
+        || protected::protected(cluster),
+    );
+    by(results, "by the API alone", &["kubernetes"]);
+    results.check("without identity again, no endpoint is lost", || {
+        identity::off(cluster)
+    });
     for (round, tag) in [(1, NEXT), (2, env!("CARGO_PKG_VERSION"))] {
         results.check(
             &format!("rollout {round} to another image loses no query and no endpoint"),
@@ -597,15 +609,14 @@ fn crowd(cluster: &Cluster) -> Result<String> {
         Ok(more == before.iter().sum::<usize>() + CROWD)
     })?;
     let up = started.elapsed();
+    // All of them first: a hundred pods that ask while the others are looked for are more than the cluster's DNS on this machine
+    // has an answer for.
+    let crowd = pods(cluster, tenant, "app=crowd")?;
+    let crowd = crowd.iter().map(|pod| process(cluster, pod));
+    let crowd = crowd.collect::<Result<Vec<u32>>>()?;
     let mut load = Load::new();
-    let pods_of_crowd = pods(cluster, tenant, "app=crowd")?;
-    for pod in &pods_of_crowd {
-        load.add(
-            "crowd",
-            process(cluster, pod)?,
-            NODE_LOCAL.into(),
-            questions(tenant),
-        )?;
+    for pid in crowd {
+        load.add("crowd", pid, NODE_LOCAL.into(), questions(tenant))?;
     }
     cluster.wait_until("queries", MINUTE, || Ok(load.sent() >= 2_000))?;
     flawless(load.finish(), "the crowd")?;

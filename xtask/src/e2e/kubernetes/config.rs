@@ -116,6 +116,9 @@ pub fn controller_manager(pki: &str) -> Vec<String> {
         "--leader-elect=false",
         // Without them nothing becomes ready, or only after many seconds.
         "--use-service-account-credentials",
+        // After the API server was killed, controllers may hear of leases again only half a minute later: with the default of 50 s
+        // they take nodes for lost that are not, and the cluster's DNS loses its endpoints.
+        "--node-monitor-grace-period=180s",
         "--kube-api-qps=500",
         "--kube-api-burst=500",
     ]);
@@ -172,7 +175,7 @@ pub fn kubelet_file(node: NodeName, pki: &str) -> Value {
             "nodefs.inodesFree": "1%",
         },
         // ConfigMaps are looked at again this often.
-        "syncFrequency": "10s",
+        "syncFrequency": "2s",
         "volumePluginDir": "/run/volume-plugins",
     })
 }

@@ -1,29 +1,41 @@
 //! Rules that know who asks, on real nodes: unmodified names, and nothing of another tenant's, by the CNI's results and by the API
 //! alone.
 
-use std::{collections::BTreeSet, net::IpAddr, thread, time::Instant};
+use std::{
+    collections::BTreeSet,
+    net::IpAddr,
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use serde_json::json;
 
 use super::{
+    claims,
     cluster::{Cluster, NODES},
     config::NODE_LOCAL,
     load::{Observer, Reply},
-    manifests::{BROKER, TENANTS},
+    manifests::{BROKER, STRANGER, TENANTS},
     node::API_SERVER_DOWN,
     pods::{
-        MINUTE, addresses, endpoint, helm, lookup, namespaces, own_endpoints, process, settled,
-        status, tenant_pod, under_load,
+        MINUTE, addresses, endpoint, helm, lookup, name_of, namespaces, own_endpoints, process,
+        settled, sources, status, tenant_pod, under_load,
     },
     policies::in_force,
     services::api_server,
 };
 
-/// By these sources every pod gets its own endpoint for the provider's own name, and nothing for another's. Neither turning it
-/// on nor off loses a query or an endpoint.
-pub fn by(cluster: &Cluster, sources: &[&str]) -> Result<String> {
+/// Chooses the endpoint, for names like this one.
+const LABEL: &str = "kafka-dedicated-tenant";
+const LABELLED: &str = "mykafka.kafkas.managed.service";
+/// What a change may take on a busy machine.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// By these sources every pod gets its own endpoint for the provider's own name, and nothing for another's. Turning it on loses
+/// neither a query nor an endpoint.
+pub fn by(cluster: &Cluster, from: &[&str]) -> Result<String> {
     let rules = json!([
         {
             "name": "kafka",
@@ -37,21 +49,76 @@ pub fn by(cluster: &Cluster, sources: &[&str]) -> Result<String> {
             "cname": "kafka-upstream.{client.namespace}.svc.cluster.local",
             "ttl": 60,
         },
+        {
+            "name": "labelled",
+            "match": "*.kafkas.managed.service",
+            "cname": format!("{{client.label.{LABEL}}}.kafka.managed.service"),
+            "ttl": 60,
+        },
+        {
+            "name": "override",
+            "match": "{namespace}.kafka.managed.service",
+            "cname": "kafka-upstream.{namespace}.svc.cluster.local",
+            "ttl": 60,
+            "clients": "any",
+        },
     ]);
-    let sources = json!(sources);
-    let values = format!("rules={rules},identity.sources={sources}");
+    let values = format!("rules={rules},{}", sources(from));
     let on = under_load(cluster, || {
         helm(cluster, "upgrade", &["--set-json", &values])?;
         // Another source is another mount or role: the pods are rolled out, unless nothing of that has changed.
         settled(cluster)?;
         in_force(cluster, "the rules are in force", |status| {
-            status["rules"][0]["clients"].is_string() && status["rules"][1].is_object()
+            status["rules"][0]["clients"].is_string() && status["rules"][3].is_object()
         })
     })?;
-    let said = all_get_their_own(cluster).and_then(|said| {
+    let said = all_get_their_own(cluster)?;
+    let labels = label_chooses(cluster)?;
+    if from == ["kubernetes"] {
         without_api_server(cluster)?;
-        Ok(said)
-    });
+    }
+    Ok(format!("{said}; {labels}; on: {on}"))
+}
+
+/// The label of a running pod that has no Service says whose endpoint it gets: the article's attempt 6, with a rule behind its
+/// rule.
+fn label_chooses(cluster: &Cluster) -> Result<String> {
+    let passed = Reply::nxdomain();
+    let mut most = Duration::ZERO;
+    let mut changes = 0;
+    for node in NODES {
+        let pod = tenant_pod(cluster, STRANGER, "glibc", node)?;
+        let observer = Observer::start(process(cluster, &pod)?, NODE_LOCAL.into(), LABELLED)?;
+        observer.until(&passed, Instant::now(), LIMIT)?;
+        let namespace = format!("--namespace={STRANGER}");
+        let mut label = |value: &str, reply: &Reply| -> Result<()> {
+            let since = Instant::now();
+            let change = [
+                "label",
+                "pod",
+                &namespace,
+                name_of(&pod),
+                value,
+                "--overwrite",
+            ];
+            cluster.kubectl(&change)?;
+            most = most.max(observer.until(reply, since, LIMIT)?);
+            changes += 1;
+            Ok(())
+        };
+        for (tenant, addresses) in TENANTS.into_iter().cycle().take(2 * TENANTS.len()) {
+            label(&format!("{LABEL}={tenant}"), &Reply::addresses(addresses))?;
+        }
+        label(&format!("{LABEL}-"), &passed)?;
+    }
+    Ok(format!(
+        "{changes} changes of a pod's label, each seen within {} ms",
+        most.as_millis()
+    ))
+}
+
+/// Nobody is known any more, and no endpoint is lost.
+pub fn off(cluster: &Cluster) -> Result<String> {
     let off = under_load(cluster, || {
         helm(cluster, "upgrade", &[])?;
         settled(cluster)?;
@@ -59,12 +126,14 @@ pub fn by(cluster: &Cluster, sources: &[&str]) -> Result<String> {
             status["rules"][0]["clients"].is_null() && status["rules"][1].is_null()
         })
     })?;
+    claims::withdraw_all(cluster)?;
     own_endpoints(cluster)?;
-    Ok(format!("{}; on: {on}; off: {off}", said?))
+    Ok(off)
 }
 
-/// While the API server is down for 10 s, and when it comes back, nobody gets anything but the own endpoint.
-fn without_api_server(cluster: &Cluster) -> Result<()> {
+/// While the API server is down, and when it comes back, every pod gets its own endpoint for the provider's own name, and
+/// nothing else.
+pub fn without_api_server(cluster: &Cluster) -> Result<()> {
     let mut observers = Vec::new();
     for node in NODES {
         for (namespace, _) in TENANTS {

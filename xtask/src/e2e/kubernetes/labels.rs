@@ -2,7 +2,7 @@
 
 use std::{
     thread,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Result, ensure};
@@ -13,7 +13,7 @@ use super::{
     config::NODE_LOCAL,
     load::{Observer, Reply},
     manifests::{BROKER, TENANTS},
-    pods::{MINUTE, helm, own_endpoints, process, tenant_pod},
+    pods::{MINUTE, events_on, helm, own_endpoints, process, same_step_for_all, tenant_pod},
     policies::in_force,
 };
 
@@ -27,10 +27,7 @@ const EVENT: u64 = 150;
 
 /// The first tenant gets the label, loses it and gets it again; the other one has none.
 pub fn by_label(cluster: &Cluster) -> Result<String> {
-    let into_step = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs() % STEP;
-    if into_step > STEP - EVENT {
-        thread::sleep(Duration::from_secs(STEP - into_step));
-    }
+    same_step_for_all(STEP, EVENT)?;
     let said = labelled(cluster);
     label(cluster, None)?;
     helm(cluster, "upgrade", &[])?;
@@ -83,18 +80,18 @@ fn labelled(cluster: &Cluster) -> Result<String> {
     }
     let mut found = Vec::new();
     let waited = cluster.wait_until("an Event NotAllowed", 3 * MINUTE, || {
-        found = events(cluster, other)?;
+        found = events_on(cluster, other, "NotAllowed")?;
         Ok(!found.is_empty())
     })?;
     // The other node has its turn within a minute of the first.
     thread::sleep(Duration::from_secs(5));
-    found = events(cluster, other)?;
+    found = events_on(cluster, other, "NotAllowed")?;
     ensure!(found.len() == 1, "{} Events: {found:?}", found.len());
     ensure!(
         found[0].contains("neither it nor any other is for this namespace"),
         "{found:?}"
     );
-    let own_events = events(cluster, tenant)?;
+    let own_events = events_on(cluster, tenant, "NotAllowed")?;
     ensure!(own_events.is_empty(), "{own_events:?}");
     Ok(format!(
         "{} changes of a label, each seen within {} ms; the Event after {:.0} s",
@@ -120,18 +117,4 @@ fn observers(cluster: &Cluster, namespace: &str) -> Result<Vec<Observer>> {
         Observer::start(process(cluster, &pod)?, NODE_LOCAL.into(), &qname)
     });
     observers.collect()
-}
-
-/// The messages of Events that say so.
-fn events(cluster: &Cluster, namespace: &str) -> Result<Vec<String>> {
-    let namespace = format!("--namespace={namespace}");
-    let list = cluster.json(&[
-        "get",
-        "events",
-        &namespace,
-        "--field-selector=reason=NotAllowed",
-    ])?;
-    let items = list["items"].as_array().into_iter().flatten();
-    let messages = items.map(|item| item["message"].as_str().unwrap_or_default().to_owned());
-    Ok(messages.collect())
 }

@@ -14,7 +14,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use gregor_lab::Ask;
+use gregor_lab::{Ask, Transport};
 use hickory_proto::{
     op::ResponseCode,
     rr::{RData, RecordType},
@@ -277,9 +277,26 @@ fn ask(server: IpAddr, question: &Question) -> Result<(), String> {
 }
 
 fn reply(server: IpAddr, qname: &str) -> Result<Reply, String> {
-    let reply = Ask::new(server, qname, RecordType::A)
-        .send()
-        .map_err(|error| format!("{error:#}"))?;
+    exchange(Ask::new(server, qname, RecordType::A))
+}
+
+/// Asks once over TCP, from the network namespace of a process.
+pub fn over_tcp(pid: u32, server: IpAddr, qname: &str) -> Result<Reply> {
+    let file = File::open(format!("/proc/{pid}/ns/net"))?;
+    let mut ask = Ask::new(server, qname, RecordType::A);
+    ask.transport = Transport::Tcp;
+    let thread = thread::spawn(move || -> Result<Reply> {
+        setns(file, CloneFlags::CLONE_NEWNET)?;
+        exchange(ask).map_err(anyhow::Error::msg)
+    });
+    match thread.join() {
+        Ok(reply) => reply.with_context(|| format!("asking for {qname} over TCP")),
+        Err(_) => bail!("the thread that asks for {qname} over TCP panicked"),
+    }
+}
+
+fn exchange(ask: Ask) -> Result<Reply, String> {
+    let reply = ask.send().map_err(|error| format!("{error:#}"))?;
     let addresses = reply
         .answers
         .iter()

@@ -2,6 +2,7 @@
 
 mod cgroups;
 mod checks;
+mod claims;
 mod cluster;
 mod components;
 mod config;
@@ -19,6 +20,7 @@ mod page;
 mod pki;
 mod pods;
 mod policies;
+mod protected;
 mod results;
 mod services;
 mod taint;

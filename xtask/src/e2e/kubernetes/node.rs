@@ -46,7 +46,7 @@ const PATIENCE: Duration = Duration::from_secs(90);
 
 const API_SERVER: &str = "kube-apiserver";
 /// How long it stays away when it is killed.
-pub const API_SERVER_DOWN: Duration = Duration::from_secs(10);
+pub const API_SERVER_DOWN: Duration = Duration::from_secs(5);
 
 const CGROUPS: &str = "/sys/fs/cgroup";
 

@@ -1,6 +1,11 @@
 //! What the checks share: the pods of the cluster, what they find, and loads from them.
 
-use std::{collections::BTreeSet, net::IpAddr, time::Duration};
+use std::{
+    collections::BTreeSet,
+    net::IpAddr,
+    thread,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use gregor_lab::tools::say;
@@ -37,6 +42,11 @@ pub fn helm(cluster: &Cluster, command: &str, values: &[&str]) -> Result<()> {
     arguments.extend(values);
     cluster.helm(&arguments)?;
     Ok(())
+}
+
+/// The chart's values with these sources of identity.
+pub fn sources(sources: &[&str]) -> String {
+    format!("identity.sources={}", serde_json::json!(sources))
 }
 
 pub fn rolled_out(cluster: &Cluster, namespace: &str, what: &str) -> Result<()> {
@@ -283,6 +293,26 @@ pub fn flawless(outcome: Outcome, who: &str) -> Result<String> {
         "{queries} queries of {who} in {:.0} s",
         time.as_secs_f64()
     ))
+}
+
+/// The messages of a namespace's Events with this reason.
+pub fn events_on(cluster: &Cluster, namespace: &str, reason: &str) -> Result<Vec<String>> {
+    let namespace = format!("--namespace={namespace}");
+    let reason = format!("--field-selector=reason={reason}");
+    let list = cluster.json(&["get", "events", &namespace, &reason])?;
+    let items = list["items"].as_array().into_iter().flatten();
+    let messages = items.map(|item| item["message"].as_str().unwrap_or_default().to_owned());
+    Ok(messages.collect())
+}
+
+/// Waits for the next step of the time where this one ends within `need` seconds: Events have the step in their names, and are
+/// one for all nodes only within it.
+pub fn same_step_for_all(step: u64, need: u64) -> Result<()> {
+    let into_step = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs() % step;
+    if into_step > step - need {
+        thread::sleep(Duration::from_secs(step - into_step));
+    }
+    Ok(())
 }
 
 /// A pod that looks a broker up and ends.

@@ -1,6 +1,6 @@
 //! What the checks have found out, line by line.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use gregor_lab::tools::say;
@@ -50,10 +50,13 @@ impl Results {
 
     /// Runs a check that others rest on.
     pub fn step(&mut self, what: &str, check: impl FnOnce() -> Result<String>) {
-        match check() {
+        let started = Instant::now();
+        let result = check();
+        let took = started.elapsed().as_secs_f64();
+        match result {
             Ok(said) => {
                 say(&format!(
-                    "ok      {what}{}",
+                    "ok      {took:5.1} s  {what}{}",
                     if said.is_empty() {
                         String::new()
                     } else {

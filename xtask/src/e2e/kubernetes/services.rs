@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeSet,
     fs, thread,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -23,7 +23,7 @@ use super::{
     node::API_SERVER_DOWN,
     pods::{
         MINUTE, NAMESPACE, flawless, gregor_on, gregors, helm, own_endpoints, process, questions,
-        settled, status, tenant_pod,
+        same_step_for_all, settled, status, tenant_pod,
     },
     results::Results,
 };
@@ -31,7 +31,7 @@ use super::{
 /// The tenant whose Service is changed. The other one must not notice.
 const MOVED: (&str, &[&str]) = TENANTS[1];
 const STAYS: (&str, &[&str]) = TENANTS[0];
-const SERVICE: &str = "kafka-upstream";
+pub const SERVICE: &str = "kafka-upstream";
 const CHANGES: usize = 50;
 const ROUNDS: usize = 10;
 /// What a change may take.
@@ -157,7 +157,7 @@ fn home() -> String {
     format!("{}.endpoints.example", MOVED.0)
 }
 
-fn lead_to(cluster: &Cluster, external: &str) -> Result<()> {
+pub fn lead_to(cluster: &Cluster, external: &str) -> Result<()> {
     let patch = json!({ "spec": { "externalName": external } }).to_string();
     cluster.kubectl(&[
         "patch",
@@ -267,10 +267,7 @@ fn changes(cluster: &Cluster) -> Result<String> {
 /// Both nodes look each target up; the tenant sees one Event.
 fn events(cluster: &Cluster) -> Result<String> {
     // Events have the time in their name, in steps of ten minutes: both nodes within one of them.
-    let into_step = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs() % 600;
-    if into_step > 560 {
-        thread::sleep(Duration::from_secs(600 - into_step));
-    }
+    same_step_for_all(600, 40)?;
     let observers = observers(cluster)?;
     let servfail = Reply {
         rcode: ResponseCode::ServFail,

@@ -460,8 +460,8 @@ fn the_api_alone_goes_by_the_addresses_that_a_veth_came_with() {
             lab.veth("veth1", "bad", &["10.1.0.1/24"]),
             lab.veth("veth2", "good", &["10.1.0.2/24"]),
         );
-        journal.is_not(bad, WhyNot::Unknown);
-        journal.is_not(good, WhyNot::Unknown);
+        journal.is_not(bad, WhyNot::Unlisted);
+        journal.is_not(good, WhyNot::Unlisted);
         report(PodReport::Listed(vec![
             pod("bad", "10.1.0.1"),
             pod("good", "10.1.0.2"),

@@ -891,7 +891,7 @@ fn a_hostile_pod_gets_no_protected_target() {
     assert_eq!(gets(bar, &target("bar")), secret);
     reload(&gregor, &config);
 
-    // Without a responder nobody refuses, and nothing passes; a client's own target does, and other names. The next one takes
+    // Without a responder what would be refused gets no reply; a client's own target does, and other names. The next one takes
     // over.
     let config = fs::read_to_string(gregor.config_path()).unwrap();
     gregor.signal(Signal::SIGKILL);

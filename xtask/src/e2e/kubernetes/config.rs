@@ -116,7 +116,7 @@ pub fn controller_manager(pki: &str) -> Vec<String> {
         "--leader-elect=false",
         // Without them nothing becomes ready, or only after many seconds.
         "--use-service-account-credentials",
-        // After the API server was killed, controllers may hear of leases again only half a minute later: with the default of 50 s
+        // After the API server was killed, controllers may see leases again only half a minute later: with the default period
         // they take nodes for lost that are not, and the cluster's DNS loses its endpoints.
         "--node-monitor-grace-period=180s",
         "--kube-api-qps=500",

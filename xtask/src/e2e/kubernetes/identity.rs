@@ -117,7 +117,7 @@ fn label_chooses(cluster: &Cluster) -> Result<String> {
     ))
 }
 
-/// Nobody is known any more, and no endpoint is lost.
+/// Identity is switched off, and no endpoint is lost.
 pub fn off(cluster: &Cluster) -> Result<String> {
     let off = under_load(cluster, || {
         helm(cluster, "upgrade", &[])?;

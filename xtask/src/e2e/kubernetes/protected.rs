@@ -55,7 +55,7 @@ pub fn protected(cluster: &Cluster) -> Result<String> {
     ))
 }
 
-/// Behind a bridge nobody is known over TCP, so the cache on the node is asked for no target at all.
+/// Behind a bridge no client is identified over TCP, so the cache on the node is asked for no target at all.
 fn over_tcp_too(cluster: &Cluster) -> Result<()> {
     for (namespace, pid) in pods(cluster)? {
         for (tenant, _) in TENANTS {

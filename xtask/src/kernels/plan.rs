@@ -61,7 +61,11 @@ const TESTS: &[Tests] = &[
     Tests {
         part: Part::Tables,
         program: "programs",
-        quick: &["the_table_under_test_run", "answers_under_test_run"],
+        quick: &[
+            "the_table_under_test_run",
+            "answers_under_test_run",
+            "the_table_where_targets_are_protected",
+        ],
         full: &[
             "the_table_under_test_run_with_one_rule",
             "the_table_with_answers_to_other_questions",
@@ -80,7 +84,7 @@ const TESTS: &[Tests] = &[
     Tests {
         part: Part::Tables,
         program: "xdp",
-        quick: &["the_table"],
+        quick: &["the_table", "the_table_where_targets_are_protected"],
         full: &[
             "the_table_with_one_rule",
             "only_allowed_sources_are_answered",

@@ -11,7 +11,7 @@ use super::{
     load::{Load, Observer, Question, Reply},
     manifests::{BROKER, MOVES, STRANGER, TENANTS},
     pods::{
-        MINUTE, NAMESPACE, endpoint, events_on, flawless, helm, namespaces, process,
+        MINUTE, NAMESPACE, endpoint, events_on, flawless, helm, namespaces, observers, process,
         same_step_for_all, settled, sources, tenant_pod,
     },
     policies::in_force,
@@ -45,14 +45,9 @@ struct Pods {
 
 impl Pods {
     fn of(cluster: &Cluster, namespace: &'static str) -> Result<Self> {
-        let observers = NODES.into_iter().map(|node| {
-            let pod = tenant_pod(cluster, namespace, "glibc", node)?;
-            Observer::start(process(cluster, &pod)?, NODE_LOCAL.into(), BROKER)
-        });
-        let observers = observers.collect::<Result<_>>()?;
         Ok(Self {
             namespace,
-            observers,
+            observers: observers(cluster, namespace, BROKER)?,
         })
     }
 

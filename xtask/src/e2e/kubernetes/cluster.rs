@@ -462,6 +462,17 @@ impl Cluster {
             .context("the node has no process")
     }
 
+    /// Runs a program of a pod's own in the namespaces of its first process.
+    pub fn in_pod(&self, pod: &Value, program: &str, arguments: &[&str]) -> Result<String> {
+        let processes = self.processes(pod)?;
+        let process = processes.first().context("the pod has no process")?;
+        let mut command = Command::new("nsenter");
+        command
+            .args(["--mount", "--net", &format!("--target={process}"), program])
+            .args(arguments);
+        text(command)
+    }
+
     /// The processes of a pod, as the machine numbers them.
     pub fn processes(&self, pod: &Value) -> Result<Vec<u32>> {
         let mut found = Vec::new();

@@ -248,23 +248,34 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
         .unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
+/// Runs something in the network namespace of a process, in a thread of its own.
+fn in_netns_of<T: Send + 'static>(
+    pid: u32,
+    what: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let file = File::open(format!("/proc/{pid}/ns/net"))?;
+    let thread = thread::spawn(move || {
+        setns(file, CloneFlags::CLONE_NEWNET)?;
+        what()
+    });
+    match thread.join() {
+        Ok(outcome) => outcome,
+        Err(_) => bail!("a thread in a network namespace panicked"),
+    }
+}
+
 /// A page over HTTP, from the network namespace of a process.
 pub fn fetch(pid: u32, address: &str, path: &str) -> Result<String> {
-    let file = File::open(format!("/proc/{pid}/ns/net"))?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     let address = address.to_owned();
-    let thread = thread::spawn(move || -> Result<String> {
-        setns(file, CloneFlags::CLONE_NEWNET)?;
+    let page = in_netns_of(pid, move || {
         let mut stream = TcpStream::connect(&address)?;
         stream.write_all(request.as_bytes())?;
         let mut reply = String::new();
         stream.read_to_string(&mut reply)?;
         Ok(reply)
     });
-    match thread.join() {
-        Ok(reply) => reply.with_context(|| format!("fetching {path}")),
-        Err(_) => bail!("the thread that fetches {path} panicked"),
-    }
+    page.with_context(|| format!("fetching {path}"))
 }
 
 /// The error, if the reply is not the expected one.
@@ -282,17 +293,10 @@ fn reply(server: IpAddr, qname: &str) -> Result<Reply, String> {
 
 /// Asks once over TCP, from the network namespace of a process.
 pub fn over_tcp(pid: u32, server: IpAddr, qname: &str) -> Result<Reply> {
-    let file = File::open(format!("/proc/{pid}/ns/net"))?;
     let mut ask = Ask::new(server, qname, RecordType::A);
     ask.transport = Transport::Tcp;
-    let thread = thread::spawn(move || -> Result<Reply> {
-        setns(file, CloneFlags::CLONE_NEWNET)?;
-        exchange(ask).map_err(anyhow::Error::msg)
-    });
-    match thread.join() {
-        Ok(reply) => reply.with_context(|| format!("asking for {qname} over TCP")),
-        Err(_) => bail!("the thread that asks for {qname} over TCP panicked"),
-    }
+    let reply = in_netns_of(pid, move || exchange(ask).map_err(anyhow::Error::msg));
+    reply.with_context(|| format!("asking for {qname} over TCP"))
 }
 
 fn exchange(ask: Ask) -> Result<Reply, String> {
@@ -329,7 +333,6 @@ impl Rate {
         per_second: u32,
         time: Duration,
     ) -> Result<Self> {
-        let file = File::open(format!("/proc/{pid}/ns/net"))?;
         let queries: Vec<Vec<u8>> = qnames
             .iter()
             .map(|qname| {
@@ -337,16 +340,11 @@ impl Rate {
                 Ok(query.to_vec()?)
             })
             .collect::<Result<_>>()?;
-        let socket = thread::spawn(move || -> Result<UdpSocket> {
-            setns(file, CloneFlags::CLONE_NEWNET)?;
+        let socket = in_netns_of(pid, move || {
             let socket = UdpSocket::bind("0.0.0.0:0")?;
             socket.connect((server, 53))?;
             Ok(socket)
-        });
-        let socket = match socket.join() {
-            Ok(socket) => socket?,
-            Err(_) => bail!("the thread that makes a socket panicked"),
-        };
+        })?;
         socket.set_read_timeout(Some(LAST))?;
         let receives = socket.try_clone()?;
         let started = Instant::now();

@@ -20,13 +20,16 @@ use super::{
     cluster::{Cluster, NODES, condition},
     config::{NODE_LOCAL, NodeName},
     images,
-    load::{Load, Outcome, Question},
+    load::{Load, Observer, Outcome, Question},
     manifests::{BROKER, FOREIGN, FOREIGN_ADDRESS, PUBLIC, STRANGER, TENANTS},
 };
 
 pub const NAMESPACE: &str = "--namespace=kube-system";
 
 pub const DAEMON_SET: &str = "daemonset/gregor";
+
+/// The program of a pod that asks its resolver.
+const LOOKUP: &str = "/usr/bin/lookup";
 
 pub const MINUTE: Duration = Duration::from_secs(60);
 
@@ -93,8 +96,8 @@ pub fn gregors(cluster: &Cluster) -> Result<Vec<Value>> {
     pods(cluster, "kube-system", "app.kubernetes.io/name=gregor")
 }
 
-pub fn on(pods: Vec<Value>, node: NodeName) -> Result<Value> {
-    pods.into_iter()
+pub fn on(pods: &[Value], node: NodeName) -> Result<&Value> {
+    pods.iter()
         .find(|pod| {
             pod["spec"]["nodeName"] == node.to_string()
                 && pod["metadata"]["deletionTimestamp"].is_null()
@@ -103,26 +106,35 @@ pub fn on(pods: Vec<Value>, node: NodeName) -> Result<Value> {
 }
 
 pub fn gregor_on(cluster: &Cluster, node: NodeName) -> Result<Value> {
-    on(gregors(cluster)?, node)
+    Ok(on(&gregors(cluster)?, node)?.clone())
 }
 
 pub fn tenant_pod(cluster: &Cluster, namespace: &str, kind: &str, node: NodeName) -> Result<Value> {
-    on(pods(cluster, namespace, &format!("app={kind}"))?, node)
+    Ok(on(&pods(cluster, namespace, &format!("app={kind}"))?, node)?.clone())
 }
 
 pub fn name_of(pod: &Value) -> &str {
     pod["metadata"]["name"].as_str().unwrap_or_default()
 }
 
-/// Sends a signal to gregor on a node and waits until its container was restarted and is ready.
-pub fn restarted_after(cluster: &Cluster, node: NodeName, signal: Signal) -> Result<()> {
-    let pod = gregor_on(cluster, node)?;
-    let before = restarts_of(&pod);
-    kill(Pid::from_raw(process(cluster, &pod)? as i32), signal)?;
-    cluster.wait_until("the container is ready again", 2 * MINUTE, || {
-        let pod = gregor_on(cluster, node)?;
-        Ok(restarts_of(&pod) > before && condition(&pod, "Ready"))
-    })?;
+/// Sends a signal to gregor on each of these nodes and waits until its containers were restarted and are ready.
+pub fn restarted_after(cluster: &Cluster, nodes: &[NodeName], signal: Signal) -> Result<()> {
+    let mut before = Vec::new();
+    for node in nodes {
+        let pod = gregor_on(cluster, *node)?;
+        before.push((*node, restarts_of(&pod)));
+        kill(Pid::from_raw(process(cluster, &pod)? as i32), signal)?;
+    }
+    for (node, before) in before {
+        cluster.wait_until(
+            &format!("the container is ready again on {node}"),
+            2 * MINUTE,
+            || {
+                let pod = gregor_on(cluster, node)?;
+                Ok(restarts_of(&pod) > before && condition(&pod, "Ready"))
+            },
+        )?;
+    }
     Ok(())
 }
 
@@ -170,15 +182,23 @@ pub fn status(cluster: &Cluster, node: NodeName) -> Result<Value> {
 }
 
 /// What a pod's own resolver finds.
-pub fn lookup(
-    cluster: &Cluster,
-    namespace: &str,
-    pod: &Value,
-    name: &str,
-) -> Result<BTreeSet<IpAddr>> {
-    let namespace = format!("--namespace={namespace}");
-    let said = cluster.kubectl(&["exec", &namespace, name_of(pod), "--", "lookup", name])?;
+pub fn lookup(cluster: &Cluster, pod: &Value, name: &str) -> Result<BTreeSet<IpAddr>> {
+    let said = cluster.in_pod(pod, LOOKUP, &[name])?;
     said.lines().map(|line| Ok(line.trim().parse()?)).collect()
+}
+
+/// A namespace's pods on both nodes, which ask for a name.
+pub fn observers(cluster: &Cluster, namespace: &str, qname: &str) -> Result<Vec<Observer>> {
+    let observers = NODES.into_iter().map(|node| {
+        let pod = tenant_pod(cluster, namespace, "glibc", node)?;
+        Observer::start(process(cluster, &pod)?, NODE_LOCAL.into(), qname)
+    });
+    observers.collect()
+}
+
+/// What a pod asks first for a broker of its namespace.
+pub fn broker_of(namespace: &str) -> String {
+    format!("{BROKER}.{namespace}.svc.cluster.local")
 }
 
 pub fn addresses(texts: &[&str]) -> BTreeSet<IpAddr> {
@@ -192,21 +212,22 @@ pub fn each_pod_finds(
 ) -> Result<String> {
     let mut asked = 0;
     for namespace in namespaces() {
+        let expected = expected(namespace);
         for kind in ["glibc", "musl"] {
+            let pods = pods(cluster, namespace, &format!("app={kind}"))?;
             for node in NODES {
-                let pod = tenant_pod(cluster, namespace, kind, node)?;
-                let expected = expected(namespace);
+                let pod = on(&pods, node)?;
                 let mut found = Ok(BTreeSet::new());
                 // kube-proxy refuses for a moment after the cluster DNS is ready, and the cache keeps that.
                 let so = cluster.wait_until("the expected addresses", MINUTE / 3, || {
-                    found = lookup(cluster, namespace, &pod, BROKER);
+                    found = lookup(cluster, pod, BROKER);
                     Ok(found.as_ref().is_ok_and(|found| *found == expected))
                 });
                 if so.is_err() {
                     bail!("{namespace}, {kind}, {node}: {found:?}, not {expected:?}");
                 }
                 ensure!(
-                    lookup(cluster, namespace, &pod, FOREIGN)? == addresses(&[FOREIGN_ADDRESS]),
+                    lookup(cluster, pod, FOREIGN)? == addresses(&[FOREIGN_ADDRESS]),
                     "{namespace}, {kind}, {node}: {FOREIGN}"
                 );
                 asked += 1;
@@ -328,28 +349,33 @@ pub fn job(name: &str, namespace: &str, annotations: &Value, dns_config: &Value)
                 "name": "pod",
                 "image": images::GLIBC,
                 "imagePullPolicy": "Never",
-                "command": ["/usr/bin/lookup", BROKER],
+                "command": [LOOKUP, BROKER],
             }],
         },
     })
 }
 
-/// What such a pod finds; it is deleted then.
-pub fn found_by(cluster: &Cluster, pod: &Value) -> Result<BTreeSet<IpAddr>> {
-    let namespace = pod["metadata"]["namespace"].as_str().unwrap_or_default();
-    let namespace = format!("--namespace={namespace}");
-    let name = name_of(pod);
-    cluster.apply(&pod.to_string(), &[])?;
-    cluster.wait_until("the pod has ended", MINUTE, || {
-        let pod = cluster.json(&["get", "pod", &namespace, name])?;
-        Ok(matches!(
-            pod["status"]["phase"].as_str(),
-            Some("Succeeded" | "Failed")
-        ))
-    })?;
-    let said = cluster.kubectl(&["logs", &namespace, name])?;
-    cluster.kubectl(&["delete", "pod", &namespace, name, "--now"])?;
-    Ok(said.lines().filter_map(|line| line.parse().ok()).collect())
+/// What such pods find, which are made at once; they are deleted then.
+pub fn found_by(cluster: &Cluster, pods: &[Value]) -> Result<Vec<BTreeSet<IpAddr>>> {
+    let all = serde_json::json!({ "apiVersion": "v1", "kind": "List", "items": pods });
+    cluster.apply(&all.to_string(), &[])?;
+    let mut found = Vec::new();
+    for pod in pods {
+        let namespace = pod["metadata"]["namespace"].as_str().unwrap_or_default();
+        let namespace = format!("--namespace={namespace}");
+        let name = name_of(pod);
+        cluster.wait_until(&format!("{name} has ended"), MINUTE, || {
+            let pod = cluster.json(&["get", "pod", &namespace, name])?;
+            Ok(matches!(
+                pod["status"]["phase"].as_str(),
+                Some("Succeeded" | "Failed")
+            ))
+        })?;
+        let said = cluster.kubectl(&["logs", &namespace, name])?;
+        cluster.kubectl(&["delete", "pod", &namespace, name, "--now", "--wait=false"])?;
+        found.push(said.lines().filter_map(|line| line.parse().ok()).collect());
+    }
+    Ok(found)
 }
 
 #[cfg(test)]

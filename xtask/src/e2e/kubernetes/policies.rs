@@ -76,10 +76,13 @@ pub fn ndots(cluster: &Cluster) -> Result<String> {
         let made = mutated(*annotation, before)?;
         ensure!(made == *after, "{annotation:?}, {before}: {made}");
     }
-    let found = found_by(cluster, &annotated(Some("7"), &Value::Null))?;
-    ensure!(found == addresses(expected), "annotated: {found:?}");
-    let found = found_by(cluster, &annotated(None, &Value::Null))?;
-    ensure!(found == addresses(NOBODYS), "not annotated: {found:?}");
+    let mut pods = [Some("7"), None].map(|annotation| annotated(annotation, &Value::Null));
+    pods[1]["metadata"]["name"] = "no-ndots".into();
+    let found = found_by(cluster, &pods)?;
+    ensure!(
+        found == [addresses(expected), addresses(NOBODYS)],
+        "annotated, and not: {found:?}"
+    );
     helm(cluster, "upgrade", &[])?;
     Ok(format!("{} kinds of pods", rows.len()))
 }

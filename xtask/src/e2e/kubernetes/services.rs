@@ -22,8 +22,8 @@ use super::{
     manifests::{BROKER, EMPTY, MOVES, STRANGER, TENANTS},
     node::API_SERVER_DOWN,
     pods::{
-        MINUTE, NAMESPACE, flawless, gregor_on, gregors, helm, own_endpoints, process, questions,
-        same_step_for_all, settled, status, tenant_pod,
+        self, MINUTE, NAMESPACE, broker_of, flawless, gregor_on, gregors, helm, own_endpoints,
+        process, questions, same_step_for_all, settled, status, tenant_pod,
     },
     results::Results,
 };
@@ -120,23 +120,9 @@ fn connected(cluster: &Cluster, node: NodeName) -> Result<()> {
     Ok(())
 }
 
+/// The pods of the tenant whose Service is changed.
 fn observers(cluster: &Cluster) -> Result<Vec<Observer>> {
-    observers_in(cluster, MOVED.0)
-}
-
-fn qname(namespace: &str) -> String {
-    format!("{BROKER}.{namespace}.svc.cluster.local")
-}
-
-fn observers_in(cluster: &Cluster, namespace: &str) -> Result<Vec<Observer>> {
-    let qname = qname(namespace);
-    NODES
-        .into_iter()
-        .map(|node| {
-            let pod = tenant_pod(cluster, namespace, "glibc", node)?;
-            Observer::start(process(cluster, &pod)?, NODE_LOCAL.into(), &qname)
-        })
-        .collect()
+    pods::observers(cluster, MOVED.0, &broker_of(MOVED.0))
 }
 
 fn service(external: &str) -> String {
@@ -364,7 +350,7 @@ fn deleted_and_created(cluster: &Cluster) -> Result<String> {
 
 /// The stranger's Service leads to that of the tenant, by its name in the cluster.
 fn linked(cluster: &Cluster) -> Result<String> {
-    let observers = observers_in(cluster, STRANGER)?;
+    let observers = pods::observers(cluster, STRANGER, &broker_of(STRANGER))?;
     let followed = || -> Result<String> {
         let mut times = Times(Vec::new());
         let since = Instant::now();
@@ -455,7 +441,11 @@ fn explain(cluster: &Cluster) -> Result<String> {
 fn missed(cluster: &Cluster) -> Result<String> {
     let node = NODES[0];
     let pod = tenant_pod(cluster, MOVED.0, "glibc", node)?;
-    let observer = Observer::start(process(cluster, &pod)?, NODE_LOCAL.into(), &qname(MOVED.0))?;
+    let observer = Observer::start(
+        process(cluster, &pod)?,
+        NODE_LOCAL.into(),
+        &broker_of(MOVED.0),
+    )?;
     observer.until(&Reply::addresses(MOVED.1), Instant::now(), MINUTE)?;
     let gregor = gregor_on(cluster, node)?;
     let restarts = |pod: &Value| pod["status"]["containerStatuses"][0]["restartCount"].clone();

@@ -57,8 +57,8 @@ pub fn first_query_is_answered(cluster: &Cluster) -> Result<String> {
     cluster.kubectl(&["wait", namespace, "--for=condition=Ready", &name])?;
     let node = NODE.to_string();
     cluster.kubectl(&["taint", "node", &node, &format!("{TAINT}:NoSchedule-")])?;
-    let found = found_by(cluster, &early())?;
-    ensure!(found == addresses(endpoint(TENANT)), "{found:?}");
+    let found = found_by(cluster, &[early()])?;
+    ensure!(found == [addresses(endpoint(TENANT))], "{found:?}");
     Ok(String::new())
 }
 

@@ -23,7 +23,7 @@ use crate::{
     log,
     maps::{
         self, ABSENT, ABSENT_INDEX, ANSWERS, CLIENT_INDEX, CLIENTS, DFA, HEARTBEAT, HITS, INDEX,
-        OTHER_SERVERS, RING, RULES, SERVERS, SETTINGS, SOURCES, SUFFIX_INDEX, TABLE, TAILS,
+        OTHER_SERVERS, OWN, RING, RULES, SERVERS, SETTINGS, SOURCES, SUFFIX_INDEX, TABLE, TAILS,
     },
     process,
 };
@@ -44,6 +44,9 @@ pub trait Frame: Packet {
 
     /// [`finish`] as a stage.
     fn finish(&self, scratch: &Scratch) -> u32;
+
+    /// [`keeps`] as a stage.
+    fn keeps(&self, reason: u32) -> u32;
 
     /// [`reply`] as a stage.
     fn reply(context: *mut Self::Context) -> u32;
@@ -211,6 +214,22 @@ impl<F: Frame> Host<F> for Kernel {
     #[inline(always)]
     fn servers(&self) -> Option<&Servers> {
         SERVERS.get(0)
+    }
+
+    #[inline(always)]
+    fn protection(&self) -> u32 {
+        maps::protection()
+    }
+
+    #[inline(always)]
+    fn is_steered(&self, server: Address) -> bool {
+        let [high, low] = server.mapped();
+        is_steered(high, low) != 0
+    }
+
+    #[inline(always)]
+    fn keeps(&self, packet: &F, reason: Reason) -> bool {
+        packet.keeps(reason as u32) != 0
     }
 
     #[inline(always)]
@@ -401,6 +420,17 @@ pub fn reply<F: Frame>(context: *mut F::Context) -> u32 {
     replied as u32
 }
 
+/// [`pipeline::is_kept`], for a stage of its own. Takes the counter of a reason; returns 1 for yes.
+#[inline(always)]
+pub fn keeps<F: Frame>(context: *mut F::Context, reason: u32) -> u32 {
+    match Verdict::from_counter(reason) {
+        Verdict::Pass(reason) => {
+            u32::from(pipeline::is_kept(&F::from_raw(context), &Kernel, reason))
+        }
+        _ => 0,
+    }
+}
+
 /// Runs a stage, which finds the scratch by itself.
 #[inline(always)]
 fn stage(scratch: &mut Scratch, stage: extern "C" fn() -> u32) -> u32 {
@@ -428,6 +458,14 @@ fn is_allowed(high: u64, low: u64) -> u32 {
 }
 
 /// The same: the key is on its stack.
+#[inline(never)]
+fn is_steered(high: u64, low: u64) -> u32 {
+    // SAFETY: a byte.
+    let value = unsafe { OWN.get([high, low]) };
+    u32::from(value.is_some_and(|value| *value == abi::own::STEERED))
+}
+
+/// The same.
 #[inline(never)]
 fn is_permitted(rule: u64, client: u32) -> u32 {
     u32::from(maps::is_permitted(&Permit::new(rule, client)))

@@ -134,6 +134,11 @@ impl Frame for Skb {
     }
 
     #[inline(always)]
+    fn keeps(&self, reason: u32) -> u32 {
+        gregor_keeps_skb(self.context, reason)
+    }
+
+    #[inline(always)]
     fn reply(context: *mut __sk_buff) -> u32 {
         gregor_reply_skb(context)
     }
@@ -169,6 +174,13 @@ impl Frame for Skb {
 #[unsafe(no_mangle)]
 extern "C" fn gregor_finish_skb(context: *mut __sk_buff) -> u32 {
     host::finish::<Skb>(context)
+}
+
+/// See [`host::keeps`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn gregor_keeps_skb(context: *mut __sk_buff, reason: u32) -> u32 {
+    host::keeps::<Skb>(context, reason)
 }
 
 /// See [`host::reply`].

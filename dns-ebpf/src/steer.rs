@@ -4,10 +4,13 @@
 //! packets of an established connection. What it does not understand is delivered as without it.
 
 use aya_ebpf::{
-    bindings::{bpf_sk_lookup, sk_action::SK_PASS},
+    bindings::{
+        bpf_sk_lookup,
+        sk_action::{SK_DROP, SK_PASS},
+    },
     helpers::generated::bpf_ktime_get_ns,
     macros::{map, sk_lookup},
-    maps::{Array, HashMap, LruHashMap, SockMap},
+    maps::{Array, LruHashMap, SockMap},
     programs::SkLookupContext,
 };
 use dns_common::{
@@ -15,7 +18,7 @@ use dns_common::{
     wire::DNS_PORT,
 };
 
-use crate::maps::{HEARTBEAT, SERVERS};
+use crate::maps::{HEARTBEAT, OWN, SERVERS};
 
 /// One of the constants of [`abi::steer`].
 #[map]
@@ -24,11 +27,6 @@ static STEERING: Array<u32> = Array::with_max_entries(1, 0);
 /// Clients that got TC=1, IPv4-mapped, with the time until when they are steered, `bpf_ktime_get_ns`.
 #[map]
 static STEERED: LruHashMap<[u64; 2], u64> = LruHashMap::with_max_entries(abi::MAX_STEERED, 0);
-
-/// The node's addresses, whose connections are never steered, be they the responder's own. The context does not say what is
-/// local: the interface is in it from 5.17 on only, and over IPv6 it is that of the address, not `lo`.
-#[map]
-static OWN: HashMap<[u64; 2], u8> = HashMap::with_max_entries(abi::MAX_OWN, 0);
 
 /// The responder's listeners, by [`steer::LISTENER_V4`] and [`steer::LISTENER_V6`].
 #[map]
@@ -41,11 +39,14 @@ const IPPROTO_TCP: u32 = 6;
 /// See the module.
 #[sk_lookup]
 pub fn gregor_tcp(context: SkLookupContext) -> u32 {
-    steer(&context);
-    SK_PASS
+    match steer(&context) {
+        Some(()) => unsteered(),
+        None => SK_PASS,
+    }
 }
 
-/// `None` leaves the connection to the ordinary look-up, as does everything that is not chosen.
+/// `Some` for a connection that may have to be steered and was not. All others go to the listener, where that was chosen, or
+/// their ordinary way.
 #[inline(always)]
 fn steer(context: &SkLookupContext) -> Option<()> {
     let lookup = context.lookup;
@@ -69,20 +70,33 @@ fn steer(context: &SkLookupContext) -> Option<()> {
     // SAFETY: takes no argument.
     let now = unsafe { bpf_ktime_get_ns() };
     if now > HEARTBEAT.get(abi::DEADLINE)?.load() {
-        return None;
+        // SAFETY: only whether there is an entry matters.
+        return unsafe { OWN.get(client) }.is_none().then_some(());
     }
     let chosen = match *STEERING.get(0)? {
-        steer::ALWAYS => true,
+        steer::ALWAYS.. => true,
         // SAFETY: a u64; the value of a client that took this one's place would only steer a moment longer or shorter.
         steer::AFTER_TRUNCATION => now <= unsafe { *STEERED.get(client)? },
         _ => false,
     };
-    // SAFETY: only whether there is an entry matters.
+    // SAFETY: as above.
     if chosen && unsafe { OWN.get(client) }.is_none() {
-        // Without a listener, or with another program's choice made already, the connection goes its ordinary way.
-        let _ = LISTENERS.redirect_sk_lookup(context, listener, 0);
+        // Not without a listener, or with another program's choice made already.
+        return LISTENERS
+            .redirect_sk_lookup(context, listener, 0)
+            .err()
+            .map(drop);
     }
-    Some(())
+    None
+}
+
+/// What becomes of a connection that cannot be steered. A function of its own, which is walked once.
+#[inline(never)]
+fn unsteered() -> u32 {
+    match STEERING.get(0) {
+        Some(&steer::REQUIRED) => SK_DROP,
+        _ => SK_PASS,
+    }
 }
 
 /// The client of a connection to a server, IPv4-mapped. Not the node itself, which reaches an address of its own from that

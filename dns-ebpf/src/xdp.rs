@@ -121,6 +121,11 @@ impl Frame for Buffer {
     }
 
     #[inline(always)]
+    fn keeps(&self, reason: u32) -> u32 {
+        gregor_keeps_xdp(self.context, reason)
+    }
+
+    #[inline(always)]
     fn reply(context: *mut xdp_md) -> u32 {
         gregor_reply_xdp(context)
     }
@@ -153,6 +158,13 @@ impl Frame for Buffer {
 #[unsafe(no_mangle)]
 extern "C" fn gregor_finish_xdp(context: *mut xdp_md) -> u32 {
     host::finish::<Buffer>(context)
+}
+
+/// See [`host::keeps`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn gregor_keeps_xdp(context: *mut xdp_md, reason: u32) -> u32 {
+    host::keeps::<Buffer>(context, reason)
 }
 
 /// See [`host::reply`].

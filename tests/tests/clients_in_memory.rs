@@ -8,7 +8,7 @@ use std::{
 };
 
 use dns_common::{
-    abi::Servers,
+    abi::{Servers, protection},
     answer::{Key, Lifetime, MemoryTables},
     client::{ClientRecord, Permit},
     packet::SlicePacket,
@@ -237,6 +237,10 @@ impl Tables {
             now_ns: NOW_NS,
             ifindex,
             admission,
+            protection: match self.rules.protected().next() {
+                Some(_) => protection::UNREAD,
+                None => 0,
+            },
             sink: RefCell::new(|query| handed_over.borrow_mut().push(query)),
         };
         let verdict = intercept(&mut packet, &host, || Some(&mut self.scratch));

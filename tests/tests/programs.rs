@@ -1,20 +1,24 @@
 //! The loaded program: the table of packets, its place on the hook, its limits. Wants root and a kernel with tcx.
 
-use std::{process::Command, sync::atomic::Ordering, time::Duration};
+use std::{net::IpAddr, process::Command, sync::atomic::Ordering, time::Duration};
 
 use dns_common::{
     answer::Body,
     verdict::{EXPIRED, Reason, TAKEN, Verdict},
 };
-use gregor::datapath::{HIT_LANES, Hook, Limit, LoadOptions, Order, ReturnPath, State, Term};
+use gregor::datapath::{
+    HIT_LANES, Hook, Limit, LoadOptions, Order, Protection, ReturnPath, State, Term,
+};
 use gregor_tests::{
     packets::{
-        answers::{self, Expect},
-        build::Frame,
-        engine::{Engine as _, Outcome, TestRun, Veth, agree, agree_on_answers},
+        answers,
+        build::{Frame, Packet, Transport, udp_to},
+        engine::{Engine as _, Outcome, TestRun, Veth, agree, agree_on_answers, agree_when_closed},
         loaded::{LOOPBACK, Loaded, answering, compile, options, wait_until},
         observer::{Observer, Place},
-        table::{ALONE, Engines, FIRST_V4, SEVERAL, broker_query, broker_query_of, cases},
+        table::{
+            ALONE, Engines, FIRST_V4, FIRST_V6, SEVERAL, broker_query, broker_query_of, cases,
+        },
         wire::on_a_wire,
     },
     reading,
@@ -668,7 +672,7 @@ fn hits_are_counted_where_processors_share_the_words() {
         loaded.datapath.allow_interface(LOOPBACK).unwrap();
         let case = answers::cases()
             .into_iter()
-            .find(|case| matches!(case.expect, Expect::Answered) && !case.paged)
+            .find(|case| matches!(case.expect, answers::Expect::Answered) && !case.paged)
             .unwrap();
         loaded.fill(&case.cached).unwrap();
         let mut runs = 0;
@@ -768,4 +772,101 @@ fn verifier_budget_of_the_logging_program() {
     assert!(loaded.datapath.log().unwrap().is_some());
     let mut product = Loaded::new(&options).unwrap();
     assert!(product.datapath.log().unwrap().is_none(), "no AYA_LOGS");
+}
+
+/// With protected targets.
+fn closed() -> LoadOptions {
+    LoadOptions {
+        protection: Protection {
+            keeps_unread: true,
+            requires_tcp: true,
+        },
+        ..options(compile(SEVERAL))
+    }
+}
+
+#[test]
+fn the_table_where_targets_are_protected() {
+    let mut program = TestRun::with_options(&closed()).unwrap();
+    let kept = agree_when_closed(&mut program, cases().iter());
+    assert!(kept > 60, "{kept}");
+    let mut loaded = Loaded::new(&closed()).unwrap();
+    let verified = loaded.datapath.summary().unwrap().verified_instructions;
+    println!("{verified} instructions verified");
+    assert!(verified < 55_000, "{verified}");
+}
+
+/// What is for a server and what is not, over each family.
+#[test]
+fn where_targets_are_protected_nothing_is_kept_from_others_than_servers() {
+    let mut program = TestRun::with_options(&closed()).unwrap();
+    let [other_v4, other_v6] = ["192.0.2.53", "2001:db8::53"].map(|text| text.parse().unwrap());
+    let tcp = |port: u16| {
+        let mut header = vec![0; 20];
+        header[2..4].copy_from_slice(&port.to_be_bytes());
+        Transport::Other(6, header)
+    };
+    for (server, other) in [(FIRST_V4, other_v4), (FIRST_V6, other_v6)] {
+        let is_v4 = server.is_ipv4();
+        let to = |destination: IpAddr, transport: &Transport| {
+            udp_to(destination, Vec::new()).with(|packet| packet.transport = transport.clone())
+        };
+        let query = broker_query().transport;
+        let mut rows = vec![
+            ("TCP", to(server, &tcp(53)), true),
+            ("TCP to another port", to(server, &tcp(443)), false),
+            (
+                "ICMP",
+                to(
+                    server,
+                    &Transport::Other(if is_v4 { 1 } else { 58 }, vec![8; 16]),
+                ),
+                false,
+            ),
+            (
+                "UDP to another port",
+                to(server, &query).with_udp(|udp| udp.destination_port = 443),
+                false,
+            ),
+        ];
+        let odd = |packet: Packet| {
+            packet.with(|packet| match is_v4 {
+                true => packet.options = vec![1; 4],
+                false => {
+                    // Destination options: a PadN of four bytes in front of UDP or TCP.
+                    let next = match packet.transport {
+                        Transport::Udp(_) => 17,
+                        Transport::Other(protocol, _) => protocol,
+                    };
+                    packet.extension = 60;
+                    packet.options = vec![next, 0, 1, 4, 0, 0, 0, 0];
+                }
+            })
+        };
+        rows.push(("UDP with options", odd(to(server, &query)), true));
+        rows.push(("TCP with options", odd(to(server, &tcp(53))), true));
+        let fragment = |packet: Packet| {
+            packet.with(|packet| match is_v4 {
+                true => packet.fragment = 0x2000,
+                false => {
+                    packet.extension = 44;
+                    packet.options = vec![17, 0, 0, 1, 0, 0, 0, 9];
+                }
+            })
+        };
+        rows.push(("a fragment", fragment(to(server, &query)), true));
+        for (what, packet, is_kept) in rows {
+            let mut verdict = |packet: &Packet| program.run(&packet.build()).unwrap().verdict();
+            let found = verdict(&packet);
+            let is_unanswered = found == Verdict::Unanswered;
+            assert_eq!(is_unanswered, is_kept, "{what} to {server}: {found:?}");
+            let elsewhere = verdict(&packet.clone().with(|packet| packet.destination = other));
+            assert!(
+                matches!(elsewhere, Verdict::Pass(_)),
+                "{what}: {elsewhere:?}"
+            );
+            let tagged = verdict(&packet.tag(0x8100, 7));
+            assert_eq!(tagged, found, "{what}, tagged");
+        }
+    }
 }

@@ -16,13 +16,13 @@ use std::{
     process::Command,
 };
 
-use dns_common::verdict::Reason;
+use dns_common::verdict::{Reason, Verdict};
 use e2e::pods::Pods;
 use e2e::{
     Load, Metrics, REPLY, Wire, addresses, ethtool, keep_tags, loads, qualified, sorted, until,
     wire,
 };
-use gregor::datapath::{Hook, LoadOptions};
+use gregor::datapath::{Hook, LoadOptions, Protection};
 use gregor_tests::{
     lab::{
         Ask, Gregor, Lab, Netns, Pod, skip,
@@ -30,7 +30,7 @@ use gregor_tests::{
     },
     packets::{
         build::{internet_checksum, name, opt, question, udp_to},
-        engine::{Outcome, Xdp, agree},
+        engine::{Engine as _, Outcome, Xdp, agree, agree_when_closed},
         loaded::{LOOPBACK, Loaded, compile, options},
         probe,
         table::{ALONE, SEVERAL, broker_query, cases},
@@ -81,6 +81,37 @@ fn the_table_with_one_rule() {
         cases.iter().filter(|case| case.holds_alone()),
     );
     assert!(ran > 180, "{ran}");
+}
+
+#[test]
+fn the_table_where_targets_are_protected() {
+    if !has_xdp("the_table_where_targets_are_protected") {
+        return;
+    }
+    let options = LoadOptions {
+        protection: Protection {
+            keeps_unread: true,
+            requires_tcp: true,
+        },
+        ..xdp()
+    };
+    let cases = cases();
+    let kept = agree_when_closed(&mut Xdp::with_options(&options).unwrap(), cases.iter());
+    assert!(kept > 60, "{kept}");
+    // Whoever is not looked at is kept from nothing.
+    let strangers = LoadOptions {
+        sources: Vec::new(),
+        ..options
+    };
+    let mut program = Xdp::with_options(&strangers).unwrap();
+    for case in cases.iter().filter(|case| case.engines.xdp) {
+        let verdict = program.run(&case.frame).unwrap().verdict();
+        assert!(
+            matches!(verdict, Verdict::Pass(_)),
+            "{}: {verdict:?}",
+            case.name
+        );
+    }
 }
 
 /// The cost of every reload; see `programs.rs` for the TC program's.

@@ -89,10 +89,31 @@ pub mod steer {
     pub const AFTER_TRUNCATION: u32 = 1;
     /// All but the node's own.
     pub const ALWAYS: u32 = 2;
+    /// The same, and those that cannot be steered are refused.
+    pub const REQUIRED: u32 = 3;
 
     pub const LISTENER_V4: u32 = 0;
     pub const LISTENER_V6: u32 = 1;
 }
+
+/// Values of the map [`maps::OWN`].
+pub mod own {
+    /// An address of the node.
+    pub const ADDRESS: u8 = 1;
+    /// A server whose TCP connections all go to the responder ([`steer::REQUIRED`](super::steer::REQUIRED)).
+    pub const STEERED: u8 = 2;
+}
+
+/// Bits of the constant [`PROTECTION`].
+pub mod protection {
+    /// What may hide a query from the program does not pass to a server.
+    pub const UNREAD: u32 = 1;
+    /// Nor do TCP connections, unless the responder gets them.
+    pub const TCP: u32 = 2;
+}
+
+/// Name of the constant that the loader sets before the verifier sees the programs, which leaves out what is off.
+pub const PROTECTION: &str = "PROTECTION";
 
 /// Most clients that are steered at a time; the least recently added go first.
 pub const MAX_STEERED: u32 = 8192;

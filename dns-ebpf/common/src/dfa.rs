@@ -126,6 +126,13 @@ impl Header {
         false
     }
 
+    /// The same table, by which [any end may match](Self::may_match): a message may end as if it asked for another name than it
+    /// does.
+    pub const fn reading_every_name(mut self) -> Self {
+        self.heads[0].wire = LiteralWord::NONE;
+        self
+    }
+
     #[inline(always)]
     fn class(&self, byte: u8) -> u32 {
         // SAFETY: a u8 indexes 256 entries.

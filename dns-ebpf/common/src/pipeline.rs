@@ -1,5 +1,6 @@
 //! From a frame to a verdict: the one path that every program and every test takes.
 
+mod closed;
 mod datagram;
 mod host;
 #[cfg(not(target_arch = "bpf"))]
@@ -18,6 +19,7 @@ use crate::{
     wire::*,
 };
 
+pub use closed::{is_kept, is_unread};
 pub use host::{Address, Host, Matched};
 #[cfg(not(target_arch = "bpf"))]
 pub use memory::MemoryHost;
@@ -26,7 +28,7 @@ pub use stages::{
     locate_by_own_suffix, locate_by_suffix, recognise, reply,
 };
 
-use self::datagram::{may_be_replied_to, parse_datagram, parse_dns_header, source};
+use self::datagram::{Datagram, may_be_replied_to, parse_datagram, parse_dns_header, source};
 
 /// Decides about one frame, and makes it its answer where that is known. The scratch is asked for only once a frame is a
 /// query to one of the servers.
@@ -42,12 +44,20 @@ pub fn intercept<'s, P: Packet, H: Host<P>>(
     }
 }
 
+/// The verdict on a frame that is to pass for this reason, perhaps before its name is known. Not asked for about names that are
+/// recognised by their end as no rule's.
 #[inline(always)]
-fn decide<'s, P: Packet, H: Host<P>>(
-    packet: &mut P,
-    host: &H,
-    scratch: impl FnOnce() -> Option<&'s mut Scratch>,
-) -> Result<Verdict, Reason> {
+fn pass_or_keep<P: Packet, H: Host<P>>(packet: &P, host: &H, reason: Reason) -> Verdict {
+    if host.protection() != 0 && is_unread(reason) && host.keeps(packet, reason) {
+        Verdict::Unanswered
+    } else {
+        Verdict::Pass(reason)
+    }
+}
+
+/// The headers of a plain query to a server, with the flags and the number of additional records.
+#[inline(always)]
+fn headers<P: Packet, H: Host<P>>(packet: &P, host: &H) -> Result<(Datagram, u16, u16), Reason> {
     let datagram = parse_datagram(packet, host)?;
     // The second bound follows from the first, which the verifier does not know.
     let frame_len = packet.len();
@@ -55,6 +65,19 @@ fn decide<'s, P: Packet, H: Host<P>>(
         return Err(Reason::Oversize);
     }
     let (flags, additional) = parse_dns_header(packet, &datagram)?;
+    Ok((datagram, flags, additional))
+}
+
+#[inline(always)]
+fn decide<'s, P: Packet, H: Host<P>>(
+    packet: &mut P,
+    host: &H,
+    scratch: impl FnOnce() -> Option<&'s mut Scratch>,
+) -> Result<Verdict, Reason> {
+    let (datagram, flags, additional) = match headers(packet, host) {
+        Ok(headers) => headers,
+        Err(reason) => return Ok(pass_or_keep(packet, host, reason)),
+    };
     // Without additional records, or with nothing but a plain OPT, the message ends in root label, qtype, qclass and that
     // OPT: most foreign names need no copy, then. Where there is no root label, the slow path says what is wrong.
     let plain = if additional == 0 {
@@ -77,7 +100,7 @@ fn decide<'s, P: Packet, H: Host<P>>(
     }
     let scratch = scratch().ok_or(Reason::Internal)?;
     if !scratch.enter() {
-        return Err(Reason::Internal);
+        return Ok(pass_or_keep(packet, host, Reason::Internal));
     }
 
     scratch.set_frame(&Frame {
@@ -96,7 +119,10 @@ fn decide<'s, P: Packet, H: Host<P>>(
     scratch.asked.captures = Captures::NEVER;
     let verdict = host.finish(packet, scratch);
     scratch.leave();
-    Ok(verdict)
+    Ok(match verdict {
+        Verdict::Pass(reason) => pass_or_keep(packet, host, reason),
+        _ => verdict,
+    })
 }
 
 /// What comes of a verdict of [`finish`] on a name that the responder refuses: it never passes, be there a responder or not.

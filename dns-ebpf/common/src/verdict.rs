@@ -13,7 +13,7 @@ pub enum Verdict {
     Spoiled,
     /// The name is known to exist, but not what is asked of it, and a limit forbids to ask the responder: the frame goes nowhere.
     /// The existing cache would deny the whole name (RFC 8020). Or the responder would refuse the name, and cannot be asked: the
-    /// existing cache would answer it.
+    /// existing cache would answer it. Or it may hide such a name.
     Unanswered,
 }
 

@@ -10,7 +10,11 @@ pub const ETH_P_8021AD: u16 = 0x88a8;
 
 pub const IPV4_LEN: u32 = 20;
 pub const IPV6_LEN: u32 = 40;
+pub const IPPROTO_TCP: u8 = 6;
 pub const IPPROTO_UDP: u8 = 17;
+pub const IPPROTO_ICMPV6: u8 = 58;
+/// No next header (RFC 8200 §4.7).
+pub const IPPROTO_NONE: u8 = 59;
 pub const UDP_LEN: u32 = 8;
 pub const DNS_PORT: u16 = 53;
 

@@ -265,7 +265,7 @@ impl App {
         .await?;
         tcp.prepare(&settings, &mut datapath)?;
 
-        tcp.add_program(&datapath);
+        tcp.add_program(&settings, &datapath);
         let base = datapath.base();
         let readers = Readers::take(&mut datapath)?;
         let mut logs = Logs::default();
@@ -303,7 +303,7 @@ impl App {
                     ..
                 } = prepared;
                 tcp.prepare(&settings, &mut next)?;
-                tcp.add_program(&next);
+                tcp.add_program(&settings, &next);
                 logs.follow(next.log()?);
                 // Nothing is attached yet.
                 next.adopt(&mut datapath, |_| true)

@@ -127,7 +127,7 @@ impl App {
                 .settle(&settings, |index| clients.is_known(index))
                 .await;
         }
-        self.tcp.add_program(&datapath);
+        self.tcp.add_program(&settings, &datapath);
         let replaced = self
             .kernel
             .replace(datapath, settings.selection.clone())

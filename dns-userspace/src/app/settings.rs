@@ -14,7 +14,10 @@ use ipnet::IpNet;
 use crate::{
     claims::{self, Decision, Platform, Refusal, Snapshot, Verdict},
     config::{self, Config, Diagnostic},
-    datapath::{AnswerOptions, HIT_LANES, Hook, Limit, LoadOptions, Order, SteerMode, detect_hook},
+    datapath::{
+        AnswerOptions, HIT_LANES, Hook, Limit, LoadOptions, Order, Protection, SteerMode,
+        detect_hook,
+    },
     discover::Selection,
     nameservers::{self, Source},
     observe::{ClaimStatus, ClaimsStatus, RuleStatus},
@@ -45,6 +48,8 @@ pub struct Settings {
     /// The only addresses whose queries are looked at with XDP.
     pub sources: Vec<IpNet>,
     pub tcp: SteerMode,
+    /// Whether names of targets are refused.
+    pub protects_targets: bool,
     pub limit: Limit,
     pub rules: Arc<RuleSet>,
     /// The server that is asked for targets; `None` for the one that the pod asked.
@@ -129,10 +134,14 @@ impl Settings {
         let tcp = match config.tcp() {
             config::Tcp::AfterTruncation => SteerMode::AfterTruncation,
             config::Tcp::Always => SteerMode::Always,
+            config::Tcp::Required => SteerMode::Required,
             config::Tcp::Never => SteerMode::Never,
         };
+        // Tenants add rules with targets.
+        let has_targets = rules.protected().next().is_some() || platform.is_some();
         Ok(Self {
             tcp,
+            protects_targets: config.protects_targets() && has_targets,
             platform,
             claims: Arc::default(),
             selection: Selection::new(globs)?,
@@ -246,6 +255,10 @@ impl Settings {
                 AnswerOptions::NONE
             },
             hit_lanes: HIT_LANES,
+            protection: Protection {
+                keeps_unread: self.protects_targets,
+                requires_tcp: self.tcp == SteerMode::Required,
+            },
         }
     }
 
@@ -370,6 +383,7 @@ pub fn tcp_name(mode: SteerMode) -> &'static str {
         SteerMode::Never => "never",
         SteerMode::AfterTruncation => "after-truncation",
         SteerMode::Always => "always",
+        SteerMode::Required => "required",
     }
 }
 

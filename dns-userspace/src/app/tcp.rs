@@ -65,9 +65,9 @@ impl Tcp {
     }
 
     /// Adds a program before it is attached: it gets the node's addresses, and the clients that receive TC=1 from now on.
-    pub fn add_program(&self, datapath: &Datapath) {
+    pub fn add_program(&self, settings: &Settings, datapath: &Datapath) {
         if let Some(program) = datapath.steered() {
-            self.steering.also(Arc::new(program));
+            self.steering.also(settings.tcp, Arc::new(program));
         }
     }
 
@@ -83,7 +83,11 @@ impl Tcp {
             Failure::of(&error, &settings.load_options(), log_directories).to_string()
         });
         if let Some(error) = &error {
-            tracing::warn!(error, "TCP is not steered and reaches the existing cache");
+            let consequence = match settings.tcp {
+                SteerMode::Required => "is refused",
+                _ => "reaches the existing cache",
+            };
+            tracing::warn!(error, "TCP is not steered and {consequence}");
         }
         let mode = match error {
             None => settings.tcp,

@@ -310,7 +310,9 @@ mod tests {
         }
         for (tcp, protects, expected) in [
             ("", "false", Tcp::AfterTruncation),
-            ("", "true", Tcp::Always),
+            ("", "true", Tcp::Required),
+            ("tcp = \"required\"", "false", Tcp::Required),
+            ("tcp = \"always\"", "true", Tcp::Always),
             ("tcp = \"never\"", "true", Tcp::Never),
             ("tcp = \"always\"", "false", Tcp::Always),
         ] {

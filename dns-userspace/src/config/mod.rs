@@ -129,6 +129,8 @@ pub enum Tcp {
     /// Those of a client that has just received TC=1.
     AfterTruncation,
     Always,
+    /// All, and none reaches the cache that gregor does not get.
+    Required,
     Never,
 }
 
@@ -466,7 +468,7 @@ impl Config {
     /// Which TCP queries are answered: all, where names are refused that TCP would else reach.
     pub fn tcp(&self) -> Tcp {
         self.intercept.tcp.unwrap_or(if self.protects_targets() {
-            Tcp::Always
+            Tcp::Required
         } else {
             Tcp::AfterTruncation
         })
@@ -626,6 +628,7 @@ fn read_intercept(reader: &mut Reader<'_>, root: &Section<'_, '_>, complete: boo
         &[
             ("after-truncation", Tcp::AfterTruncation),
             ("always", Tcp::Always),
+            ("required", Tcp::Required),
             ("never", Tcp::Never),
         ],
     );

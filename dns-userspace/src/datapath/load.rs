@@ -15,7 +15,7 @@ use aya::{
     },
 };
 use dns_common::{
-    abi::{MAX_SERVERS, MAX_SOURCES, Servers, Trailer, maps},
+    abi::{MAX_SERVERS, MAX_SOURCES, PROTECTION, Servers, Trailer, maps},
     answer::{RuleEntry, Settings},
     dfa,
 };
@@ -138,11 +138,14 @@ impl Datapath {
         if options.hook == Hook::Xdp && !probe::has_xdp_load_bytes() {
             return Err(DatapathError::NoXdpLoadBytes);
         }
+        let protection = options.protection.bits();
         let mut loader = EbpfLoader::new();
         loader.verifier_log_level(how.log);
         for (name, elements) in sizes {
             loader.map_max_entries(name, *elements);
         }
+        // Missing in objects of before, which measurements compare with.
+        loader.override_global(PROTECTION, &protection, false);
         for (name, path) in pinned.iter().flat_map(|pinned| &pinned.paths) {
             loader.map_pin_path(name, path);
         }
@@ -164,7 +167,11 @@ impl Datapath {
             set(&mut tails, maps::TAILS, index as u32, &Plain(*tail))?;
         }
         let mut header: Array<_, Plain<dfa::Header>> = take(&mut ebpf, maps::DFA)?;
-        set(&mut header, maps::DFA, 0, &Plain(table.header))?;
+        let read = match options.protection.keeps_unread {
+            true => table.header.reading_every_name(),
+            false => table.header,
+        };
+        set(&mut header, maps::DFA, 0, &Plain(read))?;
         let mut rules: Array<_, Plain<RuleEntry>> = take(&mut ebpf, maps::RULES)?;
         for (index, entry) in options.rules.entries().into_iter().enumerate() {
             set(&mut rules, maps::RULES, index as u32, &Plain(entry))?;

@@ -74,7 +74,7 @@ pub use netdev::{XdpMode, xdp_modes};
 pub use netlink::{Netlink, attributes};
 pub use node::{Node, missing_capabilities};
 pub use offload::vlan_offload_remedy;
-pub use options::{HIT_LANES, LoadOptions, wanted};
+pub use options::{HIT_LANES, LoadOptions, Protection, wanted};
 pub use pins::{Claim, STATE, State, StateError, forget};
 pub use program::{Datapath, ProgramSummary, TestOutcome};
 pub use return_path::ReturnPath;

@@ -3,7 +3,7 @@
 use std::{net::IpAddr, sync::Arc};
 
 use aya::util::nr_cpus;
-use dns_common::abi::maps;
+use dns_common::abi::{maps, protection};
 use ipnet::IpNet;
 
 use super::{
@@ -32,6 +32,24 @@ pub struct LoadOptions {
     /// Most words that count how often an answer is given, a power of two: one for each processor, which share them where
     /// there are more. [`HIT_LANES`] unless a test has another.
     pub hit_lanes: usize,
+    pub protection: Protection,
+}
+
+/// What does not pass to servers, beside queries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Protection {
+    /// What may hide a query from the program.
+    pub keeps_unread: bool,
+    /// TCP connections that the responder does not get.
+    pub requires_tcp: bool,
+}
+
+impl Protection {
+    /// As the programs have it.
+    pub(super) fn bits(self) -> u32 {
+        let bit = |is_on, bit| if is_on { bit } else { 0 };
+        bit(self.keeps_unread, protection::UNREAD) | bit(self.requires_tcp, protection::TCP)
+    }
 }
 
 /// Interfaces whose slot in the array is used by another one. Indexes are given out one after the other, so of a few hundred
@@ -96,6 +114,7 @@ pub(super) mod tests {
                 stale_ttl: 30,
             },
             hit_lanes: HIT_LANES,
+            protection: Protection::default(),
         };
         Footprint::of(OBJECT, &sizes(&options, processors), processors)
     }

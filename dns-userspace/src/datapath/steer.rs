@@ -1,7 +1,7 @@
 //! The sk_lookup program of a [`Datapath`](super::Datapath): its maps, its link to the network namespace, its successor.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     fs::File,
     io,
     net::IpAddr,
@@ -16,7 +16,7 @@ use aya::{
     maps::{Array, HashMap as BpfHashMap, MapData, MapError, SockMap},
     programs::Program,
 };
-use dns_common::abi::{mapped, maps, steer};
+use dns_common::abi::{mapped, maps, own, steer};
 
 use super::{
     DatapathError, Refused,
@@ -48,16 +48,28 @@ impl Steered {
         self.lock().truncated.insert(key(client), until, 0)
     }
 
-    /// The addresses of the node: connections from them are never steered.
-    pub fn set_own(&self, addresses: &HashSet<IpAddr>) -> Result<(), MapError> {
-        let wanted: HashSet<[u64; 2]> = addresses.iter().copied().map(key).collect();
+    /// The addresses of the node, whose connections are never steered, and the servers of which all others' are.
+    pub fn set_own(
+        &self,
+        addresses: &HashSet<IpAddr>,
+        steered: &HashSet<IpAddr>,
+    ) -> Result<(), MapError> {
+        let of = |addresses: &HashSet<IpAddr>, value| -> Vec<_> {
+            let keys = addresses.iter().copied().map(key);
+            keys.map(|key| (key, value)).collect()
+        };
+        let mut wanted: HashMap<[u64; 2], u8> = HashMap::new();
+        wanted.extend(of(addresses, own::ADDRESS));
+        wanted.extend(of(steered, own::STEERED));
         let mut clients = self.lock();
-        let present: HashSet<_> = clients.own.keys().filter_map(Result::ok).collect();
-        for gone in present.difference(&wanted) {
+        let present: HashMap<[u64; 2], u8> = clients.own.iter().filter_map(Result::ok).collect();
+        for gone in present.keys().filter(|key| !wanted.contains_key(*key)) {
             clients.own.remove(gone)?;
         }
-        for new in wanted.difference(&present) {
-            clients.own.insert(new, 1, 0)?;
+        for (key, value) in &wanted {
+            if present.get(key) != Some(value) {
+                clients.own.insert(key, value, 0)?;
+            }
         }
         Ok(())
     }
@@ -72,8 +84,8 @@ impl SteeredClients for Steered {
         Steered::insert(self, client, valid).map_err(io::Error::other)
     }
 
-    fn set_own(&self, addresses: &HashSet<IpAddr>) -> io::Result<()> {
-        Steered::set_own(self, addresses).map_err(io::Error::other)
+    fn set_own(&self, addresses: &HashSet<IpAddr>, steered: &HashSet<IpAddr>) -> io::Result<()> {
+        Steered::set_own(self, addresses, steered).map_err(io::Error::other)
     }
 }
 
@@ -135,6 +147,7 @@ impl SteeringMaps {
             SteerMode::Never => steer::NEVER,
             SteerMode::AfterTruncation => steer::AFTER_TRUNCATION,
             SteerMode::Always => steer::ALWAYS,
+            SteerMode::Required => steer::REQUIRED,
         };
         to.mode.set(0, value, 0).map_err(failed(maps::STEERING))
     }

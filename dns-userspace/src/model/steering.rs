@@ -17,6 +17,8 @@ pub enum SteerMode {
     AfterTruncation,
     /// All but the node's own.
     Always,
+    /// The same, and none that cannot be steered reaches a server.
+    Required,
 }
 
 /// Where steered connections are accepted, one socket for each family that the node has.
@@ -31,6 +33,6 @@ pub struct Listeners {
 pub trait SteeredClients: Debug + Send + Sync + 'static {
     /// From now on, and for this long, TCP connections of `client` are steered.
     fn insert(&self, client: IpAddr, valid: Duration) -> io::Result<()>;
-    /// The addresses of the node: connections from them are never steered.
-    fn set_own(&self, addresses: &HashSet<IpAddr>) -> io::Result<()>;
+    /// The addresses of the node, whose connections are never steered, and the servers of which all others' are.
+    fn set_own(&self, addresses: &HashSet<IpAddr>, steered: &HashSet<IpAddr>) -> io::Result<()>;
 }

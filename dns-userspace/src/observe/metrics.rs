@@ -374,12 +374,16 @@ pub const METRICS: &[Metric] = &[
                 ("answered", tcp.answered),
                 ("relayed", tcp.relayed),
                 ("lost", tcp.lost),
+                ("unread", tcp.unread),
             ])
         },
     )
     .by(&["result"])
     .shown(Section::Tcp, "")
-    .advice("`lost` with a client that stays: the server that it asked is slow over TCP"),
+    .advice(
+        "`lost` with a client that stays: the server that it asked is slow over TCP. `unread`, with `protect_targets`: what may hide \
+         the name of a target, and closes its connection",
+    ),
     Metric::gauge(
         "attached_interfaces",
         "Interfaces with a program on them",
@@ -768,6 +772,7 @@ pub(super) mod tests {
                     answered: 6,
                     relayed: 7,
                     lost: 1,
+                    unread: 0,
                 },
             },
             identity: IdentityStatus {

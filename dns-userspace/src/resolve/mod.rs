@@ -21,7 +21,7 @@ pub use chase::looks_like_address;
 pub use compose::{ExtendedError, Section};
 pub use limiter::Limiter;
 pub use options::{ResponderOptions, Upstream};
-pub use query::{Edns, Query};
+pub use query::{Edns, Query, only_qname};
 pub use responder::Responder;
 pub use source::{DnsSource, Explanation, Step, StepReply, TargetSource, explain, explain_known};
 pub use stats::{OTHER_NAMESPACES, PassReason, ResponderStatus, Stats};

@@ -126,6 +126,18 @@ impl Query {
     }
 }
 
+/// The name of the only question of a message; `None` where that is compressed, too long or not whole, or there are others.
+pub fn only_qname(message: &[u8]) -> Option<&[u8]> {
+    let header: &[u8; HEADER] = message.first_chunk()?;
+    if header[4..6] != [0, 1] {
+        return None;
+    }
+    let body = &message[HEADER..];
+    let name_len = name_length(body)?;
+    body.get(..name_len + QUESTION_TAIL as usize)?;
+    Some(&body[..name_len])
+}
+
 /// One OPT and nothing behind it; its options are walked once, so that a list with wrong lengths is refused.
 fn parse_opt(record: &[u8]) -> Option<Edns> {
     let fixed: &[u8; OPT] = record.first_chunk()?;

@@ -75,6 +75,8 @@ struct Program {
     is_answered: bool,
     /// Whether the answer depends on who asks.
     is_known: bool,
+    /// Whether it took the query so that the name is refused.
+    refuses: bool,
 }
 
 impl<S: TargetSource, I: Inject> Responder<S, I> {
@@ -144,6 +146,7 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
             answers: intercepted.answers.clone(),
             is_answered: intercepted.is_answered,
             is_known: intercepted.client.is_some(),
+            refuses: rules.refuses(rule),
         };
         let is_answered = program.is_answered;
         let watched = if is_answered {
@@ -223,6 +226,7 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
         if !is_answered {
             self.stats.lock().queries += 1;
         }
+        let refuses = program.as_ref().is_some_and(|program| program.refuses);
         let parsed = parse(&frame);
         let client = Client {
             reply_path: ReplyPath::Frame(frame),
@@ -231,7 +235,11 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
             answers: program.map(|program| program.answers),
         };
         let Some((query, server)) = parsed else {
-            self.reject(&client, is_answered, PassReason::Query);
+            // The existing cache may read what this cannot.
+            match refuses {
+                true => self.leave_unanswered(&client, PassReason::Query),
+                false => self.reject(&client, is_answered, PassReason::Query),
+            }
             return None;
         };
         let ruling = rule_on(query.qname());

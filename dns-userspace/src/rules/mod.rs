@@ -381,6 +381,12 @@ impl RuleSet {
         Some((index, self.protection_at(index, qname, client)?))
     }
 
+    /// Whether names are refused by the index that the kernel reports.
+    pub fn refuses(&self, index: usize) -> bool {
+        let at = index.checked_sub(self.rules.len());
+        at.is_some_and(|at| self.guards.refuses(at))
+    }
+
     /// What is shown of the index that the kernel reports: the name of the rule, or `protect_targets`.
     pub fn shown_name(&self, index: usize) -> Option<&str> {
         let of_guard = || {

@@ -119,6 +119,12 @@ impl Guards {
         rule.is_of(qname).then_some(Protected::Foreign)
     }
 
+    /// Whether the rule with this place is for everybody else than the names' own clients.
+    pub fn refuses(&self, at: usize) -> bool {
+        let rule = self.rules.get(at);
+        rule.is_some_and(|rule| !rule.is_for_own_namespace())
+    }
+
     /// Each pattern once.
     pub fn patterns(&self) -> impl Iterator<Item = &Rule> {
         self.rules.iter().filter(|rule| rule.is_for_own_namespace())

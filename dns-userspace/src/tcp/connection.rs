@@ -203,7 +203,7 @@ impl Connection<'_> {
         let mut took = false;
         while self.has_room() {
             match self.inbox.next() {
-                Some(message) => self.take(message?),
+                Some(message) => self.take(message?)?,
                 None => break,
             }
             took = true;
@@ -221,10 +221,15 @@ impl Connection<'_> {
         Ok(())
     }
 
-    fn take(&mut self, message: Vec<u8>) {
+    fn take(&mut self, message: Vec<u8>) -> Result<(), Malformed> {
         let address = self.peer.ip();
         let Some(matched) = self.dispatch.matches(&message, self.ifindex, address) else {
-            return self.pass_on(message);
+            if !self.dispatch.passes(&message, self.ifindex, address) {
+                self.dispatch.counters().unread += 1;
+                return Err(Malformed);
+            }
+            self.pass_on(message);
+            return Ok(());
         };
         let slot = self.next_slot;
         self.next_slot = slot.wrapping_add(1);
@@ -244,6 +249,7 @@ impl Connection<'_> {
                 queued: Arc::clone(&self.queued),
             },
         });
+        Ok(())
     }
 
     /// Sends a message to the server.

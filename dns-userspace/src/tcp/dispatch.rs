@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     model::{Client, Identify, Limit},
-    resolve::{Limiter, Query, StreamQuery},
+    resolve::{Limiter, Query, StreamQuery, only_qname},
     rules::{Protected, RuleSet},
 };
 
@@ -66,6 +66,8 @@ pub struct Counters {
     pub relayed: u64,
     /// Messages whose reply never came, or came too late for the client.
     pub lost: u64,
+    /// Messages that may hide the name of a protected target from gregor: their connection is closed.
+    pub unread: u64,
 }
 
 impl Dispatch {
@@ -119,6 +121,23 @@ impl Dispatch {
             asked_by,
             is_within_rate,
         })
+    }
+
+    /// Whether a message that is not [matched](Self::matches) may go on to the server: where names are refused, one whose name
+    /// is read, and is not among them. A server finds the name of the only question where this does, whatever else it makes of
+    /// the message.
+    pub fn passes(&self, message: &[u8], ifindex: u32, source: IpAddr) -> bool {
+        let served = self.served.load();
+        let rules = &served.rules;
+        if rules.protected().next().is_none() {
+            return true;
+        }
+        let Some(qname) = only_qname(message) else {
+            return false;
+        };
+        let asked_by = self.clients.asking(ifindex, source);
+        let client = asked_by.as_ref().map(|(_, client)| &**client);
+        refusing(rules, qname, client).is_none()
     }
 
     /// To count.

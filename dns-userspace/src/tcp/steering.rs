@@ -54,8 +54,8 @@ impl Steering {
     }
 
     /// Another program is about to be attached, perhaps in place of one: clients are inserted into both.
-    pub fn also(&self, program: Arc<dyn SteeredClients>) {
-        set_own(&*program, &self.own.load());
+    pub fn also(&self, mode: SteerMode, program: Arc<dyn SteeredClients>) {
+        self.tell(mode, &*program);
         self.lock().programs.push(program);
     }
 
@@ -67,13 +67,29 @@ impl Steering {
         servers: Vec<IpAddr>,
     ) {
         self.servers.store(Arc::new(servers));
+        let programs: Vec<_> = program.into_iter().collect();
+        for program in &programs {
+            self.tell(mode, &**program);
+        }
         *self.lock() = Inner {
             mode,
             programs: match mode {
                 SteerMode::Never => Vec::new(),
-                SteerMode::AfterTruncation | SteerMode::Always => program.into_iter().collect(),
+                _ => programs,
             },
         };
+    }
+
+    /// Tells a program the node's addresses, and the servers whose connections it has to steer.
+    fn tell(&self, mode: SteerMode, program: &dyn SteeredClients) {
+        let local = self.local.load();
+        let steered = match mode {
+            SteerMode::Required => &**local,
+            _ => &HashSet::new(),
+        };
+        if let Err(error) = program.set_own(&self.own.load(), steered) {
+            tracing::debug!(%error, "some of the node's addresses are not known to the program");
+        }
     }
 
     /// What TCP does now.
@@ -112,9 +128,9 @@ impl Steering {
             Ok(Err(error)) => tracing::debug!(%error, "cannot list the node's addresses"),
             Err(error) => tracing::debug!(%error, "cannot list the node's addresses"),
         }
-        let own = self.own.load();
-        for program in &self.lock().programs {
-            set_own(&**program, &own);
+        let inner = self.lock();
+        for program in &inner.programs {
+            self.tell(inner.mode, &**program);
         }
     }
 
@@ -133,12 +149,6 @@ impl Steering {
     }
 }
 
-fn set_own(program: &dyn SteeredClients, own: &HashSet<IpAddr>) {
-    if let Err(error) = program.set_own(own) {
-        tracing::debug!(%error, "some of the node's addresses are not known to the program");
-    }
-}
-
 impl Steer for Steering {
     fn steer(&self, server: IpAddr, client: IpAddr, identified_on: Option<u32>) -> bool {
         if !self.local.load().contains(&server) {
@@ -153,7 +163,7 @@ impl Steer for Steering {
         let inner = self.lock();
         match inner.mode {
             SteerMode::Never => false,
-            SteerMode::Always => true,
+            SteerMode::Always | SteerMode::Required => true,
             SteerMode::AfterTruncation => {
                 let mut is_steered = !inner.programs.is_empty();
                 for program in &inner.programs {
@@ -178,6 +188,7 @@ mod tests {
     #[derive(Debug, Default)]
     struct Table {
         clients: Mutex<Vec<(IpAddr, Duration)>>,
+        steered: Mutex<HashSet<IpAddr>>,
         is_full: bool,
     }
 
@@ -190,7 +201,12 @@ mod tests {
             Ok(())
         }
 
-        fn set_own(&self, _addresses: &HashSet<IpAddr>) -> io::Result<()> {
+        fn set_own(
+            &self,
+            _addresses: &HashSet<IpAddr>,
+            steered: &HashSet<IpAddr>,
+        ) -> io::Result<()> {
+            self.steered.lock().unwrap().clone_from(steered);
             Ok(())
         }
     }
@@ -211,7 +227,7 @@ mod tests {
     fn clients_of_a_local_server_are_inserted_into_every_program() {
         let [first, second] = [(); 2].map(|()| Arc::new(Table::default()));
         let steering = steering(SteerMode::AfterTruncation, Some(first.clone()));
-        steering.also(second.clone());
+        steering.also(SteerMode::AfterTruncation, second.clone());
         assert!(!steering.steer(ELSEWHERE, CLIENT, None));
         assert!(first.clients.lock().unwrap().is_empty());
         assert!(steering.steer(LOCAL, CLIENT, None));
@@ -232,5 +248,23 @@ mod tests {
         assert!(!steering(SteerMode::Never, Some(table.clone())).steer(LOCAL, CLIENT, None));
         assert!(steering(SteerMode::Always, Some(table.clone())).steer(LOCAL, CLIENT, None));
         assert!(table.clients.lock().unwrap().is_empty());
+    }
+
+    /// The programs keep TCP from servers that are not among them.
+    #[test]
+    fn programs_know_the_servers_whose_connections_all_come_here() {
+        let table = Arc::new(Table::default());
+        let steered = || table.steered.lock().unwrap().clone();
+        for (mode, expected) in [
+            (SteerMode::Always, HashSet::new()),
+            (SteerMode::Required, HashSet::from([LOCAL])),
+            // Where the program for TCP could not be attached.
+            (SteerMode::Never, HashSet::new()),
+        ] {
+            let steering = steering(mode, Some(table.clone()));
+            assert_eq!(steered(), expected, "{mode:?}");
+            steering.also(SteerMode::Required, table.clone());
+            assert_eq!(steered(), HashSet::from([LOCAL]), "{mode:?}");
+        }
     }
 }

@@ -15,9 +15,9 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use dns_common::verdict::{Reason, Verdict};
 use gregor::{
-    datapath::{AnswerOptions, HIT_LANES, Hook, Limit, LoadOptions, Order, Term},
+    datapath::{AnswerOptions, HIT_LANES, Hook, Limit, LoadOptions, Order, Protection, Term},
     resolve::{Answer, Section},
-    rules::{ClientsSpec, MatchSpec, RuleSet, RuleSpec, testing::realistic_rules},
+    rules::{Budget, ClientsSpec, MatchSpec, RuleSet, RuleSpec, testing::realistic_rules},
 };
 use hickory_proto::rr::{Name, RecordType};
 
@@ -139,6 +139,33 @@ fn cases() -> Result<Vec<Case>> {
     ])
 }
 
+/// What a program is measured with.
+#[derive(Clone)]
+struct Kind<'a> {
+    hook: Hook,
+    rules: usize,
+    entries: usize,
+    /// Another build's, or `None` for this one's.
+    object: Option<&'a [u8]>,
+    clients: ClientsSpec,
+    /// Whether names of targets are refused.
+    protects: bool,
+}
+
+impl Kind<'_> {
+    /// One answer, and rules for everybody.
+    fn new(hook: Hook, rules: usize) -> Self {
+        Self {
+            hook,
+            rules,
+            entries: 1,
+            object: None,
+            clients: ClientsSpec::Any,
+            protects: false,
+        }
+    }
+}
+
 /// A program with a rule set of one size.
 struct Subject {
     rules: usize,
@@ -153,15 +180,15 @@ struct Subject {
 }
 
 impl Subject {
-    /// `object` is another build's, or `None` for this one's.
-    fn new(
-        hook: Hook,
-        count: usize,
-        entries: usize,
-        cases: usize,
-        object: Option<&[u8]>,
-        clients: ClientsSpec,
-    ) -> Result<Self> {
+    fn new(kind: Kind<'_>, cases: usize) -> Result<Self> {
+        let Kind {
+            hook,
+            rules: count,
+            entries,
+            object,
+            clients,
+            protects,
+        } = kind;
         let asks_who = clients != ClientsSpec::Any;
         let mut specs = vec![RuleSpec {
             name: "kafka".to_owned(),
@@ -176,7 +203,7 @@ impl Subject {
         }];
         specs.extend(realistic_rules(count.saturating_sub(1)));
         let started = Instant::now();
-        let rules = RuleSet::compile(&specs)
+        let rules = RuleSet::compile_and_protect(&specs, "", &Budget::of_this_process(), protects)
             .map_err(|complaints| anyhow::anyhow!("{} complaints", complaints.len()))?;
         let compile = started.elapsed();
         let options = LoadOptions {
@@ -192,6 +219,10 @@ impl Subject {
             },
             answers: AnswerOptions::NONE,
             hit_lanes: HIT_LANES,
+            protection: Protection {
+                keeps_unread: protects,
+                requires_tcp: protects,
+            },
         };
         let mut loaded = match object {
             Some(object) => Loaded::of_object(&options, object, hook.program())?,
@@ -351,7 +382,7 @@ impl Times {
         let cases = cases()?;
         Ok(Self {
             limits: Limits::load()?,
-            subject: Subject::new(Hook::Tcx, 1, 1, cases.len(), None, ClientsSpec::Any)?,
+            subject: Subject::new(Kind::new(Hook::Tcx, 1), cases.len())?,
             cases,
         })
     }
@@ -390,21 +421,21 @@ pub fn run(options: &Options) -> Result<bool> {
             } else {
                 ENTRIES
             };
-            Subject::new(hook, count, entries, cases.len(), None, ClientsSpec::Any)
+            let kind = Kind::new(hook, count);
+            Subject::new(Kind { entries, ..kind }, cases.len())
         })
         .collect::<Result<Vec<_>>>()?;
+    let kind = Kind::new(hook, options.rules[0]);
     let mut other = match &options.against {
         Some(path) => {
             let object = fs::read(path).with_context(|| path.display().to_string())?;
-            let count = options.rules[0];
-            let any = ClientsSpec::Any;
+            let object = Some(object.as_slice());
             Some(Subject::new(
-                hook,
-                count,
-                1,
+                Kind {
+                    object,
+                    ..kind.clone()
+                },
                 cases.len(),
-                Some(&object),
-                any,
             )?)
         }
         None => None,
@@ -413,18 +444,26 @@ pub fn run(options: &Options) -> Result<bool> {
     let mut own = match hook {
         Hook::Xdp => None,
         Hook::Tcx | Hook::Clsact => {
-            let own = ClientsSpec::OwnNamespace;
-            let count = options.rules[0];
-            Some(Subject::new(hook, count, 1, cases.len(), None, own)?)
+            let clients = ClientsSpec::OwnNamespace;
+            Some(Subject::new(
+                Kind {
+                    clients,
+                    ..kind.clone()
+                },
+                cases.len(),
+            )?)
         }
     };
+    let protects = true;
+    let mut protecting = Subject::new(Kind { protects, ..kind }, cases.len())?;
 
     let frame = &cases.last().context("no case")?.frame;
     let mut around = Vec::new();
     for round in 0..options.rounds {
         eprint!("\rround {} of {}", round + 1, options.rounds);
         around.push(Around::time(&mut limits, frame, options.repeat)?);
-        for subject in other.iter_mut().chain(&mut own).chain(&mut subjects) {
+        let others = other.iter_mut().chain(&mut own).chain([&mut protecting]);
+        for subject in others.chain(&mut subjects) {
             for (index, case) in cases.iter().enumerate() {
                 let time = subject.time(case, options.repeat)?;
                 subject.times[index].push(time);
@@ -500,6 +539,15 @@ pub fn run(options: &Options) -> Result<bool> {
                 case.label,
                 if ok { "within" } else { "OVER" }
             );
+        }
+    }
+    if let Some(subject) = subjects.first() {
+        println!("\nprotect_targets, in multiples of the same rule without:");
+        for (index, case) in cases.iter().enumerate() {
+            let less = case.not_its_own(empty, undo);
+            let time = protecting.net(index, case, empty, undo);
+            let ratio = paired(&protecting.times[index], &subject.times[index], less);
+            println!("  {:<32} {time:>6.0} ns  {ratio:>5.2} ×", case.label);
         }
     }
     if let (Some(other), Some(subject)) = (&mut other, subjects.first()) {

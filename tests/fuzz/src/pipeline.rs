@@ -227,6 +227,7 @@ fn decide(fixture: &Fixture, frame: &[u8], choice: u8, mut scratch: Scratch) -> 
         } else {
             Ok(())
         },
+        protection: 0,
         sink: RefCell::new(|query| handed_over.borrow_mut().push(query)),
     };
     let mut packet = SlicePacket::with_room(&mut bytes, frame.len());

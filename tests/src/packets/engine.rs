@@ -165,6 +165,53 @@ pub fn agree<'a>(engine: &mut dyn Engine, cases: impl Iterator<Item = &'a Case>)
     ran
 }
 
+/// The same of a program that protects targets: what passes without its name being read does not reach a server, and everything
+/// else is as ever. Returns how many frames were kept.
+///
+/// # Panics
+/// With the first case that the engine disagrees on.
+pub fn agree_when_closed<'a>(
+    engine: &mut dyn Engine,
+    cases: impl Iterator<Item = &'a Case>,
+) -> usize {
+    let mut kept = 0;
+    for case in cases {
+        if !engine.takes(&case.engines) {
+            continue;
+        }
+        let outcome = engine
+            .run(&case.frame)
+            .unwrap_or_else(|error| panic!("{}: {}: {error:#}", engine.name(), case.name));
+        let verdict = outcome.verdict();
+        let is_unanswered = verdict == Verdict::Unanswered;
+        kept += usize::from(is_unanswered);
+        let is_right = match case.expect {
+            Expect::Taken { .. } => verdict == Verdict::Taken,
+            Expect::Pass(reason) => match reason {
+                Reason::Oversize
+                | Reason::Truncated
+                | Reason::Opcode
+                | Reason::Counts
+                | Reason::BadName => is_unanswered,
+                // For a server or not.
+                Reason::NotDns | Reason::IpOptions | Reason::Fragment => {
+                    is_unanswered || verdict == Verdict::Pass(reason)
+                }
+                // The end of a message does not say that its name is another one.
+                Reason::NoRule => is_unanswered || matches!(verdict, Verdict::Pass(_)),
+                _ => verdict == Verdict::Pass(reason),
+            },
+        };
+        let (name, expect) = (case.name, case.expect);
+        assert!(
+            is_right,
+            "{}: {name}: {expect:?}, {verdict:?}",
+            engine.name()
+        );
+    }
+    kept
+}
+
 /// Fills the engine's tables for each case, runs its query, and returns the DNS messages that came back, each with its case.
 ///
 /// # Panics

@@ -13,7 +13,7 @@ use dns_common::{
 use gregor::{
     datapath::{
         AnswerOptions, Attempt, Base, Datapath, DatapathError, HIT_LANES, Heartbeat, Hook,
-        Intercepted, Limit, LoadOptions, Order, Ring, State,
+        Intercepted, Limit, LoadOptions, Order, Protection, Ring, State,
     },
     rules::{RuleSet, RuleSpec},
 };
@@ -48,6 +48,7 @@ pub fn options(rules: Arc<RuleSet>) -> LoadOptions {
         },
         answers: AnswerOptions::NONE,
         hit_lanes: HIT_LANES,
+        protection: Protection::default(),
     }
 }
 

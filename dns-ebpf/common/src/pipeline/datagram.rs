@@ -27,21 +27,28 @@ pub(super) fn parse_datagram<P: Packet, H: Host<P>>(
     packet: &P,
     host: &H,
 ) -> Result<Datagram, Reason> {
-    let mut ethertype = be16(packet, ETHERTYPE_OFFSET).ok_or(Reason::NotDns)?;
-    let mut l3_offset = ETH_LEN;
-    if ethertype == ETH_P_8021Q || ethertype == ETH_P_8021AD {
-        ethertype = be16(packet, ETHERTYPE_OFFSET + VLAN_LEN).ok_or(Reason::NotDns)?;
-        l3_offset += VLAN_LEN;
-        if ethertype == ETH_P_8021Q {
-            ethertype = be16(packet, ETHERTYPE_OFFSET + 2 * VLAN_LEN).ok_or(Reason::NotDns)?;
-            l3_offset += VLAN_LEN;
-        }
-    }
+    let (ethertype, l3_offset) = network(packet).ok_or(Reason::NotDns)?;
     match ethertype {
         ETH_P_IP => parse_ipv4(packet, host, l3_offset),
         ETH_P_IPV6 => parse_ipv6(packet, host, l3_offset),
         _ => Err(Reason::NotDns),
     }
+}
+
+/// The ethertype behind at most two tags, and where what it names begins.
+#[inline(always)]
+pub(super) fn network<P: Packet>(packet: &P) -> Option<(u16, u32)> {
+    let mut ethertype = be16(packet, ETHERTYPE_OFFSET)?;
+    let mut l3_offset = ETH_LEN;
+    if ethertype == ETH_P_8021Q || ethertype == ETH_P_8021AD {
+        ethertype = be16(packet, ETHERTYPE_OFFSET + VLAN_LEN)?;
+        l3_offset += VLAN_LEN;
+        if ethertype == ETH_P_8021Q {
+            ethertype = be16(packet, ETHERTYPE_OFFSET + 2 * VLAN_LEN)?;
+            l3_offset += VLAN_LEN;
+        }
+    }
+    Some((ethertype, l3_offset))
 }
 
 #[inline(always)]
@@ -63,18 +70,10 @@ fn parse_ipv4<P: Packet, H: Host<P>>(packet: &P, host: &H, l3: u32) -> Result<Da
     }
     let destination: u32 = packet.load(l3 + 16).ok_or(Reason::Truncated)?;
     let servers = host.servers().ok_or(Reason::Internal)?;
-    let mut index = 0u32;
-    loop {
-        if index >= MAX_SERVERS as u32 || index >= verifier::reread(&servers.v4_count) {
-            host.saw_other_server(Address::V4(destination));
-            return Err(Reason::OtherServer);
-        }
-        // SAFETY: index < MAX_SERVERS.
-        if unsafe { *servers.v4.as_ptr().add(index as usize) } == destination {
-            break;
-        }
-        index += 1;
-    }
+    let Some(index) = server_v4(servers, destination) else {
+        host.saw_other_server(Address::V4(destination));
+        return Err(Reason::OtherServer);
+    };
     let total = u32::from(be16(packet, l3 + 2).ok_or(Reason::Truncated)?);
     if total < IPV4_LEN {
         return Err(Reason::Truncated);
@@ -116,19 +115,10 @@ fn parse_ipv6<P: Packet, H: Host<P>>(packet: &P, host: &H, l3: u32) -> Result<Da
         packet.load::<u64>(l3 + 32).ok_or(Reason::Truncated)?,
     ];
     let servers = host.servers().ok_or(Reason::Internal)?;
-    let mut index = 0u32;
-    loop {
-        if index >= MAX_SERVERS as u32 || index >= verifier::reread(&servers.v6_count) {
-            host.saw_other_server(Address::V6(destination));
-            return Err(Reason::OtherServer);
-        }
-        // SAFETY: index < MAX_SERVERS.
-        let server = unsafe { &*servers.v6.as_ptr().add(index as usize) };
-        if server[0] == destination[0] && server[1] == destination[1] {
-            break;
-        }
-        index += 1;
-    }
+    let Some(index) = server_v6(servers, destination) else {
+        host.saw_other_server(Address::V6(destination));
+        return Err(Reason::OtherServer);
+    };
     let payload = u32::from(be16(packet, l3 + 4).ok_or(Reason::Truncated)?);
     let udp = parse_udp(packet, l3, l3 + IPV6_LEN, payload)?;
     Ok(Datagram {
@@ -136,6 +126,39 @@ fn parse_ipv6<P: Packet, H: Host<P>>(packet: &P, host: &H, l3: u32) -> Result<Da
         server: server_id(servers, MAX_SERVERS as u32 + index),
         ..udp
     })
+}
+
+/// The place of an address among the servers.
+#[inline(always)]
+pub(super) fn server_v4(servers: &Servers, address: u32) -> Option<u32> {
+    let mut index = 0u32;
+    loop {
+        if index >= MAX_SERVERS as u32 || index >= verifier::reread(&servers.v4_count) {
+            return None;
+        }
+        // SAFETY: index < MAX_SERVERS.
+        if unsafe { *servers.v4.as_ptr().add(index as usize) } == address {
+            return Some(index);
+        }
+        index += 1;
+    }
+}
+
+/// The same for IPv6.
+#[inline(always)]
+pub(super) fn server_v6(servers: &Servers, address: [u64; 2]) -> Option<u32> {
+    let mut index = 0u32;
+    loop {
+        if index >= MAX_SERVERS as u32 || index >= verifier::reread(&servers.v6_count) {
+            return None;
+        }
+        // SAFETY: index < MAX_SERVERS.
+        let server = unsafe { &*servers.v6.as_ptr().add(index as usize) };
+        if server[0] == address[0] && server[1] == address[1] {
+            return Some(index);
+        }
+        index += 1;
+    }
 }
 
 #[inline(always)]

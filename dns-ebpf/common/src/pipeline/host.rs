@@ -23,6 +23,19 @@ pub trait Host<P> {
         true
     }
 
+    /// Bits of [`crate::abi::protection`].
+    fn protection(&self) -> u32 {
+        0
+    }
+
+    /// Whether the TCP connections to a server go to the responder.
+    fn is_steered(&self, _server: Address) -> bool {
+        false
+    }
+
+    /// See [`super::is_kept`].
+    fn keeps(&self, packet: &P, reason: Reason) -> bool;
+
     /// Called for each query to port 53 of an address that is not a server.
     fn saw_other_server(&self, address: Address);
 

@@ -3,7 +3,7 @@
 use super::{
     finish,
     host::{Address, Host, Matched},
-    refuse,
+    is_kept, refuse,
     stages::{
         BySuffix, Chosen, Recognised, choose_next, go_through, locate, locate_by_own_suffix,
         locate_by_suffix, recognise, reply,
@@ -33,6 +33,8 @@ pub struct MemoryHost<'a, T, S: FnMut(Matched)> {
     pub ifindex: u32,
     /// What `admit` answers.
     pub admission: Result<(), Reason>,
+    /// Bits of [`crate::abi::protection`].
+    pub protection: u32,
     /// Called for each frame handed over.
     pub sink: core::cell::RefCell<S>,
 }
@@ -40,6 +42,14 @@ pub struct MemoryHost<'a, T, S: FnMut(Matched)> {
 impl<P: Packet, T: answer::Tables, S: FnMut(Matched)> Host<P> for MemoryHost<'_, T, S> {
     fn servers(&self) -> Option<&Servers> {
         Some(&self.servers)
+    }
+
+    fn protection(&self) -> u32 {
+        self.protection
+    }
+
+    fn keeps(&self, packet: &P, reason: Reason) -> bool {
+        is_kept(packet, self, reason)
     }
 
     fn saw_other_server(&self, _address: Address) {}

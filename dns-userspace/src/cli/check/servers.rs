@@ -52,6 +52,12 @@ fn judge_tcp(what: String, mode: SteerMode, local: bool, protects: bool) -> Find
         (true, SteerMode::Always) => {
             "the responder answers what a rule matches over TCP and relays the rest"
         }
+        (true, SteerMode::Required) => {
+            "the responder answers what a rule matches over TCP and relays the rest; without a responder pods have no TCP"
+        }
+        (false, SteerMode::Required) => {
+            "pods have no TCP there: a reply that does not fit reaches them over UDP alone"
+        }
         (_, SteerMode::Never) | (false, _) => {
             "TCP reaches the existing cache; an answer that does not fit carries as many addresses as do"
         }
@@ -62,17 +68,23 @@ fn judge_tcp(what: String, mode: SteerMode, local: bool, protects: bool) -> Find
         "not local to the node"
     };
     let detail = format!("{place}, tcp = \"{}\": {consequence}", tcp_name(mode));
-    if !protects || (local && mode == SteerMode::Always) {
+    if mode == SteerMode::Required {
+        return match local {
+            true => Finding::ok(what, detail),
+            false => Finding::warning(
+                what,
+                detail,
+                "let pods ask a cache on the node; with tcp = \"always\" TCP passes, and is a way to every protected target",
+            ),
+        };
+    }
+    if !protects {
         return Finding::ok(what, detail);
     }
     Finding::warning(
         what,
-        format!("{detail}, where every pod gets the targets that protect_targets refuses"),
-        if local {
-            "remove `tcp` from [intercept]: with protect_targets all TCP goes by gregor then"
-        } else {
-            "let pods ask a cache on the node, or deny them TCP to port 53 of this server by a network policy"
-        },
+        format!("{detail}; over TCP pods get the targets that protect_targets refuses"),
+        "remove `tcp` from [intercept]: with protect_targets all TCP goes by gregor then",
     )
 }
 
@@ -200,14 +212,20 @@ mod tests {
             (SteerMode::Always, true, "relays the rest"),
             (SteerMode::Always, false, "reaches the existing cache"),
             (SteerMode::Never, true, "reaches the existing cache"),
+            (SteerMode::Required, true, "relays the rest"),
+            (SteerMode::Required, false, "no TCP"),
         ] {
+            let is_required = mode == SteerMode::Required;
             let finding = judge_tcp("tcp".to_owned(), mode, local, false);
-            assert_eq!(finding.level, Level::Ok);
+            assert_eq!(finding.level == Level::Ok, local || !is_required);
             assert!(finding.detail.contains(part), "{finding:?}");
             assert_eq!(finding.detail.starts_with("local"), local, "{finding:?}");
             let finding = judge_tcp("tcp".to_owned(), mode, local, true);
-            let is_closed = local && mode == SteerMode::Always;
-            assert_eq!(finding.level == Level::Ok, is_closed, "{finding:?}");
+            assert_eq!(
+                finding.level == Level::Ok,
+                local && is_required,
+                "{finding:?}"
+            );
         }
     }
 

@@ -428,6 +428,7 @@ mod in_the_kernel {
             answers,
             now_ns: 1,
             admission: Ok(()),
+            protection: 0,
             sink: std::cell::RefCell::new(|_| {}),
         };
         let mut scratch = Scratch::new();

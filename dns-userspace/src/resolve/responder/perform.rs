@@ -190,7 +190,7 @@ impl<S: TargetSource, I: Inject> Responder<S, I> {
     }
 
     /// The client asks again, and the failure here is over by then, or its next server answers.
-    fn leave_unanswered(&self, client: &Client, reason: PassReason) {
+    pub(super) fn leave_unanswered(&self, client: &Client, reason: PassReason) {
         self.stats.lock().unanswered += 1;
         if let ReplyPath::Stream { reply, .. } = &client.reply_path
             && let Err(error) = reply.send(StreamReply::NoReply)

@@ -833,6 +833,7 @@ fn from_program(lab: &Lab, published: &Arc<Published>, qtype: RecordType, is_ans
         is_known: false,
         answers: published.clone(),
         is_answered,
+        refuses: false,
     };
     let query = frame(3, &query_bytes(1, QNAME, qtype, None));
     lab.takes(query, Some(program), |_| {

@@ -232,6 +232,56 @@ async fn the_names_of_protected_targets_are_the_responders_to_refuse_but_for_the
     }
 }
 
+/// The server may find a name where the responder does not.
+#[tokio::test]
+async fn what_may_hide_the_name_of_a_protected_target_is_not_relayed() {
+    let (target, other) = (query(7, "up.foo.svc"), query(7, "www.example"));
+    let changed = |message: &[u8], at: usize, to: u8, more: &[u8]| {
+        let mut message = message.to_vec();
+        message[at] = to;
+        message.extend(more);
+        message
+    };
+    let pointer = b"\0\x07\x01\0\0\x01\0\0\0\0\0\0\x02up\xc0\x15\0\x01\0\x01\x03foo\x03svc\0";
+    let txt = [0, 0, 16, 0, 1, 0, 0, 0, 0, 0, 1, 0];
+    for (what, message, is_hidden) in [
+        ("NOTIFY", changed(&target, 2, 0x21, &[]), true),
+        ("a record", changed(&target, 11, 1, &txt), true),
+        ("bytes behind it", changed(&target, 2, 1, &[0; 9]), true),
+        ("two questions", changed(&other, 5, 2, &other[12..]), true),
+        ("a pointer", pointer.to_vec(), true),
+        (
+            "NOTIFY, of another name",
+            changed(&other, 2, 0x21, &[]),
+            false,
+        ),
+        (
+            "a record, of another name",
+            changed(&other, 11, 1, &txt),
+            false,
+        ),
+    ] {
+        for (namespace, protects) in [(Some("bar"), true), (None, true), (Some("bar"), false)] {
+            let mut lab = Lab::with(ClientsSpec::default(), Pod(namespace), protects).await;
+            lab.send(&[&message]).await;
+            if is_hidden && protects {
+                assert_eq!(lab.receive().await, None, "{what}");
+                let counters = lab.service.counters();
+                assert_eq!((counters.unread, counters.relayed), (1, 0), "{what}");
+                continue;
+            }
+            let (mut from_us, _to_us) = lab.server().await;
+            assert_eq!(receive(&mut from_us).await.unwrap(), message, "{what}");
+        }
+    }
+    // To its own clients the name is not hidden.
+    let mut lab = Lab::with(ClientsSpec::default(), Pod(Some("foo")), true).await;
+    let own = changed(&target, 2, 0x21, &[]);
+    lab.send(&[&own]).await;
+    let (mut from_us, _to_us) = lab.server().await;
+    assert_eq!(receive(&mut from_us).await.unwrap(), own);
+}
+
 /// Replies that have arrived are sent; then the connection ends as the server ended its own.
 #[tokio::test]
 async fn a_server_that_closes_with_replies_due_ends_the_connection() {

@@ -207,6 +207,7 @@ impl Engine for Slice {
             answers: &self.answers,
             now_ns: self.now_ns,
             admission: Ok(()),
+            protection: 0,
             sink: RefCell::new(|query| matched.borrow_mut().push(query)),
         };
         let in_use = self.scratch.is_in_use();

@@ -18,9 +18,13 @@ pub struct Xdp(Loaded);
 
 impl Xdp {
     pub fn new(rules: &[Rule]) -> anyhow::Result<Self> {
+        Self::with_options(&options(compile(rules)))
+    }
+
+    pub fn with_options(options: &LoadOptions) -> anyhow::Result<Self> {
         let mut loaded = Loaded::new(&LoadOptions {
             hook: Hook::Xdp,
-            ..options(compile(rules))
+            ..options.clone()
         })?;
         loaded.datapath.allow_interface(LOOPBACK)?;
         // The program does not look.

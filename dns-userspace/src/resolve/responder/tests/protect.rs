@@ -115,3 +115,19 @@ async fn what_is_no_targets_name_passes() {
     assert_eq!(lab.responder.status().passed_on["no_rule"], 2);
     assert_eq!(published.take(), []);
 }
+
+/// The program has read the name, and the options of an OPT, whose lengths are wrong, are the responder's to read: the existing
+/// cache may take them.
+#[tokio::test]
+async fn a_query_for_a_foreign_target_that_cannot_be_read_gets_no_reply() {
+    let lab = Lab::new(ResponderOptions::default());
+    let (rules, published) = (protecting(), Arc::<Published>::default());
+    let mut query = query_bytes(7, BARS, RecordType::A, None);
+    query[11] = 1;
+    query.extend(*b"\0\0\x29\x04\xd0\0\0\0\0\0\x05\0\x0a\xff\xff\x01");
+    asks(&lab, &rules, &published, FOREIGN, &query, Some("foo"));
+    assert_eq!(lab.sent(), []);
+    assert_eq!(lab.responder.status().unanswered, 1);
+    asks(&lab, &rules, &published, OWN, &query, Some("bar"));
+    assert_eq!(lab.sent(), [Sent::PassedOn(3)]);
+}

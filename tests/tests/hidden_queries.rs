@@ -17,10 +17,10 @@ use std::{
 };
 
 use e2e::pods::{Pods, known};
-use e2e::{Metrics, Wire, exchange_tcp, loads, until};
+use e2e::{Metrics, Wire, exchange_tcp, reload, until};
 use gregor_tests::{
     lab::{
-        Ask, CacheKind, ClusterKind, Gregor, Lab, Pod, patience,
+        Ask, CacheKind, ClusterKind, Lab, Pod, patience,
         world::{
             BAR_ADDRESSES, CLUSTER_DNS_V4, FOREIGN, FOREIGN_ADDRESSES, NODE_LOCAL_V4, NODE_LOCAL_V6,
         },
@@ -212,14 +212,6 @@ fn connect(pod: &Pod, server: IpAddr) -> bool {
         std::net::TcpStream::connect_timeout(&(server, 53).into(), patience(SILENCE)).is_ok()
     };
     pod.netns().enter(connect).unwrap()
-}
-
-fn reload(gregor: &Gregor, config: &str) {
-    let before = loads(gregor, "success");
-    gregor.write_config(config).unwrap();
-    until("the reload", || {
-        (loads(gregor, "success") > before).then_some(())
-    });
 }
 
 #[test]

@@ -19,7 +19,7 @@ use std::{
 use e2e::pods::{Pods, known};
 use e2e::{
     Metrics, Wire, addresses, chain, exchange, exchange_from, exchange_tcp, exchange_within,
-    large_world, loads, of_family, qualified, sorted, until, until_the_programs_answer,
+    large_world, loads, of_family, qualified, reload, sorted, until, until_the_programs_answer,
 };
 use gregor_tests::{
     lab::{
@@ -780,15 +780,6 @@ fn the_names_of_targets_are_refused_to_other_namespaces() {
         });
     }
     assert!(is_refused(&ask(stranger, &target("bar"))));
-}
-
-/// Writes another configuration and waits until it is in force.
-fn reload(gregor: &Gregor, config: &str) {
-    let before = loads(gregor, "success");
-    gregor.write_config(config).unwrap();
-    until("the reload", || {
-        (loads(gregor, "success") > before).then_some(())
-    });
 }
 
 /// Queries that the programs dropped.

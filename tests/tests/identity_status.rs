@@ -11,7 +11,7 @@ mod e2e;
 
 use std::{fs, path::PathBuf};
 
-use e2e::{loads, until};
+use e2e::{reload, until};
 use gregor_tests::{
     lab::{Gregor, Lab},
     tools,
@@ -41,14 +41,6 @@ fn is_nobody(lab: &Lab, gregor: &Gregor, namespace: &str, why: &str) {
         let shown = shown(lab, gregor, namespace);
         let nobody = shown["nobody"].as_str().unwrap_or_default();
         (shown["who"].is_null() && nobody.contains(why)).then_some(())
-    });
-}
-
-fn reload(gregor: &Gregor, config: &str) {
-    let before = loads(gregor, "success");
-    gregor.write_config(config).unwrap();
-    until("the reload", || {
-        (loads(gregor, "success") > before).then_some(())
     });
 }
 

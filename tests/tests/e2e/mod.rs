@@ -525,6 +525,15 @@ pub fn loads(gregor: &Gregor, result: &str) -> f64 {
     Metrics::of(gregor).get(&format!("gregor_config_loads_total{{result=\"{result}\"}}"))
 }
 
+/// Writes another configuration and waits until it is in force.
+pub fn reload(gregor: &Gregor, config: &str) {
+    let before = loads(gregor, "success");
+    gregor.write_config(config).unwrap();
+    until("the reload", || {
+        (loads(gregor, "success") > before).then_some(())
+    });
+}
+
 /// A DNS server in the node, over UDP alone: TCP is refused. It ends when this is dropped.
 pub struct UdpServer {
     stop: Arc<AtomicBool>,

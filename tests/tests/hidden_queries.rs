@@ -85,7 +85,7 @@ fn pointing() -> Vec<u8> {
     message
 }
 
-/// Messages that hide what they ask for, each in its way.
+/// Messages that hide what they ask for.
 fn messages() -> Vec<(&'static str, Vec<u8>)> {
     let question = &with([1, 0, 0, 0], &[])[12..];
     vec![
@@ -167,7 +167,7 @@ fn over_udp(
 }
 
 /// Whether the bytes of one of bar's addresses are in a reply.
-fn tells(reply: Option<&Vec<u8>>) -> bool {
+fn has_endpoint(reply: Option<&Vec<u8>>) -> bool {
     let secrets = BAR_ADDRESSES.into_iter().filter(IpAddr::is_ipv4);
     let octets = secrets.map(|address| match address {
         IpAddr::V4(address) => address.octets(),
@@ -181,32 +181,38 @@ fn tells(reply: Option<&Vec<u8>>) -> bool {
     })
 }
 
-/// Each way, and whether the pod learns the endpoint by it.
+/// Each form of the query, and whether the pod gets the endpoint by it.
 fn try_all(pod: &Pod, wait: Duration) -> Vec<(String, bool)> {
     let mut found = Vec::new();
     let (plain, _) = Wire::new(TARGET, RecordType::A).bytes();
     for server in [CACHE, NODE_LOCAL_V6.into(), CLUSTER] {
         for (what, message) in messages() {
             let reply = over_udp(pod, server, &message, &[], wait);
-            found.push((format!("{what}, {server}"), tells(reply.as_ref())));
+            found.push((format!("{what}, {server}"), has_endpoint(reply.as_ref())));
         }
         if server.is_ipv4() {
             // No operation, four times.
             let reply = over_udp(pod, server, &plain, &[1; 4], wait);
-            found.push((format!("IP options, {server}"), tells(reply.as_ref())));
+            found.push((
+                format!("IP options, {server}"),
+                has_endpoint(reply.as_ref()),
+            ));
         }
     }
     for server in [CACHE, CLUSTER] {
         for (what, message) in messages().into_iter().chain([("plain", plain.clone())]) {
             let reply = connect(pod, server).then(|| exchange_tcp(pod, server, &message));
             let reply = reply.flatten();
-            found.push((format!("{what}, TCP, {server}"), tells(reply.as_ref())));
+            found.push((
+                format!("{what}, TCP, {server}"),
+                has_endpoint(reply.as_ref()),
+            ));
         }
     }
     found
 }
 
-/// Whether a connection is made soon: one that is kept from a server would wait for minutes.
+/// Whether a connection is made soon: one that is dropped would wait for minutes.
 fn connect(pod: &Pod, server: IpAddr) -> bool {
     let connect = move || {
         std::net::TcpStream::connect_timeout(&(server, 53).into(), patience(SILENCE)).is_ok()
@@ -231,15 +237,15 @@ fn what_hides_a_query_reaches_no_server() {
     let gregor = lab.start_gregor(&tools::gregor().unwrap(), &plain).unwrap();
     known(&gregor, &lab);
 
-    // Without it these are ways to the endpoint: over UDP, over TCP, and at each server.
+    // Without it the endpoint leaks: over UDP, over TCP, and at each server.
     assert!(!e2e::addresses(&bar.ask(Ask::new(CACHE, TARGET, RecordType::A)).unwrap()).is_empty());
-    let ways = try_all(foo, REPLY);
-    let told: Vec<&str> = ways
+    let forms = try_all(foo, REPLY);
+    let leaks: Vec<&str> = forms
         .iter()
-        .filter(|(_, told)| *told)
+        .filter(|(_, leaks)| *leaks)
         .map(|(what, _)| what.as_str())
         .collect();
-    println!("without protect_targets: {told:#?}");
+    println!("without protect_targets: {leaks:#?}");
     for what in [
         "two additional records, 169.254.20.10",
         "another end, 169.254.20.10",
@@ -248,16 +254,16 @@ fn what_hides_a_query_reaches_no_server() {
         "plain, TCP, 172.20.0.10",
         "two additional records, TCP, 169.254.20.10",
     ] {
-        assert!(told.contains(&what), "{what} is no way: {told:?}");
+        assert!(leaks.contains(&what), "{what} does not leak: {leaks:?}");
     }
 
     reload(&gregor, &protecting);
-    let none = |ways: Vec<(String, bool)>| {
-        for (what, told) in ways {
-            assert!(!told, "{what} tells the endpoint");
+    let none_leaks = |forms: Vec<(String, bool)>| {
+        for (what, leaks) in forms {
+            assert!(!leaks, "{what} leaks the endpoint");
         }
     };
-    none(try_all(foo, SILENCE));
+    none_leaks(try_all(foo, SILENCE));
     let own = |server, transport| {
         let mut asked = Ask::new(server, TARGET, RecordType::A);
         asked.transport = transport;
@@ -281,7 +287,7 @@ fn what_hides_a_query_reaches_no_server() {
     foreign(foo, gregor_tests::lab::Transport::Tcp);
     assert!(!connect(foo, CLUSTER));
     assert!(Metrics::of(&gregor).get(r#"gregor_tcp_queries_total{result="unread"}"#) >= 5.0);
-    // The node's own connections are nobody's to refuse.
+    // The node's own connections are not refused.
     let of_node = move || std::net::TcpStream::connect((CLUSTER, 53)).is_ok();
     assert!(lab.node().enter(of_node).unwrap());
 
@@ -292,7 +298,7 @@ fn what_hides_a_query_reaches_no_server() {
     until("no connection is taken any more", || {
         (!connect(foo, CACHE)).then_some(())
     });
-    none(try_all(foo, SILENCE));
+    none_leaks(try_all(foo, SILENCE));
     foreign(foo, gregor_tests::lab::Transport::Udp);
     let next = lab
         .start_gregor(&tools::gregor().unwrap(), &config)

@@ -98,12 +98,12 @@ fn the_table_where_targets_are_protected() {
     let cases = cases();
     let kept = agree_when_closed(&mut Xdp::with_options(&options).unwrap(), cases.iter());
     assert!(kept > 60, "{kept}");
-    // Whoever is not looked at is kept from nothing.
-    let strangers = LoadOptions {
+    // Frames of sources outside `allow_sources` are not dropped.
+    let none_allowed = LoadOptions {
         sources: Vec::new(),
         ..options
     };
-    let mut program = Xdp::with_options(&strangers).unwrap();
+    let mut program = Xdp::with_options(&none_allowed).unwrap();
     for case in cases.iter().filter(|case| case.engines.xdp) {
         let verdict = program.run(&case.frame).unwrap().verdict();
         assert!(

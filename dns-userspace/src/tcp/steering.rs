@@ -55,7 +55,7 @@ impl Steering {
 
     /// Another program is about to be attached, perhaps in place of one: clients are inserted into both.
     pub fn also(&self, mode: SteerMode, program: Arc<dyn SteeredClients>) {
-        self.tell(mode, &*program);
+        self.update(mode, &*program);
         self.lock().programs.push(program);
     }
 
@@ -69,7 +69,7 @@ impl Steering {
         self.servers.store(Arc::new(servers));
         let programs: Vec<_> = program.into_iter().collect();
         for program in &programs {
-            self.tell(mode, &**program);
+            self.update(mode, &**program);
         }
         *self.lock() = Inner {
             mode,
@@ -80,8 +80,8 @@ impl Steering {
         };
     }
 
-    /// Tells a program the node's addresses, and the servers whose connections it has to steer.
-    fn tell(&self, mode: SteerMode, program: &dyn SteeredClients) {
+    /// Gives a program the node's addresses, and the servers whose connections it has to steer.
+    fn update(&self, mode: SteerMode, program: &dyn SteeredClients) {
         let local = self.local.load();
         let steered = match mode {
             SteerMode::Required => &**local,
@@ -130,7 +130,7 @@ impl Steering {
         }
         let inner = self.lock();
         for program in &inner.programs {
-            self.tell(inner.mode, &**program);
+            self.update(inner.mode, &**program);
         }
     }
 
@@ -250,7 +250,7 @@ mod tests {
         assert!(table.clients.lock().unwrap().is_empty());
     }
 
-    /// The programs keep TCP from servers that are not among them.
+    /// The programs drop TCP to servers that are not among them.
     #[test]
     fn programs_know_the_servers_whose_connections_all_come_here() {
         let table = Arc::new(Table::default());

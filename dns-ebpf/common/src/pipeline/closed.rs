@@ -53,7 +53,7 @@ fn source<P: Packet>(packet: &P) -> Option<Address> {
     })
 }
 
-/// `None` for what is no packet to a server.
+/// `None` where it is not for a server.
 #[inline(always)]
 fn is_kept_from_server<P: Packet, H: Host<P>>(packet: &P, host: &H) -> Option<bool> {
     match network(packet)? {

@@ -74,7 +74,7 @@ fn judge_tcp(what: String, mode: SteerMode, local: bool, protects: bool) -> Find
             false => Finding::warning(
                 what,
                 detail,
-                "let pods ask a cache on the node; with tcp = \"always\" TCP passes, and is a way to every protected target",
+                "let pods ask a cache on the node; with tcp = \"always\" TCP passes, and every protected target can be resolved over it",
             ),
         };
     }

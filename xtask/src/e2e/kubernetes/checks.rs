@@ -308,7 +308,7 @@ pub fn all(cluster: &Cluster, components: &Components, results: &mut Results) ->
     );
     results.check(
         "a Service in a namespace without the label has an Event that says so, one for both nodes",
-        || labels::told(cluster),
+        || labels::not_allowed(cluster),
     );
     results.check("a rule is for the namespaces that it names", || {
         only_foo(cluster)

@@ -74,7 +74,7 @@ pub fn chosen(cluster: &Cluster) -> Result<String> {
 }
 
 /// The other tenant has an Event; then the rule is as before.
-pub fn told(cluster: &Cluster) -> Result<String> {
+pub fn not_allowed(cluster: &Cluster) -> Result<String> {
     let said = event(cluster);
     label(cluster, None)?;
     helm(cluster, "upgrade", &[])?;

@@ -266,14 +266,22 @@ impl<'a> Driver<'a> {
             Some(_) => wait_for_log(&next, READY)?,
         }
         self.pause(100);
+        let asked = self.shared.clock.elapsed();
         self.gregor.signal(Signal::SIGTERM);
-        wait_for_log(&next, READY)?;
-        let ended = until("the predecessor ends", || {
+        let status = until("the predecessor ends", || {
             Ok(self.gregor.process().exited())
         })?;
-        if !ended.success() {
-            bail!("the predecessor ended with {ended}");
+        let ended = self.shared.clock.elapsed();
+        if !status.success() {
+            bail!("the predecessor ended with {status}");
         }
+        wait_for_log(&next, READY)?;
+        let served = self.shared.clock.elapsed();
+        self.note(Event::Replaced {
+            asked,
+            ended,
+            served,
+        });
         let before = self.started - 1;
         self.gregor = next;
         self.forget_state(before)

@@ -81,6 +81,12 @@ pub struct Round {
 pub enum Event {
     /// gregor died at `at`, and the next one was ready at `served`.
     Died { at: Duration, served: Duration },
+    /// gregor was asked to end, and ended; the one that waited for it was ready at `served`.
+    Replaced {
+        asked: Duration,
+        ended: Duration,
+        served: Duration,
+    },
     /// gregor was stopped, and went on.
     Stopped { at: Duration, until: Duration },
     /// The existing cache was stopped.
@@ -339,6 +345,19 @@ fn excuse(events: &[&Event], incident: &Incident) -> Option<Excuse> {
                 None
             }
         }
+        // It leaves what it has not taken to the successor.
+        Event::Replaced {
+            asked,
+            ended,
+            served,
+        } if incident.kind != Kind::Foreign && served.saturating_sub(*ended) > IN_TIME => {
+            let noticed = match incident.kind {
+                Kind::Known => SUSPECT,
+                _ => DEADLINE,
+            };
+            (sent + SLACK >= *asked && sent <= *ended + noticed + SLACK)
+                .then_some(Excuse::Unnoticed)
+        }
         Event::CacheAway { .. } if incident.kind != Kind::Known => {
             asked_while_away(std::slice::from_ref(event), sent).then_some(Excuse::Cache)
         }
@@ -410,6 +429,29 @@ mod tests {
             let broken = broken(round(Fault::Upgrade, &[]), &[lost]);
             assert!(broken[0].contains("1 lost queries"), "{broken:?}");
         }
+    }
+
+    #[test]
+    fn a_successor_that_is_late_excuses_what_was_left_to_it() {
+        let row = |served, kind, sent| {
+            let replaced = Event::Replaced {
+                asked: at(10.0),
+                ended: at(10.5),
+                served: at(served),
+            };
+            let lost = incident(sent, kind, Problem::Lost);
+            let round = round(Fault::Upgrade, &[replaced]);
+            let row = judge(&[round], &seen(&[lost]), &[]).rows[&Fault::Upgrade].clone();
+            (row.lost, row.unnoticed)
+        };
+        for kind in [Kind::New, Kind::Known] {
+            assert_eq!(row(14.4, kind, 10.2), (1, 0));
+            assert_eq!(row(14.6, kind, 10.2), (0, 1));
+            assert_eq!(row(14.6, kind, 9.6), (1, 0));
+            assert_eq!(row(14.6, kind, 11.9), (1, 0));
+        }
+        assert_eq!(row(14.6, Kind::New, 11.7), (0, 1));
+        assert_eq!(row(14.6, Kind::Foreign, 10.2), (1, 0));
     }
 
     #[test]

@@ -38,7 +38,7 @@ const COLUMNS: [Column; 16] = [
 /// What the columns mean.
 const LEGEND: &str = "\
 lost: no reply within 5 s, without an excuse. at death: the responder had them when it was killed, and no successor came in time. unnoticed: handed over \
-within a second after a death, and no successor within 4 s.
+within a second after a death, or while one ended that was asked to, and no successor within 4 s.
 by cache: while the existing cache was away, or as many as the kernel dropped at its full socket; by load: the same of a pod's \
 socket. wrong: an address that is not the name's and never was. known leaked: known names \
 answered by anything but their endpoint; exposed: the same, or lost, within 5 s after another agent had removed the program.

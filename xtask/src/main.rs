@@ -6,12 +6,14 @@ use clap::{Parser, Subcommand};
 use gregor_lab::tools::say;
 
 mod bench;
+mod beside;
 mod build;
 mod chaos;
 mod cross;
 mod doctor;
 mod e2e;
 mod elf;
+mod emulated;
 mod fuzz;
 mod image;
 mod kernels;

@@ -25,7 +25,10 @@ pub fn run(options: &Options) -> Result<()> {
     ensure_build()?;
     ensure_run()?;
     if options.tests {
-        ensure_tests()?;
+        ensure_lints()?;
+        ensure_deny()?;
+        ensure_lab()?;
+        tools::helm()?;
     }
     say("everything is there");
     Ok(())
@@ -61,9 +64,8 @@ pub fn ensure_run() -> Result<()> {
     Ok(())
 }
 
-/// What the tests take on top; long the first time.
-pub fn ensure_tests() -> Result<()> {
-    ensure_lints()?;
+/// What the end-to-end tests take on top; long the first time.
+pub fn ensure_lab() -> Result<()> {
     // One call for all packages: each would read the package lists again.
     let packages: Vec<&str> = [
         ("unbound", tools::find("unbound").is_some()),
@@ -97,7 +99,6 @@ pub fn ensure_tests() -> Result<()> {
     tools::prometheus()?;
     tools::unpack()?;
     tools::coredns()?;
-    tools::helm()?;
     Ok(())
 }
 
@@ -122,8 +123,8 @@ pub fn ensure_lints() -> Result<()> {
     }
 }
 
-/// cargo-deny, which checks the dependencies. Without optimisation, which would make it take minutes; its own work is one
-/// second's.
+/// cargo-deny, which checks the dependencies. Without optimisation and debug information, which would make it take minutes; its
+/// own work is one second's.
 pub fn ensure_deny() -> Result<()> {
     if machine::has_cargo_deny() {
         return Ok(());
@@ -136,7 +137,8 @@ pub fn ensure_deny() -> Result<()> {
         "building cargo-deny (about a minute)",
         machine::cargo()?
             .args(["install", "cargo-deny", "--force", "--locked", "--debug"])
-            .args(["--version", machine::CARGO_DENY_VERSION]),
+            .args(["--version", machine::CARGO_DENY_VERSION])
+            .env("CARGO_PROFILE_DEV_DEBUG", "0"),
     )?;
     if !machine::has_cargo_deny() {
         bail!(

@@ -3,16 +3,23 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader},
+    path::Path,
     process::{Command, ExitCode, Stdio},
     time::Instant,
 };
 
 use anyhow::{Context as _, Result};
 use clap::Args;
-use gregor_lab::{SKIPPED_FILE, tools::say};
+use gregor_lab::{
+    SKIPPED_FILE,
+    tools::{self, say},
+};
 
 use crate::{
-    build, fuzz,
+    beside::Beside,
+    build,
+    cross::Arch,
+    emulated, fuzz,
     litmus::{self, Herd},
     machine::{self, Toolchain},
     manifests, setup,
@@ -27,6 +34,9 @@ pub struct Options {
     /// Only what needs no privileges: no end-to-end tests
     #[arg(long)]
     unit: bool,
+    /// The image and the unit tests of this architecture, under qemu's user emulation, and nothing else
+    #[arg(long, value_name = "ARCH", conflicts_with = "unit")]
+    arch: Option<Arch>,
 }
 
 /// Crates for the BPF target, which are linted by themselves and have no tests.
@@ -65,12 +75,36 @@ pub fn run(options: &Options) -> Result<ExitCode> {
 
 fn steps(options: &Options, tally: &mut Tally) -> Result<()> {
     setup::ensure_build()?;
-    if options.filter.is_none() {
-        setup::ensure_lints()?;
-        setup::ensure_deny()?;
-        lint(tally)?;
+    if let Some(arch) = options.arch {
+        return emulated(arch, options, tally);
     }
+    if options.filter.is_some() {
+        // Single tests are wanted and nothing else.
+        return tests(options, tally, None);
+    }
+    setup::ensure_lints()?;
+    let beside = Beside::start()?;
+    if !options.unit {
+        // The longest of what the lab will want; what goes wrong, it will say then.
+        beside.add(|_| drop(tools::coredns()))?;
+    }
+    beside.add(lint)?;
+    if !options.unit {
+        beside.add(|tally| {
+            check("chart", tally, || {
+                Ok(format!("{} renderings", manifests::check()?))
+            });
+        })?;
+        beside.add(litmus)?;
+    }
+    let ended = tests(options, tally, Some(&beside));
+    say("waiting for what was begun beside the tests");
+    tally.add(beside.finish()?);
+    ended
+}
 
+/// The tests themselves.
+fn tests(options: &Options, tally: &mut Tally, beside: Option<&Beside<Tally>>) -> Result<()> {
     let mut unit = cargo_test("--workspace")?;
     for package in PRIVILEGED.iter().chain(&BPF) {
         unit.args(["--exclude", package]);
@@ -87,16 +121,17 @@ fn steps(options: &Options, tally: &mut Tally) -> Result<()> {
     if options.unit {
         return Ok(());
     }
-    if options.filter.is_none() {
-        fuzz(tally)?;
+    if let Some(beside) = beside {
+        // Built here, since two runs of cargo in one directory wait for each other.
+        let programs = fuzz::Build::Short.build(&machine::root()?)?;
+        beside.add(move |tally| fuzz(&programs, tally))?;
     }
+    end_to_end(options, tally)
+}
 
+fn end_to_end(options: &Options, tally: &mut Tally) -> Result<()> {
     setup::ensure_run()?;
-    setup::ensure_tests()?;
-    if options.filter.is_none() {
-        chart(tally);
-        litmus(tally)?;
-    }
+    setup::ensure_lab()?;
     let binary = build::run(&build::Options {
         release: true,
         ..Default::default()
@@ -124,95 +159,134 @@ fn steps(options: &Options, tally: &mut Tally) -> Result<()> {
     Ok(())
 }
 
-fn lint(tally: &mut Tally) -> Result<()> {
-    step(
-        "formatting",
-        machine::cargo()?.args(["fmt", "--all", "--check"]),
-        tally,
-    )?;
-    step(
-        "dependencies",
-        machine::cargo()?
-            .args(["deny", "--locked", "check", "--hide-inclusion-graph"])
-            .args(["bans", "licenses", "sources"]),
-        tally,
-    )?;
-    step(
-        "clippy, host crates",
-        machine::cargo()?
-            .args(["clippy", "--workspace", "--all-targets"])
-            .args(BPF.iter().flat_map(|package| ["--exclude", package]))
-            .args(["--", "-D", "warnings"]),
-        tally,
-    )?;
-    step(
-        "clippy, with the Kubernetes API",
-        machine::cargo()?
-            .args(["clippy", "--package", "dns-userspace", "--all-targets"])
-            .args(["--features", "kubernetes", "--", "-D", "warnings"]),
-        tally,
-    )?;
-    // By itself: in one run with the host crates its panic handler clashes with that of std.
-    let toolchain = Toolchain::find().context("no toolchain for the BPF target")?;
-    step(
-        "clippy, BPF crates",
-        toolchain
-            .clippy()
-            .current_dir(machine::root()?)
-            .env(
-                "CARGO_ENCODED_RUSTFLAGS",
-                format!("--cfg=bpf_target_arch=\"{}\"", std::env::consts::ARCH),
-            )
-            .args(BPF.iter().flat_map(|package| ["--package", package]))
-            .args(["-Z", "build-std=core"])
-            .args(["--target", "bpfel-unknown-none", "--target-dir"])
-            .arg(machine::target_directory()?.join("clippy-bpf"))
-            .args(["--", "-D", "warnings"]),
+/// What runs on nodes of another architecture, as far as it needs no kernel of that architecture.
+fn emulated(arch: Arch, options: &Options, tally: &mut Tally) -> Result<()> {
+    if options.filter.is_none() {
+        check(&format!("image, {}", arch.name()), tally, || {
+            emulated::image(arch)
+        });
+    }
+    harness(
+        &format!("unit tests, {}", arch.name()),
+        filter(&mut emulated::unit_tests(arch)?, options, false),
         tally,
     )
 }
 
-/// Each fuzz target for a fixed number of executions: what lies next to the corpus, no more.
-fn fuzz(tally: &mut Tally) -> Result<()> {
-    headline("fuzz targets");
-    let started = Instant::now();
-    let (passed, failed) = fuzz::short()?;
-    say(&format!(
-        "fuzz targets: {passed} passed, {failed} failed in {} s",
-        started.elapsed().as_secs()
-    ));
-    tally.passed += passed;
-    tally.failed += failed;
-    Ok(())
+/// Formatting, dependencies and clippy. In a directory of its own: two runs of cargo in one wait for each other.
+fn lint(tally: &mut Tally) {
+    let steps: [(&str, fn() -> Result<Command>); 5] = [
+        ("formatting", formatting),
+        ("dependencies", dependencies),
+        ("clippy, host crates", clippy_host),
+        ("clippy, with the Kubernetes API", clippy_kubernetes),
+        ("clippy, BPF crates", clippy_bpf),
+    ];
+    for (name, command) in steps {
+        step(name, command, tally);
+    }
 }
 
-/// The chart, and the manifests made of it.
-fn chart(tally: &mut Tally) {
-    headline("chart");
-    match manifests::check() {
-        Ok(renderings) => {
-            say(&format!("chart: {renderings} renderings passed"));
-            tally.passed += 1;
+fn formatting() -> Result<Command> {
+    let mut cargo = machine::cargo()?;
+    cargo.args(["fmt", "--all", "--check"]);
+    Ok(cargo)
+}
+
+fn dependencies() -> Result<Command> {
+    setup::ensure_deny()?;
+    let mut cargo = machine::cargo()?;
+    cargo
+        .args(["deny", "--locked", "check", "--hide-inclusion-graph"])
+        .args(["bans", "licenses", "sources"]);
+    Ok(cargo)
+}
+
+fn clippy() -> Result<Command> {
+    let mut cargo = machine::cargo()?;
+    cargo
+        .args(["clippy", "--all-targets", "--target-dir"])
+        .arg(machine::target_directory()?.join("clippy"));
+    Ok(cargo)
+}
+
+const DENY_WARNINGS: [&str; 3] = ["--", "-D", "warnings"];
+
+fn clippy_host() -> Result<Command> {
+    let mut cargo = clippy()?;
+    cargo
+        .arg("--workspace")
+        .args(BPF.iter().flat_map(|package| ["--exclude", package]))
+        .args(DENY_WARNINGS);
+    Ok(cargo)
+}
+
+fn clippy_kubernetes() -> Result<Command> {
+    let mut cargo = clippy()?;
+    cargo
+        .args(["--package", "dns-userspace", "--features", "kubernetes"])
+        .args(DENY_WARNINGS);
+    Ok(cargo)
+}
+
+/// By itself: in one run with the host crates its panic handler clashes with that of std.
+fn clippy_bpf() -> Result<Command> {
+    let toolchain = Toolchain::find().context("no toolchain for the BPF target")?;
+    let mut cargo = toolchain.clippy();
+    cargo
+        .current_dir(machine::root()?)
+        .env(
+            "CARGO_ENCODED_RUSTFLAGS",
+            format!("--cfg=bpf_target_arch=\"{}\"", std::env::consts::ARCH),
+        )
+        .args(BPF.iter().flat_map(|package| ["--package", package]))
+        .args(["-Z", "build-std=core"])
+        .args(["--target", "bpfel-unknown-none", "--target-dir"])
+        .arg(machine::target_directory()?.join("clippy-bpf"))
+        .args(DENY_WARNINGS);
+    Ok(cargo)
+}
+
+/// Each fuzz target for a fixed number of executions: what lies next to the corpus, no more.
+fn fuzz(programs: &Path, tally: &mut Tally) {
+    headline("fuzz targets");
+    let started = Instant::now();
+    match fuzz::short(programs) {
+        Ok((passed, failed)) => {
+            say(&format!(
+                "fuzz targets: {passed} passed, {failed} failed in {} s",
+                started.elapsed().as_secs()
+            ));
+            tally.passed += passed;
+            tally.failed += failed;
         }
         Err(error) => {
-            say(&format!("chart: {error:#}"));
+            say(&format!("fuzz targets: {error:#}"));
             tally.failed += 1;
         }
     }
 }
 
 /// The order of loads and stores around an answer, where herd7 is available.
-fn litmus(tally: &mut Tally) -> Result<()> {
+fn litmus(tally: &mut Tally) {
     headline("litmus tests");
-    match Herd::find() {
-        Ok(herd) => {
-            let (passed, failed) = litmus::all(&herd)?;
+    let herd = match Herd::find() {
+        Ok(herd) => herd,
+        Err(error) => {
+            tally.skipped.push(format!("litmus tests: {error:#}"));
+            return;
+        }
+    };
+    match litmus::all(&herd) {
+        Ok((passed, failed)) => {
             tally.passed += passed;
             tally.failed += failed;
         }
-        Err(error) => tally.skipped.push(format!("litmus tests: {error:#}")),
+        Err(error) => {
+            say(&format!("litmus tests: {error:#}"));
+            tally.failed += 1;
+        }
     }
-    Ok(())
 }
 
 fn cargo_test(which: &str) -> Result<Command> {
@@ -234,23 +308,51 @@ fn headline(text: &str) {
     println!("\n{}", line(bold(format!("== {text}"))));
 }
 
-/// A step that passes or fails as a whole.
-fn step(name: &str, command: &mut Command, tally: &mut Tally) -> Result<()> {
-    headline(name);
+/// A command that passes or fails as a whole. What it prints is shown at once when it has ended, since tests print meanwhile.
+fn step(name: &str, command: fn() -> Result<Command>, tally: &mut Tally) {
     let started = Instant::now();
-    let status = command
-        .stdin(Stdio::null())
-        .status()
-        .with_context(|| format!("{name}: running {:?}", command.get_program()))?;
+    let ended = command().and_then(|mut command| {
+        command
+            .stdin(Stdio::null())
+            .output()
+            .with_context(|| format!("running {:?}", command.get_program()))
+    });
     let seconds = started.elapsed().as_secs();
-    if status.success() {
-        say(&format!("{name}: passed in {seconds} s"));
-        tally.passed += 1;
-    } else {
-        say(&format!("{name}: failed after {seconds} s ({status})"));
-        tally.failed += 1;
+    let (shown, end) = match ended {
+        Ok(output) if output.status.success() => {
+            tally.passed += 1;
+            (String::new(), format!("passed in {seconds} s"))
+        }
+        Ok(output) => {
+            tally.failed += 1;
+            let said = [output.stdout, output.stderr].concat();
+            (
+                String::from_utf8_lossy(&said).into_owned(),
+                format!("failed after {seconds} s ({})", output.status),
+            )
+        }
+        Err(error) => {
+            tally.failed += 1;
+            (String::new(), format!("failed: {error:#}"))
+        }
+    };
+    print!("\n{}\n{shown}", line(bold(format!("== {name}"))));
+    say(&format!("{name}: {end}"));
+}
+
+/// A check of this program's own, and what it says where it passes.
+fn check(name: &str, tally: &mut Tally, run: impl FnOnce() -> Result<String>) {
+    headline(name);
+    match run() {
+        Ok(said) => {
+            say(&format!("{name}: passed, {said}"));
+            tally.passed += 1;
+        }
+        Err(error) => {
+            say(&format!("{name}: failed: {error:#}"));
+            tally.failed += 1;
+        }
     }
-    Ok(())
 }
 
 /// Runs `cargo test`, shows its output and adds up what its harnesses say.
@@ -282,13 +384,17 @@ fn harness(name: &str, command: &mut Command, tally: &mut Tally) -> Result<()> {
         own.skipped.len(),
         started.elapsed().as_secs()
     ));
-    tally.passed += own.passed;
-    tally.failed += own.failed;
-    tally.skipped.extend(own.skipped);
+    tally.add(own);
     Ok(())
 }
 
 impl Tally {
+    fn add(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped.extend(other.skipped);
+    }
+
     /// Takes in one line of a harness's output.
     fn read(&mut self, line: &str) {
         if let Some(rest) = line.strip_prefix("test result: ") {

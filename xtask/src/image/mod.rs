@@ -40,6 +40,8 @@ pub struct Options {
 #[derive(Debug)]
 pub struct Written {
     pub path: PathBuf,
+    /// What is in it.
+    pub binary: PathBuf,
     pub digest: String,
     pub bytes: u64,
 }
@@ -95,6 +97,7 @@ pub fn write(options: &Options) -> Result<Written> {
     }
     Ok(Written {
         path,
+        binary: stripped,
         digest,
         bytes,
     })

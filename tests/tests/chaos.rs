@@ -89,7 +89,7 @@ fn a_short_run() {
         verdict.broken.into_iter().partition(is_about_time);
     assert_eq!(broken, Vec::<String>::new());
     let sent: u64 = verdict.rows.values().flat_map(|row| row.counts.sent).sum();
-    assert!(sent > 500, "{sent} queries: too few for a result");
+    assert!(sent > 100, "{sent} queries: too few for a result");
 }
 
 /// By the limit of a cgroup: of version 2 in guests of `cargo xtask kernels`.

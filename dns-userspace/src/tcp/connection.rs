@@ -364,8 +364,8 @@ async fn connect(server: SocketAddr) -> io::Result<TcpStream> {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
-    // With the port left to connect(2), one port serves many servers.
-    setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
+    // With the port left to connect(2), one port serves many servers. Where that cannot be had, it takes a port of its own.
+    let _ = setsockopt(&socket, sockopt::IpBindAddressNoPort, &true);
     let mut own = server;
     own.set_port(0);
     socket.bind(own)?;

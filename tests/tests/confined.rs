@@ -31,7 +31,7 @@ const JIT: &str = "/proc/sys/net/core/bpf_jit_enable";
 
 /// Whether the test may do that to this machine.
 fn is_guest(test: &str) -> bool {
-    let is_guest = std::env::var_os(guest::GUEST).is_some();
+    let is_guest = guest::is_guest();
     if !is_guest {
         skip(
             test,

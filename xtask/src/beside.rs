@@ -53,7 +53,7 @@ impl<T: Default + Send + 'static> Beside<T> {
     }
 }
 
-/// Gives this thread, and what it starts from now on, only time that nobody else wants: sched(7), SCHED_IDLE.
+/// Gives this thread, and what it starts from now on, the scheduling policy SCHED_IDLE: sched(7).
 fn become_idle() -> std::io::Result<()> {
     let parameters = libc::sched_param { sched_priority: 0 };
     // SAFETY: the parameters outlive the call; 0 is the calling thread.

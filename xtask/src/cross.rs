@@ -66,6 +66,12 @@ impl Arch {
         }
     }
 
+    /// The environment variable of one of cargo's settings for the target.
+    pub fn variable(self, setting: &str) -> String {
+        let triple = self.triple().to_uppercase().replace('-', "_");
+        format!("CARGO_TARGET_{triple}_{setting}")
+    }
+
     /// Debian's cross compiler, which links, and its package and that of its libc.
     fn cross_compiler(self) -> (&'static str, [&'static str; 2]) {
         match self {
@@ -120,10 +126,9 @@ pub fn cargo(arch: Arch, command: &str) -> Result<Command> {
             .current_dir(machine::root()?)
             .args([command, "-Z", "build-std=std,panic_abort"]);
     }
-    let variable = format!("CARGO_TARGET_{}_LINKER", triple.to_uppercase()).replace('-', "_");
     cargo
         .args(["--target", triple])
-        .env(variable, linker)
+        .env(arch.variable("LINKER"), linker)
         .env("CARGO_ENCODED_RUSTFLAGS", flags());
     Ok(cargo)
 }

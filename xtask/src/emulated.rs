@@ -37,9 +37,8 @@ pub fn unit_tests(arch: Arch) -> Result<Command> {
         .args(["--no-fail-fast", "--release", "--lib"])
         .args(PACKAGES.iter().flat_map(|package| ["--package", package]))
         .args(["--features", "dns-userspace/kubernetes"]);
-    let variable = format!("CARGO_TARGET_{}_RUNNER", arch.triple().to_uppercase());
     cargo
-        .env(variable.replace('-', "_"), emulator(arch)?)
+        .env(arch.variable("RUNNER"), emulator(arch)?)
         .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1");
     Ok(cargo)
 }

@@ -178,7 +178,7 @@ fn emulated(arch: Arch, options: &Options, tally: &mut Tally) -> Result<()> {
 /// Makes a command, after installing what it takes.
 type Make = fn() -> Result<Command>;
 
-/// Formatting, dependencies and clippy. In a directory of its own: two runs of cargo in one wait for each other.
+/// Formatting, dependencies and clippy.
 fn lint(tally: &mut Tally) {
     let steps: [(&str, Make); 5] = [
         ("formatting", formatting),
@@ -207,6 +207,7 @@ fn dependencies() -> Result<Command> {
     Ok(cargo)
 }
 
+/// In a target directory of its own: two runs of cargo in one wait for each other.
 fn clippy() -> Result<Command> {
     let mut cargo = machine::cargo()?;
     cargo
@@ -254,43 +255,14 @@ fn clippy_bpf() -> Result<Command> {
 
 /// Each fuzz target for a fixed number of executions: what lies next to the corpus, no more.
 fn fuzz(programs: &Path, tally: &mut Tally) {
-    headline("fuzz targets");
-    let started = Instant::now();
-    match fuzz::short(programs) {
-        Ok((passed, failed)) => {
-            say(&format!(
-                "fuzz targets: {passed} passed, {failed} failed in {} s",
-                started.elapsed().as_secs()
-            ));
-            tally.passed += passed;
-            tally.failed += failed;
-        }
-        Err(error) => {
-            say(&format!("fuzz targets: {error:#}"));
-            tally.failed += 1;
-        }
-    }
+    counted("fuzz targets", tally, || fuzz::short(programs));
 }
 
 /// The order of loads and stores around an answer, where herd7 is available.
 fn litmus(tally: &mut Tally) {
-    headline("litmus tests");
-    let herd = match Herd::find() {
-        Ok(herd) => herd,
-        Err(error) => {
-            tally.skipped.push(format!("litmus tests: {error:#}"));
-            return;
-        }
-    };
-    match litmus::all(&herd) {
-        Ok((passed, failed)) => {
-            tally.passed += passed;
-            tally.failed += failed;
-        }
-        Err(error) => {
-            say(&format!("litmus tests: {error:#}"));
-            tally.failed += 1;
-        }
+    match Herd::find() {
+        Ok(herd) => counted("litmus tests", tally, || litmus::all(&herd)),
+        Err(error) => tally.skipped.push(format!("litmus tests: {error:#}")),
     }
 }
 
@@ -352,6 +324,26 @@ fn check(name: &str, tally: &mut Tally, run: impl FnOnce() -> Result<String>) {
         Ok(said) => {
             say(&format!("{name}: passed, {said}"));
             tally.passed += 1;
+        }
+        Err(error) => {
+            say(&format!("{name}: failed: {error:#}"));
+            tally.failed += 1;
+        }
+    }
+}
+
+/// Tests of this program's own, of which it says how many passed and how many failed.
+fn counted(name: &str, tally: &mut Tally, run: impl FnOnce() -> Result<(u64, u64)>) {
+    headline(name);
+    let started = Instant::now();
+    match run() {
+        Ok((passed, failed)) => {
+            let seconds = started.elapsed().as_secs();
+            say(&format!(
+                "{name}: {passed} passed, {failed} failed in {seconds} s"
+            ));
+            tally.passed += passed;
+            tally.failed += failed;
         }
         Err(error) => {
             say(&format!("{name}: failed: {error:#}"));

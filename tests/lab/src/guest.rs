@@ -14,6 +14,12 @@ pub const RECORDS_FILE: &str = "GREGOR_RECORDS_FILE";
 /// The environment variable that tests find in a guest, which is theirs to change as they like.
 pub const GUEST: &str = "GREGOR_GUEST";
 
+/// Whether this runs in one.
+#[must_use]
+pub fn is_guest() -> bool {
+    std::env::var_os(GUEST).is_some()
+}
+
 /// No program may cost a verifier as much, on any kernel: far from its own limit of a million.
 pub const INSTRUCTIONS_MAX: u32 = 250_000;
 

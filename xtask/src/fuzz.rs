@@ -21,7 +21,7 @@ use crate::{
     table::{self, Cell, Colour, cell},
 };
 
-pub use build::Build;
+use build::Build;
 use report::Report;
 
 #[derive(Debug, Args)]
@@ -120,7 +120,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         return planted::run(&targets);
     }
     if options.short {
-        let (_, failed) = short(&Build::Short.build(&machine::root()?)?)?;
+        let (_, failed) = short()?;
         return Ok(ExitCode::from(u8::from(failed > 0)));
     }
     let until = match options.runs {
@@ -137,11 +137,11 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     Ok(ExitCode::from(u8::from(found > 0)))
 }
 
-/// The short run of `cargo xtask test`, of programs that were built for it: the number of targets without a finding and of those
-/// with one.
-pub fn short(programs: &Path) -> Result<(u64, u64)> {
+/// Builds the targets and does the short run of `cargo xtask test`: the number of those without a finding and of those with one.
+pub fn short() -> Result<(u64, u64)> {
+    let programs = Build::Short.build(&machine::root()?)?;
     let targets = Target::value_variants();
-    let found = run_all(targets, programs, Until::Short)?;
+    let found = run_all(targets, &programs, Until::Short)?;
     Ok((targets.len() as u64 - found, found))
 }
 

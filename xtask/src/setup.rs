@@ -134,7 +134,7 @@ pub fn ensure_deny() -> Result<()> {
         return Ok(());
     }
     run_quietly(
-        "building cargo-deny (about a minute)",
+        "building cargo-deny (some minutes)",
         machine::cargo()?
             .args(["install", "cargo-deny", "--force", "--locked", "--debug"])
             .args(["--version", machine::CARGO_DENY_VERSION])

@@ -3,7 +3,6 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader},
-    path::Path,
     process::{Command, ExitCode, Stdio},
     time::Instant,
 };
@@ -122,9 +121,8 @@ fn tests(options: &Options, tally: &mut Tally, beside: Option<&Beside<Tally>>) -
         return Ok(());
     }
     if let Some(beside) = beside {
-        // Built here, since two runs of cargo in one directory wait for each other.
-        let programs = fuzz::Build::Short.build(&machine::root()?)?;
-        beside.add(move |tally| fuzz(&programs, tally))?;
+        // Now, since they are built on top of what the unit tests have built.
+        beside.add(fuzz)?;
     }
     end_to_end(options, tally)
 }
@@ -254,8 +252,8 @@ fn clippy_bpf() -> Result<Command> {
 }
 
 /// Each fuzz target for a fixed number of executions: what lies next to the corpus, no more.
-fn fuzz(programs: &Path, tally: &mut Tally) {
-    counted("fuzz targets", tally, || fuzz::short(programs));
+fn fuzz(tally: &mut Tally) {
+    counted("fuzz targets", tally, fuzz::short);
 }
 
 /// The order of loads and stores around an answer, where herd7 is available.

@@ -14,6 +14,7 @@ use std::{
     fs,
     net::IpAddr,
     path::PathBuf,
+    process::Command,
     time::{Duration, Instant},
 };
 
@@ -29,6 +30,7 @@ use gregor_tests::{
     tools,
 };
 use hickory_proto::rr::RecordType;
+use nix::sys::signal::Signal;
 
 const CACHE: IpAddr = IpAddr::V4(NODE_LOCAL_V4);
 /// What the tenants claim: all brokers of the provider.
@@ -265,6 +267,71 @@ fn tenants_claim_the_same_names_for_endpoints_of_their_own() {
     fs::remove_file(&files.claims).unwrap();
     let _gregor = start(&lab, &files, "");
     everybody();
+}
+
+/// As the DaemonSet's next pod, which finds no file of its predecessor's, while nothing says what is claimed.
+#[test]
+fn successors_go_by_the_claims_of_their_predecessors() {
+    let lab = Lab::builder("e2eclaimskept")
+        .world(world())
+        .pod("foo")
+        .pod("bar")
+        .start()
+        .unwrap();
+    let [foo, bar] = ["foo", "bar"].map(|name| lab.pod(name));
+    let files = Files::new(&lab);
+    let both = [("foo", "second", NAMES), ("bar", "kafka-upstream", NAMES)];
+    files.claim(&both);
+    let spawn = |name: &str| {
+        fs::create_dir(lab.directory().join(name)).unwrap();
+        let (binary, config) = (tools::gregor().unwrap(), files.config(&lab, ""));
+        lab.spawn_successor(&format!("{name}/gregor"), &binary, &config)
+            .unwrap()
+    };
+    let until_it_says = |gregor: &Gregor, text: &str| {
+        until(text, || gregor.log().contains(text).then_some(()));
+    };
+    let ends = |gregor: &Gregor, signal| {
+        gregor.signal(signal);
+        until("it ends", || gregor.process().exited());
+    };
+    let both_have_their_endpoints = || {
+        // What second leads to.
+        assert_eq!(gets(foo, BROKER), v4_of(BAR_ADDRESSES));
+        assert_eq!(gets(bar, BROKER), v4_of(BAR_ADDRESSES));
+    };
+    let first = spawn("first");
+    until_it_says(&first, "gregor::app: ready");
+    both_have_their_endpoints();
+    fs::remove_file(&files.claims).unwrap();
+
+    let second = spawn("second");
+    until_it_says(&second, "ready to take over");
+    ends(&first, Signal::SIGTERM);
+    until_it_says(&second, "gregor::app: ready");
+    both_have_their_endpoints();
+    assert_eq!(
+        status_of(&second, "foo"),
+        [("second".to_owned(), 1, vec![])]
+    );
+
+    // Also where all that was pinned has gone meanwhile.
+    let mut remove = Command::new("rm");
+    remove.args(["-r", "/sys/fs/bpf/gregor"]);
+    assert!(lab.node().output(remove).unwrap().status.success());
+    until_it_says(&second, "everything is pinned again");
+    ends(&second, Signal::SIGKILL);
+    let third = spawn("third");
+    until_it_says(&third, "gregor::app: ready");
+    both_have_their_endpoints();
+
+    // A list takes the place of what was kept.
+    files.claim(&[
+        ("foo", "kafka-upstream", NAMES),
+        ("bar", "kafka-upstream", NAMES),
+    ]);
+    until_gets(foo, BROKER, &v4_of(FOO_ADDRESSES));
+    assert_eq!(gets(bar, BROKER), v4_of(BAR_ADDRESSES));
 }
 
 #[test]

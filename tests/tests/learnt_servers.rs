@@ -20,6 +20,7 @@ use gregor_tests::{
     tools,
 };
 use hickory_proto::{op::ResponseCode, rr::RecordType};
+use nix::sys::signal::Signal;
 
 const V4: IpAddr = IpAddr::V4(NODE_LOCAL_V4);
 const V6: IpAddr = IpAddr::V6(NODE_LOCAL_V6);
@@ -170,4 +171,42 @@ fn addresses_beside_the_word_are_served_at_once() {
     fs::write(&kubelet, format!("{{\"clusterDNS\": [\"{V4}\"]}}")).unwrap();
     until("the file is read", || is_served(foo, V4).then_some(()));
     assert!(!is_served(foo, V6));
+}
+
+/// As a new pod of the DaemonSet, while what its predecessor has learnt the servers from says nothing.
+#[test]
+fn a_successor_goes_on_with_what_its_predecessor_has_learnt() {
+    let lab = Lab::builder("e2elearntkept").pod("foo").start().unwrap();
+    let foo = lab.pod("foo");
+    let kubelet = lab.directory().join("kubelet.yaml");
+    let text = config(&lab, "\"auto\"", &kubelet);
+    let spawn = |name: &str| {
+        fs::create_dir(lab.directory().join(name)).unwrap();
+        let binary = tools::gregor().unwrap();
+        lab.spawn_successor(&format!("{name}/gregor"), &binary, &text)
+            .unwrap()
+    };
+    let until_it_says = |gregor: &Gregor, text: &str| {
+        until(text, || gregor.log().contains(text).then_some(()));
+    };
+    fs::write(&kubelet, format!("clusterDNS:\n- {V4}\n")).unwrap();
+    let first = spawn("first");
+    until_it_says(&first, "gregor::app: ready");
+    assert!(is_served(foo, V4));
+    fs::remove_file(&kubelet).unwrap();
+    first.signal(Signal::SIGKILL);
+    until("it ends", || first.process().exited());
+
+    let second = spawn("second");
+    until_it_says(&second, "gregor::app: ready");
+    assert!(is_served(foo, V4) && !is_served(foo, V6));
+    let status = second.status().unwrap();
+    assert_eq!(status["servers"], serde_json::json!([V4.to_string()]));
+
+    // Until it says something.
+    fs::write(&kubelet, format!("clusterDNS:\n- \"{V6}\"\n")).unwrap();
+    until("the other server is served", || {
+        is_served(foo, V6).then_some(())
+    });
+    assert!(!is_served(foo, V4));
 }

@@ -154,6 +154,26 @@ fn without_an_api_server_a_rule_with_labels_is_for_the_namespaces_that_were_know
     );
     become_known(&gregor, foo, "foo", FOO_ADDRESSES);
     assert_eq!(served(), [true, false]);
+    gregor.stop();
+
+    // As a pod of the DaemonSet has left it to the next one, which finds no file.
+    let spawn = |name: &str| {
+        let binary = tools::gregor().unwrap();
+        let gregor = lab.spawn_successor(name, &binary, &labelled).unwrap();
+        (gregor, name.to_owned())
+    };
+    let until_it_says = |(gregor, name): &(Gregor, String), text: &str| {
+        let what = format!("{name}: {text}");
+        until(&what, || gregor.log().contains(text).then_some(()));
+    };
+    let first = spawn("first");
+    until_it_says(&first, "gregor::app: ready");
+    fs::create_dir(lab.directory().join("other")).unwrap();
+    let second = spawn("other/second");
+    until_it_says(&second, "ready to take over");
+    first.0.stop();
+    until_it_says(&second, "gregor::app: ready");
+    assert_eq!(served(), [true, false]);
 }
 
 /// The next rule that matches is for the others.

@@ -14,7 +14,7 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout},
 };
 
-use super::{kept, settings::Settings};
+use super::{kept::Kept, settings::Settings};
 use crate::{
     claims::{Damper, Snapshot},
     config,
@@ -34,8 +34,8 @@ const LOOK: Duration = Duration::from_millis(200);
 /// How long a start waits for the first list: what is not there yet would be lost by pods that had it.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// The file of [`Claims::keep`].
-const KEPT: &str = "claims.json";
+/// The name of what [`Claims::keep`] keeps.
+const KEPT: &str = "claims";
 
 /// The namespaces of the pods that are here.
 #[derive(Default)]
@@ -112,7 +112,7 @@ pub struct Claims {
     services: Arc<SharedServices>,
     presence: Arc<Presence>,
     /// Where it is kept what is in force, for a start while the API server is away.
-    kept: PathBuf,
+    kept: Kept,
     damper: Damper,
     /// The static file that is read, and by what.
     file: Option<PathBuf>,
@@ -124,16 +124,11 @@ pub struct Claims {
 }
 
 impl Claims {
-    /// `directory` is this gregor's own.
-    pub fn new(
-        services: Arc<SharedServices>,
-        presence: Arc<Presence>,
-        directory: Option<&Path>,
-    ) -> Claims {
+    pub fn new(services: Arc<SharedServices>, presence: Arc<Presence>, kept: Kept) -> Claims {
         Claims {
             services,
             presence,
-            kept: directory.unwrap_or(Path::new(".")).join(KEPT),
+            kept,
             damper: Damper::default(),
             file: None,
             reader: JoinSet::new(),
@@ -158,8 +153,14 @@ impl Claims {
         }
     }
 
-    /// Waits a moment for the first list. Without one, what an earlier process has had counts.
-    pub async fn listed(&self) {
+    /// What the programs go by that are attached already counts at once, and without any a moment is waited for the first list.
+    /// Where that does not come, what an earlier process has had counts.
+    pub async fn known(&self) {
+        if let Some(claimants) = self.kept.pinned::<Vec<Claimant>>(KEPT) {
+            tracing::debug!("what tenants claimed before counts until there is a list");
+            self.services.report_claims(ClaimReport::Kept(claimants));
+            return;
+        }
         let listed = async {
             while self.services.claims().is_none() {
                 sleep(Duration::from_millis(10)).await;
@@ -168,12 +169,12 @@ impl Claims {
         if timeout(PATIENCE, listed).await.is_ok() {
             return;
         }
-        match kept::read::<Vec<Claimant>>(&self.kept) {
+        match self.kept.read::<Vec<Claimant>>(KEPT) {
             Some(claimants) => {
                 tracing::warn!(
                     "what tenants claim is not known yet: what an earlier process has had counts"
                 );
-                self.services.report_claims(ClaimReport::Listed(claimants));
+                self.services.report_claims(ClaimReport::Kept(claimants));
             }
             None => {
                 tracing::warn!("what tenants claim is not known yet: their names pass until it is")
@@ -187,10 +188,10 @@ impl Claims {
         let here: Vec<&Claimant> = here
             .filter(|claimant| snapshot.namespaces.contains(&claimant.namespace))
             .collect();
-        kept::write(&self.kept, &here);
+        self.kept.write(KEPT, &here);
     }
 
-    /// What is claimed now, and by whom who is here. Before the first list there are no claims.
+    /// What is claimed now, and by whom who is here. Before any are known there are none.
     pub fn snapshot(&mut self) -> Snapshot {
         let all = self.services.claims().unwrap_or_default();
         let (claimants, wait) = self.damper.take(all, Instant::now().into_std());

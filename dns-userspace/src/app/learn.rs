@@ -1,4 +1,5 @@
-//! Learns the servers that pods ask, where the configuration leaves it to gregor, and says when others are to be intercepted.
+//! Learns the servers that pods ask, where the configuration leaves it to gregor, and says when others are to be intercepted. What was
+//! intercepted by a process that this one takes over from goes on until every source has named some.
 
 use std::{
     net::IpAddr,
@@ -13,6 +14,7 @@ use tokio::{
     time::{Instant, Interval, MissedTickBehavior, interval, sleep},
 };
 
+use super::kept::Kept;
 use crate::{
     config::{self, ToLearn},
     nameservers::{self, Source, Unknown, kubelet},
@@ -24,6 +26,8 @@ const LOOK: Duration = Duration::from_secs(5);
 pub const GRACE: Duration = Duration::from_secs(1);
 /// The same where a predecessor serves.
 pub const LONG_GRACE: Duration = Duration::from_secs(10);
+/// The name by which what is intercepted is kept.
+const KEPT: &str = "servers";
 /// While nothing is learnt.
 const RETRY: Duration = Duration::from_millis(200);
 /// The same within the grace: each is later for the pods.
@@ -49,6 +53,7 @@ impl Learnt {
 /// See the module.
 pub struct Learner {
     path: PathBuf,
+    kept: Kept,
     /// `None` where the configuration names all servers itself.
     task: Option<Task>,
     learnt: Learnt,
@@ -73,11 +78,12 @@ struct Task {
 
 impl Learner {
     /// One that looks at nothing yet.
-    pub fn new(path: &Path) -> Self {
+    pub fn new(path: &Path, kept: Kept) -> Self {
         let mut looks = interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
             path: path.to_owned(),
+            kept,
             task: None,
             learnt: Learnt::default(),
             loaded: None,
@@ -117,10 +123,20 @@ impl Learner {
         }
     }
 
-    /// What to load the configuration with now, while these servers are intercepted.
+    /// What is learnt now.
+    pub fn known(&mut self) -> Vec<Source> {
+        self.follow(&[]);
+        self.loaded = self.look().ok();
+        self.learnt.sources()
+    }
+
+    /// What to load the configuration with now, while these servers are intercepted. Kept for the next process.
     pub fn take(&mut self, in_force: &[IpAddr]) -> Vec<Source> {
         self.follow(in_force);
         self.loaded = self.look().ok();
+        if let (Some(_), Some(servers)) = (&self.task, &self.loaded) {
+            self.kept.write(KEPT, servers);
+        }
         self.learnt.sources()
     }
 
@@ -166,7 +182,13 @@ impl Learner {
         };
         match &mut self.task {
             Some(task) if task.what.kubernetes == what.kubernetes => task.what = what,
-            _ => self.task = Some(Task::start(what, in_force)),
+            _ => {
+                let before = match in_force {
+                    [] => self.kept.pinned(KEPT).unwrap_or_default(),
+                    servers => servers.to_vec(),
+                };
+                self.task = Some(Task::start(what, before));
+            }
         }
     }
 
@@ -186,12 +208,16 @@ impl Learner {
             .iter()
             .take(asked)
             .any(|source| source.servers.is_empty());
+        let mut servers = nameservers::join(&task.what.written, &sources);
         if is_incomplete && !task.before.is_empty() {
-            let mut before = Source::silent("the configuration before, until all are learnt", "");
+            let mut before =
+                Source::silent("what was intercepted before, until all are learnt", "");
             before.take(Ok(task.before.clone()));
             sources.push(before);
+            let with_those = nameservers::join(&task.what.written, &sources);
+            // Where there is no place for all of them, those that are known now have it.
+            servers = with_those.or(servers);
         }
-        let servers = nameservers::join(&task.what.written, &sources);
         self.learnt.set(sources);
         servers
     }
@@ -207,7 +233,7 @@ impl Learner {
 const ASKED: &str = "the API server has not answered yet";
 
 impl Task {
-    fn start(what: ToLearn, in_force: &[IpAddr]) -> Self {
+    fn start(what: ToLearn, before: Vec<IpAddr>) -> Self {
         let kubelet = kubelet::source(&what.kubernetes.kubelet_config);
         let (source, services) = latest::channel(Source::services(ASKED));
         let mut watch = JoinSet::new();
@@ -223,7 +249,7 @@ impl Task {
             kubelet,
             services,
             asks: unused.is_none(),
-            before: in_force.to_vec(),
+            before,
             _unused: unused,
             _watch: watch,
         }
@@ -281,6 +307,11 @@ mod tests {
             self.0.join("gregor.toml")
         }
 
+        fn learner(&self) -> Learner {
+            let kept = Kept::new(None, &self.0.join("gregor.sock"));
+            Learner::new(&self.config(), kept)
+        }
+
         fn configure(&self, servers: &str) {
             let kubelet = self.0.join("config.yaml");
             let text = format!(
@@ -306,7 +337,7 @@ mod tests {
     #[tokio::test]
     async fn it_waits_until_something_is_learnt_and_says_so_once() {
         let files = Files::new("waits");
-        let mut learner = Learner::new(&files.config());
+        let mut learner = files.learner();
         let mut said = Vec::new();
         let first = learner.first(GRACE, |error| {
             said.push(error.to_string());
@@ -329,7 +360,7 @@ mod tests {
     async fn only_other_servers_are_a_change() {
         let files = Files::new("change");
         files.kubelet("clusterDNS: [10.0.0.10]\n");
-        let mut learner = Learner::new(&files.config());
+        let mut learner = files.learner();
         learner.first(GRACE, never).await.unwrap();
         learner.take(&[]);
         // Half written, written without the key, written otherwise: the servers stay.
@@ -347,7 +378,7 @@ mod tests {
     async fn addresses_beside_it_serve_while_nothing_is_learnt() {
         let files = Files::new("beside");
         files.configure("[\"10.0.0.1\", \"auto\"]");
-        let mut learner = Learner::new(&files.config());
+        let mut learner = files.learner();
         learner.first(GRACE, never).await.unwrap();
         learner.take(&[]);
         assert_eq!(learner.loaded, Some(ips(&["10.0.0.1"])));
@@ -362,7 +393,7 @@ mod tests {
         let files = Files::new("written");
         files.configure("[\"10.0.0.1\"]");
         files.kubelet("clusterDNS: [10.0.0.10]\n");
-        let mut learner = Learner::new(&files.config());
+        let mut learner = files.learner();
         learner.first(GRACE, never).await.unwrap();
         assert_eq!(learner.take(&[]), []);
         assert!(!learner.differs());
@@ -380,7 +411,7 @@ mod tests {
     async fn what_was_intercepted_goes_on_until_the_kubelet_has_named_servers() {
         let files = Files::new("transition");
         files.configure("[\"10.0.0.1\"]");
-        let mut learner = Learner::new(&files.config());
+        let mut learner = files.learner();
         learner.first(GRACE, never).await.unwrap();
         learner.take(&[]);
         // The configuration is there before the file is.

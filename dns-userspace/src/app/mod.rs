@@ -44,6 +44,7 @@ use self::{
     clients::Clients,
     cluster::Cluster,
     identity::Identity,
+    kept::Kept,
     kernel::{End, Kernel},
     learn::Learner,
     owner::Owner,
@@ -110,11 +111,12 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         Owner::claim(&options.control)?
     };
     let pins = Pins::open(&options.state)?;
-    let learner = Learner::new(&options.config);
-    let selecting = Selecting::new(&options.config, &options.control);
+    let kept = Kept::new(Some(pins.clone()), &options.control);
+    let learner = Learner::new(&options.config, kept.clone());
+    let selecting = Selecting::new(&options.config, kept.clone());
     let mut stopped = shutdown.clone();
     tokio::select! {
-        started = App::start(&options, &mut owner, pins, (learner, selecting), shutdown) => match started {
+        started = App::start(&options, &mut owner, (pins, kept), (learner, selecting), shutdown) => match started {
             Ok(app) => app.run().await,
             Err(error) => Err(error),
         },
@@ -149,6 +151,7 @@ struct App {
     base: Base,
     claim: Claim,
     pins: Pins,
+    kept: Kept,
     /// Why nothing is pinned, if so.
     pins_error: Option<String>,
     logs: Logs,
@@ -180,7 +183,7 @@ impl App {
     async fn start(
         options: &Options,
         owner: &mut Owner,
-        pins: Pins,
+        (pins, kept): (Pins, Kept),
         (mut learner, mut selecting): (Learner, Selecting),
         shutdown: Shutdown,
     ) -> anyhow::Result<Self> {
@@ -202,7 +205,8 @@ impl App {
         let is_fresh = pins.is_empty();
         let started = {
             let followed = (learner, selecting);
-            Self::start_as_owner(options, owner, &pins, claim, followed, shutdown).await
+            let left = (&pins, kept);
+            Self::start_as_owner(options, owner, left, claim, followed, shutdown).await
         };
         if started.is_err() && is_fresh {
             pins.remove();
@@ -213,7 +217,7 @@ impl App {
     async fn start_as_owner(
         options: &Options,
         owner: &mut Owner,
-        pins: &Pins,
+        (pins, kept): (&Pins, Kept),
         claim: Claim,
         (mut learner, mut selecting): (Learner, Selecting),
         shutdown: Shutdown,
@@ -275,11 +279,7 @@ impl App {
         if settings.platform.is_some() {
             clients.hold();
         }
-        let mut claims = Claims::new(
-            reporter.services().clone(),
-            presence.clone(),
-            options.control.parent(),
-        );
+        let mut claims = Claims::new(reporter.services().clone(), presence.clone(), kept.clone());
         claims.follow(&settings);
         let cluster = Cluster::start(&settings, reporter, notes, respond.clone(), answers.clone());
         let mut identity = Identity::start(&settings, vec![clients.clone(), presence.clone()])
@@ -291,7 +291,7 @@ impl App {
             if settings.watches_claims() && !cluster.is_watching() {
                 tracing::warn!("Services are not watched: what tenants claim is unknown");
             } else {
-                claims.listed().await;
+                claims.known().await;
             }
             let snapshot = claims.snapshot();
             claims.keep(&snapshot);
@@ -397,6 +397,7 @@ impl App {
             base,
             claim,
             pins: pins.clone(),
+            kept,
             pins_error: None,
             logs,
             loading: Of::File,
@@ -498,6 +499,7 @@ impl App {
                 );
                 self.claim = claim;
                 self.kernel.pin();
+                self.kept.pin_again();
             }
             Err(error) => {
                 let error = error.to_string();

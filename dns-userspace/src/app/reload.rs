@@ -32,6 +32,7 @@ impl App {
         let known = (learnt, self.selecting.take());
         let claims = self.claims.snapshot();
         self.claims.loads();
+        self.claims.keep(&claims);
         match prepare(self.options.clone(), self.base.clone(), known, claims) {
             Ok(pending) => (self.loading, self.pending) = (Of::File, Some(pending)),
             Err(error) => self.refuse(&error),

@@ -1,7 +1,6 @@
 //! Follows which namespaces have the labels that rules select them by, and says when the rules are to be loaded again for it.
 //!
-//! What is known is kept in a file beside the control socket too: a process that is started again while the API server is away goes on
-//! with it.
+//! What is known is kept for the next process too, which goes on with it while the API server is away.
 
 use std::{
     collections::BTreeSet,
@@ -16,7 +15,7 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
-use super::kept;
+use super::kept::Kept;
 use crate::{
     config,
     rules::selector::{Labelled, Labels},
@@ -31,8 +30,8 @@ const SHORTEST: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_millis(10);
 /// Until the API server answers.
 const ASKED: &str = "the API server has not answered yet";
-/// The file that what is known is kept in.
-const KEPT: &str = "namespaces.json";
+/// The name by which what is known is kept.
+const KEPT: &str = "namespaces";
 
 /// What is known, for `gregor status`.
 #[derive(Clone, Debug, Default)]
@@ -62,7 +61,7 @@ impl Board {
 /// See the module.
 pub struct Selecting {
     config: PathBuf,
-    kept: PathBuf,
+    kept: Kept,
     /// `None` where no rule selects.
     task: Option<Task>,
     board: Board,
@@ -84,10 +83,10 @@ struct Task {
 
 impl Selecting {
     /// One that follows nothing yet.
-    pub fn new(config: &Path, control: &Path) -> Self {
+    pub fn new(config: &Path, kept: Kept) -> Self {
         Self {
             config: config.to_owned(),
-            kept: control.with_file_name(KEPT),
+            kept,
             task: None,
             board: Board::default(),
             loaded: Labelled::default(),
@@ -109,12 +108,17 @@ impl Selecting {
         }
     }
 
-    /// What to load the configuration with now.
-    pub fn take(&mut self) -> Labelled {
+    /// What is known now.
+    pub fn known(&mut self) -> Labelled {
         self.follow();
+        self.current()
+    }
+
+    /// What to load the configuration with now, kept for the next process.
+    pub fn take(&mut self) -> Labelled {
+        self.loaded = self.known();
         self.due = None;
         self.last = Some(Instant::now());
-        self.loaded = self.current();
         if let Some(task) = &self.task {
             keep(&self.kept, &task.selectors, &self.loaded);
         }
@@ -176,7 +180,7 @@ impl Selecting {
         }
         let known = match &self.task {
             Some(task) => task.said.borrow().labelled.clone(),
-            None => kept(&self.kept),
+            None => known_before(&self.kept),
         };
         let task = Task::start(selectors, watches, known);
         self.board.show(Some(Shown {
@@ -249,20 +253,20 @@ fn spawn(
 }
 
 /// Selectors and the namespaces that have their labels.
-type Kept = Vec<(Labels, BTreeSet<String>)>;
+type Known = Vec<(Labels, BTreeSet<String>)>;
 
-fn keep(path: &Path, selectors: &[Labels], labelled: &Labelled) {
+fn keep(kept: &Kept, selectors: &[Labels], labelled: &Labelled) {
     let known = selectors
         .iter()
         .filter_map(|one| Some((one.clone(), labelled.of(one)?.clone())));
-    let known: Kept = known.collect();
+    let known: Known = known.collect();
     if !known.is_empty() {
-        kept::write(path, &known);
+        kept.write(KEPT, &known);
     }
 }
 
-fn kept(path: &Path) -> Labelled {
-    let known: Kept = kept::read(path).unwrap_or_default();
+fn known_before(kept: &Kept) -> Labelled {
+    let known: Known = kept.read(KEPT).unwrap_or_default();
     let mut labelled = Labelled::default();
     for (selector, namespaces) in known {
         labelled.set(selector, namespaces);
@@ -309,7 +313,8 @@ mod tests {
         }
 
         fn start(&self) -> Selecting {
-            Selecting::new(&self.config(), &self.0.join("gregor.sock"))
+            let kept = Kept::new(None, &self.0.join("gregor.sock"));
+            Selecting::new(&self.config(), kept)
         }
     }
 
@@ -390,7 +395,7 @@ mod tests {
         let mut next = files.start();
         next.first(Duration::ZERO).await;
         assert_eq!(next.take().of(&gold), Some(&names(&["foo"])));
-        fs::write(files.0.join(KEPT), "[[").unwrap();
+        fs::write(files.0.join("namespaces.json"), "[[").unwrap();
         assert_eq!(files.start().take(), Labelled::default());
 
         files.configure("namespaces = [\"foo\"]");

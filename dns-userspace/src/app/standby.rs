@@ -66,7 +66,7 @@ pub(super) async fn wait(
     learner.first(learn::LONG_GRACE, waits).await?;
     selecting.first(learn::LONG_GRACE).await;
     // With maps of its own: those that are pinned are the predecessor's.
-    let known = (learner.take(&[]), selecting.take());
+    let known = (learner.known(), selecting.known());
     let no_claims = Snapshot::default();
     let tried = prepare(options.clone(), Base::default(), known, no_claims)?.await??;
     drop(tried.datapath);

@@ -91,8 +91,7 @@ impl BpfLink {
 
     /// Opens a link that is pinned; fails where something else is.
     pub fn from_pin(path: &Path) -> io::Result<Self> {
-        let path = CString::new(path.as_os_str().as_bytes())?;
-        let link = Self(descriptor(BPF_OBJ_GET, object(&path, 0))?);
+        let link = Self(open(path)?);
         // Maps and programs can be pinned too; only of a link there is this line.
         let facts = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", link.0.as_raw_fd()))?;
         if facts.lines().any(|line| line.starts_with("link_id:")) {
@@ -104,8 +103,7 @@ impl BpfLink {
 
     /// Keeps the link when its last descriptor is closed.
     pub fn pin(&self, path: &Path) -> io::Result<()> {
-        let path = CString::new(path.as_os_str().as_bytes())?;
-        bpf(BPF_OBJ_PIN, &mut object(&path, self.0.as_raw_fd())).map(|_| ())
+        pin(&self.0, path)
     }
 
     /// Puts another program in the place of this link's, in one step.
@@ -139,6 +137,18 @@ impl BpfLink {
         bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
         Ok(info)
     }
+}
+
+/// Opens what is pinned.
+pub(super) fn open(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    descriptor(BPF_OBJ_GET, object(&path, 0))
+}
+
+/// Keeps a link or a map when its last descriptor is closed.
+pub(super) fn pin(descriptor: &OwnedFd, path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    bpf(BPF_OBJ_PIN, &mut object(&path, descriptor.as_raw_fd())).map(|_| ())
 }
 
 /// The part of BPF_OBJ_PIN and BPF_OBJ_GET.

@@ -34,6 +34,7 @@ mod monitor;
 mod netdev;
 mod netlink;
 mod node;
+mod notes;
 mod object;
 mod observed;
 mod offload;

@@ -12,6 +12,8 @@ const MAX_SERVICES: usize = 64;
 pub enum ClaimReport {
     /// All of them.
     Listed(Vec<Claimant>),
+    /// What an earlier process has known: it counts until there is a list.
+    Kept(Vec<Claimant>),
     /// A Service was created or changed: what it claims now, if anything, by namespace and name.
     Applied(String, String, Option<Claimant>),
     /// It was deleted, or is no ExternalName any more.
@@ -29,7 +31,8 @@ impl Claimants {
     /// Takes a report; returns whether anything is another thing than before.
     pub fn take(&mut self, report: ClaimReport) -> bool {
         match report {
-            ClaimReport::Listed(mut all) => {
+            ClaimReport::Kept(_) if self.is_listed => false,
+            ClaimReport::Kept(mut all) | ClaimReport::Listed(mut all) => {
                 // The same ones are kept whatever the order.
                 all.sort_by(|a, b| (a.created, &a.service).cmp(&(b.created, &b.service)));
                 let before = std::mem::take(&mut self.by_id);
@@ -59,7 +62,7 @@ impl Claimants {
         self.by_id.insert(id, claimant.clone()) != Some(claimant)
     }
 
-    /// All that are known; `None` before there was a list.
+    /// All that are known; `None` before anything was.
     pub fn all(&self) -> Option<Vec<Claimant>> {
         self.is_listed
             .then(|| self.by_id.values().cloned().collect())
@@ -101,6 +104,19 @@ mod tests {
         let deleted = || ClaimReport::Deleted("foo".to_owned(), "up".to_owned());
         assert!(claimants.take(deleted()) && !claimants.take(deleted()));
         assert!(claimants.take(applied(Some("a.example"))) && claimants.take(applied(None)));
+    }
+
+    #[test]
+    fn what_was_kept_counts_until_there_is_a_list() {
+        let kept = |names: &str| ClaimReport::Kept(vec![claimant("up", names)]);
+        let mut claimants = Claimants::default();
+        assert!(claimants.take(kept("a.example")));
+        assert_eq!(claimants.all().unwrap(), [claimant("up", "a.example")]);
+        let listed = |names: &str| ClaimReport::Listed(vec![claimant("up", names)]);
+        assert!(!claimants.take(listed("a.example")), "no other than before");
+        assert!(claimants.take(listed("b.example")));
+        assert!(!claimants.take(kept("a.example")));
+        assert_eq!(claimants.all().unwrap(), [claimant("up", "b.example")]);
     }
 
     #[test]

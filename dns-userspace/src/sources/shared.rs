@@ -231,7 +231,7 @@ impl SharedServices {
         }
     }
 
-    /// The Services that claim names; `None` before there was a list.
+    /// The Services that claim names; `None` before any were known.
     pub fn claims(&self) -> Option<Vec<Claimant>> {
         self.claimants().all()
     }

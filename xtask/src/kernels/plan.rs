@@ -158,6 +158,14 @@ const TESTS: &[Tests] = &[
     },
     Tests {
         part: Part::Lab,
+        program: "learnt_servers",
+        quick: &["a_successor_goes_on_with_what_its_predecessor_has_learnt"],
+        full: &[],
+        limit_seconds: 300,
+        boot: USUAL,
+    },
+    Tests {
+        part: Part::Lab,
         program: "programs",
         quick: &["return_path_that_others_take_away"],
         full: &[],

@@ -91,6 +91,8 @@ pub enum Event {
     Stopped { at: Duration, until: Duration },
     /// The existing cache was stopped.
     CacheAway { from: Duration, until: Duration },
+    /// It left a query of the node itself unanswered.
+    CacheSilent { at: Duration },
     /// Another agent detached the program from this pod's interface.
     Purged { pod: String, at: Duration },
 }
@@ -152,6 +154,9 @@ enum Excuse {
     Unnoticed,
     Cache,
 }
+
+/// So long before and after a query that the cache leaves unanswered it may leave others so.
+const SILENCE: Duration = Duration::from_secs(1);
 
 /// Queries that the kernel dropped at the existing cache's socket, which was full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -361,6 +366,15 @@ fn excuse(events: &[&Event], incident: &Incident) -> Option<Excuse> {
         Event::CacheAway { .. } if incident.kind != Kind::Known => {
             asked_while_away(std::slice::from_ref(event), sent).then_some(Excuse::Cache)
         }
+        Event::CacheSilent { at } => {
+            // A responder may ask it for as long as the client waits.
+            let patience = match incident.kind {
+                Kind::Known => return None,
+                Kind::New => TIMEOUT,
+                Kind::Foreign => Duration::ZERO,
+            };
+            (sent <= *at + SILENCE && sent + patience + SILENCE >= *at).then_some(Excuse::Cache)
+        }
         _ => None,
     })
 }
@@ -536,6 +550,22 @@ mod tests {
         assert_eq!(lost(Kind::New, 11.0), 0);
         assert_eq!(lost(Kind::Known, 11.0), 1);
         assert_eq!(lost(Kind::Foreign, 14.0), 1);
+
+        // It answered a client of the node no more than the pods.
+        let lost = |kind, sent| {
+            let lost = incident(sent, kind, Problem::Lost);
+            let silent = Event::CacheSilent { at: at(10.0) };
+            broken(round(Fault::Reload, &[silent]), &[lost]).len()
+        };
+        for sent in [9.1, 10.9] {
+            assert_eq!(lost(Kind::Foreign, sent), 0);
+            assert_eq!(lost(Kind::New, sent), 0);
+            assert_eq!(lost(Kind::Known, sent), 1);
+        }
+        assert_eq!(lost(Kind::Foreign, 8.9), 1);
+        assert_eq!(lost(Kind::New, 4.1), 0);
+        assert_eq!(lost(Kind::New, 3.9), 1);
+        assert_eq!(lost(Kind::Foreign, 11.1), 1);
 
         // A known name waited at a responder that is killed then.
         let died = Event::Died {

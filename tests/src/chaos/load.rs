@@ -512,7 +512,7 @@ impl Asker {
 }
 
 /// An A query, as glibc sends it.
-fn query(id: u16, qname: &str) -> Vec<u8> {
+pub(super) fn query(id: u16, qname: &str) -> Vec<u8> {
     let mut bytes = id.to_be_bytes().to_vec();
     bytes.extend([1, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
     for label in qname.split('.') {

@@ -11,6 +11,7 @@ mod report;
 mod run;
 mod task;
 mod upstream;
+mod witness;
 
 pub use faults::Plant;
 pub use judge::{Fault, Verdict};

@@ -9,9 +9,10 @@ use rand::{SeedableRng as _, rngs::StdRng, seq::SliceRandom as _};
 use super::{
     drops::Watch,
     faults::{Driver, Plant, Settings},
-    judge::{self, Fault, Verdict},
+    judge::{self, Event, Fault, Verdict},
     load::{Incident, Load, Seen, Shared},
     upstream::{Clock, Upstream},
+    witness::Witness,
 };
 use crate::{
     lab::{
@@ -228,6 +229,7 @@ pub fn run(name: &str, run: &Run) -> Result<Outcome> {
         .map(|pod| Load::start(pod, &shared, run.plan.rate))
         .collect::<Result<Vec<Load>>>()?;
     let watch = Watch::start(driver.lab().node(), clock)?;
+    let witness = Witness::start(driver.lab().node(), NODE_LOCAL_V4.into(), clock)?;
     std::thread::sleep(Duration::from_secs(1));
     if run.plant == Some(Plant::Heartbeat) {
         driver.stop_for_good();
@@ -276,6 +278,11 @@ pub fn run(name: &str, run: &Run) -> Result<Outcome> {
     }
     driver.end();
     seen.add(std::mem::take(&mut driver.seen));
+    let unanswered = witness.finish()?.into_iter();
+    if let Some(round) = driver.rounds.last_mut() {
+        let silent = unanswered.map(|at| Event::CacheSilent { at });
+        round.events.extend(silent);
+    }
     let drops = watch.finish()?;
     outcome.dropped_at_cache = drops.iter().map(|drops| drops.count).sum();
     outcome.verdict = judge::judge(&driver.rounds, &seen, &drops);

@@ -18,7 +18,7 @@ use std::{
     process::Command,
 };
 
-use e2e::{Metrics, Wire, addresses, exchange_from, qualified, sorted, until};
+use e2e::{Metrics, Wire, addresses, exchange_from, lines_said, qualified, sorted, until};
 use gregor_tests::{
     lab::{
         ARTICLE_TEMPLATE, CacheKind, ClusterKind, Gregor, Lab,
@@ -252,7 +252,7 @@ fn a_refusal_is_one_line_with_its_remedy() {
     assert_eq!(run.code, 1);
     let expected = format!("gregor: cannot load: {reason}; {remedy}; the verifier's log is in ");
     assert!(run.err.contains(&expected), "{}", run.err);
-    assert_eq!(run.err.lines().count(), 1, "{}", run.err);
+    assert_eq!(lines_said(&run.err), 1, "{}", run.err);
 
     // Not one map without CAP_BPF, and nothing to be found out of RLIMIT_MEMLOCK.
     let unprivileged = "+perfmon,+net_admin,+net_raw";
@@ -264,7 +264,7 @@ fn a_refusal_is_one_line_with_its_remedy() {
     for part in ["map ", "cannot be created: EPERM", "missing CAP_BPF; "] {
         assert!(run.err.contains(part), "{part}: {}", run.err);
     }
-    assert_eq!(run.err.lines().count(), 1, "{}", run.err);
+    assert_eq!(lines_said(&run.err), 1, "{}", run.err);
 
     // Break-glass is what needs CAP_SYS_ADMIN, and says so.
     let detach = with(e2e::DOCUMENTED_CAPABILITIES, &["detach", "--all"]);

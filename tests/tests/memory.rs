@@ -19,7 +19,7 @@ use std::{
 };
 
 use aya::{maps::MapInfo, programs::loaded_programs};
-use e2e::{programs_on, sorted, until};
+use e2e::{lines_said, programs_on, sorted, until};
 use gregor::{
     app::settings::Settings,
     datapath::{Hook, Memlock, Node, detect_hook, wanted},
@@ -309,7 +309,7 @@ fn maps_that_do_not_fit_are_refused() {
             assert!(line.contains(part), "{subcommand}: {part}: {said}");
         }
         println!("{line}");
-        assert_eq!(subcommand == "run", said.lines().count() == 1, "{said}");
+        assert_eq!(subcommand == "run", lines_said(&said) == 1, "{said}");
     }
     has_programs(&lab, &[]);
     // With the defaults it starts there.

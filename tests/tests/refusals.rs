@@ -12,7 +12,7 @@ mod e2e;
 
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, process::Command};
 
-use e2e::{programs_on, sorted, until};
+use e2e::{lines_said, programs_on, sorted, until};
 use gregor_tests::{
     lab::{
         Gregor, Lab,
@@ -71,7 +71,7 @@ fn is_refused_with(lab: &Lab, control: &Path, what: &str, parts: &[&str]) {
 
     let (said, code) = ran(lab, &[&["run"], &options[..]].concat());
     assert_eq!(code, Some(1), "{said}");
-    assert_eq!(said.lines().count(), 1, "{said}");
+    assert_eq!(lines_said(&said), 1, "{said}");
     println!("{said}");
     for part in parts {
         assert!(said.contains(part), "run: {part}: {said}");

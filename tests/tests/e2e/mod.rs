@@ -52,6 +52,12 @@ pub fn until<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// The lines that gregor printed, but for those about a kernel that takes its time.
+pub fn lines_said(said: &str) -> usize {
+    let slow = |line: &&str| line.contains("the kernel is still");
+    said.lines().filter(|line| !slow(line)).count()
+}
+
 /// The broker's name behind the search list of a namespace, without its trailing dot.
 pub fn qualified(namespace: &str) -> String {
     format!("{BROKER}.{namespace}.svc.cluster.local")

@@ -18,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use e2e::{Metrics, addresses, sorted, until, until_the_programs_answer};
+use e2e::{Metrics, addresses, sorted, until, until_the_programs_answer, wait_for_log};
 use gregor_tests::{
     lab::{
         Ask, Gregor, Lab, Pod,
@@ -288,9 +288,6 @@ fn successors_go_by_the_claims_of_their_predecessors() {
         lab.spawn_successor(&format!("{name}/gregor"), &binary, &config)
             .unwrap()
     };
-    let until_it_says = |gregor: &Gregor, text: &str| {
-        until(text, || gregor.log().contains(text).then_some(()));
-    };
     let ends = |gregor: &Gregor, signal| {
         gregor.signal(signal);
         until("it ends", || gregor.process().exited());
@@ -301,14 +298,14 @@ fn successors_go_by_the_claims_of_their_predecessors() {
         assert_eq!(gets(bar, BROKER), v4_of(BAR_ADDRESSES));
     };
     let first = spawn("first");
-    until_it_says(&first, "gregor::app: ready");
+    wait_for_log(&first, "gregor::app: ready");
     both_have_their_endpoints();
     fs::remove_file(&files.claims).unwrap();
 
     let second = spawn("second");
-    until_it_says(&second, "ready to take over");
+    wait_for_log(&second, "ready to take over");
     ends(&first, Signal::SIGTERM);
-    until_it_says(&second, "gregor::app: ready");
+    wait_for_log(&second, "gregor::app: ready");
     both_have_their_endpoints();
     assert_eq!(
         status_of(&second, "foo"),
@@ -319,10 +316,10 @@ fn successors_go_by_the_claims_of_their_predecessors() {
     let mut remove = Command::new("rm");
     remove.args(["-r", "/sys/fs/bpf/gregor"]);
     assert!(lab.node().output(remove).unwrap().status.success());
-    until_it_says(&second, "everything is pinned again");
+    wait_for_log(&second, "everything is pinned again");
     ends(&second, Signal::SIGKILL);
     let third = spawn("third");
-    until_it_says(&third, "gregor::app: ready");
+    wait_for_log(&third, "gregor::app: ready");
     both_have_their_endpoints();
 
     // A list takes the place of what was kept.

@@ -17,7 +17,7 @@ use std::{
 
 use e2e::{
     Asks, Load, MORE, Metrics, REPLY, Wire, addresses, exchange_tcp, programs_on, qualified,
-    sorted, until,
+    sorted, until, wait_for_log,
 };
 use gregor_tests::{
     lab::{
@@ -89,13 +89,6 @@ fn successor(lab: &Lab, number: usize) -> Gregor {
 fn successor_of(lab: &Lab, number: usize, binary: &Path) -> Gregor {
     lab.spawn_successor(&format!("gregor-{number}"), binary, &config(lab))
         .unwrap()
-}
-
-fn wait_for_log(gregor: &Gregor, text: &str) {
-    until(text, || {
-        assert!(gregor.process().exited().is_none(), "{}", gregor.log());
-        gregor.log().contains(text).then_some(())
-    });
 }
 
 #[test]

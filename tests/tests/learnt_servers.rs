@@ -11,7 +11,7 @@ mod e2e;
 
 use std::{fs, net::IpAddr, path::Path};
 
-use e2e::{addresses, chain, qualified, sorted, until};
+use e2e::{addresses, chain, qualified, sorted, until, wait_for_log};
 use gregor_tests::{
     lab::{
         Ask, Gregor, Lab, Pod,
@@ -186,19 +186,16 @@ fn a_successor_goes_on_with_what_its_predecessor_has_learnt() {
         lab.spawn_successor(&format!("{name}/gregor"), &binary, &text)
             .unwrap()
     };
-    let until_it_says = |gregor: &Gregor, text: &str| {
-        until(text, || gregor.log().contains(text).then_some(()));
-    };
     fs::write(&kubelet, format!("clusterDNS:\n- {V4}\n")).unwrap();
     let first = spawn("first");
-    until_it_says(&first, "gregor::app: ready");
+    wait_for_log(&first, "gregor::app: ready");
     assert!(is_served(foo, V4));
     fs::remove_file(&kubelet).unwrap();
     first.signal(Signal::SIGKILL);
     until("it ends", || first.process().exited());
 
     let second = spawn("second");
-    until_it_says(&second, "gregor::app: ready");
+    wait_for_log(&second, "gregor::app: ready");
     assert!(is_served(foo, V4) && !is_served(foo, V6));
     let status = second.status().unwrap();
     assert_eq!(status["servers"], serde_json::json!([V4.to_string()]));

@@ -13,7 +13,7 @@ use std::{fs, net::IpAddr};
 
 use e2e::{
     Metrics, addresses, chain, exchange_tcp, loads, qualified, sorted, until,
-    until_the_programs_answer,
+    until_the_programs_answer, wait_for_log,
 };
 use gregor_tests::{
     lab::{
@@ -159,20 +159,15 @@ fn without_an_api_server_a_rule_with_labels_is_for_the_namespaces_that_were_know
     // As a pod of the DaemonSet has left it to the next one, which finds no file.
     let spawn = |name: &str| {
         let binary = tools::gregor().unwrap();
-        let gregor = lab.spawn_successor(name, &binary, &labelled).unwrap();
-        (gregor, name.to_owned())
-    };
-    let until_it_says = |(gregor, name): &(Gregor, String), text: &str| {
-        let what = format!("{name}: {text}");
-        until(&what, || gregor.log().contains(text).then_some(()));
+        lab.spawn_successor(name, &binary, &labelled).unwrap()
     };
     let first = spawn("first");
-    until_it_says(&first, "gregor::app: ready");
+    wait_for_log(&first, "gregor::app: ready");
     fs::create_dir(lab.directory().join("other")).unwrap();
     let second = spawn("other/second");
-    until_it_says(&second, "ready to take over");
-    first.0.stop();
-    until_it_says(&second, "gregor::app: ready");
+    wait_for_log(&second, "ready to take over");
+    first.stop();
+    wait_for_log(&second, "gregor::app: ready");
     assert_eq!(served(), [true, false]);
 }
 

@@ -215,7 +215,7 @@ impl Learner {
             before.take(Ok(task.before.clone()));
             sources.push(before);
             let with_those = nameservers::join(&task.what.written, &sources);
-            // Where there is no place for all of them, those that are known now have it.
+            // Beyond the limit on servers, only those that are learnt now.
             servers = with_those.or(servers);
         }
         self.learnt.set(sources);

@@ -78,7 +78,7 @@ fn write(text: &[u8]) -> io::Result<OwnedFd> {
     Ok(map)
 }
 
-/// `None` where there is no such note.
+/// `None` if the note does not exist or cannot be read.
 fn read(path: &Path) -> Option<Vec<u8>> {
     let shape = Shape::of_pin(path)?;
     let is_note = (shape.kind, shape.key_bytes, shape.elements) == (BPF_MAP_TYPE_ARRAY, 4, 1);

@@ -52,6 +52,14 @@ pub fn until<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// Waits until a gregor that runs has logged this.
+pub fn wait_for_log(gregor: &Gregor, text: &str) {
+    until(text, || {
+        assert!(gregor.process().exited().is_none(), "{}", gregor.log());
+        gregor.log().contains(text).then_some(())
+    });
+}
+
 /// The lines that gregor printed, but for those about a kernel that takes its time.
 pub fn lines_said(said: &str) -> usize {
     let slow = |line: &&str| line.contains("the kernel is still");
